@@ -1,0 +1,1 @@
+"""What distillation is: processes, networks, objectives, sampling, metrics. PyTorch and diffusers only."""
