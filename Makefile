@@ -1,0 +1,44 @@
+# `make run` and `make test` are all a new machine needs: each makes .venv from constraints.txt first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+export OMP_NUM_THREADS ?= $(shell nproc)
+
+.PHONY: run test test-slow bench lint constraints environment clean
+
+environment: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml
+	@command -v git >/dev/null || { echo "installing git (DVC and lineage need it)"; apt-get update -qq && apt-get install -y -qq git; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"fewstep needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip>=25"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,server]'
+	@touch $@
+
+run: $(STAMP)
+	$(BIN)/fewstep run
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+# Resolves every transitive version anew (seconds); torch stays at the version the project is tested with.
+constraints:
+	$(PYTHON) -m venv .venv/uv
+	.venv/uv/bin/pip install --quiet uv
+	printf 'torch==2.13.0\n' > .venv/uv/pins.txt
+	.venv/uv/bin/uv pip compile pyproject.toml --all-extras --constraint .venv/uv/pins.txt --python-version 3.11 \
+	    --no-header --no-annotate --no-emit-index-url --strip-extras --upgrade --quiet --output-file constraints.txt
+
+clean:
+	$(BIN)/fewstep clean
