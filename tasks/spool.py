@@ -1,0 +1,68 @@
+"""Metrics on their way to MLflow, kept in a file until MLflow has them.
+
+A training loop that is killed between two deliveries would otherwise lose the points since the last one: its checkpoint
+may lie after them, so they are never computed again. Appending a line survives SIGKILL of the process, and a server
+that is away for an hour costs nothing but the delay.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Point(NamedTuple):
+    """One value of one metric: `step` counts images, `time` is in milliseconds since 1970."""
+
+    name: str
+    value: float
+    step: int
+    time: int
+
+
+class Spool:
+    """An append-only file of points. Not thread-safe: the owner holds a lock."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.points: list[Point] = []
+        if path.exists():
+            self.points = _read(path)
+            if self.points:
+                self._rewrite()  # without the torn line that a kill may have left
+
+    def append(self, points: list[Point]) -> None:
+        if not points:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(point) + "\n" for point in points))
+        self.points.extend(points)
+
+    def delivered(self, count: int) -> None:
+        """Forgets the first `count` points. A kill before this only makes the next start offer them again."""
+        self.points = self.points[count:]
+        self._rewrite()
+
+    def close(self) -> None:
+        """Removes the file when nothing waits in it."""
+        if not self.points:
+            self.path.unlink(missing_ok=True)
+
+    def _rewrite(self) -> None:
+        if not self.points:
+            self.path.unlink(missing_ok=True)
+            return
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(point) + "\n" for point in self.points), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def _read(path: Path) -> list[Point]:
+    points = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break  # torn by a kill: the point is replayed or the value was the last one before the checkpoint
+        name, value, step, time = json.loads(line)
+        points.append(Point(str(name), float(value), int(step), int(time)))
+    return points

@@ -1,0 +1,389 @@
+"""MLflow, imported here alone: the connection, and the observer that turns a pipeline run into MLflow runs.
+
+One parent run per pipeline run and one child per stage (and stage key), found again by their tags after a failure, so
+that a resumed run continues in the same MLflow runs. Replayed steps at or below the last step found in MLflow are equal
+bit for bit and are not logged again. Points wait in a file (tasks.spool) until MLflow has them: an absent server delays
+metrics and loses none.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import tasks.environment  # noqa: F401  (switches telemetry off before mlflow is imported)
+from fewstep.errors import FewstepError, NotAvailable
+from tasks.observe import Observer
+from tasks.redaction import flatten, redact
+from tasks.spool import Point, Spool
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"  # MLflow accepts only this spelling
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # our own retries, below, are the ones that count
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+import mlflow  # noqa: E402
+import tenacity  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+ATTEMPTS = 4
+FLUSH_SECONDS = 5.0  # a batch is sent at most this often …
+FLUSH_POINTS = 500  # … unless so many points wait
+PROGRESS_SECONDS = 2.0
+_BATCH = 1000  # MLflow's limit of metrics per call
+_PERMANENT = {
+    "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST",
+    "PERMISSION_DENIED", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED",
+}  # fmt: skip
+
+
+class Tracking:
+    """A connection to one MLflow server or database, with retries and errors that say what to do.
+
+    `uri` is a database (`sqlite:///…`, `postgresql…`) or an http(s) address. `artifacts` is the folder or address under
+    which experiments made here keep their files; None leaves it to the server. `locks` is a folder for lock files.
+    """
+
+    def __init__(self, uri: str, artifacts: str | None, locks: Path):
+        self.uri, self.artifacts, self.locks = uri, artifacts, Path(locks)
+        self.locks.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        self.client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._ready = False
+
+    @classmethod
+    def of(cls, workspace) -> "Tracking":
+        """The connection that the workspace's settings name."""
+        uri = str(workspace.mlflow_uri)
+        shared = Path(workspace.shared)
+        artifacts = None if urlsplit(uri).scheme in ("http", "https") else (shared / "mlartifacts").resolve().as_uri()
+        return cls(uri, artifacts, shared / "locks")
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls the client's `method`, after bringing the database up to date once.
+
+        Raises NotAvailable when the server stays away through all attempts, FewstepError for what it refuses.
+        """
+        self._prepare()
+        return self._attempt(method, lambda: getattr(self.client, method)(*args, **kwargs))
+
+    def find(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
+        """Like `call`; None where MLflow says that there is no such thing."""
+        try:
+            return self.call(method, *args, **kwargs)
+        except FewstepError as error:
+            if isinstance(error.__cause__, MlflowException) and _missing(error.__cause__):
+                return None
+            raise
+
+    def experiment(self, name: str) -> str:
+        """Id of the experiment `name`, made where it is missing (also when ten processes make it at once)."""
+        found = self.call("get_experiment_by_name", name)
+        if found is None:
+            location = f"{self.artifacts}/{_safe(name)}" if self.artifacts else None
+            with locked(self.locks / "mlflow.lock"):
+                found = self.call("get_experiment_by_name", name)
+                if found is None:
+                    return self.call("create_experiment", name, artifact_location=location)
+        if found.lifecycle_stage == "deleted":
+            raise FewstepError(f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
+                               f"-x {found.experiment_id}` or use another name in params.yaml")  # fmt: skip
+        return found.experiment_id
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        if urlsplit(self.uri).scheme not in ("http", "https"):
+            with locked(self.locks / "mlflow.lock"):
+                self._attempt("the database upgrade", lambda: _upgrade(self.uri))
+                # the stores add their default rows when first used: under the lock too
+                self._attempt("search_experiments", lambda: self.client.search_experiments(max_results=1))
+                self._attempt("search_registered_models", lambda: self.client.search_registered_models(max_results=1))
+        self._ready = True
+
+    def _attempt(self, what: str, action: Callable[[], Any]) -> Any:
+        attempts = int(os.environ.get("FEWSTEP_MLFLOW_ATTEMPTS", ATTEMPTS))
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(attempts), wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
+            retry=tenacity.retry_if_exception(_transient), reraise=True,
+        )  # fmt: skip
+        try:
+            return retrying(action)
+        except Exception as error:
+            text = redact(str(error)).strip().splitlines()
+            text = text[0][:300] if text else type(error).__name__
+            if _transient(error):
+                raise unreachable(self.uri, attempts, text) from error
+            raise FewstepError(f"MLflow refused {what}: {text}") from error
+
+
+def unreachable(uri: str, attempts: int, text: str) -> NotAvailable:
+    error = NotAvailable(f"MLflow at {redact(uri)} did not answer after {attempts} attempts: {text}")
+    error.hint = "finished work is kept; start the server or mend its address, then `fewstep resume`"
+    return error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """An exclusive `flock` on `path`; the kernel frees it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _missing(error: MlflowException) -> bool:
+    text = str(error)
+    return error.error_code == "RESOURCE_DOES_NOT_EXIST" or ("alias" in text and "not found" in text)
+
+
+def _transient(error: BaseException) -> bool:
+    if isinstance(error, MlflowException):
+        return error.error_code not in _PERMANENT
+    module = type(error).__module__ or ""
+    return isinstance(error, (ConnectionError, TimeoutError)) or module.startswith(("sqlalchemy", "requests", "urllib3"))
+
+
+def _upgrade(uri: str) -> None:
+    """Creates or migrates the tables; an older SQLite database is copied beside itself first."""
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    try:
+        utils._safe_initialize_tables(engine)
+        found, wanted = utils._get_schema_version(engine), utils._get_latest_schema_revision()
+        if found != wanted:
+            path = Path(engine.url.database or "") if engine.url.get_backend_name() == "sqlite" else None
+            if path is not None and path.is_file():
+                shutil.copy2(path, path.with_name(f"{path.name}.before-{wanted}"))
+            utils._upgrade_db(engine)
+    finally:
+        engine.dispose()
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes: letters, digits and `_ - . / :` and blanks."""
+    return re.sub(r"[^\w\-./: ]", "_", name, flags=re.ASCII)
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class _Child:
+    """A stage's MLflow run: its id, its undelivered points, the last step known to be in MLflow per metric."""
+
+    def __init__(self, run_id: str, spool: Spool):
+        self.run_id, self.spool = run_id, spool
+        self.watermark: dict[str, int] = {}  # in MLflow
+        self.queued: dict[str, int] = {}  # in MLflow or in the spool
+        self.last_flush = self.last_progress = 0.0
+        self.started: tuple[float, int] | None = None
+        self.uncertain = False  # a delivery was tried and its answer never came
+
+
+class MlflowObserver(Observer):
+    """Writes a pipeline run to MLflow. Safe to call from several threads.
+
+    `settings` has `name` and is a pydantic model or a dict; `run_record` has `id`. Points of a running stage that cannot
+    be delivered wait in a file; at a stage's start and end and at the run's end an absent server raises NotAvailable.
+    """
+
+    def __init__(self, workspace, settings, run_record):
+        values = settings if isinstance(settings, dict) else settings.model_dump(mode="json")
+        self.workspace, self.values, self.run_id = workspace, values, str(run_record.id)
+        self.tracking = Tracking.of(workspace)
+        self.experiment_id: str | None = None
+        self.parent_id: str | None = None
+        self._children: dict[str, _Child] = {}
+        self._lock = threading.RLock()
+
+    # the run
+
+    def start(self, tags: dict[str, str] | None = None) -> str:
+        """Opens or reopens the parent run and returns its id. `tags` are stored redacted."""
+        with self._lock:
+            self.experiment_id = self.tracking.experiment(str(self.values["name"]))
+            found = self._search(f"tags.`fewstep.run` = '{self.run_id}' and tags.`fewstep.kind` = 'pipeline'")
+            own = {"fewstep.run": self.run_id, "fewstep.kind": "pipeline"}
+            own |= {key: redact(str(value)) for key, value in (tags or {}).items()}
+            self.parent_id = self._open(found, self.run_id, own)
+            params = [Param(key, value[:6000]) for key, value in sorted(flatten(self.values).items())]
+            for first in range(0, len(params), 100):
+                self.tracking.call("log_batch", self.parent_id, params=params[first : first + 100])
+            return self.parent_id
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Delivers what waits and closes the runs. `status`: FINISHED, FAILED or KILLED."""
+        with self._lock:
+            for child in self._children.values():
+                self._flush(child, required=True)
+                if self.tracking.call("get_run", child.run_id).info.status == "RUNNING":
+                    self.tracking.call("set_terminated", child.run_id, status=status)
+            self._children.clear()
+            if self.parent_id is not None:
+                self.tracking.call("set_terminated", self.parent_id, status=status)
+
+    # the observer's calls
+
+    def stage_started(self, stage: str, key: str) -> None:
+        with self._lock:
+            if self.parent_id is None:
+                self.start()
+            found = self._search(f"tags.`fewstep.run` = '{self.run_id}' and tags.`fewstep.stage` = '{stage}' "
+                                 f"and tags.`fewstep.key` = '{key}'")  # fmt: skip
+            tags = {"fewstep.run": self.run_id, "fewstep.kind": "stage", "fewstep.stage": stage, "fewstep.key": key,
+                    "mlflow.parentRunId": self.parent_id}  # fmt: skip
+            run_id = self._open(found, stage, tags)
+            child = _Child(run_id, Spool(Path(self.workspace.shared) / "metrics" / f"{run_id}.jsonl"))
+            self._read_watermark(child)
+            for point in child.spool.points:
+                child.queued[point.name] = max(point.step, child.queued.get(point.name, -1))
+            self._children[stage] = child
+            self._flush(child, required=True)
+
+    def stage_progress(self, stage, done, total, unit="images", metrics=None, step=None) -> None:
+        with self._lock:
+            child = self._children.get(stage)
+            if child is None:
+                return
+            values = {metric_name(name): float(value) for name, value in (metrics or {}).items()}
+            position, clock = int(done if step is None else step), time.monotonic()
+            child.started = child.started or (clock, int(done))
+            if clock - child.last_progress >= PROGRESS_SECONDS or done >= total:
+                child.last_progress = clock
+                values[f"progress/{metric_name(unit)}"] = float(done)
+                if clock > child.started[0] and done > child.started[1]:
+                    rate = (done - child.started[1]) / (clock - child.started[0])
+                    values[f"progress/{metric_name(unit)}_per_second"] = rate
+            self._queue(child, values, position)
+            if clock - child.last_flush >= FLUSH_SECONDS or len(child.spool.points) >= FLUSH_POINTS:
+                self._flush(child, required=False)
+
+    def stage_warned(self, stage: str, text: str) -> None:
+        with self._lock:
+            child = self._children.get(stage)
+            run_id = child.run_id if child else self.parent_id
+            if run_id is not None:
+                self.tracking.call("set_tag", run_id, "fewstep.warning", redact(text)[:5000])
+
+    def stage_finished(self, stage: str, outcome, cost) -> None:
+        with self._lock:
+            child = self._children.get(stage)
+            if child is None:
+                return  # nothing was done: the stage was current
+            manifest = getattr(outcome, "manifest", None)
+            self._queue(child, {f"cost/{name}": value for name, value in _numbers(cost or {}).items()}, 0)
+            self._queue(child, _numbers(getattr(manifest, "summary", None) or {}), 0)
+            self._flush(child, required=True)
+            tags = {"fewstep.state": str(getattr(outcome, "state", "made"))}
+            if manifest is not None:
+                tags["fewstep.digest"] = str(manifest.digest)
+            self._close(stage, child, "FINISHED", tags)
+
+    def stage_failed(self, stage: str, error: BaseException) -> None:
+        with self._lock:
+            child = self._children.get(stage)
+            if child is None:
+                return
+            self._flush(child, required=False)
+            with contextlib.suppress(NotAvailable):  # the error being reported is the one the user must see
+                self._close(stage, child, "FAILED", {"fewstep.error": redact(str(error))[:5000]})
+
+    # details
+
+    def child_id(self, stage: str) -> str | None:
+        """MLflow id of the stage's open run."""
+        child = self._children.get(stage)
+        return child.run_id if child else None
+
+    def _search(self, condition: str) -> list:
+        from mlflow.entities import ViewType
+
+        return list(self.tracking.call("search_runs", [self.experiment_id], condition, run_view_type=ViewType.ACTIVE_ONLY,
+                                       order_by=["attributes.start_time ASC"]))  # fmt: skip
+
+    def _open(self, found: list, name: str, tags: dict[str, str]) -> str:
+        if not found:
+            return self.tracking.call("create_run", self.experiment_id, tags=tags, run_name=name).info.run_id
+        run_id = found[0].info.run_id
+        self.tracking.call("update_run", run_id, status="RUNNING")
+        stale = [RunTag(key, value) for key, value in tags.items() if found[0].data.tags.get(key) != value]
+        if stale:
+            self.tracking.call("log_batch", run_id, tags=stale)
+        return run_id
+
+    def _close(self, stage: str, child: _Child, status: str, tags: dict[str, str]) -> None:
+        self.tracking.call("log_batch", child.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.tracking.call("set_terminated", child.run_id, status=status)
+        child.spool.close()
+        del self._children[stage]
+
+    def _queue(self, child: _Child, values: dict[str, float], step: int) -> None:
+        fresh = [Point(name, value, step, now()) for name, value in values.items() if step > child.queued.get(name, -1)]
+        child.spool.append(fresh)
+        child.queued.update((point.name, step) for point in fresh)
+
+    def _read_watermark(self, child: _Child) -> None:
+        for name in self.tracking.call("get_run", child.run_id).data.metrics:
+            steps = [metric.step for metric in self.tracking.call("get_metric_history", child.run_id, name)]
+            child.watermark[name] = max(steps)
+            child.queued[name] = max(child.watermark[name], child.queued.get(name, -1))
+
+    def _flush(self, child: _Child, *, required: bool) -> None:
+        child.last_flush = time.monotonic()
+        try:
+            while child.spool.points:
+                batch = child.spool.points[:_BATCH]
+                self.tracking._prepare()
+                self.tracking._attempt("log_batch", lambda: self._deliver(child, batch))  # noqa: B023
+                child.spool.delivered(len(batch))
+        except NotAvailable:
+            if required:
+                raise
+            child.last_flush = time.monotonic() + 30.0  # leave the server alone for a while; the points are in the file
+
+    def _deliver(self, child: _Child, batch: list[Point]) -> None:
+        """Sends the points above the watermark. A try whose answer was lost may have been written: read again then."""
+        for name in {point.name for point in batch} if child.uncertain else ():
+            steps = [metric.step for metric in self.tracking.client.get_metric_history(child.run_id, name)]
+            child.watermark[name] = max(steps, default=-1)
+        metrics = [Metric(point.name, point.value, point.time, point.step) for point in batch
+                   if point.step > child.watermark.get(point.name, -1)]  # fmt: skip
+        child.uncertain = True
+        if metrics:
+            self.tracking.client.log_batch(child.run_id, metrics=metrics)
+        child.uncertain = False
+        for metric in metrics:
+            child.watermark[metric.key] = max(metric.step, child.watermark.get(metric.key, -1))
+
+
+def _numbers(values: dict, prefix: str = "") -> dict[str, float]:
+    """The numbers in a nested dictionary, as MLflow metrics."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        name = metric_name(f"{prefix}{key}")
+        if isinstance(value, dict):
+            found.update(_numbers(value, name + "/"))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[name] = float(value)
+    return found
