@@ -1,0 +1,138 @@
+"""A recipe: the rounds of a published system, and only what differs from the defaults. Torch-free."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from fewstep.configuration import Strict, parse
+from fewstep.errors import SettingsError
+from fewstep.recipes.settings import (
+    OptimiserSettings,
+    Overrides,
+    RoleSettings,
+    RoundTrajectories,
+    StudentSettings,
+    TrainingSettings,
+)
+from fewstep.recipes.terms import AnyTerm, Needs
+
+
+class Reference(Strict):
+    """Where the system was published."""
+
+    title: str
+    arxiv: str | None = None
+
+
+class Round(Strict):
+    """One training phase."""
+
+    terms: Annotated[list[AnyTerm], Field(min_length=1)]
+    turns: dict[str, Annotated[int, Field(ge=1)]] = {"student": 1}
+    """Steps that each role takes in a cycle, in this order."""
+    share: Annotated[float, Field(gt=0)] = 1.0
+    """The round's part of the run's images, over the sum of all rounds."""
+    teacher: Literal["teacher", "previous"] = "teacher"
+    """previous: the student of the round before."""
+    start: Literal["teacher", "random", "previous"] | None = None
+    """What the student starts from; None: as `student.init` says in the first round, later the student before."""
+    trajectories: RoundTrajectories = RoundTrajectories()
+    """How this round makes pairs of its teacher; the first round's come from the pipeline's own stage."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the terms of this round ask for."""
+        total = Needs(teacher=False)
+        for term in self.terms:
+            total = total | term.needs
+        return total
+
+    @property
+    def roles(self) -> dict[str, RoleSettings]:
+        """Networks trained beside the student, by role."""
+        return {role: settings for term in self.terms for role, settings in term.roles.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Round":
+        trained = {"student", *self.roles}
+        for role in self.turns:
+            if role not in trained:
+                raise ValueError(f"turns: role '{role}' is brought by no term; the roles are {sorted(trained)}")
+        for role in sorted(trained - set(self.turns)):
+            raise ValueError(f"turns: role '{role}' has no turn")
+        for term in self.terms:
+            for role in term.trains:
+                if role not in trained:
+                    raise ValueError(f"term '{term.term}' needs the role '{role}', which no term of the round brings")
+        return self
+
+
+class Recipe(Strict):
+    """A published system as rounds of terms."""
+
+    name: str
+    summary: str = ""
+    reference: Reference | None = None
+    status: Literal["published", "derived", "own"] = "own"
+    published: dict[str, str | int | float] = {}
+    """The settings of the paper, for the reader; a run takes those below."""
+    student: StudentSettings = StudentSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    training: TrainingSettings = TrainingSettings()
+    rounds: Annotated[list[Round], Field(min_length=1)]
+
+    @property
+    def needs(self) -> Needs:
+        """What must be there before the first round: pairs and states of the first, data and teacher of any."""
+        first, rest = self.rounds[0].needs, [r.needs for r in self.rounds[1:]]
+        teacher = self.student.init == "teacher" or any(n.teacher for n in (first, *rest)) or first.pairs
+        return Needs(first.data or any(n.data for n in rest), first.pairs, first.states, teacher)
+
+    def override(self, overrides: Overrides) -> "Recipe":
+        """This recipe with the settings of params.yaml over it. Raises SettingsError where they do not fit together."""
+        chosen = overrides.model_dump(exclude_none=True)
+        data = self.model_dump(mode="json")
+        sections = {"student": StudentSettings, "optimiser": OptimiserSettings, "training": TrainingSettings}
+        for section, model in sections.items():
+            data[section].update({key: chosen[key] for key in chosen.keys() & model.model_fields.keys()})
+        return parse(Recipe, data, f"recipe {self.name}")
+
+    def images_of(self, index: int, images: int) -> int:
+        """Training samples of round `index` in a run of `images`: whole batches, at least one cycle of turns."""
+        own, total = self.rounds[index], sum(r.share for r in self.rounds)
+        batches = max(round(images * own.share / total / self.training.batch), sum(own.turns.values()))
+        return batches * self.training.batch
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings, defaults included, as plain data: what a key or an identity is formed from."""
+        data = self.model_dump(mode="json")
+        for told in ("summary", "reference", "status", "published"):
+            data.pop(told)
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        batch, parts = self.training.batch, self.training.accumulate
+        if batch % parts:
+            raise ValueError(f"training.accumulate: {parts} does not divide the batch of {batch}")
+        first = self.rounds[0]
+        if first.teacher == "previous" or first.start == "previous":
+            raise ValueError("rounds.0: there is no round before the first")
+        if self.student.steps > 1 and all(t.term == "regression" and t.at == "noise" for t in self.rounds[-1].terms):
+            raise ValueError(
+                f"student.steps: {self.student.steps}, but regression at noise trains a single step; "
+                "set `at: states` or steps: 1"
+            )
+        return self
+
+
+def check_needs(recipe: Recipe, *, data: bool, pairs: bool, teacher: bool = True) -> None:
+    """Raises SettingsError if something that the recipe needs is not there."""
+    needs = recipe.needs
+    for wanted, there, what in (
+        (needs.data, data, "real data"),
+        (needs.pairs, pairs, "cached pairs of the teacher"),
+        (needs.teacher, teacher, "a teacher"),
+    ):
+        if wanted and not there:
+            raise SettingsError(f"recipe {recipe.name} needs {what}, which these settings do not give")

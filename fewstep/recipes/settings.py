@@ -1,0 +1,106 @@
+"""Settings that recipes are made of: student, optimiser, distribution of noise levels, networks beside the student.
+
+Torch-free. Noise levels are written independently of the process: as flow time u in [0, 1] or as noise ratio
+nu = sigma / alpha = u / (1 - u), so that one recipe serves every process at equal log-SNR.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fewstep.configuration import Strict
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class UniformTimes(Strict):
+    """Flow time u uniform in [low, high]."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: Share = 0.0
+    high: Share = 1.0
+
+
+class NativeTimes(Strict):
+    """The process's own time uniform over its range: what the teacher's training uses."""
+
+    kind: Literal["native"] = "native"
+
+
+class LogNormalTimes(Strict):
+    """log(nu) normal with this mean and deviation (Karras et al., 2206.00364); the same as a logit-normal flow time."""
+
+    kind: Literal["lognormal"] = "lognormal"
+    mean: float = -1.1
+    std: Positive = 2.0
+
+
+Times = Annotated[UniformTimes | NativeTimes | LogNormalTimes, Field(discriminator="kind")]
+
+
+class StudentSettings(Strict):
+    """The student: a copy of the teacher or a fresh network of its shape, and how it is sampled."""
+
+    steps: Annotated[int, Field(ge=1, le=64)] = 1
+    init: Literal["teacher", "random"] = "teacher"
+    sampler: Literal["ode", "renoise"] = "ode"
+    max_noise_ratio: Positive | None = None
+    """sigma/alpha at which sampling starts; None: the end of the process."""
+
+
+class OptimiserSettings(Strict):
+    """One optimiser; `lr` is that of the student, other roles scale it."""
+
+    kind: Literal["adamw", "radam"] = "adamw"
+    lr: Positive = 1e-3
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup: Share = 0.02
+    """Share of the round over which the rate rises from zero."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm of one role; 0: no clipping."""
+
+
+class TrainingSettings(Strict):
+    """How a step is taken."""
+
+    batch: Annotated[int, Field(ge=1)] = 128
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts that a batch is split into, each with its own forward and backward pass."""
+    ema: Share = 0.02
+    """Half-life of the student's moving average, as a share of the round's images (0: none)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+
+
+class RoleSettings(Strict):
+    """A network trained beside the student."""
+
+    init: Literal["teacher", "student"] = "teacher"
+    lr_scale: Positive = 1.0
+    """Its learning rate over the student's."""
+
+
+class RoundTrajectories(Strict):
+    """Trajectories that a round makes of its own teacher; None: as in the first set."""
+
+    count: Annotated[int, Field(ge=1)] | None = None
+    solver: str | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    guidance: float = 1.0
+
+
+class Overrides(Strict):
+    """What params.yaml may set over a recipe (section `distill`); None: as in the recipe."""
+
+    steps: Annotated[int, Field(ge=1, le=64)] | None = None
+    batch: Annotated[int, Field(ge=1)] | None = None
+    accumulate: Annotated[int, Field(ge=1)] | None = None
+    lr: Positive | None = None
+    schedule: Literal["constant", "cosine", "linear"] | None = None
+    warmup: Share | None = None
+    clip: Annotated[float, Field(ge=0)] | None = None
+    ema: Share | None = None
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
