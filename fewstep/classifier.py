@@ -1,0 +1,183 @@
+"""A small image classifier whose few features are the space in which samples are judged.
+
+It is trained on the fit split only, so neither the teacher's images nor the reference images have shaped the ruler.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewstep.errors import DataDiffers, NonFinite, SettingsError
+from fewstep.randomness import generator
+
+_SMALLEST = 4  # images are halved until a side is at most this many pixels
+
+
+class Classifier(nn.Module):
+    """Convolutional classifier of (N, C, H, W) images in [-1, 1] with a narrow feature layer.
+
+    Group norm only, so the features of an image do not depend on the batch it came in.
+
+    Args:
+        shape: (C, H, W) of the images.
+        num_classes: at least 2.
+        features: width of the feature layer, 1 to 16 (the more features, the more samples a Fréchet distance needs).
+        width: channels of the first convolution, a multiple of 8.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, features: int = 16, width: int = 32):
+        if not (1 <= features <= 16 and num_classes >= 2 and width % 8 == 0):
+            raise SettingsError(
+                f"a classifier needs 1 to 16 features, 2 or more classes and a width that 8 divides; "
+                f"got {features}, {num_classes}, {width}"
+            )
+        super().__init__()
+        self.shape, self.num_classes, self.width = tuple(shape), num_classes, width
+        channels, height, breadth = shape
+        with torch.device("meta"):  # no draw from the global generator: train_classifier gives the weights
+            layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+            while True:
+                layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+                if min(height, breadth) <= _SMALLEST:
+                    break
+                wider = min(2 * width, 256)
+                layers += [nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.GroupNorm(8, wider), nn.SiLU()]
+                width, height, breadth = wider, (height + 1) // 2, (breadth + 1) // 2
+            self.body = nn.Sequential(*layers)
+            self.embed = nn.Linear(width * 4, features)
+            self.head = nn.Linear(features, num_classes)
+        self.to_empty(device="cpu")
+        self.register_buffer("feature_mean", torch.zeros(features))
+        self.register_buffer("feature_scale", torch.ones(features))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return self.embed(functional.adaptive_avg_pool2d(self.body(images), 2).flatten(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, num_classes) before the softmax."""
+        return self.head(functional.silu(self._embed(images)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, features): the feature layer in units of each feature's standard deviation over the training images."""
+        return (self._embed(images) - self.feature_mean) / self.feature_scale
+
+    @torch.no_grad()
+    def _initialise(self, source: torch.Generator) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=source)
+                module.bias.zero_()
+            elif isinstance(module, nn.GroupNorm):
+                module.weight.fill_(1)
+                module.bias.zero_()
+
+
+def train_classifier(
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    seed: int,
+    steps: int = 600,
+    batch: int = 64,
+    learning_rate: float = 3e-3,
+    features: int = 16,
+    width: int = 32,
+    shift: int = 1,
+    label_smoothing: float = 0.05,
+) -> Classifier:
+    """Trains a `Classifier`; equal arguments give equal weights, bit for bit, on one machine.
+
+    Every step draws its batch, its shifts (up to `shift` pixels, edges repeated) and a little noise from
+    (seed, purpose, step). AdamW with a cosine schedule.
+
+    Args:
+        images: (N, C, H, W) in [-1, 1].
+        labels: (N,) int64 in [0, num_classes).
+
+    Raises:
+        SettingsError: no images, or a label outside the classes.
+        NonFinite: the loss stopped being a number.
+    """
+    fits = len(images) == len(labels) > 0
+    if not (fits and 0 <= int(labels.min()) and int(labels.max()) < num_classes):
+        raise SettingsError(
+            f"the classifier needs images and one label in [0, {num_classes}) for each; "
+            f"got {len(images)} images and {len(labels)} labels"
+        )
+    model = Classifier(tuple(images.shape[1:]), num_classes, features, width)
+    model._initialise(generator(seed, "classifier-init"))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
+    for step in range(steps):
+        source = generator(seed, "classifier-step", step)
+        rows = torch.randint(len(images), (batch,), generator=source)
+        x = _shifted(images[rows], shift, source)
+        x = x + 0.05 * torch.randn(x.shape, generator=source)
+        loss = functional.cross_entropy(model(x), labels[rows], label_smoothing=label_smoothing)
+        if not torch.isfinite(loss):
+            raise NonFinite(f"classifier: the loss is {loss.item()} at step {step}; lower its learning rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    model.eval().requires_grad_(False)
+    seen = torch.cat([model._embed(some) for some in images.split(256)])
+    model.feature_mean.copy_(seen.mean(0))
+    model.feature_scale.copy_(seen.std(0).clamp_min(1e-6) if len(seen) > 1 else torch.ones(features))
+    return model
+
+
+def _shifted(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
+    """Each image moved by its own whole number of pixels in [-shift, shift] in both directions, edges repeated."""
+    if shift == 0:
+        return images
+    n, _, height, breadth = images.shape
+    padded = functional.pad(images, (shift,) * 4, mode="replicate")
+    top, left = torch.randint(2 * shift + 1, (2, n, 1), generator=source)
+    rows = (top + torch.arange(height))[:, None, :, None]
+    columns = (left + torch.arange(breadth))[:, None, None, :]
+    return padded[torch.arange(n)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns]
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, images: Tensor, labels: Tensor, batch: int = 256) -> float:
+    """Share of (N, C, H, W) images that the classifier gives their label."""
+    right = sum(
+        int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(batch), labels.split(batch), strict=True)
+    )
+    return right / len(images)
+
+
+def save_classifier(model: Classifier, folder: Path) -> None:
+    """Writes classifier.safetensors and classifier.json (its architecture) into an existing folder."""
+    save_file(model.state_dict(), folder / "classifier.safetensors")
+    described = {
+        "shape": list(model.shape),
+        "num_classes": model.num_classes,
+        "features": model.embed.out_features,
+        "width": model.width,
+    }
+    (folder / "classifier.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Reads what `save_classifier` wrote, ready for inference.
+
+    Raises:
+        SettingsError: the files are missing.
+        DataDiffers: the weights do not fit the described architecture.
+    """
+    described, weights = folder / "classifier.json", folder / "classifier.safetensors"
+    if not (described.is_file() and weights.is_file()):
+        raise SettingsError(f"{folder}: no classifier here (classifier.json and classifier.safetensors are needed)")
+    model = Classifier(**json.loads(described.read_text()))
+    state, wanted = load_file(weights), model.state_dict()
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise DataDiffers(f"{weights}: the weights do not fit {described.name}")
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Distances between samples and reality, each with the protocol it was measured under."""
