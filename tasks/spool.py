@@ -7,6 +7,7 @@ that is away for an hour costs nothing but the delay.
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,3 +67,20 @@ def _read(path: Path) -> list[Point]:
         name, value, step, time = json.loads(line)
         points.append(Point(str(name), float(value), int(step), int(time)))
     return points
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes: letters, digits, blanks and `_ - . / :`."""
+    return re.sub(r"[^\w\-./: ]", "_", name, flags=re.ASCII)
+
+
+def numbers(values: dict, prefix: str = "") -> dict[str, float]:
+    """The numbers in a nested dictionary, as metrics."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        name = metric_name(f"{prefix}{key}")
+        if isinstance(value, dict):
+            found.update(numbers(value, name + "/"))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[name] = float(value)
+    return found

@@ -23,7 +23,7 @@ import tasks.environment  # noqa: F401  (switches telemetry off before mlflow is
 from fewstep.errors import FewstepError, NotAvailable
 from tasks.observe import Observer
 from tasks.redaction import flatten, redact
-from tasks.spool import Point, Spool
+from tasks.spool import Point, Spool, metric_name, numbers
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"  # MLflow accepts only this spelling
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
@@ -32,10 +32,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # our own retries
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-import mlflow  # noqa: E402
-import tenacity  # noqa: E402
-from mlflow.entities import Metric, Param, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
+import mlflow
+import tenacity
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -155,8 +155,8 @@ def _missing(error: MlflowException) -> bool:
 def _transient(error: BaseException) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code not in _PERMANENT
-    module = type(error).__module__ or ""
-    return isinstance(error, (ConnectionError, TimeoutError)) or module.startswith(("sqlalchemy", "requests", "urllib3"))
+    network = (type(error).__module__ or "").startswith(("sqlalchemy", "requests", "urllib3"))
+    return network or isinstance(error, (ConnectionError, TimeoutError))
 
 
 def _upgrade(uri: str) -> None:
@@ -180,11 +180,6 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
-def metric_name(name: str) -> str:
-    """A name that MLflow takes: letters, digits and `_ - . / :` and blanks."""
-    return re.sub(r"[^\w\-./: ]", "_", name, flags=re.ASCII)
-
-
 def now() -> int:
     return time.time_ns() // 1_000_000
 
@@ -192,8 +187,9 @@ def now() -> int:
 class _Child:
     """A stage's MLflow run: its id, its undelivered points, the last step known to be in MLflow per metric."""
 
-    def __init__(self, run_id: str, spool: Spool):
-        self.run_id, self.spool = run_id, spool
+    def __init__(self, stage: str, key: str, spool: Spool):
+        self.stage, self.key, self.spool = stage, key, spool
+        self.run_id: str | None = None  # known once there is something to write
         self.watermark: dict[str, int] = {}  # in MLflow
         self.queued: dict[str, int] = {}  # in MLflow or in the spool
         self.last_flush = self.last_progress = 0.0
@@ -204,8 +200,9 @@ class _Child:
 class MlflowObserver(Observer):
     """Writes a pipeline run to MLflow. Safe to call from several threads.
 
-    `settings` has `name` and is a pydantic model or a dict; `run_record` has `id`. Points of a running stage that cannot
-    be delivered wait in a file; at a stage's start and end and at the run's end an absent server raises NotAvailable.
+    `settings` has `name` and is a pydantic model or a dict; `run_record` has `id`. Points of a running stage that
+    cannot be delivered wait in a file; an absent server raises NotAvailable at the run's start and end and at a stage's
+    end. A stage that turns out to be current leaves no run of its own.
     """
 
     def __init__(self, workspace, settings, run_record):
@@ -235,10 +232,10 @@ class MlflowObserver(Observer):
     def finish(self, status: str = "FINISHED") -> None:
         """Delivers what waits and closes the runs. `status`: FINISHED, FAILED or KILLED."""
         with self._lock:
-            for child in self._children.values():
+            for stage, child in list(self._children.items()):
                 self._flush(child, required=True)
-                if self.tracking.call("get_run", child.run_id).info.status == "RUNNING":
-                    self.tracking.call("set_terminated", child.run_id, status=status)
+                if child.run_id is not None:
+                    self._close(stage, child, status, {})
             self._children.clear()
             if self.parent_id is not None:
                 self.tracking.call("set_terminated", self.parent_id, status=status)
@@ -249,17 +246,10 @@ class MlflowObserver(Observer):
         with self._lock:
             if self.parent_id is None:
                 self.start()
-            found = self._search(f"tags.`fewstep.run` = '{self.run_id}' and tags.`fewstep.stage` = '{stage}' "
-                                 f"and tags.`fewstep.key` = '{key}'")  # fmt: skip
-            tags = {"fewstep.run": self.run_id, "fewstep.kind": "stage", "fewstep.stage": stage, "fewstep.key": key,
-                    "mlflow.parentRunId": self.parent_id}  # fmt: skip
-            run_id = self._open(found, stage, tags)
-            child = _Child(run_id, Spool(Path(self.workspace.shared) / "metrics" / f"{run_id}.jsonl"))
-            self._read_watermark(child)
+            name = f"{_safe(self.run_id)}-{stage}-{key[:16]}.jsonl"
+            child = self._children[stage] = _Child(stage, key, Spool(Path(self.workspace.shared) / "metrics" / name))
             for point in child.spool.points:
                 child.queued[point.name] = max(point.step, child.queued.get(point.name, -1))
-            self._children[stage] = child
-            self._flush(child, required=True)
 
     def stage_progress(self, stage, done, total, unit="images", metrics=None, step=None) -> None:
         with self._lock:
@@ -281,20 +271,22 @@ class MlflowObserver(Observer):
 
     def stage_warned(self, stage: str, text: str) -> None:
         with self._lock:
-            child = self._children.get(stage)
-            run_id = child.run_id if child else self.parent_id
-            if run_id is not None:
-                self.tracking.call("set_tag", run_id, "fewstep.warning", redact(text)[:5000])
+            if self.parent_id is not None:
+                self.tracking.call("set_tag", self.parent_id, f"fewstep.warning.{stage}", redact(text)[:5000])
 
     def stage_finished(self, stage: str, outcome, cost) -> None:
         with self._lock:
             child = self._children.get(stage)
             if child is None:
-                return  # nothing was done: the stage was current
+                return
+            if getattr(outcome, "state", "made") == "current" and child.run_id is None and not child.spool.points:
+                del self._children[stage]
+                return
             manifest = getattr(outcome, "manifest", None)
-            self._queue(child, {f"cost/{name}": value for name, value in _numbers(cost or {}).items()}, 0)
-            self._queue(child, _numbers(getattr(manifest, "summary", None) or {}), 0)
+            self._queue(child, {f"cost/{name}": value for name, value in numbers(cost or {}).items()}, 0)
+            self._queue(child, numbers(getattr(manifest, "summary", None) or {}), 0)
             self._flush(child, required=True)
+            self._open_child(child)
             tags = {"fewstep.state": str(getattr(outcome, "state", "made"))}
             if manifest is not None:
                 tags["fewstep.digest"] = str(manifest.digest)
@@ -305,22 +297,32 @@ class MlflowObserver(Observer):
             child = self._children.get(stage)
             if child is None:
                 return
-            self._flush(child, required=False)
             with contextlib.suppress(NotAvailable):  # the error being reported is the one the user must see
+                self._flush(child, required=True)
+                self._open_child(child)
                 self._close(stage, child, "FAILED", {"fewstep.error": redact(str(error))[:5000]})
 
     # details
 
-    def child_id(self, stage: str) -> str | None:
-        """MLflow id of the stage's open run."""
-        child = self._children.get(stage)
-        return child.run_id if child else None
+    def _open_child(self, child: _Child) -> None:
+        if child.run_id is not None:
+            return
+        found = self._search(f"tags.`fewstep.run` = '{self.run_id}' and tags.`fewstep.stage` = '{child.stage}' "
+                             f"and tags.`fewstep.key` = '{child.key}'")  # fmt: skip
+        tags = {"fewstep.run": self.run_id, "fewstep.kind": "stage", "fewstep.stage": child.stage,
+                "fewstep.key": child.key, "mlflow.parentRunId": self.parent_id}  # fmt: skip
+        run_id = self._open(found, child.stage, tags)
+        for name in self.tracking.call("get_run", run_id).data.metrics:
+            steps = [metric.step for metric in self.tracking.call("get_metric_history", run_id, name)]
+            child.watermark[name] = max(steps)
+            child.queued[name] = max(child.watermark[name], child.queued.get(name, -1))
+        child.run_id = run_id
 
     def _search(self, condition: str) -> list:
         from mlflow.entities import ViewType
 
-        return list(self.tracking.call("search_runs", [self.experiment_id], condition, run_view_type=ViewType.ACTIVE_ONLY,
-                                       order_by=["attributes.start_time ASC"]))  # fmt: skip
+        return list(self.tracking.call("search_runs", [self.experiment_id], condition,
+                                       run_view_type=ViewType.ACTIVE_ONLY, order_by=["attributes.start_time ASC"]))
 
     def _open(self, found: list, name: str, tags: dict[str, str]) -> str:
         if not found:
@@ -343,18 +345,12 @@ class MlflowObserver(Observer):
         child.spool.append(fresh)
         child.queued.update((point.name, step) for point in fresh)
 
-    def _read_watermark(self, child: _Child) -> None:
-        for name in self.tracking.call("get_run", child.run_id).data.metrics:
-            steps = [metric.step for metric in self.tracking.call("get_metric_history", child.run_id, name)]
-            child.watermark[name] = max(steps)
-            child.queued[name] = max(child.watermark[name], child.queued.get(name, -1))
-
     def _flush(self, child: _Child, *, required: bool) -> None:
         child.last_flush = time.monotonic()
         try:
             while child.spool.points:
+                self._open_child(child)
                 batch = child.spool.points[:_BATCH]
-                self.tracking._prepare()
                 self.tracking._attempt("log_batch", lambda: self._deliver(child, batch))  # noqa: B023
                 child.spool.delivered(len(batch))
         except NotAvailable:
@@ -375,15 +371,3 @@ class MlflowObserver(Observer):
         child.uncertain = False
         for metric in metrics:
             child.watermark[metric.key] = max(metric.step, child.watermark.get(metric.key, -1))
-
-
-def _numbers(values: dict, prefix: str = "") -> dict[str, float]:
-    """The numbers in a nested dictionary, as MLflow metrics."""
-    found: dict[str, float] = {}
-    for key, value in values.items():
-        name = metric_name(f"{prefix}{key}")
-        if isinstance(value, dict):
-            found.update(_numbers(value, name + "/"))
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[name] = float(value)
-    return found
