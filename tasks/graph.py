@@ -1,0 +1,148 @@
+"""The stages: what each reads, which settings and which code determine its output. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fewstep.errors import SettingsError
+from tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's declaration. `inputs` are names of earlier stages; `settings` gives what enters the key.
+
+    `modules` are files or folders of code below the repository's root that determine the output's bytes (the import
+    closure of the implementation, without the machinery every stage is run through); `params` are the names in
+    params.yaml that DVC watches; `given` names what the settings may bring in from outside (see `given`).
+    """
+
+    name: str
+    implementation: str
+    output: str
+    inputs: tuple[str, ...]
+    modules: tuple[str, ...]
+    params: tuple[str, ...]
+    settings: Callable[[Settings], dict]
+    given: tuple[str, ...] = ()
+    in_dvc: bool = True
+    metrics: tuple[str, ...] = ()
+
+    @cached_property
+    def module_file(self) -> str:
+        return self.implementation.replace(".", "/") + ".py"
+
+
+def _dump(section, *leave_out: str) -> dict:
+    return section.model_dump(mode="json", exclude=set(leave_out))
+
+
+def _shard(settings: Settings) -> dict:
+    return _dump(settings.data)
+
+
+def _classifier(settings: Settings) -> dict:
+    return _dump(settings.evaluate.classifier)
+
+
+def _teacher(settings: Settings) -> dict:
+    if settings.teacher.given:
+        return {"source": "given", "check": _dump(settings.teacher.check)}
+    return _dump(settings.teacher, "path")
+
+
+def recipe_needs(settings: Settings) -> dict:
+    """What round 1 of the chosen recipe needs: data, pairs, states, teacher. Raises SettingsError for a bad recipe."""
+    from fewstep.recipes import load_recipe
+
+    return load_recipe(settings.distill.recipe).needs.model_dump(mode="json")
+
+
+def _trajectories(settings: Settings) -> dict:
+    needs = recipe_needs(settings)
+    if not needs["pairs"] and not needs["states"]:
+        return {"needs": "nothing"}
+    resolved = _dump(settings.trajectories, "workers", "keep")
+    keep = settings.trajectories.keep if settings.trajectories.keep is not None else needs["states"]
+    keep = list(keep) if isinstance(keep, tuple) else keep
+    return {"needs": "trajectories" if keep else "pairs", "keep": keep, **resolved}
+
+
+def _distill(settings: Settings) -> dict:
+    from fewstep.recipes import load_recipe
+
+    recipe = load_recipe(settings.distill.recipe)
+    return {**_dump(settings.distill, "checkpoint_images", "recipe"), "recipe": recipe.model_dump(mode="json")}
+
+
+def _baselines(settings: Settings) -> dict:
+    return _dump(settings.evaluate, "steps", "classifier", "grid")
+
+
+def _evaluate(settings: Settings) -> dict:
+    return _dump(settings.evaluate, "baseline_steps", "solvers", "classifier")
+
+
+def _register(settings: Settings) -> dict:
+    return {"name": settings.name, **_dump(settings.register)}
+
+
+_IMAGES = ("fewstep/images.py", "fewstep/records", "fewstep/randomness.py")
+_NETWORK = ("fewstep/denoiser.py", "fewstep/networks.py", "fewstep/prediction.py", "fewstep/processes.py",
+            "fewstep/randomness.py", "fewstep/sampling.py", "fewstep/teachers")
+_TRAINING = ("fewstep/recipes", "fewstep/students.py", "fewstep/terms", "fewstep/training", "fewstep/trajectories",
+             "fewstep/export.py", "fewstep/pipelines")
+_MEASURING = ("fewstep/classifier.py", "fewstep/metrics", "fewstep/pictures.py")
+
+
+def _modules(*groups: str | tuple[str, ...]) -> tuple[str, ...]:
+    flat = {name for group in groups for name in ((group,) if isinstance(group, str) else group)}
+    return tuple(sorted(flat))
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("shard", "tasks.shard", "data/shards", (), _modules("tasks/shard.py", "tasks/rawdata.py", _IMAGES),
+          ("seed", "data"), _shard, given=("images",)),
+    Stage("classifier", "tasks.classifier", "data/classifier", ("shard",),
+          _modules("tasks/classifier.py", "fewstep/classifier.py", _IMAGES), ("seed", "evaluate.classifier"),
+          _classifier),
+    Stage("teacher", "tasks.teacher", "data/teacher", ("shard",),
+          _modules("tasks/teacher.py", _IMAGES, _NETWORK, _TRAINING, "fewstep/metrics"), ("seed", "teacher"), _teacher,
+          given=("teacher",)),
+    Stage("trajectories", "tasks.trajectories", "data/trajectories", ("teacher",),
+          _modules("tasks/trajectories.py", _NETWORK, "fewstep/records", "fewstep/trajectories"),
+          ("seed", "trajectories", "distill.recipe"), _trajectories, given=("recipe",)),
+    Stage("distill", "tasks.distill", "data/student", ("shard", "teacher", "trajectories"),
+          _modules("tasks/distill.py", _IMAGES, _NETWORK, _TRAINING), ("seed", "distill"), _distill, given=("recipe",)),
+    Stage("baselines", "tasks.baselines", "data/baselines", ("shard", "classifier", "teacher"),
+          _modules("tasks/baselines.py", _IMAGES, _NETWORK, _MEASURING), ("seed", "evaluate"), _baselines),
+    Stage("evaluate", "tasks.evaluate", "data/evaluation", ("shard", "classifier", "distill", "baselines"),
+          _modules("tasks/evaluate.py", _IMAGES, _NETWORK, _MEASURING, "fewstep/students.py", "fewstep/export.py"),
+          ("seed", "evaluate"), _evaluate, metrics=("metrics.json",)),
+    Stage("register", "tasks.register", "data/registration",
+          ("shard", "teacher", "trajectories", "distill", "evaluate"),
+          _modules("tasks/register.py"), ("name", "register"), _register, in_dvc=False),
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def stage(name: str) -> Stage:
+    """The declaration of `name`. Raises SettingsError naming the nearest known stage."""
+    from fewstep.configuration import unknown
+
+    if name not in BY_NAME:
+        raise SettingsError(unknown("stage", name, tuple(BY_NAME)))
+    return BY_NAME[name]
+
+
+def given(settings: Settings, root: Path) -> dict[str, Path | None]:
+    """What the settings bring in from outside the pipeline: raw images, a saved teacher, a recipe file."""
+    teacher, recipe = settings.teacher.given, settings.distill.recipe
+    return {
+        "images": root / "data" / "raw" if settings.data.source == "raw" else None,
+        "teacher": (root / Path(teacher).expanduser()) if teacher else None,
+        "recipe": (root / Path(recipe).expanduser()) if recipe.endswith((".yaml", ".yml")) else None,
+    }
