@@ -19,7 +19,7 @@ def recipe_names() -> list[str]:
 
 
 def parse_recipe(data: Any, source: str) -> Recipe:
-    """A recipe from plain data; `source` names it in messages. Raises SettingsError (unknown keys: with the nearest)."""
+    """A recipe from plain data; `source` names it. Raises SettingsError (an unknown key: with the nearest)."""
     if not isinstance(data, dict):
         raise SettingsError(f"{source}: expected a mapping with `rounds`, got {type(data).__name__}")
     return parse(Recipe, data, source)

@@ -42,7 +42,7 @@ class Round(Strict):
     @property
     def needs(self) -> Needs:
         """What the terms of this round ask for."""
-        total = Needs(teacher=False)
+        total = Needs()
         for term in self.terms:
             total = total | term.needs
         return total
@@ -86,7 +86,8 @@ class Recipe(Strict):
         """What must be there before the first round: pairs and states of the first, data and teacher of any."""
         first, rest = self.rounds[0].needs, [r.needs for r in self.rounds[1:]]
         teacher = self.student.init == "teacher" or any(n.teacher for n in (first, *rest)) or first.pairs
-        return Needs(first.data or any(n.data for n in rest), first.pairs, first.states, teacher)
+        data = first.data or any(n.data for n in rest)
+        return Needs(data=data, pairs=first.pairs, states=first.states, teacher=teacher)
 
     def override(self, overrides: Overrides) -> "Recipe":
         """This recipe with the settings of params.yaml over it. Raises SettingsError where they do not fit together."""

@@ -69,8 +69,8 @@ class TrainingSettings(Strict):
     batch: Annotated[int, Field(ge=1)] = 128
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Parts that a batch is split into, each with its own forward and backward pass."""
-    ema: Share = 0.02
-    """Half-life of the student's moving average, as a share of the round's images (0: none)."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    """Decay per update of the student's moving average, at most (1 + n) / (10 + n) after n updates; 0: no average."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
 
@@ -102,5 +102,5 @@ class Overrides(Strict):
     schedule: Literal["constant", "cosine", "linear"] | None = None
     warmup: Share | None = None
     clip: Annotated[float, Field(ge=0)] | None = None
-    ema: Share | None = None
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] | None = None

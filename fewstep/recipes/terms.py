@@ -3,7 +3,6 @@
 A new term: a class here (it joins `AnyTerm`), a file of the same name in fewstep/terms.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,19 +11,19 @@ from fewstep.configuration import Strict
 from fewstep.recipes.settings import LogNormalTimes, NativeTimes, Positive, RoleSettings, Share, Times, UniformTimes
 
 
-@dataclass(frozen=True)
-class Needs:
+class Needs(Strict):
     """What an objective asks for: real data, cached pairs, stored states of trajectories, a live teacher."""
 
     data: bool = False
     pairs: bool = False
-    states: None | str | tuple[int, ...] = None
-    teacher: bool = True
+    states: Literal["all"] | tuple[int, ...] | None = None
+    teacher: bool = False
 
     def __or__(self, other: "Needs") -> "Needs":
         lists = {self.states, other.states} - {None}
         states = None if not lists else lists.pop() if len(lists) == 1 else "all"
-        return Needs(self.data or other.data, self.pairs or other.pairs, states, self.teacher or other.teacher)
+        return Needs(data=self.data or other.data, pairs=self.pairs or other.pairs, states=states,
+                     teacher=self.teacher or other.teacher)
 
     def words(self) -> list[str]:
         """The needs as words for people, such as ["real data", "teacher"]."""
@@ -41,7 +40,7 @@ class TermSettings(Strict):
     @property
     def needs(self) -> Needs:
         """What this term asks for."""
-        return Needs(teacher=False)
+        return Needs()
 
     @property
     def roles(self) -> dict[str, RoleSettings]:
@@ -64,7 +63,7 @@ class Denoising(TermSettings):
 
     @property
     def needs(self) -> Needs:
-        return Needs(data=True, teacher=False)
+        return Needs(data=True)
 
 
 class Regression(TermSettings):
@@ -79,7 +78,7 @@ class Regression(TermSettings):
 
     @property
     def needs(self) -> Needs:
-        return Needs(pairs=True, states="all" if self.at == "states" else None, teacher=False)
+        return Needs(pairs=True, states="all" if self.at == "states" else None)
 
 
 class FlowMatching(TermSettings):
@@ -91,7 +90,7 @@ class FlowMatching(TermSettings):
 
     @property
     def needs(self) -> Needs:
-        return Needs(data=self.source == "data", pairs=self.source == "pairs", teacher=False)
+        return Needs(data=self.source == "data", pairs=self.source == "pairs")
 
 
 class Consistency(TermSettings):
@@ -111,7 +110,7 @@ class Consistency(TermSettings):
 
     @property
     def needs(self) -> Needs:
-        return Needs(data=True, teacher=False)
+        return Needs(data=True)
 
 
 class DistributionMatching(TermSettings):
@@ -149,7 +148,7 @@ class Adversarial(TermSettings):
 
     @property
     def needs(self) -> Needs:
-        return Needs(data=True, teacher=False)
+        return Needs(data=True)
 
     @property
     def trains(self) -> tuple[str, ...]:
