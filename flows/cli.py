@@ -1,0 +1,91 @@
+"""The `fewstep` command. A command lives in flows/commands/<name>.py, which has `add(app)`, and is imported when called.
+
+Every FewstepError becomes one line, `error: …`, with what to do below it, and its exit code: 1 failed, 2 bad settings
+or usage, 3 data differs, 4 not available, 5 busy, 130 interrupted. With `--json` the answer (or the error) is one JSON
+document on stdout. A traceback is shown for `--debug` and for what can only be a bug.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+import typer
+from typer.core import TyperGroup
+
+from fewstep.errors import FewstepError
+from flows.output import examples, json_error, report_error
+
+PANELS = {
+    "Run": ("run", "resume", "status"),
+    "Models": ("promote", "rollback", "sample", "lineage", "checkout"),
+    "Data and recipes": ("data", "recipes"),
+    "Schedules and servers": ("schedule", "serve", "ui"),
+    "Upkeep": ("doctor", "verify", "reconcile", "clean", "gc"),
+    "Single stages": ("stage",),
+}
+COMMANDS = {name: panel for panel, names in PANELS.items() for name in names}
+
+
+class LazyCommands(TyperGroup):
+    """Finds `fewstep NAME` in flows/commands/NAME.py; only the module that is asked for is imported."""
+
+    def list_commands(self, ctx) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx, cmd_name):
+        if cmd_name not in COMMANDS:
+            for name in COMMANDS:   # so that a mistyped name gets its nearest neighbour as an answer
+                self._load(name)
+            return None
+        self._load(cmd_name)
+        return self.commands.get(cmd_name)
+
+    def _load(self, name: str) -> None:
+        if name in self.commands or importlib.util.find_spec(f"flows.commands.{name}") is None:
+            return
+        app = typer.Typer(rich_markup_mode="rich")
+        importlib.import_module(f"flows.commands.{name}").add(app)
+        for key, command in typer.main.get_group(app).commands.items():
+            command.rich_help_panel = COMMANDS.get(key, COMMANDS[name])
+            self.commands[key] = command
+
+
+app = typer.Typer(cls=LazyCommands, rich_markup_mode="rich", no_args_is_help=True, add_completion=False,
+                  pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.callback(epilog=examples("fewstep run", "fewstep run --set distill.recipe=dmd2", "fewstep status",
+                              "fewstep sample fewstep-digits@champion --n 64 --out grid.png"))
+def fewstep(debug: bool = typer.Option(False, "--debug", help="Show tracebacks.")) -> None:
+    """Turn a many-step diffusion model into one that samples in one to a few steps."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script: runs the command and exits with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    own = arguments[:arguments.index("--")] if "--" in arguments else arguments
+    debug = "--debug" in own or os.environ.get("FEWSTEP_DEBUG") == "1"
+    arguments = [word for word in own if word != "--debug"] + arguments[len(own):]
+    try:
+        app(args=arguments, prog_name="fewstep")
+    except FewstepError as error:
+        if debug:
+            raise
+        if "--json" in own:
+            json_error(error)
+        report_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:     # the reader (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

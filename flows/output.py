@@ -1,0 +1,73 @@
+"""What commands print: one look for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fewstep.errors import FewstepError
+
+
+def console(*, stderr: bool = False):
+    """A rich console of the terminal's width; plain text of up to 100 columns where the output is no terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 100
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def emit(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """The answer of a reporting command: `data` as JSON when `as_json`, else whatever `show(console)` prints."""
+    if as_json:
+        print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    else:
+        show(console())
+
+
+def examples(*lines: str) -> str:
+    """An epilog for `--help`: one example per line (needs markup mode "rich")."""
+    return "\n".join(["[bold]Examples[/]", *("  [dim]$[/] " + line.replace("[", "\\[") for line in lines)])
+
+
+def report_error(error: BaseException) -> None:
+    """`error: …` on stderr and, below it, what to do. Long messages wrap at words, never inside a path."""
+    from rich.text import Text
+
+    out = console(stderr=True)
+    out.print(Text("error: ", style="bold red").append(str(error), style="default"), soft_wrap=True)
+    hint = getattr(error, "hint", None)
+    if hint:
+        out.print(Text("  → ", style="cyan").append(hint, style="default"), soft_wrap=True)
+
+
+def json_error(error: FewstepError) -> None:
+    """The error as the JSON document of a command that was called with `--json`."""
+    print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint,
+                                "exit_code": error.exit_code}}, ensure_ascii=False))
+
+
+def duration(seconds: float | None) -> str:
+    """`4 s`, `3 min 20 s`, `2 h 05 min`; an empty string for None."""
+    if seconds is None:
+        return ""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def count(number: float) -> str:
+    """`1234` as `1,234`."""
+    return f"{round(number):,}"
+
+
+def rate(per_second: float) -> str:
+    """Images per second with three significant digits: `0.35`, `41.2`, `1,830`."""
+    if per_second >= 1000:
+        return f"{float(f'{per_second:.3g}'):,.0f}"
+    return f"{per_second:.3g}"
