@@ -1,6 +1,6 @@
 """The registered form of a student: an MLflow pyfunc over a diffusers pipeline folder.
 
-MLflow stores this file beside the pipeline and runs it where the model is loaded (models-from-code; nothing is pickled),
+MLflow stores this file beside the pipeline and runs it where the model is loaded (models-from-code; no pickle is read),
 so it imports torch, diffusers, mlflow, numpy and pandas only. The folder's tree digest is verified before any of it is
 loaded, because MLflow itself does not check what it downloads.
 """

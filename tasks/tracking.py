@@ -61,10 +61,7 @@ class Tracking:
     def __init__(self, uri: str, artifacts: str | None, locks: Path):
         self.uri, self.artifacts, self.locks = uri, artifacts, Path(locks)
         self.locks.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
-        self.client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self._ready = False
+        self._client: mlflow.MlflowClient | None = None
 
     @classmethod
     def of(cls, workspace) -> "Tracking":
@@ -75,11 +72,10 @@ class Tracking:
         return cls(uri, artifacts, shared / "locks")
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls the client's `method`, after bringing the database up to date once.
+        """Calls the client's `method`.
 
         Raises NotAvailable when the server stays away through all attempts, FewstepError for what it refuses.
         """
-        self._prepare()
         return self._attempt(method, lambda: getattr(self.client, method)(*args, **kwargs))
 
     def find(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
@@ -105,16 +101,22 @@ class Tracking:
                                f"-x {found.experiment_id}` or use another name in params.yaml")  # fmt: skip
         return found.experiment_id
 
-    def _prepare(self) -> None:
-        if self._ready:
-            return
-        if urlsplit(self.uri).scheme not in ("http", "https"):
-            with locked(self.locks / "mlflow.lock"):
-                self._attempt("the database upgrade", lambda: _upgrade(self.uri))
-                # the stores add their default rows when first used: under the lock too
-                self._attempt("search_experiments", lambda: self.client.search_experiments(max_results=1))
-                self._attempt("search_registered_models", lambda: self.client.search_registered_models(max_results=1))
-        self._ready = True
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        """MLflow's own client. A database is created or migrated by one process at a time: making a client starts it."""
+        if self._client is None:
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_registry_uri(self.uri)
+            if urlsplit(self.uri).scheme in ("http", "https"):
+                self._client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            else:
+                with locked(self.locks / "mlflow.lock"):
+                    _upgrade(self.uri)
+                    self._client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                    # the stores add their default rows when first used: under the lock too
+                    self._client.search_experiments(max_results=1)
+                    self._client.search_registered_models(max_results=1)
+        return self._client
 
     def _attempt(self, what: str, action: Callable[[], Any]) -> Any:
         attempts = int(os.environ.get("FEWSTEP_MLFLOW_ATTEMPTS", ATTEMPTS))

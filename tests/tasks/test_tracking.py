@@ -1,0 +1,193 @@
+"""MLflow runs across failures: the same runs, every point once, none lost; many first users; an absent server."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fewstep.errors import NotAvailable
+from tasks.tracking import MlflowObserver, Tracking
+
+SETTINGS = {"name": "digits", "seed": 0, "distill": {"recipe": "kd"}}
+
+
+def workspace(folder, uri=None):
+    return SimpleNamespace(root=folder, shared=folder, mlflow_uri=uri or f"sqlite:///{folder}/mlflow.db")
+
+
+def observer(folder, run="run-1", settings=SETTINGS, uri=None):
+    return MlflowObserver(workspace(folder, uri), settings, SimpleNamespace(id=run))
+
+
+def outcome(state="made"):
+    return SimpleNamespace(state=state, manifest=SimpleNamespace(digest="d" * 64, summary={"samples": 7}))
+
+
+def runs(watcher):
+    return watcher.tracking.client.search_runs([watcher.experiment_id])
+
+
+def points(watcher, stage="distill"):
+    (run,) = [run for run in runs(watcher) if run.data.tags.get("fewstep.stage") == stage]
+    history = watcher.tracking.client.get_metric_history
+    return {name: [(m.step, m.value) for m in history(run.info.run_id, name)] for name in run.data.metrics}
+
+
+def test_a_run_becomes_a_parent_and_a_child_per_stage_that_worked(tmp_path):
+    watcher = observer(tmp_path)
+    watcher.start({"git.commit": "abc"})
+    watcher.stage_started("shard", "k0")
+    watcher.stage_finished("shard", outcome("current"), {})
+    watcher.stage_started("distill", "k1")
+    watcher.stage_progress("distill", 128, 256, metrics={"loss": 0.5}, step=128)
+    watcher.stage_warned("distill", "careful")
+    watcher.stage_finished("distill", outcome(), {"seconds": 2.5})
+    watcher.finish()
+    parent, child = sorted(runs(watcher), key=lambda run: run.data.tags["fewstep.kind"])
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    assert parent.data.params["distill.recipe"] == "kd" and parent.data.tags["fewstep.warning.distill"] == "careful"
+    assert child.data.tags["fewstep.digest"] == "d" * 64
+    assert child.data.metrics["loss"] == 0.5 and child.data.metrics["cost/seconds"] == 2.5
+    assert not list((tmp_path / "metrics").glob("*")) if (tmp_path / "metrics").exists() else True
+
+
+TRAIN = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from types import SimpleNamespace
+    import tasks.tracking as tracking
+    folder, first, last, die = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "die"
+    tracking.FLUSH_POINTS = 7   # so that points lie on both sides of the kill
+    workspace = SimpleNamespace(root=folder, shared=folder, mlflow_uri=f"sqlite:///{folder}/mlflow.db")
+    watcher = tracking.MlflowObserver(workspace, {"name": "digits"}, SimpleNamespace(id="run-1"))
+    watcher.start()
+    watcher.stage_started("distill", "key")
+    for step in range(first, last):
+        watcher.stage_progress("distill", step, 1000, metrics={"loss": 1 / step}, step=step)
+    if die:
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+    watcher.stage_finished("distill", SimpleNamespace(state="made", manifest=None), {})
+    watcher.finish()
+    """
+)
+
+
+def train(folder, first, last, die):
+    return subprocess.run([sys.executable, "-c", TRAIN, str(folder), str(first), str(last), "die" if die else "end"],
+                          capture_output=True, text=True, cwd=Path(__file__).parents[2])  # fmt: skip
+
+
+def test_killed_and_resumed_every_point_is_there_once(tmp_path):
+    killed = train(tmp_path, 1, 31, die=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    # the checkpoint lay at 25: 26 to 30 are computed again, what the kill left undelivered below 25 is not
+    resumed = train(tmp_path, 26, 41, die=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout == "" and resumed.stderr == ""  # MLflow's noise stays out of the terminal
+    watcher = observer(tmp_path)
+    watcher.start()
+    assert points(watcher)["loss"] == [(step, 1 / step) for step in range(1, 41)]
+    assert len(runs(watcher)) == 2
+
+
+def test_a_changed_stage_key_gets_a_run_of_its_own(tmp_path):
+    watcher = observer(tmp_path)
+    for key, value in (("before", 1.0), ("after", 2.0)):
+        watcher.stage_started("distill", key)
+        watcher.stage_progress("distill", 1, 2, metrics={"loss": value}, step=1)
+        watcher.stage_failed("distill", ValueError("boom"))
+    found = {run.data.tags["fewstep.key"]: run for run in runs(watcher) if "fewstep.key" in run.data.tags}
+    assert {key: run.data.metrics["loss"] for key, run in found.items()} == {"before": 1.0, "after": 2.0}
+    assert all(run.info.status == "FAILED" and run.data.tags["fewstep.error"] == "boom" for run in found.values())
+
+
+FIRST_USE = textwrap.dedent(
+    """
+    import os, sys, traceback
+    from pathlib import Path
+    from types import SimpleNamespace
+    from tasks.tracking import MlflowObserver
+    folder = Path(sys.argv[1])
+    workspace = SimpleNamespace(root=folder, shared=folder, mlflow_uri=f"sqlite:///{folder}/mlflow.db")
+
+    def use(number):
+        watcher = MlflowObserver(workspace, {"name": "digits"}, SimpleNamespace(id=f"run-{number}"))
+        watcher.stage_started("shard", "key")
+        watcher.stage_progress("shard", 5, 5, metrics={"loss": 1.0}, step=5)
+        watcher.stage_finished("shard", SimpleNamespace(state="made", manifest=None), {})
+        watcher.finish()
+
+    start, go = os.pipe()
+    children = []
+    for number in range(10):    # processes of their own, none of which has a connection yet
+        child = os.fork()
+        if child == 0:
+            os.close(go)
+            os.read(start, 1)   # returns in all of them when the parent closes the pipe
+            try:
+                use(number)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    os.close(go)
+    sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+    """
+)
+
+
+def test_ten_processes_start_on_an_empty_database_at_once(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FIRST_USE, str(tmp_path)], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[2], timeout=300)  # fmt: skip
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    watcher = observer(tmp_path)
+    watcher.start()
+    found = [run.data.tags["fewstep.run"] for run in runs(watcher)]
+    assert sorted(found) == sorted(2 * [f"run-{number}" for number in range(10)])
+
+
+def test_an_absent_server_is_a_clear_error_and_points_wait(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_MLFLOW_ATTEMPTS", "2")
+    with pytest.raises(NotAvailable, match=r"MLflow at http://\*\*\*@127.0.0.1:9 did not answer after 2 attempts") as info:
+        observer(tmp_path, uri="http://user:canary-password@127.0.0.1:9").start()
+    assert "canary" not in str(info.value) and "resume" in info.value.hint
+
+
+def test_points_of_a_stage_outlive_a_server_that_goes_away(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_MLFLOW_ATTEMPTS", "1")
+    watcher = observer(tmp_path)
+    watcher.stage_started("distill", "key")
+    watcher.stage_progress("distill", 1, 9, metrics={"loss": 1.0}, step=1)
+    real, watcher.tracking = watcher.tracking, Tracking("http://127.0.0.1:9", None, tmp_path / "locks")
+    watcher._children["distill"].last_flush = 0.0
+    watcher.stage_progress("distill", 2, 9, metrics={"loss": 2.0}, step=2)  # no error: training goes on
+    with pytest.raises(NotAvailable):
+        watcher.stage_finished("distill", outcome(), {})
+    assert real.uri.startswith('sqlite')
+    again = observer(tmp_path)
+    again.stage_started("distill", "key")
+    again.stage_finished("distill", outcome(), {})
+    assert points(again)["loss"] == [(1, 1.0), (2, 2.0)]
+
+
+def test_secrets_never_reach_the_database(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-in-the-environment")
+    settings = {"name": "digits", "server": {"remote": "https://me:canary-in-an-address@host/x", "token": "canary-token"}}
+    watcher = observer(tmp_path, settings=settings)
+    watcher.start({"note": "canary-in-the-environment"})
+    watcher.stage_started("shard", "key")
+    watcher.stage_warned("shard", "login with canary-in-the-environment failed")
+    watcher.stage_failed("shard", ValueError("no answer from https://me:canary-in-an-address@host"))
+    watcher.finish("FAILED")
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+    assert not found
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(runs(watcher))
