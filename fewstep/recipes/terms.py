@@ -145,6 +145,8 @@ class Adversarial(TermSettings):
     critic_weight: Annotated[float, Field(ge=0)] = 1e-2
     """Weight of the head's own loss in the turn of the network whose features it reads."""
     width: Annotated[int, Field(ge=1)] = 64
+    times: Times = UniformTimes(low=0.02, high=0.98)
+    """Noise levels of what is judged; equal to another term's, the same noised samples and network calls serve both."""
 
     @property
     def needs(self) -> Needs:

@@ -1,0 +1,26 @@
+"""The summands that objectives are made of. Their settings stand, torch-free, in fewstep/recipes/terms.py."""
+
+from fewstep.recipes.terms import TermSettings
+from fewstep.terms.adversarial import Adversarial
+from fewstep.terms.base import Term
+from fewstep.terms.consistency import Consistency
+from fewstep.terms.denoising import Denoising
+from fewstep.terms.distribution_matching import DistributionMatching
+from fewstep.terms.flow_matching import FlowMatching
+from fewstep.terms.regression import Regression
+
+TERMS: dict[str, type[Term]] = {
+    "adversarial": Adversarial,
+    "consistency": Consistency,
+    "denoising": Denoising,
+    "distribution_matching": DistributionMatching,
+    "flow_matching": FlowMatching,
+    "regression": Regression,
+}
+
+__all__ = ["TERMS", "Term", "build"]
+
+
+def build(settings: TermSettings) -> Term:
+    """The term of these settings."""
+    return TERMS[settings.term](settings)

@@ -1,0 +1,45 @@
+"""What a term is: a loss for each role that it trains, from one step's networks and keyed draws."""
+
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from fewstep.recipes.terms import TermSettings
+
+if TYPE_CHECKING:
+    from fewstep.training.step import Step
+
+S = TypeVar("S", bound=TermSettings)
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+class Term(Generic[S]):
+    """One summand of an objective.
+
+    A term is stateless between steps: what it trains besides the roles' networks stands in `heads`, which the loop
+    optimises and checkpoints.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, settings: S):
+        self.settings = settings
+        self.heads: dict[str, nn.Module] = {}
+
+    def prepare(self, step: "Step", seed: int) -> None:
+        """Builds `heads`, by the role in whose turn each is trained; called once, with a step to look at shapes.
+
+        Heads are initialised from `seed`.
+        """
+
+    def loss(self, step: "Step") -> Loss:
+        """The unweighted loss of the role `step.role` on one batch: a scalar, and named statistics for the log."""
+        raise NotImplementedError
+
+    def weight(self, role: str) -> float:
+        """Weight of the loss in the turn of `role`."""
+        return self.settings.weight
+
+    def reads_features(self, role: str) -> bool:
+        """Whether this term reads inner features of `role`, through which it differentiates in the student's turn."""
+        return False

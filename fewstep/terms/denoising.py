@@ -1,0 +1,46 @@
+"""Denoising score matching: what trains a teacher on data, and a fake score on the student's samples."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fewstep.prediction import from_pair
+from fewstep.recipes import terms as settings
+from fewstep.terms.base import Loss, Term
+from fewstep.terms.distances import per_sample, squared
+
+if TYPE_CHECKING:
+    from fewstep.denoiser import Denoiser, Prediction
+    from fewstep.training.step import Step
+
+
+def own_error(denoiser: "Denoiser", prediction: "Prediction", x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Squared error of what the network itself predicts, mean over dimensions: (N,).
+
+    epsilon |e - z|^2 (Ho et al., 2006.11239, eq. 14); v = alpha z - sigma x (Salimans and Ho, 2202.00512); flow z - x
+    (Lipman et al., 2210.02747); sample (1 + 1 / nu^2) |x' - x|^2 with nu = sigma / alpha, the weight that makes the
+    error of a preconditioned network unit-sized for unit data (Karras et al., 2206.00364, table 1).
+    """
+    kind, process = denoiser.prediction_type, denoiser.process
+    alpha, sigma = per_sample(process.alpha(t), x0), per_sample(process.sigma(t), x0)
+    output = from_pair(prediction.x0, prediction.epsilon, alpha, sigma, kind)
+    error = squared(output, from_pair(x0, noise, alpha, sigma, kind))
+    return error * (1 + (alpha / sigma).square()).flatten() if kind == "sample" else error
+
+
+class Denoising(Term[settings.Denoising]):
+    """E |network(x_t, t) - target|^2 over data x, noise z and time t."""
+
+    name = "denoising"
+
+    def loss(self, step: "Step") -> Loss:
+        student, x0, noise = step.student, step.data, step.normal("noise", like=step.data)
+        t = step.times(self.settings.times)
+        condition = step.condition
+        if condition is not None and student.null_class is not None and self.settings.class_dropout:
+            dropped = step.uniform("class-dropout") < self.settings.class_dropout
+            condition = torch.where(dropped, torch.full_like(condition, student.null_class), condition)
+        x_t = student.process.add_noise(x0, noise, t)
+        prediction = student.predict(x_t, t, condition)
+        return own_error(student, prediction, x0, noise, t).mean(), {}

@@ -1,0 +1,28 @@
+"""Distances between two batches, one value per sample."""
+
+import math
+
+from torch import Tensor
+
+
+def squared(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over dimensions of the squared difference: (N, ...), (N, ...) -> (N,)."""
+    return (x - y).square().flatten(1).mean(1)
+
+
+def pseudo_huber(x: Tensor, y: Tensor, huber: float) -> Tensor:
+    """sqrt(|x - y|^2 + c^2) - c with c = huber * sqrt(D) (Song and Dhariwal, 2310.14189, eq. 8): -> (N,).
+
+    huber = 0 gives the norm of the difference, with gradient 0 where it vanishes.
+    """
+    difference = (x - y).flatten(1)
+    c = huber * math.sqrt(difference.shape[1])
+    norm2 = difference.square().sum(1)
+    if c == 0:
+        return norm2.clamp_min(1e-24).sqrt()
+    return (norm2 + c * c).sqrt() - c
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """(N,) -> (N, 1, ...), ready to multiply `like` (N, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,57 @@
+"""Everything random in a step, as a pure function of (seed, round, step, purpose): no generator state to save."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.randomness import generator
+
+
+class Draws:
+    """The random tensors of one step's whole batch, each drawn once and shared by the parts of the batch.
+
+    Drawn on the CPU, so that every device trains on the same numbers, and moved to `device`.
+    """
+
+    def __init__(self, seed: int, round_index: int, step: int, batch: int, device: torch.device):
+        self.seed, self.round_index, self.step, self.batch, self.device = seed, round_index, step, batch, device
+        self._made: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make()` returned the first time this name was asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def _generator(self, name: str) -> torch.Generator:
+        return generator(self.seed, f"training/{name}", self.round_index, self.step)
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """(batch, *shape) N(0, I), float32."""
+        return self.once(
+            name, lambda: torch.randn(self.batch, *shape, generator=self._generator(name)).to(self.device)
+        )
+
+    def uniform(self, name: str) -> Tensor:
+        """(batch,) uniform in [0, 1), float64: noise levels are computed from it."""
+        return self.once(
+            name, lambda: torch.rand(self.batch, generator=self._generator(name), dtype=torch.float64).to(self.device)
+        )
+
+    def gaussian(self, name: str) -> Tensor:
+        """(batch,) N(0, 1), float64."""
+        return self.once(
+            name, lambda: torch.randn(self.batch, generator=self._generator(name), dtype=torch.float64).to(self.device)
+        )
+
+    def integers(self, name: str, high: int) -> Tensor:
+        """(batch,) uniform in 0 ... high - 1, int64."""
+        return self.once(
+            name, lambda: torch.randint(high, (self.batch,), generator=self._generator(name)).to(self.device)
+        )
+
+    def integer(self, name: str, high: int) -> int:
+        """One integer for the whole batch, uniform in 0 ... high - 1."""
+        return self.once(name, lambda: int(torch.randint(high, (), generator=self._generator(name))))

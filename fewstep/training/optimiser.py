@@ -1,0 +1,72 @@
+"""One role's optimiser: fused AdamW or RAdam, learning-rate schedule, clipping, and its state as named tensors."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.recipes.settings import OptimiserSettings
+
+
+def rate(settings: OptimiserSettings, progress: float) -> float:
+    """Learning rate over its peak at `progress` in [0, 1] of the round: linear warm-up, then the schedule."""
+    if progress < settings.warmup:
+        return progress / settings.warmup
+    left = (1 - progress) / max(1 - settings.warmup, 1e-12)
+    return {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[settings.schedule]
+
+
+class RoleOptimiser:
+    """Trains the parameters of one role: its network, and the heads that share its turn."""
+
+    def __init__(self, modules: dict[str, nn.Module], settings: OptimiserSettings, lr_scale: float = 1.0):
+        self.modules, self.settings, self.peak = modules, settings, settings.lr * lr_scale
+        self.names = [f"{part}.{name}" for part, module in modules.items() for name, _ in module.named_parameters()]
+        self.parameters = [p for module in modules.values() for p in module.parameters()]
+        common = {"lr": self.peak, "betas": settings.betas, "weight_decay": settings.weight_decay}
+        if settings.kind == "adamw":
+            self.optimiser = torch.optim.AdamW(self.parameters, fused=True, **common)
+        else:
+            self.optimiser = torch.optim.RAdam(self.parameters, decoupled_weight_decay=True, foreach=True, **common)
+
+    def train(self, wanted: bool) -> None:
+        """Whether the parameters take part in the graph: only in this role's own turn."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(wanted)
+
+    def step(self, progress: float) -> Tensor:
+        """One update at this share of the round, from the gradients there are; returns their norm before clipping."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.settings.clip:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.peak * rate(self.settings, progress)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments, by parameter and name."""
+        return {
+            f"{name}/{key}": torch.as_tensor(value)
+            for name, parameter in zip(self.names, self.parameters, strict=True)
+            for key, value in self.optimiser.state[parameter].items()
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes the moments of `state()`; raises ValueError if they are not this optimiser's."""
+        keys = {"exp_avg", "exp_avg_sq", "step"}
+        places = dict(zip(self.names, self.parameters, strict=True))
+        for full, value in state.items():
+            name, _, key = full.rpartition("/")
+            if name not in places or key not in keys or (key != "step" and value.shape != places[name].shape):
+                raise ValueError(f"optimiser state '{full}' of shape {tuple(value.shape)} fits no parameter")
+        for name, parameter in places.items():
+            own = {key: state[f"{name}/{key}"] for key in keys if f"{name}/{key}" in state}
+            if own and own.keys() != keys:
+                raise ValueError(f"optimiser state of '{name}' is incomplete")
+            if own:
+                steps = own["step"].cpu() if self.settings.kind == "radam" else own["step"].to(parameter.device)
+                moments = {key: own[key].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
+                self.optimiser.state[parameter] = {"step": steps, **moments}

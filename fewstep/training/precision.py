@@ -1,0 +1,30 @@
+"""Number formats of a step, and the fingerprint of what the bits of a run depend on besides its settings."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+
+def resolve(precision: str, device: torch.device) -> str:
+    """The format that "auto" means on this device: bfloat16 autocast on a GPU that computes in it, else float32."""
+    if precision != "auto":
+        return precision
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_it else "float32"
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """The context a loss is computed in. Weights, losses and optimiser stay float32."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def fingerprint(device: torch.device, precision: str) -> dict[str, str]:
+    """Equal fingerprints give equal bits."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "torch": torch.__version__,
+        "device": f"{device.type} {name}",
+        "threads": str(torch.get_num_threads()) if device.type == "cpu" else "any",
+        "precision": precision,
+    }

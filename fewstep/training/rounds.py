@@ -1,0 +1,267 @@
+"""The training loop of one round: turns, accumulation, moving average, exact checkpoints.
+
+Every start is a resume: the round goes on from the newest checkpoint in its folder. What is random in a step is a
+function of (seed, round, step), so a resumed round equals an uninterrupted one bit for bit under one fingerprint.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import DataDiffers, SettingsError
+from fewstep.randomness import derive
+from fewstep.recipes import Recipe
+from fewstep.terms import build
+from fewstep.training.checkpoints import Checkpoint, Checkpoints
+from fewstep.training.draws import Draws
+from fewstep.training.ema import Average, load_exactly
+from fewstep.training.identity import differences, tensor_digest
+from fewstep.training.optimiser import RoleOptimiser, rate
+from fewstep.training.precision import autocast, fingerprint, resolve
+from fewstep.training.progress import Figures, OnProgress
+from fewstep.training.sources import Sources
+from fewstep.training.step import Step
+
+if TYPE_CHECKING:
+    from fewstep.denoiser import Denoiser
+
+REPORTS, REPORT_STEPS = 200, 50
+"""A report is made at least so many times a round and at least every so many steps."""
+
+
+class RoundTrainer:
+    """Trains the networks of one round.
+
+    Args:
+        recipe: with the settings that the run uses (overrides applied).
+        round_index: which of its rounds, from 0.
+        networks: Denoiser by role. "student" and other trained roles change in place; "teacher" is frozen.
+        grid: native times of the student's steps.
+        sources: data and pairs.
+        images: training samples of this round, over all turns.
+        seed: of everything random.
+        folder: where checkpoints stand; None keeps none.
+        device: where to train.
+        checkpoint_seconds, checkpoint_images: a checkpoint is due after this long or this many images.
+        warn: told what the user should know, such as another fingerprint.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        round_index: int,
+        networks: dict[str, "Denoiser"],
+        grid: list[float],
+        sources: Sources,
+        *,
+        images: int,
+        seed: int = 0,
+        folder: Path | None = None,
+        device: torch.device | str = "cpu",
+        checkpoint_seconds: float = 20.0,
+        checkpoint_images: int | None = None,
+        warn: Callable[[str], None] = warnings.warn,
+    ):
+        self.recipe, self.round_index, self.round = recipe, round_index, recipe.rounds[round_index]
+        self.training, self.seed, self.images = recipe.training, seed, images
+        self.device, self.grid, self.sources, self.warn = torch.device(device), grid, sources, warn
+        self.steps = images // self.training.batch
+        self.cycle = [role for role, count in self.round.turns.items() for _ in range(count)]
+        self.checkpoint_seconds, self.checkpoint_images = checkpoint_seconds, checkpoint_images
+        self.where = f"recipe {recipe.name}, round {round_index + 1}"
+        if self.steps < 1:
+            raise SettingsError(f"{self.where}: {images} images are less than one batch of {self.training.batch}")
+
+        self.networks = {role: network.to(self.device).eval() for role, network in networks.items()}
+        for network in self.networks.values():
+            network.requires_grad_(False)
+        self.precision = resolve(self.training.precision, self.device)
+        self.fingerprints = [fingerprint(self.device, self.precision)]
+        self.terms = [build(settings) for settings in self.round.terms]
+        self.features = frozenset(r for r in self.networks for term in self.terms if term.reads_features(r))
+        self._prepare_heads()
+        self.optimisers = {role: self._optimiser(role) for role in self.round.turns}
+        self.average = Average(self.networks["student"], self.training.ema)
+        self.checkpoints = None if folder is None else Checkpoints(Path(folder), warn)
+        self.identity = self._identity()
+
+    def run(self, on_progress: OnProgress | None = None) -> "Denoiser":
+        """Trains to the end, from the newest checkpoint if there is one; returns the student with averaged weights.
+
+        Raises NonFinite (naming step, term and role), SettingsError for a checkpoint of other settings, DataDiffers for
+        one whose state is damaged or incomplete.
+        """
+        step, started, last_images = self._resume(), time.monotonic(), 0
+        interval = self._report_interval()
+        figures, trained = Figures(self.where), None
+        last_images = step * self.training.batch
+        while step < self.steps:
+            role = self.cycle[step % len(self.cycle)]
+            if role != trained:
+                for other, optimiser in self.optimisers.items():
+                    optimiser.train(other == role)
+                trained = role
+            self._step(step, role, figures)
+            step += 1
+            if step % interval and step < self.steps:
+                continue
+            means, done = figures.means(), step * self.training.batch
+            if self._due(started, done - last_images) or step == self.steps:
+                self._save(step)
+                started, last_images = time.monotonic(), done
+            if on_progress is not None:
+                on_progress(done, self.images, means)
+        return self._finished()
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def _view(self, step: int, role: str, draws: Draws, part: slice) -> Step:
+        progress = step / self.steps
+        return Step(role, self.networks, self.grid, self.sources, draws, part, progress, self.features)
+
+    def _step(self, step: int, role: str, figures: Figures) -> None:
+        batch, parts = self.training.batch, self.training.accumulate
+        draws = Draws(self.seed, self.round_index, step, batch, self.device)
+        for k in range(parts):
+            view = self._view(step, role, draws, slice(k * batch // parts, (k + 1) * batch // parts))
+            total: Tensor | None = None
+            with autocast(self.precision, self.device):
+                for term in self.terms:
+                    weight = term.weight(role)
+                    if role not in term.settings.trains or not weight:
+                        continue
+                    loss, statistics = term.loss(view)
+                    figures.require_finite(step, term.name, role, loss)
+                    figures.add(f"{role}/{term.name}", loss.detach())
+                    for name, value in statistics.items():
+                        figures.add(f"{role}/{term.name}/{name}", value)
+                    total = loss * weight if total is None else total + loss * weight
+            if total is None:
+                raise SettingsError(f"{self.where}: no term with a weight trains the role '{role}'")
+            (total / parts if parts > 1 else total).backward()
+        progress = (step + 1) / (self.steps + 1)
+        norm = self.optimisers[role].step(progress)
+        figures.require_finite(step, "the gradient", role, norm)
+        figures.add(f"{role}/gradient_norm", norm)
+        if role == "student":
+            figures.add("learning_rate", self.optimisers[role].peak * rate(self.recipe.optimiser, progress))
+            self.average.update(self._turns_before(step, role))
+
+    def _turns_before(self, step: int, role: str) -> int:
+        """How often `role` was trained before this step."""
+        cycles, rest = divmod(step, len(self.cycle))
+        return cycles * self.cycle.count(role) + self.cycle[:rest].count(role)
+
+    # --- set-up ------------------------------------------------------------------------------------------------------
+
+    def _prepare_heads(self) -> None:
+        draws = Draws(self.seed, self.round_index, 0, 2, self.device)
+        with torch.no_grad():
+            for number, term in enumerate(self.terms):
+                role = next(r for r in self.round.turns if r in term.settings.trains)
+                seed = derive(self.seed, "head", self.round_index, number)
+                term.prepare(self._view(0, role, draws, slice(None)), seed)
+
+    def _optimiser(self, role: str) -> RoleOptimiser:
+        modules = {role: self.networks[role]}
+        for number, term in enumerate(self.terms):
+            if role in term.heads:
+                modules[f"{role}-head-{number}-{term.name}"] = term.heads[role].requires_grad_(False)
+        scale = self.round.roles[role].lr_scale if role in self.round.roles else 1.0
+        return RoleOptimiser(modules, self.recipe.optimiser, scale)
+
+    def _report_interval(self) -> int:
+        wanted = max(1, min(REPORT_STEPS, self.steps // REPORTS))
+        return -(-wanted // len(self.cycle)) * len(self.cycle)
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _due(self, started: float, images: int) -> bool:
+        if self.checkpoint_images is not None:
+            return images >= self.checkpoint_images
+        return time.monotonic() - started >= self.checkpoint_seconds
+
+    def _identity(self) -> dict:
+        """What a checkpoint belongs to: another identity cannot continue it."""
+        recipe = self.recipe.resolved()
+        return {
+            "round": self.round_index,
+            "student": recipe["student"],
+            "optimiser": recipe["optimiser"],
+            "training": recipe["training"],
+            "objective": recipe["rounds"][self.round_index],
+            "images": self.images,
+            "seed": self.seed,
+            "world": 1,
+            "start": tensor_digest(self._weights()),
+            "sources": self.sources.digest(self.seed, self.training.batch),
+        }
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Trained tensors, by role and name (heads included)."""
+        return {
+            f"{part}/{name}": value
+            for optimiser in self.optimisers.values()
+            for part, module in optimiser.modules.items()
+            for name, value in module.state_dict().items()
+        }
+
+    def _save(self, step: int) -> None:
+        if self.checkpoints is None:
+            return
+        tensors = {f"weights/{name}": value for name, value in self._weights().items()}
+        tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
+        for role, optimiser in self.optimisers.items():
+            tensors |= {f"optimiser/{role}/{name}": value for name, value in optimiser.state().items()}
+        record = {"identity": self.identity, "fingerprints": self.fingerprints, "done": step == self.steps}
+        self.checkpoints.save(step, record, tensors)
+
+    def _resume(self) -> int:
+        found = self.checkpoints.latest() if self.checkpoints is not None else None
+        if found is None:
+            return 0
+        other = differences(found.record.get("identity", {}), self.identity)
+        if other:
+            folder, what = self.checkpoints.folder, "; ".join(other[:3])
+            raise SettingsError(
+                f"{self.where}: the checkpoint in {folder} is of other settings: {what}",
+                hint="restore the settings, or remove the folder to begin anew",
+            )
+        earlier = found.record["fingerprints"]
+        if earlier[-1] != self.fingerprints[0]:
+            changed = "; ".join(differences(earlier[-1], self.fingerprints[0]))
+            self.warn(f"{self.where} continues on another machine or library, not bit for bit the same: {changed}")
+            self.fingerprints = [*earlier, *self.fingerprints]
+        else:
+            self.fingerprints = earlier
+        try:
+            self._take(found)
+        except ValueError as error:
+            raise DataDiffers(f"{self.where}: checkpoint of step {found.step} does not fit: {error}") from error
+        return found.step
+
+    def _take(self, found: Checkpoint) -> None:
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimiser": {}}
+        for full, value in found.tensors.items():
+            kind, _, name = full.partition("/")
+            if kind not in groups:
+                raise ValueError(f"unknown tensor '{full}'")
+            groups[kind][name] = value
+        load_exactly(self._weights(), groups["weights"], "weights")
+        self.average.load(groups["average"])
+        for role, optimiser in self.optimisers.items():
+            prefix = f"{role}/"
+            own = {n.removeprefix(prefix): v for n, v in groups["optimiser"].items() if n.startswith(prefix)}
+            if not own and self._turns_before(found.step, role):
+                raise ValueError(f"the optimiser state of role '{role}' is missing")
+            optimiser.load(own)
+
+    def _finished(self) -> "Denoiser":
+        student = self.networks["student"].requires_grad_(False)
+        student.load_state_dict(self.average.weights)
+        return student

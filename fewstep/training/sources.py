@@ -1,0 +1,95 @@
+"""Where a round's batches come from: real data and cached teacher outputs, in an order keyed by (seed, position)."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import SettingsError
+from fewstep.randomness import Permutation, generator
+from fewstep.training.draws import Draws
+from fewstep.training.identity import tensor_digest
+
+
+class DataSource(Protocol):
+    """Real samples; fewstep.images.ImageSet is one."""
+
+    def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
+        """Samples `position ... position + size - 1` of an endless keyed order: x (size, ...), y (size,) or None."""
+
+
+class PairSource(Protocol):
+    """Teacher outputs; fewstep.trajectories.TrajectorySet is one."""
+
+    def batch(self, seed: int, position: int, size: int) -> dict[str, Any]:
+        """noise, x (size, ...), condition (size,), optionally states (size, S, ...) and times."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a round reads from; None where it needs nothing."""
+
+    data: DataSource | None = None
+    pairs: PairSource | None = None
+
+    def data_batch(self, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        """The real samples of this step's whole batch, on its device."""
+        if self.data is None:
+            raise SettingsError("this recipe needs real data; give `data`")
+        x, y = self.data.batch(draws.seed, draws.step * draws.batch, draws.batch)
+        return x.to(draws.device), None if y is None else y.to(draws.device)
+
+    def pair_batch(self, draws: Draws) -> dict[str, Tensor]:
+        """The pairs of this step's whole batch, on its device."""
+        if self.pairs is None:
+            raise SettingsError("this recipe needs cached pairs of the teacher")
+        batch = self.pairs.batch(draws.seed, draws.step * draws.batch, draws.batch)
+        return {name: value.to(draws.device) for name, value in batch.items() if isinstance(value, Tensor)}
+
+    def digest(self, seed: int, size: int) -> str:
+        """SHA-256 of the first batch of each source: by it a checkpoint knows that its data have changed."""
+        first: dict[str, Tensor] = {}
+        if self.data is not None:
+            x, y = self.data.batch(seed, 0, size)
+            first |= {"data": x} if y is None else {"data": x, "labels": y}
+        if self.pairs is not None:
+            first |= {n: v for n, v in self.pairs.batch(seed, 0, size).items() if isinstance(v, Tensor)}
+        return tensor_digest(first)
+
+
+class TensorData:
+    """Samples in memory, each epoch in a keyed order of its own."""
+
+    def __init__(self, x: Tensor, y: Tensor | None = None):
+        if not len(x) or (y is not None and len(y) != len(x)):
+            raise SettingsError(f"data: {len(x)} samples and {len(y) if y is not None else 'no'} labels")
+        if not torch.isfinite(x).all():
+            raise SettingsError("data: holds NaN or infinite values")
+        self.x, self.y = x.detach().float().cpu(), None if y is None else y.detach().long().cpu()
+        self._order: tuple[tuple[int, int], Permutation] | None = None
+
+    def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
+        """Samples of the endless order; see DataSource."""
+        n, indices = len(self.x), []
+        while size:
+            epoch, offset = divmod(position, n)
+            take = min(size, n - offset)
+            if self._order is None or self._order[0] != (seed, epoch):
+                self._order = ((seed, epoch), Permutation(n, seed, "data-order", epoch))
+            indices.append(self._order[1](torch.arange(offset, offset + take)))
+            position, size = position + take, size - take
+        chosen = torch.cat(indices)
+        return self.x[chosen], None if self.y is None else self.y[chosen]
+
+
+class ExactData:
+    """Fresh exact samples of a closed-form teacher, keyed by position."""
+
+    def __init__(self, teacher: Any):
+        self.teacher = teacher
+
+    def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
+        """`size` samples drawn for this position; labels where the teacher has classes."""
+        drawn = self.teacher.exact_samples(size, generator(seed, "exact-data", position))
+        return drawn if isinstance(drawn, tuple) else (drawn, None)
