@@ -1,0 +1,185 @@
+"""A network with its process, prediction type and condition: x0, epsilon, score and velocity at any (x, t).
+
+Losses and samplers speak to this class only; none of them asks "is this a flow or an epsilon network?".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import prediction
+from fewstep.adapters import Adapter, adapter_for
+from fewstep.errors import SettingsError
+from fewstep.prediction import PredictionType
+from fewstep.processes import Process, like
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says of x at t. Each reading is computed when it is asked for; all have the shape of x (N, …).
+
+    x, t: the input, t as (N,) float64. output: the (guided) output, of type `kind`. alpha, sigma: shaped to multiply x.
+    """
+
+    x: Tensor
+    t: Tensor
+    output: Tensor
+    kind: PredictionType
+    alpha: Tensor
+    sigma: Tensor
+    process: Process
+
+    def as_type(self, kind: PredictionType) -> Tensor:
+        """The prediction as `epsilon`, `sample`, `v_prediction` or `flow_prediction`."""
+        return prediction.convert(self.output, self.x, self.alpha, self.sigma, self.kind, kind)
+
+    @property
+    def x0(self) -> Tensor:
+        """The expected clean sample, E[x0 | x_t]."""
+        return prediction.to_x0(self.output, self.x, self.alpha, self.sigma, self.kind)
+
+    @property
+    def epsilon(self) -> Tensor:
+        """The expected noise, E[ε | x_t]."""
+        return prediction.to_epsilon(self.output, self.x, self.alpha, self.sigma, self.kind)
+
+    @property
+    def score(self) -> Tensor:
+        """∇ log p_t(x) = −ε/σ."""
+        return -self.epsilon / self.sigma
+
+    @property
+    def velocity(self) -> Tensor:
+        """dx/dt of the probability-flow ODE in the process's own time: α'(t) x0 + σ'(t) ε."""
+        alpha, sigma = (like(factor, self.x) for factor in self.process.derivatives(self.t))
+        return alpha * self.x0 + sigma * self.epsilon
+
+
+class Denoiser(nn.Module):
+    """A (trainable) denoiser.
+
+    Args:
+        network: called through `adapter`; any of its parameters may be frozen by the caller.
+        process: the noise process the network was trained in.
+        prediction_type: what adapter(network) returns: epsilon, sample, v_prediction or flow_prediction.
+        sample_shape: shape of one sample, (C, H, W) for images.
+        num_classes: classes a condition may name, 0 … num_classes−1; 0 for an unconditional network.
+        null_class: the label that means "no condition", if the network was trained with one.
+        adapter: how the network wants its input; by default what diffusers' UNet2DModel expects in this process.
+
+    `evaluations` counts network calls per sample since construction (a guided call counts 2).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        prediction_type: PredictionType,
+        sample_shape: tuple[int, ...],
+        num_classes: int = 0,
+        null_class: int | None = None,
+        adapter: Adapter | None = None,
+    ):
+        super().__init__()
+        if prediction_type not in prediction.PREDICTION_TYPES:
+            known = ", ".join(prediction.PREDICTION_TYPES)
+            raise SettingsError(f"unknown prediction type {prediction_type!r}; known: {known}")
+        self.network = network
+        self.process = process
+        self.prediction_type: PredictionType = prediction_type
+        self.sample_shape = tuple(int(side) for side in sample_shape)
+        self.num_classes = num_classes
+        self.null_class = null_class
+        self.adapter = adapter or adapter_for(process)
+        self.evaluations = 0
+
+    def predict(
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None, guidance: float | Tensor = 1.0
+    ) -> Prediction:
+        """Evaluate the network at x (N, …), native time t (a number or (N,)) and condition (N,) int64 or None.
+
+        guidance: the scale s of u + s (c − u) (Ho & Salimans, arXiv 2207.12598), a number or (N,). s = 1 is one plain
+        call; any other makes one call of 2N with the null class. Raises SettingsError where the network cannot follow.
+        """
+        t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
+        if isinstance(guidance, (int, float)) and guidance == 1:
+            output = self._evaluate(x, t, self._labels(condition, len(x), x.device))
+            self.evaluations += 1
+        else:
+            output = self._guided(x, t, condition, guidance)
+            self.evaluations += 2
+        return self._prediction(x, t, output)
+
+    def x0(
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None, guidance: float | Tensor = 1.0
+    ) -> Tensor:
+        """Short for `predict(...).x0`."""
+        return self.predict(x, t, condition, guidance).x0
+
+    def features(
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+    ) -> tuple[Prediction, list[Tensor]]:
+        """A prediction together with the output of the network's middle block (a list of one (N, …) tensor)."""
+        middle = getattr(self.network, "mid_block", None)
+        if middle is None:
+            raise SettingsError(f"{type(self.network).__name__} has no mid_block to take features from")
+        seen: list[Tensor] = []
+        handle = middle.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            result = self.predict(x, t, condition)
+        finally:
+            handle.remove()
+        return result, seen
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the weights, ready for JSON."""
+        return {
+            "process": self.process.to_dict(),
+            "prediction_type": self.prediction_type,
+            "adapter": self.adapter.to_dict(),
+            "sample_shape": list(self.sample_shape),
+            "num_classes": self.num_classes,
+            "null_class": self.null_class,
+        }
+
+    @classmethod
+    def described(cls, description: dict[str, Any], network: nn.Module) -> Denoiser:
+        """The denoiser that `describe` described, around `network`."""
+        fields = dict(description)
+        process = Process.from_dict(fields.pop("process"))
+        return cls(network, process, adapter=Adapter.from_dict(fields.pop("adapter")), **fields)
+
+    def _prediction(self, x: Tensor, t: Tensor, output: Tensor) -> Prediction:
+        alpha, sigma = like(self.process.alpha(t), x), like(self.process.sigma(t), x)
+        return Prediction(x, t, output, self.prediction_type, alpha, sigma, self.process)
+
+    def _evaluate(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        output = self.adapter(self.network, self.process, x, t, labels)
+        return output.to(x.dtype)
+
+    def _guided(self, x: Tensor, t: Tensor, condition: Tensor | None, guidance: float | Tensor) -> Tensor:
+        if condition is None or self.null_class is None:
+            missing = "a condition" if condition is None else "a network that was trained with a null class"
+            raise SettingsError(f"guidance {guidance} needs {missing}", hint="set guidance to 1.0")
+        labels = self._labels(condition, len(x), x.device)
+        nothing = torch.full_like(labels, self.null_class)
+        both = self._evaluate(torch.cat([x, x]), torch.cat([t, t]), torch.cat([nothing, labels]))
+        without, given = both.chunk(2)
+        return without + like(torch.as_tensor(guidance, device=x.device), x) * (given - without)
+
+    def _labels(self, condition: Tensor | None, count: int, device: torch.device) -> Tensor | None:
+        if self.num_classes == 0:
+            if condition is not None:
+                raise SettingsError("this network is unconditional; leave the condition out")
+            return None
+        if condition is None:
+            if self.null_class is None:
+                raise SettingsError(f"this network needs a condition: a class of 0 … {self.num_classes - 1} per sample")
+            return torch.full((count,), self.null_class, dtype=torch.int64, device=device)
+        if condition.shape != (count,):
+            raise SettingsError(f"the condition must be ({count},) class labels, got shape {tuple(condition.shape)}")
+        return condition.to(device=device, dtype=torch.int64)

@@ -1,0 +1,127 @@
+"""Networks of our own making: a small diffusers UNet, a residual MLP for vectors, and keyed initial weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.errors import SettingsError
+
+
+def new_unet(
+    size: int,
+    channels: int,
+    num_classes: int = 0,
+    block_out_channels: Sequence[int] = (32, 64),
+    layers: int = 1,
+    null_class: bool = True,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """A diffusers UNet2DModel of convolutions, with attention in the middle block only.
+
+    Args:
+        size: height and width of the images; divisible by 2 for each block but the last.
+        channels: of the images. num_classes: 0 for unconditional.
+        block_out_channels: width per resolution, each a multiple of 8. layers: residual blocks per resolution.
+        null_class: adds label `num_classes`, "no condition", for guidance.
+        generator: draws the weights; by default one seeded with 0. The global generator is not touched.
+    Raises SettingsError for widths or sizes that do not fit.
+    """
+    from diffusers import UNet2DModel
+
+    widths = tuple(block_out_channels)
+    if not widths or any(width % 8 or width <= 0 for width in widths):
+        raise SettingsError(f"block_out_channels must be positive multiples of 8, got {list(widths)}")
+    if size % 2 ** (len(widths) - 1):
+        raise SettingsError(f"images of {size} pixels cannot be halved {len(widths) - 1} times")
+    return build(
+        lambda: UNet2DModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            layers_per_block=layers,
+            block_out_channels=widths,
+            norm_num_groups=8,
+            down_block_types=("DownBlock2D",) * len(widths),
+            up_block_types=("UpBlock2D",) * len(widths),
+            num_class_embeds=(num_classes + bool(null_class)) or None if num_classes else None,
+        ),
+        generator,
+    )
+
+
+class ResidualMLP(nn.Module):
+    """A denoiser network for small vectors: residual layers with time and class embedding, for the adapter `Angle`.
+
+    Args:
+        sample_shape: shape of one sample. labels: number of labels, the null label included; 0 for none.
+        width, depth: of the residual layers.
+    """
+
+    def __init__(self, sample_shape: Sequence[int], labels: int = 0, width: int = 128, depth: int = 3):
+        super().__init__()
+        self.config = {"sample_shape": list(sample_shape), "labels": labels, "width": width, "depth": depth}
+        size = math.prod(sample_shape)
+        self.frequencies = 8
+        self.embed_time = nn.Linear(2 * self.frequencies + 2, width)
+        self.embed_label = nn.Embedding(labels, width) if labels else None
+        self.enter = nn.Linear(size, width)
+        self.blocks = nn.ModuleList(_Residual(width) for _ in range(depth))
+        self.mid_block = _Residual(width)
+        self.leave = nn.Linear(width, size)
+
+    def forward(self, x: Tensor, angle: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x (N, …) of unit variance, angle (N,) in [0, π/2], labels (N,) int64 → v (N, …)."""
+        octaves = angle[:, None] * 2.0 ** torch.arange(self.frequencies, dtype=angle.dtype, device=angle.device)
+        level = torch.stack([angle.sin().clamp(min=1e-3).log(), angle.cos().clamp(min=1e-3).log()], dim=1)
+        embedding = self.embed_time(torch.cat([octaves.sin(), octaves.cos(), level], dim=1))
+        if self.embed_label is not None and labels is not None:
+            embedding = embedding + self.embed_label(labels)
+        hidden = self.enter(x.flatten(1))
+        for block in (*self.blocks, self.mid_block):
+            hidden = block(hidden + embedding)
+        return self.leave(hidden).reshape(x.shape)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.first, self.second = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.second(nn.functional.silu(self.first(self.norm(hidden))))
+
+
+def build(make: Callable[[], nn.Module], generator: torch.Generator | None = None) -> nn.Module:
+    """The module that `make` describes, in evaluation mode, with weights from `generator` (CPU; default: seed 0)."""
+    with torch.device("meta"):
+        module = make()
+    return initialise(module.to_empty(device="cpu"), generator or torch.Generator().manual_seed(0)).eval()
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Draw PyTorch's default initial weights from `generator` instead of the global one.
+
+    Knows linear, convolution, embedding and normalisation layers; SettingsError for any other layer with parameters.
+    """
+    for name, layer in module.named_modules():
+        own = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
+        if not own:
+            continue
+        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            if layer.bias is not None:
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                layer.bias.uniform_(-bound, bound, generator=generator)
+        elif isinstance(layer, nn.Embedding):
+            layer.weight.normal_(generator=generator)
+        elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        else:
+            raise SettingsError(f"no initial weights are known for {name or 'the network'} ({type(layer).__name__})")
+    return module

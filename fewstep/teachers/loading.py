@@ -1,0 +1,57 @@
+"""A saved pipeline folder → Denoiser. Only JSON and safetensors are read; no code from the folder runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from torch import nn
+
+from fewstep.adapters import Adapter
+from fewstep.denoiser import Denoiser
+from fewstep.errors import SettingsError
+from fewstep.processes import Process
+from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
+from fewstep.teachers.schedulers import read_scheduler
+
+
+def load_teacher(folder: str | os.PathLike) -> Denoiser:
+    """The teacher in a diffusers pipeline folder with a UNet2DModel, frozen and in evaluation mode, on the CPU.
+
+    Process, prediction type and preconditioning come from fewstep.json where we saved the folder, else from the
+    scheduler's configuration (so sampling follows the probability-flow ODE, without a scheduler's clipping).
+    Raises SettingsError as `inspect_teacher` does, and for weights that do not fit the configuration.
+    """
+    info = inspect_teacher(folder)
+    network = load_network(info.folder / "unet")
+    if info.description is not None:
+        process = Process.from_dict(info.description["process"])
+        prediction_type = info.description["prediction_type"]
+        adapter = Adapter.from_dict(info.description["adapter"])
+    else:
+        process, prediction_type, adapter = read_scheduler(info)
+    denoiser = Denoiser(
+        network, process, prediction_type, info.sample_shape, info.num_classes, info.null_class, adapter
+    )
+    return denoiser.requires_grad_(False).eval()
+
+
+def load_network(folder: Path) -> nn.Module:
+    """A UNet2DModel from its folder, safetensors only, every weight accounted for."""
+    with torch.random.fork_rng(devices=[]):  # building a network may draw from the global generator
+        try:
+            network, loading = UNet2DModel.from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise SettingsError(f"{folder}: the UNet2DModel cannot be loaded: {first}") from error
+    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
+    if wrong:
+        raise SettingsError(f"{folder}: {len(wrong)} weights do not fit the configuration, such as {wrong[0]}")
+    return network.eval()
+
+
+__all__ = ["TeacherInfo", "inspect_teacher", "load_network", "load_teacher"]

@@ -1,0 +1,47 @@
+"""Denoiser → a pipeline folder that stock diffusers loads, with a fewstep.json for our own loader."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from fewstep.denoiser import Denoiser
+from fewstep.errors import SettingsError
+from fewstep.teachers.inspection import DESCRIPTION, FORMAT
+from fewstep.teachers.schedulers import stock_scheduler
+
+
+def save_teacher(denoiser: Denoiser, folder: str | os.PathLike) -> None:
+    """Write a teacher as a stock pipeline folder: safetensors and JSON only, the same bytes for the same weights.
+
+    The pipeline is ConsistencyModelPipeline, which passes class labels, with the scheduler that fits the process.
+    Raises SettingsError for a network that is no UNet2DModel.
+    """
+    scheduler = stock_scheduler(denoiser.process, denoiser.prediction_type, denoiser.adapter)
+    write_pipeline(denoiser, folder, scheduler, {"role": "teacher"})
+
+
+def write_pipeline(denoiser: Denoiser, folder: str | os.PathLike, scheduler: Any, extra: dict[str, Any]) -> None:
+    """The parts that teachers and students share: unet/, scheduler/, model_index.json, fewstep.json."""
+    if not isinstance(denoiser.network, diffusers.UNet2DModel):
+        raise SettingsError(f"only a UNet2DModel is saved as a pipeline folder, not {type(denoiser.network).__name__}")
+    folder = Path(folder)
+    pipeline = diffusers.ConsistencyModelPipeline(unet=denoiser.network, scheduler=scheduler)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    config = folder / "unet" / "config.json"
+    unet = json.loads(config.read_bytes())
+    unet.pop("_name_or_path", None)  # the folder it was once loaded from
+    write_json(config, unet)
+    index = json.loads((folder / "model_index.json").read_bytes())
+    index.pop("_name_or_path", None)
+    write_json(folder / "model_index.json", index)
+    write_json(folder / DESCRIPTION, {"format": FORMAT, **extra, **denoiser.describe()})
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Sorted, indented, with a newline at the end: the same bytes for the same data."""
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,72 @@
+"""A diffusers scheduler's configuration as process + prediction type + adapter, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import torch
+
+from fewstep.adapters import Adapter, Preconditioned, Timestep, adapter_for
+from fewstep.errors import SettingsError
+from fewstep.prediction import PredictionType
+from fewstep.processes import EDM, Flow, Process, VariancePreserving
+from fewstep.teachers.inspection import CONSISTENCY_SCHEDULERS, EDM_SCHEDULERS, TeacherInfo
+
+
+def read_scheduler(info: TeacherInfo) -> tuple[Process, PredictionType, Adapter]:
+    """What the scheduler of an inspected folder says about the network's training."""
+    config, name = info.scheduler_config, info.scheduler
+    if info.process == "flow":
+        return Flow(), info.prediction_type, Timestep(float(config.get("num_train_timesteps", 1000)))
+    if name in EDM_SCHEDULERS:
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction not in ("epsilon", "v_prediction"):
+            raise SettingsError(f"{info.folder}: {name} with prediction_type {prediction!r} is not supported")
+        scheduler = getattr(diffusers, name).from_config(config).config
+        process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
+        return process, "sample", Preconditioned("edm", scheduler.sigma_data, sign=1.0 if prediction == "epsilon" else -1.0)
+    if name in CONSISTENCY_SCHEDULERS:
+        scheduler = getattr(diffusers, name).from_config(config).config
+        process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
+        return process, "sample", Preconditioned("consistency", scheduler.sigma_data, scheduler.sigma_min)
+    scheduler = getattr(diffusers, name).from_config(config)
+    process = VariancePreserving(tuple(scheduler.alphas_cumprod.double().tolist()))
+    return process, info.prediction_type, adapter_for(process)
+
+
+def stock_scheduler(process: Process, prediction_type: PredictionType, adapter: Adapter) -> Any:
+    """The stock scheduler that stands for a denoiser in a saved pipeline folder.
+
+    Raises SettingsError for a network that no stock scheduler can drive (our own adapter `angle`).
+    """
+    if isinstance(process, VariancePreserving) and isinstance(adapter, Timestep):
+        kind = prediction_type if prediction_type != "flow_prediction" else None
+        if kind is not None:
+            return diffusers.DDIMScheduler(
+                **chain(process), prediction_type=kind, clip_sample=False, timestep_spacing="trailing"
+            )
+    if isinstance(process, Flow) and isinstance(adapter, Timestep) and prediction_type == "flow_prediction":
+        return diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=int(adapter.scale))
+    if isinstance(process, EDM) and isinstance(adapter, Preconditioned):
+        ends = {"sigma_min": process.sigma_min, "sigma_max": process.sigma_max, "rho": process.rho}
+        if adapter.variant == "edm":
+            kind = "epsilon" if adapter.sign > 0 else "v_prediction"
+            return diffusers.EDMEulerScheduler(**ends, sigma_data=adapter.sigma_data, prediction_type=kind)
+        return diffusers.CMStochasticIterativeScheduler(**ends, sigma_data=adapter.sigma_data, clip_denoised=False)
+    raise SettingsError(
+        f"no stock diffusers scheduler drives a {prediction_type} network in a {process.kind} process "
+        f"through the adapter {adapter.kind!r}"
+    )
+
+
+def chain(process: VariancePreserving, timesteps: int | None = None) -> dict[str, Any]:
+    """Arguments of a beta scheduler for the first `timesteps` of a chain (all by default), by name where it has one."""
+    table = torch.tensor(process.alphas_cumprod[:timesteps], dtype=torch.float64)
+    length = len(table)
+    for name in ("squaredcos_cap_v2", "linear"):
+        named = diffusers.DDIMScheduler(beta_schedule=name, num_train_timesteps=length)
+        if torch.equal(named.alphas_cumprod.double().clamp(1e-12, 1 - 1e-9), table):
+            return {"beta_schedule": name, "num_train_timesteps": length}
+    betas = 1 - table / torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]])
+    return {"trained_betas": betas.tolist(), "num_train_timesteps": length}
