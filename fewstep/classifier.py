@@ -1,13 +1,16 @@
-"""A small image classifier whose few features are the space in which samples are judged.
+"""The few features in which samples are judged: of a small classifier, or principal components without classes.
 
-It is trained on the fit split only, so neither the teacher's images nor the reference images have shaped the ruler.
+Both are fitted on the fit split only, so neither the teacher's images nor the reference images have shaped the ruler.
 """
 
 import json
+import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -104,7 +107,7 @@ def train_classifier(
         NonFinite: the loss stopped being a number.
     """
     fits = len(images) == len(labels) > 0
-    if not (fits and 0 <= int(labels.min()) and int(labels.max()) < num_classes):
+    if not (fits and int(labels.min()) >= 0 and int(labels.max()) < num_classes):
         raise SettingsError(
             f"the classifier needs images and one label in [0, {num_classes}) for each; "
             f"got {len(images)} images and {len(labels)} labels"
@@ -153,31 +156,57 @@ def accuracy(model: Classifier, images: Tensor, labels: Tensor, batch: int = 256
     return right / len(images)
 
 
-def save_classifier(model: Classifier, folder: Path) -> None:
-    """Writes classifier.safetensors and classifier.json (its architecture) into an existing folder."""
-    save_file(model.state_dict(), folder / "classifier.safetensors")
-    described = {
-        "shape": list(model.shape),
-        "num_classes": model.num_classes,
-        "features": model.embed.out_features,
-        "width": model.width,
-    }
-    (folder / "classifier.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+class PrincipalComponents(nn.Module):
+    """Projections of (N, C, H, W) images in [-1, 1] on the leading principal components, in the images' own units."""
+
+    def __init__(self, shape: tuple[int, int, int], features: int):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.register_buffer("mean", torch.zeros(math.prod(shape)))
+        self.register_buffer("components", torch.zeros(features, math.prod(shape)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, features) coordinates."""
+        return (images.flatten(1) - self.mean) @ self.components.T
 
 
-def load_classifier(folder: Path) -> Classifier:
-    """Reads what `save_classifier` wrote, ready for inference.
+def fit_components(images: Tensor, features: int = 16) -> PrincipalComponents:
+    """Principal components of (N, C, H, W) images, for data without classes. Raises SettingsError if N ≤ features."""
+    if len(images) <= features:
+        raise SettingsError(f"{features} principal components need more than {features} images, got {len(images)}")
+    model = PrincipalComponents(tuple(images.shape[1:]), features)
+    fitted = PCA(features, svd_solver="full").fit(images.flatten(1).double().numpy())
+    model.mean.copy_(torch.from_numpy(fitted.mean_))
+    model.components.copy_(torch.from_numpy(fitted.components_))
+    return model
+
+
+def save_features(model: Classifier | PrincipalComponents, folder: Path) -> None:
+    """Writes features.safetensors and features.json (kind and architecture) into an existing folder."""
+    if isinstance(model, Classifier):
+        described = {"kind": "classifier", "num_classes": model.num_classes, "width": model.width}
+        described["features"] = model.embed.out_features
+    else:
+        described = {"kind": "pca", "features": len(model.components)}
+    save_file(model.state_dict(), folder / "features.safetensors")
+    described["shape"] = list(model.shape)
+    (folder / "features.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+
+
+def load_features(folder: Path) -> Classifier | PrincipalComponents:
+    """Reads what `save_features` wrote, ready for inference.
 
     Raises:
         SettingsError: the files are missing.
-        DataDiffers: the weights do not fit the described architecture.
+        DataDiffers: they are damaged or do not fit each other.
     """
-    described, weights = folder / "classifier.json", folder / "classifier.safetensors"
-    if not (described.is_file() and weights.is_file()):
-        raise SettingsError(f"{folder}: no classifier here (classifier.json and classifier.safetensors are needed)")
-    model = Classifier(**json.loads(described.read_text()))
-    state, wanted = load_file(weights), model.state_dict()
-    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in wanted.items()}:
-        raise DataDiffers(f"{weights}: the weights do not fit {described.name}")
-    model.load_state_dict(state)
+    description, weights = Path(folder) / "features.json", Path(folder) / "features.safetensors"
+    if not (description.is_file() and weights.is_file()):
+        raise SettingsError(f"{folder}: no features here (features.json and features.safetensors are needed)")
+    try:
+        described = json.loads(description.read_text())
+        model = {"classifier": Classifier, "pca": PrincipalComponents}[described.pop("kind")](**described)
+        model.load_state_dict(load_file(weights))
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise DataDiffers(f"{weights}: the weights do not fit {description.name}: {error}") from error
     return model.eval().requires_grad_(False)

@@ -1,1 +1,20 @@
 """Distances between samples and reality, each with the protocol it was measured under."""
+
+import importlib
+
+_HOMES = {
+    "Protocol": "protocol", "ProtocolsDiffer": "protocol", "Value": "protocol", "ensure_comparable": "protocol",
+    "Moments": "moments", "frechet_bias": "frechet", "frechet_distance": "frechet", "frechet_extrapolated": "frechet",
+    "kernel_distance": "kernel", "kernel_distance_difference": "kernel", "precision_recall": "neighbours",
+    "memorisation": "neighbours", "nearest_distances": "neighbours", "agreement": "same_noise",
+    "sliced_wasserstein": "sliced", "Extractor": "features", "load_extractor": "features",
+    "Examination": "examination",
+}  # fmt: skip
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    """Loads a metric when it is first asked for: protocols are read where no torch is wanted."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from fewstep.classifier import accuracy, load_classifier, save_classifier, train_classifier
+from fewstep.classifier import accuracy, fit_components, load_features, save_features, train_classifier
 from fewstep.errors import DataDiffers, SettingsError
 
 
@@ -46,10 +46,23 @@ def test_training_repeats_bit_for_bit_and_leaves_the_global_generator_alone(digi
 
 
 def test_saved_and_loaded_it_is_the_same(model, digits, tmp_path):
-    save_classifier(model, tmp_path)
-    loaded = load_classifier(tmp_path)
+    save_features(model, tmp_path)
+    loaded = load_features(tmp_path)
     assert torch.equal(loaded.features(digits[0][:10]), model.features(digits[0][:10]))
     assert torch.equal(loaded(digits[0][:10]), model(digits[0][:10]))
+
+
+def test_components_of_images_without_classes(digits, tmp_path):
+    model = fit_components(digits[0][:300], 5)
+    features = model.features(digits[0][:300])
+    assert features.shape == (300, 5) and features.mean(0).abs().max() < 1e-4
+    covariance = features.T.cov()
+    assert (covariance - covariance.diag().diag()).abs().max() < 1e-3
+    assert (covariance.diag().diff() <= 0).all()
+    save_features(model, tmp_path)
+    assert torch.equal(load_features(tmp_path).features(digits[0][:9]), model.features(digits[0][:9]))
+    with pytest.raises(SettingsError, match="more than 16 images"):
+        fit_components(digits[0][:16])
 
 
 def test_other_sizes_and_channels():
@@ -64,10 +77,10 @@ def test_bad_input_is_refused(model, tmp_path):
         train_classifier(images, torch.tensor([0, 1, 2, 10]), 10, seed=0)
     with pytest.raises(SettingsError, match="16 features"):
         train_classifier(images, torch.zeros(4, dtype=torch.long), 10, seed=0, features=17)
-    with pytest.raises(SettingsError, match="no classifier here"):
-        load_classifier(tmp_path)
-    save_classifier(model, tmp_path)
-    described = tmp_path / "classifier.json"
+    with pytest.raises(SettingsError, match="no features here"):
+        load_features(tmp_path)
+    save_features(model, tmp_path)
+    described = tmp_path / "features.json"
     described.write_text(described.read_text().replace('"features": 16', '"features": 8'))
     with pytest.raises(DataDiffers, match="do not fit"):
-        load_classifier(tmp_path)
+        load_features(tmp_path)

@@ -1,0 +1,139 @@
+"""A measured value never travels without its protocol, and values under different protocols are never compared.
+
+No torch here: promotion and summaries read values without loading a network.
+"""
+
+import hashlib
+import json
+import math
+
+from pydantic import Field
+
+from fewstep.configuration import Strict
+from fewstep.errors import SettingsError
+
+CONFIDENCE = 0.95
+"""Level of every interval in this project."""
+NORMAL_QUANTILE = 1.959963984540054
+"""Two-sided standard normal quantile at `CONFIDENCE`."""
+
+
+class ProtocolsDiffer(SettingsError):
+    """Two values that were to be compared were measured differently. The message says what differs."""
+
+
+class Protocol(Strict):
+    """All that must agree before two values of one metric may be compared.
+
+    What was measured (student or solver, its steps) is no part of it: that stands in `Value.subject`.
+    """
+
+    metric: str
+    samples: int = Field(ge=1)
+    seed: int
+    """Seed of the sampling noise and of the order in which samples are split."""
+    noise: str
+    """Purpose under which the noise is keyed, or the split that real samples come from."""
+    conditions: str
+    """How the classes asked for were chosen."""
+    reference: str
+    """What the samples were compared with, in words."""
+    reference_samples: int = Field(ge=0)
+    reference_digest: str
+    """SHA-256 of the reference images (or of what else the value refers to)."""
+    features: str
+    """Name of the feature extractor; never Inception's unless it is."""
+    features_digest: str
+    dimensions: int = Field(ge=1)
+    value_range: str = "[-1, 1]"
+    clipped: bool = True
+    quantised: str = "8 bit"
+    resized: str = "no"
+    parameters: dict[str, int | float | str] = {}
+    """Of the metric itself: k, kernel, subsets, confidence."""
+
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of all fields; equal digests mean equal protocols."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def differences(self, other: "Protocol") -> list[str]:
+        """`field: this one, that one` for every field that differs."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return [f"{name}: {mine[name]!r}, {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+
+class Value(Strict):
+    """One measured number with what it takes to read it."""
+
+    value: float
+    n: int = Field(ge=1)
+    """Samples behind the value."""
+    interval: tuple[float, float] | None
+    """95 % confidence interval; None where the number is exact."""
+    protocol: Protocol
+    subject: str
+    """What was measured, such as `student, 1 step`."""
+
+    def minus(self, other: "Value") -> float:
+        """This value minus another under the same protocol. Raises ProtocolsDiffer."""
+        ensure_comparable(self, other)
+        return self.value - other.value
+
+    def over(self, other: "Value") -> float:
+        """This value divided by another under the same protocol.
+
+        Raises:
+            ProtocolsDiffer: the protocols differ.
+            SettingsError: the other value is not positive, so that a ratio says nothing.
+        """
+        ensure_comparable(self, other)
+        if other.value <= 0:
+            raise SettingsError(
+                f"{self.protocol.metric}: no ratio to {other.value:.4g} ({other.subject}), which is not positive"
+            )
+        return self.value / other.value
+
+    def above_floor(self, floor: "Value") -> float:
+        """Excess over the real-against-real floor, which may differ in its samples and in nothing else.
+
+        Only for metrics whose expectation does not depend on the number of samples (extrapolated Fréchet, unbiased
+        KID). Raises ProtocolsDiffer.
+        """
+        alike = {"samples": 1, "noise": "", "conditions": "", "seed": 0}
+        ensure_comparable(self.model_copy(update={"protocol": self.protocol.model_copy(update=alike)}),
+                          floor.model_copy(update={"protocol": floor.protocol.model_copy(update=alike)}))
+        return self.value - floor.value
+
+
+def ensure_comparable(a: Value, b: Value) -> None:
+    """Raises ProtocolsDiffer, naming what differs, unless both values were measured under one protocol."""
+    found = a.protocol.differences(b.protocol)
+    if found:
+        raise ProtocolsDiffer(
+            f"{a.subject} and {b.subject} cannot be compared, their protocols differ in {'; '.join(found)}"
+        )
+
+
+def rounded(x: float) -> float | None:
+    """Six significant digits, the precision of every stored number; None for NaN and infinity, which JSON lacks."""
+    return float(f"{x:.6g}") if math.isfinite(x) else None
+
+
+def store(values: dict[str, Value], protocols: dict[str, dict]) -> dict[str, dict]:
+    """Values as JSON: each `{value, n, interval, protocol: digest}`; the protocols themselves go into `protocols`."""
+    stored = {}
+    for name, value in values.items():
+        digest = value.protocol.digest()
+        protocols[digest] = value.protocol.model_dump()
+        interval = None if value.interval is None else [rounded(x) for x in value.interval]
+        stored[name] = {"value": rounded(value.value), "n": value.n, "interval": interval, "protocol": digest}
+    return stored
+
+
+def restore(stored: dict[str, dict], protocols: dict[str, dict], subject: str) -> dict[str, Value]:
+    """The inverse of `store`."""
+    return {
+        name: Value(value=float(entry["value"]), n=entry["n"], interval=entry["interval"] and tuple(entry["interval"]),
+                    protocol=Protocol(**protocols[entry["protocol"]]), subject=subject)
+        for name, entry in stored.items()
+    }

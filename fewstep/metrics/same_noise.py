@@ -1,0 +1,59 @@
+"""How nearly one model maps the same noise to the same image as another."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewstep.errors import SettingsError
+from fewstep.metrics.intervals import Interval, jackknife_variance, normal
+
+_GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """`rms` in units of the value range [-1, 1]; `correlation` in [-1, 1]; with their 95 % intervals."""
+
+    rms: float
+    rms_interval: Interval
+    correlation: float
+    correlation_interval: Interval
+
+
+def agreement(images: np.ndarray, targets: np.ndarray, labels: np.ndarray | None = None) -> Agreement:
+    """Root mean square difference and correlation between images made from the same noise.
+
+    The correlation is of the deviations from the targets' mean image (of each class, given labels), pooled over pixels
+    and samples: two models that agree only on what the average image looks like score 0.
+
+    Args:
+        images: (n, …), n ≥ 20, and
+        targets: (n, …) in [-1, 1], row by row from the same noise and condition.
+        labels: (n,) classes, or None.
+
+    Raises:
+        SettingsError: the shapes differ or there are fewer than 20 samples.
+    """
+    if images.shape != targets.shape or len(images) < _GROUPS:
+        raise SettingsError(
+            f"agreement needs two equal stacks of at least {_GROUPS} images, got {images.shape} and {targets.shape}"
+        )
+    a, b = (np.array(stack, dtype=np.float64).reshape(len(stack), -1) for stack in (images, targets))
+    squared = np.square(a - b).sum(1)
+    labels = np.zeros(len(b), dtype=np.int64) if labels is None else labels
+    for label in np.unique(labels):
+        centre = b[labels == label].mean(0)
+        a[labels == label] -= centre
+        b[labels == label] -= centre
+    sums = np.stack([squared, np.full(len(a), a.shape[1]), (a * b).sum(1), (a * a).sum(1), (b * b).sum(1)], axis=1)
+    groups = np.stack([part.sum(0) for part in np.array_split(sums, _GROUPS)])
+    rms, correlation = _of(groups.sum(0))
+    without = np.array([_of(groups.sum(0) - group) for group in groups])
+    errors = [jackknife_variance(without[:, i]) ** 0.5 for i in (0, 1)]
+    return Agreement(rms, normal(rms, errors[0]), correlation, normal(correlation, errors[1]))
+
+
+def _of(sums: np.ndarray) -> tuple[float, float]:
+    squared, count, ab, aa, bb = sums
+    scale = float(np.sqrt(aa * bb))
+    return float(np.sqrt(squared / count)), float(ab / scale) if scale > 0 else 0.0
