@@ -5,6 +5,7 @@ Both are fitted on the fit split only, so neither the teacher's images nor the r
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -92,6 +93,7 @@ def train_classifier(
     width: int = 32,
     shift: int = 1,
     label_smoothing: float = 0.05,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Classifier:
     """Trains a `Classifier`; equal arguments give equal weights, bit for bit, on one machine.
 
@@ -101,6 +103,7 @@ def train_classifier(
     Args:
         images: (N, C, H, W) in [-1, 1].
         labels: (N,) int64 in [0, num_classes).
+        on_step: called with (steps done, steps in all) after every 20th step.
 
     Raises:
         SettingsError: no images, or a label outside the classes.
@@ -128,6 +131,8 @@ def train_classifier(
         loss.backward()
         optimiser.step()
         schedule.step()
+        if on_step is not None and (step + 1) % 20 == 0:
+            on_step(step + 1, steps)
     model.eval().requires_grad_(False)
     seen = torch.cat([model._embed(some) for some in images.split(256)])
     model.feature_mean.copy_(seen.mean(0))

@@ -38,19 +38,27 @@ def agreement(images: np.ndarray, targets: np.ndarray, labels: np.ndarray | None
         raise SettingsError(
             f"agreement needs two equal stacks of at least {_GROUPS} images, got {images.shape} and {targets.shape}"
         )
-    a, b = (np.array(stack, dtype=np.float64).reshape(len(stack), -1) for stack in (images, targets))
-    squared = np.square(a - b).sum(1)
-    labels = np.zeros(len(b), dtype=np.int64) if labels is None else labels
-    for label in np.unique(labels):
-        centre = b[labels == label].mean(0)
-        a[labels == label] -= centre
-        b[labels == label] -= centre
-    sums = np.stack([squared, np.full(len(a), a.shape[1]), (a * b).sum(1), (a * a).sum(1), (b * b).sum(1)], axis=1)
-    groups = np.stack([part.sum(0) for part in np.array_split(sums, _GROUPS)])
+    rows = np.array_split(np.arange(len(images)), _GROUPS)
+    labels = np.zeros(len(images), dtype=np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    centres = np.zeros((labels.max() + 1, images[0].size))
+    for part in rows:
+        np.add.at(centres, labels[part], _flat(targets[part]))
+    centres /= np.bincount(labels)[:, None]
+    groups = np.stack([_sums(_flat(images[part]), _flat(targets[part]), centres[labels[part]]) for part in rows])
     rms, correlation = _of(groups.sum(0))
     without = np.array([_of(groups.sum(0) - group) for group in groups])
     errors = [jackknife_variance(without[:, i]) ** 0.5 for i in (0, 1)]
     return Agreement(rms, normal(rms, errors[0]), correlation, normal(correlation, errors[1]))
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float64)
+
+
+def _sums(a: np.ndarray, b: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    squared = np.square(a - b).sum()
+    a, b = a - centres, b - centres
+    return np.array([squared, a.size, (a * b).sum(), (a * a).sum(), (b * b).sum()])
 
 
 def _of(sums: np.ndarray) -> tuple[float, float]:

@@ -1,0 +1,289 @@
+"""The evaluate stage: the student beside teacher, training-free solvers and real images, under one protocol."""
+
+import csv
+import io
+import json
+import resource
+from pathlib import Path
+
+import torch
+from fewstep.export import load_student
+from safetensors.torch import load_file
+
+from fewstep.errors import NonFinite, SettingsError
+from fewstep.images import load_split
+from fewstep.metrics.examination import Examination
+from fewstep.metrics.features import load_extractor
+from fewstep.metrics.kernel import kernel_distance_difference
+from fewstep.metrics.protocol import restore, rounded, store
+from fewstep.metrics.samples import Sampled, collect, pack, unpack
+from fewstep.metrics.timing import time_sampling
+from fewstep.pictures import Block, save, side_by_side
+from tasks.files import atomic_write
+
+PARALLEL = True
+HEADLINE = ("fd_infinite", "fd", "kid", "precision", "recall", "class_accuracy", "agreement_rms",
+            "agreement_correlation", "nearest_ratio", "nearest_share")  # fmt: skip
+
+
+def check(ctx) -> None:
+    """Raises SettingsError when the baselines were made under another protocol."""
+    made = ctx.manifests["baselines"].settings
+    for name in ("samples", "seed", "batch"):
+        if made.get(name) != ctx.settings[name]:
+            raise SettingsError(
+                f"evaluate.{name} is {ctx.settings[name]}, the baselines were made with {made.get(name)}: "
+                f"run the baselines stage first"
+            )
+
+
+def units(ctx) -> list[str]:
+    return [f"steps-{steps}" for steps in _steps(ctx) if not _file(ctx, steps).is_file()]
+
+
+def run_unit(ctx, unit: str) -> None:
+    steps = int(unit.removeprefix("steps-"))
+    student = _student(ctx)
+    examination = _examination(ctx, student)
+    total, done = len(_steps(ctx)) * ctx.settings["samples"], 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        finished = sum(_file(ctx, one).is_file() for one in _steps(ctx))
+        ctx.progress(finished * ctx.settings["samples"] + done, total)
+
+    sampled = collect(examination, _sampler(ctx, student, steps), report)
+    if sampled.finite < 1:
+        raise NonFinite(f"student: {1 - sampled.finite:.1%} of its samples with {steps} steps are NaN or infinite",
+                        role="student")  # fmt: skip
+    atomic_write(_file(ctx, steps), pack(sampled))
+
+
+def finish(ctx) -> dict:
+    student = _student(ctx)
+    examination = _examination(ctx, student)
+    conditions = examination.conditions(torch.arange(ctx.settings["samples"]))
+    folder = ctx.inputs["baselines"]
+    baselines = json.loads((folder / "baselines.json").read_text())
+    features = load_file(folder / "features.safetensors")
+    teacher_images = load_file(folder / "teacher.safetensors")["images"]
+    protocols = dict(baselines["protocols"])
+    rows, comparisons, sampled = [], {}, {}
+    for steps in _steps(ctx):
+        sampled[steps] = unpack(_file(ctx, steps))
+        subject = f"student, {steps} step" + "s" * (steps > 1)
+        values = examination.measure(sampled[steps].seen, subject, conditions=conditions, teacher=teacher_images,
+                                     images=sampled[steps].images)  # fmt: skip
+        rows.append({"subject": subject, "steps": steps, "evaluations": steps, "values": store(values, protocols),
+                     "classes": examination.by_class(sampled[steps].seen, conditions)})  # fmt: skip
+        comparisons[str(steps)] = _compare(examination, steps, values, sampled[steps], baselines, features)
+    document = {**baselines, "student": rows, "comparisons": comparisons, "protocols": protocols,
+                "samples": ctx.settings["samples"], "notes": _notes(examination, student)}  # fmt: skip
+    ctx.out.mkdir(parents=True, exist_ok=True)
+    _write(ctx.out / "evaluation.json", document)
+    _write(ctx.out / "metrics.json", headline(document))
+    (ctx.out / "quality.csv").write_text(quality_table(document))
+    save(_grid(ctx, examination, baselines, sampled, conditions, teacher_images), ctx.out / "grid.png")
+    first = rows[0]["values"]
+    return {"samples": ctx.settings["samples"], "features": baselines["features"],
+            "fd_infinite": first["fd_infinite"]["value"], "kid": first["kid"]["value"]}  # fmt: skip
+
+
+def cost(ctx) -> dict:
+    """Latency and throughput of the student at each number of steps, its parameters, peak memory of the process."""
+    student = _student(ctx)
+    examination = _examination(ctx, student)
+    figures = {}
+    for steps in _steps(ctx):
+        draw = _sampler(ctx, student, steps)
+
+        def some(count: int, draw=draw) -> None:
+            indices = torch.arange(count)
+            draw(examination.noise(indices), examination.conditions(indices), indices).cpu()
+
+        figures[str(steps)] = time_sampling(some, ctx.settings["batch"], seconds=0.5)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    parameters = sum(p.numel() for p in student.denoiser.parameters())
+    return {"student": figures, "parameters": parameters, "peak_memory_mb": peak}
+
+
+def headline(document: dict) -> dict:
+    """metrics.json: plain numbers that `dvc metrics show` and the registry's floors read.
+
+    `protocol` is the digest of the first student's Fréchet distance's protocol; evaluation.json has it in full, with
+    the number of samples and the interval of every value.
+    """
+    teacher = next(row for row in document["rows"] if row["teacher"])
+    first = document["student"][0]
+    against = document["comparisons"][str(first["steps"])]
+    flat = {
+        "features": document["features"],
+        "samples": document["samples"],
+        "reference": document["reference"],
+        "protocol": first["values"]["fd_infinite"]["protocol"],
+        "student": {str(row["steps"]): _plain(row) for row in document["student"]},
+        "teacher": {str(teacher["evaluations"]): _plain(teacher)},
+        "solver": {steps: {"name": found["solver"], "evaluations": found["evaluations"],
+                           **_plain(_row(document, found["solver"], found["evaluations"]))}
+                   for steps, found in document["comparisons"].items() if found["solver"]},
+        "real": _plain(document["floor"]),
+        "comparison": {steps: {name: value for name, value in found.items()
+                               if isinstance(value, int | float)} for steps, found in document["comparisons"].items()},
+        "floors": {"distance_ratio": against["fd_ratio"], "class_accuracy": _value(first, "class_accuracy"),
+                   "recall": _value(first, "recall")},
+    }  # fmt: skip
+    return flat
+
+
+def quality_table(document: dict) -> str:
+    """CSV for plots: quality over network evaluations, one line per model and count."""
+    columns = ("fd_infinite", "kid", "precision", "recall", "class_accuracy", "agreement_rms")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "evaluations", *columns])
+    named = [("student", row) for row in document["student"]] + [(row["solver"], row) for row in document["rows"]]
+    for name, row in named:
+        figures = [_value(row, column) for column in columns]
+        writer.writerow([name, row["evaluations"], *("" if x is None else f"{x:.6g}" for x in figures)])
+    return text.getvalue()
+
+
+def _compare(examination: Examination, steps: int, values: dict, sampled: Sampled, baselines: dict,
+             features: dict) -> dict:
+    """The student against the best training-free solver at equal network evaluations (else the nearest lower count),
+    against the teacher, and the cheapest training-free setting that is at least as good."""
+    protocols = baselines["protocols"]
+    usable = [row for row in baselines["rows"] if row["values"]]
+    known = {id(row): restore(row["values"], protocols, row["subject"]) for row in usable}
+    floor = restore(baselines["floor"]["values"], protocols, "real images")
+    teacher = next(row for row in usable if row["teacher"])
+    counts = [row["evaluations"] for row in usable if row["evaluations"] <= steps]
+    found = {"solver": None, "evaluations": None, "fd_ratio": None, "kid_ratio": None, "kid_difference": None,
+             "kid_difference_error": None}  # fmt: skip
+    mine = values["fd_infinite"]
+    if counts:
+        rivals = [row for row in usable if row["evaluations"] == max(counts)]
+        best = min(rivals, key=lambda row: known[id(row)]["fd_infinite"].value)
+        rival = known[id(best)]
+        reference = examination.reference.features
+        name = f"{best['solver']}-{best['evaluations']}"
+        paired = kernel_distance_difference(sampled.seen.features, features[name].double().numpy(), reference)
+        found.update(
+            solver=best["solver"], evaluations=best["evaluations"],
+            fd_ratio=_ratio(mine, rival["fd_infinite"]), kid_ratio=_ratio(values["kid"], rival["kid"]),
+            kid_difference=rounded(paired.value), kid_difference_error=rounded(paired.standard_error),
+        )  # fmt: skip
+    for name, label in (("fd_infinite", "fd"), ("kid", "kid")):
+        found[f"{label}_excess"] = rounded(values[name].above_floor(floor[name]))
+        found[f"{label}_excess_teacher"] = rounded(known[id(teacher)][name].above_floor(floor[name]))
+    as_good = [row for row in usable if known[id(row)]["fd_infinite"].minus(mine) <= 0]
+    cheapest = min(as_good, key=lambda row: row["evaluations"], default=None)
+    found["equals_solver"] = cheapest and cheapest["solver"]
+    found["equals_evaluations"] = cheapest and cheapest["evaluations"]
+    return found
+
+
+def _ratio(mine, rival) -> float | None:
+    return rounded(mine.over(rival)) if rival.value > 0 else None
+
+
+def _notes(examination: Examination, student) -> list[str]:
+    notes = []
+    if not examination.extractor.num_classes:
+        notes.append("The images have no classes: distances are in principal components, class figures are left out.")
+    elif not student.denoiser.num_classes:
+        notes.append("The models take no class: class figures are left out.")
+    if len(examination.test) < 10 * examination.extractor.dimensions:
+        notes.append(f"Only {len(examination.test)} reference images for {examination.extractor.dimensions} features: "
+                     f"distances are rough.")  # fmt: skip
+    return notes
+
+
+def _grid(ctx, examination: Examination, baselines: dict, sampled: dict[int, Sampled], conditions, teacher_images):
+    """By class, from the same noise: student, the best training-free solver at its cost, teacher."""
+    steps = _steps(ctx)[0]
+    columns, pictures = ctx.settings["grid"], load_file(ctx.inputs["baselines"] / "pictures.safetensors")
+    kept = pictures.pop("indices").tolist()
+    by_row: dict[str, list[int]] = {}
+    for index in kept:
+        name = "" if conditions is None else str(int(conditions[index]))
+        if conditions is not None and examination.test.class_names:
+            name = examination.test.class_names[int(conditions[index])]
+        by_row.setdefault(name, []).append(index)
+    if conditions is None:
+        rows = [kept[i : i + columns] for i in range(0, min(len(kept), 10 * columns), columns)]
+        names = [""] * len(rows)
+    else:
+        names, rows = list(by_row), [indices[:columns] for indices in by_row.values()]
+    width = min(len(row) for row in rows)
+    rows = [row[:width] for row in rows]
+    place = {index: position for position, index in enumerate(kept)}
+    teacher = next(row for row in baselines["rows"] if row["teacher"])
+    blocks = [Block("student", _take(sampled[steps].images, rows), f"{steps} step" + "s" * (steps > 1))]
+    rivals = [row for row in baselines["rows"] if row["evaluations"] <= steps and row["values"]]
+    if rivals:
+        most = max(row["evaluations"] for row in rivals)
+        best = min((row for row in rivals if row["evaluations"] == most), key=lambda row: _value(row, "fd_infinite"))
+        images = pictures[f"{best['solver']}-{best['evaluations']}"]
+        count = f"{most} evaluation" + "s" * (most > 1)
+        blocks.append(Block(best["solver"], _take(images, [[place[i] for i in row] for row in rows]), count))
+    blocks.append(Block("teacher", _take(teacher_images, rows),
+                        f"{teacher['solver']}, {teacher['evaluations']} evaluations"))  # fmt: skip
+    return side_by_side(blocks, names)
+
+
+def _take(images: torch.Tensor, rows: list[list[int]]) -> torch.Tensor:
+    return torch.stack([images[row] for row in rows])
+
+
+def _plain(row: dict) -> dict:
+    return {name: row["values"][name]["value"] for name in HEADLINE if name in row["values"]}
+
+
+def _value(row: dict, name: str) -> float | None:
+    return row["values"][name]["value"] if name in row["values"] else None
+
+
+def _row(document: dict, solver: str, evaluations: int) -> dict:
+    return next(row for row in document["rows"] if (row["solver"], row["evaluations"]) == (solver, evaluations))
+
+
+def _write(path: Path, document: dict) -> None:
+    path.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _steps(ctx) -> list[int]:
+    return sorted(set(ctx.settings["steps"]))
+
+
+def _file(ctx, steps: int) -> Path:
+    return ctx.scratch / f"steps-{steps}.safetensors"
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _student(ctx):
+    student = load_student(ctx.inputs["distill"])
+    student.denoiser.to(_device()).eval().requires_grad_(False)
+    return student
+
+
+def _sampler(ctx, student, steps: int):
+    def draw(noise, classes, indices):
+        classes = None if classes is None else classes.to(_device())
+        return student.sample(noise.to(_device()), steps=steps, condition=classes, seed=ctx.settings["seed"],
+                              indices=indices)  # fmt: skip
+
+    return draw
+
+
+def _examination(ctx, student) -> Examination:
+    shards = ctx.inputs["shard"]
+    return Examination(
+        load_extractor(ctx.inputs["classifier"]), load_split(shards, "test"), load_split(shards, "train"),
+        samples=ctx.settings["samples"], seed=ctx.settings["seed"], batch=ctx.settings["batch"],
+        reference_digest=ctx.manifests["shard"].digest, num_classes=student.denoiser.num_classes,
+    )  # fmt: skip
