@@ -1,7 +1,8 @@
-"""The images that the shard stage wrote, by split."""
+"""Images in shards, by split: how the shard stage writes them and everybody else reads them."""
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from fewstep.errors import CorruptData, SettingsError
 from fewstep.records.codec import Record
-from fewstep.records.files import canonical_json
+from fewstep.records.files import canonical_json, write_atomically
 from fewstep.records.order import KeyedOrder
+from fewstep.records.shard import ShardWriter
 from fewstep.records.source import CACHE_BYTES, RecordSource
 
 FORMAT = "fewstep-images-1"
@@ -139,3 +141,113 @@ def load_split(folder: Path | str, split: str) -> ImageSet:
         CorruptData: a damaged description, index or shard.
     """
     return ImageSet(folder, split)
+
+
+def split_of(image: Tensor, shares: Mapping[str, float]) -> str:
+    """The split of an image: a function of its pixels alone, so that duplicates never stand on both sides.
+
+    Args:
+        image: (C, H, W) uint8.
+        shares: share of each of ``SPLITS``; they add up to 1.
+    """
+    head = canonical_json(list(image.shape)).encode()
+    digest = hashlib.sha256(head + image.contiguous().numpy().tobytes()).digest()
+    place, edge = int.from_bytes(digest[:8], "big") / 2.0**64, 0.0
+    for name in SPLITS:
+        edge += shares[name]
+        if place < edge:
+            return name
+    return next(name for name in reversed(SPLITS) if shares[name] > 0)
+
+
+class ImageSetWriter:
+    """Writes images one by one into shards of their splits, with memory for one record per split.
+
+    Identical calls give identical bytes. ``folder`` should be empty; the set exists once :meth:`finish` returns.
+
+    Args:
+        folder: of the set.
+        shape: (C, H, W).
+        class_names: names in label order; empty without classes.
+        shares: share of each split.
+        record_size: images per record.
+        records_per_shard: records per file.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        shape: Sequence[int],
+        class_names: Sequence[str],
+        shares: Mapping[str, float],
+        record_size: int = 256,
+        records_per_shard: int = 8,
+    ):
+        self.folder = Path(folder)
+        self.shape, self.class_names = tuple(shape), list(class_names)
+        self.shares, self.record_size, self.records_per_shard = dict(shares), record_size, records_per_shard
+        self.counts = dict.fromkeys(SPLITS, 0)
+        self._waiting: dict[str, list[tuple[Tensor, int, str, str | None]]] = {name: [] for name in SPLITS}
+        self._open: dict[str, ShardWriter] = {}
+        self._shards: dict[str, list[str]] = {name: [] for name in SPLITS}
+        self._records = dict.fromkeys(SPLITS, 0)
+
+    def add(self, image: Tensor, label: int, key: str, caption: str | None = None) -> str:
+        """Append one image.
+
+        Args:
+            image: (C, H, W) uint8.
+            label: class, −1 without classes.
+            key: the image's name where it came from.
+            caption: its text, if any.
+
+        Returns:
+            The split it went to.
+        """
+        if tuple(image.shape) != self.shape or image.dtype != torch.uint8:
+            raise ValueError(f"{key}: expected uint8 {self.shape}, got {image.dtype} {tuple(image.shape)}")
+        split = split_of(image, self.shares)
+        self._waiting[split].append((image, label, key, caption))
+        self.counts[split] += 1
+        if len(self._waiting[split]) == self.record_size:
+            self._write_record(split)
+        return split
+
+    def _write_record(self, split: str) -> None:
+        images, labels, keys, captions = zip(*self._waiting[split], strict=True)
+        self._waiting[split] = []
+        if split not in self._open:
+            name = f"{len(self._shards[split]):05d}.tar"
+            self._open[split] = ShardWriter(self.folder / split / name)
+            self._shards[split].append(name)
+        metadata = {"keys": list(keys)} | ({"captions": list(captions)} if any(captions) else {})
+        tensors = {"image": torch.stack(images), "label": torch.tensor(labels, dtype=torch.int64)}
+        self._open[split].add(f"{self._records[split]:08d}", tensors, metadata)
+        self._records[split] += 1
+        if self._open[split].records == self.records_per_shard:
+            self._open.pop(split).close()
+
+    def finish(self) -> dict[str, int]:
+        """Write what is left and the description. Returns the number of images per split."""
+        for split in SPLITS:
+            if self._waiting[split]:
+                self._write_record(split)
+            if split in self._open:
+                self._open.pop(split).close()
+        body = {
+            "format": FORMAT,
+            "shape": list(self.shape),
+            "class_names": self.class_names,
+            "record_size": self.record_size,
+            "splits": {name: {"samples": self.counts[name], "shards": self._shards[name]} for name in SPLITS},
+        }
+        check = hashlib.sha256(canonical_json(body).encode()).hexdigest()
+        text = json.dumps({**body, "check": check}, indent=1, sort_keys=True)
+        write_atomically(self.folder / DESCRIPTION, text + "\n")
+        return dict(self.counts)
+
+    def abort(self) -> None:
+        """Give up the files that are not whole."""
+        for writer in self._open.values():
+            writer.abort()
+        self._open.clear()

@@ -8,6 +8,7 @@ offset, size, number of samples and CRC-32 of every record and the SHA-256 of th
 from fewstep.records.codec import Record, decode_record, encode_record
 from fewstep.records.files import write_atomically
 from fewstep.records.index import Entry, ShardIndex, index_path, read_index
+from fewstep.records.loose import LooseRecords
 from fewstep.records.order import KeyedOrder
 from fewstep.records.shard import ShardReader, ShardWriter, write_shard
 from fewstep.records.source import RecordSource
@@ -16,6 +17,7 @@ from fewstep.records.verify import verify_shard
 __all__ = [
     "Entry",
     "KeyedOrder",
+    "LooseRecords",
     "Record",
     "RecordSource",
     "ShardIndex",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.errors import CorruptData
 from fewstep.records.codec import Record
-from fewstep.records.index import index_path, read_index
+from fewstep.records.index import ShardIndex, index_path, read_index
 from fewstep.records.shard import ShardReader
 
 T = TypeVar("T")
@@ -51,9 +51,11 @@ class RecordSource:
         self._lock = threading.Lock()
         self.records = 0
         self.samples = 0
+        self.indices: list[ShardIndex] = []
         self.record_samples: list[int] = []
         for path in self._paths:
             index = read_index(index_path(path))
+            self.indices.append(index)
             self._first.append(self.records)
             self.records += len(index.records)
             self.samples += index.samples
@@ -85,7 +87,7 @@ class RecordSource:
             raise IndexError(f"record {number} of {self.records}")
         shard = bisect_right(self._first, number) - 1
         if shard not in self._open:
-            self._open[shard] = ShardReader(self._paths[shard])
+            self._open[shard] = ShardReader(self._paths[shard], self.indices[shard])
             if len(self._open) > _OPEN_SHARDS:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(shard)
