@@ -38,8 +38,25 @@ class Adapter:
             raise SettingsError(f"network adapter {name!r}: {error}") from None
 
 
+class UNetAdapter(Adapter):
+    """A diffusers UNet2DModel F: output = c_skip x + c_out F(c_in x, time, label)."""
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
+        """(c_in, time, c_skip, c_out), each of t's shape, at native times t (float64)."""
+        raise NotImplementedError
+
+    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        c_in, time, skip, out = self.coefficients(t)
+        dtype = next(network.parameters()).dtype
+        plain = isinstance(self, Timestep)
+        inner = x if plain else like(c_in, x) * x
+        raw = network(inner.to(dtype), time.float(), class_labels=labels, return_dict=False)[0]
+        raw = raw[:, : x.shape[1]].to(x.dtype)  # a network with learned variances has twice the channels
+        return raw if plain else like(skip, x) * x + like(out, x) * raw
+
+
 @dataclass(frozen=True)
-class Timestep(Adapter):
+class Timestep(UNetAdapter):
     """A diffusers UNet2DModel that takes x as it is and the timestep t · scale.
 
     scale: N − 1 for a chain of N timesteps, num_train_timesteps (1000) for flow matching.
@@ -48,14 +65,15 @@ class Timestep(Adapter):
     scale: float
     kind: ClassVar[str] = "timestep"
 
-    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
         timestep = t * self.scale
         whole = timestep.round()  # t passed through float32 must not turn timestep 999 into 998.99994
-        return _unet(network, x, torch.where((timestep - whole).abs() < 1e-3, whole, timestep), labels)
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        return one, torch.where((timestep - whole).abs() < 1e-3, whole, timestep), zero, one
 
 
 @dataclass(frozen=True)
-class Preconditioned(Adapter):
+class Preconditioned(UNetAdapter):
     """A UNet2DModel under the preconditioning of EDM (arXiv 2206.00364, table 1) or of consistency models
     (arXiv 2303.01469, appendix C), in t = σ; its denoiser has prediction type `sample`.
 
@@ -73,14 +91,12 @@ class Preconditioned(Adapter):
         if self.variant not in ("edm", "consistency"):
             raise SettingsError(f"unknown preconditioning {self.variant!r}; known: edm, consistency")
 
-    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
         spread = (t**2 + self.sigma_data**2).sqrt()
         low = self.sigma_min if self.variant == "consistency" else 0.0
         skip = self.sigma_data**2 / ((t - low) ** 2 + self.sigma_data**2)
         out = self.sign * (t - low) * self.sigma_data / spread
-        time = t.log() * (250.0 if self.variant == "consistency" else 0.25)
-        raw = _unet(network, x * like(1 / spread, x), time, labels)
-        return like(skip, x) * x + like(out, x) * raw.to(x.dtype)
+        return 1 / spread, t.log() * (250.0 if self.variant == "consistency" else 0.25), skip, out
 
 
 @dataclass(frozen=True)
@@ -106,12 +122,6 @@ def adapter_for(process: Process) -> Adapter:
     if isinstance(process, EDM):
         return Preconditioned()
     return Timestep(1000)
-
-
-def _unet(network: nn.Module, x: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
-    dtype = next(network.parameters()).dtype
-    output = network(x.to(dtype), timestep.float(), class_labels=labels, return_dict=False)[0]
-    return output[:, : x.shape[1]]  # a network with learned variances has twice the channels
 
 
 _KINDS: dict[str, type[Adapter]] = {kind.kind: kind for kind in (Timestep, Preconditioned, Angle)}

@@ -74,6 +74,8 @@ class Denoiser(nn.Module):
     `evaluations` counts network calls per sample since construction (a guided call counts 2).
     """
 
+    FIELDS = ("process", "prediction_type", "adapter", "sample_shape", "num_classes", "null_class")
+
     def __init__(
         self,
         network: nn.Module,

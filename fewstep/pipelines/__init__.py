@@ -1,0 +1,1 @@
+"""Code that travels with an exported student. It imports nothing of fewstep."""

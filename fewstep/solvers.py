@@ -1,0 +1,51 @@
+"""Names and cost of the training-free solvers, without torch: for validating settings before any work."""
+
+from __future__ import annotations
+
+from fewstep.configuration import unknown
+from fewstep.errors import SettingsError
+
+# our short names for diffusers' scheduler classes
+SOLVERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+_MORE = ("DEISMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler",
+         "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")  # fmt: skip
+_STOCHASTIC = frozenset({"DDPMScheduler", "EulerAncestralDiscreteScheduler"})
+_TWICE = frozenset({"HeunDiscreteScheduler", "KDPM2DiscreteScheduler"})
+
+
+def scheduler_name(solver: str) -> str:
+    """The diffusers class of a solver given by short name or by class name. SettingsError names the nearest known."""
+    name = SOLVERS.get(solver, solver)
+    if name not in SOLVERS.values() and name not in _MORE:
+        raise SettingsError(unknown("solver", solver, [*SOLVERS, *_MORE]))
+    return name
+
+
+def is_stochastic(solver: str) -> bool:
+    """Whether the solver draws noise on the way, so that its samples are no function of the initial noise."""
+    return scheduler_name(solver) in _STOCHASTIC
+
+
+def network_evaluations(solver: str, steps: int, guidance: float = 1.0) -> int:
+    """Network evaluations per sample of `steps` steps: 2 steps − 1 for second-order single-step solvers (Heun), else
+    steps; twice that under guidance."""
+    if steps < 1:
+        raise SettingsError(f"{solver} needs at least one step, got {steps}")
+    calls = 2 * steps - 1 if scheduler_name(solver) in _TWICE else steps
+    return calls if guidance == 1 else 2 * calls
+
+
+def steps_for(solver: str, evaluations: int, guidance: float = 1.0) -> int | None:
+    """The steps that cost exactly `evaluations`, or None where no number of steps does (Heun at an even number)."""
+    calls, rest = divmod(evaluations, 1 if guidance == 1 else 2)
+    if scheduler_name(solver) in _TWICE:
+        calls, odd = divmod(calls + 1, 2)
+        rest = rest or odd
+    return calls if calls >= 1 and not rest else None

@@ -1,0 +1,133 @@
+"""Students: a trainable copy of a teacher, and how it samples in one to a few steps."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.denoiser import Denoiser
+from fewstep.errors import SettingsError
+from fewstep.networks import ResidualMLP, initialise
+from fewstep.processes import Process, VariancePreserving
+from fewstep.randomness import generator
+from fewstep.randomness import noise as keyed_noise
+from fewstep.recipes.settings import StudentSettings
+from fewstep.student_settings import SamplerSettings
+
+__all__ = ["SamplerSettings", "Student", "make_student"]
+
+MIN_ALPHA = 0.02  # of the first time of a student that predicts ε; below it x0 = (x − σ ε)/α is ill-conditioned
+RENOISING = "student-sampling"  # purpose of the keyed noise of `renoise` students
+
+
+class Student(nn.Module):
+    """A denoiser with a sampler.
+
+    Args:
+        denoiser: trained by the caller through `student.denoiser.predict`; its process is the student's time.
+        sampler: kind, number and times of the steps.
+    """
+
+    def __init__(self, denoiser: Denoiser, sampler: SamplerSettings | None = None):
+        super().__init__()
+        self.denoiser = denoiser
+        self.sampler = sampler or SamplerSettings()
+        self.times()  # refuses what does not fit the process
+
+    @property
+    def start(self) -> float:
+        """Native time of the first evaluation: where training must put the noise end."""
+        return float(self.times()[0])
+
+    def times(self, steps: int | None = None) -> Tensor:
+        """Native times (steps,) float64 of the evaluations, decreasing; by default the sampler's own."""
+        process, sampler = self.denoiser.process, self.sampler
+        if sampler.times is not None and steps in (None, sampler.steps):
+            times = torch.tensor(sampler.times, dtype=torch.float64)
+            if times[0] > process.t_max:
+                raise SettingsError(f"the student's first time {times[0]} lies beyond the process's {process.t_max}")
+            return times
+        return process.grid(sampler.steps if steps is None else steps, sampler.start)
+
+    def initial(self, noise: Tensor) -> Tensor:
+        """The state at `start` that N(0, I) noise stands for."""
+        return self.denoiser.process.initial(noise, self.start)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noise: Tensor,
+        steps: int | None = None,
+        condition: Tensor | None = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> Tensor:
+        """N(0, I) `noise` (N, …) → samples (N, …), a function of noise, condition and seed.
+
+        steps: other than the sampler's, taken on the process's own grid. condition: (N,) int64 labels.
+        seed, indices: key the re-noising of `renoise` students; sample i of the batch is index i unless told.
+        """
+        process = self.denoiser.process
+        times = self.times(steps)
+        x = process.initial(noise, float(times[0]))
+        indices = range(len(noise)) if indices is None else indices
+        for step, t in enumerate(times):
+            prediction = self.denoiser.predict(x, t, condition)
+            if step + 1 == len(times):
+                return prediction.x0
+            if self.sampler.kind == "ode":
+                epsilon = prediction.epsilon
+            else:
+                purpose = f"{RENOISING}/{step}"
+                epsilon = keyed_noise(seed, purpose, indices, noise.shape[1:], noise.dtype).to(noise.device)
+            x = process.add_noise(prediction.x0, epsilon, times[step + 1])
+        raise SettingsError("a student needs at least one step")
+
+
+def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) -> Student:
+    """A trainable student of `teacher`: same process, classes and prediction type.
+
+    A closed-form teacher has no network; its student is a small residual MLP with fresh weights whatever `init` says (the
+    caller fits it). Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process; a variance-preserving
+    student that predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε yields an x0. The noise
+    itself is the state there. Fresh weights are keyed by `seed`.
+    """
+    denoiser = _denoiser(teacher, settings, seed)
+    start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
+    return Student(denoiser, SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start))
+
+
+def _denoiser(teacher: Denoiser, settings: StudentSettings, seed: int) -> Denoiser:
+    from fewstep.adapters import Angle
+    from fewstep.teachers.mixture import GaussianMixture
+
+    fresh = generator(seed, "student-init")
+    if isinstance(teacher, GaussianMixture):
+        labels = teacher.num_classes + 1
+        network = initialise(ResidualMLP(teacher.sample_shape, labels), fresh)
+        return Denoiser(
+            network, teacher.process, "v_prediction", teacher.sample_shape, teacher.num_classes, teacher.null_class, Angle()
+        ).train()
+    counter, teacher.evaluations = teacher.evaluations, 0
+    student = copy.deepcopy(teacher).requires_grad_(True).train()
+    teacher.evaluations = counter
+    if settings.init == "random":
+        initialise(student.network, fresh)
+    return student
+
+
+def _start(process: Process, prediction_type: str, max_noise_ratio: float | None) -> float | None:
+    start = process.t_max
+    if max_noise_ratio is not None:
+        start = min(start, float(process.time(torch.tensor(-2 * math.log(max_noise_ratio), dtype=torch.float64))))
+    if isinstance(process, VariancePreserving):
+        last = process.timesteps - 1
+        if prediction_type == "epsilon":
+            alphas = torch.tensor(process.alphas_cumprod, dtype=torch.float64).sqrt()
+            last = int((alphas >= MIN_ALPHA).nonzero().max())
+        start = min(math.floor(start * (process.timesteps - 1) + 1e-6), last) / (process.timesteps - 1)
+    return None if start == process.t_max else start
