@@ -26,13 +26,11 @@ class Regression(Term[settings.Regression]):
             states, times = pair.get("states"), pair.get("times")
             if states is None or times is None:
                 raise SettingsError("regression at states needs a trajectory set with states (trajectories.keep)")
-            # The last stored state is the end itself.
-            chosen = step.integers("state", max(states.shape[1] - 1, 1))
-            x_t = states[step.rows, chosen]
-            t = times.to(x_t.device)[chosen] if times.ndim == 1 else times[step.rows, chosen]
+            chosen = step.integers("state", states.shape[1])
+            x_t, t = states[step.rows, chosen], times[chosen]
         else:
             x_t, t = step.start(pair["noise"]), step.full(step.grid[0])
-        student = step.student.predict(x_t, t.to(x_t.dtype), step.condition).x0
+        student = step.student.predict(x_t, t, step.condition).x0
         if self.settings.distance == "l2":
             distance = squared(student, pair["x"])
         else:

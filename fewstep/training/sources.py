@@ -32,6 +32,8 @@ class Sources:
 
     data: DataSource | None = None
     pairs: PairSource | None = None
+    null_share: float = 0.0
+    """Without labelled data or pairs: share of the samples that get the null label instead of a uniform class."""
 
     def data_batch(self, draws: Draws) -> tuple[Tensor, Tensor | None]:
         """The real samples of this step's whole batch, on its device."""
@@ -84,12 +86,37 @@ class TensorData:
 
 
 class ExactData:
-    """Fresh exact samples of a closed-form teacher, keyed by position."""
+    """Fresh exact samples of a closed-form teacher, keyed by position.
+
+    The label of a sample is its component; every second sample has the null label, so that a student learns the whole
+    mixture as well as its components.
+    """
 
     def __init__(self, teacher: Any):
         self.teacher = teacher
 
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
-        """`size` samples drawn for this position; labels where the teacher has classes."""
-        drawn = self.teacher.exact_samples(size, generator(seed, "exact-data", position))
-        return drawn if isinstance(drawn, tuple) else (drawn, None)
+        """`size` samples drawn for this position, with labels."""
+        x, y = self.teacher.labelled_samples(size, generator(seed, "exact-data", position))
+        y[::2] = self.teacher.null_class
+        return x, y
+
+
+class MixedPairs:
+    """Unconditional and conditional pairs of one teacher in turn: even places without, odd places with a condition."""
+
+    def __init__(self, without: PairSource, given: PairSource, null_class: int):
+        self.without, self.given, self.null_class = without, given, null_class
+
+    def batch(self, seed: int, position: int, size: int) -> dict[str, Any]:
+        """See PairSource; position and size are even or the places alternate from the wrong end, which is harmless."""
+        half = size - size // 2
+        first = self.without.batch(seed, position // 2, half)
+        second = self.given.batch(seed, position // 2, size // 2)
+        first["condition"] = torch.full((half,), self.null_class)
+        order = torch.argsort(torch.cat([torch.arange(half) * 2, torch.arange(size // 2) * 2 + 1]))
+        return {
+            name: value if name == "times" else torch.cat([value, second[name]])[order]
+            for name, value in first.items()
+            if isinstance(value, Tensor)
+        }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewstep.errors import SettingsError
 from fewstep.recipes.settings import NativeTimes, Times, UniformTimes
 from fewstep.training.draws import Draws
 from fewstep.training.sources import Sources
@@ -87,21 +88,31 @@ class Step:
     def pair(self) -> dict[str, Tensor]:
         """Cached teacher outputs: noise, x, and states and times where they are kept."""
         whole = self._draws.once("pair", lambda: self._sources.pair_batch(self._draws))
-        shared = {"times"}
-        return {
-            name: value if name in shared and value.ndim == 1 else value[self._part] for name, value in whole.items()
-        }
+        return {name: value if name == "times" else value[self._part] for name, value in whole.items()}
 
     @cached_property
     def condition(self) -> Tensor | None:
-        """Labels (size,) of the batch: those of the pairs or the data, else uniform; None without classes."""
-        if not self.student.num_classes:
+        """Labels (size,) of the batch: those of the pairs or the data, else uniform; None without classes.
+
+        Pairs or data without labels get the null class; SettingsError if the network has none.
+        """
+        classes, null = self.student.num_classes, self.student.null_class
+        if not classes:
             return None
-        if self._sources.pairs is not None and "condition" in self.pair:
-            return self.pair["condition"]
-        if self._sources.data is not None and self._data[1] is not None:
-            return self._data[1][self._part]
-        return self.integers("condition", self.student.num_classes)
+        if self._sources.pairs is None and self._sources.data is None:
+            labels = self.integers("condition", classes)
+            if null is None or not self._sources.null_share:
+                return labels
+            dropped = self.uniform("null") < self._sources.null_share
+            return torch.where(dropped, torch.full_like(labels, null), labels)
+        labels = self.pair.get("condition") if self._sources.pairs is not None else None
+        if labels is None and self._sources.data is not None and self._data[1] is not None:
+            labels = self._data[1][self._part]
+        if labels is not None:
+            return labels
+        if null is None:
+            raise SettingsError(f"the network has {classes} classes and no null class, but the data have no labels")
+        return torch.full((self.size,), null, device=self._draws.device)
 
     # --- noise levels ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,26 @@
+"""Training: `distill` in one call, and the parts that stages use. Importing this package alone imports no torch."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewstep.training.api import distill
+    from fewstep.training.distillation import Distillation
+    from fewstep.training.rounds import RoundTrainer
+    from fewstep.training.sources import Sources, TensorData
+
+_HOMES = {
+    "Distillation": "fewstep.training.distillation",
+    "RoundTrainer": "fewstep.training.rounds",
+    "Sources": "fewstep.training.sources",
+    "TensorData": "fewstep.training.sources",
+    "distill": "fewstep.training.api",
+}
+__all__ = ["Distillation", "RoundTrainer", "Sources", "TensorData", "distill"]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

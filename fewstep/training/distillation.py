@@ -1,0 +1,150 @@
+"""A whole run of a recipe: its rounds in order, each with pairs of its own teacher where it asks for them."""
+
+import copy
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from fewstep.denoiser import Denoiser
+from fewstep.randomness import derive
+from fewstep.recipes import Recipe, check_needs
+from fewstep.students import Student, make_student
+from fewstep.teachers.mixture import GaussianMixture
+from fewstep.training import surrogate
+from fewstep.training.identity import tensor_digest
+from fewstep.training.progress import OnProgress
+from fewstep.training.rounds import RoundTrainer
+from fewstep.training.sources import DataSource, MixedPairs, PairSource, Sources
+from fewstep.trajectories import TrajectorySettings, make_set
+
+
+class Distillation:
+    """A run of `recipe` on `teacher`.
+
+    Args:
+        recipe: with overrides applied.
+        teacher: frozen; a closed-form one gets a fitted stand-in where weights are needed.
+        images: training samples over all rounds.
+        folder: where checkpoints and pairs of rounds stand (`round-N/…`).
+        data: real data. pairs: of the teacher, for the first round; None: the round makes them itself.
+        trajectories: what rounds take over for the pairs they make, where the recipe leaves it open.
+        checkpoint_seconds, checkpoint_images, warn: see RoundTrainer; None for `checkpoints` keeps none.
+        on_pairs: called with (pairs made, pairs in all).
+
+    Raises SettingsError if the recipe needs data and there are none.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        teacher: Denoiser,
+        *,
+        images: int,
+        seed: int,
+        folder: Path,
+        data: DataSource | None = None,
+        pairs: PairSource | None = None,
+        trajectories: TrajectorySettings | None = None,
+        device: torch.device | str = "cpu",
+        keep_checkpoints: bool = True,
+        checkpoint_seconds: float = 20.0,
+        checkpoint_images: int | None = None,
+        warn: Callable[[str], None] = warnings.warn,
+        on_pairs: Callable[[int, int], None] | None = None,
+    ):
+        check_needs(recipe, data=data is not None, pairs=True)
+        self.recipe, self.seed, self.folder, self.images = recipe, seed, Path(folder), images
+        self.device = torch.device(device)
+        self.teacher = teacher.to(self.device).requires_grad_(False)
+        self.closed_form = isinstance(teacher, GaussianMixture)
+        self.trajectories = trajectories or TrajectorySettings()
+        self.warn, self.on_pairs = warn, on_pairs
+        self._data, self._first_pairs = data, pairs
+        self._keep = keep_checkpoints
+        self._checkpoint = {"checkpoint_seconds": checkpoint_seconds, "checkpoint_images": checkpoint_images}
+        self._students: dict[int, Student] = {}
+
+    @cached_property
+    def origin(self) -> Denoiser:
+        """The teacher's weights: itself, or for a closed form the network fitted to it."""
+        return surrogate.fit(self.teacher, self.seed, self.device) if self.closed_form else self.teacher
+
+    def student_after(self, index: int, on_progress: OnProgress | None = None) -> Student:
+        """The student at the end of round `index` (from 0); finished rounds are read from their checkpoints."""
+        if index not in self._students:
+            self._students[index] = self._run(index, on_progress)
+        return self._students[index]
+
+    def folder_of(self, index: int) -> Path:
+        """Where round `index` keeps its checkpoints and pairs."""
+        return self.folder / f"round-{index + 1}"
+
+    def _run(self, index: int, on_progress: OnProgress | None) -> Student:
+        this = self.recipe.rounds[index]
+        previous = self.student_after(index - 1) if index else None
+        teacher = previous.denoiser if this.teacher == "previous" else self.teacher
+        weights = previous.denoiser if this.teacher == "previous" else self.origin
+        student = self._start(index, previous)
+        networks = {"student": student.denoiser, "teacher": teacher}
+        for role, settings in this.roles.items():
+            networks[role] = copy.deepcopy(weights if settings.init == "teacher" else student.denoiser)
+        sources = Sources(
+            data=self._data if this.needs.data else None,
+            pairs=self._pairs(index, teacher) if this.needs.pairs else None,
+            null_share=0.5 if self.closed_form else 0.0,
+        )
+        trainer = RoundTrainer(
+            self.recipe,
+            index,
+            networks,
+            student.times().tolist(),
+            sources,
+            images=self.recipe.images_of(index, self.images),
+            seed=self.seed,
+            folder=self.folder_of(index) / "checkpoints" if self._keep else None,
+            device=self.device,
+            warn=self.warn,
+            **self._checkpoint,
+        )
+        return Student(trainer.run(on_progress), student.sampler)
+
+    def _start(self, index: int, previous: Student | None) -> Student:
+        start = self.recipe.rounds[index].start
+        if start == "previous" or (start is None and previous is not None):
+            return Student(copy.deepcopy(previous.denoiser), previous.sampler)
+        settings = self.recipe.student.model_copy(update={"init": start} if start else {})
+        seed = derive(self.seed, "student", index)
+        if settings.init == "random" and self.closed_form:
+            return make_student(surrogate.fresh_network(self.teacher, seed), settings)
+        return make_student(self.origin, settings, seed)
+
+    def _pairs(self, index: int, teacher: Denoiser) -> PairSource:
+        if index == 0 and self._first_pairs is not None:
+            return self._first_pairs
+        chosen = self.recipe.rounds[index].trajectories.model_dump(exclude_none=True)
+        states = self.recipe.rounds[index].needs.states
+        settings = TrajectorySettings(**{**self.trajectories.model_dump(), **chosen, "keep": states})
+        folder, digest = self.folder_of(index), network_digest(teacher)
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def made(name: str, classes: int) -> PairSource:
+            return make_set(
+                teacher, settings, folder / name, seed=derive(self.seed, f"round-{name}", index), teacher_digest=digest,
+                num_classes=classes, progress=self.on_pairs,
+            )  # fmt: skip
+
+        if not self.closed_form:
+            return made("pairs", teacher.num_classes)
+        return MixedPairs(made("pairs-whole", 0), made("pairs-by-class", teacher.num_classes), teacher.null_class)
+
+
+def network_digest(denoiser: Denoiser) -> str:
+    """SHA-256 of a denoiser's weights and description."""
+    description = json.dumps(denoiser.describe(), sort_keys=True)
+    weights = tensor_digest(denoiser.state_dict())
+    return hashlib.sha256(f"{description}\n{weights}".encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""Weights for a teacher that has none: a small residual MLP fitted to a closed-form denoiser.
+
+For such a teacher "init: teacher" and "features of the teacher" mean this network; scores, samples and trajectories
+stay exact.
+"""
+
+import torch
+
+from fewstep.adapters import Angle
+from fewstep.denoiser import Denoiser
+from fewstep.networks import ResidualMLP, build
+from fewstep.randomness import generator
+from fewstep.recipes.settings import OptimiserSettings, UniformTimes
+from fewstep.teachers.mixture import GaussianMixture
+from fewstep.terms.distances import squared
+from fewstep.training.draws import Draws
+from fewstep.training.ema import Average
+from fewstep.training.optimiser import RoleOptimiser
+from fewstep.training.sources import ExactData, Sources
+from fewstep.training.step import Step
+
+STEPS, BATCH = 1500, 256
+SETTINGS = OptimiserSettings(lr=2e-3, schedule="cosine", warmup=0.05)
+
+
+def fresh_network(teacher: GaussianMixture, seed: int) -> Denoiser:
+    """An untrained residual MLP of the teacher's shape, process and labels, its weights drawn from `seed`."""
+    labels = teacher.num_classes + 1 if teacher.num_classes else 0
+    network = build(lambda: ResidualMLP(teacher.sample_shape, labels), generator(seed, "surrogate"))
+    return Denoiser(
+        network, teacher.process, "v_prediction", teacher.sample_shape, teacher.num_classes, teacher.null_class, Angle()
+    )
+
+
+def fit(teacher: GaussianMixture, seed: int, device: torch.device | str = "cpu", steps: int = STEPS) -> Denoiser:
+    """A residual MLP fitted to the teacher's v at noised exact samples, over all noise levels, for `steps` updates."""
+    device = torch.device(device)
+    student = fresh_network(teacher, seed).to(device)
+    teacher = teacher.to(device)
+    optimiser = RoleOptimiser({"student": student}, SETTINGS)
+    average = Average(student, 0.99)
+    sources, networks = Sources(data=ExactData(teacher)), {"student": student, "teacher": teacher}
+    for k in range(steps):
+        draws = Draws(seed, -1, k, BATCH, device)
+        step = Step("student", networks, [teacher.process.t_max], sources, draws)
+        x0, t = step.data, step.times(UniformTimes())
+        x_t = teacher.process.add_noise(x0, step.normal("noise"), t)
+        with torch.no_grad():
+            target = teacher.predict(x_t, t, step.condition).as_type("v_prediction").float()
+        found = student.predict(x_t, t, step.condition).as_type("v_prediction")
+        squared(found, target).mean().backward()
+        optimiser.step((k + 1) / (steps + 1))
+        average.update(k)
+    student.load_state_dict(average.weights)
+    return student.requires_grad_(False).eval()
