@@ -6,9 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fewstep.errors import SettingsError
 from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.manifest import Manifest
+    from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,8 @@ class Stage:
 
     `modules` are files or folders of code below the repository's root that determine the output's bytes (the import
     closure of the implementation, without the machinery every stage is run through); `params` are the names in
-    params.yaml that DVC watches; `given` names what the settings may bring in from outside (see `given`).
+    params.yaml that DVC watches: whole sections, since DVC fails on a key left to its default. `given` names
+    what the settings may bring in from outside (see `given`); `present` may say why a finished output is not enough.
     """
 
     name: str
@@ -30,6 +36,7 @@ class Stage:
     given: tuple[str, ...] = ()
     in_dvc: bool = True
     metrics: tuple[str, ...] = ()
+    present: Callable[[Workspace, Manifest], str | None] | None = None
 
     @cached_property
     def module_file(self) -> str:
@@ -98,6 +105,13 @@ _TRAINING = ("fewstep/recipes", "fewstep/students.py", "fewstep/terms", "fewstep
 _MEASURING = ("fewstep/classifier.py", "fewstep/metrics", "fewstep/pictures.py")
 
 
+def _registry_gone(workspace: Workspace, manifest: Manifest) -> str | None:
+    """Registration changes a database: without the database the record of it is worth nothing."""
+    uri = workspace.mlflow_uri
+    path = Path(uri.removeprefix("sqlite:///"))
+    return f"the MLflow database {path} is gone" if uri.startswith("sqlite:///") and not path.exists() else None
+
+
 def _modules(*groups: str | tuple[str, ...]) -> tuple[str, ...]:
     flat = {name for group in groups for name in ((group,) if isinstance(group, str) else group)}
     return tuple(sorted(flat))
@@ -107,14 +121,14 @@ STAGES: tuple[Stage, ...] = (
     Stage("shard", "tasks.shard", "data/shards", (), _modules("tasks/shard.py", "tasks/rawdata.py", _IMAGES),
           ("seed", "data"), _shard, given=("images",)),
     Stage("classifier", "tasks.classifier", "data/classifier", ("shard",),
-          _modules("tasks/classifier.py", "fewstep/classifier.py", _IMAGES), ("seed", "evaluate.classifier"),
+          _modules("tasks/classifier.py", "fewstep/classifier.py", _IMAGES), ("seed", "evaluate"),
           _classifier),
     Stage("teacher", "tasks.teacher", "data/teacher", ("shard",),
           _modules("tasks/teacher.py", _IMAGES, _NETWORK, _TRAINING, "fewstep/metrics"), ("seed", "teacher"), _teacher,
           given=("teacher",)),
     Stage("trajectories", "tasks.trajectories", "data/trajectories", ("teacher",),
           _modules("tasks/trajectories.py", _NETWORK, "fewstep/records", "fewstep/trajectories"),
-          ("seed", "trajectories", "distill.recipe"), _trajectories, given=("recipe",)),
+          ("seed", "trajectories", "distill"), _trajectories, given=("recipe",)),
     Stage("distill", "tasks.distill", "data/student", ("shard", "teacher", "trajectories"),
           _modules("tasks/distill.py", _IMAGES, _NETWORK, _TRAINING), ("seed", "distill"), _distill, given=("recipe",)),
     Stage("baselines", "tasks.baselines", "data/baselines", ("shard", "classifier", "teacher"),
@@ -124,7 +138,8 @@ STAGES: tuple[Stage, ...] = (
           ("seed", "evaluate"), _evaluate, metrics=("metrics.json",)),
     Stage("register", "tasks.register", "data/registration",
           ("shard", "teacher", "trajectories", "distill", "evaluate"),
-          _modules("tasks/register.py"), ("name", "register"), _register, in_dvc=False),
+          _modules("tasks/register.py"), ("name", "register"), _register, in_dvc=False,
+          present=_registry_gone),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
 

@@ -187,6 +187,9 @@ class Settings(Strict):
         return value
 
 
+WATCHED = ("seed", "data", "teacher", "trajectories", "distill", "evaluate")     # in dvc.yaml; DVC has no defaults
+
+
 def read(path: Path) -> dict:
     """The mapping in a YAML 1.2 file. Raises SettingsError when it is absent, unreadable or not a mapping."""
     from ruamel.yaml import YAML
@@ -234,22 +237,21 @@ def apply(data: dict, sets: list[str]) -> dict:
     return data
 
 
-def write_overrides(path: Path, sets: list[str], params: Path | None = None) -> Settings:
+def write_overrides(path: Path, sets: list[str], params: Path | None = None, root: Path | None = None) -> Settings:
     """Write `params` (if given) and the assignments into `path`, keeping its comments, and return the settings.
 
     Everything is validated before a byte is written, and the write is atomic: on SettingsError the file is as it was.
+    Relative paths in it are below `root` (default: the checkout that holds `path`, else the one we are in). Sections
+    that DVC watches and the file leaves to their defaults are added, empty.
     """
     import io
 
     from ruamel.yaml import YAML
 
     from tasks.files import atomic_write
+    from tasks.validate import validate
 
     path = Path(path)
-    if params is not None:
-        read(params)
-    elif not sets:
-        return load(path)
     source = Path(params) if params is not None else path
     read(source)
     yaml = YAML()
@@ -257,13 +259,28 @@ def write_overrides(path: Path, sets: list[str], params: Path | None = None) -> 
     with open(source, "rb") as stream:
         document = yaml.load(stream) or {}
     apply(document, sets)
-    text = io.StringIO()
-    yaml.dump(document, text)
+    added = [section for section in WATCHED if section not in document]
+    for section in added:
+        document[section] = Settings.model_fields[section].default if section == "seed" else {}
+    if sets or added:
+        stream = io.StringIO()
+        yaml.dump(document, stream)
+        text = stream.getvalue()
+    else:
+        text = source.read_text()
     label = " and ".join(filter(None, [source.name, "--set" if sets else ""]))
-    settings = parse(Settings, YAML(typ="safe", pure=True).load(text.getvalue()), label)
-    if text.getvalue() != (path.read_text() if path.exists() else None):
-        atomic_write(path, text.getvalue())
+    settings = parse(Settings, YAML(typ="safe", pure=True).load(text), label)
+    validate(root or _checkout(path), settings)
+    if not path.exists() or text != path.read_text():
+        atomic_write(path, text)
     return settings
+
+
+def _checkout(path: Path) -> Path:
+    from tasks.workspace import Workspace
+
+    folder = path.resolve().parent
+    return folder if (folder / "dvc.yaml").is_file() else Workspace.find().root
 
 
 def suggest(name: str) -> str | None:

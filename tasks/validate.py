@@ -1,0 +1,45 @@
+"""All that can be known to be wrong before anything starts: raises SettingsError and changes nothing. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewstep.errors import SettingsError
+from tasks import graph
+from tasks.settings import Settings
+
+
+def validate(root: Path, settings: Settings) -> None:
+    """Check what the types cannot: the recipe and its needs, the teacher folder, the images, combinations of keys."""
+    from fewstep.recipes import load_recipe
+
+    recipe = load_recipe(_recipe(root, settings))
+    _states(settings, recipe)
+    given = graph.given(settings, root)
+    classes = None
+    if given["teacher"] is not None:
+        from fewstep.teachers.inspection import inspect_teacher
+
+        classes = inspect_teacher(given["teacher"]).num_classes
+        if settings.trajectories.guidance != 1 and not classes:
+            raise SettingsError(f"trajectories.guidance is {settings.trajectories.guidance:g}, which needs classes; "
+                                f"the teacher {given['teacher']} has none", hint="set trajectories.guidance to 1")
+    if given["images"] is not None:
+        from tasks.rawdata import list_images
+
+        list_images(given["images"])
+
+
+def _recipe(root: Path, settings: Settings) -> str | Path:
+    path = graph.given(settings, root)["recipe"]
+    return settings.distill.recipe if path is None else path
+
+
+def _states(settings: Settings, recipe) -> None:
+    needed, kept = recipe.needs.states, settings.trajectories.keep
+    if not needed or kept is None or kept == "all":
+        return
+    missing = "all" if needed == "all" else [state for state in needed if state not in kept]
+    if missing:
+        raise SettingsError(f"recipe {recipe.name} needs the states {missing} of the teacher's trajectories, "
+                            f"trajectories.keep has {list(kept)}", hint="leave trajectories.keep out, or set it to all")
