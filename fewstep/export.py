@@ -1,7 +1,7 @@
 """A student as a diffusers pipeline folder, and back.
 
-Where a stock pipeline samples it faithfully the folder holds one; otherwise a self-contained pipeline.py comes with it. Our
-own loader reads JSON and safetensors and never executes what lies in the folder.
+Where a stock pipeline samples it faithfully the folder holds one; otherwise a self-contained pipeline.py comes with it.
+Our own loader reads JSON and safetensors and never executes what lies in the folder.
 """
 
 from __future__ import annotations

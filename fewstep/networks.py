@@ -89,7 +89,9 @@ class ResidualMLP(nn.Module):
 class _Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.norm, self.first, self.second = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm = nn.LayerNorm(width)
+        self.first = nn.Linear(width, 2 * width)
+        self.second = nn.Linear(2 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.second(nn.functional.silu(self.first(self.norm(hidden))))

@@ -1,7 +1,7 @@
 """Noise processes: x_t = α(t) x0 + σ(t) ε, each in the time its networks were trained in.
 
-The log-SNR λ = 2 log(α/σ) is what processes share: two states with equal λ differ by a factor only, so a sampler, a loss
-or a teacher of one process serves another (Kingma et al., arXiv 2107.00630, section 3).
+The log-SNR λ = 2 log(α/σ) is what processes share: two states with equal λ differ by a factor only, so a sampler, a
+loss or a teacher of one process serves another (Kingma et al., arXiv 2107.00630, section 3).
 """
 
 from __future__ import annotations

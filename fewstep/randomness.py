@@ -1,7 +1,7 @@
 """Randomness as a pure function of (seed, purpose, indices).
 
-Nothing here reads or moves PyTorch's global generator. Sample 12345 gets the same noise whoever computes it, on any rank,
-in any order, today or after a crash, so a checkpoint holds no generator state.
+Nothing here reads or moves PyTorch's global generator. Sample 12345 gets the same noise whoever computes it, on any
+rank, in any order, today or after a crash, so a checkpoint holds no generator state.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Permutation:
         Raises SettingsError for a position outside the domain.
         """
         positions = torch.as_tensor(positions, dtype=torch.int64)
-        if positions.numel() and not (0 <= int(positions.min()) and int(positions.max()) < self.n):
+        if positions.numel() and not (int(positions.min()) >= 0 and int(positions.max()) < self.n):
             raise SettingsError(f"positions must lie in 0 … {self.n - 1}")
         out = self._shuffle(positions)
         while bool((outside := out >= self.n).any()):

@@ -1,8 +1,8 @@
 """Sampling a denoiser of any process with a diffusers scheduler.
 
-A beta scheduler knows a chain of variance-preserving states. We hand it a chain whose entries are exactly the nodes of the
-solver's time grid, translated at equal log-SNR: it steps from node to node without rounding, and every state is translated
-back for the network. So one implementation of each solver, diffusers' own, serves every process.
+A beta scheduler knows a chain of variance-preserving states. We hand it a chain whose entries are exactly the nodes of
+the solver's time grid, translated at equal log-SNR: it steps from node to node without rounding, and every state is
+translated back for the network. So one implementation of each solver, diffusers' own, serves every process.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def sample(
     """Solve the probability-flow ODE from N(0, I) `noise` (N, …) to samples.
 
     Args:
-        solver: ddim, dpmsolver++, unipc, heun, euler, ddpm, or a diffusers scheduler class that `fewstep.solvers` knows.
+        solver: ddim, dpmsolver++, unipc, heun, euler, ddpm, or a diffusers class that `fewstep.solvers` knows.
         steps: solver steps, at least 1; `network_evaluations` says what they cost.
         condition: (N,) int64 labels. guidance: s of u + s (c − u); 1 is none.
         keep: None, "all", or node numbers; node 0 is the start, node k the state after k steps, up to steps − 1.

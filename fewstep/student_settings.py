@@ -12,8 +12,8 @@ from fewstep.configuration import Strict
 class SamplerSettings(Strict):
     """How a student samples.
 
-    kind: `ode`, deterministic steps from time to time (DDIM, arXiv 2010.02502); `renoise`, predict x0, add fresh noise of
-    the next time, repeat (multi-step consistency sampling, arXiv 2303.01469, algorithm 1).
+    kind: `ode`, deterministic steps from time to time (DDIM, arXiv 2010.02502); `renoise`, predict x0, add fresh noise
+    of the next time, repeat (multi-step consistency sampling, arXiv 2303.01469, algorithm 1).
     steps: network evaluations. times: native times, decreasing, one per step; null for the process's own grid.
     start: first native time of that grid where it is not the process's end of pure noise.
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
-from fewstep.networks import ResidualMLP, initialise
+from fewstep.networks import ResidualMLP, build, initialise
 from fewstep.processes import Process, VariancePreserving
 from fewstep.randomness import generator
 from fewstep.randomness import noise as keyed_noise
@@ -91,10 +91,10 @@ class Student(nn.Module):
 def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) -> Student:
     """A trainable student of `teacher`: same process, classes and prediction type.
 
-    A closed-form teacher has no network; its student is a small residual MLP with fresh weights whatever `init` says (the
-    caller fits it). Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process; a variance-preserving
-    student that predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε yields an x0. The noise
-    itself is the state there. Fresh weights are keyed by `seed`.
+    A closed-form teacher has no network; its student is a small residual MLP with fresh weights whatever `init` says
+    (the caller fits it). Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process. A
+    variance-preserving student that predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε
+    yields an x0; the noise itself is the state there. Fresh weights are keyed by `seed`.
     """
     denoiser = _denoiser(teacher, settings, seed)
     start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
@@ -108,10 +108,9 @@ def _denoiser(teacher: Denoiser, settings: StudentSettings, seed: int) -> Denois
     fresh = generator(seed, "student-init")
     if isinstance(teacher, GaussianMixture):
         labels = teacher.num_classes + 1
-        network = initialise(ResidualMLP(teacher.sample_shape, labels), fresh)
-        return Denoiser(
-            network, teacher.process, "v_prediction", teacher.sample_shape, teacher.num_classes, teacher.null_class, Angle()
-        ).train()
+        network = build(lambda: ResidualMLP(teacher.sample_shape, labels), fresh)
+        classes = (teacher.num_classes, teacher.null_class)
+        return Denoiser(network, teacher.process, "v_prediction", teacher.sample_shape, *classes, Angle()).train()
     counter, teacher.evaluations = teacher.evaluations, 0
     student = copy.deepcopy(teacher).requires_grad_(True).train()
     teacher.evaluations = counter

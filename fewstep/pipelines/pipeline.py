@@ -17,9 +17,9 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 class FewstepPipeline(DiffusionPipeline):
     """A UNet and its sampling plan: for each number of steps, the factors of what is computed at each of them.
 
-    x = initial · noise; at each step F = unet(c_in x, timestep, label) and x0 = c_skip x + c_out F. The last step returns
-    x0; any other goes on with x = next_alpha x0 + next_sigma ε, where ε is the predicted noise e_skip x + e_out F (kind
-    "ode") or fresh noise keyed by (seed, step, sample) (kind "renoise").
+    x = initial · noise; at each step F = unet(c_in x, timestep, label) and x0 = c_skip x + c_out F. The last step
+    returns x0; any other goes on with x = next_alpha x0 + next_sigma ε, where ε is the predicted noise e_skip x +
+    e_out F (kind "ode") or fresh noise keyed by (seed, step, sample) (kind "renoise").
     """
 
     def __init__(self, unet, scheduler, plan=None):

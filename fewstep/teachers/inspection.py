@@ -1,4 +1,4 @@
-"""What a teacher folder holds, read from its JSON and safetensors headers only: no torch, no weights, no code executed."""
+"""What a teacher folder holds, read from its JSON and safetensors headers alone: no torch, no code executed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 BETA_SCHEDULERS = frozenset(
     f"{name}Scheduler"
     for name in (
-        "DDIM DDIMParallel DDPM DDPMParallel DEISMultistep DPMSolverMultistep DPMSolverSinglestep EulerAncestralDiscrete "
-        "EulerDiscrete HeunDiscrete KDPM2AncestralDiscrete KDPM2Discrete LCM LMSDiscrete PNDM TCD UniPCMultistep"
-    ).split()
+        *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep"),
+        *("DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete"),
+        *("KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "TCD", "UniPCMultistep"),
+    )
 )
 FLOW_SCHEDULERS = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"})
 EDM_SCHEDULERS = frozenset({"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"})
@@ -61,7 +62,7 @@ def inspect_teacher(folder: str | os.PathLike) -> TeacherInfo:
     folder = Path(folder)
     if not folder.is_dir():
         raise SettingsError(f"{folder}: no such teacher folder", hint="give the folder of a saved diffusers pipeline")
-    index = read_json(folder / "model_index.json", "a saved diffusers pipeline has this file; save_pretrained writes it")
+    index = read_json(folder / "model_index.json", "every saved diffusers pipeline has this file")
     parts = {name: value for name, value in index.items() if isinstance(value, list) and not name.startswith("_")}
     known = {"unet", "scheduler"}
     if parts.get("unet", [None, None])[1] != "UNet2DModel" or "scheduler" not in parts or set(parts) - known:
@@ -113,7 +114,7 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     kinds = {"process": dict, "prediction_type": str, "adapter": dict, "sample_shape": list, "num_classes": int}
     wrong = [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]
     if wrong or not isinstance(data.get("null_class", ""), (int, type(None))) or "kind" not in data["process"]:
-        raise SettingsError(f"{path}: incomplete ({', '.join(wrong) or 'null_class or process'}); save the folder again")
+        raise SettingsError(f"{path}: incomplete ({', '.join(wrong) or 'null_class, process'}); save the folder again")
     return data
 
 
@@ -195,5 +196,5 @@ def _scheduler(folder: Path, name: str, config: dict[str, Any]) -> tuple[str, st
         known = sorted(BETA_SCHEDULERS | FLOW_SCHEDULERS | EDM_SCHEDULERS | CONSISTENCY_SCHEDULERS)
         raise SettingsError(f"{path}: scheduler {name} is not supported; known: {', '.join(known)}")
     if prediction not in _PREDICTIONS:
-        raise SettingsError(f"{path}: prediction_type {prediction!r} is not supported; known: {', '.join(_PREDICTIONS)}")
+        raise SettingsError(f"{path}: prediction_type {prediction!r} is unknown; known: {', '.join(_PREDICTIONS)}")
     return "variance_preserving", prediction

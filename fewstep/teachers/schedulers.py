@@ -25,7 +25,8 @@ def read_scheduler(info: TeacherInfo) -> tuple[Process, PredictionType, Adapter]
             raise SettingsError(f"{info.folder}: {name} with prediction_type {prediction!r} is not supported")
         scheduler = getattr(diffusers, name).from_config(config).config
         process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
-        return process, "sample", Preconditioned("edm", scheduler.sigma_data, sign=1.0 if prediction == "epsilon" else -1.0)
+        sign = 1.0 if prediction == "epsilon" else -1.0
+        return process, "sample", Preconditioned("edm", scheduler.sigma_data, sign=sign)
     if name in CONSISTENCY_SCHEDULERS:
         scheduler = getattr(diffusers, name).from_config(config).config
         process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
