@@ -7,6 +7,7 @@ loaded, because MLflow itself does not check what it downloads.
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import mlflow
@@ -17,7 +18,7 @@ COLUMNS = ("class", "seed", "n")
 
 
 def tree_digest(folder: Path) -> str:
-    """SHA-256 over the sorted (path, bytes, SHA-256) of all files in `folder`."""
+    """SHA-256 over the sorted (path, bytes, SHA-256) of all files in `folder` (tasks.manifest.tree_digest)."""
     entries = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -27,7 +28,7 @@ def tree_digest(folder: Path) -> str:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             entries.append([path.relative_to(folder).as_posix(), path.stat().st_size, digest])
     entries.sort()
-    return hashlib.sha256(json.dumps(entries, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
 
 class StudentModel(mlflow.pyfunc.PythonModel):
@@ -42,6 +43,7 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         import diffusers
         import torch
 
+        diffusers.utils.logging.disable_progress_bar()
         folder, expected = Path(context.artifacts["pipeline"]), context.model_config["weights"]
         found = tree_digest(folder)
         if found != expected:
@@ -89,16 +91,12 @@ class StudentModel(mlflow.pyfunc.PythonModel):
     def _draw(self, classes: list[int], seeds: list[int], steps: int) -> np.ndarray:
         import torch
 
+        # one generator per sample: diffusers draws each sample's noise from its own (its `latents` are for RGB only)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        shape = tuple(self.info["sample_shape"])
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        labels = torch.tensor(classes) if self.info["num_classes"] else None
-        device = self.pipeline.device
+        labels = torch.tensor(classes, device=self.pipeline.device) if self.info["num_classes"] else None
         with torch.no_grad():
-            result = self.pipeline(
-                batch_size=len(seeds), class_labels=None if labels is None else labels.to(device),
-                num_inference_steps=steps, latents=noise.to(device), generator=generators, output_type="np",
-            )  # fmt: skip
+            result = self.pipeline(batch_size=len(seeds), class_labels=labels, num_inference_steps=steps,
+                                   generator=generators, output_type="np")  # fmt: skip
         return np.asarray(result.images)
 
 
@@ -115,6 +113,26 @@ def signature():
     outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1, -1))])
     params = ParamSchema([ParamSpec("steps", DataType.long, 0), ParamSpec("batch", DataType.long, 256)])
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)
+
+
+def package(pipeline: Path, weights: str, target: Path, *, run_id: str, model_id: str) -> None:
+    """Writes the MLflow model over the folder `pipeline`, whose tree digest is `weights`, to the new folder `target`.
+
+    The folder must be named `pipeline`. Requirements are the versions in use, so nothing has to be guessed.
+    """
+    from importlib.metadata import version
+
+    from mlflow.models import Model
+
+    names = ("torch", "diffusers", "safetensors", "mlflow", "numpy", "pandas")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow asks for an input example; the signature is explicit
+        mlflow.pyfunc.save_model(
+            path=str(target), python_model=str(Path(__file__).resolve()), artifacts={"pipeline": str(pipeline)},
+            model_config={"weights": weights}, signature=signature(),
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in names],
+        )  # fmt: skip
 
 
 mlflow.models.set_model(StudentModel())

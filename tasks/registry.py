@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from fewstep.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
-from tasks.files import fsync_dir
-from tasks.manifest import digest_files, scan
+from tasks.files import fsync_dir, list_files, sha256
+from tasks.manifest import File, tree_digest
 from tasks.tracking import Tracking, locked
 
 PREFIX = "fewstep-"
@@ -72,6 +72,12 @@ def parse(reference: str) -> tuple[str, str | None, int | None]:
     return model_name(match["name"]), match["alias"], int(version) if version else None
 
 
+def folder_digest(folder: Path) -> str:
+    """Tree digest of all files in `folder`, every byte read now."""
+    paths = {name: folder / name for name in list_files(folder)}
+    return tree_digest([File(name, path.stat().st_size, sha256(path)) for name, path in paths.items()])
+
+
 class Registry:
     """The registry that a workspace's settings point to."""
 
@@ -84,13 +90,8 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names of all registered models of ours."""
-        found, token = [], None
-        while True:
-            page = self.tracking.call("search_registered_models", max_results=100, page_token=token)
-            found += [model.name for model in page if model.name.startswith(PREFIX)]
-            token = page.token
-            if not token:
-                return sorted(found)
+        found = self.tracking.pages("search_registered_models", max_results=100)
+        return sorted(model.name for model in found if model.name.startswith(PREFIX))
 
     def aliases(self, model: str) -> dict[str, int]:
         """Alias → version number; empty for an unknown model."""
@@ -99,13 +100,9 @@ class Registry:
 
     def versions(self, model: str) -> list[Version]:
         """All versions, oldest first; empty for an unknown model."""
-        aliases, found, token = self.aliases(model), [], None
-        while True:
-            page = self.tracking.call("search_model_versions", f"name='{model}'", max_results=200, page_token=token)
-            found += [_version(item, aliases) for item in page]
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda version: version.number)
+        aliases = self.aliases(model)
+        found = self.tracking.pages("search_model_versions", f"name='{model}'", max_results=200)
+        return sorted((_version(item, aliases) for item in found), key=lambda version: version.number)
 
     def get(self, model: str, number: int) -> Version:
         """Raises NotAvailable when there is no such version."""
@@ -151,7 +148,7 @@ class Registry:
             path = found / name
             if not path.is_file():
                 raise NotAvailable(f"{version.name}: {name} is missing in MLflow's artifacts")
-            if scan(found, [name])[0].sha256 != digest:
+            if sha256(path) != digest:
                 raise DataDiffers(f"{version.name}: {name} in MLflow's artifacts is not what was registered")
         return found
 
@@ -165,7 +162,7 @@ class Registry:
             raise DataDiffers(f"{version.name} carries no weights digest, so its bytes cannot be verified",
                               hint="only versions registered by fewstep can be used")  # fmt: skip
         folder, is_copy = self._fetch(version, expected)
-        found = digest_files(scan(folder))
+        found = folder_digest(folder)
         if found != expected:
             if is_copy:
                 shutil.rmtree(folder)

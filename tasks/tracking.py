@@ -78,6 +78,16 @@ class Tracking:
         """
         return self._attempt(method, lambda: getattr(self.client, method)(*args, **kwargs))
 
+    def pages(self, method: str, *args: Any, **kwargs: Any) -> list:
+        """All items of a paged search."""
+        found, token = [], None
+        while True:
+            page = self.call(method, *args, page_token=token, **kwargs)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
     def find(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
         """Like `call`; None where MLflow says that there is no such thing."""
         try:
@@ -86,6 +96,12 @@ class Tracking:
             if isinstance(error.__cause__, MlflowException) and _missing(error.__cause__):
                 return None
             raise
+
+    def download(self, uri: str, folder: Path) -> Path:
+        """Copies what MLflow keeps under `uri` (`models:/NAME/1`, …) into `folder`; returns where it lies."""
+        self._attempt("the first contact", lambda: self.client)
+        fetch = mlflow.artifacts.download_artifacts
+        return Path(self._attempt(f"the download of {uri}", lambda: fetch(artifact_uri=uri, dst_path=str(folder))))
 
     def experiment(self, name: str) -> str:
         """Id of the experiment `name`, made where it is missing (also when ten processes make it at once)."""
@@ -103,7 +119,7 @@ class Tracking:
 
     @property
     def client(self) -> mlflow.MlflowClient:
-        """MLflow's own client. A database is created or migrated by one process at a time: making a client starts it."""
+        """MLflow's own client. One process at a time creates or migrates a database: making a client starts that."""
         if self._client is None:
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
@@ -323,8 +339,8 @@ class MlflowObserver(Observer):
     def _search(self, condition: str) -> list:
         from mlflow.entities import ViewType
 
-        return list(self.tracking.call("search_runs", [self.experiment_id], condition,
-                                       run_view_type=ViewType.ACTIVE_ONLY, order_by=["attributes.start_time ASC"]))
+        return self.tracking.pages("search_runs", [self.experiment_id], condition,
+                                   run_view_type=ViewType.ACTIVE_ONLY, order_by=["attributes.start_time ASC"])
 
     def _open(self, found: list, name: str, tags: dict[str, str]) -> str:
         if not found:
@@ -373,3 +389,10 @@ class MlflowObserver(Observer):
         child.uncertain = False
         for metric in metrics:
             child.watermark[metric.key] = max(metric.step, child.watermark.get(metric.key, -1))
+
+
+def reconcile(workspace, *, is_alive: Callable[[str], bool], states: dict[str, str]) -> list[str]:
+    """Sets right what killed runs left open in MLflow; returns a line per thing done. See tasks.mending."""
+    from tasks.mending import mend
+
+    return mend(workspace, is_alive=is_alive, states=states)

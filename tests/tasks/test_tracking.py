@@ -157,7 +157,8 @@ def test_ten_processes_start_on_an_empty_database_at_once(tmp_path):
 
 def test_an_absent_server_is_a_clear_error_and_points_wait(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_MLFLOW_ATTEMPTS", "2")
-    with pytest.raises(NotAvailable, match=r"MLflow at http://\*\*\*@127.0.0.1:9 did not answer after 2 attempts") as info:
+    answer = r"MLflow at http://\*\*\*@127.0.0.1:9 did not answer after 2 attempts"
+    with pytest.raises(NotAvailable, match=answer) as info:
         observer(tmp_path, uri="http://user:canary-password@127.0.0.1:9").start()
     assert "canary" not in str(info.value) and "resume" in info.value.hint
 
@@ -181,7 +182,8 @@ def test_points_of_a_stage_outlive_a_server_that_goes_away(tmp_path, monkeypatch
 
 def test_secrets_never_reach_the_database(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-in-the-environment")
-    settings = {"name": "digits", "server": {"remote": "https://me:canary-in-an-address@host/x", "token": "canary-token"}}
+    server = {"remote": "https://me:canary-in-an-address@host/x", "token": "canary-token"}
+    settings = {"name": "digits", "server": server}
     watcher = observer(tmp_path, settings=settings)
     watcher.start({"note": "canary-in-the-environment"})
     watcher.stage_started("shard", "key")

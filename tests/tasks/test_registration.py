@@ -1,0 +1,184 @@
+"""Registering: one version whatever happens, bytes that are checked, a model that samples."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from fewstep.errors import DataDiffers, NotAvailable, SettingsError
+from tasks import registration
+from tasks.registry import Registry, parse
+from tests.registry_world import CLASSES, Place, save_student
+from tests.registry_world import registration as what
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    return save_student(tmp_path_factory.mktemp("student") / "exported")
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory, student):
+    """A registry with one version that nobody changes."""
+    place = Place(tmp_path_factory.mktemp("registered"))
+    version, made = registration.register(what(place, student, teacher="t" * 64))
+    assert made
+    return place, version
+
+
+def test_references():
+    assert parse("digits") == ("fewstep-digits", None, None)
+    assert parse("fewstep-digits@champion") == ("fewstep-digits", "champion", None)
+    assert parse("digits/v12") == ("fewstep-digits", None, 12)
+    for bad in ("", "@champion", "digits@", "digits/x", "a b", "digits@champion/3"):
+        with pytest.raises(SettingsError, match="names no model"):
+            parse(bad)
+
+
+def test_a_registered_version_has_lineage_snapshot_and_alias(registered, tmp_path):
+    place, version = registered
+    registry = Registry(place)
+    assert registry.resolve("toy@candidate").number == version.number == 1
+    assert version.tags["fewstep.teacher"] == "t" * 64
+    folder = registry.snapshot(version, tmp_path / "files")
+    assert (folder / "params.yaml").read_bytes() == (place.root / "params.yaml").read_bytes()
+    run = registry.tracking.call("get_run", version.run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics == {"distance": 0.5}
+    assert not list((place.shared / "registry/fewstep-toy").glob("upload-*"))
+
+
+def test_registering_the_same_again_makes_nothing(registered, student):
+    place, version = registered
+    again, made = registration.register(what(place, student))
+    assert (again.number, made) == (version.number, False)
+
+
+def test_unknown_names_say_what_is_known(registered):
+    registry = Registry(registered[0])
+    with pytest.raises(NotAvailable, match=r"no alias 'champion' \(aliases: candidate\)"):
+        registry.resolve("toy")
+    with pytest.raises(NotAvailable, match=r"no version 7 \(versions: 1\)"):
+        registry.resolve("toy/7")
+    with pytest.raises(NotAvailable, match=r"no model 'fewstep-nobody' is registered \(models: toy\)"):
+        registry.resolve("nobody")
+
+
+SAMPLE = textwrap.dedent(
+    """
+    import sys
+    import mlflow, numpy, pandas
+    mlflow.set_tracking_uri(sys.argv[1])
+    model = mlflow.pyfunc.load_model("models:/fewstep-toy@candidate")
+    for name in ("fewstep", "tasks", "prefect", "dvc"):
+        assert name not in sys.modules, name
+    both = model.predict(pandas.DataFrame({"class": [0, 2], "seed": [5, 6]}))
+    alone = model.predict(pandas.DataFrame({"class": [2], "seed": [6]}))
+    assert both.shape == (2, 8, 8, 1) and both.dtype == numpy.float32 and both.min() >= 0 and both.max() <= 1
+    numpy.testing.assert_allclose(both[1], alone[0], atol=1e-5)
+    other = model.predict(pandas.DataFrame({"class": [1], "seed": [6]}))
+    assert abs(other - alone).max() > 1e-4      # the class matters
+    assert model.predict(pandas.DataFrame({"n": [7]}), params={"steps": 2}).shape[0] == 7
+    assert model.metadata.signature is not None
+    for bad in ({"class": [3]}, {"colour": [1]}):
+        try:
+            model.predict(pandas.DataFrame(bad))
+        except Exception as error:
+            print(type(error).__name__)
+        else:
+            raise SystemExit(f"{bad} was accepted")
+    """
+)
+
+
+def test_mlflow_loads_it_and_samples_by_class_without_this_project(registered, tmp_path):
+    place, _ = registered
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-P", "-c", SAMPLE, place.mlflow_uri], capture_output=True, text=True,
+                          cwd=tmp_path, env=environment)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert CLASSES == 3
+
+
+def test_a_flipped_bit_in_the_registry_is_noticed_by_both_loaders(student, tmp_path):
+    import mlflow
+
+    place = Place(tmp_path)
+    version, _ = registration.register(what(place, student))
+    registry = Registry(place)
+    path = next(registry.pipeline(version).rglob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataDiffers, match="differ from what was registered"):
+        registry.pipeline(version)
+    with pytest.raises(Exception, match="differs from what was registered"):
+        mlflow.pyfunc.load_model("models:/fewstep-toy@candidate")
+    shutil.rmtree(path.parents[1])
+    with pytest.raises(NotAvailable, match="are gone"):
+        registry.pipeline(version)
+
+
+KILLED = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pathlib import Path
+    from tasks import registration
+    from tests.registry_world import Place, registration as what
+
+    def kill(_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    place, student = Place(Path(sys.argv[1])), Path(sys.argv[2])
+    registration.register(what(Place(place.root / "warm"), student))    # imports, so that a fork costs little
+    # a process per kill, each dying after one step more than the one before it got
+    for count in range(len(registration.STEPS) + 1):
+        child = os.fork()
+        if child == 0:
+            steps = registration.STEPS
+            registration.STEPS = (*steps[:count], kill, *steps[count:])
+            registration.register(what(place, student))
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) or count == len(registration.STEPS), (count, status)
+    """
+)
+
+
+def test_killed_between_any_two_steps_ends_in_one_version(student, tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(student)], capture_output=True, text=True,
+                          cwd=ROOT)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    place = Place(tmp_path)
+    version, _ = registration.register(what(place, student))
+    registry = Registry(place)
+    assert [item.number for item in registry.versions("fewstep-toy")] == [version.number] == [1]
+    assert version.aliases == ("candidate",)
+    experiment = [registry.tracking.experiment("toy")]
+    assert len(registry.tracking.pages("search_logged_models", experiment)) == 1
+    assert [run.info.status for run in registry.tracking.pages("search_runs", experiment)] == ["FINISHED"]
+    registry.pipeline(version)
+    assert registration.tidy(registry) == []
+
+
+def test_killed_in_the_upload_then_reconciled_leaves_nothing_pending(student, tmp_path):
+    place = Place(tmp_path)
+    script = KILLED.replace("range(len(registration.STEPS) + 1)", "range(3, 4)").replace(
+        "registration.STEPS = (", "import tasks.pyfunc_model as model; model.package = lambda *a, **k: kill(0); _ = ("
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(student)], capture_output=True, text=True,
+                          cwd=ROOT)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    registry = Registry(place)
+    lines = registration.tidy(registry)
+    assert len(lines) == 3, lines
+    assert registration.tidy(registry) == []
+    version, made = registration.register(what(place, student))
+    assert (version.number, made) == (1, True)
+    assert signal.SIGKILL == 9
