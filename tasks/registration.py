@@ -73,7 +73,8 @@ def open_run(what: Registration) -> None:
         what.run_id = found[0].info.run_id
         tracking.call("update_run", what.run_id, status="RUNNING")
         return
-    tags = {"fewstep.kind": "registration", "fewstep.model": what.model, "fewstep.weights": what.weights, "fewstep.evaluation": what.evaluation}  # fmt: skip
+    tags = {"fewstep.kind": "registration", "fewstep.model": what.model, "fewstep.weights": what.weights,
+            "fewstep.evaluation": what.evaluation}  # fmt: skip
     if what.parent_run:
         tags["mlflow.parentRunId"] = what.parent_run
     what.run_id = tracking.call("create_run", experiment, tags=tags, run_name="register").info.run_id

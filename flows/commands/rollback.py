@@ -1,0 +1,28 @@
+"""`fewstep rollback`: the previous champion is champion again."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.output import emit, examples
+
+
+def add(app: typer.Typer) -> None:
+    @app.command("rollback", epilog=examples("fewstep rollback digits",
+                                             "fewstep rollback digits --why 'blurred sevens'"))
+    def rollback(model: str = typer.Argument(..., metavar="MODEL", help="The registered model's name."),
+                 why: str = typer.Option("", "--why", help="Goes into the record."),
+                 as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
+        """Make the previous champion champion again, in one recorded step; the present one becomes @previous."""
+        from fewstep.errors import SettingsError
+        from tasks import promotion
+        from tasks.registry import Registry, parse
+        from tasks.workspace import Workspace
+
+        name, alias, number = parse(model)
+        if alias or number:
+            raise SettingsError(f"{model!r}: rollback takes a model's name, such as {name.removeprefix('fewstep-')}",
+                                hint=f"`fewstep promote {model}` makes a certain version champion")
+        current, former = promotion.rollback(Registry(Workspace.find()), name, why=why)
+        result = {"model": name, "champion": former, "previous": current}
+        emit(result, as_json, lambda out: out.print(f"{name}@champion is version {former} again (it was {current})"))
