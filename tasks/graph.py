@@ -82,7 +82,7 @@ def _distill(settings: Settings) -> dict:
     from fewstep.recipes import load_recipe
 
     recipe = load_recipe(settings.distill.recipe)
-    return {**_dump(settings.distill, "checkpoint_images", "recipe"), "recipe": recipe.model_dump(mode="json")}
+    return {**_dump(settings.distill, "checkpoint_images"), "recipe": recipe.model_dump(mode="json")}
 
 
 def _baselines(settings: Settings) -> dict:
@@ -98,11 +98,12 @@ def _register(settings: Settings) -> dict:
 
 
 _IMAGES = ("fewstep/images.py", "fewstep/records", "fewstep/randomness.py")
-_NETWORK = ("fewstep/denoiser.py", "fewstep/networks.py", "fewstep/prediction.py", "fewstep/processes.py",
-            "fewstep/randomness.py", "fewstep/sampling.py", "fewstep/teachers")
-_TRAINING = ("fewstep/recipes", "fewstep/students.py", "fewstep/terms", "fewstep/training", "fewstep/trajectories",
-             "fewstep/export.py", "fewstep/pipelines")
-_MEASURING = ("fewstep/classifier.py", "fewstep/metrics", "fewstep/pictures.py")
+_NETWORK = ("fewstep/adapters.py", "fewstep/denoiser.py", "fewstep/prediction.py", "fewstep/processes.py",
+            "fewstep/randomness.py", "fewstep/teachers")
+_SAMPLING = ("fewstep/sampling.py", "fewstep/solvers.py")
+_STUDENT = ("fewstep/networks.py", "fewstep/recipes", "fewstep/student_settings.py", "fewstep/students.py")
+_TRAINING = ("fewstep/terms", "fewstep/training", "fewstep/trajectories")
+_MEASURING = ("fewstep/classifier.py", "fewstep/metrics")
 
 
 def _registry_gone(workspace: Workspace, manifest: Manifest) -> str | None:
@@ -124,17 +125,21 @@ STAGES: tuple[Stage, ...] = (
           _modules("tasks/classifier.py", "fewstep/classifier.py", _IMAGES), ("seed", "evaluate"),
           _classifier),
     Stage("teacher", "tasks.teacher", "data/teacher", ("shard",),
-          _modules("tasks/teacher.py", _IMAGES, _NETWORK, _TRAINING, "fewstep/metrics"), ("seed", "teacher"), _teacher,
-          given=("teacher",)),
+          _modules("tasks/teacher.py", _IMAGES, _NETWORK, _SAMPLING, _STUDENT, _TRAINING, "fewstep/metrics/__init__.py",
+                   "fewstep/metrics/sliced.py"),
+          ("seed", "teacher"), _teacher, given=("teacher",)),
     Stage("trajectories", "tasks.trajectories", "data/trajectories", ("teacher",),
-          _modules("tasks/trajectories.py", _NETWORK, "fewstep/records", "fewstep/trajectories"),
+          _modules("tasks/trajectories.py", _NETWORK, _SAMPLING, "fewstep/records", "fewstep/trajectories"),
           ("seed", "trajectories", "distill"), _trajectories, given=("recipe",)),
     Stage("distill", "tasks.distill", "data/student", ("shard", "teacher", "trajectories"),
-          _modules("tasks/distill.py", _IMAGES, _NETWORK, _TRAINING), ("seed", "distill"), _distill, given=("recipe",)),
+          _modules("tasks/distill.py", _IMAGES, _NETWORK, _SAMPLING, _STUDENT, _TRAINING, "fewstep/export.py",
+                   "fewstep/pipelines"),
+          ("seed", "distill"), _distill, given=("recipe",)),
     Stage("baselines", "tasks.baselines", "data/baselines", ("shard", "classifier", "teacher"),
-          _modules("tasks/baselines.py", _IMAGES, _NETWORK, _MEASURING), ("seed", "evaluate"), _baselines),
+          _modules("tasks/baselines.py", _IMAGES, _NETWORK, _SAMPLING, _MEASURING), ("seed", "evaluate"), _baselines),
     Stage("evaluate", "tasks.evaluate", "data/evaluation", ("shard", "classifier", "distill", "baselines"),
-          _modules("tasks/evaluate.py", _IMAGES, _NETWORK, _MEASURING, "fewstep/students.py", "fewstep/export.py"),
+          _modules("tasks/evaluate.py", _IMAGES, _NETWORK, _STUDENT, _MEASURING, "fewstep/export.py",
+                   "fewstep/pictures.py"),
           ("seed", "evaluate"), _evaluate, metrics=("metrics.json",)),
     Stage("register", "tasks.register", "data/registration",
           ("shard", "teacher", "trajectories", "distill", "evaluate"),

@@ -50,7 +50,7 @@ class Context:
     `settings`: as resolved in tasks.graph; `inputs`: verified folders by stage name, `manifests`: theirs; `given`:
     paths from outside the pipeline. `work` survives kills; `out` becomes the output folder, whole;
     `scratch` (checkpoints, loose records) is deleted after publishing; `previous`: the output published now, if any,
-    whatever its key.
+    whatever its key. `workers` and `checkpoint_images` (images between checkpoints; None: by time) change no byte.
     """
 
     stage: str
@@ -64,6 +64,7 @@ class Context:
     previous: Path | None
     workspace: Workspace
     workers: int = 1
+    checkpoint_images: int | None = None
     observer: Observer = field(default_factory=Observer)
     cost: dict = field(default_factory=dict)
 
@@ -188,7 +189,8 @@ def _make(workspace: Workspace, stage: graph.Stage, settings: Settings, key: str
         manifests={name: manifests.load(workspace.root / graph.stage(name).output) for name in stage.inputs},
         given={name: paths[name] for name in stage.given if paths[name] is not None},
         work=workspace.partial / key, previous=target if manifests.load_quietly(target) else None,
-        workspace=workspace, workers=_workers(settings), observer=observer)
+        workspace=workspace, workers=_workers(settings), observer=observer,
+        checkpoint_images=settings.distill.checkpoint_images)
     if hasattr(implementation, "check"):
         implementation.check(context)
     given = keys.given_digests(stage, settings, workspace, table)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fewstep.configuration import Strict, nearest, parse
 from fewstep.errors import SettingsError
+from fewstep.recipes.settings import Overrides
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -64,7 +65,7 @@ class Teacher(Strict):
     channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 64)
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     class_dropout: Share = 0.1
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema: Share = 0.02                                             # half-life of the average, as a share of the images
     check: TeacherCheck = TeacherCheck()
 
     @field_validator("source", "path")
@@ -102,16 +103,11 @@ class Trajectories(Strict):
     workers: Annotated[int, Field(ge=1, le=256)] | None = None   # null: one per CPU core; changes no byte
 
 
-class Distill(Strict):
-    """The recipe and its length; the other keys override the recipe's own optimiser settings where given."""
+class Distill(Overrides):
+    """The recipe and its length; what Overrides has replaces the recipe's own settings where it is given."""
 
     recipe: str = "kd"
     images: Count = 200_000
-    batch: Count | None = None
-    lr: Positive | None = None
-    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
-    clip: Positive | None = None
-    accumulate: Count | None = None
     checkpoint_images: Count | None = None                       # null: by time; changes no byte
 
 
