@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from fewstep.errors import SettingsError
 from fewstep.trajectories import SetPlan, SetWriter, TrajectorySettings, description, plan_set
 from fewstep.trajectories.network import prepare
 

@@ -23,9 +23,12 @@ class Backends:
         found = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                found.append(json.loads(path.read_bytes()))
+                backend = json.loads(path.read_bytes())
             except ValueError as error:
                 raise CorruptData(f"{path}: damaged ({error})") from error
+            if path.stem != _name(backend):
+                raise CorruptData(f"{path}: damaged (its name is not the hash of its content)")
+            found.append(backend)
         return found
 
     def add(self, backend: dict, known: list[dict] = ()) -> None:
@@ -40,5 +43,8 @@ class Backends:
                     "continuing a trajectory set that was begun with other libraries or on another device: it will be "
                     "correct, but not equal bit for bit to one made in one place; the set records both"
                 )
-            name = hashlib.sha256(canonical_json(backend).encode()).hexdigest()[:16]
-            write_atomically(self.folder / f"{name}.json", canonical_json(backend) + "\n")
+            write_atomically(self.folder / f"{_name(backend)}.json", canonical_json(backend) + "\n")
+
+
+def _name(backend: dict) -> str:
+    return hashlib.sha256(canonical_json(backend).encode()).hexdigest()[:16]

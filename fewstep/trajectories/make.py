@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from fewstep.denoiser import Denoiser
@@ -27,7 +27,7 @@ def in_threads(workers: int) -> Execute:
         with ThreadPoolExecutor(workers, thread_name_prefix="trajectories") as pool:
             futures = [pool.submit(work, unit) for unit in units]
             try:
-                for future in futures:
+                for future in as_completed(futures):
                     future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -59,7 +59,8 @@ def make_set(
         teacher_digest: hash of the teacher's weights and configuration.
         num_classes: classes to draw conditions from; default: the teacher's.
         progress: called with (samples done, samples in all).
-        execute: runs a function over shard numbers; default: one after the other. See :func:`in_threads`.
+        execute: runs a function over shard numbers, in any order and number at once; default: on a CPU one worker per
+            core, elsewhere one after the other. It changes no byte.
 
     Returns:
         The opened set, of exactly ``settings.count`` samples; records of a set there with equal content are reused.
@@ -87,7 +88,7 @@ def make_set(
         os.rename(folder, aside)
     os.rename(work / "out", folder)
     sync_folder(folder.parent)
-    _clear(work, aside)
+    _clear(*folder.parent.glob(f"{folder.name}.partial-*"), aside)
     return open_set(folder)
 
 
@@ -130,9 +131,6 @@ def _complete(
         writer.make_shard(teacher, shard, on_record)
 
     shards = writer.missing_shards()
-    if execute is None:
-        for shard in shards:
-            work_on(shard)
-    else:
-        execute(work_on, shards)
+    cores = len(os.sched_getaffinity(0)) if plan.device.type == "cpu" else 1
+    (execute or in_threads(cores))(work_on, shards)
     writer.finish()

@@ -1,0 +1,44 @@
+"""Small teachers, and a process that makes a set and may be killed."""
+
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel  # noqa: F401 (so that a fork server has loaded it)
+
+from fewstep.denoiser import Denoiser
+from fewstep.networks import new_unet
+from fewstep.processes import VariancePreserving
+from fewstep.teachers import GaussianMixture
+from fewstep.trajectories import TrajectorySet, TrajectorySettings, make_set
+from fewstep.trajectories.make import in_threads
+
+TINY = TrajectorySettings(count=18, steps=2, record_size=4, records_per_shard=2)
+"""Five records in three shards; the last record and the last shard are not full."""
+
+
+def small_unet(null_class: bool = True) -> Denoiser:
+    network = new_unet(8, 1, 10, (16, 16), 1, null_class).eval()
+    return Denoiser(network, VariancePreserving.cosine(), "v_prediction", (1, 8, 8), 10, 10 if null_class else None)
+
+
+def small_mixture() -> GaussianMixture:
+    return GaussianMixture(torch.tensor([[-1.0, 0.5], [1.0, 0.0], [0.0, 2.0]]), 0.2)
+
+
+def make(folder: Path, settings: TrajectorySettings = TINY, teacher: Denoiser | None = None, **more) -> TrajectorySet:
+    arguments = {"seed": 3, "teacher_digest": "a teacher", **more}
+    return make_set(teacher if teacher is not None else small_unet(), settings, folder, **arguments)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below ``folder``: relative name → bytes."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def work(folder: str, count: int, began: Event) -> None:
+    """The life of a process that may be killed."""
+    torch.set_num_threads(1)
+    teacher = small_unet()
+    began.set()
+    make(Path(folder), TINY.model_copy(update={"count": count, "steps": 8}), teacher, execute=in_threads(2))
