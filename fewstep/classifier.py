@@ -22,14 +22,15 @@ _SMALLEST = 4  # images are halved until a side is at most this many pixels
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier of (N, C, H, W) images in [-1, 1] with a narrow feature layer.
+    """Convolutional classifier of (N, C, H, W) images in [-1, 1].
 
-    Group norm only, so the features of an image do not depend on the batch it came in.
+    Its features are the leading principal components of its last hidden layer. Group norm only, so the features of an
+    image do not depend on the batch it came in.
 
     Args:
         shape: (C, H, W) of the images.
         num_classes: at least 2.
-        features: width of the feature layer, 1 to 16 (the more features, the more samples a Fréchet distance needs).
+        features: 1 to 16 components (the more features, the more samples a Fréchet distance needs).
         width: channels of the first convolution, a multiple of 8.
     """
 
@@ -52,22 +53,22 @@ class Classifier(nn.Module):
                 layers += [nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.GroupNorm(8, wider), nn.SiLU()]
                 width, height, breadth = wider, (height + 1) // 2, (breadth + 1) // 2
             self.body = nn.Sequential(*layers)
-            self.embed = nn.Linear(width * 4, features)
-            self.head = nn.Linear(features, num_classes)
+            self.head = nn.Linear(4 * width, num_classes)
         self.to_empty(device="cpu")
-        self.register_buffer("feature_mean", torch.zeros(features))
-        self.register_buffer("feature_scale", torch.ones(features))
+        self.register_buffer("mean", torch.zeros(4 * width))
+        self.register_buffer("components", torch.zeros(features, 4 * width))
 
-    def _embed(self, images: Tensor) -> Tensor:
-        return self.embed(functional.adaptive_avg_pool2d(self.body(images), 2).flatten(1))
+    def hidden(self, images: Tensor) -> Tensor:
+        """(N, H): the last hidden layer, averaged over the four quarters of the image."""
+        return functional.adaptive_avg_pool2d(self.body(images), 2).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (N, num_classes) before the softmax."""
-        return self.head(functional.silu(self._embed(images)))
+        return self.head(self.hidden(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, features): the feature layer in units of each feature's standard deviation over the training images."""
-        return (self._embed(images) - self.feature_mean) / self.feature_scale
+        """(N, features): principal components of the hidden layer, of variance 1 on average over the fit images."""
+        return (self.hidden(images) - self.mean) @ self.components.T
 
     @torch.no_grad()
     def _initialise(self, source: torch.Generator) -> None:
@@ -134,10 +135,22 @@ def train_classifier(
         if on_step is not None and (step + 1) % 20 == 0:
             on_step(step + 1, steps)
     model.eval().requires_grad_(False)
-    seen = torch.cat([model._embed(some) for some in images.split(256)])
-    model.feature_mean.copy_(seen.mean(0))
-    model.feature_scale.copy_(seen.std(0).clamp_min(1e-6) if len(seen) > 1 else torch.ones(features))
+    _fit_components(model, torch.cat([model.hidden(some) for some in images.split(256)]))
     return model
+
+
+def _fit_components(model: nn.Module, points: Tensor) -> None:
+    """Sets `model.mean` and `model.components` from (N, D) points, scaled to a mean variance of 1."""
+    features = len(model.components)
+    if min(points.shape) <= features:
+        raise SettingsError(
+            f"{features} features need more than {features} images and dimensions, got {len(points)} images of "
+            f"{points.shape[1]} dimensions; add images, raise data.split.fit or lower evaluate.classifier.features"
+        )
+    fitted = PCA(features, svd_solver="full").fit(points.double().numpy())
+    scale = max(float(fitted.explained_variance_.mean()) ** 0.5, 1e-12)
+    model.mean.copy_(torch.from_numpy(fitted.mean_))
+    model.components.copy_(torch.from_numpy(fitted.components_ / scale))
 
 
 def _shifted(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
@@ -162,7 +175,7 @@ def accuracy(model: Classifier, images: Tensor, labels: Tensor, batch: int = 256
 
 
 class PrincipalComponents(nn.Module):
-    """Projections of (N, C, H, W) images in [-1, 1] on the leading principal components, in the images' own units."""
+    """Leading principal components of (N, C, H, W) images in [-1, 1], of variance 1 on average over the fit images."""
 
     def __init__(self, shape: tuple[int, int, int], features: int):
         super().__init__()
@@ -177,12 +190,8 @@ class PrincipalComponents(nn.Module):
 
 def fit_components(images: Tensor, features: int = 16) -> PrincipalComponents:
     """Principal components of (N, C, H, W) images, for data without classes. Raises SettingsError if N ≤ features."""
-    if len(images) <= features:
-        raise SettingsError(f"{features} principal components need more than {features} images, got {len(images)}")
     model = PrincipalComponents(tuple(images.shape[1:]), features)
-    fitted = PCA(features, svd_solver="full").fit(images.flatten(1).double().numpy())
-    model.mean.copy_(torch.from_numpy(fitted.mean_))
-    model.components.copy_(torch.from_numpy(fitted.components_))
+    _fit_components(model, images.flatten(1))
     return model
 
 
@@ -190,11 +199,10 @@ def save_features(model: Classifier | PrincipalComponents, folder: Path) -> None
     """Writes features.safetensors and features.json (kind and architecture) into an existing folder."""
     if isinstance(model, Classifier):
         described = {"kind": "classifier", "num_classes": model.num_classes, "width": model.width}
-        described["features"] = model.embed.out_features
     else:
-        described = {"kind": "pca", "features": len(model.components)}
+        described = {"kind": "pca"}
+    described |= {"features": len(model.components), "shape": list(model.shape)}
     save_file(model.state_dict(), folder / "features.safetensors")
-    described["shape"] = list(model.shape)
     (folder / "features.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
 
 
@@ -213,5 +221,6 @@ def load_features(folder: Path) -> Classifier | PrincipalComponents:
         model = {"classifier": Classifier, "pca": PrincipalComponents}[described.pop("kind")](**described)
         model.load_state_dict(load_file(weights))
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise DataDiffers(f"{weights}: the weights do not fit {description.name}: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise DataDiffers(f"{weights}: the weights do not fit {description.name}: {reason}") from error
     return model.eval().requires_grad_(False)

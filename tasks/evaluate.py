@@ -7,10 +7,10 @@ import resource
 from pathlib import Path
 
 import torch
-from fewstep.export import load_student
 from safetensors.torch import load_file
 
 from fewstep.errors import NonFinite, SettingsError
+from fewstep.export import load_student
 from fewstep.images import load_split
 from fewstep.metrics.examination import Examination
 from fewstep.metrics.features import load_extractor
@@ -77,7 +77,8 @@ def finish(ctx) -> dict:
                                      images=sampled[steps].images)  # fmt: skip
         rows.append({"subject": subject, "steps": steps, "evaluations": steps, "values": store(values, protocols),
                      "classes": examination.by_class(sampled[steps].seen, conditions)})  # fmt: skip
-        comparisons[str(steps)] = _compare(examination, steps, values, sampled[steps], baselines, features)
+        comparisons[str(steps)] = _compare(examination, steps, values, sampled[steps], conditions, baselines,
+                                           features)  # fmt: skip
     document = {**baselines, "student": rows, "comparisons": comparisons, "protocols": protocols,
                 "samples": ctx.settings["samples"], "notes": _notes(examination, student)}  # fmt: skip
     ctx.out.mkdir(parents=True, exist_ok=True)
@@ -149,7 +150,7 @@ def quality_table(document: dict) -> str:
     return text.getvalue()
 
 
-def _compare(examination: Examination, steps: int, values: dict, sampled: Sampled, baselines: dict,
+def _compare(examination: Examination, steps: int, values: dict, sampled: Sampled, conditions, baselines: dict,
              features: dict) -> dict:
     """The student against the best training-free solver at equal network evaluations (else the nearest lower count),
     against the teacher, and the cheapest training-free setting that is at least as good."""
@@ -168,7 +169,8 @@ def _compare(examination: Examination, steps: int, values: dict, sampled: Sample
         rival = known[id(best)]
         reference = examination.reference.features
         name = f"{best['solver']}-{best['evaluations']}"
-        paired = kernel_distance_difference(sampled.seen.features, features[name].double().numpy(), reference)
+        paired = kernel_distance_difference(sampled.seen.features, features[name].double().numpy(), reference,
+                                            examination.strata(conditions))  # fmt: skip
         found.update(
             solver=best["solver"], evaluations=best["evaluations"],
             fd_ratio=_ratio(mine, rival["fd_infinite"]), kid_ratio=_ratio(values["kid"], rival["kid"]),

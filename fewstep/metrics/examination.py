@@ -16,9 +16,10 @@ from fewstep.metrics.intervals import Interval, normal, wilson
 from fewstep.metrics.kernel import kernel_distance
 from fewstep.metrics.moments import Moments
 from fewstep.metrics.neighbours import memorisation, nearest_distances, precision_recall
+from fewstep.metrics.order import mixed, proportionate
 from fewstep.metrics.protocol import Protocol, Value, rounded
 from fewstep.metrics.same_noise import agreement
-from fewstep.randomness import Permutation, integers, noise
+from fewstep.randomness import integers, noise
 
 NOISE = "evaluation"
 """Purpose of the sampling noise: never the trajectories', so no student has seen it."""
@@ -146,13 +147,21 @@ class Examination:
         return self._measure(seen, subject, "samples", self._protocol(len(seen.features)), conditions, images, teacher)
 
     def floor(self) -> dict[str, Value]:
-        """The same for the training split in the place of samples: what real images score against real images."""
-        seen = self.observe(_as_bytes(self.train))
-        # nearest neighbours of training images among training images are themselves: held-out images stand in
+        """The same for training images in the place of samples: what real images score against real images.
+
+        As many of them as there are with classes in the reference's proportions, which samples have too. Held-out
+        images stand in for the nearest neighbours, as training images would find themselves.
+        """
+        images, labels = _as_bytes(self.train), None
+        if self.train.num_classes:
+            labels = self.train.labels
+            rows = proportionate(labels.numpy(), self._labels.numpy(), self.seed, "evaluation-floor")
+            if rows is not None:
+                images, labels = images[torch.from_numpy(rows)], labels[torch.from_numpy(rows)]
+        seen = self.observe(images)
         seen = Observed(seen.features, seen.classes, self.reference.nearest)
-        protocol = self._protocol(len(self.train)).model_copy(
+        protocol = self._protocol(len(images)).model_copy(
             update={"noise": "none: real images of the train split", "conditions": "as they are"})
-        labels = self.train.labels if self.train.num_classes else None
         return self._measure(seen, "real images", "train", protocol, labels, None, None)
 
     def _protocol(self, n: int) -> Protocol:
@@ -169,20 +178,24 @@ class Examination:
             raise NonFinite(f"{subject}: features of the samples are NaN or infinite")
         values: dict[str, Value] = {}
 
-        def put(name: str, value: float, n: int, interval: Interval | None, metric: str | None = None, **parameters):
-            described = protocol.model_copy(update={"metric": metric or name, "parameters": parameters})
-            values[name] = Value(value=value, n=n, interval=interval, protocol=described, subject=subject)
+        def put(name: str, value: float, n: int, bounds: Interval | None, **parameters):
+            described = protocol.model_copy(update={"metric": name, "parameters": parameters})
+            values[name] = Value(value=value, n=n, interval=bounds, protocol=described, subject=subject)
 
         n = len(seen.features)
-        features, reference = self._mixed(seen.features, source), self._mixed(self.reference.features, "reference")
+        strata = self.strata(conditions)
+        asked, known = strata or (None, None)
+        features = seen.features[mixed(n, asked, self.seed, "evaluation-order-" + source)]
+        reference = self.reference.features
+        reference = reference[mixed(len(reference), known, self.seed, "evaluation-order-reference")]
         fd = frechet_extrapolated(features, reference)
         put("fd_infinite", fd.infinite, n, normal(fd.infinite, fd.infinite_error), extrapolation="linear in 1/n",
             subsets=",".join(map(str, fd.subsets)), interval="jackknife over samples and reference")
         put("fd", fd.finite, n, normal(fd.finite, fd.finite_error), interval="jackknife over samples and reference")
         put("fd_bias", frechet_bias(Moments.of(features).covariance, n), n, None, formula="first order, Gaussian")
-        kid = kernel_distance(features, reference)
+        kid = kernel_distance(seen.features, self.reference.features, strata)
         put("kid", kid.value, n, normal(kid.value, kid.standard_error), kernel="(x·y/d + 1)^3, unbiased, all pairs",
-            interval="jackknife over samples and reference")
+            given="classes" if strata else "nothing", interval="influence of samples and reference")
         precision, recall = precision_recall(features, reference, NEIGHBOURS)
         for name, share in (("precision", precision), ("recall", recall)):
             put(name, share.value, share.n, share.interval, k=NEIGHBOURS, points=recall.n, interval="binomial")
@@ -202,10 +215,20 @@ class Examination:
                 of="deviations from the teacher's mean image" + (" of the class" if conditions is not None else ""))
         return values
 
-    def _mixed(self, features: np.ndarray, source: str) -> np.ndarray:
-        """Rows in keyed random order: splits are contiguous, and images on disk may be sorted."""
-        order = Permutation(len(features), self.seed, "evaluation-order-" + source)
-        return features[order(torch.arange(len(features))).numpy()]
+    def strata(self, conditions: Tensor | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Labels of samples and reference where both have the same classes in the same proportions, else None.
+
+        Each class then has at least two of either, and its shares differ by less than a fifth.
+        """
+        if conditions is None or not self.test.num_classes:
+            return None
+        asked, known = conditions.numpy(), self._labels.numpy()
+        classes = np.union1d(asked, known)
+        counts = np.array([[(labels == label).sum() for label in classes] for labels in (asked, known)])
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        if counts.min() < 2 or (np.abs(shares[0] / shares[1] - 1) > 0.2).any():
+            return None
+        return asked, known
 
     def by_class(self, seen: Observed, conditions: Tensor | None) -> list[dict]:
         """Per class: name, n asked for, share recognised, interval. Empty without classes."""

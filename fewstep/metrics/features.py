@@ -47,7 +47,7 @@ def load_extractor(folder: Path) -> Extractor:
     """
     model = load_features(folder)
     digest = hashlib.sha256((Path(folder) / "features.safetensors").read_bytes()).hexdigest()
+    dimensions = len(model.components)
     if isinstance(model, Classifier):
-        return Extractor(model, f"classifier-{model.embed.out_features}", digest, model.embed.out_features,
-                         model.num_classes)
-    return Extractor(model, f"pca-{len(model.components)}", digest, len(model.components), 0)
+        return Extractor(model, f"classifier-{dimensions}", digest, dimensions, model.num_classes)
+    return Extractor(model, f"pca-{dimensions}", digest, dimensions, 0)

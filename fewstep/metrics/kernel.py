@@ -1,11 +1,11 @@
 """Kernel distance (unbiased squared maximum mean discrepancy) with its standard error, alone and paired."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from fewstep.errors import NonFinite, SettingsError
-from fewstep.metrics.intervals import jackknife_variance
 
 _DEGREE = 3
 _ROWS = 2048  # rows at a time: bounds memory
@@ -27,42 +27,53 @@ class Estimate:
         return self.value / self.standard_error if self.standard_error > 0 else float(np.copysign(np.inf, self.value))
 
 
-def kernel_distance(x: np.ndarray, y: np.ndarray) -> Estimate:
+def kernel_distance(
+    x: np.ndarray, y: np.ndarray, strata: tuple[np.ndarray, np.ndarray] | None = None
+) -> Estimate:
     """KID: unbiased MMD² with the kernel k(a, b) = (a·b / d + 1)³ (Bińkowski et al. 2018, arXiv 1801.01401).
 
         mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) − 2 mean_{ij} k(xᵢ, yⱼ)
 
-    over all pairs, not random subsets. The standard error is the delete-one jackknife over both samples; when x and y
-    have one distribution it is somewhat too large (the statistic is degenerate there), never too small.
+    over all pairs, not random subsets. The standard error is that of the first-order projection (each sample's
+    influence); when x and y have one distribution, where that projection vanishes, it is too large rather than too
+    small.
+
+    Strata: when the number of samples of each class is fixed, as it is when classes are asked for in the reference's
+    own proportions, samples are independent within classes only, and the plain formula is biased downwards. Given the
+    classes, only pairs within a class are corrected: pairs of one class of n_c count n_c/(n_c − 1), pairs of
+    different classes 1, and everything is divided by n². One stratum is the plain formula.
 
     Args:
         x: (n, d) and
-        y: (m, d) features, n, m ≥ 3. Order and batching do not matter.
+        y: (m, d) features. Order and batching do not matter.
+        strata: labels (n,) of x and (m,) of y, each label at least twice on its side; None for one stratum.
 
     Raises:
         SettingsError: too few samples, or widths differ.
         NonFinite: a feature is NaN or infinite.
     """
     x, y = _checked(x, y)
-    xx, yy = _Within(x), _Within(y)
-    xy, yx = _cross(x, y), _cross(y, x)
-    n, m = len(x), len(y)
-    value = xx.mean + yy.mean - 2 * xy.sum() / (n * m)
-    without_x = xx.without + yy.mean - 2 * (xy.sum() - xy) / ((n - 1) * m)
-    without_y = xx.mean + yy.without - 2 * (yx.sum() - yx) / (n * (m - 1))
-    return Estimate(float(value), (jackknife_variance(without_x) + jackknife_variance(without_y)) ** 0.5)
+    inside_x, inside_y = strata or (None, None)
+    own_x, own_y = _within(x, inside_x), _within(y, inside_y)
+    towards_y, towards_x = _sums(x, y) / len(y), _sums(y, x) / len(x)
+    value = own_x.mean() + own_y.mean() - 2 * towards_y.mean()
+    variance = _variance(2 * (own_x - towards_y), inside_x) + _variance(2 * (own_y - towards_x), inside_y)
+    return Estimate(float(value), variance**0.5)
 
 
-def kernel_distance_difference(a: np.ndarray, b: np.ndarray, reference: np.ndarray) -> Estimate:
+def kernel_distance_difference(
+    a: np.ndarray, b: np.ndarray, reference: np.ndarray, strata: tuple[np.ndarray, np.ndarray] | None = None
+) -> Estimate:
     """KID(a, reference) − KID(b, reference) for paired samples: aᵢ and bᵢ come from the same noise and condition.
 
-    The reference's own term cancels. The jackknife leaves out pairs (aᵢ, bᵢ), so what the pairs share cancels in the
-    standard error as well, and single reference samples. Negative: a is nearer to the reference.
+    The reference's own term cancels. The standard error is that of the pairs' and the reference's influence on the
+    difference, so what a pair shares cancels there as well. Negative: a is nearer to the reference.
 
     Args:
         a: (n, d) and
         b: (n, d) features of the two models.
         reference: (m, d) features of the reference.
+        strata: labels (n,) of the pairs and (m,) of the reference, see `kernel_distance`.
 
     Raises:
         SettingsError: a and b differ in number, so they are no pairs; or too few samples.
@@ -72,29 +83,42 @@ def kernel_distance_difference(a: np.ndarray, b: np.ndarray, reference: np.ndarr
         raise SettingsError(f"a paired comparison needs samples from the same noise: got {len(a)} and {len(b)}")
     a, reference = _checked(a, reference)
     b, reference = _checked(b, reference)
-    n, m = len(a), len(reference)
-    aa, bb = _Within(a), _Within(b)
-    to_reference = _cross(a, reference) - _cross(b, reference)
-    from_reference = _cross(reference, a) - _cross(reference, b)
-    total = to_reference.sum()
-    value = aa.mean - bb.mean - 2 * total / (n * m)
-    without_pair = aa.without - bb.without - 2 * (total - to_reference) / ((n - 1) * m)
-    without_reference = aa.mean - bb.mean - 2 * (total - from_reference) / (n * (m - 1))
-    return Estimate(float(value), (jackknife_variance(without_pair) + jackknife_variance(without_reference)) ** 0.5)
+    pairs, inside_reference = strata or (None, None)
+    own = _within(a, pairs) - _within(b, pairs)
+    towards = (_sums(a, reference) - _sums(b, reference)) / len(reference)
+    from_reference = (_sums(reference, a) - _sums(reference, b)) / len(a)
+    value = own.mean() - 2 * towards.mean()
+    variance = _variance(2 * (own - towards), pairs) + _variance(2 * from_reference, inside_reference)
+    return Estimate(float(value), variance**0.5)
 
 
-class _Within:
-    """Mean kernel value over pairs of different samples, and the same with each sample left out."""
+def _within(x: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """(n,) whose mean is the unbiased E k(x, x'): each sample's mean similarity to the others."""
+    alike = _sums(x, x)
+    itself = (np.square(x).sum(1) / x.shape[1] + 1) ** _DEGREE
+    if labels is None:
+        return (alike - itself) / (len(x) - 1)
+    corrected = alike
+    for rows in _strata(labels, len(x)):
+        inside = _sums(x[rows], x[rows])
+        corrected[rows] += (inside - itself[rows]) * len(rows) / (len(rows) - 1) - inside
+    return corrected / len(x)
 
-    def __init__(self, x: np.ndarray):
-        n = len(x)
-        rows = _cross(x, x) - (np.square(x).sum(1) / x.shape[1] + 1) ** _DEGREE
-        total = rows.sum()
-        self.mean = total / (n * (n - 1))
-        self.without = (total - 2 * rows) / ((n - 1) * (n - 2))
+
+def _variance(influence: np.ndarray, labels: np.ndarray | None) -> float:
+    """Variance of the mean of `influence`, with the number of samples in each stratum fixed."""
+    groups = [np.arange(len(influence))] if labels is None else _strata(labels, len(influence))
+    return float(sum(len(rows) * influence[rows].var(ddof=1) for rows in groups) / len(influence) ** 2)
 
 
-def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _strata(labels: np.ndarray, n: int) -> list[np.ndarray]:
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if len(labels) != n or min(len(rows) for rows in groups) < 2:
+        raise SettingsError(f"strata need a label for each of {n} samples and at least 2 samples of each label")
+    return groups
+
+
+def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(n,): Σⱼ k(xᵢ, yⱼ) for every i.
 
     With z = (x/√d, 1) the kernel is (zᵢ·zⱼ)³, and the sum over j is the third moment Σⱼ zⱼ⊗zⱼ⊗zⱼ contracted with zᵢ
@@ -102,20 +126,18 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     d = x.shape[1]
     if d > _TENSOR_FEATURES:
-        return np.concatenate([((x[i : i + _ROWS] @ y.T) / d + 1).__pow__(_DEGREE).sum(1)
-                               for i in range(0, len(x), _ROWS)])
-    third = sum(np.einsum("nab,nc->abc", squares, z, optimize=True) for squares, z in _powers(y))
-    return np.concatenate([
-        np.einsum("nc,nc->n", squares.reshape(len(z), -1) @ third.reshape(-1, d + 1), z) for squares, z in _powers(x)
-    ])
+        rows = range(0, len(x), _ROWS)
+        return np.concatenate([np.power(x[i : i + _ROWS] @ y.T / d + 1, _DEGREE).sum(1) for i in rows])
+    third = sum(squares.T @ z for squares, z in _powers(y))
+    return np.concatenate([((squares @ third) * z).sum(1) for squares, z in _powers(x)])
 
 
-def _powers(x: np.ndarray):
-    """(z⊗z (rows, d+1, d+1), z (rows, d+1)) in blocks of rows."""
+def _powers(x: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(z⊗z (rows, (d+1)²), z (rows, d+1)) in blocks of rows."""
     for i in range(0, len(x), _ROWS):
         part = x[i : i + _ROWS]
         z = np.concatenate([part / np.sqrt(x.shape[1]), np.ones((len(part), 1))], axis=1)
-        yield z[:, :, None] * z[:, None, :], z
+        yield (z[:, :, None] * z[:, None, :]).reshape(len(z), -1), z
 
 
 def _checked(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

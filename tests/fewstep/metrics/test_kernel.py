@@ -30,13 +30,16 @@ class Identity(torch.nn.Module):
 
 
 @pytest.mark.parametrize("d", [1, 12, 50])  # 50: the path without third moments
-def test_equals_its_definition_and_its_jackknife(d):
-    x, y = draw(40, d, 1) + 0.2, 1.3 * draw(25, d, 2)
+def test_equals_its_definition_and_its_error_is_near_the_jackknife(d):
+    x, y = draw(60, d, 1) + 0.5, 1.3 * draw(45, d, 2)
     found = kernel_distance(x, y)
     assert found.value == pytest.approx(plain(x, y), rel=1e-9)
-    left = [plain(np.delete(x, i, 0), y) for i in range(40)], [plain(x, np.delete(y, i, 0)) for i in range(25)]
+    left = [plain(np.delete(x, i, 0), y) for i in range(60)], [plain(x, np.delete(y, i, 0)) for i in range(45)]
     variance = sum((len(v) - 1) / len(v) * np.square(np.array(v) - np.mean(v)).sum() for v in left)
-    assert found.standard_error == pytest.approx(variance**0.5, rel=1e-6)
+    assert found.standard_error == pytest.approx(variance**0.5, rel=0.1)
+    one_class = kernel_distance(x, y, (np.zeros(60), np.zeros(45)))
+    assert one_class.value == pytest.approx(found.value)
+    assert one_class.standard_error == pytest.approx(found.standard_error)
 
 
 def test_equals_torchmetrics_with_one_subset_of_everything():
@@ -88,7 +91,41 @@ def test_paired_test_rejects_equal_models_no_more_often_than_its_level():
     assert rejected <= 18
 
 
+def classes(n: int, seed: int, d: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Five distant classes in fixed, equal proportions."""
+    labels = np.arange(n) % 5
+    return draw(n, d, seed) + 3 * np.eye(6)[labels][:, :d], labels
+
+
+def test_classes_in_fixed_proportions_are_unbiased_only_as_strata():
+    plain_values, values, errors = [], [], []
+    for s in range(80):
+        (x, of_x), (y, of_y) = classes(200, 2 * s), classes(150, 2 * s + 1)
+        plain_values.append(kernel_distance(x, y).value)
+        found = kernel_distance(x, y, (of_x, of_y))
+        values.append(found.value)
+        errors.append(found.standard_error)
+    spread = np.std(values, ddof=1)
+    assert abs(np.mean(values)) < 4 * spread / 80**0.5
+    assert np.mean(plain_values) < -10 * spread / 80**0.5  # why strata are needed
+    assert np.mean(errors) > 0.9 * spread  # where both are alike the error is cautious
+    moved = [kernel_distance(classes(200, 2 * s)[0] + 0.3, classes(150, 2 * s + 1)[0],
+                             (np.arange(200) % 5, np.arange(150) % 5)) for s in range(80)]  # fmt: skip
+    assert 0.75 < np.mean([m.standard_error for m in moved]) / np.std([m.value for m in moved], ddof=1) < 1.35
+
+
+def test_strata_in_a_paired_difference():
+    (x, labels), (y, of_y) = classes(200, 1), classes(150, 2)
+    a, b, strata = x + 0.2, 1.05 * x, (labels, of_y)
+    found = kernel_distance_difference(a, b, y, strata)
+    alone = kernel_distance(a, y, strata).value - kernel_distance(b, y, strata).value
+    assert found.value == pytest.approx(alone, rel=1e-8)
+    assert kernel_distance_difference(a, a, y, strata).standard_error == 0
+
+
 def test_bad_input_is_refused():
+    with pytest.raises(SettingsError, match="at least 2 samples of each"):
+        kernel_distance(draw(10, 2, 1), draw(10, 2, 2), (np.arange(10), np.zeros(10)))
     with pytest.raises(SettingsError, match="same noise"):
         kernel_distance_difference(draw(10, 2, 1), draw(11, 2, 1), draw(10, 2, 2))
     with pytest.raises(SettingsError, match="at least 3"):
