@@ -1,4 +1,4 @@
-"""The `fewstep` command. A command lives in flows/commands/<name>.py, which has `add(app)`, and is imported when called.
+"""The `fewstep` command. A command lives in flows/commands/<name>.py, has `add(app)`, and is imported when called.
 
 Every FewstepError becomes one line, `error: …`, with what to do below it, and its exit code: 1 failed, 2 bad settings
 or usage, 3 data differs, 4 not available, 5 busy, 130 interrupted. With `--json` the answer (or the error) is one JSON

@@ -1,7 +1,7 @@
 """Run records: what a pipeline run is doing and has done, as one JSON file per run that any process may read.
 
-The record is written by the run itself; a killed run cannot write that it died. So "running" is believed only while the
-run's process holds the lock file beside its record: the kernel lets go of it at the process's death, whatever the cause.
+The record is written by the run itself; a killed run cannot write that it died. So "running" is believed only while a
+process holds the lock file beside the record: the kernel lets go of it at the process's death, whatever the cause.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class RunRecord:
 
 
 class RunStore:
-    """All runs of a repository, whichever worktree they work in: `<shared>/runs/<id>.json` and a folder of that name."""
+    """All runs of a repository, whichever worktree they work in: `<shared>/runs/<id>.json`, and a folder for each."""
 
     def __init__(self, workspace):
         self.folder = Path(workspace.runs)
@@ -111,10 +111,14 @@ class RunStore:
         """Logs, frozen params.yaml, diff of uncommitted changes."""
         return self.folder / run
 
-    def new(self, settings: dict, **facts) -> RunRecord:
-        """A fresh record with an id such as digits-20261121-115700-ab12; written to disk."""
-        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        run = f"{settings['name']}-{moment}-{secrets.token_hex(2)}"
+    @staticmethod
+    def new_id(name: str) -> str:
+        """An id such as digits-20261121-115700-ab12 (the moment is in UTC)."""
+        return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+    def new(self, settings: dict, *, run: str | None = None, **facts) -> RunRecord:
+        """A fresh record, written to disk."""
+        run = run or self.new_id(settings["name"])
         facts.setdefault("root", str(self.root))
         record = RunRecord(id=run, name=settings["name"], settings=settings, settings_digest=settings_digest(settings),
                            created=now(), **facts)
@@ -161,11 +165,12 @@ class RunStore:
             raise NotAvailable("no run yet", hint="start one with `fewstep run`")
         if text is None:
             return self.load(ids[0])
-        fitting = [run for run in ids if run == text] or [run for run in ids if run.startswith(text) or run.endswith(text)]
+        fitting = [text] if text in ids else [run for run in ids if run.startswith(text) or run.endswith(text)]
         if len(fitting) == 1:
             return self.load(fitting[0])
         if fitting:
-            raise SettingsError(f"{text!r} fits {len(fitting)} runs: {', '.join(fitting[:5])}", hint="give more of the id")
+            raise SettingsError(f"{text!r} fits {len(fitting)} runs: {', '.join(fitting[:5])}",
+                                hint="give more of the id")
         guess = nearest(text, ids)
         raise SettingsError(f"no run {text!r}" + (f"; did you mean {guess!r}?" if guess else ""),
                             hint="`fewstep status --all` lists the runs")
@@ -206,7 +211,7 @@ class RunStore:
     def hold(self, record: RunRecord) -> Iterator[None]:
         """Work on the run: takes its lock and notes the attempt. Raises Busy when another process has it.
 
-        The state a person reads afterwards is what the caller stored with `close`; without that the run counts as killed.
+        What a person reads afterwards is what the caller stored with `close`; without that the run counts as killed.
         """
         self.folder_of(record.id).mkdir(parents=True, exist_ok=True)
         handle = os.open(self.lock_path(record.id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

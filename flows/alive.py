@@ -1,0 +1,52 @@
+"""Which Prefect flow runs are being worked on by a process of this machine: one locked file per flow run.
+
+Prefect cannot know: a run whose machine died stays "Running" for ever. The kernel frees the lock when its holder dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.workspace import Workspace
+
+
+def _path(workspace: Workspace, flow_run: str) -> Path:
+    return workspace.shared / "alive" / flow_run
+
+
+@contextlib.contextmanager
+def working_on(workspace: Workspace, flow_run: str) -> Iterator[None]:
+    """Hold the flow run for the duration of the block."""
+    path = _path(workspace, flow_run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)    # ended in order: Prefect knows
+    finally:
+        os.close(handle)
+
+
+def known_here(workspace: Workspace, flow_run: str) -> bool:
+    """Whether a process of this repository ever worked on it and did not end in order."""
+    return _path(workspace, flow_run).exists()
+
+
+def holds(workspace: Workspace, flow_run: str) -> bool:
+    """Whether a process works on it now."""
+    try:
+        handle = os.open(_path(workspace, flow_run), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

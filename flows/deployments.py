@@ -1,0 +1,66 @@
+"""What a schedule starts: a flow that makes an isolated run, in a process of its own, and waits for it.
+
+Prefect's runner or a work pool's worker calls `scheduled` in a process of theirs. The run itself works in a worktree
+with its own code and appears in Prefect as a flow run of its own, named like its record.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prefect import flow
+
+from flows.alive import working_on
+from flows.schedules import Schedule
+from tasks.lock import die_with_parent
+from tasks.workspace import Workspace
+
+NAME = "fewstep-schedule"
+ENTRYPOINT = "flows/deployments.py:scheduled"
+
+
+@flow(name=NAME, flow_run_name="{name}", persist_result=False, result_serializer="json", validate_parameters=False)
+def scheduled(root: str, name: str, sets: list[str]) -> dict:
+    """One run of the schedule `name` of the checkout at `root`: what `fewstep run --isolated --set …` does there."""
+    from prefect.runtime import flow_run
+
+    parent = os.environ.get("FEWSTEP_SERVE_PID")
+    die_with_parent(int(parent) if parent else None)
+    workspace = Workspace.find(root)
+    with working_on(workspace, str(flow_run.id)):
+        return run_isolated(workspace, name, list(sets))
+
+
+def run_isolated(workspace: Workspace, name: str, sets: list[str]) -> dict:
+    """Plans, runs and tidies up. Raises what the settings make impossible, StageFailed when the run failed."""
+    from fewstep.errors import StageFailed
+    from flows import isolated
+    from tasks.plan import nothing_to_do, plan
+    from tasks.validate import validate
+
+    settings, text = isolated.resolve(workspace, sets, None)
+    validate(workspace.root, settings)
+    if nothing_to_do(plan(workspace, settings)):
+        return {"state": "current", "run": None}
+    record = isolated.start(workspace, settings, text, origin=name)
+    try:
+        record = isolated.execute(workspace, record)
+    except SystemExit as error:
+        raise StageFailed(f"run {record.id} ended with code {error.code}", hint=record.resume_command) from None
+    isolated.tidy(workspace, record)
+    return {"state": record.state, "run": record.id}
+
+
+def parameters(workspace: Workspace, schedule: Schedule) -> dict:
+    return {"root": str(workspace.root), "name": schedule.name, "sets": list(schedule.sets)}
+
+
+def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> str:
+    """Creates or updates the deployment for a work pool on the server that PREFECT_API_URL names; returns its id."""
+    from prefect.schedules import Cron
+
+    source = scheduled.from_source(source=str(Path(__file__).resolve().parents[1]), entrypoint=ENTRYPOINT)
+    return str(source.deploy(
+        name=schedule.name, work_pool_name=schedule.pool, schedule=Cron(schedule.cron, timezone=schedule.timezone),
+        parameters=parameters(workspace, schedule), tags=["fewstep"], build=False, push=False, print_next_steps=False))

@@ -1,0 +1,66 @@
+"""Log lines of Prefect, MLflow and DVC, and Python's warnings, go into the run's log file, not into the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+LOUD = ("prefect", "mlflow", "alembic", "dvc", "dvc_data", "httpx", "uvicorn", "sqlalchemy", "py.warnings")
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@contextlib.contextmanager
+def logs_to(path: Path) -> Iterator[None]:
+    """Append what the libraries log to `path` for the duration of the block. Prefect must have been imported."""
+    if "prefect" in sys.modules:
+        from prefect.logging.configuration import setup_logging
+
+        setup_logging()     # it would do so at the first flow, over what follows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setLevel(logging.INFO)
+    root = logging.getLogger()
+    moved: list[tuple[logging.Logger, logging.Handler]] = []
+    for logger in (root, *_loggers()):
+        for old in list(logger.handlers):
+            if isinstance(old, logging.StreamHandler) and not isinstance(old, logging.FileHandler):
+                logger.removeHandler(old)
+                moved.append((logger, old))
+        if logger is not root and not logger.propagate:
+            logger.addHandler(handler)
+    root.addHandler(handler)
+    show, warnings.showwarning = warnings.showwarning, _log_warning
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        for logger in (root, *_loggers()):
+            logger.removeHandler(handler)
+        for logger, old in moved:
+            logger.addHandler(old)
+        handler.close()
+
+
+def _loggers() -> list[logging.Logger]:
+    return [logger for name, logger in list(logging.Logger.manager.loggerDict.items())
+            if isinstance(logger, logging.Logger) and name.split(".")[0] in LOUD]
+
+
+def _log_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    logging.getLogger("py.warnings").warning("%s", warnings.formatwarning(message, category, filename, lineno).strip())
+
+
+def drain() -> None:
+    """Send what Prefect has queued (log lines, task states) before its server is stopped."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.drain_all(timeout=5)
+    APILogWorker.drain_all(timeout=5)

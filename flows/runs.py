@@ -1,0 +1,277 @@
+"""A pipeline run from its start to its end: record, lock, Prefect, MLflow, what is shown, and what is said afterwards.
+
+`python -m flows.runs RUN` works on an existing record in the checkout it names; that is how isolated and scheduled runs
+are executed, in a process of their own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from fewstep.errors import FewstepError, NotAvailable, StageFailed
+from flows.output import console, duration, report_error
+from flows.signals import EXIT_CODE, Interrupted, interruptible
+from tasks import settings as settings_module
+from tasks.graph import STAGES
+from tasks.lock import die_with_parent, workspace_lock
+from tasks.observe import Observers
+from tasks.plan import PlanItem
+from tasks.redaction import redact
+from tasks.runs import CANCELLED, FAILED, FINISHED, RecordObserver, RunRecord, RunStore, StageRecord, settings_digest
+from tasks.settings import Settings
+from tasks.workspace import Workspace
+from tasks.worktrees import code_state
+
+
+def settings_of(record: RunRecord) -> Settings:
+    """The settings frozen in a record. Raises SettingsError where this version no longer understands them."""
+    from fewstep.configuration import parse
+
+    return parse(Settings, record.settings, f"run {record.id}")
+
+
+def freeze(settings: Settings) -> dict:
+    return settings.model_dump(mode="json")
+
+
+def differences(record: RunRecord, settings: Settings) -> list[str]:
+    """Keys whose values in `settings` are not those of the run, as `distill.images: 200000 → 1000`."""
+    from tasks.plan import changes
+
+    return [f"{name}: {old} → {new}" for name, old, new in changes(record.settings, freeze(settings))]
+
+
+def named_problems(items: list[PlanItem]) -> list[str]:
+    """What plain `dvc repro` recorded wrongly, as every command that makes a plan says."""
+    return [item.false_record for item in items if item.false_record]
+
+
+def preview(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
+    """What params.yaml would be after `--params` and `--set`: settings and text. Writes nothing to the checkout."""
+    source = Path(params) if params else workspace.params
+    settings_module.read(source)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / source.name
+        copy.write_bytes(source.read_bytes())
+        settings = settings_module.write_overrides(copy, sets)
+        return settings, copy.read_text()
+
+
+def unfinished_here(workspace: Workspace, settings: Settings) -> RunRecord | None:
+    """The run with these settings in this checkout that was left unfinished, if it is the newest with them."""
+    digest = settings_digest(freeze(settings))
+    return RunStore(workspace).unfinished(digest, isolated=False, root=str(workspace.root))
+
+
+def new_here(workspace: Workspace, settings: Settings, run: str) -> RunRecord:
+    """A record for a new run in this checkout, with the commit and the uncommitted changes it is made of."""
+    store, state = RunStore(workspace), code_state(workspace)
+    record = store.new(freeze(settings), run=run, commit=state.commit, modified=state.modified)
+    (store.folder_of(run) / "params.yaml").write_bytes(workspace.params.read_bytes())
+    keep_changes(store, record, state.diff)
+    return record
+
+
+def keep_changes(store: RunStore, record: RunRecord, diff: str) -> None:
+    """The uncommitted changes a run was started with, as a patch beside its record."""
+    if diff:
+        (store.folder_of(record.id) / "changes.diff").write_bytes((diff + "\n").encode(errors="surrogateescape"))
+
+
+def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False) -> RunRecord:
+    """Work on the run until it is finished. Raises what stopped it, after the record and MLflow say so.
+
+    The checkout's lock is taken (Busy otherwise) and kept; Ctrl-C and SIGTERM end it as a cancelled run that can be
+    continued (SystemExit with code 130).
+    """
+    store, settings = RunStore(workspace), settings_of(record)
+    out = console(stderr=json_mode)
+    with workspace_lock(workspace, record.id), store.hold(record):
+        for stage in STAGES:
+            record.stages.setdefault(stage.name, StageRecord())
+        attempt = Attempt(workspace, store, record, settings, out)
+        with interruptible(attempt.say_stopping, attempt.give_up):
+            attempt.run()
+    return record
+
+
+class Attempt:
+    """One process's work on a run."""
+
+    def __init__(self, workspace, store, record, settings, out):
+        from flows.live import LiveView
+
+        self.workspace, self.store, self.record, self.settings, self.out = workspace, store, record, settings, out
+        self.log = store.folder_of(record.id) / "prefect.log"
+        title = f"run {record.id}" + ("" if len(record.attempts) == 1 else f", attempt {len(record.attempts)}")
+        self.view = LiveView([stage.name for stage in STAGES], title, out)
+        self.tracking = None
+        self.session = None
+
+    def say_stopping(self) -> None:
+        self.view.notice("stopping; units of work under way are being finished (again to stop at once)")
+
+    def give_up(self) -> None:
+        self.store.close(self.record, CANCELLED)
+
+    def run(self) -> None:
+        with self.view.shown():
+            try:
+                self._run()
+            except (KeyboardInterrupt, SystemExit):
+                self._close(CANCELLED, None, "KILLED")
+                interrupted = True
+            except FewstepError as error:
+                self._close(FAILED, error, "FAILED")
+                if "fewstep resume" not in (error.hint or ""):
+                    error.hint = " · ".join(filter(None, [error.hint, f"continue with: {self.record.resume_command}"]))
+                raise
+            except Exception as error:
+                self._close(FAILED, error, "FAILED")
+                raise self._in_words(error) from error
+            else:
+                interrupted = False
+        if interrupted:
+            self.out.print(f"stopped; continue with: {self.record.resume_command}", markup=False, soft_wrap=True)
+            sys.exit(EXIT_CODE)
+
+    def _run(self) -> None:
+        from flows.logs import drain, logs_to
+        from flows.server import prefect_api
+
+        self.view.notice("starting Prefect and MLflow …", passing=True)
+        with prefect_api(self.workspace, self.settings.profile, self.log, meanwhile=self._open):
+            from flows.pipeline import run_pipeline
+
+            with logs_to(self.log):
+                try:
+                    run_pipeline(self.session)
+                except Interrupted:
+                    self._tell_prefect_cancelled()
+                    raise
+                except Exception as error:
+                    self._judge(error)
+                finally:
+                    drain()
+        self._finish()
+
+    def _open(self) -> None:
+        """What can be done while Prefect's server starts: the imports, MLflow's run."""
+        from flows.logs import logs_to
+
+        with logs_to(self.log):
+            from flows.pipeline import Session
+            from tasks.tracking import MlflowObserver
+
+            self.tracking = MlflowObserver(self.workspace, self.settings, self.record)
+            tags = {"fewstep.commit": self.record.commit or "", "fewstep.isolated": str(self.record.isolated).lower()}
+            self.record.mlflow = {"uri": redact(self.workspace.mlflow_uri), "run": self.tracking.start(tags)}
+            self.store.save(self.record)
+        observer = Observers([RecordObserver(self.store, self.record), self.view, self.tracking])
+        self.session = Session(self.workspace, self.settings, self.store, self.record, observer)
+
+    def _judge(self, error: Exception) -> None:
+        """Raises `error` in words. A Prefect server that went away after the last stage costs only Prefect's record."""
+        if not _is_prefect_unreachable(error):
+            raise error
+        if len(self.session.outcomes) == len(STAGES):
+            self.view.notice("warning: the Prefect server is gone; every stage is done, only Prefect's record is "
+                             "behind (`fewstep reconcile` mends it)")
+            return
+        raise NotAvailable(f"the Prefect server at {redact(os.environ.get('PREFECT_API_URL', ''))} stopped answering: "
+                           f"{redact(str(error).splitlines()[0] if str(error) else type(error).__name__)}",
+                           hint=f"finished work is kept; when it is back: {self.record.resume_command}") from error
+
+    def _tell_prefect_cancelled(self) -> None:
+        from flows.reconcile import set_state
+
+        run = self.record.prefect.get("flow_run")
+        if run:
+            set_state(run, "Cancelled", f"stopped by hand; continue with: {self.record.resume_command}")
+
+    def _finish(self) -> None:
+        self.tracking.finish("FINISHED")
+        self.store.close(self.record, FINISHED)
+
+    def _close(self, state: str, error: BaseException | None, mlflow_status: str) -> None:
+        """Records a bad end. The reason stays the first one when MLflow cannot be told of it."""
+        details = None
+        if error is not None:
+            stage = self.session.failed_stage if self.session else None
+            details = {"stage": stage, "kind": type(error).__name__, "message": redact(str(error)),
+                       "hint": getattr(error, "hint", None), "command": self.record.resume_command}
+        self.store.close(self.record, state, details)
+        if self.tracking is not None and self.tracking.parent_id is not None:
+            try:
+                self.tracking.finish(mlflow_status)
+            except NotAvailable as absent:
+                self.view.notice(f"MLflow's run stays open until `fewstep reconcile`: {absent}")
+
+
+    def _in_words(self, error: Exception) -> FewstepError:
+        """An error nobody foresaw: one line, and the traceback in the run's log."""
+        with open(self.log, "a", encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)))
+        stage = self.session.failed_stage if self.session else None
+        return StageFailed(f"{f'stage {stage!r}' if stage else 'the run'} failed: {type(error).__name__}: "
+                           f"{redact(str(error))}",
+                           hint=f"the traceback is in {self.log} · continue with: {self.record.resume_command}")
+
+
+def _is_prefect_unreachable(error: BaseException) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        module = type(error).__module__ or ""
+        if module.startswith(("httpx", "httpcore", "websockets")) or "Failed to reach API" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def say_done(record: RunRecord, out) -> None:
+    """The end of a successful run: how long it took, the summary table, what to do next."""
+    from tasks.runs import seconds_between
+
+    took = seconds_between(record.attempts[-1]["started"], record.ended) if record.attempts else None
+    out.print(f"run {record.id} finished in {duration(took)}", style="bold green", markup=False, soft_wrap=True)
+    show_results(Path(record.root), record.name, out)
+
+
+def show_results(root: Path, name: str, out) -> None:
+    """The summary table of what is published in a checkout, and the commands that come next."""
+    if importlib.util.find_spec("tasks.summary") is not None:
+        from tasks import summary
+
+        out.print()
+        out.print(summary.table(root))
+    grid = root / "data" / "evaluation" / "grid.png"
+    lines = [("pictures", str(grid))] if grid.exists() else []
+    lines += [("sample", f"fewstep sample fewstep-{name}@champion --n 64 --out grid.png"), ("pages", "fewstep ui"),
+              ("origin", f"fewstep lineage fewstep-{name}@champion")]
+    out.print()
+    for label, text in lines:
+        out.print(f"  {label:<9}{text}", markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Child process of an isolated or scheduled run."""
+    parent = os.environ.pop("FEWSTEP_PARENT", None)
+    die_with_parent(int(parent) if parent else None)
+    run, json_mode = sys.argv[1], "--json" in sys.argv[2:]
+    try:
+        workspace = Workspace.find()
+        record = RunStore(workspace).load(run)
+        execute(workspace, record, json_mode=json_mode)
+    except FewstepError as error:
+        report_error(error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
