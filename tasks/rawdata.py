@@ -1,11 +1,10 @@
-"""Own images: the layouts that are understood, and how `fewstep data add` brings them into data/raw. No torch here."""
+"""Own images: the layouts that are understood in data/raw and by `fewstep data add`. No torch here."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -128,66 +127,3 @@ def _from_table(table: Path) -> Iterator[Item]:
         if label is None and caption is None:
             raise SettingsError(f"{table}: line {line}: neither caption nor class", hint=_HINT)
         yield Item(str(name), None if label is None else str(label), None if caption is None else str(caption))
-
-
-def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing:
-    """Copy the images that `path` holds into the folder `raw`, together with those that are there.
-
-    The new folder is made beside the old one and put in its place when it is whole.
-
-    Args:
-        path: as in `list_images`.
-        raw: data/raw of the workspace.
-        replace: forget what is there.
-
-    Returns:
-        The listing of `raw` as it then is.
-
-    Raises:
-        SettingsError: as `list_images`; or an image of the same name and other content is there, or classes would be
-            mixed with images without. Nothing has changed then.
-    """
-    new = list_images(path)
-    raw = Path(raw)
-    complete_swap(raw)
-    old = list_images(raw) if raw.exists() and any(raw.iterdir()) and not replace else None
-    if old and bool(old.classes) != bool(new.classes):
-        raise SettingsError(f"{raw}: only one of the old and the new images have classes", hint="use --replace")
-    known = {item.name: item for item in old.items} if old else {}
-    for item in new.items:
-        if item.name in known and (known[item.name] != item or not _equal(raw / item.name, new.folder / item.name)):
-            raise SettingsError(f"{raw / item.name}: another image of this name is there", hint="rename it")
-    if raw.resolve() == new.folder.resolve():
-        return new
-    making = raw.with_name(f".{raw.name}.new")
-    shutil.rmtree(making, ignore_errors=True)
-    items = sorted({**known, **{item.name: item for item in new.items}}.values(), key=lambda item: item.name)
-    for item in items:
-        source = (raw if item.name in known else new.folder) / item.name
-        (making / item.name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, making / item.name)
-    if any(item.caption is not None or item.label != PurePosixPath(item.name).parts[0] for item in items):
-        with open(making / TABLE, "w", encoding="utf-8") as file:
-            for item in items:
-                row = {"name": item.name, "class": item.label, "caption": item.caption}
-                file.write(json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False) + "\n")
-    list_images(making)
-    aside = raw.with_name(f".{raw.name}.old")
-    if raw.exists():
-        os.rename(raw, aside)
-    os.rename(making, raw)
-    shutil.rmtree(aside, ignore_errors=True)
-    return list_images(raw)
-
-
-def complete_swap(raw: Path) -> None:
-    """Set right what a killed `add_images` left: the old folder comes back unless the new one is in place."""
-    aside = raw.with_name(f".{raw.name}.old")
-    if aside.exists() and not raw.exists():
-        os.rename(aside, raw)
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(raw.with_name(f".{raw.name}.new"), ignore_errors=True)
-
-
-def _equal(one: Path, two: Path) -> bool:
-    return one.stat().st_size == two.stat().st_size and one.read_bytes() == two.read_bytes()
