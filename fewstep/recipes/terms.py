@@ -3,11 +3,11 @@
 A new term: a class here (it joins `AnyTerm`), a file of the same name in fewstep/terms.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from fewstep.configuration import Strict
+from fewstep.configuration import Strict, unknown
 from fewstep.recipes.settings import LogNormalTimes, NativeTimes, Positive, RoleSettings, Share, Times, UniformTimes
 
 
@@ -157,7 +157,15 @@ class Adversarial(TermSettings):
         return ("student", self.features)
 
 
-AnyTerm = Annotated[
-    Denoising | Regression | FlowMatching | Consistency | DistributionMatching | Adversarial,
-    Field(discriminator="term"),
-]
+_Any = Denoising | Regression | FlowMatching | Consistency | DistributionMatching | Adversarial
+_NAMES = tuple(get_args(kind.model_fields["term"].annotation)[0] for kind in get_args(_Any))
+
+
+def _known(data: Any) -> Any:
+    name = data.get("term") if isinstance(data, dict) else None
+    if isinstance(name, str) and name not in _NAMES:
+        raise ValueError(unknown("term", name, _NAMES))
+    return data
+
+
+AnyTerm = Annotated[_Any, Field(discriminator="term"), BeforeValidator(_known)]

@@ -20,7 +20,7 @@ def pseudo_huber(x: Tensor, y: Tensor, huber: float) -> Tensor:
     norm2 = difference.square().sum(1)
     if c == 0:
         return norm2.clamp_min(1e-24).sqrt()
-    return (norm2 + c * c).sqrt() - c
+    return norm2 / ((norm2 + c * c).sqrt() + c)  # the same without cancellation
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

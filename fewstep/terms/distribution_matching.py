@@ -24,6 +24,9 @@ def reverse_kl_direction(x: Tensor, teacher: Tensor, fake: Tensor) -> Tensor:
     return (fake - teacher) / per_sample(scale, x)
 
 
+DIRECTIONS = {"reverse_kl": reverse_kl_direction}
+
+
 class DistributionMatching(Term[settings.DistributionMatching]):
     """Student: 1/2 |x - sg(x - direction)|^2. Fake score: denoising of the student's samples.
 
@@ -41,7 +44,7 @@ class DistributionMatching(Term[settings.DistributionMatching]):
         with torch.no_grad():
             teacher = step.networks["teacher"].predict(x_t, t, step.condition, self.settings.guidance).x0
         fake = step.judged("fake_score", "fake", self.settings.times)[0].x0.detach()
-        direction = reverse_kl_direction(x.detach(), teacher, fake)
+        direction = DIRECTIONS[self.settings.divergence](x.detach(), teacher, fake)
         surrogate = 0.5 * squared(x, (x - direction).detach()).mean()
         return surrogate, {"distance": (fake - teacher).square().mean().sqrt().detach()}
 

@@ -126,9 +126,16 @@ class Distillation:
     def _pairs(self, index: int, teacher: Denoiser) -> PairSource:
         if index == 0 and self._first_pairs is not None:
             return self._first_pairs
-        chosen = self.recipe.rounds[index].trajectories.model_dump(exclude_none=True)
-        states = self.recipe.rounds[index].needs.states
-        settings = TrajectorySettings(**{**self.trajectories.model_dump(), **chosen, "keep": states})
+        own, common = self.recipe.rounds[index].trajectories, self.trajectories
+        settings = common.model_copy(
+            update={
+                "count": own.count or common.count,
+                "solver": own.solver or common.solver,
+                "steps": own.steps or common.steps,
+                "guidance": own.guidance,
+                "keep": self.recipe.rounds[index].needs.states,
+            }
+        )
         folder, digest = self.folder_of(index), network_digest(teacher)
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -25,33 +25,31 @@ class Draws:
             self._made[name] = make()
         return self._made[name]
 
-    def _generator(self, name: str) -> torch.Generator:
-        return generator(self.seed, f"training/{name}", self.round_index, self.step)
+    def _draw(self, kind: str, name: str, make: Callable[[torch.Generator], Tensor]) -> Tensor:
+        key = f"{kind}/{name}"
+
+        def drawn() -> Tensor:
+            return make(generator(self.seed, f"training/{key}", self.round_index, self.step)).to(self.device)
+
+        return self.once(key, drawn)
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """(batch, *shape) N(0, I), float32."""
-        return self.once(
-            name, lambda: torch.randn(self.batch, *shape, generator=self._generator(name)).to(self.device)
-        )
+        return self._draw(f"normal {shape}", name, lambda g: torch.randn(self.batch, *shape, generator=g))
 
     def uniform(self, name: str) -> Tensor:
         """(batch,) uniform in [0, 1), float64: noise levels are computed from it."""
-        return self.once(
-            name, lambda: torch.rand(self.batch, generator=self._generator(name), dtype=torch.float64).to(self.device)
-        )
+        return self._draw("uniform", name, lambda g: torch.rand(self.batch, generator=g, dtype=torch.float64))
 
     def gaussian(self, name: str) -> Tensor:
         """(batch,) N(0, 1), float64."""
-        return self.once(
-            name, lambda: torch.randn(self.batch, generator=self._generator(name), dtype=torch.float64).to(self.device)
-        )
+        return self._draw("gaussian", name, lambda g: torch.randn(self.batch, generator=g, dtype=torch.float64))
 
     def integers(self, name: str, high: int) -> Tensor:
         """(batch,) uniform in 0 ... high - 1, int64."""
-        return self.once(
-            name, lambda: torch.randint(high, (self.batch,), generator=self._generator(name)).to(self.device)
-        )
+        return self._draw(f"integers {high}", name, lambda g: torch.randint(high, (self.batch,), generator=g))
 
     def integer(self, name: str, high: int) -> int:
         """One integer for the whole batch, uniform in 0 ... high - 1."""
-        return self.once(name, lambda: int(torch.randint(high, (), generator=self._generator(name))))
+        source = generator(self.seed, f"training/integer {high}/{name}", self.round_index, self.step)
+        return int(torch.randint(high, (), generator=source))

@@ -1,0 +1,94 @@
+"""Recipes load without torch, refuse what they do not know, and say what they need."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fewstep.errors import SettingsError
+from fewstep.recipes import Needs, Overrides, check_needs, load_recipe, parse_recipe, recipe_names
+
+NEEDS = {
+    "kd": Needs(pairs=True, teacher=True),
+    "reflow": Needs(pairs=True, teacher=True),
+    "ect": Needs(data=True, teacher=True),
+    "dmd2": Needs(data=True, teacher=True),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_every_recipe_loads_survives_a_round_trip_and_states_its_needs(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.summary and recipe.reference.arxiv
+    assert recipe.needs == NEEDS[name]
+    assert parse_recipe(recipe.model_dump(mode="json"), "again") == recipe
+    assert name in recipe_names()
+
+
+def test_recipes_are_read_without_torch():
+    code = "import sys; from fewstep.recipes import *; [load_recipe(n) for n in recipe_names()];"
+    code += " print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(SettingsError, match="did you mean 'dmd2'"):
+        load_recipe("dmd3")
+
+
+def test_an_unknown_key_names_the_nearest_and_where(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("rounds: [{terms: [{term: regression, distanse: l2}]}]")
+    with pytest.raises(SettingsError, match=r"mine.yaml: rounds.0.terms.0.*distanse: .*did you mean 'distance'"):
+        load_recipe(path)
+
+
+def test_a_recipe_of_ones_own_takes_its_name_from_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("rounds: [{terms: [{term: regression}]}]")
+    assert load_recipe(path).name == "mine"
+    assert load_recipe(path).needs == Needs(pairs=True, teacher=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"rounds": []}, "rounds"),
+        ({"rounds": [{"terms": [{"term": "regresion"}]}]}, "regression"),
+        ({"rounds": [{"turns": {"critic": 1, "student": 1}, "terms": [{"term": "regression"}]}]}, "critic"),
+        ({"rounds": [{"terms": [{"term": "distribution_matching"}]}]}, "'fake_score' has no turn"),
+        ({"rounds": [{"terms": [{"term": "adversarial"}]}]}, "needs the role 'fake_score'"),
+        ({"rounds": [{"teacher": "previous", "terms": [{"term": "regression"}]}]}, "no round before the first"),
+        ({"student": {"steps": 2}, "rounds": [{"terms": [{"term": "regression"}]}]}, "single step"),
+        ({"training": {"batch": 9, "accumulate": 2}, "rounds": [{"terms": [{"term": "regression"}]}]}, "not divide"),
+        ({"optimiser": {"lr": -1}, "rounds": [{"terms": [{"term": "regression"}]}]}, "optimiser.lr"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(data, message):
+    with pytest.raises(SettingsError, match=message):
+        parse_recipe({"name": "x", **data}, "x.yaml")
+
+
+def test_needs_that_are_not_met_are_refused():
+    with pytest.raises(SettingsError, match="ect needs real data"):
+        check_needs(load_recipe("ect"), data=False, pairs=True)
+    with pytest.raises(SettingsError, match="kd needs cached pairs"):
+        check_needs(load_recipe("kd"), data=True, pairs=False)
+
+
+def test_every_override_changes_the_recipe_and_is_validated():
+    recipe = load_recipe("ect")
+    values = {"steps": 2, "batch": 64, "accumulate": 2, "lr": 0.5, "schedule": "linear", "warmup": 0.5, "clip": 0.25,
+              "ema": 0.5, "precision": "bfloat16"}  # fmt: skip
+    assert values.keys() == Overrides.model_fields.keys()
+    for key, value in values.items():
+        assert recipe.override(Overrides(**{key: value})) != recipe, key
+    with pytest.raises(SettingsError, match="single step"):
+        load_recipe("kd").override(Overrides(steps=2))
+
+
+def test_images_are_shared_among_rounds_in_whole_batches():
+    recipe = load_recipe("reflow")
+    assert recipe.images_of(0, 2560) == recipe.images_of(1, 2560) == 1280
+    assert load_recipe("dmd2").images_of(0, 1) == 6 * 128  # at least one cycle of turns

@@ -1,0 +1,100 @@
+"""A step over closed-form networks: data N(mu, s^2 I), so that every loss has a known value and a known optimum."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.adapters import Adapter
+from fewstep.denoiser import Denoiser
+from fewstep.processes import EDM, Flow, Process, VariancePreserving, like
+from fewstep.teachers import GaussianMixture
+from fewstep.training.draws import Draws
+from fewstep.training.sources import Sources, TensorData
+from fewstep.training.step import Step
+
+MU, S = 0.7, 0.5
+PROCESSES = [VariancePreserving.cosine(), Flow(), EDM()]
+IDS = ["vp", "flow", "edm"]
+
+
+def gaussian(process: Process, mean: float = MU, std: float = S) -> GaussianMixture:
+    """The exact denoiser of N(mean, std^2) in two dimensions."""
+    return GaussianMixture([[mean, mean]], [std], process=process)
+
+
+class Disturbed(nn.Module):
+    """shift (2,) and gain (1,), parameters with value zero: where a gradient at an optimum is measured."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift, self.gain = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + self.gain) + self.shift
+
+
+@dataclass(frozen=True)
+class Formula(Adapter):
+    """Calls formula(x, alpha, sigma) and disturbs what comes out."""
+
+    formula: object
+
+    def __call__(self, network, process, x, t, labels):
+        alpha, sigma = like(process.alpha(t), x), like(process.sigma(t), x)
+        return network(self.formula(x, alpha, sigma))
+
+
+def student(process: Process, formula, kind: str = "sample") -> Denoiser:
+    """A denoiser of this prediction type whose exact output is `formula`, with disturbances to differentiate to."""
+    return Denoiser(Disturbed(), process, kind, (2,), adapter=Formula(formula))
+
+
+def posterior_mean(x, alpha, sigma, mean=MU, std=S):
+    """E[x0 | x_t]."""
+    return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
+
+
+def consistency(x, alpha, sigma, mean=MU, std=S):
+    """The exact flow map to clean data."""
+    return mean + std * (x - alpha * mean) / (alpha**2 * std**2 + sigma**2).sqrt()
+
+
+def samples(n: int, mean: float = MU, std: float = S, seed: int = 3) -> Tensor:
+    return mean + std * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def make_step(networks: dict, *, n: int, role="student", k=0, data=None, pairs=None):
+    """Step number k of a batch of n."""
+    process = networks["student"].process
+    sources = Sources(data=None if data is None else TensorData(data), pairs=pairs)
+    draws = Draws(0, 0, k, n, torch.device("cpu"))
+    return Step(role, networks, [process.t_max], sources, draws)
+
+
+class Pairs:
+    """(noise, x) with x the exact end of the flow from the noise."""
+
+    def __init__(self, mean: float = MU, std: float = S):
+        self.mean, self.std = mean, std
+
+    def batch(self, seed, position, size):
+        noise = torch.randn(size, 2, generator=torch.Generator().manual_seed(position + 17))
+        return {"noise": noise, "x": self.mean + self.std * noise, "condition": None}
+
+
+def mean_and_error(estimates: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean over independent estimates and its standard error."""
+    values = torch.stack(estimates).double()
+    return values.mean(0), values.std(0) / len(estimates) ** 0.5
+
+
+def gradients(term, networks: dict, steps: int = 64, n: int = 512, **kwargs) -> tuple[Tensor, Tensor]:
+    """Mean gradient of a term's loss to the student's disturbances (3,), and its standard error."""
+    found = []
+    for k in range(steps):
+        own = networks["student"]
+        loss, _ = term.loss(make_step(networks, n=n, k=k, **kwargs))
+        parts = torch.autograd.grad(loss, list(own.network.parameters()))
+        found.append(torch.cat([p.reshape(-1) for p in parts]))
+    return mean_and_error(found)
