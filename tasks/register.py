@@ -109,14 +109,14 @@ def collect(ctx, registry: Registry) -> registration.Registration:
     results = json.loads((evaluation / "metrics.json").read_text())
     report = evaluation / "evaluation.json"
     protocols = json.loads(report.read_text()).get("protocols", {}) if report.is_file() else {}
-    code = git.state(ctx.workspace)
+    commit, modified = git.head(root)
     tags = {
         "weights": weights, "evaluation": ctx.manifests["evaluate"].digest, "stages": json.dumps(stages),
         "student": ctx.manifests["distill"].digest, "teacher": ctx.manifests["teacher"].digest,
         "trajectories": ctx.manifests["trajectories"].digest, "shards": ctx.manifests["shard"].digest,
         "given": json.dumps({name: digest for stage in graph.STAGES if stage.in_dvc
                              for name, digest in manifests.load(root / stage.output).given.items()}),
-        "commit": code.commit or "", "modified": json.dumps(code.dirty),
+        "commit": commit or "", "modified": json.dumps(modified),
         "pipeline": next((file.sha256 for file in files if file.path == prefix + "pipeline.py"), "stock"),
         "results": json.dumps(results, sort_keys=True),
         "protocols": json.dumps(protocols, sort_keys=True),
@@ -126,7 +126,7 @@ def collect(ctx, registry: Registry) -> registration.Registration:
         registry=registry, model=model_name(name), experiment=name, weights=weights, evaluation=tags["evaluation"],
         student=student, snapshot=snapshot, tags=tags, parent_run=parent_run(ctx),
         metrics=numbers({name: results[name] for name in ("student", "comparison", "floors") if name in results}),
-        tag_snapshot=(lambda tag, files: git.tag_snapshot(ctx.workspace, tag, files)) if code.commit else None,
+        tag_snapshot=(lambda tag, files: git.tag_snapshot(root, tag, files)) if commit else None,
     )  # fmt: skip
 
 

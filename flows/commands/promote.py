@@ -27,8 +27,8 @@ def add(app: typer.Typer) -> None:
         workspace = Workspace.find()
         parse(model)
         if to in (CANDIDATE, PREVIOUS) or not to.replace("-", "").replace("_", "").isalnum():
-            raise SettingsError(f"--to {to}: expected champion or an alias of your own; fewstep itself keeps {CANDIDATE} "
-                                f"and {PREVIOUS}")
+            raise SettingsError(f"--to {to}: expected champion or an alias of your own; fewstep keeps "
+                                f"{CANDIDATE} and {PREVIOUS} itself")
         decision = _flow(workspace, settings_module.load(workspace.params).profile, model, to, why)
         emit(decision, as_json, lambda out: _show(out, decision))
         if not decision["promoted"]:
