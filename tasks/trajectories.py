@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import threading
 
-from fewstep.trajectories import SetPlan, SetWriter, TrajectorySettings, description, plan_set
+from fewstep.trajectories import SetWriter, TrajectorySettings, description, plan_set
 from fewstep.trajectories.network import prepare
 
 PARALLEL = True
 _NOTHING = "nothing"
-_prepared: dict[str, tuple] = {}
-_preparing = threading.Lock()
+
+
+class _Work:
+    """What the workers of one process share: the teacher, whose weights nobody changes, and the count of samples."""
+
+    def __init__(self, ctx):
+        from fewstep.teachers import load_teacher
+
+        self.denoiser = load_teacher(ctx.inputs["teacher"])
+        digest = ctx.manifests["teacher"].digest
+        self.plan = plan_set(self.denoiser, _settings(ctx), seed=ctx.seed, teacher_digest=digest)
+        self.done = 0
+        self._prepared = None
+        self._lock = threading.Lock()
+
+    def teacher(self):
+        """The teacher in the set's precision, compiled if the set is; made once."""
+        with self._lock:
+            if self._prepared is None:
+                self._prepared = prepare(self.denoiser, self.plan)
+            return self._prepared
+
+    def made(self, ctx, samples: int) -> None:
+        """Count and report samples."""
+        with self._lock:
+            self.done += samples
+            total = self.plan.settings.count
+            ctx.progress(min(self.done, total), total)
+
+
+_work: dict[str, _Work] = {}
+_opening = threading.Lock()
 
 
 def _settings(ctx) -> TrajectorySettings | None:
@@ -20,34 +50,30 @@ def _settings(ctx) -> TrajectorySettings | None:
     return TrajectorySettings.model_validate(named)
 
 
-def _plan(ctx) -> tuple[object, SetPlan]:
-    """(prepared teacher, plan), once per process and key: the workers share the weights, which nobody changes."""
-    from fewstep.teachers import load_teacher
-
-    with _preparing:
-        if ctx.key not in _prepared:
-            denoiser = load_teacher(ctx.inputs["teacher"])
-            plan = plan_set(denoiser, _settings(ctx), seed=ctx.seed, teacher_digest=ctx.manifests["teacher"].digest)
-            _prepared.clear()
-            _prepared[ctx.key] = (denoiser, plan)
-        return _prepared[ctx.key]
-
-
-def _writer(ctx) -> SetWriter:
-    return SetWriter(ctx.out, ctx.scratch, _plan(ctx)[1], ctx.previous, ctx.warn)
+def _open(ctx) -> tuple[_Work, SetWriter]:
+    with _opening:
+        known = _work.get(ctx.key)
+        if known is None:
+            known = _Work(ctx)
+            writer = SetWriter(ctx.out, ctx.scratch, known.plan, ctx.previous, ctx.warn)
+            known.done = (known.plan.records - len(writer.missing())) * known.plan.settings.record_size
+            _work.clear()
+            _work[ctx.key] = known
+    return known, SetWriter(ctx.out, ctx.scratch, known.plan, ctx.previous, ctx.warn)
 
 
 def check(ctx) -> None:
     """SettingsError if the teacher cannot make what is asked for."""
     if _settings(ctx) is not None:
-        _plan(ctx)
+        _work.clear()
+        _open(ctx)
 
 
 def units(ctx) -> list[str]:
     """Shards that are not finished; none if the recipe needs none."""
     if _settings(ctx) is None:
         return []
-    writer = _writer(ctx)
+    _, writer = _open(ctx)
     writer.sweep()
     ctx.record_cost({"records_reused": len(writer.previous.records), "records_to_make": len(writer.missing())})
     return [f"{shard:05d}" for shard in writer.missing_shards()]
@@ -55,22 +81,8 @@ def units(ctx) -> list[str]:
 
 def run_unit(ctx, unit: str) -> None:
     """Make and pack one shard; records that are there already are kept."""
-    writer = _writer(ctx)
-    total = writer.plan.settings.count
-
-    def on_record(_: int) -> None:
-        ctx.progress(min(total, total - len(writer.missing()) * writer.plan.settings.record_size), total)
-
-    writer.make_shard(lambda: _teacher(ctx), int(unit), on_record)
-
-
-def _teacher(ctx):
-    denoiser, plan = _plan(ctx)
-    with _preparing:
-        name = f"{ctx.key}-teacher"
-        if name not in _prepared:
-            _prepared[name] = prepare(denoiser, plan)
-        return _prepared[name]
+    work, writer = _open(ctx)
+    writer.make_shard(work.teacher, int(unit), lambda samples: work.made(ctx, samples))
 
 
 def finish(ctx) -> dict:
@@ -78,6 +90,6 @@ def finish(ctx) -> dict:
     if _settings(ctx) is None:
         description.write(ctx.out, {"count": 0, "fields": {}, "backends": [], "key": "", "shards": []})
         return {"samples": 0, "needs": _NOTHING}
-    summary = _writer(ctx).finish()
-    _prepared.clear()
+    summary = _open(ctx)[1].finish()
+    _work.clear()
     return summary

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,12 +53,13 @@ def temporary_for(path: Path) -> Path:
     return path.with_name(path.name + TEMPORARY)
 
 
-def write_atomically(path: Path | str, content: bytes | str | Iterable[bytes]) -> None:
+def write_atomically(path: Path | str, content: bytes | str | Iterable[bytes], *, shared: bool = False) -> None:
     """Write ``content`` to ``path``: temporary name, ``fsync``, rename, ``fsync`` of the folder.
 
     Args:
         path: the file; its folder is made if needed.
         content: bytes, text (UTF-8), or chunks of bytes.
+        shared: others may write the same content to ``path`` at the same time.
 
     Raises:
         DiskFull: no space, quota or permitted file size left.
@@ -65,7 +67,8 @@ def write_atomically(path: Path | str, content: bytes | str | Iterable[bytes]) -
     """
     path = Path(path)
     chunks = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
-    temporary = temporary_for(path)
+    writer = f".{os.getpid()}-{threading.get_ident()}" if shared else ""
+    temporary = temporary_for(path.with_name(path.name + writer))
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

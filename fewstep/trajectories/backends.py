@@ -43,7 +43,7 @@ class Backends:
                     "continuing a trajectory set that was begun with other libraries or on another device: it will be "
                     "correct, but not equal bit for bit to one made in one place; the set records both"
                 )
-            write_atomically(self.folder / f"{_name(backend)}.json", canonical_json(backend) + "\n")
+            write_atomically(self.folder / f"{_name(backend)}.json", canonical_json(backend) + "\n", shared=True)
 
 
 def _name(backend: dict) -> str:

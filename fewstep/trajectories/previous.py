@@ -55,5 +55,9 @@ class PreviousSet:
     def payload(self, record: int) -> bytes:
         """The verified bytes of ``record``. Raises CorruptData naming the file."""
         path, place = self._places[record]
-        with ShardReader(path) as reader:
-            return reader.payload(place)
+        try:
+            with ShardReader(path) as reader:
+                return reader.payload(place)
+        except CorruptData as error:
+            error.hint = f"bring {path.parent} back (`dvc checkout`) or remove it, then resume"
+            raise

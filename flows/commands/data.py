@@ -8,9 +8,8 @@ import typer
 
 from flows.output import emit, examples
 
-
-PATH = typer.Argument(help="A folder of CLASS/NAME.png; or a CSV or JSON-lines table with the columns name and caption or "
-                           "class, names relative to the table; or the folder with such a table (metadata.csv).")
+PATH = typer.Argument(help="A folder of CLASS/NAME.png; or a CSV or JSON-lines table with the columns name and caption "
+                           "or class, names relative to the table; or the folder with such a table (metadata.csv).")
 REPLACE = typer.Option(False, "--replace", help="Forget the images that are in data/raw now.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
