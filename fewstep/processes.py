@@ -236,6 +236,9 @@ class Flow(Process):
         one = torch.ones_like(torch.as_tensor(t))
         return -one, one
 
+    def initial(self, noise: Tensor, t: float | None = None) -> Tensor:
+        return noise if t is None else noise * t
+
     def grid(self, steps: int, start: float | None = None) -> Tensor:
         _at_least_one(steps)
         return (self.t_max if start is None else start) * (1 - torch.arange(steps, dtype=torch.float64) / steps)

@@ -7,6 +7,7 @@ translated back for the network. So one implementation of each solver, diffusers
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ from fewstep.solvers import is_stochastic, network_evaluations, scheduler_name, 
 
 __all__ = ["Samples", "network_evaluations", "sample", "steps_for"]
 
-_FIRST = -7.0  # log-SNR to which the first evaluation carries the state where the process starts lower; see `_nodes`
+_FIRST = -4.0  # log-SNR to which the first evaluation carries the state where the process starts lower; see `_nodes`
+_WARP = 1.2
 _SETTINGS = {"clip_sample": False, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 
 
@@ -74,6 +76,7 @@ def sample(
         generator: for a solver that draws noise (ddpm), which is refused without one.
     Raises SettingsError for an unknown solver, a node that does not exist, or guidance the network cannot follow.
     """
+    evaluations = network_evaluations(solver, steps, guidance)
     kept = _kept(keep, steps)
     scheduler, calls = _plan(denoiser.process, solver, steps)
     extra = {"generator": generator} if is_stochastic(solver) else {}
@@ -97,7 +100,6 @@ def sample(
         state = scheduler.step(output, timestep, state, **extra).prev_sample
         if on_step is not None:
             on_step(made + 1, len(calls))
-    evaluations = network_evaluations(solver, steps, guidance)
     if not kept:
         return Samples(state, None, None, evaluations)
     times = {call.number: call.time for call in calls}
@@ -112,7 +114,10 @@ def sample(
 def _kept(keep: str | Sequence[int] | None, steps: int) -> list[int]:
     if keep is None:
         return []
-    numbers = list(range(steps)) if keep == "all" else [int(number) for number in keep] if keep != "" else [-1]
+    if isinstance(keep, str):
+        numbers = list(range(steps)) if keep == "all" else [-1]
+    else:
+        numbers = [int(number) for number in keep]
     if any(not 0 <= number < steps for number in numbers) or len(set(numbers)) != len(numbers):
         raise SettingsError(f"keep must be null, 'all' or different nodes of 0 … {steps - 1}, got {keep!r}")
     return numbers
@@ -120,12 +125,11 @@ def _kept(keep: str | Sequence[int] | None, steps: int) -> list[int]:
 
 def _plan(process: Process, solver: str, steps: int) -> tuple[Any, list[_Call]]:
     """A scheduler over the solver's nodes, ready to step, and what to do at each of its timesteps."""
-    network_evaluations(solver, steps)
     nodes = _nodes(process, steps)
     kind = getattr(diffusers, scheduler_name(solver))
     product = torch.sigmoid(nodes).flip(0)  # the chain starts at the data
     betas = 1 - product / torch.cat([torch.ones(1, dtype=torch.float64), product[:-1]])
-    known = kind.__init__.__wrapped__.__code__.co_varnames if hasattr(kind.__init__, "__wrapped__") else ()
+    known = inspect.signature(kind.__init__).parameters
     settings = {name: value for name, value in _SETTINGS.items() if name in known}
     scheduler = kind(num_train_timesteps=steps, trained_betas=betas.tolist(), **settings)
     scheduler.set_timesteps(steps)
@@ -150,16 +154,20 @@ def _plan(process: Process, solver: str, steps: int) -> tuple[Any, list[_Call]]:
 
 
 def _nodes(process: Process, steps: int) -> Tensor:
-    """Log-SNR (steps,) of the nodes, most noise first.
+    """Log-SNR (steps,) of the nodes, most noise first; the solver's last step goes from the last node to clean data.
+
+    Nodes are spread over the angle φ = atan(σ/α), along which E[x0 | x] and E[ε | x] change most evenly: φ falls from
+    the noise end to the data end as (1 − k/steps)^1.2. The same for every process.
 
     Where the process starts at (almost) pure noise, such as the cosine chain at log-SNR −20 or a flow at −∞, a first
-    step measured in log-SNR would dwarf all others and spoil the multistep solvers' extrapolation. There E[x0 | x]
-    hardly changes, so the first node is moved to where it begins to, and `sample` carries the state over exactly as
-    far as E[x0 | x] stays what the first evaluation at t_max said.
+    step measured in log-SNR would dwarf all others and spoil the extrapolation of multistep solvers. There E[x0 | x]
+    hardly changes, so the first node moves to where it begins to, and `sample` carries the state over with the
+    prediction made at t_max.
     """
-    snr = process.log_snr(process.grid(steps))
-    if steps > 1:
-        snr[0] = max(float(snr[0]), min(_FIRST, float(snr[1]) - 2))
-    else:
-        snr[0] = max(float(snr[0]), _FIRST)
+    ends = torch.tensor([process.t_max, process.t_min], dtype=torch.float64)
+    start, end = torch.atan2(process.sigma(ends), process.alpha(ends))
+    part = 1 - torch.arange(steps, dtype=torch.float64) / steps
+    snr = -2 * (end + (start - end) * part**_WARP).tan().log()
+    limit = _FIRST if steps == 1 else min(_FIRST, float(snr[1]) - 2)
+    snr[0] = max(float(process.log_snr(ends[0])), limit)
     return snr

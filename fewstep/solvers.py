@@ -14,7 +14,7 @@ SOLVERS = {
     "heun": "HeunDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-_MORE = ("DEISMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler",
+_MORE = ("DEISMultistepScheduler", "EulerAncestralDiscreteScheduler",
          "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")  # fmt: skip
 _STOCHASTIC = frozenset({"DDPMScheduler", "EulerAncestralDiscreteScheduler"})
 _TWICE = frozenset({"HeunDiscreteScheduler", "KDPM2DiscreteScheduler"})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
-from fewstep.networks import ResidualMLP, build, initialise
+from fewstep.networks import initialise
 from fewstep.processes import Process, VariancePreserving
 from fewstep.randomness import generator
 from fewstep.randomness import noise as keyed_noise
@@ -91,32 +91,19 @@ class Student(nn.Module):
 def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) -> Student:
     """A trainable student of `teacher`: same process, classes and prediction type.
 
-    A closed-form teacher has no network; its student is a small residual MLP with fresh weights whatever `init` says
-    (the caller fits it). Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process. A
-    variance-preserving student that predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε
-    yields an x0; the noise itself is the state there. Fresh weights are keyed by `seed`.
+    Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process. A variance-preserving student that
+    predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε yields an x0; the noise itself is the
+    state there. Fresh weights are keyed by `seed`. Raises SettingsError for a closed-form teacher, which has no weights:
+    fit a network to it first (fewstep.training does).
     """
-    denoiser = _denoiser(teacher, settings, seed)
+    if not any(True for _ in teacher.network.parameters()):
+        raise SettingsError(f"a {type(teacher).__name__} has no weights for a student; fit a network to it first")
+    denoiser = copy.deepcopy(teacher).requires_grad_(True).train()
+    denoiser.evaluations = 0
+    if settings.init == "random":
+        initialise(denoiser.network, generator(seed, "student-init"))
     start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
     return Student(denoiser, SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start))
-
-
-def _denoiser(teacher: Denoiser, settings: StudentSettings, seed: int) -> Denoiser:
-    from fewstep.adapters import Angle
-    from fewstep.teachers.mixture import GaussianMixture
-
-    fresh = generator(seed, "student-init")
-    if isinstance(teacher, GaussianMixture):
-        labels = teacher.num_classes + 1
-        network = build(lambda: ResidualMLP(teacher.sample_shape, labels), fresh)
-        classes = (teacher.num_classes, teacher.null_class)
-        return Denoiser(network, teacher.process, "v_prediction", teacher.sample_shape, *classes, Angle()).train()
-    counter, teacher.evaluations = teacher.evaluations, 0
-    student = copy.deepcopy(teacher).requires_grad_(True).train()
-    teacher.evaluations = counter
-    if settings.init == "random":
-        initialise(student.network, fresh)
-    return student
 
 
 def _start(process: Process, prediction_type: str, max_noise_ratio: float | None) -> float | None:

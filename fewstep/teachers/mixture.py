@@ -54,7 +54,7 @@ class GaussianMixture(Denoiser):
         return self
 
     def _evaluate(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        return self._v(x.double(), self.process.alpha(t), self.process.sigma(t), labels)
+        return self._v(x.double(), self.process.alpha(t), self.process.sigma(t), labels).to(x.dtype)
 
     def _v(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         _, residual, shares = self._posterior(x, alpha, sigma, labels)

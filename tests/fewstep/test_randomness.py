@@ -72,7 +72,7 @@ def test_integers_and_uniforms_fill_their_range_evenly():
     counts = integers(0, "class", range(10_000), 10).bincount(minlength=10)
     assert ((counts - 1000).abs() < 5 * math.sqrt(900)).all()
     draws = uniform(0, "u", range(10_000))
-    assert draws.dtype == torch.float64 and 0 <= draws.min() and draws.max() < 1
+    assert draws.dtype == torch.float64 and draws.min() >= 0 and draws.max() < 1
     assert abs(draws.mean() - 0.5) < 4 / math.sqrt(12 * 10_000)
     with pytest.raises(SettingsError, match="high"):
         integers(0, "class", [0], 0)
