@@ -5,9 +5,7 @@ import io
 import json
 import os
 import random
-import resource
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch
 
 from fewstep.errors import CorruptData, DiskFull
 from fewstep.records import ShardReader, ShardWriter, index_path, read_index, tarball, verify_shard, write_shard
+from tests import children
 
 
 def records(count=5, rows=7):
@@ -42,15 +41,14 @@ def test_round_trip(shard):
     assert sorted(os.listdir(shard.parent)) == ["00000.tar", "00000.tar.index.json"]
 
 
+def write_named(path: str, names: str) -> None:
+    tensors, metadata = {n: torch.ones(3, 2) for n in names}, dict.fromkeys(names, 1)
+    write_shard(path, [("a", tensors, metadata), ("b", tensors, metadata)])
+
+
 def test_bytes_depend_on_content_only(tmp_path):
-    script = (
-        "import sys, torch; from fewstep.records import write_shard\n"
-        "t = {n: torch.ones(3, 2) for n in sys.argv[2].split(',')}\n"
-        "m = {n: 1 for n in sys.argv[2].split(',')}\n"
-        "write_shard(sys.argv[1], [('a', t, m), ('b', t, m)])"
-    )
-    for folder, order in (("one", "x,y,z"), ("two", "z,x,y")):
-        subprocess.run([sys.executable, "-c", script, str(tmp_path / folder / "s.tar"), order], check=True)
+    write_named(tmp_path / "one" / "s.tar", "xyz")
+    children.result(write_named, str(tmp_path / "two" / "s.tar"), "zxy")
     for name in ("s.tar", "s.tar.index.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -270,24 +268,15 @@ def test_an_error_while_writing_keeps_the_old_shard(shard):
     assert sorted(os.listdir(shard.parent)) == ["00000.tar", "00000.tar.index.json"]
 
 
+def write_large(path: str) -> None:
+    write_shard(path, [("a", {"x": torch.zeros(100, 100)}, None)])
+
+
 def test_full_disk(tmp_path):
     """The kernel's own limit on file size stands in for a full disk: same call fails, in the same place."""
     write_shard(tmp_path / "00000.tar", records())
-
-    def child():
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    script = (
-        "import sys, torch; from fewstep.records import write_shard; from fewstep.errors import DiskFull\n"
-        "try: write_shard(sys.argv[1], [('a', {'x': torch.zeros(100, 100)}, None)])\n"
-        "except DiskFull as error: print(error)"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "00001.tar")]
-    done = subprocess.run(command, preexec_fn=child, capture_output=True, text=True)
-    assert "disk full while writing" in done.stdout and "00001.tar" in done.stdout, done.stderr
+    said = children.result(write_large, str(tmp_path / "00001.tar"), largest_file=20_000)
+    assert said.startswith("DiskFull: disk full while writing") and "00001.tar" in said
     assert sorted(os.listdir(tmp_path)) == ["00000.tar", "00000.tar.index.json"]
     assert verify_shard(tmp_path / "00000.tar") == []
 

@@ -1,5 +1,6 @@
 """Small teachers, and a process that makes a set and may be killed."""
 
+import resource
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from fewstep.denoiser import Denoiser
 from fewstep.networks import new_unet
 from fewstep.processes import VariancePreserving
 from fewstep.teachers import GaussianMixture
-from fewstep.trajectories import TrajectorySet, TrajectorySettings, make_set
+from fewstep.trajectories import TrajectorySet, TrajectorySettings, make_set, open_set
 from fewstep.trajectories.make import in_threads
 
 TINY = TrajectorySettings(count=18, steps=2, record_size=4, records_per_shard=2)
@@ -42,3 +43,19 @@ def work(folder: str, count: int, began: Event) -> None:
     teacher = small_unet()
     began.set()
     make(Path(folder), TINY.model_copy(update={"count": count, "steps": 8}), teacher, execute=in_threads(2))
+
+
+def make_alone(folder: str) -> None:
+    """Make the set with one worker."""
+    make(Path(folder), execute=in_threads(1))
+
+
+def peak_memory(folder: str, count: int) -> int:
+    """Bytes this process held at most while it made a set of 3 KiB per sample and read it once through."""
+    torch.set_num_threads(1)
+    teacher = GaussianMixture(torch.zeros(2, 3, 16, 16), 1.0)
+    make(Path(folder), TrajectorySettings(count=count, steps=1, record_size=64, records_per_shard=4), teacher)
+    found = open_set(folder, cache_bytes=4 << 20)
+    for position in range(0, count, 64):
+        found.batch(0, position, 64)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
