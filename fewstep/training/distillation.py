@@ -72,7 +72,7 @@ class Distillation:
     @cached_property
     def origin(self) -> Denoiser:
         """The teacher's weights: itself, or for a closed form the network fitted to it."""
-        return surrogate.fit(self.teacher, self.seed, self.device) if self.closed_form else self.teacher
+        return surrogate.stand_in(self.teacher, self.seed, self.device) if self.closed_form else self.teacher
 
     def student_after(self, index: int, on_progress: OnProgress | None = None) -> Student:
         """The student at the end of round `index` (from 0); finished rounds are read from their checkpoints."""

@@ -38,7 +38,7 @@ class Figures:
             return
         step, term, role, value = next(w for w in waiting if not bool(torch.isfinite(w[3])))
         raise NonFinite(
-            f"{self.where}, step {step}: {term} of role '{role}' is {float(value)}",
+            f"{self.where}, step {step}: {term} of role '{role}' is {float(value.detach())}",
             step=step,
             term=term,
             role=role,

@@ -4,6 +4,8 @@ For such a teacher "init: teacher" and "features of the teacher" mean this netwo
 stay exact.
 """
 
+import copy
+
 import torch
 
 from fewstep.adapters import Angle
@@ -15,11 +17,12 @@ from fewstep.teachers.mixture import GaussianMixture
 from fewstep.terms.distances import squared
 from fewstep.training.draws import Draws
 from fewstep.training.ema import Average
+from fewstep.training.identity import tensor_digest
 from fewstep.training.optimiser import RoleOptimiser
 from fewstep.training.sources import ExactData, Sources
 from fewstep.training.step import Step
 
-STEPS, BATCH = 1500, 256
+STEPS, BATCH = 1000, 256
 SETTINGS = OptimiserSettings(lr=2e-3, schedule="cosine", warmup=0.05)
 
 
@@ -30,6 +33,19 @@ def fresh_network(teacher: GaussianMixture, seed: int) -> Denoiser:
     return Denoiser(
         network, teacher.process, "v_prediction", teacher.sample_shape, teacher.num_classes, teacher.null_class, Angle()
     )
+
+
+_fitted: dict[tuple, Denoiser] = {}
+
+
+def stand_in(teacher: GaussianMixture, seed: int, device: torch.device) -> Denoiser:
+    """The network fitted to this teacher; the last few are remembered, so that several recipes share one fit."""
+    key = (str(teacher.describe()), tensor_digest(teacher.state_dict()), seed, str(device))
+    if key not in _fitted:
+        if len(_fitted) >= 4:
+            _fitted.pop(next(iter(_fitted)))
+        _fitted[key] = fit(teacher, seed, device)
+    return copy.deepcopy(_fitted[key])
 
 
 def fit(teacher: GaussianMixture, seed: int, device: torch.device | str = "cpu", steps: int = STEPS) -> Denoiser:

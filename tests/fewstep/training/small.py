@@ -1,0 +1,73 @@
+"""A tiny teacher network, data and pairs, and a run of any recipe over them that takes a second or two."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from fewstep.denoiser import Denoiser
+from fewstep.processes import VariancePreserving
+from fewstep.recipes import Overrides, Recipe, load_recipe
+from fewstep.teachers import new_unet
+from fewstep.training import Distillation, TensorData
+from fewstep.trajectories import TrajectorySettings
+
+BATCH = 8
+RECIPES = ["kd", "reflow", "ect", "dmd2"]
+
+
+def teacher(seed: int = 0) -> Denoiser:
+    """A conditional 8 x 8 network with random weights."""
+    network = new_unet(8, 1, 3, (8,), 1, generator=torch.Generator().manual_seed(seed))
+    return Denoiser(network, VariancePreserving.cosine(), "v_prediction", (1, 8, 8), 3, 3)
+
+
+def data(value: float = 0.0) -> TensorData:
+    """40 labelled images."""
+    source = torch.Generator().manual_seed(1)
+    return TensorData(torch.randn(40, 1, 8, 8, generator=source) + value, torch.arange(40) % 3)
+
+
+class Pairs:
+    """Made-up pairs; `spoil` puts a NaN into the batch at this position."""
+
+    def __init__(self, spoil: int | None = None):
+        self.spoil = spoil
+
+    def batch(self, seed, position, size):
+        source = torch.Generator().manual_seed(seed * 1000 + position)
+        noise = torch.randn(size, 1, 8, 8, generator=source)
+        x = noise * 0.5
+        if position == self.spoil:
+            x[0, 0, 0, 0] = float("nan")
+        return {"noise": noise, "x": x, "condition": torch.randint(3, (size,), generator=source)}
+
+
+def tiny(name: str, **overrides) -> Recipe:
+    return load_recipe(name).override(Overrides(batch=BATCH, **overrides))
+
+
+def run(recipe: Recipe, folder: Path, images: int = 24 * BATCH, **kwargs) -> Distillation:
+    """A run with checkpoints every six batches."""
+    settings = {"data": data(), "pairs": Pairs(), "seed": 5, "checkpoint_images": 6 * BATCH, **kwargs}
+    own = settings.pop("teacher", None) or teacher()
+    sets = TrajectorySettings(count=16, steps=2, record_size=8)
+    return Distillation(recipe, own, images=images, folder=folder, trajectories=sets, **settings)
+
+
+def finish(job: Distillation, on_progress=None) -> dict[str, torch.Tensor]:
+    """Weights of the last round's student."""
+    for index in range(len(job.recipe.rounds)):
+        student = job.student_after(index, on_progress)
+    return {name: value.clone() for name, value in student.denoiser.state_dict().items()}
+
+
+def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
+    """The final checkpoints of all rounds: weights, averages, optimisers."""
+    found = sorted(folder.glob("round-*/checkpoints/step-*.safetensors"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+if __name__ == "__main__":  # a process to be killed: recipe, folder
+    torch.set_num_threads(1)
+    finish(run(tiny(sys.argv[1]), Path(sys.argv[2])), lambda done, *_: print(done, flush=True))

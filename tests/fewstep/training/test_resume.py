@@ -1,0 +1,184 @@
+"""Interrupted and continued is the same as undisturbed, bit for bit; what does not fit is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewstep.errors import DataDiffers, SettingsError
+from tests.fewstep.training import small
+from tests.fewstep.training.small import BATCH, RECIPES, checkpoint_bytes, finish, run, teacher, tiny
+
+ROOT = Path(__file__).parents[3]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(images: int):
+    """Interrupts the first round in which so many images are done."""
+
+    def on_progress(done, total, figures):
+        if done >= images:
+            raise Stopped
+
+    return on_progress
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_n_images_interrupted_at_n_equal_two_n_images(name, tmp_path):
+    straight = finish(run(tiny(name), tmp_path / "straight"))
+    half = 12 * BATCH if name != "reflow" else 6 * BATCH  # half of a round where there are two
+    with pytest.raises(Stopped):
+        finish(run(tiny(name), tmp_path / "broken"), stop_after(half))
+    before = checkpoint_bytes(tmp_path / "broken")
+    assert before and before.keys() != checkpoint_bytes(tmp_path / "straight").keys()
+    assert same(finish(run(tiny(name), tmp_path / "broken")), straight)
+    assert checkpoint_bytes(tmp_path / "broken") == checkpoint_bytes(tmp_path / "straight")
+    start = teacher().state_dict()
+    assert not same(straight, {n: v for n, v in start.items()})
+
+
+def test_interrupted_again_and_again_in_any_round_is_still_the_same(tmp_path):
+    straight = finish(run(tiny("reflow"), tmp_path / "straight"))
+    for images in (1, 3, 7):
+        job = run(tiny("reflow"), tmp_path / "broken", checkpoint_images=2 * BATCH)
+        with pytest.raises(Stopped):
+            job.student_after(0, stop_after(images * BATCH))
+    for images in (5, 12):  # the second round; the last time after its last step
+        job = run(tiny("reflow"), tmp_path / "broken", checkpoint_images=2 * BATCH)
+        job.student_after(0)
+        with pytest.raises(Stopped):
+            job.student_after(1, stop_after(images * BATCH))
+    assert same(finish(run(tiny("reflow"), tmp_path / "broken")), straight)
+
+
+@pytest.mark.parametrize("name", ["dmd2"])
+def test_killed_and_continued_is_the_same(name, tmp_path):
+    straight = finish(run(tiny(name), tmp_path / "straight"))
+    command = [sys.executable, "-m", "tests.fewstep.training.small", name, str(tmp_path / "killed")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    for line in process.stdout:
+        if int(line) >= 12 * BATCH:
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    assert same(finish(run(tiny(name), tmp_path / "killed")), straight)
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def test_a_finished_run_is_read_and_not_repeated(tmp_path):
+    straight = finish(run(tiny("kd"), tmp_path))
+
+    def never(*_):
+        raise AssertionError("trained again")
+
+    assert same(finish(run(tiny("kd"), tmp_path), never), straight)
+
+
+def broken(folder: Path) -> Path:
+    with pytest.raises(Stopped):
+        finish(run(tiny("kd"), folder), stop_after(18 * BATCH))
+    return folder / "round-1" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"recipe": tiny("kd", lr=1e-4)}, "optimiser.lr was 0.001, is 0.0001"),
+        ({"recipe": tiny("kd", accumulate=2)}, "training.accumulate was 1, is 2"),
+        ({"seed": 6}, "seed was 5, is 6"),
+        ({"images": 30 * BATCH}, "images was"),
+        ({"teacher": teacher(seed=1)}, "start was"),
+        ({"pairs": small.Pairs(spoil=0)}, "sources was"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused_and_kept(change, named, tmp_path):
+    checkpoints = broken(tmp_path)
+    before = checkpoint_bytes(tmp_path)
+    with pytest.raises(SettingsError, match=named):
+        finish(run(change.pop("recipe", tiny("kd")), tmp_path, **change))
+    assert checkpoint_bytes(tmp_path) == before and checkpoints.is_dir()
+
+
+def test_another_batch_is_refused(tmp_path):
+    broken(tmp_path)
+    with pytest.raises(SettingsError, match="training.batch was 8, is 4"):
+        finish(run(tiny("kd").override(small.Overrides(batch=4)), tmp_path))
+
+
+def test_another_machine_continues_with_a_warning_and_both_are_recorded(tmp_path):
+    checkpoints = broken(tmp_path)
+    for path in checkpoints.glob("*.json"):
+        record = json.loads(path.read_text())
+        record["fingerprints"][0]["torch"] = "1.0"
+        path.write_text(json.dumps(record))
+    heard = []
+    finish(run(tiny("kd"), tmp_path, warn=heard.append))
+    assert len(heard) == 1 and "torch was 1.0" in heard[0]
+    assert len(json.loads(max(checkpoints.glob("*.json")).read_text())["fingerprints"]) == 2
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_two_are_an_error(tmp_path):
+    straight = finish(run(tiny("kd"), tmp_path / "straight"))
+    checkpoints = broken(tmp_path)
+    files = sorted(checkpoints.glob("*.safetensors"))
+    assert len(files) == 2
+    content = bytearray(files[-1].read_bytes())
+    content[-1] ^= 1
+    files[-1].write_bytes(content)
+    heard = []
+    assert same(finish(run(tiny("kd"), tmp_path, warn=heard.append)), straight)
+    assert len(heard) == 1 and files[-1].stem in heard[0]
+
+    for path in checkpoints.glob("*.safetensors"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(DataDiffers, match="no checkpoint in .* is whole"):
+        finish(run(tiny("kd"), tmp_path, warn=heard.append))
+
+
+def test_lost_records_are_an_error_not_a_fresh_start(tmp_path):
+    checkpoints = broken(tmp_path)
+    for path in checkpoints.glob("*.json"):
+        path.unlink()
+    with pytest.raises(DataDiffers, match="has lost its record"):
+        finish(run(tiny("kd"), tmp_path))
+
+
+@pytest.mark.parametrize("part", ["weights/", "average/", "optimiser/"])
+def test_incomplete_state_is_an_error(part, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from fewstep.training.checkpoints import _synced_digest
+
+    checkpoints = broken(tmp_path)
+    for path in checkpoints.glob("*.safetensors"):
+        tensors = load_file(path)
+        odd = next(name for name in sorted(tensors) if name.startswith(part))
+        tensors.pop(odd)
+        save_file(tensors, path)
+        record = json.loads(path.with_suffix(".json").read_text())
+        record["sha256"] = _synced_digest(path)
+        path.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(DataDiffers, match="does not fit"):
+        finish(run(tiny("kd"), tmp_path))

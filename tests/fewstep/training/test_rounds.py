@@ -1,0 +1,137 @@
+"""One round's loop: accumulation, non-finite figures, turns, frozen networks, learning rate, keyed draws."""
+
+import pytest
+import torch
+
+from fewstep.errors import NonFinite, SettingsError
+from fewstep.recipes import parse_recipe
+from fewstep.recipes.settings import OptimiserSettings
+from fewstep.training import RoundTrainer, Sources
+from fewstep.training.draws import Draws
+from fewstep.training.optimiser import rate
+from tests.fewstep.training.small import BATCH, RECIPES, Pairs, data, finish, run, teacher, tiny
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_and_two_parts_of_a_batch_give_the_same_gradients(name):
+    found = []
+    for parts in (1, 2):
+        trainer = trainer_of(name, accumulate=parts)
+        for k in range(len(trainer.cycle)):
+            take_turn(trainer, k, update=False)
+        found.append({(r, n): p.grad.clone() for r, o in trainer.optimisers.items()
+                      for n, p in zip(o.names, o.parameters, strict=True) if p.grad is not None})  # fmt: skip
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 40
+    size = max(float(value.abs().max()) for value in found[0].values())
+    for key, value in found[0].items():
+        assert torch.allclose(value, found[1][key], rtol=1e-3, atol=1e-5 * size), key
+
+
+def trainer_of(name: str, **overrides) -> RoundTrainer:
+    """The first round of a recipe with networks that all differ."""
+    networks = {"student": teacher(1), "teacher": teacher(), "fake_score": teacher(2)}
+    real = name in ("ect", "dmd2")
+    sources = Sources(data=data()) if real else Sources(pairs=Pairs())
+    return RoundTrainer(tiny(name, **overrides), 0, networks, [1.0], sources, images=12 * BATCH, seed=3)
+
+
+def take_turn(trainer: RoundTrainer, k: int, update: bool = True) -> None:
+    role = trainer.cycle[k]
+    for other, optimiser in trainer.optimisers.items():
+        optimiser.train(other == role)
+    if not update:
+        trainer.optimisers[role].step = lambda progress: torch.zeros(())
+    trainer._step(k, role, _Ignore())
+
+
+def _overrides(**kwargs):
+    from fewstep.recipes import Overrides
+
+    return Overrides(**kwargs)
+
+
+class _Ignore:
+    def add(self, *_):
+        pass
+
+    def require_finite(self, *_):
+        pass
+
+
+def test_a_nan_stops_the_run_and_names_step_term_and_role(tmp_path):
+    with pytest.raises(NonFinite, match=r"recipe kd, round 1, step 9: regression of role 'student' is nan") as caught:
+        finish(run(tiny("kd"), tmp_path, pairs=Pairs(spoil=9 * BATCH)))
+    assert (caught.value.step, caught.value.term, caught.value.role) == (9, "regression", "student")
+    assert list(tmp_path.rglob("step-*.json"))  # what was done before is kept
+
+
+def test_an_exploding_gradient_stops_the_run(tmp_path):
+    own = teacher()
+    with torch.no_grad():
+        next(own.network.parameters()).mul_(1e38)
+    with pytest.raises(NonFinite, match="of role 'fake_score'"):
+        finish(run(tiny("dmd2"), tmp_path, teacher=own))
+
+
+def test_turns_train_their_own_role_only_and_the_teacher_never_changes():
+    trainer = trainer_of("dmd2")
+    networks = trainer.networks
+    assert trainer.cycle == ["fake_score"] * 5 + ["student"]
+    assert len(trainer.optimisers["fake_score"].modules) == 2  # the network and the adversarial head share one turn
+
+    def weights():
+        return {role: {n: v.clone() for n, v in net.state_dict().items()} for role, net in networks.items()}
+
+    def moved(role, before, now):
+        return any(not torch.equal(v, before[role][n]) for n, v in now[role].items())
+
+    start = weights()
+    take_turn(trainer, 0)
+    after_fake = weights()
+    assert [moved(role, start, after_fake) for role in ("fake_score", "student", "teacher")] == [True, False, False]
+    take_turn(trainer, 5)
+    after_student = weights()
+    assert [moved(r, after_fake, after_student) for r in ("fake_score", "student", "teacher")] == [False, True, False]
+    assert all(p.grad is None for role in ("fake_score", "teacher") for p in networks[role].parameters())
+
+
+def test_terms_share_network_calls_within_a_step():
+    trainer, counts = trainer_of("dmd2"), {}
+    for role, k in (("fake_score", 0), ("student", 5)):
+        before = {name: net.evaluations for name, net in trainer.networks.items()}
+        take_turn(trainer, k)
+        counts[role] = {name: net.evaluations - before[name] for name, net in trainer.networks.items()}
+    assert counts["student"] == {"student": 1, "teacher": 1, "fake_score": 1}
+    assert counts["fake_score"] == {"student": 1, "teacher": 0, "fake_score": 2}
+
+
+def test_a_role_without_a_weighted_term_is_refused(tmp_path):
+    recipe = parse_recipe({"name": "x", "rounds": [{"terms": [{"term": "regression", "weight": 0}]}]}, "x")
+    with pytest.raises(SettingsError, match="no term with a weight trains the role 'student'"):
+        finish(run(recipe.override(_overrides(batch=BATCH)), tmp_path))
+
+
+def test_the_global_generator_is_left_alone(tmp_path):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    finish(run(tiny("dmd2"), tmp_path, images=6 * BATCH))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_learning_rate_rises_then_falls():
+    settings = OptimiserSettings(warmup=0.1)
+    assert rate(settings, 0.05) == pytest.approx(0.5) and rate(settings, 0.1) == pytest.approx(1)
+    assert rate(settings, 0.55) == pytest.approx(0.5) and rate(settings, 1) == pytest.approx(0)
+    assert rate(OptimiserSettings(warmup=0.1, schedule="linear"), 0.55) == pytest.approx(0.5)
+    assert rate(OptimiserSettings(warmup=0, schedule="constant"), 0) == 1
+
+
+def test_draws_depend_on_everything_but_the_order_they_are_asked_in():
+    device = torch.device("cpu")
+    one, other = Draws(0, 0, 3, 4, device), Draws(0, 0, 3, 4, device)
+    a = one.normal("a", (2,))
+    other.normal("b", (2,))
+    assert torch.equal(a, other.normal("a", (2,))) and one.normal("a", (2,)) is a
+    for changed in (Draws(1, 0, 3, 4, device), Draws(0, 1, 3, 4, device), Draws(0, 0, 4, 4, device)):
+        assert not torch.equal(a, changed.normal("a", (2,)))
+    assert not torch.equal(one.uniform("a"), one.gaussian("a"))
