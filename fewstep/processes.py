@@ -113,7 +113,7 @@ class Process:
         return (self.alpha(t) ** 2 + self.sigma(t) ** 2).sqrt()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VariancePreserving(Process):
     """DDPM's chain (Ho et al., arXiv 2006.11239) in continuous time: t in [0, 1], timestep = t (N − 1).
 
@@ -130,6 +130,9 @@ class VariancePreserving(Process):
         if table.ndim != 1 or len(table) < 2 or not bool((table.diff() < 0).all()):
             raise SettingsError("alphas_cumprod must be two or more strictly decreasing numbers")
         object.__setattr__(self, "alphas_cumprod", tuple(table.tolist()))
+
+    def __repr__(self) -> str:
+        return f"VariancePreserving({self.timesteps} timesteps, {self.alphas_cumprod[-1]:.3g} at the end)"
 
     @classmethod
     def cosine(cls, n: int = 1000) -> VariancePreserving:

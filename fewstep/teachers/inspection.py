@@ -65,7 +65,8 @@ def inspect_teacher(folder: str | os.PathLike) -> TeacherInfo:
     index = read_json(folder / "model_index.json", "every saved diffusers pipeline has this file")
     parts = {name: value for name, value in index.items() if isinstance(value, list) and not name.startswith("_")}
     known = {"unet", "scheduler"}
-    if parts.get("unet", [None, None])[1] != "UNet2DModel" or "scheduler" not in parts or set(parts) - known:
+    parts = {name: value for name, value in parts.items() if any(value)}  # [null, null]: an optional part left out
+    if parts.get("unet") != ["diffusers", "UNet2DModel"] or set(parts) != known:
         raise SettingsError(
             f"{folder / 'model_index.json'}: the parts are {', '.join(sorted(parts)) or 'none'}; "
             "a teacher has a UNet2DModel called unet and a scheduler, and nothing else"
@@ -177,6 +178,11 @@ def _shape(folder: Path, config: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _labels(folder: Path, config: dict[str, Any]) -> int:
+    if config.get("time_embedding_type", "positional") == "learned":
+        raise SettingsError(
+            f"{folder / 'unet' / 'config.json'}: time_embedding_type 'learned' is not supported; "
+            "solvers evaluate a teacher between whole timesteps"
+        )
     if config.get("class_embed_type") is not None:
         raise SettingsError(
             f"{folder / 'unet' / 'config.json'}: class_embed_type {config['class_embed_type']!r} is not supported; "

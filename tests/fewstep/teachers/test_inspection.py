@@ -1,0 +1,171 @@
+"""What is no teacher is refused before any work, by path, without torch, executing or unpickling nothing."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler
+
+from fewstep.errors import SettingsError
+from fewstep.networks import new_unet
+from fewstep.teachers import inspect_teacher, load_teacher
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "saved"
+    DDPMPipeline(unet=new_unet(8, 1, 4, (8, 16), null_class=False), scheduler=DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "teacher")
+
+
+def refused(folder, *words: str) -> SettingsError:
+    for look in (inspect_teacher, load_teacher):
+        with pytest.raises(SettingsError) as caught:
+            look(folder)
+        for word in words:
+            assert word in str(caught.value)
+        assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def edit(path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_good_folder_tells_what_it_holds(folder):
+    info = inspect_teacher(str(folder))
+    assert (info.pipeline, info.scheduler, info.process) == ("DDPMPipeline", "DDPMScheduler", "variance_preserving")
+    assert info.prediction_type == "epsilon" and info.sample_shape == (1, 8, 8)
+    assert (info.num_classes, info.null_class) == (4, None)
+    assert [path.name for path in info.weights] == ["diffusion_pytorch_model.safetensors"]
+
+
+def test_looking_imports_no_torch(folder):
+    code = (
+        f"import sys; from fewstep.teachers import inspect_teacher; inspect_teacher({str(folder)!r})\n"
+        "import fewstep.solvers, fewstep.student_settings\n"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", WEIGHTS])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    refused(folder, str(folder / name))
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000])
+def test_a_broken_file_is_named(folder, name, text):
+    (folder / name).write_text(text)
+    refused(folder, str(folder / name), "JSON")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    refused(tmp_path / "nowhere", "nowhere", "no such teacher folder")
+    (tmp_path / "file").write_text("x")
+    refused(tmp_path / "file", "file")
+
+
+def test_pickled_weights_are_refused_and_not_opened(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch owned'\ntR.")
+    error = refused(folder, "diffusion_pytorch_model.bin", "pickled")
+    assert "safe_serialization" in error.hint
+
+
+@pytest.mark.parametrize("keep", [0, 4, 9, 200, -1])
+def test_weights_that_are_cut_short_are_refused(folder, keep):
+    path = folder / WEIGHTS
+    path.write_bytes(path.read_bytes()[:keep])
+    refused(folder, str(path))
+
+
+def test_weights_with_a_broken_header_are_refused(folder):
+    path = folder / WEIGHTS
+    good = path.read_bytes()
+    for bad in (b"\xff" * 8 + good[8:], good[:8] + b"x" + good[9:], good + b"tail"):
+        path.write_bytes(bad)
+        refused(folder, str(path))
+
+
+def test_weights_of_another_network_are_refused(folder):
+    edit(folder / "unet" / "config.json", block_out_channels=[8, 24])
+    with pytest.raises(SettingsError, match="unet"):
+        load_teacher(folder)
+
+
+def test_weights_with_a_tensor_missing_are_refused(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / WEIGHTS)
+    del weights["conv_in.weight"]
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(SettingsError, match="conv_in.weight"):
+        load_teacher(folder)
+
+
+def test_other_kinds_of_pipelines_are_refused(folder):
+    index = folder / "model_index.json"
+    edit(index, vae=["diffusers", "AutoencoderKL"])
+    refused(folder, str(index), "scheduler, unet, vae")
+    edit(index, vae=None, unet=["diffusers", "UNet2DConditionModel"])
+    refused(folder, str(index), "UNet2DModel")
+    edit(index, unet=["my_module", "UNet2DModel"])
+    refused(folder, str(index), "UNet2DModel")
+
+
+def test_unknown_schedulers_predictions_and_labels_are_refused(folder):
+    path = folder / "scheduler" / "scheduler_config.json"
+    edit(path, _class_name="VQDiffusionScheduler")
+    refused(folder, str(path), "VQDiffusionScheduler")
+    edit(path, _class_name="DDPMScheduler", prediction_type="other")
+    refused(folder, str(path), "'other'")
+    edit(path, prediction_type="epsilon")
+    edit(folder / "unet" / "config.json", class_embed_type="timestep")
+    refused(folder, "class_embed_type 'timestep'")
+    edit(folder / "unet" / "config.json", class_embed_type=None, time_embedding_type="learned")
+    refused(folder, "time_embedding_type 'learned'")
+    edit(folder / "unet" / "config.json", time_embedding_type="positional", sample_size=None)
+    refused(folder, "sample_size")
+
+
+def test_sharded_weights_are_followed_within_the_folder_only(folder):
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    shard = "diffusion_pytorch_model-00001-of-00001.safetensors"
+    (folder / WEIGHTS).rename(folder / "unet" / shard)
+    from safetensors import safe_open
+
+    with safe_open(folder / "unet" / shard, "pt") as file:
+        names = list(file.keys())
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shard)}))
+    assert [path.name for path in inspect_teacher(folder).weights] == [shard]
+    assert load_teacher(folder).num_classes == 4
+    for bad in (dict.fromkeys(names, f"../unet/{shard}"), {}, ["x"]):
+        index.write_text(json.dumps({"weight_map": bad}))
+        refused(folder, str(index), "weight_map")
+
+
+def test_a_description_of_another_format_is_refused(folder):
+    path = folder / "fewstep.json"
+    path.write_text(json.dumps({"format": "fewstep/999"}))
+    refused(folder, str(path), "fewstep/999")
+    path.write_text(json.dumps({"format": "fewstep/1", "process": {"kind": "edm"}}))
+    refused(folder, str(path), "incomplete")
+
+
+def test_unusual_global_state_is_left_alone(folder):
+    before = torch.get_rng_state()
+    inspect_teacher(folder)
+    assert torch.equal(torch.get_rng_state(), before)
