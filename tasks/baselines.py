@@ -12,8 +12,10 @@ from fewstep.errors import NonFinite, SettingsError
 from fewstep.images import load_split
 from fewstep.metrics.examination import Examination
 from fewstep.metrics.features import load_extractor
+from fewstep.metrics.names import counted, solver_name
 from fewstep.metrics.protocol import store
 from fewstep.metrics.samples import collect, pack, unpack
+from fewstep.metrics.threads import single_threaded
 from fewstep.metrics.timing import time_sampling
 from fewstep.randomness import generator
 from fewstep.sampling import sample
@@ -107,6 +109,7 @@ def run_unit(ctx, unit: str) -> None:
     atomic_write(_file(ctx, unit), pack(sampled))
 
 
+@single_threaded()
 def finish(ctx) -> dict:
     everything = plan(ctx.settings)
     reference = teacher_unit(everything)
@@ -120,9 +123,9 @@ def finish(ctx) -> dict:
     rows, features, pictures = [], {}, {}
     for unit in everything:
         sampled = unpack(_file(ctx, unit.name))
-        row = {"subject": f"{unit.solver}, {unit.evaluations} evaluations", "solver": unit.solver,
-               "evaluations": unit.evaluations, "steps": unit.steps, "asked": list(unit.asked),
-               "teacher": unit == reference, "values": {}, "classes": []}  # fmt: skip
+        subject = f"{solver_name(unit.solver)}, {counted(unit.evaluations, 'evaluation')}"
+        row = {"subject": subject, "solver": unit.solver, "evaluations": unit.evaluations, "steps": unit.steps,
+               "asked": list(unit.asked), "teacher": unit == reference, "values": {}, "classes": []}  # fmt: skip
         pictures[unit.name] = sampled.images[shown].contiguous()
         if sampled.seen is None:
             row["note"] = f"{1 - sampled.finite:.1%} of the samples are NaN or infinite"
@@ -131,8 +134,8 @@ def finish(ctx) -> dict:
             values = examination.measure(sampled.seen, row["subject"], conditions=conditions, images=sampled.images,
                                          teacher=None if unit == reference else best)
             row["values"] = store(values, protocols)
-            row["classes"] = examination.by_class(sampled.seen, conditions)
-            features[unit.name] = torch.from_numpy(sampled.seen.features).float()
+            row["classes"] = examination.per_class(sampled.seen, conditions)
+            features[unit.name] = torch.from_numpy(sampled.seen.features)
         rows.append(row)
     floor = {"subject": "real images", "values": store(examination.floor(), protocols)}
     document = {"format": 1, "guidance": ctx.settings["guidance"], "features": examination.extractor.name,

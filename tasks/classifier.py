@@ -29,22 +29,30 @@ def units(ctx) -> list[str]:
 
 
 def run_unit(ctx, unit: str) -> None:
-    settings, images = ctx.settings, load_split(ctx.inputs["shard"], "fit")
-    if images.num_classes:
-        model = train_classifier(
-            images.images(), images.labels, images.num_classes, seed=ctx.seed, batch=settings["batch"],
-            steps=max(1, settings["images"] // settings["batch"]), learning_rate=settings["lr"],
-            features=settings["features"],
-            on_step=lambda step, steps: ctx.progress(step * settings["batch"], steps * settings["batch"]),
-        )  # fmt: skip
-    else:
-        model = fit_components(images.images(), settings["features"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # gradients summed over several threads differ in their last bits
+    try:
+        model = _fitted(ctx)
+    finally:
+        torch.set_num_threads(threads)
     folder = ctx.scratch / unit
     folder.mkdir(parents=True, exist_ok=True)
     ctx.out.mkdir(parents=True, exist_ok=True)
     save_features(model, folder)
     for name in _FILES:
         os.replace(folder / name, ctx.out / name)
+
+
+def _fitted(ctx):
+    settings, images = ctx.settings, load_split(ctx.inputs["shard"], "fit")
+    if not images.num_classes:
+        return fit_components(images.images(), settings["features"])
+    batch = settings["batch"]
+    return train_classifier(
+        images.images(), images.labels, images.num_classes, seed=ctx.seed, batch=batch,
+        steps=max(1, settings["images"] // batch), learning_rate=settings["lr"], features=settings["features"],
+        on_step=lambda step, steps: ctx.progress(step * batch, steps * batch),
+    )  # fmt: skip
 
 
 def finish(ctx) -> dict:

@@ -14,9 +14,10 @@ from fewstep.export import load_student
 from fewstep.images import load_split
 from fewstep.metrics.examination import Examination
 from fewstep.metrics.features import load_extractor
-from fewstep.metrics.kernel import kernel_distance_difference
+from fewstep.metrics.names import counted, solver_name
 from fewstep.metrics.protocol import restore, rounded, store
 from fewstep.metrics.samples import Sampled, collect, pack, unpack
+from fewstep.metrics.threads import single_threaded
 from fewstep.metrics.timing import time_sampling
 from fewstep.pictures import Block, save, side_by_side
 from tasks.files import atomic_write
@@ -55,11 +56,12 @@ def run_unit(ctx, unit: str) -> None:
 
     sampled = collect(examination, _sampler(ctx, student, steps), report)
     if sampled.finite < 1:
-        raise NonFinite(f"student: {1 - sampled.finite:.1%} of its samples with {steps} steps are NaN or infinite",
-                        role="student")  # fmt: skip
+        share, cost = f"{1 - sampled.finite:.1%}", counted(steps, "step")
+        raise NonFinite(f"student: {share} of its samples with {cost} are NaN or infinite", role="student")
     atomic_write(_file(ctx, steps), pack(sampled))
 
 
+@single_threaded()
 def finish(ctx) -> dict:
     student = _student(ctx)
     examination = _examination(ctx, student)
@@ -72,11 +74,11 @@ def finish(ctx) -> dict:
     rows, comparisons, sampled = [], {}, {}
     for steps in _steps(ctx):
         sampled[steps] = unpack(_file(ctx, steps))
-        subject = f"student, {steps} step" + "s" * (steps > 1)
+        subject = f"student, {counted(steps, 'step')}"
         values = examination.measure(sampled[steps].seen, subject, conditions=conditions, teacher=teacher_images,
                                      images=sampled[steps].images)  # fmt: skip
         rows.append({"subject": subject, "steps": steps, "evaluations": steps, "values": store(values, protocols),
-                     "classes": examination.by_class(sampled[steps].seen, conditions)})  # fmt: skip
+                     "classes": examination.per_class(sampled[steps].seen, conditions)})  # fmt: skip
         comparisons[str(steps)] = _compare(examination, steps, values, sampled[steps], conditions, baselines,
                                            features)  # fmt: skip
     document = {**baselines, "student": rows, "comparisons": comparisons, "protocols": protocols,
@@ -167,10 +169,8 @@ def _compare(examination: Examination, steps: int, values: dict, sampled: Sample
         rivals = [row for row in usable if row["evaluations"] == max(counts)]
         best = min(rivals, key=lambda row: known[id(row)]["fd_infinite"].value)
         rival = known[id(best)]
-        reference = examination.reference.features
-        name = f"{best['solver']}-{best['evaluations']}"
-        paired = kernel_distance_difference(sampled.seen.features, features[name].double().numpy(), reference,
-                                            examination.strata(conditions))  # fmt: skip
+        others = features[f"{best['solver']}-{best['evaluations']}"].numpy()
+        paired = examination.paired_kid(sampled.seen.features, others, conditions)
         found.update(
             solver=best["solver"], evaluations=best["evaluations"],
             fd_ratio=_ratio(mine, rival["fd_infinite"]), kid_ratio=_ratio(values["kid"], rival["kid"]),
@@ -222,16 +222,16 @@ def _grid(ctx, examination: Examination, baselines: dict, sampled: dict[int, Sam
     rows = [row[:width] for row in rows]
     place = {index: position for position, index in enumerate(kept)}
     teacher = next(row for row in baselines["rows"] if row["teacher"])
-    blocks = [Block("student", _take(sampled[steps].images, rows), f"{steps} step" + "s" * (steps > 1))]
+    blocks = [Block("student", _take(sampled[steps].images, rows), counted(steps, "step"))]
     rivals = [row for row in baselines["rows"] if row["evaluations"] <= steps and row["values"]]
     if rivals:
         most = max(row["evaluations"] for row in rivals)
         best = min((row for row in rivals if row["evaluations"] == most), key=lambda row: _value(row, "fd_infinite"))
         images = pictures[f"{best['solver']}-{best['evaluations']}"]
-        count = f"{most} evaluation" + "s" * (most > 1)
-        blocks.append(Block(best["solver"], _take(images, [[place[i] for i in row] for row in rows]), count))
+        chosen = _take(images, [[place[index] for index in row] for row in rows])
+        blocks.append(Block(solver_name(best["solver"]), chosen, counted(most, "evaluation")))
     blocks.append(Block("teacher", _take(teacher_images, rows),
-                        f"{teacher['solver']}, {teacher['evaluations']} evaluations"))  # fmt: skip
+                        f"{solver_name(teacher['solver'])}, {counted(teacher['evaluations'], 'evaluation')}"))
     return side_by_side(blocks, names)
 
 

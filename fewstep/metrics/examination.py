@@ -13,7 +13,7 @@ from fewstep.images import ImageSet, to_bytes, to_unit_range
 from fewstep.metrics.features import Extractor
 from fewstep.metrics.frechet import frechet_bias, frechet_extrapolated
 from fewstep.metrics.intervals import Interval, normal, wilson
-from fewstep.metrics.kernel import kernel_distance
+from fewstep.metrics.kernel import Estimate, kernel_distance, kernel_distance_difference
 from fewstep.metrics.moments import Moments
 from fewstep.metrics.neighbours import memorisation, nearest_distances, precision_recall
 from fewstep.metrics.order import mixed, proportionate
@@ -28,6 +28,7 @@ NEIGHBOURS = 3
 NEAREST = 1000
 """Samples (and held-out images) whose nearest training image is looked up."""
 _TRAINING_BLOCK = 4096
+_FEWEST = 24
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ class Examination:
 
     def __init__(self, extractor: Extractor, test: ImageSet, train: ImageSet, *, samples: int, seed: int, batch: int,
                  reference_digest: str, num_classes: int):
-        if min(len(test), len(train)) < 24:
+        if min(len(test), len(train)) < _FEWEST:
             raise SettingsError(
-                f"evaluation needs at least 24 reference and 24 training images, there are {len(test)} and "
-                f"{len(train)}; add images or change data.split"
+                f"evaluation needs at least {_FEWEST} reference and {_FEWEST} training images, there are "
+                f"{len(test)} and {len(train)}; add images or change data.split"
             )
         self.extractor, self.test, self.train = extractor, test, train
         self.samples, self.seed, self.batch, self.num_classes = samples, seed, batch, num_classes
@@ -90,18 +91,41 @@ class Examination:
     def conditions(self, indices: Tensor) -> Tensor | None:
         """(N,) classes asked for; None for models without classes.
 
-        The reference's own labels in turn, so that class frequencies are the reference's; uniform where the reference
-        has no labels.
+        The reference's own labels in turn, in an order that spreads every class evenly, so that any number of samples
+        has the reference's class frequencies; uniform where the reference has no labels.
         """
         if not self.num_classes:
             return None
         if self.test.num_classes:
-            return self._labels[indices % len(self._labels)]
+            return self._asked[indices % len(self._asked)]
         return integers(self.seed, "evaluation-condition", indices, self.num_classes)
 
     @cached_property
     def _labels(self) -> Tensor:
         return self.test.labels
+
+    @cached_property
+    def _asked(self) -> Tensor:
+        return self._labels[torch.from_numpy(self._spread(len(self._labels), self._labels, "conditions"))]
+
+    @cached_property
+    def by_class(self) -> bool:
+        """Whether models are measured given the class: the samples have the reference's classes, at least two of each,
+        in shares that differ from the reference's by less than a fifth, and so can training images."""
+        asked = self.conditions(torch.arange(self.samples))
+        if asked is None or not self.test.num_classes:
+            return False
+        counts = np.array([np.bincount(labels.numpy(), minlength=self.num_classes) for labels in (asked, self._labels)])
+        counts = counts[:, counts.any(axis=0)]
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        alike = counts.min() >= 2 and (np.abs(shares[0] / shares[1] - 1) < 0.2).all()
+        return bool(alike) and self._floor_rows is not None
+
+    @cached_property
+    def _floor_rows(self) -> Tensor | None:
+        """Training images with the reference's class frequencies; None where there are too few of some class."""
+        rows = proportionate(self.train.labels.numpy(), self._labels.numpy(), self.seed, "evaluation-floor")
+        return None if rows is None or len(rows) < _FEWEST else torch.from_numpy(rows)
 
     # looking
 
@@ -155,9 +179,8 @@ class Examination:
         images, labels = _as_bytes(self.train), None
         if self.train.num_classes:
             labels = self.train.labels
-            rows = proportionate(labels.numpy(), self._labels.numpy(), self.seed, "evaluation-floor")
-            if rows is not None:
-                images, labels = images[torch.from_numpy(rows)], labels[torch.from_numpy(rows)]
+        if self.by_class:
+            images, labels = images[self._floor_rows], labels[self._floor_rows]
         seen = self.observe(images)
         seen = Observed(seen.features, seen.classes, self.reference.nearest)
         protocol = self._protocol(len(images)).model_copy(
@@ -183,14 +206,14 @@ class Examination:
             values[name] = Value(value=value, n=n, interval=bounds, protocol=described, subject=subject)
 
         n = len(seen.features)
-        strata = self.strata(conditions)
-        asked, known = strata or (None, None)
-        features = seen.features[mixed(n, asked, self.seed, "evaluation-order-" + source)]
-        reference = self.reference.features
-        reference = reference[mixed(len(reference), known, self.seed, "evaluation-order-reference")]
+        strata = self._strata(conditions)
+        asked, known = (conditions, self._labels) if strata else (None, None)
+        features = seen.features[self._spread(n, asked, source)]
+        reference = self.reference.features[self._spread(len(self.test), known, "reference")]
         fd = frechet_extrapolated(features, reference)
         put("fd_infinite", fd.infinite, n, normal(fd.infinite, fd.infinite_error), extrapolation="linear in 1/n",
-            subsets=",".join(map(str, fd.subsets)), interval="jackknife over samples and reference")
+            subsets="disjoint, whole to eighths, of 10 d samples or more",
+            interval="jackknife over samples and reference")
         put("fd", fd.finite, n, normal(fd.finite, fd.finite_error), interval="jackknife over samples and reference")
         put("fd_bias", frechet_bias(Moments.of(features).covariance, n), n, None, formula="first order, Gaussian")
         kid = kernel_distance(seen.features, self.reference.features, strata)
@@ -215,22 +238,20 @@ class Examination:
                 of="deviations from the teacher's mean image" + (" of the class" if conditions is not None else ""))
         return values
 
-    def strata(self, conditions: Tensor | None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Labels of samples and reference where both have the same classes in the same proportions, else None.
+    def paired_kid(self, a: np.ndarray, b: np.ndarray, conditions: Tensor | None) -> Estimate:
+        """KID of `a` minus KID of `b`, (n, d) features of two models' samples from the examination's noise and classes.
 
-        Each class then has at least two of either, and its shares differ by less than a fifth.
+        Given the classes where `by_class` says so. Negative: a is nearer to the reference.
         """
-        if conditions is None or not self.test.num_classes:
-            return None
-        asked, known = conditions.numpy(), self._labels.numpy()
-        classes = np.union1d(asked, known)
-        counts = np.array([[(labels == label).sum() for label in classes] for labels in (asked, known)])
-        shares = counts / counts.sum(axis=1, keepdims=True)
-        if counts.min() < 2 or (np.abs(shares[0] / shares[1] - 1) > 0.2).any():
-            return None
-        return asked, known
+        return kernel_distance_difference(a, b, self.reference.features, self._strata(conditions))
 
-    def by_class(self, seen: Observed, conditions: Tensor | None) -> list[dict]:
+    def _strata(self, conditions: Tensor | None) -> tuple[np.ndarray, np.ndarray] | None:
+        return (conditions.numpy(), self._labels.numpy()) if self.by_class and conditions is not None else None
+
+    def _spread(self, n: int, labels: Tensor | None, purpose: str) -> np.ndarray:
+        return mixed(n, None if labels is None else labels.numpy(), self.seed, "evaluation-order-" + purpose)
+
+    def per_class(self, seen: Observed, conditions: Tensor | None) -> list[dict]:
         """Per class: name, n asked for, share recognised, interval. Empty without classes."""
         if conditions is None or seen.classes is None:
             return []

@@ -19,7 +19,7 @@ def wilson(share: float, n: int) -> Interval:
     z2 = NORMAL_QUANTILE**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = NORMAL_QUANTILE * math.sqrt(max(share * (1 - share), 0.0) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if share <= 0 else max(0.0, centre - half)), (1.0 if share >= 1 else min(1.0, centre + half))
 
 
 def jackknife_variance(left_out: np.ndarray) -> float:
