@@ -1,13 +1,20 @@
 """A small world for the registry's tests: a workspace with outputs, a student that samples, MLflow on SQLite."""
 
+import functools
 import hashlib
 import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.manifest import File, tree_digest
 from tasks.registration import Registration
 from tasks.registry import Registry
+from tasks.tracking import Tracking
 
 CLASSES, SHAPE = 3, (1, 8, 8)
 
@@ -46,6 +53,50 @@ class Place:
         return f"sqlite:///{self.shared / 'mlflow.db'}"
 
 
+class Forked:
+    """A process of its own that runs `action` and nothing else; it must open its databases itself."""
+
+    def __init__(self, action: Callable[[], object]):
+        handle, self.path = tempfile.mkstemp()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            code = 1
+            try:
+                action()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        os.close(handle)
+
+    def wait(self) -> tuple[int, str]:
+        """Exit code (minus the signal's number for a killed one) and what it wrote to its terminal."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        text = Path(self.path).read_text()
+        os.unlink(self.path)
+        return code, text
+
+
+@functools.lru_cache
+def _empty_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mlflow.db"
+        Tracking(f"sqlite:///{path}", None, Path(folder)).call("search_experiments")
+        return path.read_bytes()
+
+
+def with_database(folder: Path) -> Path:
+    """Puts MLflow's empty database into `folder`: migrations, which take a second, are run once for all tests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mlflow.db").write_bytes(_empty_database())
+    return folder
+
+
 def digest(folder: Path) -> str:
     """The tree digest, written out again from its definition."""
     content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -53,7 +104,8 @@ def digest(folder: Path) -> str:
 
 
 def registration(place: Place, student: Path, evaluation="e" * 64, model="fewstep-toy", **tags) -> Registration:
-    place.shared.mkdir(parents=True, exist_ok=True)
+    if not (place.shared / "mlflow.db").exists():
+        with_database(place.shared)
     (place.root / "params.yaml").write_text("name: toy\n")
     (place.root / "dvc.lock").write_text("schema: '2.0'\n")
     weights = digest(student)

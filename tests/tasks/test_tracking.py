@@ -2,21 +2,21 @@
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from fewstep.errors import NotAvailable
+from tasks import tracking
 from tasks.tracking import MlflowObserver, Tracking
+from tests.registry_world import Forked, with_database
 
 SETTINGS = {"name": "digits", "seed": 0, "distill": {"recipe": "kd"}}
 
 
 def workspace(folder, uri=None):
+    if uri is None and not (folder / "mlflow.db").exists():
+        with_database(folder)
     return SimpleNamespace(root=folder, shared=folder, mlflow_uri=uri or f"sqlite:///{folder}/mlflow.db")
 
 
@@ -57,41 +57,25 @@ def test_a_run_becomes_a_parent_and_a_child_per_stage_that_worked(tmp_path):
     assert not list((tmp_path / "metrics").glob("*")) if (tmp_path / "metrics").exists() else True
 
 
-TRAIN = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    from types import SimpleNamespace
-    import tasks.tracking as tracking
-    folder, first, last, die = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "die"
-    tracking.FLUSH_POINTS = 7   # so that points lie on both sides of the kill
-    workspace = SimpleNamespace(root=folder, shared=folder, mlflow_uri=f"sqlite:///{folder}/mlflow.db")
-    watcher = tracking.MlflowObserver(workspace, {"name": "digits"}, SimpleNamespace(id="run-1"))
+def train(folder, first, last, die):
+    tracking.FLUSH_POINTS = 7  # so that points lie on both sides of the kill
+    watcher = observer(folder)
     watcher.start()
     watcher.stage_started("distill", "key")
     for step in range(first, last):
         watcher.stage_progress("distill", step, 1000, metrics={"loss": 1 / step}, step=step)
     if die:
-        import os, signal
         os.kill(os.getpid(), signal.SIGKILL)
     watcher.stage_finished("distill", SimpleNamespace(state="made", manifest=None), {})
     watcher.finish()
-    """
-)
-
-
-def train(folder, first, last, die):
-    return subprocess.run([sys.executable, "-c", TRAIN, str(folder), str(first), str(last), "die" if die else "end"],
-                          capture_output=True, text=True, cwd=Path(__file__).parents[2])  # fmt: skip
 
 
 def test_killed_and_resumed_every_point_is_there_once(tmp_path):
-    killed = train(tmp_path, 1, 31, die=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    # the checkpoint lay at 25: 26 to 30 are computed again, what the kill left undelivered below 25 is not
-    resumed = train(tmp_path, 26, 41, die=False)
-    assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout == "" and resumed.stderr == ""  # MLflow's noise stays out of the terminal
+    with_database(tmp_path)
+    assert Forked(lambda: train(tmp_path, 1, 31, die=True)).wait() == (-signal.SIGKILL, "")
+    # the checkpoint lay at 25: 26 to 30 are computed again, what the kill left undelivered below 25 is not;
+    # MLflow's noise stays out of the terminal
+    assert Forked(lambda: train(tmp_path, 26, 41, die=False)).wait() == (0, "")
     watcher = observer(tmp_path)
     watcher.start()
     assert points(watcher)["loss"] == [(step, 1 / step) for step in range(1, 41)]
@@ -109,46 +93,27 @@ def test_a_changed_stage_key_gets_a_run_of_its_own(tmp_path):
     assert all(run.info.status == "FAILED" and run.data.tags["fewstep.error"] == "boom" for run in found.values())
 
 
-FIRST_USE = textwrap.dedent(
-    """
-    import os, sys, traceback
-    from pathlib import Path
-    from types import SimpleNamespace
-    from tasks.tracking import MlflowObserver
-    folder = Path(sys.argv[1])
-    workspace = SimpleNamespace(root=folder, shared=folder, mlflow_uri=f"sqlite:///{folder}/mlflow.db")
-
-    def use(number):
-        watcher = MlflowObserver(workspace, {"name": "digits"}, SimpleNamespace(id=f"run-{number}"))
-        watcher.stage_started("shard", "key")
-        watcher.stage_progress("shard", 5, 5, metrics={"loss": 1.0}, step=5)
-        watcher.stage_finished("shard", SimpleNamespace(state="made", manifest=None), {})
-        watcher.finish()
-
-    start, go = os.pipe()
-    children = []
-    for number in range(10):    # processes of their own, none of which has a connection yet
-        child = os.fork()
-        if child == 0:
-            os.close(go)
-            os.read(start, 1)   # returns in all of them when the parent closes the pipe
-            try:
-                use(number)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    os.close(go)
-    sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
-    """
-)
+def use(folder, number, start):
+    os.read(start, 1)  # returns in all of them when the pipe is closed
+    address = f"sqlite:///{folder}/mlflow.db"
+    watcher = observer(folder, run=f"run-{number}", uri=address)
+    watcher.stage_started("shard", "key")
+    watcher.stage_progress("shard", 5, 5, metrics={"loss": 1.0}, step=5)
+    watcher.stage_finished("shard", SimpleNamespace(state="made", manifest=None), {})
+    watcher.finish()
 
 
 def test_ten_processes_start_on_an_empty_database_at_once(tmp_path):
-    done = subprocess.run([sys.executable, "-c", FIRST_USE, str(tmp_path)], capture_output=True, text=True,
-                          cwd=Path(__file__).parents[2], timeout=300)  # fmt: skip
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    start, go = os.pipe()
+    os.set_inheritable(go, False)
+
+    def wait_and_use(number):
+        os.close(go)
+        use(tmp_path, number, start)
+
+    children = [Forked(lambda number=number: wait_and_use(number)) for number in range(10)]
+    os.close(go)
+    assert [child.wait() for child in children] == [(0, "")] * 10
     watcher = observer(tmp_path)
     watcher.start()
     found = [run.data.tags["fewstep.run"] for run in runs(watcher)]
