@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -202,8 +203,8 @@ class VariancePreserving(Process):
         last = self.timesteps if start is None else round(start * (self.timesteps - 1)) + 1
         if not 1 <= steps <= last:
             raise SettingsError(f"{steps} steps do not fit in a chain of {last} timesteps")
-        index = (last - torch.arange(steps, dtype=torch.float64) * (last / steps)).round() - 1
-        return index / (self.timesteps - 1)
+        index = np.arange(last, 0, -last / steps)[:steps].round() - 1  # as diffusers does, to the last rounding
+        return torch.from_numpy(index) / (self.timesteps - 1)
 
     def discretise(self, n: int = 1000) -> Tensor:
         if n == self.timesteps:

@@ -12,6 +12,7 @@ import hashlib
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
 
 
 class FewstepPipeline(DiffusionPipeline):
@@ -43,8 +44,8 @@ class FewstepPipeline(DiffusionPipeline):
 
         class_labels: one label, a list or an int64 tensor of batch_size labels; None draws "no condition" where the
         network knows it. num_inference_steps: one of the plan's. noise: N(0, I) of shape (batch_size, C, H, W) instead
-        of a draw from `generator`. seed: keys the re-noising. output_type: "pil", "np" or "pt" in [0, 1], or "raw" as
-        the network made it.
+        of a draw from `generator`. generator: one, or a list with one for each sample, from which re-noising draws too;
+        else `seed` keys the re-noising. output_type: "pil", "np" or "pt" in [0, 1], or "raw" as the network made it.
         """
         plan = self.config.plan
         steps = plan["steps"] if num_inference_steps is None else num_inference_steps
@@ -53,7 +54,7 @@ class FewstepPipeline(DiffusionPipeline):
         device, dtype = self._execution_device, self.unet.dtype
         if noise is None:
             shape = (batch_size, *plan["sample_shape"])
-            noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+            noise = randn_tensor(shape, generator=generator, dtype=torch.float32)
         labels = self._labels(class_labels, len(noise), device)
         x = noise.to(device, torch.float32) * plan["initial"][str(steps)]
         rows = plan["grids"][str(steps)]
@@ -66,6 +67,8 @@ class FewstepPipeline(DiffusionPipeline):
                 break
             if plan["kind"] == "ode":
                 epsilon = row["e_skip"] * x + row["e_out"] * raw
+            elif isinstance(generator, list):
+                epsilon = randn_tensor(x.shape, generator=generator, dtype=torch.float32).to(device)
             else:
                 epsilon = _keyed_noise(seed, f"{plan['purpose']}/{step}", x.shape).to(device)
             x = row["next_alpha"] * x0 + row["next_sigma"] * epsilon

@@ -181,3 +181,32 @@ def test_what_is_no_student_is_refused(tmp_path):
         description.write_text(json.dumps(good | change))
         with pytest.raises(SettingsError, match=words):
             load_student(tmp_path / "good")
+
+
+@pytest.mark.parametrize("name", ["vp-1", "vp-epsilon-4"])
+def test_the_stock_scheduler_steps_where_the_student_does(tmp_path, name):
+    from diffusers import DPMSolverMultistepScheduler
+
+    one = student(*CASES[name])
+    export_student(one, tmp_path)
+    scheduler = DPMSolverMultistepScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    last = one.denoiser.process.timesteps - 1
+    for steps in range(1, 17):
+        scheduler.set_timesteps(steps)
+        assert scheduler.timesteps.tolist() == (one.times(steps) * last).round().long().tolist(), steps
+
+
+@pytest.mark.parametrize("name", ["vp-renoise-4", "flow-4"])
+def test_with_a_generator_each_samples_do_not_depend_on_the_batch(tmp_path, name):
+    from diffusers import DiffusionPipeline
+
+    export_student(student(*CASES[name]), tmp_path)
+    pipe = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+
+    def images(*seeds: int) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        labels = [seed % 3 for seed in seeds]
+        return pipe(len(seeds), class_labels=labels, generator=generators, output_type="raw").images
+
+    assert torch.allclose(images(5, 6, 7)[[2, 0]], images(7, 5), atol=1e-5)
