@@ -116,7 +116,7 @@ def _distillation(ctx, recipe: Recipe):
         pairs=open_set(ctx.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
         trajectories=TrajectorySettings(**taken),
         device="cuda" if torch.cuda.is_available() else "cpu",
-        checkpoint_images=getattr(ctx, "checkpoint_images", None),
+        checkpoint_images=ctx.checkpoint_images,
         warn=ctx.warn,
         on_pairs=lambda done, total: ctx.progress(done, total, unit="pairs"),
     )

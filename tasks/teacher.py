@@ -108,6 +108,7 @@ def _trained(ctx, on_progress=None):
         seed=derive(ctx.seed, "teacher"),
         folder=ctx.scratch / "checkpoints",
         device="cuda" if torch.cuda.is_available() else "cpu",
+        checkpoint_images=ctx.checkpoint_images,
         warn=ctx.warn,
     )
     return trainer.run(on_progress).to("cpu")
