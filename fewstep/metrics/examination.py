@@ -212,7 +212,7 @@ class Examination:
         reference = self.reference.features[self._spread(len(self.test), known, "reference")]
         fd = frechet_extrapolated(features, reference)
         put("fd_infinite", fd.infinite, n, normal(fd.infinite, fd.infinite_error), extrapolation="linear in 1/n",
-            subsets="disjoint, whole to eighths, of 10 d samples or more",
+            subsets="disjoint, whole to eighths, of 20 d samples or more",
             interval="jackknife over samples and reference")
         put("fd", fd.finite, n, normal(fd.finite, fd.finite_error), interval="jackknife over samples and reference")
         put("fd_bias", frechet_bias(Moments.of(features).covariance, n), n, None, formula="first order, Gaussian")

@@ -87,7 +87,7 @@ def frechet_extrapolated(features: np.ndarray, reference: np.ndarray) -> Extrapo
     blocks = [Moments.of(part) for part in np.array_split(features, _BLOCKS)]
     sides = [Moments.of(part) for part in np.array_split(reference, _BLOCKS)]
     whole = merged(sides)
-    subsets = tuple(k for k in _SUBSETS if k <= 2 or n // k >= 10 * d)
+    subsets = tuple(k for k in _SUBSETS if k <= 2 or n // k >= 20 * d)
     infinite, finite = _fit(blocks, whole, subsets)
     without = [_fit(blocks[:i] + blocks[i + 1 :], whole, subsets) for i in range(_BLOCKS)]
     without_reference = [_fit(blocks, merged(sides[:i] + sides[i + 1 :]), subsets) for i in range(_BLOCKS)]
