@@ -6,10 +6,12 @@ with its own code and appears in Prefect as a flow run of its own, named like it
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.alive import working_on
 from flows.schedules import Schedule
@@ -36,20 +38,31 @@ def run_isolated(workspace: Workspace, name: str, sets: list[str]) -> dict:
     """Plans, runs and tidies up. Raises what the settings make impossible, StageFailed when the run failed."""
     from fewstep.errors import StageFailed
     from flows import isolated
-    from tasks.plan import nothing_to_do, plan
+    from tasks.plan import plan
     from tasks.validate import validate
 
     settings, text = isolated.resolve(workspace, sets, None)
     validate(workspace.root, settings)
-    if nothing_to_do(plan(workspace, settings)):
+    log = get_run_logger()
+    if isolated.nothing_to_do(workspace, plan(workspace, settings)):
+        _say(log, name, "nothing to do: everything is known with these settings")
         return {"state": "current", "run": None}
     record = isolated.start(workspace, settings, text, origin=name)
+    _say(log, name, f"run {record.id} has begun; `fewstep status {record.id}` shows it")
     try:
-        record = isolated.execute(workspace, record)
+        record = isolated.execute(workspace, record, quiet=True)
     except SystemExit as error:
+        _say(log, name, f"run {record.id} has stopped; continue with: {record.resume_command}")
         raise StageFailed(f"run {record.id} ended with code {error.code}", hint=record.resume_command) from None
     isolated.tidy(workspace, record)
+    _say(log, name, f"run {record.id} has finished")
     return {"state": record.state, "run": record.id}
+
+
+def _say(log: logging.Logger | logging.LoggerAdapter, name: str, text: str) -> None:
+    """To Prefect's pages and, as this process belongs to `fewstep serve`, into its terminal."""
+    log.info(text)
+    print(f"{time.strftime('%H:%M:%S')} {name}: {text}", flush=True)
 
 
 def parameters(workspace: Workspace, schedule: Schedule) -> dict:

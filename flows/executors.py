@@ -6,9 +6,10 @@ hashed or stored on the way, and every task appears in Prefect's picture of the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,24 @@ def run_units(run: str, stage: str, units: str) -> int:
 _GROUPS: dict[tuple[str, str, str], list[str]] = {}
 
 
+@contextlib.contextmanager
+def _one_thread_each(work: Work) -> Iterator[None]:
+    """Units that run side by side compute with one thread each: several would fight for the same cores."""
+    import torch
+
+    threads, function = torch.get_num_threads(), work.function
+
+    def alone(unit: str) -> None:
+        torch.set_num_threads(1)
+        function(unit)
+
+    work.function = alone
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class PrefectExecutor:
     """The `execute` that `tasks.runner.run_stage` is given inside the flow."""
 
@@ -97,8 +116,9 @@ class PrefectExecutor:
         groups = self._groups(list(units))
         try:
             if parallel and len(groups) > 1:
-                futures = run_units.map(unmapped(self.run), unmapped(self.stage), groups)
-                errors = [error for error in (self._error(future) for future in futures) if error is not None]
+                with _one_thread_each(work):
+                    futures = run_units.map(unmapped(self.run), unmapped(self.stage), groups)
+                    errors = [error for error in (self._error(future) for future in futures) if error is not None]
                 if errors:
                     raise errors[0]
             else:

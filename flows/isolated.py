@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from fewstep.errors import FewstepError, SettingsError
 from flows.runs import freeze, keep_changes, preview, settings_of
 from flows.server import source_path
-from tasks import worktrees
+from tasks import graph, worktrees
 from tasks.files import atomic_write
+from tasks.plan import PlanItem
 from tasks.runs import FINISHED, RunRecord, RunStore, settings_digest
 from tasks.settings import Settings
 from tasks.workspace import Workspace
@@ -33,6 +36,21 @@ def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple
     return preview(workspace, [*sets, *absolute], params)
 
 
+def nothing_to_do(workspace: Workspace, items: list[PlanItem]) -> bool:
+    """Whether a run would only bring back what is known: every output is here, in DVC's cache, or (registration, which
+    DVC does not keep) was made by a finished run whose database is still there."""
+    if all(item.state in ("current", "restorable") for item in items):
+        return True
+    store = RunStore(workspace)
+    finished = [record for record in store.all() if record.state == FINISHED]
+    keys = {stage.key for record in finished for stage in record.stages.values()}
+    uri = str(workspace.mlflow_uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return False
+    return all(item.state in ("current", "restorable") or (not graph.stage(item.stage).in_dvc and item.key in keys)
+               for item in items)
+
+
 def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | None = None) -> RunRecord:
     """The unfinished isolated run with these settings and this code, else a new one, its worktree ready."""
     store, frozen = RunStore(workspace), freeze(settings)
@@ -50,8 +68,9 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
     return record
 
 
-def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False) -> RunRecord:
-    """Runs it in a child process that dies with this one, and waits. The worktree stays until `tidy`.
+def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False, quiet: bool = False) -> RunRecord:
+    """Runs it in a child process that dies with this one, and waits. The worktree stays until `tidy`. With `quiet` what
+    the child says goes into the file output.log in the run's folder.
 
     Raises SystemExit with the child's exit code when that is not 0; the child has said why.
     """
@@ -64,7 +83,9 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False)
         store.save(record)
     if settings_of(record).data.source == "raw":
         worktrees.bring(Workspace(root), "data/raw.dvc")
-    code = _run_child(root, record.id, json_mode)
+    with contextlib.ExitStack() as files:
+        output = files.enter_context(open(store.folder_of(record.id) / "output.log", "ab")) if quiet else None
+        code = _run_child(root, record.id, json_mode, output)
     record = store.load(record.id)
     if code:
         sys.exit(code)
@@ -81,11 +102,11 @@ def tidy(workspace: Workspace, record: RunRecord) -> None:
     worktrees.remove(workspace, record.id)
 
 
-def _run_child(root: Path, run: str, json_mode: bool) -> int:
+def _run_child(root: Path, run: str, json_mode: bool, output: IO[bytes] | None) -> int:
     environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()), PYTHONPATH=source_path({}, root))
     environment.pop("PYTHONSAFEPATH", None)
     arguments = [sys.executable, "-m", "flows.runs", run] + (["--json"] if json_mode else [])
-    child = subprocess.Popen(arguments, cwd=root, env=environment, process_group=0)
+    child = subprocess.Popen(arguments, cwd=root, env=environment, process_group=0, stdout=output, stderr=output)
 
     def forward(number, frame):
         if child.poll() is None:

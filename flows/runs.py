@@ -6,7 +6,6 @@ are executed, in a process of their own.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from fewstep.errors import FewstepError, NotAvailable, StageFailed
 from flows.output import console, duration, report_error
-from flows.signals import EXIT_CODE, Interrupted, interruptible
+from flows.signals import EXIT_CODE, interruptible
 from tasks import settings as settings_module
 from tasks.graph import STAGES
 from tasks.lock import die_with_parent, workspace_lock
@@ -112,8 +111,10 @@ class Attempt:
         self.view = LiveView([stage.name for stage in STAGES], title, out)
         self.tracking = None
         self.session = None
+        self.stopping = False
 
     def say_stopping(self) -> None:
+        self.stopping = True
         self.view.notice("stopping; units of work under way are being finished (again to stop at once)")
 
     def give_up(self) -> None:
@@ -123,22 +124,16 @@ class Attempt:
         with self.view.shown():
             try:
                 self._run()
-            except (KeyboardInterrupt, SystemExit):
-                self._close(CANCELLED, None, "KILLED")
-                interrupted = True
-            except FewstepError as error:
-                self._close(FAILED, error, "FAILED")
-                if "fewstep resume" not in (error.hint or ""):
-                    error.hint = " · ".join(filter(None, [error.hint, f"continue with: {self.record.resume_command}"]))
-                raise
-            except Exception as error:
-                self._close(FAILED, error, "FAILED")
-                raise self._in_words(error) from error
-            else:
-                interrupted = False
-        if interrupted:
-            self.out.print(f"stopped; continue with: {self.record.resume_command}", markup=False, soft_wrap=True)
-            sys.exit(EXIT_CODE)
+                return
+            except BaseException as error:
+                # once a signal has come, any error is its echo: libraries turn the exception into others of their own
+                if self.stopping or not isinstance(error, Exception):
+                    self._close(CANCELLED, None, "KILLED")
+                else:
+                    self._close(FAILED, error, "FAILED")
+                    raise self._in_words(error) from error
+        self.out.print(f"stopped; continue with: {self.record.resume_command}", markup=False, soft_wrap=True)
+        sys.exit(EXIT_CODE)
 
     def _run(self) -> None:
         from flows.logs import drain, logs_to
@@ -151,10 +146,11 @@ class Attempt:
             with logs_to(self.log):
                 try:
                     run_pipeline(self.session)
-                except Interrupted:
-                    self._tell_prefect_cancelled()
-                    raise
-                except Exception as error:
+                except BaseException as error:
+                    if self.stopping:
+                        self._tell_prefect_cancelled()
+                    if self.stopping or not isinstance(error, Exception):
+                        raise
                     self._judge(error)
                 finally:
                     drain()
@@ -214,7 +210,12 @@ class Attempt:
 
 
     def _in_words(self, error: Exception) -> FewstepError:
-        """An error nobody foresaw: one line, and the traceback in the run's log."""
+        """The error with the way to continue; one that nobody foresaw in one line, its traceback in the run's log."""
+        if isinstance(error, FewstepError):
+            if "fewstep resume" not in (error.hint or ""):
+                way = f"continue with: {self.record.resume_command}"
+                error.hint = f"{error.hint} · {way}" if error.hint else way
+            return error
         with open(self.log, "a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
         stage = self.session.failed_stage if self.session else None
@@ -245,7 +246,7 @@ def say_done(record: RunRecord, out) -> None:
 
 def show_results(root: Path, name: str, out) -> None:
     """The summary table of what is published in a checkout, and the commands that come next."""
-    if importlib.util.find_spec("tasks.summary") is not None:
+    if (root / "data" / "evaluation" / "evaluation.json").exists():
         from tasks import summary
 
         out.print()

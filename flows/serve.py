@@ -43,7 +43,8 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
             os.pwrite(handle, json.dumps(facts).encode(), 0)
             os.environ.update(prefect_environment(workspace, f"{child.url}/api"))
             os.environ.update({"FEWSTEP_SERVE_PID": str(os.getpid()), "PYTHONPATH": source_path(dict(os.environ)),
-                               "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)})
+                               "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+                               "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
             say(f"Prefect {child.url}   (its log: {log})")
             asyncio.run(_Service(workspace, child, limit, say).run())
         finally:
@@ -145,17 +146,16 @@ class _Service:
 
 async def create_zombie_automation() -> None:
     """An automation on the server that marks flow runs without a heartbeat as crashed; made once."""
-    from prefect.automations import Automation
     from prefect.client.orchestration import get_client
     from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.states import StateType
 
     async with get_client() as client:
         if await client.read_automations_by_name(AUTOMATION):
             return
         final = [f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")]
-        await client.create_automation(Automation(
+        await client.create_automation(AutomationCore(
             name=AUTOMATION, description="Created by `fewstep serve`; `fewstep reconcile` does this without a server.",
             trigger=EventTrigger(after={"prefect.flow-run.heartbeat"}, expect={"prefect.flow-run.heartbeat", *final},
                                  match={"prefect.resource.id": "prefect.flow-run.*"},

@@ -18,6 +18,7 @@ def add(app: typer.Typer) -> None:
     ) -> None:
         """Continue a failed, killed or cancelled run where it stopped, in the same MLflow run."""
         from fewstep.errors import Busy
+        from flows import profiles
         from flows.commands.run import done
         from tasks.runs import RunStore
         from tasks.workspace import Workspace
@@ -31,6 +32,7 @@ def add(app: typer.Typer) -> None:
             emit({"state": "finished", "run": record.id, "resumed": False}, as_json,
                  lambda out: out.print(f"run {record.id} is finished: nothing to continue", soft_wrap=True))
             return
+        profiles.check(record.settings["profile"])
         act = _isolated if record.isolated else _here
         result, show, afterwards = done(*act(workspace, record, restore, as_json))
         emit(result, as_json, show)

@@ -9,6 +9,7 @@ import typer
 
 from flows.output import console, emit, examples
 
+_WORDS = {"restorable": "in the cache", "missing": "in the registry", "stale": "in the registry"}
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change params.yaml first.")]
 Params = Annotated[Path | None, typer.Option(metavar="FILE", help="Take this file as params.yaml first.")]
 
@@ -33,6 +34,7 @@ def add(app: typer.Typer) -> None:
 
 
 def _here(workspace, sets: list[str], params: Path | None, as_json: bool):
+    from flows import profiles
     from flows.runs import execute, named_problems, new_here, preview, unfinished_here
     from tasks import settings as settings_module
     from tasks.lock import workspace_lock
@@ -42,6 +44,7 @@ def _here(workspace, sets: list[str], params: Path | None, as_json: bool):
     from tasks.validate import validate
 
     settings, _ = preview(workspace, sets, params)
+    profiles.check(settings.profile)
     validate(workspace.root, settings)
     plan(workspace, settings)       # raises for inputs that are missing, before anything is changed
     record = unfinished_here(workspace, settings)
@@ -58,14 +61,15 @@ def _here(workspace, sets: list[str], params: Path | None, as_json: bool):
 
 
 def _isolated(workspace, sets: list[str], params: Path | None, as_json: bool):
-    from flows import isolated
-    from tasks.plan import nothing_to_do, plan
+    from flows import isolated, profiles
+    from tasks.plan import plan
     from tasks.validate import validate
 
     settings, text = isolated.resolve(workspace, sets, params)
+    profiles.check(settings.profile)
     validate(workspace.root, settings)
     items = plan(workspace, settings)
-    if nothing_to_do(items):
+    if isolated.nothing_to_do(workspace, items):
         return _nothing(workspace, settings, items, {})
     record = isolated.execute(workspace, isolated.start(workspace, settings, text), json_mode=as_json)
     return done(record, lambda: isolated.tidy(workspace, record))
@@ -79,7 +83,8 @@ def _nothing(workspace, settings, items, refused: dict[str, str]):
     def show(out) -> None:
         out.print("[green]✓[/] nothing to do: every stage is up to date")
         for item in items:
-            out.print(f"  {item.stage:<13}[dim]{item.key[:12]}[/]")
+            out.print(f"  {item.stage:<13}[dim]{item.key[:12]}[/]" + (
+                "" if item.state == "current" else f"  {_WORDS[item.state]}"))
         for text in refused.values():
             out.print(f"warning: {text}", markup=False, soft_wrap=True)
         show_results(workspace.root, settings.name, out)
@@ -94,4 +99,4 @@ def done(record, afterwards=None):
     result = {"state": record.state, "run": record.id, "mlflow": record.mlflow, "prefect": record.prefect,
               "stages": {name: {"state": stage.state, "key": stage.key, "digest": stage.digest,
                                 "seconds": round(stage.seconds, 3)} for name, stage in record.stages.items()}}
-    return result, lambda out: say_done(record, out), afterwards
+    return result, lambda out: say_done(record, out), afterwards or (lambda: None)

@@ -1,4 +1,4 @@
-"""A stage that does next to nothing, for tests of the machinery around stages: copied over a project's tasks/<stage>.py.
+"""A stage that does next to nothing, to test the machinery around stages: copied over a project's tasks/<stage>.py.
 
 The file control.json in the checkout steers it, by stage: `seconds` per unit, `fail` (a message, until the file says
 otherwise), `raise` ("ConnectionError" once per unit), `corrupt`, `nan`.

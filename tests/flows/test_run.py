@@ -1,0 +1,193 @@
+"""One project's life: errors in the settings, a failure, a kill, the end. Real Prefect, MLflow, DVC, git, processes."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def wait_for(condition, seconds=120.0, process=None):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return found
+
+
+def begun(project, stage):
+    return any(line[0] == stage for line in project.journal())
+
+
+def descendants_of(pid):
+    import psutil
+
+    return psutil.Process(pid).children(recursive=True)
+
+
+def mlflow_runs(project):
+    with sqlite3.connect(project.root / ".fewstep" / "mlflow.db") as database:
+        rows = database.execute("SELECT r.run_uuid, r.status, t.value FROM runs r JOIN tags t USING (run_uuid) "
+                                "WHERE t.key = 'fewstep.kind'").fetchall()
+    return {kind: [row for row in rows if row[2] == kind] for kind in ("pipeline", "stage")}
+
+
+def prefect_states(project):
+    with sqlite3.connect(project.root / ".fewstep" / "prefect" / "prefect.db") as database:
+        return [state for (state,) in database.execute("SELECT state_name FROM flow_run ORDER BY created")]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--set", "trajectories.solvr=heun", "did you mean 'solver'"],
+    ["--set", "trajectories.count=0", "expected an integer ≥ 1"],
+    ["--set", "distill.recipe=kdd", "unknown recipe 'kdd'"],
+    ["--set", "teacher.source=no/such/folder", "no/such/folder"],
+    ["--set", "profile=server", "PREFECT_API_URL"],
+    ["--params", "absent.yaml", "no such file"],
+    ["--isolated", "--set", "trajectories.count=0", "expected an integer ≥ 1"],
+    ["--isolated", "--set", "teacher.source=no/such/folder", "no/such/folder"],
+], ids=" ".join)
+def test_bad_settings_exit_with_2_and_change_nothing(shared_project, arguments):
+    *arguments, words = arguments
+    before = sorted(path for path in shared_project.root.rglob("*") if "__pycache__" not in path.parts)
+    done = shared_project.fewstep("run", *arguments, code=2)
+    assert words in done.stderr.splitlines()[0] and "Traceback" not in done.stderr
+    assert sorted(path for path in shared_project.root.rglob("*") if "__pycache__" not in path.parts) == before
+    assert not shared_project.git("status", "--porcelain")
+
+
+def test_a_failing_stage_ends_the_run_and_says_how_to_continue(shared_project):
+    shared_project.control(shard={"raise": "the network is away for a moment"},
+                           teacher={"fail": "the teacher is not good enough"})
+    done = shared_project.fewstep("run", code=1)
+    assert "error: the teacher is not good enough" in done.stderr
+    state = shared_project.json("status")
+    assert f"fewstep resume {state['id']}" in done.stderr and state["continue"] == f"fewstep resume {state['id']}"
+    assert state["state"] == "failed" and state["error"]["stage"] == "teacher"
+    assert state["stages"]["shard"]["state"] == "made"      # after the transient errors, by trying again
+    assert [line[:2] for line in shared_project.journal()].count(["shard", "00"]) == 2
+    assert [line[0] for line in shared_project.journal()].count("teacher") == 1     # not tried again
+    assert state["stages"]["distill"]["state"] == "waiting"
+    assert prefect_states(shared_project) == ["Failed"]
+    assert [row[1] for row in mlflow_runs(shared_project)["pipeline"]] == ["FAILED"]
+
+
+def test_sigkill_leaves_no_orphan_and_a_true_status(shared_project):
+    first = shared_project.json("status")["id"]
+    shared_project.control(distill={"seconds": 60})
+    process = shared_project.start("resume")
+    wait_for(lambda: begun(shared_project, "distill"), process=process)
+    assert shared_project.json("status")["state"] == "running"
+    busy = shared_project.fewstep("run", "--set", "seed=7", code=5)
+    assert first in busy.stderr
+    assert "seed: 7" not in (shared_project.root / "params.yaml").read_text()
+    children = descendants_of(process.pid)
+    assert children     # Prefect's server
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 20)
+    state = shared_project.json("status")
+    assert state["id"] == first and state["state"] == "killed" and not state["alive"]
+    assert state["stages"]["teacher"]["state"] == "made" and state["stages"]["distill"]["state"] == "stopped"
+    assert state["continue"] == f"fewstep resume {first}"
+
+
+def test_reconcile_makes_all_records_true(shared_project):
+    run = shared_project.json("status")["id"]
+    assert "RUNNING" in [row[1] for row in mlflow_runs(shared_project)["pipeline"]]
+    report = shared_project.json("reconcile")
+    assert [line.split(":")[0] for line in report["records"]] == [run]
+    assert report["prefect"] == [f"{run}: Running → Crashed"] and report["mlflow"] and not report["skipped"]
+    assert prefect_states(shared_project) == ["Failed", "Crashed"]
+    assert {row[1] for row in mlflow_runs(shared_project)["pipeline"]} == {"KILLED"}
+
+
+def test_run_with_the_same_settings_continues_the_killed_run(shared_project):
+    run = shared_project.json("status")["id"]
+    shared_project.control()
+    result = shared_project.json("run")
+    assert result["run"] == run and result["state"] == "finished"
+    assert result["stages"]["shard"]["state"] == "current" and result["stages"]["distill"]["state"] == "made"
+    runs = mlflow_runs(shared_project)
+    assert [row[1] for row in runs["pipeline"]] == ["FINISHED"]
+    assert {row[1] for row in runs["stage"]} == {"FINISHED"}
+    assert prefect_states(shared_project)[-1] == "Completed"
+    assert not list((shared_project.root / ".fewstep" / "partial").iterdir())
+
+
+def test_with_nothing_to_do_no_heavy_import_and_no_run(shared_project):
+    journal, runs = shared_project.journal(), shared_project.json("status", "--all")
+    code = ("import sys; from flows.cli import app; app(['run', '--json'], standalone_mode=False); "
+            "print([name for name in ('torch', 'prefect', 'mlflow', 'dvc') if name in sys.modules], file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=shared_project.root, env=shared_project.environment(),
+                          capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["state"] == "current" and done.stderr.strip() == "[]"
+    assert "nothing to do" in shared_project.fewstep("run").stdout
+    assert shared_project.journal() == journal and shared_project.json("status", "--all") == runs
+
+
+def test_resume_without_an_unfinished_run_says_so(shared_project):
+    assert "no unfinished run" in shared_project.fewstep("resume", code=4).stderr
+    assert "nothing to continue" in shared_project.fewstep("resume", shared_project.json("status")["id"][-4:]).stdout
+    assert "lists the runs" in shared_project.fewstep("resume", "nonsense", code=2).stderr
+
+
+def test_an_isolated_run_leaves_the_checkout_alone(shared_project):
+    before = (shared_project.root / "params.yaml").read_bytes(), (shared_project.root / "dvc.lock").read_bytes()
+    (shared_project.root / "flows" / "new_module.py").write_text("")    # git does not know it yet; the run has it
+    result = shared_project.json("run", "--isolated", "--set", "evaluate.samples=64")
+    assert result["state"] == "finished"
+    assert result["stages"]["teacher"]["state"] == "restored" and result["stages"]["evaluate"]["state"] == "made"
+    assert not list((shared_project.root / ".fewstep" / "worktrees").iterdir())
+    assert ((shared_project.root / "params.yaml").read_bytes(),
+            (shared_project.root / "dvc.lock").read_bytes()) == before
+    assert "new_module.py" in shared_project.git("show", "--stat", f"refs/fewstep/runs/{result['run']}")
+    again = shared_project.json("run", "--isolated", "--set", "evaluate.samples=64")
+    assert again["state"] == "current" and again["run"] is None
+
+
+@pytest.mark.slow
+def test_reconcile_twice_finds_nothing(shared_project):
+    shared_project.fewstep("reconcile", code=None)
+    assert shared_project.json("reconcile")["changed"] == 0
+
+
+@pytest.mark.slow
+def test_signals_end_an_isolated_run_that_resume_finishes(shared_project):
+    shared_project.control(evaluate={"seconds": 60})
+    process = shared_project.start("run", "--isolated", "--set", "evaluate.samples=65")
+    count = len([line for line in shared_project.journal() if line[0] == "evaluate"])
+    wait_for(lambda: len([line for line in shared_project.journal() if line[0] == "evaluate"]) > count, process=process)
+    children = descendants_of(process.pid)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(1.0)
+    shared_project.control()
+    os.kill(process.pid, signal.SIGINT)     # at once: the units under way would take a minute
+    assert process.wait(60) == 130
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 20)
+    state = shared_project.json("status")
+    assert state["state"] == "cancelled" and state["isolated"]
+    result = shared_project.json("resume")
+    assert result["run"] == state["id"] and result["state"] == "finished"
+    assert not list((shared_project.root / ".fewstep" / "worktrees").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_cleanly(project, number):
+    project.control(teacher={"seconds": 4})
+    process = project.start("run")
+    wait_for(lambda: begun(project, "teacher"), process=process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "continue with: fewstep resume" in out and "Traceback" not in err
+    assert project.json("status")["state"] == "cancelled"
+    assert prefect_states(project) == ["Cancelled"]
+    assert [row[1] for row in mlflow_runs(project)["pipeline"]] == ["KILLED"]
