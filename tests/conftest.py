@@ -1,6 +1,7 @@
 """Settings that hold for every test: no telemetry, no hub, one thread per operation."""
 
 import os
+import tempfile
 
 os.environ.update(
     DO_NOT_TRACK="true",
@@ -10,5 +11,6 @@ os.environ.update(
     ITERATIVE_DO_NOT_TRACK="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_OFFLINE="1",
+    HF_HOME=os.environ.get("HF_HOME") or tempfile.mkdtemp(prefix="fewstep-hf-"),   # pipeline.py files are copied there
     OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),
 )

@@ -1,0 +1,159 @@
+"""SIGKILL of the real pipeline at random moments, then resume: the results equal those of an undisturbed run.
+
+The moments are drawn from a keyed generator (FEWSTEP_KILL_SEED chooses another set), spread evenly over the stages'
+own durations in the undisturbed run, which the fixture measures on the machine at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.project import TINY, Project, kill_group
+
+STAGES = ("shard", "classifier", "teacher", "trajectories", "distill", "baselines", "evaluate")
+SEED = int(os.environ.get("FEWSTEP_KILL_SEED", "20261121"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A project whose pipeline ran undisturbed: digests, and how long each stage took in a process of its own."""
+    project = Project(tmp_path_factory.mktemp("kill") / "undisturbed", TINY)
+    seconds = {}
+    for stage in STAGES:
+        started = time.monotonic()
+        project.check("stage", "run", stage)
+        seconds[stage] = time.monotonic() - started
+    return project, project.digests(), seconds
+
+
+def leftovers(project: Project) -> list[Path]:
+    """Temporary files and unfinished work that no live run owns."""
+    partial = project.folder / ".fewstep" / "partial"
+    found = [path for path in partial.rglob("*") if path.is_file()] if partial.is_dir() else []
+    found += [path for path in (project.folder / "data").rglob("*") if ".tmp" in path.name]
+    return found
+
+
+def kill_after(process, seconds: float) -> bool:
+    """SIGKILLs the process group after `seconds`; False when it had already ended by itself."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    kill_group(process)
+    return True
+
+
+def kill_stages(project: Project, stages: list[str], seconds: dict[str, float], generator: random.Random) -> int:
+    """Runs the stages one after another, killing each as often as it is named; the number of kills that hit."""
+    hits = 0
+    for stage in STAGES:
+        for _ in range(stages.count(stage)):
+            # imports take the first part of a stage's life; most kills should hit its work
+            moment = seconds[stage] * generator.uniform(0.25, 1.0)
+            hits += kill_after(project.start("stage", "run", stage), moment)
+        project.check("stage", "run", stage)
+    return hits
+
+
+def test_killed_stages_end_in_the_same_bytes(undisturbed, tmp_path):
+    reference, digests, seconds = undisturbed
+    generator = random.Random(SEED)
+    project = Project(tmp_path / "killed", TINY)
+    hits = kill_stages(project, ["teacher", "trajectories", "distill", "evaluate"], seconds, generator)
+    assert hits >= 2, "the kills came after the stages had ended: the moments are drawn badly"
+    assert project.digests() == digests
+    for name in ("student", "evaluation", "trajectories"):
+        for path in (reference.folder / "data" / name).rglob("*"):
+            if path.is_file():
+                twin = project.folder / "data" / path.relative_to(reference.folder / "data")
+                assert path.read_bytes() == twin.read_bytes(), path.name
+    assert leftovers(project) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(2))
+def test_twenty_kills_over_all_stages(undisturbed, tmp_path, part):
+    _, digests, seconds = undisturbed
+    generator = random.Random(SEED + 1 + part)
+    plan = list(STAGES) + [generator.choice(STAGES[2:]) for _ in range(3)]
+    project = Project(tmp_path / "killed", TINY)
+    hits = kill_stages(project, plan, seconds, generator)
+    assert hits >= 6
+    assert project.digests() == digests
+    assert leftovers(project) == []
+
+
+def mlflow_facts(project: Project) -> tuple[list, list[str]]:
+    """Parent runs of the project's MLflow, and metrics that were logged twice at one step."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    twice = []
+    for run in runs:
+        for name in run.data.metrics:
+            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+            if len(steps) != len(set(steps)):
+                twice.append(f"{run.info.run_name}: {name}")
+    return parents, twice
+
+
+def kill_flow(project: Project, moments: list[float]) -> int:
+    """`fewstep run`, killed with everything it started at the given moments after its start, then resumed to its end."""
+    hits = 0
+    for moment in moments:
+        hits += kill_after(project.start("run"), moment)
+    project.check("run")
+    return hits
+
+
+def check_flow(project: Project, digests: dict[str, str]) -> None:
+    reached = project.digests()
+    assert {name: reached[name] for name in digests} == digests
+    parents, twice = mlflow_facts(project)
+    assert len(parents) == 1, [run.info.run_name for run in parents]
+    assert parents[0].info.status == "FINISHED"
+    assert twice == []
+    runs = list((project.folder / ".fewstep" / "runs").glob("*.json"))
+    assert [json.loads(path.read_text())["state"] for path in runs] == ["finished"]
+    project.check("reconcile")
+    assert leftovers(project) == []
+
+
+def test_killed_flow_is_continued_in_the_same_run(undisturbed, tmp_path):
+    _, digests, seconds = undisturbed
+    generator = random.Random(SEED + 10)
+    project = Project(tmp_path / "killed", TINY)
+    hits = kill_flow(project, [generator.uniform(12, 12 + sum(seconds.values()) / 3)])
+    assert hits == 1
+    check_flow(project, digests)
+
+
+@pytest.mark.slow
+def test_flow_killed_six_times(undisturbed, tmp_path):
+    _, digests, seconds = undisturbed
+    generator = random.Random(SEED + 20)
+    project = Project(tmp_path / "killed", TINY)
+    hits = kill_flow(project, [generator.uniform(5, 15 + sum(seconds.values()) / 3) for _ in range(6)])
+    assert hits >= 3
+    check_flow(project, digests)
+
+
+def test_a_second_run_starts_no_stage(undisturbed):
+    project, digests, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*") if path.is_file()}
+    for stage in STAGES:
+        project.check("stage", "run", stage)
+    after = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*") if path.is_file()}
+    assert after == before
+    assert project.digests() == digests
