@@ -106,6 +106,12 @@ def sweep(folder: str | os.PathLike) -> list[Path]:
     return removed
 
 
+def sweep_tree(folder: str | os.PathLike) -> None:
+    """Remove every unfinished `atomic_write` below `folder`, where nobody else may be writing."""
+    for path in Path(folder).rglob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

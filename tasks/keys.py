@@ -49,8 +49,14 @@ def root_of_code(workspace: Workspace, stage: graph.Stage) -> Path:
     return workspace.root if (workspace.root / stage.module_file).exists() else CODE_ROOT
 
 
-def resolved(stage: graph.Stage, settings: Settings) -> dict:
-    """The settings that enter the stage's key. Raises SettingsError (unknown recipe and the like)."""
+def resolved(stage: graph.Stage, settings: Settings, root: Path) -> dict:
+    """The settings that enter the stage's key. Raises SettingsError (unknown recipe and the like).
+
+    A recipe file's path is taken from `root`, the checkout, wherever the command was started.
+    """
+    recipe = graph.given(settings, root)["recipe"]
+    if recipe is not None:
+        settings = settings.model_copy(update={"distill": settings.distill.model_copy(update={"recipe": str(recipe)})})
     return stage.settings(settings)
 
 

@@ -8,8 +8,10 @@ import fcntl
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from fewstep.errors import Busy
 from tasks.workspace import Workspace
@@ -79,6 +81,33 @@ def _read(handle: int) -> dict:
         return json.loads(os.pread(handle, 4096, 0) or b"{}")
     except ValueError:
         return {}
+
+
+def die_with_dvc() -> None:
+    """Die when the `dvc repro` that started us dies, also when its shell stands between and lives on."""
+    shell = os.getppid()
+    dvc = _parent_of(shell)
+    die_with_parent(shell)
+    try:
+        line = Path(f"/proc/{shell}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return
+    if dvc is None or b"-c" not in line:    # the shell has become us: the parent is DVC itself
+        return
+
+    def watch() -> None:
+        while _parent_of(shell) == dvc:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="watch-dvc").start()
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def die_with_parent(parent: int | None = None) -> None:

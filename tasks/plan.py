@@ -77,7 +77,7 @@ class Survey:
         """The state of one stage; its inputs must have been looked at before."""
         folder = self.workspace.root / stage.output
         given = keys.given_digests(stage, self.settings, self.workspace, self.table)
-        resolved = keys.resolved(stage, self.settings)
+        resolved = keys.resolved(stage, self.settings, self.workspace.root)
         self.digests[stage.name] = None
         waiting = [name for name in stage.inputs if self.digests[name] is None]
         try:
@@ -149,12 +149,10 @@ def restorable(workspace: Workspace, key: str) -> dict | None:
     """What is known of an output made before under `key`, when DVC's cache still lists its files; else None."""
     try:
         known = json.loads((workspace.published / f"{key}.json").read_bytes())
-        cache = Path(os.path.normpath(workspace.shared / known["cache"]))
-        name = known["md5"]
+        store, name = Path(os.path.normpath(workspace.shared / known["store"])), known["md5"]
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    listing = cache / "files" / "md5" / name[:2] / name[2:]
-    return known if os.path.exists(listing) else None
+    return known if os.path.exists(store / name[:2] / name[2:]) else None
 
 
 def _short(value: object) -> str:

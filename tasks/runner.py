@@ -20,7 +20,7 @@ from typing import Any
 from fewstep.errors import CorruptData, FewstepError, NotAvailable, SettingsError
 from tasks import dvclock, graph, keys, publish
 from tasks import manifest as manifests
-from tasks.files import StatTable, atomic_write, disk_full, is_disk_full
+from tasks.files import StatTable, atomic_write, disk_full, is_disk_full, sweep_tree
 from tasks.manifest import Manifest
 from tasks.observe import Observer
 from tasks.plan import PlanItem, Survey, stat_table
@@ -184,7 +184,8 @@ def _make(workspace: Workspace, stage: graph.Stage, settings: Settings, key: str
     paths = graph.given(settings, workspace.root)
     target = workspace.root / stage.output
     context = Context(
-        stage=stage.name, key=key, settings=keys.resolved(stage, settings), seed=settings.seed,
+        stage=stage.name, key=key, settings=keys.resolved(stage, settings, workspace.root),
+        seed=settings.seed,
         inputs={name: workspace.root / graph.stage(name).output for name in stage.inputs},
         manifests={name: manifests.load(workspace.root / graph.stage(name).output) for name in stage.inputs},
         given={name: paths[name] for name in stage.given if paths[name] is not None},
@@ -196,6 +197,7 @@ def _make(workspace: Workspace, stage: graph.Stage, settings: Settings, key: str
     given = keys.given_digests(stage, settings, workspace, table)
     for folder in (context.out, context.scratch):
         folder.mkdir(parents=True, exist_ok=True)
+    sweep_tree(context.work)
     prints = _fingerprints(context)
     begun = time.monotonic()
     units = list(implementation.units(context))

@@ -53,6 +53,11 @@ def repository(workspace: Workspace) -> Iterator:
         raise FewstepError(f"DVC: {' '.join(str(error).split())}", hint="`fewstep doctor` checks the set-up") from error
 
 
+def _target(workspace: Workspace, stage: str) -> str:
+    """The stage as DVC finds it from any current folder."""
+    return f"{workspace.root / 'dvc.yaml'}:{stage}"
+
+
 def _shared_remote(workspace: Workspace) -> dict | None:
     """In a worktree the local default remote is the main checkout's, not a folder that goes away with the worktree."""
     if workspace.is_main:
@@ -106,7 +111,7 @@ def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
     with repository(workspace) as repo:
         before = disagreement(workspace, stage, manifest)
         with _dvc_lock(repo):
-            (entry,) = repo.stage.collect(name)
+            (entry,) = repo.stage.collect(_target(workspace, name))
             entry.save_outs()
             entry.commit(relink=False)
             _remember_output(workspace, repo, stage, manifest, entry.outs[0])
@@ -144,7 +149,7 @@ def disagreement(workspace: Workspace, stage: graph.Stage, manifest: Manifest) -
     table = stat_table(workspace)
     try:
         settings = settings_module.load(workspace.params)
-        resolved = keys.resolved(stage, settings)
+        resolved = keys.resolved(stage, settings, workspace.root)
         edited = [f"{key}: {json.dumps(old)} → {json.dumps(new)}"
                   for key, old, new in changes(manifest.settings, resolved)]
         if manifest.seed != settings.seed:
@@ -171,9 +176,8 @@ def disagreement(workspace: Workspace, stage: graph.Stage, manifest: Manifest) -
 
 
 def _remember_output(workspace: Workspace, repo, stage: graph.Stage, manifest: Manifest, out) -> None:
-    cache = os.path.relpath(repo.cache.local.path, workspace.shared)
     known = {"stage": stage.name, "key": manifest.key, "digest": manifest.digest, "md5": out.hash_info.value,
-             "cache": cache}
+             "store": os.path.relpath(repo.cache.local.path, workspace.shared)}
     path = workspace.published / f"{manifest.key}.json"
     text = json.dumps(known, sort_keys=True) + "\n"
     if not path.exists() or path.read_text() != text:
@@ -194,7 +198,7 @@ def materialise(workspace: Workspace, key: str, target: Path) -> None:
     known = restorable(workspace, key)
     if known is None:
         raise NotAvailable(f"no output of key {key[:12]} is known here")
-    store = Path(os.path.normpath(workspace.shared / known["cache"])) / "files" / "md5"
+    store = Path(os.path.normpath(workspace.shared / known["store"]))
 
     def place(md5: str) -> Path:
         return store / md5[:2] / md5[2:]
@@ -228,7 +232,7 @@ def _fetch(workspace: Workspace, hashes: list[str]) -> None:
 def status(workspace: Workspace, name: str | None = None) -> dict:
     """What `dvc status` reports for a stage (or all): an empty mapping when DVC sees nothing to do."""
     with repository(workspace) as repo:
-        return repo.status(targets=[name] if name else None)
+        return repo.status(targets=[_target(workspace, name)] if name else None)
 
 
 def has_remote(workspace: Workspace) -> bool:
@@ -247,7 +251,11 @@ def push(workspace: Workspace) -> int:
 
 
 def pull(workspace: Workspace, targets: list[str] | None = None, *, force: bool = False) -> None:
-    """Bring what dvc.lock names into data/, from the cache or the remote. NotAvailable names what is in neither."""
+    """Bring `targets` (paths below the root; None: all that dvc.lock names) into place, from the cache or the remote.
+
+    Raises NotAvailable naming what is in neither.
+    """
+    targets = [str(workspace.root / target) for target in targets] if targets is not None else None
     with repository(workspace) as repo:
         _bring(repo, targets, force)
 
@@ -255,7 +263,7 @@ def pull(workspace: Workspace, targets: list[str] | None = None, *, force: bool 
 def share_cache(main: Workspace, worktree: Workspace) -> None:
     """Let a worktree use the main checkout's DVC cache and its local settings (written to its .dvc/config.local)."""
     with repository(main) as repo:
-        cache = repo.cache.local.path
+        cache = Path(repo.cache.local.path).parent.parent      # …/files/md5
     local = main.root / ".dvc" / "config.local"
     text = local.read_text().rstrip() + "\n" if local.is_file() else ""
     if "[cache]" not in text:
@@ -320,9 +328,10 @@ def checkout_snapshot(workspace: Workspace, revision: str, *, files: dict[str, b
         atomic_write(target.root / name, wanted[name])
     dvclock.sync_given(target, settings_module.load(target.params))
     with repository(target) as repo:
-        outputs = [stage.name for stage in graph.STAGES if stage.in_dvc and stage.name in dvclock.lock_entries(target)]
-        raw = ["data/raw.dvc"] if (target.root / "data" / "raw.dvc").is_file() else []
-        _bring(repo, outputs + raw)
+        known = dvclock.lock_entries(target)
+        outputs = [_target(target, stage.name) for stage in graph.STAGES if stage.in_dvc and stage.name in known]
+        raw = target.root / "data" / "raw.dvc"
+        _bring(repo, outputs + [str(raw)] * raw.is_file())
     return target
 
 

@@ -93,6 +93,13 @@ class FakeProject(Project):
         _git(folder, "commit", "-qm", "stages that do nothing")
         self.stages = [stage.name for stage in graph.STAGES if stage.in_dvc]
 
+    @classmethod
+    def at(cls, folder: Path) -> FakeProject:
+        """The project that lies in `folder`."""
+        project = cls.__new__(cls)
+        project.folder = folder
+        return project
+
     def environment(self, **more: str) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return super().environment(**{"PATH": path, "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh", **more})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -49,13 +48,13 @@ def add(app: typer.Typer) -> None:
         """Bring one stage up to date from params.yaml and the outputs of the stages before it."""
         from tasks import graph
         from tasks import settings as settings_module
-        from tasks.lock import die_with_parent, workspace_lock
+        from tasks.lock import die_with_dvc, workspace_lock
         from tasks.runner import run_stage, under_dvc
         from tasks.validate import validate
         from tasks.workspace import Workspace
 
         if under_dvc():     # without this an orphan of a killed `dvc repro` would write beside the next one
-            die_with_parent(os.getppid())
+            die_with_dvc()
         workspace = Workspace.find()
         graph.stage(name)
         settings = settings_module.load(workspace.params)

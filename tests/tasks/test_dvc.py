@@ -1,0 +1,409 @@
+"""DVC and the keys: they accept each other's work, and DVC never calls current what the key calls stale."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import graph
+from tests.fake_project import ALL, PLAN, FakeProject
+
+STAGES = [stage.name for stage in graph.STAGES if stage.in_dvc]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A project in which every stage was made by our runner."""
+    project = FakeProject(tmp_path_factory.mktemp("finished") / "project")
+    assert project.all() == dict.fromkeys(STAGES, "made")
+    return project.folder
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> FakeProject:
+    """A copy of it to do something to."""
+    shutil.copytree(finished, tmp_path / "project")
+    return FakeProject.at(tmp_path / "project")
+
+
+@pytest.fixture
+def fresh(finished, tmp_path) -> FakeProject:
+    """The same project with nothing made yet."""
+    made = shutil.ignore_patterns(".fewstep", "cache", "tmp", "dvc.lock")
+    shutil.copytree(finished, tmp_path / "project", ignore=made)
+    shutil.rmtree(tmp_path / "project" / "data")
+    return FakeProject.at(tmp_path / "project")
+
+
+def plan(project: FakeProject) -> dict[str, dict]:
+    done = project.python(PLAN)
+    assert done.returncode == 0, done.stderr
+    return {item["stage"]: item for item in json.loads(done.stdout)["items"]}
+
+
+def lock(project: FakeProject) -> bytes:
+    return (project.folder / "dvc.lock").read_bytes()
+
+
+def test_dvc_accepts_what_our_runner_made(project):
+    before = project.manifests(), lock(project)
+    assert "up to date" in project.dvc("status").stdout
+    done = project.dvc("repro")
+    assert done.returncode == 0 and "Running stage" not in done.stdout, done.stdout + done.stderr
+    assert (project.manifests(), lock(project)) == before
+
+
+def test_our_runner_accepts_what_dvc_repro_made(fresh, finished):
+    done = fresh.dvc("repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    entries = lock(fresh)
+    assert fresh.all() == dict.fromkeys(STAGES, "current")
+    assert lock(fresh) == entries == (finished / "dvc.lock").read_bytes()
+    assert fresh.manifests() == {name: (finished / graph.stage(name).output / "manifest.json").read_bytes()
+                                 for name in STAGES}
+    assert all(item["recorded"] for item in plan(fresh).values())
+
+
+def test_deciding_that_nothing_is_to_do_imports_nothing_heavy(project):
+    done = json.loads(project.python(PLAN).stdout)
+    assert done["modules"] == []
+    assert all(item["state"] == "current" and item["recorded"] for item in done["items"])
+
+
+EVERY_KEY = '''
+import copy, json, sys
+from pathlib import Path
+from ruamel.yaml import YAML
+from dvc.repo import Repo
+from tasks import dvclock, settings
+from tasks.plan import plan
+from tasks.workspace import Workspace
+
+workspace = Workspace.find()
+yaml = YAML()
+original = workspace.params.read_text()
+given = (workspace.root / "dvc.yaml").read_text()
+changes = json.loads(sys.argv[1])
+report = {}
+for name, value in changes.items():
+    data = YAML(typ="safe", pure=True).load(original)
+    *sections, last = name.split(".")
+    place = data
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[last] = value
+    with open(workspace.params, "w") as stream:
+        yaml.dump(data, stream)
+    frozen = settings.load(workspace.params)
+    stale = {item.stage: item.key for item in plan(workspace, frozen)
+             if item.state != "current" and item.stage != "register"}
+    with Repo(".") as repo:
+        changed = repo.status()
+    workspace.params.write_text(original)
+    report[name] = [list(stale), [stage for stage, key in stale.items() if key and stage not in changed]]
+print(json.dumps(report))
+'''
+CHANGES = {
+    "seed": 5, "data.size": 16, "data.channels": 3, "data.max_corrupt_share": 0.5, "data.record_size": 17,
+    "data.split": {"train": 0.5, "fit": 0.25, "test": 0.25}, "data.records_per_shard": 3,
+    "teacher.images": 999, "teacher.batch": 9, "teacher.lr": 0.5, "teacher.channels": [8], "teacher.layers": 3,
+    "teacher.class_dropout": 0.5, "teacher.ema": 0.5, "teacher.check.samples": 99, "teacher.check.steps": 9,
+    "teacher.check.max_distance_ratio": 9.0, "teacher.check.max_terminal_snr": 0.5,
+    "trajectories.count": 99, "trajectories.solver": "ddim", "trajectories.steps": 9, "trajectories.guidance": 2.0,
+    "trajectories.keep": "all", "trajectories.record_size": 9, "trajectories.records_per_shard": 9,
+    "trajectories.dtype": "float16", "trajectories.precision": "bfloat16", "trajectories.compile": "auto",
+    "distill.recipe": "dmd2", "distill.images": 999, "distill.batch": 9, "distill.lr": 0.5, "distill.steps": 2,
+    "evaluate.samples": 99, "evaluate.steps": [3], "evaluate.baseline_steps": [3], "evaluate.solvers": ["ddim"],
+    "evaluate.guidance": 2.0, "evaluate.batch": 9, "evaluate.seed": 9, "evaluate.grid": 3,
+    "evaluate.classifier.images": 99, "evaluate.classifier.lr": 0.5, "evaluate.classifier.features": 3,
+    "evaluate.classifier.batch": 9,
+}
+
+
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_settings_key_makes_stale_what_it_should_and_dvc_sees_all_of_it(project, step):
+    changes = {name: CHANGES[name] for name in [*list(CHANGES)[::step], "evaluate.steps", "evaluate.classifier.lr"]}
+    done = project.python(EVERY_KEY, json.dumps(changes))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {name: missed for name, (_, missed) in report.items() if missed} == {}   # what only follows has no key
+    assert [name for name, (stale, _) in report.items() if not stale] == []
+    for name, (stale, _) in report.items():
+        section = name.split(".")[0]
+        if name.startswith("evaluate.classifier"):
+            assert stale == ["classifier", "baselines", "evaluate"], name
+        elif section == "evaluate":
+            assert set(stale) <= {"baselines", "evaluate"}, name
+        elif section == "distill" and name != "distill.recipe":
+            assert stale == ["distill", "evaluate"], name
+        elif section == "teacher":
+            assert stale == ["teacher", "trajectories", "distill", "baselines", "evaluate"], name
+        elif section == "trajectories":
+            assert stale == ["trajectories", "distill", "evaluate"], name
+    assert report["evaluate.steps"][0] == ["evaluate"]
+
+
+EVERY_FILE = '''
+import json, sys
+from pathlib import Path
+from dvc.repo import Repo
+from tasks import graph, keys, settings
+from tasks.plan import plan
+from tasks.workspace import Workspace
+
+workspace = Workspace.find()
+frozen = settings.load(workspace.params)
+missed, unseen = [], []
+names = sorted({name for stage in graph.STAGES if stage.in_dvc for name in keys.code_files(stage)})[::int(sys.argv[1])]
+for name in names:
+    path = workspace.root / name
+    text = path.read_text()
+    path.write_text(text + "# edited\\n")
+    keys.this_code.cache_clear()
+    stale = [item.stage for item in plan(workspace, frozen)
+             if item.key and item.state != "current" and item.stage != "register"]
+    with Repo(".") as repo:
+        changed = repo.status()
+    path.write_text(text)
+    if not stale:
+        unseen.append(name)
+    missed += [(name, stage) for stage in stale if stage not in changed]
+print(json.dumps([len(names), unseen, missed]))
+'''
+
+
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_edited_code_file_makes_stale_what_dvc_sees_as_changed(project, step):
+    done = project.python(EVERY_FILE, str(step))
+    assert done.returncode == 0, done.stderr
+    count, unseen, missed = json.loads(done.stdout)
+    assert count > 5 and unseen == [] and missed == []
+
+
+def test_outside_inputs_are_dependencies_of_dvc_too(project):
+    recipe = project.folder / "mine.yaml"
+    shutil.copy(project.folder / "fewstep" / "recipes" / "kd.yaml", recipe)
+    project.edit("recipe: kd", "recipe: mine.yaml")
+    assert project.all()["distill"] == "made"
+    assert "up to date" in project.dvc("status").stdout
+    assert "recipe: mine.yaml" in (project.folder / "dvc.yaml").read_text()
+    recipe.write_text(recipe.read_text() + "\noptimiser: {lr: 0.5}\n")
+    assert plan(project)["distill"]["state"] == "stale"
+    assert "distill" in project.dvc("status").stdout
+    project.edit("recipe: mine.yaml", "recipe: kd")
+    assert project.all()["distill"] == "restored"
+    assert f"recipe: {'fewstep/__init__.py'}" in (project.folder / "dvc.yaml").read_text()
+    assert "up to date" in project.dvc("status").stdout
+
+
+def test_an_output_made_before_is_put_back_not_made_again(project):
+    first = project.manifests()
+    project.edit("images: 200000", "images: 100")
+    assert plan(project)["distill"]["state"] == "stale"
+    assert project.all() == {**dict.fromkeys(STAGES, "current"), "distill": "made", "evaluate": "made"}
+    project.edit("images: 100", "images: 200000")
+    assert [plan(project)[name]["state"] for name in ("distill", "evaluate")] == ["restorable", "restorable"]
+    assert project.all() == {**dict.fromkeys(STAGES, "current"), "distill": "restored", "evaluate": "restored"}
+    assert project.manifests() == first
+    assert "up to date" in project.dvc("status").stdout
+
+
+@pytest.mark.slow
+def test_a_cache_that_is_not_whole_is_no_reason_to_fail(project):
+    project.edit("images: 200000", "images: 100")
+    project.all()
+    project.edit("images: 100", "images: 200000")
+    for path in (project.folder / ".dvc" / "cache" / "files").rglob("*"):
+        if path.is_file() and not path.name.endswith(".dir"):
+            os.chmod(path, 0o644)
+            path.write_bytes(b"other bytes")
+    done = project.python(ALL)
+    assert done.returncode == 0, done.stderr
+    assert "distill made" in done.stdout and "not restored from DVC's cache" in done.stderr
+
+
+WORKTREE = '''
+import sys
+from pathlib import Path
+from tasks import versioning
+from tasks.workspace import Workspace
+main = Workspace.find()
+versioning.share_cache(main, versioning.add_worktree(main, Path(sys.argv[1])))
+'''
+
+
+def test_a_worktree_takes_what_the_main_checkout_has_made(project):
+    target = project.folder.parent / "tree"
+    done = project.python(WORKTREE, str(target))
+    assert done.returncode == 0, done.stderr
+    other = FakeProject.at(target)
+    assert other.all() == dict.fromkeys(STAGES, "restored")
+    assert other.manifests() == project.manifests()
+    assert not (target / ".dvc" / "cache").exists()
+
+
+# edits while a stage runs
+
+
+def edited_during(project: FakeProject, stage: str, edit, *, dvc: bool) -> subprocess.CompletedProcess:
+    """Runs the stage alone and calls `edit` while it works."""
+    marks = project.folder.parent / "marks"
+    environment = {"FAKE_MARKS": str(marks), f"FAKE_PAUSE_{stage}": "0.4"}
+    command = ([str(Path(sys.executable).with_name("dvc")), "repro", "-s", stage] if dvc
+               else [sys.executable, "-c", ALL, stage])
+    process = subprocess.Popen(command, cwd=project.folder, env=project.environment(**environment), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    project.wait_for(marks / f"{stage}-b.started")
+    edit()
+    output = process.communicate(timeout=60)[0]
+    return subprocess.CompletedProcess(command, process.returncode, output)
+
+
+def test_params_edited_during_a_run_keep_the_result_and_refuse_the_record(project):
+    project.edit("images: 200000", "images: 100")
+    before = lock(project)
+    done = edited_during(project, "distill", lambda: project.edit("images: 100", "images: 300"), dvc=False)
+    assert done.returncode == 0, done.stdout
+    assert "not recorded in dvc.lock" in done.stdout and "images: 100 → 300" in done.stdout
+    assert lock(project) == before
+    assert json.loads(project.manifests()["distill"])["settings"]["images"] == 100
+    assert "distill" in project.dvc("status").stdout
+    project.edit("images: 300", "images: 100")      # the result is still there for whoever wants it
+    assert plan(project)["distill"]["state"] == "current"
+    assert project.all() == {**dict.fromkeys(STAGES, "current"), "evaluate": "made"}
+    assert "up to date" in project.dvc("status").stdout
+
+
+def test_an_input_edited_during_a_run_refuses_the_record(project):
+    project.edit("images: 200000", "images: 100")
+    before = lock(project)
+    victim = project.folder / "data" / "teacher" / "c.bin"
+    done = edited_during(project, "distill", lambda: victim.write_bytes(b"edited"), dvc=False)
+    assert done.returncode == 0 and "not recorded in dvc.lock" in done.stdout and str(victim) in done.stdout
+    assert lock(project) == before
+    states = project.all()
+    assert (states["teacher"], states["distill"]) == ("restored", "current")
+    assert "up to date" in project.dvc("status").stdout
+
+
+def test_what_plain_dvc_repro_recorded_falsely_is_named_and_made_again(project):
+    project.edit("images: 200000", "images: 100")
+    done = edited_during(project, "distill", lambda: project.edit("images: 100", "images: 300"), dvc=True)
+    assert done.returncode == 0, done.stdout
+    assert "distill" not in project.dvc("status", "distill").stdout     # DVC believes what it wrote
+    item = plan(project)["distill"]
+    assert item["state"] == "stale" and "100 → 300" in item["false_record"]
+    verified = project.run("verify")
+    assert "dvc.lock says that 'distill' is up to date" in verified.stdout
+    again = project.python(ALL)
+    assert "WARNED distill dvc.lock says" in again.stderr and "distill made" in again.stdout
+    assert plan(project)["distill"]["false_record"] is None
+    assert "up to date" in project.dvc("status").stdout
+
+
+@pytest.mark.slow
+def test_an_input_edited_while_dvc_repro_ran_is_named(project):
+    project.edit("images: 200000", "images: 100")
+    victim = project.folder / "data" / "teacher" / "c.bin"
+    done = edited_during(project, "distill", lambda: victim.write_bytes(b"edited"), dvc=True)
+    assert done.returncode == 0, done.stdout
+    item = plan(project)["teacher"]
+    assert item["state"] == "restorable" and str(victim) in item["why"]
+    assert project.all()["teacher"] == "restored"
+    assert "up to date" in project.dvc("status").stdout
+
+
+# remote, garbage, snapshots
+
+
+def test_push_and_pull_bring_a_clone_to_the_same_outputs(project):
+    assert project.python("from tasks import versioning, workspace as w; print(versioning.push(w.Workspace.find()))"
+                          ).stdout.strip() != "0"
+    lock_text = lock(project)
+    for name in (".dvc/cache", "data", ".fewstep/published", ".fewstep/recorded"):
+        shutil.rmtree(project.folder / name)
+    done = project.python("from tasks import versioning, workspace as w; versioning.pull(w.Workspace.find())")
+    assert done.returncode == 0, done.stderr
+    assert project.all() == dict.fromkeys(STAGES, "current")
+    assert lock(project) == lock_text
+
+
+GARBAGE = '''
+import json, sys
+from tasks import versioning
+from tasks.workspace import Workspace
+print(json.dumps(versioning.collect_garbage(Workspace.find(), set(json.loads(sys.argv[1])))))
+'''
+SNAPSHOT = '''
+import sys
+from tasks import versioning
+from tasks.workspace import Workspace
+root = Workspace.find().root
+print(versioning.tag_snapshot(root, sys.argv[1], {name: root / name for name in ("params.yaml", "dvc.lock")}))
+'''
+CHECKOUT = '''
+import sys
+from pathlib import Path
+from tasks import versioning
+from tasks.workspace import Workspace
+from fewstep.errors import FewstepError
+into = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+try:
+    print(versioning.checkout_snapshot(Workspace.find(), sys.argv[1], into=into).root)
+except FewstepError as error:
+    print(type(error).__name__, error)
+'''
+
+
+def test_garbage_is_what_no_tag_no_key_and_no_checkout_uses(project):
+    def status():
+        return subprocess.check_output(["git", "status", "--porcelain"], cwd=project.folder)
+
+    old, before = json.loads(project.manifests()["distill"])["key"], status()
+    commits = [project.python(SNAPSHOT, "fewstep/m/v1").stdout for _ in range(2)]      # no identity is configured here
+    assert commits[0] == commits[1] != "" and status() == before
+    keys = {}
+    for images in (100, 300):
+        project.edit("images: 200000" if images == 100 else "images: 100", f"images: {images}")
+        project.all()
+        keys[images] = json.loads(project.manifests()["distill"])["key"]
+    clash = project.python(SNAPSHOT, "fewstep/m/v1")
+    assert clash.returncode and "exists and holds something else" in clash.stderr
+    done = project.python(GARBAGE, "[]")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["removed"] > 0 and json.loads(done.stdout)["forgotten"] == 2
+    names = {path.stem for path in (project.folder / ".fewstep" / "published").glob("*.json")}
+    assert {old, keys[300]} <= names and keys[100] not in names
+    assert json.loads(project.python(GARBAGE, "[]").stdout)["removed"] == 0
+    project.edit("images: 300", "images: 200000")
+    assert project.all()["distill"] == "restored"
+
+
+def test_a_snapshot_is_checked_out_and_local_changes_are_not_lost(project):
+    first = project.manifests()
+    assert project.python(SNAPSHOT, "fewstep/m/v1").returncode == 0
+    project.edit("images: 200000", "images: 100")
+    refused = project.python(CHECKOUT, "fewstep/m/v1")
+    assert "SettingsError not restored: params.yaml has changes that are not committed" in refused.stdout
+    project.all()
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qam", "other"],
+                   cwd=project.folder, check=True)
+    subprocess.run(["git", "add", "dvc.lock"], cwd=project.folder, check=True)
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "lock"],
+                   cwd=project.folder, check=True)
+    into = project.folder.parent / "into"
+    done = project.python(CHECKOUT, "fewstep/m/v1", str(into))
+    assert done.stdout.strip() == str(into), done.stdout + done.stderr
+    assert FakeProject.at(into).manifests() == first
+    assert project.manifests() != first
+    done = project.python(CHECKOUT, "fewstep/m/v1")
+    assert done.stdout.strip() == str(project.folder), done.stdout + done.stderr
+    assert project.manifests() == first and all(item["state"] == "current" for item in plan(project).values())
+    unknown = project.python(CHECKOUT, "fewstep/m/v9")
+    assert unknown.stdout.startswith("NotAvailable git has no params.yaml at fewstep/m/v9")

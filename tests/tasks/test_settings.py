@@ -1,0 +1,125 @@
+"""params.yaml: the stable sections, --set and --params, nothing written that does not hold, every key is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fewstep.errors import SettingsError
+from tasks import settings
+from tasks.graph import given
+from tasks.validate import validate
+from tests.closure import ROOT
+
+ISSUE = """
+name: digits
+seed: 0
+profile: local
+data: {source: digits}
+teacher: {source: train}
+trajectories: {count: 8192, solver: dpmsolver++, steps: 16, guidance: 1.0}
+distill: {recipe: kd, images: 200000}
+evaluate: {samples: 5000, steps: [1, 2, 4], baseline_steps: [1, 2, 4, 8, 16]}
+register: {promote: first}
+"""
+
+
+@pytest.fixture
+def params(tmp_path) -> Path:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    path = tmp_path / "params.yaml"
+    path.write_text("# mine\n" + ISSUE)
+    return path
+
+
+def test_the_stable_sections_are_accepted_as_they_stand_in_the_readme(params):
+    loaded = settings.load(params)
+    assert (loaded.name, loaded.trajectories.solver, loaded.evaluate.baseline_steps) \
+        == ("digits", "dpmsolver++", (1, 2, 4, 8, 16))
+    assert settings.load(ROOT / "params.yaml").profile == "local"
+
+
+def test_set_changes_one_value_and_keeps_comments(params):
+    changed = settings.write_overrides(params, ["distill.images=1e3", "distill.images=5000", "evaluate.steps=[1, 2]"])
+    assert changed.distill.images == 5000 and changed.evaluate.steps == (1, 2)
+    assert params.read_text().startswith("# mine\n") and settings.load(params) == changed
+
+
+def test_params_replaces_the_file_and_set_comes_on_top(params, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("name: other\ndistill: {recipe: ect}\n")
+    got = settings.write_overrides(params, ["seed=3"], other)
+    assert (got.name, got.seed, got.distill.recipe) == ("other", 3, "ect")
+    written = settings.read(params)
+    assert set(settings.WATCHED) <= set(written)     # DVC knows no defaults
+    assert other.read_text() == "name: other\ndistill: {recipe: ect}\n"
+
+
+def test_without_a_change_the_file_is_not_touched(params):
+    before = params.stat()
+    settings.write_overrides(params, [])
+    assert params.stat() == before
+
+
+@pytest.mark.parametrize(("sets", "message"), [
+    (["trajectories.solvr=ddim"], "trajectories.solvr: unknown key; did you mean 'solver'?"),
+    (["distill.images=many"], "distill.images: expected an integer ≥ 1, got 'many'"),
+    (["distill.images=-1"], "distill.images: expected an integer ≥ 1, got -1"),
+    (["distill.recipe=kdd"], "unknown recipe 'kdd'; did you mean 'kd'?"),
+    (["distill.recipe=none.yaml"], "none.yaml does not exist"),
+    (["teacher.source=/no/such/folder"], "/no/such/folder: no such teacher folder"),
+    (["data.source=raw"], "no such folder"),
+    (["profile=cluster"], "the profile 'cluster' is not available yet"),
+    (["data.split.train=0.9"], "the shares must add up to 1"),
+    (["teacher.source=a", "teacher.path=b"], "give one of them"),
+    (["distill"], "--set 'distill': expected a.b=value"),
+    (["seed.deeper=1"], "'seed' holds a value, not a section"),
+    (["distill.images=[1"], "the value is not readable as YAML"),
+])
+def test_what_does_not_hold_is_refused_and_nothing_is_written(params, sets, message):
+    before = sorted((path, path.stat().st_mtime_ns) for path in params.parent.rglob("*"))
+    with pytest.raises(SettingsError) as caught:
+        settings.write_overrides(params, sets)
+    assert message in str(caught.value)
+    assert sorted((path, path.stat().st_mtime_ns) for path in params.parent.rglob("*")) == before
+
+
+def test_unreadable_files_are_named(tmp_path):
+    cases = {"a: [": "not readable as YAML", "- 1": "expected sections", "seed: 1\nseed: 2": "duplicate"}
+    for text, message in cases.items():
+        (tmp_path / "p.yaml").write_text(text)
+        with pytest.raises(SettingsError, match=message):
+            settings.load(tmp_path / "p.yaml")
+    with pytest.raises(SettingsError, match="no such file"):
+        settings.load(tmp_path / "absent.yaml")
+
+
+def test_both_spellings_of_a_given_teacher(tmp_path):
+    for section in ({"source": "t"}, {"path": "t"}, {"source": "t", "path": "t"}):
+        loaded = settings.parse(settings.Settings, {"teacher": section}, "p")
+        assert given(loaded, tmp_path)["teacher"] == tmp_path / "t"
+    assert given(settings.Settings(), tmp_path) == {"images": None, "teacher": None, "recipe": None}
+
+
+def test_a_recipe_whose_states_are_not_kept_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("summary: states\nreference: {title: t}\nrounds:\n"
+                                        "  - terms:\n      - {term: regression, at: states}\n")
+    loaded = settings.parse(settings.Settings, {"distill": {"recipe": "mine.yaml"}, "trajectories": {"keep": [0]}}, "p")
+    with pytest.raises(SettingsError, match="recipe mine needs the states all"):
+        validate(tmp_path, loaded)
+
+
+def test_every_key_is_read_somewhere():
+    """A key nobody reads is a promise nobody keeps: its name must occur in code other than its declaration."""
+    files = [path for folder in ("fewstep", "tasks", "flows") for path in (ROOT / folder).rglob("*.py")]
+    sources = "\n".join(path.read_text() for path in files if path.name != "settings.py")
+    unread = []
+    for key in settings.keys(settings.Settings):
+        name = key[-1]
+        if key[:2] == ("register", "floors"):       # read by prefix
+            name = re.sub(r"^(min|max)_", "", name)
+        if not re.search(rf"\.{name}\b|[\"']{name}[\"']|\b{name}=|\b{name}:", sources):
+            unread.append(".".join(key))
+    assert unread == []
