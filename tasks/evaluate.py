@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import torch
@@ -23,8 +24,8 @@ from fewstep.pictures import Block, save, side_by_side
 from tasks.files import atomic_write
 
 PARALLEL = True
-HEADLINE = ("fd_infinite", "fd", "kid", "precision", "recall", "class_accuracy", "agreement_rms",
-            "agreement_correlation", "nearest_ratio", "nearest_share")  # fmt: skip
+HEADLINE = ("fd_infinite", "kid", "precision", "recall", "class_accuracy", "agreement_rms", "nearest_ratio")
+AGAINST = ("fd_ratio", "kid_ratio", "kid_difference", "kid_difference_error", "fd_excess", "fd_excess_teacher")
 
 
 def check(ctx) -> None:
@@ -87,6 +88,10 @@ def finish(ctx) -> dict:
     _write(ctx.out / "evaluation.json", document)
     _write(ctx.out / "metrics.json", headline(document))
     (ctx.out / "quality.csv").write_text(quality_table(document))
+    shutil.rmtree(ctx.out / "curves", ignore_errors=True)
+    (ctx.out / "curves").mkdir()
+    for model in ["student", *dict.fromkeys(row["solver"] for row in document["rows"])]:
+        (ctx.out / "curves" / f"{model}.csv").write_text(quality_table(document, model))
     save(_grid(ctx, examination, baselines, sampled, conditions, teacher_images), ctx.out / "grid.png")
     first = rows[0]["values"]
     return {"samples": ctx.settings["samples"], "features": baselines["features"],
@@ -127,26 +132,27 @@ def headline(document: dict) -> dict:
         "protocol": first["values"]["fd_infinite"]["protocol"],
         "student": {str(row["steps"]): _plain(row) for row in document["student"]},
         "teacher": {str(teacher["evaluations"]): _plain(teacher)},
-        "solver": {steps: {"name": found["solver"], "evaluations": found["evaluations"],
-                           **_plain(_row(document, found["solver"], found["evaluations"]))}
-                   for steps, found in document["comparisons"].items() if found["solver"]},
+        "solver": {steps: _best_solver(document, found) for steps, found in document["comparisons"].items()
+                   if found["solver"]},
         "real": _plain(document["floor"]),
-        "comparison": {steps: {name: value for name, value in found.items()
-                               if isinstance(value, int | float)} for steps, found in document["comparisons"].items()},
+        "comparison": {steps: {name: found[name] for name in AGAINST if found[name] is not None}
+                       for steps, found in document["comparisons"].items()},
         "floors": {"distance_ratio": against["fd_ratio"], "class_accuracy": _value(first, "class_accuracy"),
                    "recall": _value(first, "recall")},
     }  # fmt: skip
     return flat
 
 
-def quality_table(document: dict) -> str:
-    """CSV for plots: quality over network evaluations, one line per model and count."""
+def quality_table(document: dict, model: str | None = None) -> str:
+    """CSV: quality over network evaluations, one line per model and count; of one model, as DVC draws curves."""
     columns = ("fd_infinite", "kid", "precision", "recall", "class_accuracy", "agreement_rms")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["model", "evaluations", *columns])
     named = [("student", row) for row in document["student"]] + [(row["solver"], row) for row in document["rows"]]
     for name, row in named:
+        if model not in (None, name):
+            continue
         figures = [_value(row, column) for column in columns]
         writer.writerow([name, row["evaluations"], *("" if x is None else f"{x:.6g}" for x in figures)])
     return text.getvalue()
@@ -247,8 +253,11 @@ def _value(row: dict, name: str) -> float | None:
     return row["values"][name]["value"] if name in row["values"] else None
 
 
-def _row(document: dict, solver: str, evaluations: int) -> dict:
-    return next(row for row in document["rows"] if (row["solver"], row["evaluations"]) == (solver, evaluations))
+def _best_solver(document: dict, found: dict) -> dict:
+    chosen = found["solver"], found["evaluations"]
+    row = next(row for row in document["rows"] if (row["solver"], row["evaluations"]) == chosen)
+    return {"name": chosen[0], "evaluations": chosen[1], "fd_infinite": _value(row, "fd_infinite"),
+            "kid": _value(row, "kid")}  # fmt: skip
 
 
 def _write(path: Path, document: dict) -> None:

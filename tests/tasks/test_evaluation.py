@@ -83,6 +83,8 @@ def test_metrics_are_flat_numbers_with_floors(world):
         "fd_infinite"]["value"]  # fmt: skip
     lines = (world.folder("evaluate") / "quality.csv").read_text().splitlines()
     assert lines[0].startswith("model,evaluations,fd_infinite,kid") and len(lines) == 1 + 2 + 8
+    curve = (world.folder("evaluate") / "curves" / "heun.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in curve[1:]] == [["heun", "1"], ["heun", "3"]]
     picture = Image.open(world.folder("evaluate") / "grid.png")
     assert picture.width > 3 * 4 * 36 and np.asarray(picture).std() > 10
 
