@@ -43,10 +43,8 @@ def run_unit(ctx, unit: str) -> None:
     index = _names(recipe).index(unit)
     lengths = [recipe.images_of(k, ctx.settings["images"]) for k in range(len(recipe.rounds))]
     before, total, begun = sum(lengths[:index]), sum(lengths), time.monotonic()
-    first: list[int] = []
 
     def on_progress(done: int, _round: int, figures: dict[str, float]) -> None:
-        first.append(done) if not first else None
         ctx.progress(before + done, total, metrics=figures, step=before + done)
 
     student = _distillation(ctx, recipe).student_after(index, on_progress)
