@@ -76,6 +76,11 @@ def check(ctx) -> None:
             f"guidance {ctx.settings['guidance']:g}, under which every step counts 2"
         )
     teacher, data = inspect_teacher(ctx.inputs["teacher"]), load_split(ctx.inputs["shard"], "test")
+    if tuple(teacher.sample_shape) != data.shape:
+        raise SettingsError(
+            f"the teacher draws images of shape {tuple(teacher.sample_shape)}, the data's are {data.shape} "
+            f"(channels, height, width): set data.size and data.channels to the teacher's"
+        )
     if teacher.num_classes and data.num_classes and teacher.num_classes != data.num_classes:
         raise SettingsError(
             f"the teacher knows {teacher.num_classes} classes, the images have {data.num_classes}: "

@@ -256,8 +256,7 @@ def _value(row: dict, name: str) -> float | None:
 def _best_solver(document: dict, found: dict) -> dict:
     chosen = found["solver"], found["evaluations"]
     row = next(row for row in document["rows"] if (row["solver"], row["evaluations"]) == chosen)
-    return {"name": chosen[0], "evaluations": chosen[1], "fd_infinite": _value(row, "fd_infinite"),
-            "kid": _value(row, "kid")}  # fmt: skip
+    return {"name": chosen[0], "evaluations": chosen[1], **_plain(row)}
 
 
 def _write(path: Path, document: dict) -> None:

@@ -121,6 +121,19 @@ def test_baselines_that_cannot_be_made_are_refused_before_any_work(world, change
         baselines.check(World(world.root, changed).context("baselines", work="refused"))
 
 
+@pytest.mark.parametrize("models, message", [
+    ({"num_classes": 7}, "knows 7 classes, the images have 10"),
+    ({"channels": 3}, r"shape \(3, 8, 8\), the data's are \(1, 8, 8\)"),
+])  # fmt: skip
+def test_a_teacher_that_does_not_fit_the_images_is_refused(world, tmp_path, models, message):
+    other = World(tmp_path)
+    for stage in ("shard", "classifier"):
+        other.publish(stage, world.folder(stage))
+    other.add_models(**models)
+    with pytest.raises(SettingsError, match=message):
+        baselines.check(other.context("baselines"))
+
+
 def test_a_student_that_draws_nan_is_named(world, tmp_path):
     broken = World(tmp_path)
     for stage in ("shard", "classifier", "baselines"):
