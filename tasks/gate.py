@@ -55,10 +55,11 @@ def compare(registry: Registry, candidate: Version, champion: Version, samples: 
     Both are sampled afresh with the steps they were made for, from noise that neither training nor evaluation has
     seen. Returns difference, standard_error, n, the seed, the steps of both and what defines the protocol.
     """
+    import torch
+
     from fewstep.images import load_split
     from fewstep.metrics.examination import Examination
     from fewstep.metrics.features import load_extractor
-    from fewstep.metrics.kernel import kernel_distance_difference
     from fewstep.metrics.samples import collect
     from fewstep.randomness import derive
 
@@ -84,7 +85,8 @@ def compare(registry: Registry, candidate: Version, champion: Version, samples: 
             if drawn.finite < 1:
                 raise FewstepError(f"{version.name}: {1 - drawn.finite:.1%} of its samples are NaN or infinite")
             features.append(drawn.seen.features)
-        found = kernel_distance_difference(*features, examination.reference.features)
+        asked = examination.conditions(torch.arange(examination.samples))
+        found = examination.paired_kid(*features, asked)
         return {
             "metric": "unbiased KID, candidate minus champion, paired", "difference": found.value,
             "standard_error": found.standard_error, "n": examination.samples, "seed": seed, "champion": champion.number,

@@ -48,7 +48,7 @@ def from_cache(workspace, md5: str, target: Path) -> Path:
     from tasks import versioning
 
     with versioning.repository(workspace) as repo:
-        store = Path(repo.cache.local.path) / "files" / "md5"
+        store = Path(repo.cache.local.path)
 
     def place(name: str) -> Path:
         return store / name[:2] / name[2:]
