@@ -59,10 +59,10 @@ class Teacher(Strict):
 
     source: str = "train"
     path: str | None = None
-    images: Count = 400_000
+    images: Count = 300_000
     batch: Count = 128
-    lr: Positive = 1e-3
-    channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 64)
+    lr: Positive = 1.5e-3
+    channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 32)
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     class_dropout: Share = 0.1
     ema: Share = 0.02                                             # half-life of the average, as a share of the images
