@@ -1,0 +1,131 @@
+"""The profile `server`: MLflow by URL with its files in S3, DVC's remote in S3; moto stands in for the store."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from fewstep.errors import DataDiffers
+from tasks import registration
+from tasks.registry import Registry
+from tasks.storage import Store
+from tasks.workspace import Workspace
+from tests.registry_world import Place, save_student
+from tests.registry_world import registration as what
+
+CANARY = "canary-6f1e0b"
+SECRETS = {"AWS_ACCESS_KEY_ID": f"{CANARY}-key", "AWS_SECRET_ACCESS_KEY": f"{CANARY}-secret",
+           "MLFLOW_TRACKING_PASSWORD": f"{CANARY}-password", "MLFLOW_TRACKING_USERNAME": "somebody"}  # fmt: skip
+
+
+class Remote(Place):
+    mlflow_uri = ""
+
+
+@pytest.fixture(scope="module")
+def environment():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    address = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**SECRETS, **address}.items():
+        patch.setenv(name, value)
+    Store("s3://fewstep").client.create_bucket(Bucket="fewstep")
+    yield dict(os.environ)
+    patch.undo()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def mlflow_url(environment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", "s3://fewstep/mlflow"]
+    settings = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    url = f"http://127.0.0.1:{port}"
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen(command, env=settings, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(timeout=30)
+
+
+def test_a_student_goes_to_the_server_and_comes_back_verified(mlflow_url, tmp_path):
+    place = Remote(tmp_path / "here")
+    place.mlflow_uri = mlflow_url
+    (place.shared).mkdir(parents=True)
+    (place.shared / "mlflow.db").touch()  # the world's helper would make one
+    version, made = registration.register(what(place, save_student(tmp_path / "student")))
+    assert made
+    stored = list(Store("s3://fewstep").names("mlflow"))
+    assert any(name.endswith("params.yaml") for name in stored) and any(".safetensors" in name for name in stored)
+    other = Remote(tmp_path / "elsewhere")  # another machine: nothing here but the address
+    other.mlflow_uri = mlflow_url
+    registry = Registry(other)
+    found = registry.resolve("toy@candidate")
+    folder = registry.pipeline(found)
+    assert (folder / "model_index.json").is_file()
+    assert (registry.snapshot(found, tmp_path / "files") / "params.yaml").read_text() == "name: toy\n"
+    assert registration.tidy(registry) == []
+    # what the store hands out is verified as well
+    shutil.rmtree(folder)
+    store = Store("s3://fewstep")
+    name = next(name for name in stored if ".safetensors" in name)
+    store.client.put_object(Bucket="fewstep", Key=name, Body=store.read(name)[:-1] + b"\0")
+    with pytest.raises(DataDiffers, match="differ from what was registered"):
+        registry.pipeline(found)
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    for name in Store("s3://fewstep").names():
+        assert CANARY.encode() not in store.read(name), name
+
+
+def test_dvc_pushes_to_and_pulls_from_the_store(environment, tmp_path):
+    from tasks import outputs, versioning
+
+    root = tmp_path / "checkout"
+    (root / "data").mkdir(parents=True)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"],
+                    [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", "s3://fewstep/dvc"]):
+        subprocess.run(command, cwd=root, check=True, env=environment, capture_output=True)
+    (root / "params.yaml").write_text("name: toy\n")
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    raw = root / "data" / "raw"
+    raw.mkdir()
+    for number in range(3):
+        (raw / f"{number}.txt").write_text(str(number) * 100)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data/raw"], cwd=root, check=True, env=environment)
+    workspace = Workspace(root)
+    assert versioning.push(workspace) > 0 and versioning.push(workspace) == 0
+    shutil.rmtree(root / ".dvc" / "cache")
+    shutil.rmtree(raw)
+    versioning.pull(workspace, ["data/raw.dvc"])
+    assert (raw / "2.txt").read_text() == "2" * 100
+    shutil.rmtree(root / ".dvc" / "cache")
+    md5 = next(line.split()[-1] for line in (root / "data/raw.dvc").read_text().splitlines() if "md5:" in line)
+    copy = outputs.from_cache(workspace, md5, tmp_path / "copy")  # as lineage does
+    assert sorted(path.name for path in copy.iterdir()) == ["0.txt", "1.txt", "2.txt"]
+    for path in root.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    assert Path(workspace.shared).parent == root
