@@ -35,7 +35,6 @@ class Stage:
     settings: Callable[[Settings], dict]
     given: tuple[str, ...] = ()
     in_dvc: bool = True
-    metrics: tuple[str, ...] = ()
     present: Callable[[Workspace, Manifest], str | None] | None = None
 
     @cached_property
@@ -81,7 +80,7 @@ def _trajectories(settings: Settings) -> dict:
 def _distill(settings: Settings) -> dict:
     from fewstep.recipes import load_recipe
 
-    recipe = load_recipe(settings.distill.recipe)
+    recipe = load_recipe(settings.distill.recipe).override(settings.distill)
     return {**_dump(settings.distill, "checkpoint_images"), "recipe": recipe.model_dump(mode="json")}
 
 
@@ -140,7 +139,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("evaluate", "tasks.evaluate", "data/evaluation", ("shard", "classifier", "distill", "baselines"),
           _modules("tasks/evaluate.py", _IMAGES, _NETWORK, _STUDENT, _MEASURING, "fewstep/export.py",
                    "fewstep/pictures.py"),
-          ("seed", "evaluate"), _evaluate, metrics=("metrics.json",)),
+          ("seed", "evaluate"), _evaluate),
     Stage("register", "tasks.register", "data/registration",
           ("shard", "teacher", "trajectories", "distill", "evaluate"),
           _modules("tasks/register.py"), ("name", "register"), _register, in_dvc=False,

@@ -9,7 +9,7 @@ from pathlib import Path
 from fewstep.errors import FewstepError
 from tasks import graph
 from tasks.files import discard, fsync_dir, fsync_tree, sweep
-from tasks.manifest import NAME, load
+from tasks.manifest import NAME
 from tasks.workspace import Workspace
 
 
@@ -84,9 +84,3 @@ def check_same_file_system(workspace: Workspace) -> None:
     if os.stat(workspace.data).st_dev != os.stat(workspace.partial).st_dev:
         raise FewstepError(f"{workspace.data} and {workspace.partial} are on different file systems",
                            hint="put both on one: finished outputs take their place by a rename")
-
-
-def is_published(workspace: Workspace, stage: graph.Stage, key: str) -> bool:
-    """Whether the output folder holds a manifest of this key (not whether its files verify)."""
-    manifest = load(workspace.root / stage.output)
-    return manifest is not None and manifest.key == key

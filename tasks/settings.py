@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fewstep.configuration import Strict, nearest, parse
+from fewstep.configuration import Strict, parse
 from fewstep.errors import SettingsError
 from fewstep.recipes.settings import Overrides
 
@@ -150,13 +150,6 @@ class Register(Strict):
     samples: Annotated[int, Field(ge=32)] | None = None    # of the gate's paired test; null: as in evaluate
 
 
-class Server(Strict):
-    """Names only: addresses and secrets come from the environment (see infra/profiles)."""
-
-    pool: str | None = None
-    remote: str | None = None
-
-
 # pydantic remarks that classes have a method `register`; instances, which is what we read, do not use it.
 warnings.filterwarnings("ignore", message='Field name "register".*shadows')
 
@@ -173,7 +166,6 @@ class Settings(Strict):
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     register: Register = Register()
-    server: Server = Server()
 
     @field_validator("profile", mode="before")
     @classmethod
@@ -277,11 +269,6 @@ def _checkout(path: Path) -> Path:
 
     folder = path.resolve().parent
     return folder if (folder / "dvc.yaml").is_file() else Workspace.find().root
-
-
-def suggest(name: str) -> str | None:
-    """The nearest existing dotted key to `name` (for messages)."""
-    return nearest(name, [".".join(key) for key in keys(Settings)])
 
 
 def keys(model: type[Strict], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

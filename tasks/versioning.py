@@ -20,7 +20,7 @@ from tasks import dvclock, graph, keys
 from tasks import manifest as manifests
 from tasks import settings as settings_module
 from tasks.files import atomic_write, clone_or_copy, disk_full, is_disk_full, writing
-from tasks.git import add_worktree, head, read_at, tag_snapshot, worktrees
+from tasks.git import add_worktree, git, head, read_at, tag_snapshot, worktrees
 from tasks.manifest import Manifest
 from tasks.plan import changes, restorable, stat_table
 from tasks.workspace import Workspace
@@ -108,6 +108,8 @@ def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
     Returns None when dvc.lock now says what the manifest says, else the reason why it was left as it was.
     """
     stage = graph.stage(name)
+    if not git(workspace.root, "rev-parse", "--git-dir", check=False):
+        return _refusal(stage, f"{workspace.root} is not in a git repository, which DVC needs (`git init`)")
     with repository(workspace) as repo:
         before = disagreement(workspace, stage, manifest)
         with _dvc_lock(repo):
@@ -242,7 +244,9 @@ def has_remote(workspace: Workspace) -> bool:
 
 
 def push(workspace: Workspace) -> int:
-    """Copy what dvc.lock names to the default remote; returns the number of files sent, 0 without a remote."""
+    """Copy what dvc.lock names to the default remote; returns the number of files sent, 0 without a remote or git."""
+    if not git(workspace.root, "rev-parse", "--git-dir", check=False):
+        return 0
     with repository(workspace) as repo:
         if not repo.config.get("core", {}).get("remote"):
             return 0

@@ -259,3 +259,24 @@ def test_a_stage_that_dvc_started_dies_with_it(project):
     assert not (marks / "shard-d.started").exists()
     assert project.dvc("repro", "-s", "shard").returncode == 0
     assert_clean(project)
+
+
+def test_parallel_units_stop_at_the_first_error_and_leave_torch_as_it_was():
+    import torch
+
+    from tasks.runner import in_threads
+
+    before, seen = torch.get_num_threads(), []
+
+    def work(unit: str) -> None:
+        seen.append((unit, torch.get_num_threads()))
+        if unit == "3":
+            raise ValueError("unit 3")
+        time.sleep(0.02)
+
+    with pytest.raises(ValueError, match="unit 3"):
+        in_threads(2)(work, [str(number) for number in range(50)], True)
+    assert len(seen) < 50 and {threads for _, threads in seen} == {1} and torch.get_num_threads() == before
+    seen.clear()
+    in_threads(2)(work, ["0", "1"], False)
+    assert [unit for unit, _ in seen] == ["0", "1"]

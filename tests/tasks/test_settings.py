@@ -9,9 +9,9 @@ import pytest
 
 from fewstep.errors import SettingsError
 from tasks import settings
-from tasks.graph import given
+from tasks.graph import STAGES, given
 from tasks.validate import validate
-from tests.closure import ROOT
+from tests.closure import ROOT, closure
 
 ISSUE = """
 name: digits
@@ -113,13 +113,21 @@ def test_a_recipe_whose_states_are_not_kept_is_refused(tmp_path):
 
 def test_every_key_is_read_somewhere():
     """A key nobody reads is a promise nobody keeps: its name must occur in code other than its declaration."""
-    files = [path for folder in ("fewstep", "tasks", "flows") for path in (ROOT / folder).rglob("*.py")]
-    sources = "\n".join(path.read_text() for path in files if path.name != "settings.py")
+    flat = {stage.name: _leaves(stage.settings(settings.Settings())) for stage in STAGES}
+    above = "\n".join(path.read_text() for folder in ("tasks", "flows") for path in (ROOT / folder).rglob("*.py"))
     unread = []
     for key in settings.keys(settings.Settings):
         name = key[-1]
         if key[:2] == ("register", "floors"):       # read by prefix
             name = re.sub(r"^(min|max)_", "", name)
-        if not re.search(rf"\.{name}\b|[\"']{name}[\"']|\b{name}=|\b{name}:", sources):
+        users = [stage.implementation for stage in STAGES if key[-1] in flat[stage.name]]
+        files = {file for user in users for file in closure(user) if "settings" not in file}
+        code = "\n".join((ROOT / file).read_text() for file in files)
+        if not re.search(rf"\.{name}\b|[\"'_]{name}[\"']|\b{name}=", code) \
+                and not re.search(rf"\b(settings|{key[-2] if len(key) > 1 else 'self'})\.{name}\b", above):
             unread.append(".".join(key))
     assert unread == []
+
+
+def _leaves(tree: dict) -> set[str]:
+    return set(tree) | {inner for value in tree.values() if isinstance(value, dict) for inner in _leaves(value)}
