@@ -91,14 +91,14 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
         sys.exit(code)
     if record.state != FINISHED:
         raise FewstepError(f"run {record.id} ended without saying how", hint=record.resume_command)
+    for name in ("dvc.lock", "data/evaluation/grid.png"):
+        if (root / name).exists():
+            atomic_write(store.folder_of(record.id) / Path(name).name, (root / name).read_bytes())
     return record
 
 
 def tidy(workspace: Workspace, record: RunRecord) -> None:
-    """Keeps the dvc.lock of a finished run with its record and removes its worktree."""
-    lock = Path(record.root) / "dvc.lock"
-    if lock.exists():
-        atomic_write(RunStore(workspace).folder_of(record.id) / "dvc.lock", lock.read_bytes())
+    """Removes the worktree of a finished run; its dvc.lock and pictures lie in the run's folder."""
     worktrees.remove(workspace, record.id)
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from flows.output import console, count, duration, rate
+from flows.output import console, count, duration, rate, say
 from tasks.observe import Observer
 
 WINDOW = 30.0           # seconds over which the rate is taken
@@ -105,7 +105,7 @@ class LiveView(Observer):
             if passing and self._live is not None:
                 self._passing = text
             elif not passing:
-                self.out.print(text, markup=False, soft_wrap=self._live is None)
+                say(self.out, text)
 
     # the observer's calls
 
@@ -133,7 +133,7 @@ class LiveView(Observer):
                 self._line(stage, f"warning: {text}")
             else:
                 line = Text("warning: ", style="yellow").append(f"{stage}: {text}", style="default")
-                self._live.console.print(line)
+                say(self.out, line)
 
     def stage_finished(self, stage, outcome, cost):
         with self._lock:
@@ -156,7 +156,7 @@ class LiveView(Observer):
     # what is shown
 
     def _line(self, stage: str, text: str) -> None:
-        self.out.print(f"{time.strftime('%H:%M:%S')} {stage}: {text}", markup=False, soft_wrap=True)
+        say(self.out, f"{time.strftime('%H:%M:%S')} {stage}: {text}")
 
     @staticmethod
     def _progress_text(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import warnings
@@ -15,7 +16,11 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 @contextlib.contextmanager
 def logs_to(path: Path) -> Iterator[None]:
-    """Append what the libraries log to `path` for the duration of the block. Prefect must have been imported."""
+    """Append what the libraries log or print to `path` for the duration of the block.
+
+    Consoles made before the block go on writing to the terminal. DVC's progress bars, which look for a terminal behind
+    sys.stderr, find none.
+    """
     if "prefect" in sys.modules:
         from prefect.logging.configuration import setup_logging
 
@@ -35,8 +40,10 @@ def logs_to(path: Path) -> Iterator[None]:
             logger.addHandler(handler)
     root.addHandler(handler)
     show, warnings.showwarning = warnings.showwarning, _log_warning
+    printed = _Printed(path)
     try:
-        yield
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            yield
     finally:
         warnings.showwarning = show
         for logger in (root, *_loggers()):
@@ -44,6 +51,22 @@ def logs_to(path: Path) -> Iterator[None]:
         for logger, old in moved:
             logger.addHandler(old)
         handler.close()
+
+
+class _Printed(io.TextIOBase):
+    """Appends text to a file that is made when the first comes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if text:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text)
+        return len(text)
 
 
 def _loggers() -> list[logging.Logger]:

@@ -32,15 +32,23 @@ def examples(*lines: str) -> str:
     return "\n".join(["[bold]Examples[/]", *("  [dim]$[/] " + line.replace("[", "\\[") for line in lines)])
 
 
-def report_error(error: BaseException) -> None:
-    """`error: …` on stderr and, below it, what to do. Long messages wrap at words, never inside a path."""
+def say(out, text, style: str | None = None) -> None:
+    """One paragraph: wrapped at words in a terminal, a single line where the output is read by a program."""
+    out.print(text, style=style, markup=False, soft_wrap=not out.is_terminal, overflow="fold")
+
+
+def say_error(out, message: str, hint: str | None) -> None:
+    """`error: …` and, below it, what to do; the parts of a hint (between ` · `) stand on lines of their own."""
     from rich.text import Text
 
-    out = console(stderr=True)
-    out.print(Text("error: ", style="bold red").append(str(error), style="default"), soft_wrap=True)
-    hint = getattr(error, "hint", None)
-    if hint:
-        out.print(Text("  → ", style="cyan").append(hint, style="default"), soft_wrap=True)
+    say(out, Text("error: ", style="bold red").append(message, style="default"))
+    for part in (hint or "").split(" · ") if hint else ():
+        say(out, Text("  → ", style="cyan").append(part, style="default"))
+
+
+def report_error(error: BaseException) -> None:
+    """The error on stderr."""
+    say_error(console(stderr=True), str(error), getattr(error, "hint", None))
 
 
 def json_error(error: FewstepError) -> None:
@@ -50,7 +58,7 @@ def json_error(error: FewstepError) -> None:
 
 
 def duration(seconds: float | None) -> str:
-    """`4 s`, `3 min 20 s`, `2 h 05 min`; an empty string for None."""
+    """`4 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`; an empty string for None."""
     if seconds is None:
         return ""
     seconds = max(0, round(seconds))
@@ -58,7 +66,9 @@ def duration(seconds: float | None) -> str:
         return f"{seconds} s"
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    if seconds < 2 * 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
 
 
 def count(number: float) -> str:

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from fewstep.errors import FewstepError, NotAvailable, StageFailed
-from flows.output import console, duration, report_error
+from flows.output import console, duration, report_error, say
 from flows.signals import EXIT_CODE, interruptible
 from tasks import settings as settings_module
 from tasks.graph import STAGES
@@ -132,7 +132,7 @@ class Attempt:
                 else:
                     self._close(FAILED, error, "FAILED")
                     raise self._in_words(error) from error
-        self.out.print(f"stopped; continue with: {self.record.resume_command}", markup=False, soft_wrap=True)
+        say(self.out, f"stopped; continue with: {self.record.resume_command}")
         sys.exit(EXIT_CODE)
 
     def _run(self) -> None:
@@ -240,24 +240,25 @@ def say_done(record: RunRecord, out) -> None:
     from tasks.runs import seconds_between
 
     took = seconds_between(record.attempts[-1]["started"], record.ended) if record.attempts else None
-    out.print(f"run {record.id} finished in {duration(took)}", style="bold green", markup=False, soft_wrap=True)
-    show_results(Path(record.root), record.name, out)
+    say(out, f"run {record.id} finished in {duration(took)}", style="bold green")
+    kept = RunStore(Workspace(Path(record.root))).folder_of(record.id) / "grid.png" if record.isolated else None
+    show_results(Path(record.root), record.name, out, kept)
 
 
-def show_results(root: Path, name: str, out) -> None:
-    """The summary table of what is published in a checkout, and the commands that come next."""
+def show_results(root: Path, name: str, out, pictures: Path | None = None) -> None:
+    """The summary table of what is published in a checkout, and what comes next. `pictures`: where the grid is kept."""
     if (root / "data" / "evaluation" / "evaluation.json").exists():
         from tasks import summary
 
         out.print()
         out.print(summary.table(root))
-    grid = root / "data" / "evaluation" / "grid.png"
-    lines = [("pictures", str(grid))] if grid.exists() else []
-    lines += [("sample", f"fewstep sample fewstep-{name}@champion --n 64 --out grid.png"), ("pages", "fewstep ui"),
-              ("origin", f"fewstep lineage fewstep-{name}@champion")]
+    pictures = pictures or root / "data" / "evaluation" / "grid.png"
+    lines = [("look at", str(pictures))] if pictures.exists() else []
+    lines += [("sample", f"fewstep sample fewstep-{name}@champion"),
+              ("lineage", f"fewstep lineage fewstep-{name}@champion"), ("pages", "fewstep ui")]
     out.print()
     for label, text in lines:
-        out.print(f"  {label:<9}{text}", markup=False, soft_wrap=True)
+        say(out, f"{label:<9}{text}")
 
 
 def main() -> None:

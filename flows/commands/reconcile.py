@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.output import emit, examples
+from flows.output import emit, examples, say
 
 
 def add(app: typer.Typer) -> None:
@@ -29,8 +29,8 @@ def _show(data: dict, out) -> None:
     titles = {"records": "runs", "prefect": "Prefect", "mlflow": "MLflow", "files": "files", "worktrees": "worktrees"}
     for name, title in titles.items():
         for line in data[name]:
-            out.print(f"{title}: {line}", markup=False, soft_wrap=True)
+            say(out, f"{title}: {line}")
     for line in data["skipped"]:
-        out.print(f"not looked at: {line}", style="yellow", markup=False, soft_wrap=True)
+        say(out, f"not looked at: {line}", style="yellow")
     if not data["changed"] and not data["skipped"]:
         out.print("nothing to set right")

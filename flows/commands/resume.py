@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.output import emit, examples
+from flows.output import emit, examples, say
 
 
 def add(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def add(app: typer.Typer) -> None:
             raise Busy(f"run {record.id} is being worked on now", hint=f"`fewstep status {record.id}` shows it")
         if record.state == "finished":
             emit({"state": "finished", "run": record.id, "resumed": False}, as_json,
-                 lambda out: out.print(f"run {record.id} is finished: nothing to continue", soft_wrap=True))
+                 lambda out: say(out, f"run {record.id} is finished: nothing to continue"))
             return
         profiles.check(record.settings["profile"])
         act = _isolated if record.isolated else _here

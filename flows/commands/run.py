@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.output import console, emit, examples
+from flows.output import console, emit, examples, say
 
 _WORDS = {"restorable": "in the cache", "missing": "in the registry", "stale": "in the registry"}
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change params.yaml first.")]
@@ -55,7 +55,7 @@ def _here(workspace, sets: list[str], params: Path | None, as_json: bool):
         if nothing_to_do(items) and record is None:
             return _nothing(workspace, settings, items, settle(workspace, settings, items))
         for note in named_problems(items):
-            console(stderr=True).print(f"warning: {note}", markup=False, soft_wrap=True)
+            say(console(stderr=True), f"warning: {note}")
         record = execute(workspace, record or new_here(workspace, settings, run), json_mode=as_json)
     return done(record)
 
@@ -86,7 +86,7 @@ def _nothing(workspace, settings, items, refused: dict[str, str]):
             out.print(f"  {item.stage:<13}[dim]{item.key[:12]}[/]" + (
                 "" if item.state == "current" else f"  {_WORDS[item.state]}"))
         for text in refused.values():
-            out.print(f"warning: {text}", markup=False, soft_wrap=True)
+            say(out, f"warning: {text}")
         show_results(workspace.root, settings.name, out)
 
     return result, show, lambda: None

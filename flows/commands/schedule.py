@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from flows.commands.run import Sets
-from flows.output import emit, examples
+from flows.output import emit, examples, say
 
 
 def add(app: typer.Typer) -> None:
@@ -130,12 +130,11 @@ def _from_pool(workspace, schedule) -> None:
 
 
 def _say_created(data: dict, out) -> None:
-    out.print(f"schedule {data['name']}: {data['cron']} {data['timezone']} {' '.join(data['sets'])}".rstrip(),
-              markup=False, soft_wrap=True)
+    say(out, f"schedule {data['name']}: {data['cron']} {data['timezone']} {' '.join(data['sets'])}".rstrip())
     if data["served_by"]:
-        out.print(f"served by {data['served_by']}", markup=False, soft_wrap=True)
+        say(out, f"served by {data['served_by']}")
     else:
-        out.print("nothing is serving: `fewstep serve` executes schedules while it runs")
+        say(out, "nothing is serving: `fewstep serve` executes schedules while it runs", style="yellow")
 
 
 def _show(data: list[dict], out) -> None:
@@ -150,6 +149,6 @@ def _show(data: list[dict], out) -> None:
         table.add_row(item["name"], item["cron"], item["timezone"], " ".join(item["sets"]), pool)
     out.print(table)
     if any(item["served_by"] is None for item in data):
-        out.print("nothing is serving: `fewstep serve` executes schedules while it runs", style="yellow")
+        say(out, "nothing is serving: `fewstep serve` executes schedules while it runs", style="yellow")
     for address in sorted({item["served_by"] for item in data if item["served_by"]}):
-        out.print(f"served by {address}", style="dim", soft_wrap=True)
+        say(out, f"served by {address}", style="dim")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.output import console, examples
+from flows.output import console, examples, say
 
 
 def add(app: typer.Typer) -> None:
@@ -25,4 +25,4 @@ def add(app: typer.Typer) -> None:
         os.chdir(workspace.root)
         out = console()
         service.serve(workspace, host=host, port=port, limit=limit,
-                      say=lambda text: out.print(text, markup=False, soft_wrap=True))
+                      say=lambda text: say(out, text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.output import count, duration, emit, examples
+from flows.output import count, duration, emit, examples, say, say_error
 
 COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "killed": "yellow", "cancelled": "yellow"}
 
@@ -58,13 +58,13 @@ def _show(data: dict, out) -> None:
     line = Text("run ").append(data["id"], style="bold").append("  ")
     line.append(data["state"], style=COLOURS[data["state"]])
     line.append(f"  {duration(data['seconds'])}", style="dim")
-    out.print(line, soft_wrap=True)
+    say(out, line)
     facts = [f"attempts {len(data['attempts'])}"] if len(data["attempts"]) > 1 else []
     facts += ["isolated"] if data["isolated"] else []
     facts += [f"schedule {data['origin']}"] if data["origin"] else []
     facts += [f"commit {data['commit'][:10]}" + (" with changes" if data["modified"] else "")] if data["commit"] else []
     facts += [f"MLflow run {data['mlflow']['run'][:8]}"] if data["mlflow"].get("run") else []
-    out.print("  ".join(facts), style="dim", soft_wrap=True)
+    say(out, "  ".join(facts), style="dim")
     table = Table.grid(padding=(0, 1))
     for _ in range(5):
         table.add_column(no_wrap=True)
@@ -79,17 +79,15 @@ def _show(data: dict, out) -> None:
     out.print(table)
     for name, stage in data["stages"].items():
         for text in stage["warnings"]:
-            out.print(Text("warning: ", style="yellow").append(f"{name}: {text}", style="default"), soft_wrap=True)
+            say(out, Text("warning: ", style="yellow").append(f"{name}: {text}", style="default"))
     error = data["error"]
     if error and data["state"] == "failed":
         where = f"{error['stage']}: " if error.get("stage") else ""
-        out.print(Text("error: ", style="bold red").append(where + error["message"], style="default"), soft_wrap=True)
-        if error.get("hint"):
-            out.print(Text("  → ", style="cyan").append(error["hint"], style="default"), soft_wrap=True)
+        say_error(out, where + error["message"], error.get("hint"))
     elif data["state"] == "killed":
-        out.print("its process is gone; finished work is kept", soft_wrap=True)
+        say(out, "its process is gone; finished work is kept")
     if data["continue"]:
-        out.print(Text("continue with: ").append(data["continue"], style="bold"), soft_wrap=True)
+        say(out, Text("continue with: ").append(data["continue"], style="bold"))
 
 
 def _list(records: list[dict], out) -> None:

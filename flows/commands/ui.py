@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.output import console, examples
+from flows.output import console, examples, say
 
 
 def add(app: typer.Typer) -> None:
@@ -23,14 +23,14 @@ def add(app: typer.Typer) -> None:
         workspace = Workspace.find()
         out = console()
 
-        def say(addresses: dict[str, str]) -> None:
+        def tell(addresses: dict[str, str]) -> None:
             if as_json:
                 print(json.dumps(addresses), flush=True)
                 return
             for name, address in addresses.items():
-                out.print(f"{name:<9}{address}", markup=False, soft_wrap=True)
+                say(out, f"{name:<9}{address}")
             out.print("Ctrl-C ends what was started here", style="dim")
 
         if not as_json:
             out.print("starting …", style="dim")
-        pages.show(workspace, settings_module.load(workspace.params).profile, host=host, say=say)
+        pages.show(workspace, settings_module.load(workspace.params).profile, host=host, say=tell)
