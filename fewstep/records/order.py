@@ -30,15 +30,7 @@ class KeyedOrder:
         self.window = window
         self.full_records = samples // record_size
         self.windows = max(1, -(-self.full_records // window))
-        self._keyed: dict[tuple, Permutation] = {}
-
-    def _permutation(self, count: int, seed: int, purpose: str, *indices: int) -> Permutation:
-        key = (count, seed, purpose, *indices)
-        if key not in self._keyed:
-            if len(self._keyed) > 8:
-                self._keyed.clear()
-            self._keyed[key] = Permutation(count, seed, purpose, *indices)
-        return self._keyed[key]
+        self._windows: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
     def locate(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor]:
         """Where the samples ``position … position + size − 1`` of training lie.
@@ -52,23 +44,35 @@ class KeyedOrder:
             (records, rows), each (size,) int64.
         """
         records, rows = [], []
+        stride = self.window * self.record_size
         while size > 0:
             epoch, within = divmod(position, self.samples)
-            window = min(within // (self.window * self.record_size), self.windows - 1)
-            first = window * self.window * self.record_size
-            last = self.samples if window == self.windows - 1 else first + self.window * self.record_size
-            count = min(size, last - within)
-            places = torch.arange(within - first, within - first + count)
-            places = self._permutation(last - first, seed, "order-in-window", epoch, window)(places)
-            slots = first // self.record_size + torch.div(places, self.record_size, rounding_mode="floor")
-            records.append(self._records(seed, epoch, slots))
-            rows.append(places % self.record_size)
+            window = min(within // stride, self.windows - 1)
+            record, row = self._ordered(seed, epoch, window)
+            first = within - window * stride
+            count = min(size, len(row) - first)
+            records.append(record[first : first + count])
+            rows.append(row[first : first + count])
             position, size = position + count, size - count
         return torch.cat(records), torch.cat(rows)
 
+    def _ordered(self, seed: int, epoch: int, window: int) -> tuple[Tensor, Tensor]:
+        """(records, rows) of all samples of a window in their order; the last two windows are kept."""
+        key = (seed, epoch, window)
+        if key not in self._windows:
+            first = window * self.window * self.record_size
+            last = self.samples if window == self.windows - 1 else first + self.window * self.record_size
+            places = Permutation(last - first, seed, "order-in-window", epoch, window)(torch.arange(last - first))
+            slots = torch.arange(first // self.record_size, -(-last // self.record_size))
+            records = self._records(seed, epoch, slots)[torch.div(places, self.record_size, rounding_mode="floor")]
+            while len(self._windows) > 1:
+                self._windows.pop(next(iter(self._windows)), None)
+            self._windows[key] = records, places % self.record_size
+        return self._windows[key]
+
     def _records(self, seed: int, epoch: int, slots: Tensor) -> Tensor:
+        """The records at ``slots`` of the epoch; the last, shorter one keeps its place."""
         if self.full_records < 2:
             return slots
-        whole = slots < self.full_records
-        keyed = self._permutation(self.full_records, seed, "order-of-records", epoch)
-        return torch.where(whole, keyed(slots.clamp(max=self.full_records - 1)), slots)
+        keyed = Permutation(self.full_records, seed, "order-of-records", epoch)
+        return torch.where(slots < self.full_records, keyed(slots.clamp(max=self.full_records - 1)), slots)

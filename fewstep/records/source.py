@@ -100,14 +100,14 @@ class RecordSource:
             records: (N,) int64.
             rows: (N,) int64.
         """
-        result: dict[str, Tensor] = {}
-        for number in torch.unique(records).tolist():
-            where = torch.nonzero(records == number).flatten()
+        by_record = torch.argsort(records, stable=True)
+        numbers, counts = torch.unique_consecutive(records[by_record], return_counts=True)
+        parts: dict[str, list[Tensor]] = {}
+        for number, of_record in zip(numbers.tolist(), rows[by_record].split(counts.tolist()), strict=True):
             for name, tensor in self.record(number).items():
-                if name not in result:
-                    result[name] = tensor.new_empty((len(records), *tensor.shape[1:]))
-                result[name][where] = tensor[rows[where]]
-        return result
+                parts.setdefault(name, []).append(tensor.index_select(0, of_record))
+        back = torch.argsort(by_record)
+        return {name: torch.cat(part).index_select(0, back) for name, part in parts.items()}
 
     def check_sizes(self, record_size: int, path: Path) -> None:
         """CorruptData unless every record but the last holds ``record_size`` samples and the last at most that."""
