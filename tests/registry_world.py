@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import os
 import sys
 import tempfile
@@ -19,22 +18,25 @@ from tasks.tracking import Tracking
 CLASSES, SHAPE = 3, (1, 8, 8)
 
 
-def save_student(folder: Path, seed: int = 0) -> Path:
-    """A tiny class-conditional student as a stock diffusers pipeline with fewstep.json."""
+def save_student(folder: Path, kind: str = "ode") -> Path:
+    """A tiny class-conditional student as the pipeline exports it; `renoise` comes with a pipeline.py of its own."""
     import torch
-    from diffusers import ConsistencyModelPipeline, DDIMScheduler, UNet2DModel
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        unet = UNet2DModel(
-            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 8),
-            norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=CLASSES, add_attention=False,
-        )  # fmt: skip
-    scheduler = DDIMScheduler(prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing")
-    ConsistencyModelPipeline(unet=unet, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
-    info = {"sampler": {"kind": "ode", "steps": 1}, "num_classes": CLASSES, "sample_shape": SHAPE}
-    (folder / "fewstep.json").write_text(json.dumps(info))
+    from fewstep.adapters import Timestep
+    from fewstep.denoiser import Denoiser
+    from fewstep.export import export_student
+    from fewstep.processes import VariancePreserving
+    from fewstep.student_settings import SamplerSettings
+    from fewstep.students import Student
+    from fewstep.teachers import new_unet
+
+    chance = torch.Generator().manual_seed(0)
+    unet = new_unet(8, 1, CLASSES, (16, 16), 1, True, chance)
+    with torch.no_grad():  # a fresh network's last layer is zero: every class would look the same
+        for parameter in unet.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=chance), alpha=0.2)
+    denoiser = Denoiser(unet, VariancePreserving.cosine(), "v_prediction", SHAPE, CLASSES, CLASSES, Timestep(999))
+    export_student(Student(denoiser, SamplerSettings(kind=kind, steps=2 if kind == "renoise" else 1)), folder)
     return folder
 
 

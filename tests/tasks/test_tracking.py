@@ -158,3 +158,24 @@ def test_secrets_never_reach_the_database(tmp_path, monkeypatch):
     found = [path for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
     assert not found
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(runs(watcher))
+
+
+def test_reconcile_closes_what_dead_runs_left_open_and_nothing_else(tmp_path):
+    with_database(tmp_path)
+
+    def die_in_a_stage(name):
+        watcher = observer(tmp_path, run=name)
+        watcher.stage_started("distill", "key")
+        watcher.stage_progress("distill", 1, 2, metrics={"loss": 1.0}, step=1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for name in ("dead", "failed", "alive"):
+        assert Forked(lambda name=name: die_in_a_stage(name)).wait()[0] == -signal.SIGKILL
+    place, states = workspace(tmp_path), {"dead": "killed", "failed": "failed", "alive": "running"}
+    done = tracking.reconcile(place, is_alive=lambda name: name == "alive", states=states)
+    assert len(done) == 4 and tracking.reconcile(place, is_alive=lambda name: name == "alive", states=states) == []
+    watcher = observer(tmp_path, run="alive")
+    watcher.start()
+    found = {(run.data.tags["fewstep.run"], run.info.status) for run in runs(watcher)}
+    assert found == {("dead", "KILLED"), ("failed", "FAILED"), ("alive", "RUNNING")}
+    assert tracking.reconcile(workspace(tmp_path / "new", "sqlite:////nowhere/mlflow.db"), is_alive=bool, states={}) == []
