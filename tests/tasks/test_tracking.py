@@ -178,4 +178,5 @@ def test_reconcile_closes_what_dead_runs_left_open_and_nothing_else(tmp_path):
     watcher.start()
     found = {(run.data.tags["fewstep.run"], run.info.status) for run in runs(watcher)}
     assert found == {("dead", "KILLED"), ("failed", "FAILED"), ("alive", "RUNNING")}
-    assert tracking.reconcile(workspace(tmp_path / "new", "sqlite:////nowhere/mlflow.db"), is_alive=bool, states={}) == []
+    unused = workspace(tmp_path / "new", "sqlite:////nowhere/mlflow.db")
+    assert tracking.reconcile(unused, is_alive=bool, states={}) == []
