@@ -34,7 +34,8 @@ def examples(*lines: str) -> str:
 
 def say(out, text, style: str | None = None) -> None:
     """One paragraph: wrapped at words in a terminal, a single line where the output is read by a program."""
-    out.print(text, style=style, markup=False, soft_wrap=not out.is_terminal, overflow="fold")
+    wrap = out.is_terminal      # rich cuts off what it neither wraps nor lets overflow
+    out.print(text, style=style, markup=False, soft_wrap=not wrap, overflow="fold" if wrap else "ignore")
 
 
 def say_error(out, message: str, hint: str | None) -> None:
