@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ MACHINERY = {   # what every stage is run through: it decides whether and where,
 }
 
 
-def closure(module: str) -> set[str]:
+@functools.cache
+def closure(module: str) -> frozenset[str]:
     """Files of this project that importing and using `module` may load, without the machinery."""
     todo, seen = [module], set()
     while todo:
@@ -31,7 +33,7 @@ def closure(module: str) -> set[str]:
             home = _file(package) or ""     # a name that is no module, of a package that looks its names up when asked
             if home.endswith("__init__.py") and _file(found) is None and "def __getattr__" in (ROOT / home).read_text():
                 todo += [f"{package}.{file.stem}" for file in (ROOT / home).parent.glob("*.py")]
-    return seen
+    return frozenset(seen)
 
 
 def _file(module: str) -> str | None:

@@ -104,9 +104,9 @@ class FakeProject(Project):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return super().environment(**{"PATH": path, "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh", **more})
 
-    def all(self, **environment: str) -> dict[str, str]:
-        """Brings every stage up to date, one after the other, in one process; the outcome of each."""
-        done = self.python(ALL, **environment)
+    def all(self, *stages: str, **environment: str) -> dict[str, str]:
+        """Brings every stage (or those named) up to date, one after the other, in one process; the outcome of each."""
+        done = self.python(ALL, *stages, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(line.split()[:2] for line in done.stdout.splitlines())
 
