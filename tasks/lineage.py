@@ -74,7 +74,7 @@ def uses(registry: Registry, text: str) -> list[dict]:
     Each is {version, aliases, what}. Raises SettingsError for what cannot be the start of a hash.
     """
     wanted = text.lower()
-    if not re.fullmatch(r"[0-9a-f]{%d,64}" % _SHORTEST, wanted):
+    if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST},64}}", wanted):
         raise SettingsError(f"{text!r} is no hash: expected {_SHORTEST} to 64 hexadecimal digits")
     found = []
     for model in registry.models():
