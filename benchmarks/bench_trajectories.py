@@ -38,9 +38,9 @@ def network() -> UNet2DModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return UNet2DModel(
-            sample_size=16, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(32, 64, 96),
-            down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"), norm_num_groups=16,
+            sample_size=16, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(32, 64, 64),
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), norm_num_groups=16,
         ).eval()  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 TINY = {
-    "teacher.images": 768, "teacher.batch": 32, "teacher.channels": "[8, 8]", "teacher.check.samples": 64,
+    "teacher.images": 768, "teacher.batch": 32, "teacher.channels": "[16, 16]", "teacher.check.samples": 64,
     "teacher.check.steps": 4, "teacher.check.max_distance_ratio": 100.0,
     "trajectories.count": 96, "trajectories.steps": 4, "trajectories.record_size": 16,
     "trajectories.records_per_shard": 2,
