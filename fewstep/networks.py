@@ -44,13 +44,21 @@ def new_unet(
             out_channels=channels,
             layers_per_block=layers,
             block_out_channels=widths,
-            norm_num_groups=8,
+            norm_num_groups=_groups(min(widths)),
             down_block_types=("DownBlock2D",) * len(widths),
             up_block_types=("UpBlock2D",) * len(widths),
             num_class_embeds=(num_classes + bool(null_class)) or None if num_classes else None,
         ),
         generator,
     )
+
+
+def _groups(width: int) -> int:
+    """Groups of the normalisation: 8, or fewer so that none holds less than 4 channels.
+
+    A group of one channel would subtract the time and class embedding, which is constant over a channel.
+    """
+    return min(8, 2 ** ((width // 4).bit_length() - 1))
 
 
 class ResidualMLP(nn.Module):
