@@ -135,7 +135,7 @@ def variants(folder: Path, batch: int, cycles: int) -> tuple[dict[str, Callable[
     pairs = make_set(teacher(), settings, folder / "pairs", seed=0, teacher_digest="benchmark")
     work, images = {}, {}
     for name in recipe_names():
-        recipe = load_recipe(name).override(Overrides(batch=batch))
+        recipe = load_recipe(name).override(Overrides(batch=batch, precision="float32"))
         needs, turns = recipe.rounds[0].needs, sum(recipe.rounds[0].turns.values())
         sources = Sources(data=TensorData(x, y) if needs.data else None, pairs=pairs if needs.pairs else None)
         networks = {role: teacher() for role in ("student", "teacher", *recipe.rounds[0].roles)}

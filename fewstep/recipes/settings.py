@@ -72,7 +72,7 @@ class TrainingSettings(Strict):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Decay per update of the student's moving average, at most (1 + n) / (10 + n) after n updates; 0: no average."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    """auto: bfloat16 autocast on a device that has it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
 
 
 class RoleSettings(Strict):

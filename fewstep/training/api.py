@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.denoiser import Denoiser
-from fewstep.recipes import Recipe, load_recipe
+from fewstep.recipes import Overrides, Recipe, load_recipe
 from fewstep.students import Student
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training.distillation import Distillation
@@ -58,7 +58,9 @@ def distill(
     elif isinstance(data, tuple):
         data = TensorData(*data)
     trajectories = TrajectorySettings()
-    if closed_form:  # exact scores cost next to nothing: many pairs, precisely solved
+    if closed_form:  # exact scores cost next to nothing: many pairs, precisely solved; an MLP gains nothing by bf16
+        if recipe.training.precision == "auto":
+            recipe = recipe.override(Overrides(precision="float32"))
         count = min(max(recipe.images_of(0, images), 4096), 65536)
         trajectories = TrajectorySettings(count=count, steps=32, record_size=2048)
     with tempfile.TemporaryDirectory(prefix="fewstep-") as scratch:

@@ -7,10 +7,14 @@ import torch
 
 
 def resolve(precision: str, device: torch.device) -> str:
-    """The format that "auto" means on this device: bfloat16 autocast on a GPU that computes in it, else float32."""
+    """The format that "auto" means on this device: bfloat16 autocast where it computes in it, else float32."""
     if precision != "auto":
         return precision
-    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        there = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        has_it = any(there.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
     return "bfloat16" if has_it else "float32"
 
 

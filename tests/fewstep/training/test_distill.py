@@ -38,7 +38,7 @@ def judge(teacher: GaussianMixture, student) -> tuple[float, float, float, torch
 @pytest.mark.parametrize(
     ("name", "images", "part"),
     [
-        ("kd", 40_000, 0.2),
+        ("kd", 20_000, 0.25),
         pytest.param("reflow", 120_000, 0.2, marks=pytest.mark.slow),
         pytest.param("ect", 120_000, 0.5, marks=pytest.mark.slow),
         pytest.param("dmd2", 120_000, 0.25, marks=pytest.mark.slow),

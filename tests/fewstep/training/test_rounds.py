@@ -16,7 +16,7 @@ from tests.fewstep.training.small import BATCH, RECIPES, Pairs, data, finish, ru
 def test_one_and_two_parts_of_a_batch_give_the_same_gradients(name):
     found = []
     for parts in (1, 2):
-        trainer = trainer_of(name, accumulate=parts)
+        trainer = trainer_of(name, accumulate=parts, precision="float32")
         for k in range(len(trainer.cycle)):
             take_turn(trainer, k, update=False)
         found.append({(r, n): p.grad.clone() for r, o in trainer.optimisers.items()
@@ -135,3 +135,16 @@ def test_draws_depend_on_everything_but_the_order_they_are_asked_in():
     for changed in (Draws(1, 0, 3, 4, device), Draws(0, 1, 3, 4, device), Draws(0, 0, 4, 4, device)):
         assert not torch.equal(a, changed.normal("a", (2,)))
     assert not torch.equal(one.uniform("a"), one.gaussian("a"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_autocast_changes_the_step_a_little_and_weights_stay_float32(precision, tmp_path):
+    trainer = trainer_of("kd", precision=precision)
+    assert trainer.precision == precision
+    take_turn(trainer, 0)
+    assert all(value.dtype == torch.float32 for value in trainer.networks["student"].parameters())
+    plain = trainer_of("kd", precision="float32")
+    take_turn(plain, 0)
+    pairs = zip(trainer.networks["student"].parameters(), plain.networks["student"].parameters(), strict=True)
+    apart = max(float((a - b).detach().abs().max()) for a, b in pairs)
+    assert (apart == 0) == (precision == "float32") and apart < 1e-2
