@@ -7,7 +7,7 @@ document on stdout. A traceback is shown for `--debug` and for what can only be 
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
 
@@ -43,7 +43,7 @@ class LazyCommands(TyperGroup):
         return self.commands.get(cmd_name)
 
     def _load(self, name: str) -> None:
-        if name in self.commands or importlib.util.find_spec(f"flows.commands.{name}") is None:
+        if name in self.commands:
             return
         app = typer.Typer(rich_markup_mode="rich")
         importlib.import_module(f"flows.commands.{name}").add(app)

@@ -183,7 +183,7 @@ class LiveView(Observer):
             table.add_column(ratio=1, no_wrap=True)
             table.add_column(width=18 if wide else 5, justify="right", no_wrap=True)
             table.add_column(width=9, justify="right", no_wrap=True)
-            table.add_column(width=15 if wide else 13, justify="right", no_wrap=True)
+            table.add_column(width=15 if wide else 14, justify="right", no_wrap=True)
             for name, row in self.rows.items():
                 style = STYLES[row.state]
                 if row.state != "running":

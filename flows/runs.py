@@ -181,7 +181,7 @@ class Attempt:
             return
         raise NotAvailable(f"the Prefect server at {redact(os.environ.get('PREFECT_API_URL', ''))} stopped answering: "
                            f"{redact(str(error).splitlines()[0] if str(error) else type(error).__name__)}",
-                           hint=f"finished work is kept; when it is back: {self.record.resume_command}") from error
+                           hint=f"finished work is kept · continue with: {self.record.resume_command}") from error
 
     def _tell_prefect_cancelled(self) -> None:
         from flows.reconcile import set_state

@@ -73,6 +73,7 @@ def prefect_environment(workspace, api_url: str | None = None) -> dict[str, str]
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_CLIENT_MAX_RETRIES": "3",      # with growing pauses; a run survives a server that restarts
     }
     return values | ({"PREFECT_API_URL": api_url} if api_url else {})
 

@@ -24,7 +24,8 @@ class Project:
     def environment(self, **more: str) -> dict[str, str]:
         dropped = ("PREFECT_", "MLFLOW_TRACKING", "DVC_STAGE", "PYTEST_", "GIT_")
         values = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-        return values | {"PYTHONPATH": str(self.root), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "COLUMNS": "80",
+        path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
+        return values | {"PYTHONPATH": path, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "COLUMNS": "80",
                          "OMP_NUM_THREADS": "1"} | more
 
     def start(self, *arguments: str, **more: str) -> subprocess.Popen:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.mark.parametrize(("cron", "words"), [
     ("0 2 * *", "five fields"), ("61 * * * *", "no minute"), ("0 24 * * *", "no hour"),
-    ("0 0 0 * *", "day of the month"), ("0 0 * 13 *", "no month"), ("*/0 * * * *", "no minute"), ("a b c d e", "no minute"),
+    ("0 0 0 * *", "day of the month"), ("0 0 * 13 *", "no month"), ("*/0 * * * *", "no minute"),
 ])
 def test_a_bad_cron_line_is_named(cron, words):
     with pytest.raises(SettingsError, match=words):
