@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
-export OMP_NUM_THREADS ?= $(shell nproc)
 
 .PHONY: run test test-slow bench lint constraints environment clean
 

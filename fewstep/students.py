@@ -92,9 +92,9 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
     """A trainable student of `teacher`: same process, classes and prediction type.
 
     Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process. A variance-preserving student that
-    predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε yields an x0; the noise itself is the
-    state there. Fresh weights are keyed by `seed`. Raises SettingsError for a closed-form teacher, which has no weights:
-    fit a network to it first (fewstep.training does).
+    predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε yields an x0; the noise itself is
+    the state there. Fresh weights are keyed by `seed`. Raises SettingsError for a closed-form teacher, which has no
+    weights: fit a network to it first (fewstep.training does).
     """
     if not any(True for _ in teacher.network.parameters()):
         raise SettingsError(f"a {type(teacher).__name__} has no weights for a student; fit a network to it first")

@@ -15,12 +15,12 @@ from fewstep.metrics.features import load_extractor
 from fewstep.metrics.names import counted, solver_name
 from fewstep.metrics.protocol import store
 from fewstep.metrics.samples import collect, pack, unpack
-from fewstep.metrics.threads import single_threaded
 from fewstep.metrics.timing import time_sampling
 from fewstep.randomness import generator
 from fewstep.sampling import sample
 from fewstep.solvers import is_stochastic, network_evaluations, steps_for
 from fewstep.teachers import inspect_teacher, load_teacher
+from fewstep.threads import threads
 from tasks.files import atomic_write
 
 PARALLEL = True
@@ -114,7 +114,7 @@ def run_unit(ctx, unit: str) -> None:
     atomic_write(_file(ctx, unit), pack(sampled))
 
 
-@single_threaded()
+@threads(1)
 def finish(ctx) -> dict:
     everything = plan(ctx.settings)
     reference = teacher_unit(everything)

@@ -7,6 +7,7 @@ import torch
 from fewstep.classifier import accuracy, fit_components, load_features, save_features, train_classifier
 from fewstep.errors import SettingsError
 from fewstep.images import load_split
+from fewstep.threads import threads
 
 PARALLEL = False
 _FILES = ("features.safetensors", "features.json")  # the description is moved into place last
@@ -29,12 +30,8 @@ def units(ctx) -> list[str]:
 
 
 def run_unit(ctx, unit: str) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # gradients summed over several threads differ in their last bits
-    try:
+    with threads(1):  # gradients summed over several threads differ in their last bits
         model = _fitted(ctx)
-    finally:
-        torch.set_num_threads(threads)
     folder = ctx.scratch / unit
     folder.mkdir(parents=True, exist_ok=True)
     ctx.out.mkdir(parents=True, exist_ok=True)

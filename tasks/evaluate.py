@@ -18,9 +18,9 @@ from fewstep.metrics.features import load_extractor
 from fewstep.metrics.names import counted, solver_name
 from fewstep.metrics.protocol import restore, rounded, store
 from fewstep.metrics.samples import Sampled, collect, pack, unpack
-from fewstep.metrics.threads import single_threaded
 from fewstep.metrics.timing import time_sampling
 from fewstep.pictures import Block, save, side_by_side
+from fewstep.threads import threads
 from tasks.files import atomic_write
 
 PARALLEL = True
@@ -62,7 +62,7 @@ def run_unit(ctx, unit: str) -> None:
     atomic_write(_file(ctx, steps), pack(sampled))
 
 
-@single_threaded()
+@threads(1)
 def finish(ctx) -> dict:
     student = _student(ctx)
     examination = _examination(ctx, student)

@@ -101,8 +101,8 @@ _NETWORK = ("fewstep/adapters.py", "fewstep/denoiser.py", "fewstep/prediction.py
             "fewstep/randomness.py", "fewstep/teachers")
 _SAMPLING = ("fewstep/sampling.py", "fewstep/solvers.py")
 _STUDENT = ("fewstep/networks.py", "fewstep/recipes", "fewstep/student_settings.py", "fewstep/students.py")
-_TRAINING = ("fewstep/terms", "fewstep/training", "fewstep/trajectories")
-_MEASURING = ("fewstep/classifier.py", "fewstep/metrics")
+_TRAINING = ("fewstep/terms", "fewstep/threads.py", "fewstep/training", "fewstep/trajectories")
+_MEASURING = ("fewstep/classifier.py", "fewstep/metrics", "fewstep/threads.py")
 
 
 def _registry_gone(workspace: Workspace, manifest: Manifest) -> str | None:
@@ -121,7 +121,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("shard", "tasks.shard", "data/shards", (), _modules("tasks/shard.py", "tasks/rawdata.py", _IMAGES),
           ("seed", "data"), _shard, given=("images",)),
     Stage("classifier", "tasks.classifier", "data/classifier", ("shard",),
-          _modules("tasks/classifier.py", "fewstep/classifier.py", _IMAGES), ("seed", "evaluate"),
+          _modules("tasks/classifier.py", "fewstep/classifier.py", "fewstep/threads.py", _IMAGES), ("seed", "evaluate"),
           _classifier),
     Stage("teacher", "tasks.teacher", "data/teacher", ("shard",),
           _modules("tasks/teacher.py", _IMAGES, _NETWORK, _SAMPLING, _STUDENT, _TRAINING, "fewstep/metrics/__init__.py",

@@ -1,4 +1,4 @@
-"""A whole project in a temporary folder: this working tree's files, its own git history, DVC cache and tiny settings."""
+"""A whole project in a temporary folder: this tree's files, its own git history, DVC cache and tiny settings."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ def autocast(precision: str, device: torch.device) -> Any:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def fingerprint(device: torch.device, precision: str) -> dict[str, str]:
-    """Equal fingerprints give equal bits."""
+def fingerprint(device: torch.device, precision: str, threads: int) -> dict[str, str]:
+    """Equal fingerprints give equal bits. `threads`: that one operation uses on a CPU."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "torch": torch.__version__,
         "device": f"{device.type} {name}",
-        "threads": str(torch.get_num_threads()) if device.type == "cpu" else "any",
+        "threads": str(threads) if device.type == "cpu" else "any",
         "precision": precision,
     }

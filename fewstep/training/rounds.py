@@ -4,6 +4,7 @@ Every start is a resume: the round goes on from the newest checkpoint in its fol
 function of (seed, round, step), so a resumed round equals an uninterrupted one bit for bit under one fingerprint.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from fewstep.errors import DataDiffers, SettingsError
 from fewstep.randomness import derive
 from fewstep.recipes import Recipe
 from fewstep.terms import build
+from fewstep.threads import threads, useful_threads
 from fewstep.training.checkpoints import Checkpoint, Checkpoints
 from fewstep.training.draws import Draws
 from fewstep.training.ema import Average, load_exactly
@@ -81,10 +83,12 @@ class RoundTrainer:
         for network in self.networks.values():
             network.requires_grad_(False)
         self.precision = resolve(self.training.precision, self.device)
-        self.fingerprints = [fingerprint(self.device, self.precision)]
+        self.threads = useful_threads(self.training.batch * math.prod(self.networks["student"].sample_shape))
+        self.fingerprints = [fingerprint(self.device, self.precision, self.threads)]
         self.terms = [build(settings) for settings in self.round.terms]
         self.features = frozenset(r for r in self.networks for term in self.terms if term.reads_features(r))
-        self._prepare_heads()
+        with threads(self.threads):
+            self._prepare_heads()
         self.optimisers = {role: self._optimiser(role) for role in self.round.turns}
         self.average = Average(self.networks["student"], self.training.ema)
         self.checkpoints = None if folder is None else Checkpoints(Path(folder), warn)
@@ -96,7 +100,11 @@ class RoundTrainer:
         Raises NonFinite (naming step, term and role), SettingsError for a checkpoint of other settings, DataDiffers for
         one whose state is damaged or incomplete.
         """
-        step, started, last_images = self._resume(), time.monotonic(), 0
+        with threads(self.threads):
+            return self._run(on_progress)
+
+    def _run(self, on_progress: OnProgress | None) -> "Denoiser":
+        step, started = self._resume(), time.monotonic()
         interval = self._report_interval()
         figures, trained = Figures(self.where), None
         last_images = step * self.training.batch

@@ -109,7 +109,7 @@ def mlflow_facts(project: Project) -> tuple[list, list[str]]:
 
 
 def kill_flow(project: Project, moments: list[float]) -> int:
-    """`fewstep run`, killed with everything it started at the given moments after its start, then resumed to its end."""
+    """`fewstep run`, killed with all it started at the given moments after its start, then resumed to its end."""
     hits = 0
     for moment in moments:
         hits += kill_after(project.start("run"), moment)
