@@ -6,6 +6,7 @@ are executed, in a process of their own.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -254,8 +255,14 @@ def show_results(root: Path, name: str, out, pictures: Path | None = None) -> No
         out.print(summary.table(root))
     pictures = pictures or root / "data" / "evaluation" / "grid.png"
     lines = [("look at", str(pictures))] if pictures.exists() else []
-    lines += [("sample", f"fewstep sample fewstep-{name}@champion"),
-              ("lineage", f"fewstep lineage fewstep-{name}@champion"), ("pages", "fewstep ui")]
+    model = f"fewstep-{name}@candidate"
+    registration = root / "data" / "registration" / "registration.json"
+    if registration.exists():
+        found = json.loads(registration.read_text())
+        model = f"{found['model']}/{found['version']}"
+        became = "promoted to @champion" if found["promoted"] else f"not promoted: {'; '.join(found['reasons'])}"
+        lines.append(("model", f"{model}, {became}"))
+    lines += [("sample", f"fewstep sample {model}"), ("lineage", f"fewstep lineage {model}"), ("pages", "fewstep ui")]
     out.print()
     for label, text in lines:
         say(out, f"{label:<9}{text}")
