@@ -112,7 +112,8 @@ def open_set(folder: Path | str, cache_bytes: int = CACHE_BYTES) -> TrajectorySe
 
     Args:
         folder: of the set.
-        cache_bytes: memory for decoded records.
+        cache_bytes: memory for decoded records. It bounds how many records are mixed with each other, so the order of
+            :meth:`TrajectorySet.batch` depends on it.
 
     Raises:
         SettingsError: there is none in ``folder``.

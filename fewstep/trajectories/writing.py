@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,24 +16,11 @@ from fewstep.trajectories import description
 from fewstep.trajectories.backends import Backends
 from fewstep.trajectories.key import backend, set_key
 from fewstep.trajectories.keyed import sample_condition, sample_noise
+from fewstep.trajectories.network import one_thread
 from fewstep.trajectories.plan import SetPlan
 from fewstep.trajectories.previous import PreviousSet
 
 _STORED = {"float32": torch.float32, "float16": torch.float16}
-
-
-@contextmanager
-def _one_thread(device: torch.device):
-    """One thread per operation on a CPU: the bits then cannot depend on how many workers share the machine, and
-    workers on all cores are faster than operations on all cores."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
 
 
 class SetWriter:
@@ -102,9 +88,9 @@ class SetWriter:
         """
         plan, settings = self.plan, self.plan.settings
         indices = plan.indices_of(record)
-        condition = sample_condition(plan.seed, indices, plan.num_classes)
         device = plan.device
         with torch.inference_mode():
+            condition = sample_condition(plan.seed, indices, plan.num_classes)
             made = sample(
                 denoiser,
                 sample_noise(plan.seed, indices, plan.shape).to(device),
@@ -156,7 +142,7 @@ class SetWriter:
     def _make(self, teacher: Denoiser, records: list[int], on_record: Callable[[int], None] | None) -> None:
         # The next batch is computed while the one before is written and synced; at most one waits.
         pending: Future | None = None
-        with _one_thread(self.plan.device), ThreadPoolExecutor(1, thread_name_prefix="record-writer") as writer:
+        with one_thread(self.plan.device), ThreadPoolExecutor(1, thread_name_prefix="record-writer") as writer:
             for record in records:
                 payload = self.make_batch(teacher, record)
                 if pending is not None:

@@ -155,6 +155,24 @@ def test_automatic_compilation_looks_at_the_settings_only():
     assert plan_set(teacher, long, seed=3, teacher_digest="t").settings.compile is True
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "guidance": 2.0}])
+def test_compiled_once_for_all_workers(tmp_path, changes):
+    settings = changed(compile=True, **changes)
+
+    def workers(count):
+        def execute(work, shards):
+            in_threads(count)(torch._dynamo.config.patch(error_on_recompile=True)(work), shards)
+
+        return execute
+
+    one = make(tmp_path / "one", settings, execute=workers(1))
+    make(tmp_path / "three", settings, execute=workers(3))
+    assert files(tmp_path / "one") == files(tmp_path / "three")
+    plain = make(tmp_path / "plain", changed(**changes)).samples(range(18))["x"]
+    assert (one.samples(range(18))["x"] - plain).norm() / plain.norm() < (2e-2 if changes else 1e-4)
+
+
 # The same bytes, however they came about
 
 
