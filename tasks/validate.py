@@ -15,6 +15,7 @@ def validate(root: Path, settings: Settings) -> None:
 
     recipe = load_recipe(_recipe(root, settings))
     _states(settings, recipe)
+    _solvers(settings)
     given = graph.given(settings, root)
     classes = None
     if given["teacher"] is not None:
@@ -43,3 +44,13 @@ def _states(settings: Settings, recipe) -> None:
     if missing:
         raise SettingsError(f"recipe {recipe.name} needs the states {missing} of the teacher's trajectories, "
                             f"trajectories.keep has {list(kept)}", hint="leave trajectories.keep out, or set it to all")
+
+
+def _solvers(settings: Settings) -> None:
+    from fewstep.solvers import is_stochastic, scheduler_name
+
+    if is_stochastic(settings.trajectories.solver):
+        raise SettingsError(f"trajectories.solver is {settings.trajectories.solver!r}, which draws noise on the way: "
+                            "a sample would be no function of its noise", hint="take dpmsolver++, say")
+    for solver in settings.evaluate.solvers:
+        scheduler_name(solver)

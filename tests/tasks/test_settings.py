@@ -111,6 +111,16 @@ def test_a_recipe_whose_states_are_not_kept_is_refused(tmp_path):
         validate(tmp_path, loaded)
 
 
+@pytest.mark.parametrize(("section", "message"), [
+    ({"trajectories": {"solver": "dpmsolver"}}, r"unknown solver 'dpmsolver'; did you mean 'dpmsolver\+\+'"),
+    ({"trajectories": {"solver": "ddpm"}}, "draws noise on the way"),
+    ({"evaluate": {"solvers": ["ddim", "heum"]}}, "unknown solver 'heum'; did you mean 'heun'"),
+])
+def test_solvers_are_checked_before_any_work(tmp_path, section, message):
+    with pytest.raises(SettingsError, match=message):
+        validate(tmp_path, settings.parse(settings.Settings, section, "p"))
+
+
 def test_every_key_is_read_somewhere():
     """A key nobody reads is a promise nobody keeps: its name must occur in code other than its declaration."""
     flat = {stage.name: _leaves(stage.settings(settings.Settings())) for stage in STAGES}
