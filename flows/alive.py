@@ -27,9 +27,14 @@ def working_on(workspace: Workspace, flow_run: str) -> Iterator[None]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-        path.unlink(missing_ok=True)    # ended in order: Prefect knows
-    finally:
+    finally:        # the process goes on and tells Prefect how it ended
+        forget(workspace, flow_run)
         os.close(handle)
+
+
+def forget(workspace: Workspace, flow_run: str) -> None:
+    """The flow run's end is known to Prefect."""
+    _path(workspace, flow_run).unlink(missing_ok=True)
 
 
 def known_here(workspace: Workspace, flow_run: str) -> bool:

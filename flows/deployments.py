@@ -15,6 +15,7 @@ from prefect import flow, get_run_logger
 
 from flows.alive import working_on
 from flows.schedules import Schedule
+from flows.server import HEARTBEAT
 from tasks.lock import die_with_parent
 from tasks.workspace import Workspace
 
@@ -76,4 +77,5 @@ def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> str:
     source = scheduled.from_source(source=str(Path(__file__).resolve().parents[1]), entrypoint=ENTRYPOINT)
     return str(source.deploy(
         name=schedule.name, work_pool_name=schedule.pool, schedule=Cron(schedule.cron, timezone=schedule.timezone),
-        parameters=parameters(workspace, schedule), tags=["fewstep"], build=False, push=False, print_next_steps=False))
+        parameters=parameters(workspace, schedule), tags=["fewstep"], build=False, push=False, print_next_steps=False,
+        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}}))

@@ -113,7 +113,7 @@ def settle_flow_runs(workspace: Workspace, store: RunStore) -> list[str]:
         FlowRunFilterStateType,
     )
 
-    from flows.alive import holds, known_here
+    from flows.alive import forget, holds, known_here
 
     lines = []
     with get_client(sync_client=True) as client:
@@ -130,6 +130,7 @@ def settle_flow_runs(workspace: Workspace, store: RunStore) -> list[str]:
                 continue
             state, message = _true_state(record)
             set_state(str(run.id), state, message, client=client)
+            forget(workspace, str(run.id))
             lines.append(f"{run.name}: {run.state.name} → {state}")
     return lines
 

@@ -16,14 +16,22 @@ from uuid import UUID
 
 from fewstep.errors import Busy, FewstepError
 from flows import schedules
-from flows.server import Child, is_free, prefect_environment, serving, serving_path, source_path, start_prefect
+from flows.server import (
+    HEARTBEAT,
+    Child,
+    is_free,
+    prefect_environment,
+    serving,
+    serving_path,
+    source_path,
+    start_prefect,
+)
 from tasks.runs import now
 from tasks.workspace import Workspace
 
 PORT = 4200
 LOOK_SECONDS = 3.0          # how soon a new schedule takes effect
-HEARTBEAT = 30              # seconds; Prefect's least
-SILENCE = 90                # a flow run that was silent for so long is marked Crashed by the automation
+SILENCE = 6 * HEARTBEAT     # seconds; a flow run that was silent for so long is marked Crashed by the automation
 AUTOMATION = "fewstep: mark silent runs as crashed"
 
 
@@ -43,7 +51,6 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
             os.pwrite(handle, json.dumps(facts).encode(), 0)
             os.environ.update(prefect_environment(workspace, f"{child.url}/api"))
             os.environ.update({"FEWSTEP_SERVE_PID": str(os.getpid()), "PYTHONPATH": source_path(dict(os.environ)),
-                               "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
                                "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
             say(f"Prefect {child.url}   (its log: {log})")
             asyncio.run(_Service(workspace, child, limit, say).run())
@@ -159,6 +166,8 @@ async def create_zombie_automation() -> None:
             name=AUTOMATION, description="Created by `fewstep serve`; `fewstep reconcile` does this without a server.",
             trigger=EventTrigger(after={"prefect.flow-run.heartbeat"}, expect={"prefect.flow-run.heartbeat", *final},
                                  match={"prefect.resource.id": "prefect.flow-run.*"},
+                                 match_related={"prefect.resource.role": "tag",
+                                                "prefect.resource.id": "prefect.tag.fewstep"},
                                  for_each={"prefect.resource.id"}, posture=Posture.Proactive, threshold=1,
                                  within=timedelta(seconds=SILENCE)),
             actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat: its process is gone")]))

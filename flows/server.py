@@ -26,6 +26,7 @@ from fewstep.errors import FewstepError, NotAvailable
 from tasks.redaction import redact
 
 START_SECONDS = 180.0       # a first start migrates an empty database; many may start at once on a slow machine
+HEARTBEAT = 30              # seconds; Prefect's least
 ATTEMPTS = 5                # for a server given by URL, with growing pauses: about 8 seconds
 
 
@@ -73,6 +74,7 @@ def prefect_environment(workspace, api_url: str | None = None) -> dict[str, str]
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
         "PREFECT_CLIENT_MAX_RETRIES": "3",      # with growing pauses; a run survives a server that restarts
     }
     return values | ({"PREFECT_API_URL": api_url} if api_url else {})

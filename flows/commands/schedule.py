@@ -87,6 +87,7 @@ def _server(workspace, schedule) -> str | None:
 
 
 def _to_pool(workspace, schedule) -> None:
+    import asyncio
     import os
 
     from fewstep.errors import FewstepError, NotAvailable, SettingsError
@@ -100,10 +101,12 @@ def _to_pool(workspace, schedule) -> None:
 
         from flows.deployments import deploy_to_pool
         from flows.logs import logs_to
+        from flows.serve import create_zombie_automation
 
         with logs_to(log):
             try:
                 deploy_to_pool(workspace, schedule)
+                asyncio.run(create_zombie_automation())
             except (ObjectNotFound, ValueError) as error:
                 if "work pool" in str(error).lower() or isinstance(error, ObjectNotFound):
                     raise NotAvailable(f"the Prefect server has no work pool {schedule.pool!r}", hint=f"`prefect "

@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import psutil
@@ -112,6 +114,35 @@ def test_a_schedule_runs_isolated_and_nothing_outlives_serve(project):
     project.fewstep("schedule", "remove", "often")
     assert project.json("resume")["run"] == run
     assert "seed: 5" not in (project.root / "params.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_schedule_for_a_work_pool_is_a_deployment_on_the_given_server(project):
+    serve = project.start("serve", "--port", str(free_port()))
+    try:
+        facts = wait_for(lambda: (project.root / ".fewstep" / "serve.json").read_text()
+                         if (project.root / ".fewstep" / "serve.json").exists() else None)
+        api = json.loads(facts)["url"] + "/api"
+        arguments = ["schedule", "--name", "pooled", "--cron", "0 2 * * *", "--pool", "gpus"]
+        assert "work-pool create gpus" in project.fewstep(*arguments, code=4, PREFECT_API_URL=api).stderr
+        assert project.json("schedule", "list") == []
+        home = str(project.root / ".fewstep" / "prefect")
+        subprocess.run([sys.executable, "-m", "prefect", "work-pool", "create", "gpus", "--type", "process"],
+                       check=True, env=project.environment(PREFECT_API_URL=api, PREFECT_HOME=home))
+        assert "work pool gpus" in project.fewstep(*arguments, PREFECT_API_URL=api).stdout
+        assert names(api) == ["pooled"]
+        project.fewstep("schedule", "remove", "pooled", PREFECT_API_URL=api)
+        assert names(api) == []
+    finally:
+        serve.send_signal(signal.SIGTERM)
+        serve.communicate(timeout=60)
+
+
+def names(api):
+    import urllib.request
+
+    request = urllib.request.Request(api + "/deployments/filter", b"{}", {"Content-Type": "application/json"})
+    return [item["name"] for item in json.loads(urllib.request.urlopen(request, timeout=30).read())]
 
 
 @pytest.mark.slow
