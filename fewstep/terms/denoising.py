@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 def own_error(denoiser: "Denoiser", prediction: "Prediction", x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Squared error of what the network itself predicts, mean over dimensions: (N,).
 
-    epsilon |e - z|^2 (Ho et al., 2006.11239, eq. 14); v = alpha z - sigma x (Salimans and Ho, 2202.00512); flow z - x
-    (Lipman et al., 2210.02747); sample (1 + 1 / nu^2) |x' - x|^2 with nu = sigma / alpha, the weight that makes the
-    error of a preconditioned network unit-sized for unit data (Karras et al., 2206.00364, table 1).
+    epsilon |e - z|^2 (Ho et al., 2006.11239, eq. 14); v = alpha z - sigma x of the state scaled to unit variance
+    (Salimans and Ho, 2202.00512); flow z - x (Lipman et al., 2210.02747); sample (1 + 1 / nu^2) |x' - x|^2 with
+    nu = sigma / alpha, the weight that makes the error of a preconditioned network unit-sized for unit data (Karras et
+    al., 2206.00364, table 1).
     """
     kind, process = denoiser.prediction_type, denoiser.process
     alpha, sigma = per_sample(process.alpha(t), x0), per_sample(process.sigma(t), x0)
     output = from_pair(prediction.x0, prediction.epsilon, alpha, sigma, kind)
     error = squared(output, from_pair(x0, noise, alpha, sigma, kind))
+    if kind == "v_prediction":
+        return error / (alpha.square() + sigma.square()).flatten()
     return error * (1 + (alpha / sigma).square()).flatten() if kind == "sample" else error
 
 

@@ -64,7 +64,7 @@ def fit(teacher: GaussianMixture, seed: int, device: torch.device | str = "cpu",
         with torch.no_grad():
             target = teacher.predict(x_t, t, step.condition).as_type("v_prediction").float()
         found = student.predict(x_t, t, step.condition).as_type("v_prediction")
-        squared(found, target).mean().backward()
+        (squared(found, target) / teacher.process.scale(t).square()).mean().backward()
         optimiser.step((k + 1) / (steps + 1))
         average.update(k)
     student.load_state_dict(average.weights)

@@ -70,7 +70,7 @@ def test_denoising_is_the_posterior_variance_and_stationary_at_the_exact_denoise
         t = step.times(times)
         a, s = process.alpha(t), process.sigma(t)
         x0 = S**2 * s**2 / (a**2 * S**2 + s**2)  # variance of x0 given x_t
-        factor = {"sample": 1 + (a / s) ** 2, "epsilon": (a / s) ** 2, "v_prediction": (a**2 / s + s) ** 2,
+        factor = {"sample": 1 + (a / s) ** 2, "epsilon": (a / s) ** 2, "v_prediction": 1 + (a / s) ** 2,
                   "flow_prediction": (1 + a / s) ** 2}[kind]  # fmt: skip
         expected.append((x0 * factor).mean())
     mean, error = mean_and_error([f - e for f, e in zip(found, expected, strict=True)])
