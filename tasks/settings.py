@@ -49,7 +49,7 @@ class TeacherCheck(Strict):
     """What a teacher must fulfil. Distances are sliced Wasserstein, relative to real against real."""
 
     samples: Annotated[int, Field(ge=16)] = 512
-    steps: Count = 64
+    steps: Count = 32
     max_distance_ratio: Positive = 4.0
     max_terminal_snr: Positive = 0.01
 
@@ -59,7 +59,7 @@ class Teacher(Strict):
 
     source: str = "train"
     path: str | None = None
-    images: Count = 300_000
+    images: Count = 250_000
     batch: Count = 128
     lr: Positive = 1.5e-3
     channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 32)
