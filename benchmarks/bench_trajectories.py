@@ -1,6 +1,6 @@
 """Making trajectories: the stage against bare network calls and against diffusers' own pipeline call.
 
-    python -m benchmarks.bench_trajectories [--no-compile] [--images N] [--rounds N] [--json FILE] [--markdown FILE]
+    python -m benchmarks.bench_trajectories [--compile] [--images N] [--rounds N] [--json FILE] [--markdown FILE]
 
 A UNet of 1 M parameters on 1 x 16 x 16 images, DDIM with 20 steps. The stage is what `make_set` does: keyed noise,
 solver, checksums, files synced to disk. bf16 weights, one single-threaded worker per core; the pipelines have fp32
@@ -10,7 +10,6 @@ time is reported beside the ratios.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -98,9 +97,7 @@ def main(arguments: list[str] | None = None) -> dict:
     """Measure, print and return the figures."""
     parser = measure.parser(__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=512, help="images per turn of the stage")
-    parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the network (default)"
-    )
+    parser.add_argument("--compile", action="store_true", help="compile the network before the clock starts")
     options = parser.parse_args(arguments)
     cores = len(os.sched_getaffinity(0))
     count = max(1, options.images // (BATCH * cores)) * BATCH * cores
