@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+import pytest
+
 os.environ.update(
     DO_NOT_TRACK="true",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
@@ -14,3 +16,12 @@ os.environ.update(
     HF_HOME=os.environ.get("HF_HOME") or tempfile.mkdtemp(prefix="fewstep-hf-"),   # pipeline.py files are copied there
     OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),
 )
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before():
+    """What a test puts into the environment (Prefect's home, addresses of servers) ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -91,6 +91,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path, monkeypatch):
         child.stop()
 
 
-def test_prefect_is_configured_by_the_checkout_not_by_the_user(tmp_path):
+def test_prefect_is_configured_by_the_checkout_not_by_the_user(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
     values = prefect_environment(Workspace(tmp_path))
     assert values["PREFECT_HOME"].startswith(str(tmp_path)) and values["DO_NOT_TRACK"] == "true"
