@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.lock import said_by_holder
 from tasks.workspace import Workspace
 
 
@@ -44,14 +45,4 @@ def known_here(workspace: Workspace, flow_run: str) -> bool:
 
 def holds(workspace: Workspace, flow_run: str) -> bool:
     """Whether a process works on it now."""
-    try:
-        handle = os.open(_path(workspace, flow_run), os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return said_by_holder(_path(workspace, flow_run)) is not None

@@ -8,9 +8,7 @@ socket that the parent has bound, so no two runs ever fight for a port. Nothing 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
-import json
 import os
 import socket
 import subprocess
@@ -23,6 +21,7 @@ from urllib.parse import urlsplit
 
 import tasks.environment
 from fewstep.errors import FewstepError, NotAvailable
+from tasks.lock import said_by_holder
 from tasks.redaction import redact
 
 START_SECONDS = 180.0       # a first start migrates an empty database; many may start at once on a slow machine
@@ -190,20 +189,7 @@ def serving_path(workspace) -> Path:
 
 def serving(workspace) -> dict | None:
     """`{url, pid, started}` of the `fewstep serve` of this repository, or None. Asks the kernel who holds the file."""
-    try:
-        handle = os.open(serving_path(workspace), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
-        try:
-            return json.loads(os.pread(handle, 65536, 0) or b"null")
-        except ValueError:
-            return None
-    finally:
-        os.close(handle)
+    return said_by_holder(serving_path(workspace)) or None
 
 
 @contextlib.contextmanager

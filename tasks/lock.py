@@ -63,8 +63,13 @@ def workspace_lock(workspace: Workspace, run_name: str) -> Iterator[None]:
 
 def holder(workspace: Workspace) -> dict | None:
     """`{run, pid}` of the run that holds the checkout now, or None. Asks the kernel, not the file's text."""
+    return said_by_holder(lock_path(workspace))
+
+
+def said_by_holder(path: Path) -> dict | None:
+    """The JSON in the file at `path` while a process holds its lock ({} for no text); None when none does."""
     try:
-        handle = os.open(lock_path(workspace), os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
@@ -78,7 +83,7 @@ def holder(workspace: Workspace) -> dict | None:
 
 def _read(handle: int) -> dict:
     try:
-        return json.loads(os.pread(handle, 4096, 0) or b"{}")
+        return json.loads(os.pread(handle, 65536, 0) or b"{}") or {}
     except ValueError:
         return {}
 

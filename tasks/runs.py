@@ -21,6 +21,7 @@ from pathlib import Path
 
 from fewstep.configuration import nearest
 from fewstep.errors import Busy, DataDiffers, NotAvailable, SettingsError
+from tasks.lock import said_by_holder
 from tasks.observe import Observer
 from tasks.redaction import redact
 
@@ -191,17 +192,7 @@ class RunStore:
 
     def alive(self, run: str) -> bool:
         """True while a process works on the run: asked of the kernel, not of the record."""
-        try:
-            handle = os.open(self.lock_path(run), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        return said_by_holder(self.lock_path(run)) is not None
 
     def state(self, record: RunRecord) -> str:
         """The true state: `killed` for a record that says running while no process holds its lock."""
