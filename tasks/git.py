@@ -73,7 +73,8 @@ def tag_snapshot(root: Path, name: str, files: dict[str, Path | bytes | str]) ->
     known = git(root, "rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{tree}}", check=False)
     if known:
         if known != tree:
-            raise FewstepError(f"the git tag {name} exists and holds something else")
+            raise FewstepError(f"the git tag {name} exists and holds something else",
+                               hint=f"if nobody needs it: git tag --delete {name}")
         return git(root, "rev-parse", f"refs/tags/{name}^{{commit}}")
     date = git(root, "show", "--no-patch", "--format=%cd", "--date=raw", parent)
     stamps = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}

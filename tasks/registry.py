@@ -5,6 +5,7 @@ student lies in the registered MLflow model. Aliases: `candidate` (newest regist
 """
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
@@ -45,7 +46,8 @@ class Version:
 
     @property
     def git_tag(self) -> str:
-        return f"fewstep/{self.model}/v{self.number}"
+        """Names the version and its registered model: a clone may bring the tags of another registry's version 1."""
+        return f"fewstep/{self.model}/v{self.number}-{hashlib.sha256(self.source.encode()).hexdigest()[:8]}"
 
     def json(self, tag: str) -> dict:
         """A tag that holds JSON; empty where it is missing."""

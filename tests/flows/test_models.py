@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,9 @@ def test_registered_versions_carry_what_they_came_from(project, fewstep):
     kept = {Path(item.path).name for item in registry.tracking.call("list_artifacts", second.run_id, "snapshot")}
     assert kept >= {"params.yaml", "dvc.lock", "manifests", "metrics.json", "grid.png"}
     tags = subprocess.run(["git", "tag"], cwd=project.folder, capture_output=True, text=True).stdout.split()
-    assert tags == ["fewstep/fewstep-digits/v1", "fewstep/fewstep-digits/v2"]
+    assert tags == [first.git_tag, second.git_tag] and first.git_tag.startswith("fewstep/fewstep-digits/v1-")
+    elsewhere = replace(first, source="models:/m-of-another-registry")
+    assert elsewhere.git_tag not in tags, "version 1 of another registry, whose tags a clone brings, is another tag"
 
 
 def test_lineage_verifies_every_byte(fewstep):
