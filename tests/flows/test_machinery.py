@@ -42,18 +42,18 @@ def test_many_units_share_tasks():
 
 def test_what_libraries_say_goes_into_the_file(tmp_path, capfd):
     path = tmp_path / "a" / "log"
-    logger = logging.getLogger("mlflow.something")
+    logger = logging.getLogger("uvicorn.something")
     handler = logging.StreamHandler()
-    logging.getLogger("mlflow").addHandler(handler)
+    logging.getLogger("uvicorn").addHandler(handler)
     try:
         with logs_to(path):
             logger.error("an error of a library")
             warnings.warn("a warning of a library", stacklevel=1)
             print("a print of a library")
             print("100%|####", file=sys.stderr)
-        assert handler in logging.getLogger("mlflow").handlers
+        assert handler in logging.getLogger("uvicorn").handlers
     finally:
-        logging.getLogger("mlflow").removeHandler(handler)
+        logging.getLogger("uvicorn").removeHandler(handler)
     text = path.read_text()
     for words in ("an error of a library", "a warning of a library", "a print of a library", "100%"):
         assert words in text
