@@ -80,7 +80,7 @@ def _pull(workspace, names: list[str], place) -> None:
     if not absent:
         return
     try:
-        versioning._fetch(workspace, absent)
+        versioning.fetch(workspace, absent)
     except NotAvailable:
         raise
     except FewstepError as error:

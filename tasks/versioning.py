@@ -208,7 +208,7 @@ def materialise(workspace: Workspace, key: str, target: Path) -> None:
     files = json.loads(place(known["md5"]).read_bytes())
     absent = [row["md5"] for row in files if not place(row["md5"]).is_file()]
     if absent:
-        _fetch(workspace, absent)
+        fetch(workspace, absent)
     target.mkdir(parents=True, exist_ok=True)
     for row in files:
         relative = PurePosixPath(row["relpath"])
@@ -222,7 +222,7 @@ def materialise(workspace: Workspace, key: str, target: Path) -> None:
             raise NotAvailable(f"DVC's cache lacks {relative} of {known['stage']} {key[:12]}") from None
 
 
-def _fetch(workspace: Workspace, hashes: list[str]) -> None:
+def fetch(workspace: Workspace, hashes: list[str]) -> None:
     from dvc_data.hashfile.hash_info import HashInfo
 
     with repository(workspace) as repo:
