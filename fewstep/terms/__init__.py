@@ -1,4 +1,4 @@
-"""The summands that objectives are made of. Their settings stand, torch-free, in fewstep/recipes/terms.py."""
+"""The summands that objectives are made of. Their settings stand, torch-free, in fewstep/recipes/terms."""
 
 from fewstep.recipes.terms import TermSettings
 from fewstep.terms.adversarial import Adversarial

@@ -1,0 +1,42 @@
+"""The typed settings of every term, one file per term; the mathematics stands in fewstep/terms. Torch-free.
+
+A new term: its settings here (they join `AnyTerm`), its file of the same name in fewstep/terms.
+"""
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BeforeValidator, Field
+
+from fewstep.configuration import unknown
+from fewstep.recipes.terms.adversarial import Adversarial
+from fewstep.recipes.terms.base import Needs, TermSettings
+from fewstep.recipes.terms.consistency import Consistency
+from fewstep.recipes.terms.denoising import Denoising
+from fewstep.recipes.terms.distribution_matching import DistributionMatching
+from fewstep.recipes.terms.flow_matching import FlowMatching
+from fewstep.recipes.terms.regression import Regression
+
+__all__ = [
+    "Adversarial",
+    "AnyTerm",
+    "Consistency",
+    "Denoising",
+    "DistributionMatching",
+    "FlowMatching",
+    "Needs",
+    "Regression",
+    "TermSettings",
+]
+
+_Any = Denoising | Regression | FlowMatching | Consistency | DistributionMatching | Adversarial
+_NAMES = tuple(get_args(kind.model_fields["term"].annotation)[0] for kind in get_args(_Any))
+
+
+def _known(data: Any) -> Any:
+    name = data.get("term") if isinstance(data, dict) else None
+    if isinstance(name, str) and name not in _NAMES:
+        raise ValueError(unknown("term", name, _NAMES))
+    return data
+
+
+AnyTerm = Annotated[_Any, Field(discriminator="term"), BeforeValidator(_known)]

@@ -1,0 +1,50 @@
+"""What every term's settings have, and what an objective may ask for. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fewstep.configuration import Strict
+from fewstep.recipes.settings import RoleSettings
+
+
+class Needs(Strict):
+    """What an objective asks for: real data, cached pairs, stored states of trajectories, a live teacher."""
+
+    data: bool = False
+    pairs: bool = False
+    states: Literal["all"] | tuple[int, ...] | None = None
+    teacher: bool = False
+
+    def __or__(self, other: "Needs") -> "Needs":
+        lists = {self.states, other.states} - {None}
+        states = None if not lists else lists.pop() if len(lists) == 1 else "all"
+        return Needs(data=self.data or other.data, pairs=self.pairs or other.pairs, states=states,
+                     teacher=self.teacher or other.teacher)
+
+    def words(self) -> list[str]:
+        """The needs as words for people, such as ["real data", "teacher"]."""
+        states = f"states {'all' if self.states == 'all' else list(self.states)}" if self.states else None
+        named = [(self.teacher, "teacher"), (self.pairs, "pairs"), (bool(states), states), (self.data, "real data")]
+        return [word for wanted, word in named if wanted and word]
+
+
+class TermSettings(Strict):
+    """What every term has."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+
+    @property
+    def needs(self) -> Needs:
+        """What this term asks for."""
+        return Needs()
+
+    @property
+    def roles(self) -> dict[str, RoleSettings]:
+        """Networks that this term brings, by role."""
+        return {}
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Roles that this term has a loss for: one of them is trained in each turn."""
+        return ("student",)

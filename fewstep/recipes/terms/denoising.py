@@ -1,0 +1,19 @@
+"""Settings of fewstep/terms/denoising.py. Torch-free."""
+
+from typing import Literal
+
+from fewstep.recipes.settings import NativeTimes, Share, Times
+from fewstep.recipes.terms.base import Needs, TermSettings
+
+
+class Denoising(TermSettings):
+    """Denoising score matching on data: what trains a teacher."""
+
+    term: Literal["denoising"]
+    times: Times = NativeTimes()
+    class_dropout: Share = 0.0
+    """Share of the labels replaced by the null class, which guidance needs."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(data=True)

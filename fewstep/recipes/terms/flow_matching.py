@@ -1,0 +1,18 @@
+"""Settings of fewstep/terms/flow_matching.py. Torch-free."""
+
+from typing import Literal
+
+from fewstep.recipes.settings import Times, UniformTimes
+from fewstep.recipes.terms.base import Needs, TermSettings
+
+
+class FlowMatching(TermSettings):
+    """Velocity of the straight path between noise and sample: on data, or on pairs (reflow)."""
+
+    term: Literal["flow_matching"]
+    source: Literal["data", "pairs"] = "pairs"
+    times: Times = UniformTimes()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(data=self.source == "data", pairs=self.source == "pairs")
