@@ -16,6 +16,14 @@ from fewstep.recipes.settings import (
 )
 from fewstep.recipes.terms import AnyTerm, Needs
 
+Target = Literal["few-step", "tilted", "guided", "compression", "guidance", "bridge"]
+"""What a student's samples should be, by which it is judged (fewstep/conformance).
+
+few-step: the teacher's own distribution, in few evaluations. tilted: that distribution reweighted by a reward.
+guided: the end of the teacher's guided ODE. compression: what the teacher makes in as many steps, by a cheaper network.
+guidance: what the guided teacher makes in as many steps, without its second call. bridge: the data end of a bridge.
+"""
+
 
 class Reference(Strict):
     """Where the system was published."""
@@ -75,7 +83,12 @@ class Recipe(Strict):
     reference: Reference | None = None
     status: Literal["published", "derived", "own"] = "own"
     published: dict[str, str | int | float] = {}
-    """The settings of the paper, for the reader; a run takes those below."""
+    """The settings of the paper, for the reader; a run takes those below. The one knob by which a run is made smaller
+    or larger is its `images` (in distill() and in params.yaml): every schedule is a share of the run."""
+    target: Target = "few-step"
+    flow_map: bool = False
+    """Whether the optimum is the exact map of the teacher's ODE from a noise to its sample, so that student and teacher
+    agree sample by sample and not as distributions only."""
     student: StudentSettings = StudentSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     training: TrainingSettings = TrainingSettings()
@@ -107,7 +120,7 @@ class Recipe(Strict):
     def resolved(self) -> dict[str, Any]:
         """All settings, defaults included, as plain data: what a key or an identity is formed from."""
         data = self.model_dump(mode="json")
-        for told in ("summary", "reference", "status", "published"):
+        for told in ("summary", "reference", "status", "published", "target", "flow_map"):
             data.pop(told)
         return data
 
@@ -124,6 +137,8 @@ class Recipe(Strict):
                 f"student.steps: {self.student.steps}, but regression at noise trains a single step; "
                 "set `at: states` or steps: 1"
             )
+        if self.flow_map and self.target not in ("few-step", "guided", "guidance", "compression"):
+            raise ValueError(f"flow_map: a {self.target} student does not follow the teacher's ODE")
         return self
 
 

@@ -43,6 +43,7 @@ def _rows() -> list[dict]:
         rows.append({
             "name": name, "summary": recipe.summary, "steps": recipe.student.steps, "rounds": len(recipe.rounds),
             "needs": recipe.needs.words(), "status": recipe.status,
+            "target": recipe.target, "flow_map": recipe.flow_map,
             "reference": recipe.reference.model_dump() if recipe.reference else None,
         })
     return rows
@@ -54,13 +55,16 @@ def _print_rows(console, rows: list[dict]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("recipe", style="cyan", no_wrap=True)
     table.add_column("needs")
+    table.add_column("target")
     table.add_column("what it does", overflow="fold")
     for row in rows:
         paper = f" (arXiv {row['reference']['arxiv']})" if row["reference"] and row["reference"]["arxiv"] else ""
-        table.add_row(row["name"], ", ".join(row["needs"]), row["summary"] + paper)
+        target = row["target"] + (", flow map" if row["flow_map"] else "")
+        table.add_row(row["name"], ", ".join(row["needs"]), target, row["summary"] + paper)
     console.print(table)
     console.print("\n[dim]fewstep recipes show NAME[/] prints all settings of one;\n"
-                  "[dim]fewstep run --set distill.recipe=NAME[/] runs it.")
+                  "[dim]fewstep run --set distill.recipe=NAME[/] runs it, "
+                  "shorter or longer by [dim]--set distill.images=N[/].")
 
 
 def _print_one(console, data: dict) -> None:

@@ -62,12 +62,21 @@ def test_a_recipe_of_ones_own_takes_its_name_from_the_file(tmp_path):
         ({"rounds": [{"teacher": "previous", "terms": [{"term": "regression"}]}]}, "no round before the first"),
         ({"student": {"steps": 2}, "rounds": [{"terms": [{"term": "regression"}]}]}, "single step"),
         ({"training": {"batch": 9, "accumulate": 2}, "rounds": [{"terms": [{"term": "regression"}]}]}, "not divide"),
+        ({"target": "tilted", "flow_map": True, "rounds": [{"terms": [{"term": "regression"}]}]}, "flow_map: a tilted"),
+        ({"target": "tiltd", "rounds": [{"terms": [{"term": "regression"}]}]}, "target: expected few-step"),
         ({"optimiser": {"lr": -1}, "rounds": [{"terms": [{"term": "regression"}]}]}, "optimiser.lr"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(data, message):
     with pytest.raises(SettingsError, match=message):
         parse_recipe({"name": "x", **data}, "x.yaml")
+
+
+def test_what_a_recipe_says_of_itself_does_not_change_what_it_is():
+    recipe = load_recipe("dmd2")
+    told = {"summary": "other", "published": {"lr": 1.0}, "target": "guided", "flow_map": True, "status": "own"}
+    assert recipe.model_copy(update=told).resolved() == recipe.resolved()
+    assert (recipe.target, recipe.flow_map, load_recipe("kd").flow_map) == ("few-step", False, True)
 
 
 def test_needs_that_are_not_met_are_refused():

@@ -8,7 +8,7 @@ from fewstep.recipes import Recipe, parse_recipe, recipe_names, terms
 from fewstep.recipes import settings as parts
 from tests.fewstep.training.small import BATCH, finish, run, tiny
 
-TOLD = {"summary", "reference", "status", "published"}  # for the reader: `fewstep recipes` prints them
+TOLD = {"summary", "reference", "status", "published", "target", "flow_map"}  # of the recipe, no part of its run
 EVERYTHING = {
     "name": "everything",
     "student": {"steps": 2, "sampler": "renoise", "max_noise_ratio": 50},
