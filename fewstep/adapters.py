@@ -68,8 +68,9 @@ class Timestep(UNetAdapter):
     def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
         timestep = t * self.scale
         whole = timestep.round()  # t passed through float32 must not turn timestep 999 into 998.99994
+        near = (timestep - whole).abs() < 1e-3
         zero, one = torch.zeros_like(t), torch.ones_like(t)
-        return one, torch.where((timestep - whole).abs() < 1e-3, whole, timestep), zero, one
+        return one, timestep + torch.where(near, whole - timestep, zero).detach(), zero, one
 
 
 @dataclass(frozen=True)
