@@ -17,6 +17,14 @@ os.environ.update(
     OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),
 )
 
+LONGEST = ("tests/pipeline/test_kill.py", "tests/flows/test_models.py", "tests/flows/test_run.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files begin first, so that no core is left alone with one of them at the end."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(LONGEST)))
+
 
 @pytest.fixture(autouse=True)
 def environment_as_before():
