@@ -10,14 +10,18 @@ from torch import Tensor, nn
 
 from fewstep.errors import SettingsError
 from fewstep.processes import EDM, Process, VariancePreserving, like
+from fewstep.surgery.inputs import Given
+
+Labels = Tensor | Given | None
 
 
 class Adapter:
-    """Calls a network. Called with x (N, …), native times t (N,) float64 and labels (N,) int64 or None."""
+    """Calls a network. Called with x (N, …), native times t (N,) float64 and labels: (N,) int64, None, or `Given`
+    for a network with further inputs, which goes through as it is."""
 
     kind: ClassVar[str]
 
-    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
         """The output, of the denoiser's prediction type and of x's shape."""
         raise NotImplementedError
 
@@ -45,7 +49,7 @@ class UNetAdapter(Adapter):
         """(c_in, time, c_skip, c_out), each of t's shape, at native times t (float64)."""
         raise NotImplementedError
 
-    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
         c_in, time, skip, out = self.coefficients(t)
         dtype = next(network.parameters()).dtype
         plain = isinstance(self, Timestep)
@@ -109,7 +113,7 @@ class Angle(Adapter):
 
     kind: ClassVar[str] = "angle"
 
-    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
         alpha, sigma = process.alpha(t), process.sigma(t)
         scale = like((alpha**2 + sigma**2).sqrt(), x)
         dtype = next(network.parameters()).dtype

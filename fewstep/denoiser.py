@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import prediction
-from fewstep.adapters import Adapter, adapter_for
+from fewstep.adapters import Adapter, Labels, adapter_for
 from fewstep.errors import SettingsError
 from fewstep.prediction import PredictionType
 from fewstep.processes import Process, like
+from fewstep.surgery.inputs import ExtraInputs, Given, add_inputs, extra_inputs, fold_inputs
 
 
 @dataclass(frozen=True)
@@ -99,20 +100,42 @@ class Denoiser(nn.Module):
         self.adapter = adapter or adapter_for(process)
         self.evaluations = 0
 
+    @property
+    def inputs(self) -> ExtraInputs:
+        """What the network takes beside x, t and the label; `fewstep.surgery.inputs.add_inputs` gives it more."""
+        return extra_inputs(self.network)
+
+    @property
+    def default_scale(self) -> float | None:
+        """The guidance scale that stands for `scale=None`; None for a network without that input."""
+        scales = self.inputs.guidance
+        return scales.sample if scales else None
+
     def predict(
-        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None, guidance: float | Tensor = 1.0
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        condition: Tensor | None = None,
+        guidance: float | Tensor = 1.0,
+        *,
+        second: Tensor | float | None = None,
+        scale: Tensor | float | None = None,
     ) -> Prediction:
         """Evaluate the network at x (N, …), native time t (a number or (N,)) and condition (N,) int64 or None.
 
         guidance: the scale s of u + s (c − u) (Ho & Salimans, arXiv 2207.12598), a number or (N,). s = 1 is one plain
-        call; any other makes one call of 2N with the null class. Raises SettingsError where the network cannot follow.
+        call; any other makes one call of 2N with the null class.
+        second: for a network of two times, the native time (a number or (N,), t_min … t) that its output leads to: read
+        as x0 and ε, the state there is `process.add_noise(x0, ε, second)`. None is the clean end, t_min.
+        scale: for a network that embeds it, the guidance scale as an input; None is `default_scale`.
+        Raises SettingsError where the network cannot follow.
         """
-        t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
+        t = self._per_sample(t, x)
         if isinstance(guidance, (int, float)) and guidance == 1:
-            output = self._evaluate(x, t, self._labels(condition, len(x), x.device))
+            output = self._evaluate(x, t, self._given(self._labels(condition, len(x), x.device), x, second, scale))
             self.evaluations += 1
         else:
-            output = self._guided(x, t, condition, guidance)
+            output = self._guided(x, t, condition, guidance, second, scale)
             self.evaluations += 2
         return self._prediction(x, t, output)
 
@@ -139,7 +162,8 @@ class Denoiser(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, ready for JSON."""
-        return {
+        further = {"inputs": self.inputs.to_dict()} if self.inputs else {}
+        return further | {
             "process": self.process.to_dict(),
             "prediction_type": self.prediction_type,
             "adapter": self.adapter.to_dict(),
@@ -150,28 +174,74 @@ class Denoiser(nn.Module):
 
     @classmethod
     def described(cls, description: dict[str, Any], network: nn.Module) -> Denoiser:
-        """The denoiser that `describe` described, around `network`."""
+        """The denoiser that `describe` described, around `network`; it gets the further inputs if it lacks them."""
         fields = dict(description)
+        if "inputs" in fields:
+            add_inputs(network, ExtraInputs.from_dict(fields.pop("inputs")))
         process = Process.from_dict(fields.pop("process"))
         return cls(network, process, adapter=Adapter.from_dict(fields.pop("adapter")), **fields)
+
+    def folded(self) -> Denoiser:
+        """This denoiser with a network that takes x, t and the label alone: further inputs are held at the clean end
+        and at `default_scale`. Itself if there are none; otherwise a copy."""
+        if not self.inputs:
+            return self
+        angle = float(self._angle(torch.tensor(self.process.t_min, dtype=torch.float64)))
+        description = {name: value for name, value in self.describe().items() if name != "inputs"}
+        folded = Denoiser.described(description, fold_inputs(self.network, angle, self.default_scale))
+        return folded.train(self.training)
 
     def _prediction(self, x: Tensor, t: Tensor, output: Tensor) -> Prediction:
         alpha, sigma = like(self.process.alpha(t), x), like(self.process.sigma(t), x)
         return Prediction(x, t, output, self.prediction_type, alpha, sigma, self.process)
 
-    def _evaluate(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def _evaluate(self, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
         output = self.adapter(self.network, self.process, x, t, labels)
         return output.to(x.dtype)
 
-    def _guided(self, x: Tensor, t: Tensor, condition: Tensor | None, guidance: float | Tensor) -> Tensor:
+    def _guided(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | None,
+        guidance: float | Tensor,
+        second: Tensor | float | None,
+        scale: Tensor | float | None,
+    ) -> Tensor:
         if condition is None or self.null_class is None:
             missing = "a condition" if condition is None else "a network that was trained with a null class"
             raise SettingsError(f"guidance {guidance} needs {missing}", hint="set guidance to 1.0")
         labels = self._labels(condition, len(x), x.device)
         nothing = torch.full_like(labels, self.null_class)
-        both = self._evaluate(torch.cat([x, x]), torch.cat([t, t]), torch.cat([nothing, labels]))
-        without, given = both.chunk(2)
+        twice = torch.cat([x, x])
+        both = self._given(torch.cat([nothing, labels]), twice, _twice(second), _twice(scale))
+        without, given = self._evaluate(twice, torch.cat([t, t]), both).chunk(2)
         return without + like(torch.as_tensor(guidance, device=x.device), x) * (given - without)
+
+    def _given(
+        self, labels: Tensor | None, x: Tensor, second: Tensor | float | None, scale: Tensor | float | None
+    ) -> Labels:
+        """What goes in the labels' place: the labels, and the further inputs of a network that has some."""
+        inputs = self.inputs
+        for value, there, what in ((second, inputs.second_time, "second time"), (scale, inputs.guidance, "scale")):
+            if value is not None and not there:
+                raise SettingsError(f"this network takes no {what}; give it one in the recipe's `student`")
+        if not inputs:
+            return labels
+        angle = None
+        if inputs.second_time:
+            angle = self._angle(self._per_sample(self.process.t_min if second is None else second, x))
+        if inputs.guidance:
+            scale = self._per_sample(inputs.guidance.sample if scale is None else scale, x)
+        return Given(labels, angle, scale)
+
+    def _angle(self, t: Tensor) -> Tensor:
+        """atan(σ/α), in [0, π/2], of native times."""
+        return torch.atan2(self.process.sigma(t), self.process.alpha(t))
+
+    @staticmethod
+    def _per_sample(value: Tensor | float, x: Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=x.device).expand(len(x))
 
     def _labels(self, condition: Tensor | None, count: int, device: torch.device) -> Tensor | None:
         if self.num_classes == 0:
@@ -185,3 +255,7 @@ class Denoiser(nn.Module):
         if condition.shape != (count,):
             raise SettingsError(f"the condition must be ({count},) class labels, got shape {tuple(condition.shape)}")
         return condition.to(device=device, dtype=torch.int64)
+
+
+def _twice(value: Tensor | float | None) -> Tensor | float | None:
+    return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim else value

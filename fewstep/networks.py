@@ -82,16 +82,21 @@ class ResidualMLP(nn.Module):
         self.leave = nn.Linear(width, size)
 
     def forward(self, x: Tensor, angle: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x (N, …) of unit variance, angle (N,) in [0, π/2], labels (N,) int64 → v (N, …)."""
-        octaves = angle[:, None] * 2.0 ** torch.arange(self.frequencies, dtype=angle.dtype, device=angle.device)
-        level = torch.stack([angle.sin().clamp(min=1e-3).log(), angle.cos().clamp(min=1e-3).log()], dim=1)
-        embedding = self.embed_time(torch.cat([octaves.sin(), octaves.cos(), level], dim=1))
+        """x (N, …) of unit variance, angle (N,) in [0, π/2], labels (N,) int64 or what embed_label takes → v (N, …)."""
+        embedding = self.embed_time(time_features(angle, self.frequencies))
         if self.embed_label is not None and labels is not None:
             embedding = embedding + self.embed_label(labels)
         hidden = self.enter(x.flatten(1))
         for block in (*self.blocks, self.mid_block):
             hidden = block(hidden + embedding)
         return self.leave(hidden).reshape(x.shape)
+
+
+def time_features(angle: Tensor, octaves: int) -> Tensor:
+    """Features (N, 2 * octaves + 2) of angles (N,) in [0, pi/2]: sines and cosines of octaves, and the noise level."""
+    waves = angle[:, None] * 2.0 ** torch.arange(octaves, dtype=angle.dtype, device=angle.device)
+    level = torch.stack([angle.sin().clamp(min=1e-3).log(), angle.cos().clamp(min=1e-3).log()], dim=1)
+    return torch.cat([waves.sin(), waves.cos(), level], dim=1)
 
 
 class _Residual(nn.Module):

@@ -17,6 +17,7 @@ from fewstep.randomness import generator
 from fewstep.randomness import noise as keyed_noise
 from fewstep.recipes.settings import StudentSettings
 from fewstep.student_settings import SamplerSettings
+from fewstep.surgery.inputs import ExtraInputs, GuidanceRange, add_inputs
 
 __all__ = ["SamplerSettings", "Student", "make_student"]
 
@@ -93,8 +94,9 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
 
     Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process. A variance-preserving student that
     predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε yields an x0; the noise itself is
-    the state there. Fresh weights are keyed by `seed`. Raises SettingsError for a closed-form teacher, which has no
-    weights: fit a network to it first (fewstep.training does).
+    the state there. Further inputs start without effect. Fresh weights are keyed by `seed`.
+    Raises SettingsError for a closed-form teacher, which has no weights: fit a network to it first (fewstep.training
+    does).
     """
     if not any(True for _ in teacher.network.parameters()):
         raise SettingsError(f"a {type(teacher).__name__} has no weights for a student; fit a network to it first")
@@ -102,6 +104,9 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
     denoiser.evaluations = 0
     if settings.init == "random":
         initialise(denoiser.network, generator(seed, "student-init"))
+    scales = settings.guidance_input
+    scales = GuidanceRange(scales.low, scales.high, scales.sample) if scales else None
+    add_inputs(denoiser.network, ExtraInputs(settings.second_time, scales), generator(seed, "student-inputs"))
     start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
     return Student(denoiser, SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start))
 

@@ -97,10 +97,10 @@ def _register(settings: Settings) -> dict:
 
 
 _IMAGES = ("fewstep/images.py", "fewstep/records", "fewstep/randomness.py")
-_NETWORK = ("fewstep/adapters.py", "fewstep/denoiser.py", "fewstep/prediction.py", "fewstep/processes.py",
-            "fewstep/randomness.py", "fewstep/teachers")
+_NETWORK = ("fewstep/adapters.py", "fewstep/denoiser.py", "fewstep/networks.py", "fewstep/prediction.py",
+            "fewstep/processes.py", "fewstep/randomness.py", "fewstep/surgery", "fewstep/teachers")
 _SAMPLING = ("fewstep/sampling.py", "fewstep/solvers.py")
-_STUDENT = ("fewstep/networks.py", "fewstep/recipes", "fewstep/student_settings.py", "fewstep/students.py")
+_STUDENT = ("fewstep/recipes", "fewstep/student_settings.py", "fewstep/students.py")
 _TRAINING = ("fewstep/terms", "fewstep/threads.py", "fewstep/training", "fewstep/trajectories")
 _MEASURING = ("fewstep/classifier.py", "fewstep/metrics", "fewstep/threads.py")
 

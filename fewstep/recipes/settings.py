@@ -6,7 +6,7 @@ nu = sigma / alpha = u / (1 - u), so that one recipe serves every process at equ
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fewstep.configuration import Strict
 
@@ -39,6 +39,21 @@ class LogNormalTimes(Strict):
 Times = Annotated[UniformTimes | NativeTimes | LogNormalTimes, Field(discriminator="kind")]
 
 
+class GuidanceInput(Strict):
+    """Guidance scales s (of u + s (c - u); 1 is none) that the student takes as an input."""
+
+    low: float = 1.0
+    high: float = 8.0
+    sample: float = 2.0
+    """The scale it is sampled at and exported with."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "GuidanceInput":
+        if not self.low <= self.sample <= self.high or self.low == self.high:
+            raise ValueError(f"low <= sample <= high and low < high, got {self.low}, {self.sample}, {self.high}")
+        return self
+
+
 class StudentSettings(Strict):
     """The student: a copy of the teacher or a fresh network of its shape, and how it is sampled."""
 
@@ -47,6 +62,10 @@ class StudentSettings(Strict):
     sampler: Literal["ode", "renoise"] = "ode"
     max_noise_ratio: Positive | None = None
     """sigma/alpha at which sampling starts; None: the end of the process."""
+    second_time: bool = False
+    """Whether it takes a second time s besides t, and maps t to s; sampled at s = the clean end."""
+    guidance_input: GuidanceInput | None = None
+    """Whether it takes the guidance scale as an input."""
 
 
 class OptimiserSettings(Strict):

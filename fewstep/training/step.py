@@ -114,6 +114,14 @@ class Step:
             raise SettingsError(f"the network has {classes} classes and no null class, but the data have no labels")
         return torch.full((self.size,), null, device=self._draws.device)
 
+    @cached_property
+    def scale(self) -> Tensor | None:
+        """Guidance scales (size,), uniform over the range that the student takes as an input; None if it takes none."""
+        scales = self.student.inputs.guidance
+        if scales is None:
+            return None
+        return scales.low + (scales.high - scales.low) * self.uniform("guidance-scale")
+
     # --- noise levels ------------------------------------------------------------------------------------------------
 
     def full(self, t: float) -> Tensor:

@@ -1,0 +1,1 @@
+"""Changes to a network that keep what it has learnt."""
