@@ -17,6 +17,7 @@ from fewstep.errors import SettingsError
 from fewstep.prediction import PredictionType
 from fewstep.processes import Process, like
 from fewstep.surgery.inputs import ExtraInputs, Given, add_inputs, extra_inputs, fold_inputs
+from fewstep.surgery.lora import merge_lora
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Denoiser(nn.Module):
         null_class: the label that means "no condition", if the network was trained with one.
         adapter: how the network wants its input; by default what diffusers' UNet2DModel expects in this process.
 
-    `evaluations` counts network calls per sample since construction (a guided call counts 2).
+    `evaluations` counts network calls per sample since construction (a guided call counts 2). `held` names parameters
+    that training leaves as they are and does not store.
     """
 
     FIELDS = ("process", "prediction_type", "adapter", "sample_shape", "num_classes", "null_class")
@@ -99,6 +101,7 @@ class Denoiser(nn.Module):
         self.null_class = null_class
         self.adapter = adapter or adapter_for(process)
         self.evaluations = 0
+        self.held: frozenset[str] = frozenset()
 
     @property
     def inputs(self) -> ExtraInputs:
@@ -181,15 +184,20 @@ class Denoiser(nn.Module):
         process = Process.from_dict(fields.pop("process"))
         return cls(network, process, adapter=Adapter.from_dict(fields.pop("adapter")), **fields)
 
-    def folded(self) -> Denoiser:
-        """This denoiser with a network that takes x, t and the label alone: further inputs are held at the clean end
-        and at `default_scale`. Itself if there are none; otherwise a copy."""
-        if not self.inputs:
-            return self
+    def hold(self, names: frozenset[str]) -> Denoiser:
+        """Keeps these parameters of the network out of training, beside those that are already."""
+        self.held = self.held | {f"network.{name}" for name in names}
+        return self
+
+    def plain(self) -> Denoiser:
+        """This denoiser with a network of the original kind: adapters merged, further inputs folded in at the clean end
+        and at `default_scale`. Itself if it is that already; otherwise a copy."""
         angle = float(self._angle(torch.tensor(self.process.t_min, dtype=torch.float64)))
+        network = fold_inputs(merge_lora(self.network), angle, self.default_scale)
+        if network is self.network:
+            return self
         description = {name: value for name, value in self.describe().items() if name != "inputs"}
-        folded = Denoiser.described(description, fold_inputs(self.network, angle, self.default_scale))
-        return folded.train(self.training)
+        return Denoiser.described(description, network).train(self.training)
 
     def _prediction(self, x: Tensor, t: Tensor, output: Tensor) -> Prediction:
         alpha, sigma = like(self.process.alpha(t), x), like(self.process.sigma(t), x)

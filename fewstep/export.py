@@ -38,11 +38,11 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
     A variance-preserving `ode` student (and any of one step) becomes a ConsistencyModelPipeline with first-order
     DPM-Solver++, which is DDIM on any number of steps: `pipe(n, class_labels=…, num_inference_steps=k)`. Any other gets
     a pipeline.py for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
-    Further inputs of the network are folded into its weights, at the values it is sampled at.
+    Adapters are merged, and further inputs folded into the weights at the values the student is sampled at.
     Raises SettingsError for a network that is no UNet2DModel.
     """
     folder = Path(folder)
-    student = Student(student.denoiser.folded(), student.sampler)
+    student = Student(student.denoiser.plain(), student.sampler)
     denoiser, sampler = student.denoiser, student.sampler
     if not isinstance(denoiser.adapter, UNetAdapter):
         raise SettingsError(f"a {type(denoiser.network).__name__} cannot be exported as a diffusers pipeline")

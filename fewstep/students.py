@@ -15,11 +15,12 @@ from fewstep.networks import initialise
 from fewstep.processes import Process, VariancePreserving
 from fewstep.randomness import generator
 from fewstep.randomness import noise as keyed_noise
-from fewstep.recipes.settings import StudentSettings
+from fewstep.recipes.settings import LoraSettings, StudentSettings
 from fewstep.student_settings import SamplerSettings
 from fewstep.surgery.inputs import ExtraInputs, GuidanceRange, add_inputs
+from fewstep.surgery.lora import add_lora
 
-__all__ = ["SamplerSettings", "Student", "make_student"]
+__all__ = ["SamplerSettings", "Student", "adapt", "make_student"]
 
 MIN_ALPHA = 0.02  # of the first time of a student that predicts ε; below it x0 = (x − σ ε)/α is ill-conditioned
 RENOISING = "student-sampling"  # purpose of the keyed noise of `renoise` students
@@ -101,14 +102,23 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
     if not any(True for _ in teacher.network.parameters()):
         raise SettingsError(f"a {type(teacher).__name__} has no weights for a student; fit a network to it first")
     denoiser = copy.deepcopy(teacher).requires_grad_(True).train()
-    denoiser.evaluations = 0
+    denoiser.evaluations, denoiser.held = 0, frozenset()
     if settings.init == "random":
         initialise(denoiser.network, generator(seed, "student-init"))
     scales = settings.guidance_input
     scales = GuidanceRange(scales.low, scales.high, scales.sample) if scales else None
     add_inputs(denoiser.network, ExtraInputs(settings.second_time, scales), generator(seed, "student-inputs"))
+    adapt(denoiser, settings.lora, seed)
     start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
     return Student(denoiser, SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start))
+
+
+def adapt(denoiser: Denoiser, lora: LoraSettings | None, seed: int) -> Denoiser:
+    """`denoiser`, in place, with adapters keyed by `seed` as the only weights to train; unchanged for None."""
+    if lora is not None:
+        alpha = lora.rank if lora.alpha is None else lora.alpha
+        denoiser.hold(add_lora(denoiser.network, lora.rank, alpha, generator(seed, "lora")))
+    return denoiser
 
 
 def _start(process: Process, prediction_type: str, max_noise_ratio: float | None) -> float | None:

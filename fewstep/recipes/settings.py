@@ -54,6 +54,14 @@ class GuidanceInput(Strict):
         return self
 
 
+class LoraSettings(Strict):
+    """Low-rank adapters on every linear and convolution layer, the only weights that are trained."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Positive | None = None
+    """The adapters' product is scaled by alpha / rank; None: by 1."""
+
+
 class StudentSettings(Strict):
     """The student: a copy of the teacher or a fresh network of its shape, and how it is sampled."""
 
@@ -66,6 +74,8 @@ class StudentSettings(Strict):
     """Whether it takes a second time s besides t, and maps t to s; sampled at s = the clean end."""
     guidance_input: GuidanceInput | None = None
     """Whether it takes the guidance scale as an input."""
+    lora: LoraSettings | None = None
+    """Train adapters only; they are merged at export."""
 
 
 class OptimiserSettings(Strict):
@@ -100,6 +110,8 @@ class RoleSettings(Strict):
     init: Literal["teacher", "student"] = "teacher"
     lr_scale: Positive = 1.0
     """Its learning rate over the student's."""
+    lora: LoraSettings | None = None
+    """Train adapters only."""
 
 
 class RoundTrajectories(Strict):

@@ -13,7 +13,8 @@ import torch
 from fewstep.denoiser import Denoiser
 from fewstep.randomness import derive
 from fewstep.recipes import Recipe, check_needs
-from fewstep.students import Student, make_student
+from fewstep.recipes.settings import RoleSettings
+from fewstep.students import Student, adapt, make_student
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training import surrogate
 from fewstep.training.identity import tensor_digest
@@ -92,7 +93,8 @@ class Distillation:
         student = self._start(index, previous)
         networks = {"student": student.denoiser, "teacher": teacher}
         for role, settings in this.roles.items():
-            networks[role] = copy.deepcopy(weights if settings.init == "teacher" else student.denoiser)
+            source = weights if settings.init == "teacher" else student.denoiser
+            networks[role] = self._beside(role, source, settings, index)
         sources = Sources(
             data=self._data if this.needs.data else None,
             pairs=self._pairs(index, teacher) if this.needs.pairs else None,
@@ -112,6 +114,12 @@ class Distillation:
             **self._checkpoint,
         )
         return Student(trainer.run(on_progress), student.sampler)
+
+    def _beside(self, role: str, source: Denoiser, settings: RoleSettings, index: int) -> Denoiser:
+        """A copy of `source` without the student's adapters and further inputs, to be trained in `role`."""
+        network = copy.deepcopy(source.plain())
+        network.held = frozenset()
+        return adapt(network, settings.lora, derive(self.seed, f"{role}-lora", index))
 
     def _start(self, index: int, previous: Student | None) -> Student:
         start = self.recipe.rounds[index].start

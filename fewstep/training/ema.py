@@ -3,17 +3,19 @@
 import torch
 from torch import Tensor, nn
 
+from fewstep.training.trained import trained_state
+
 
 class Average:
     """avg <- avg + (1 - d) (weights - avg), d = min(decay, (1 + n) / (10 + n)) at the n-th update.
 
-    Buffers are copied. decay 0: the average is the network itself.
+    Buffers are copied, held weights left out. decay 0: the average is the network itself.
     """
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay
-        self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-        live = network.state_dict(keep_vars=True)
+        self.weights = {name: value.detach().clone() for name, value in trained_state(network).items()}
+        live = trained_state(network, keep_vars=True)
         self._averaged = [name for name, value in live.items() if value.is_floating_point()]
         self._copied = [name for name in live if name not in set(self._averaged)]
         self._live = live

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.recipes.settings import OptimiserSettings
+from fewstep.training.trained import trained_parameters
 
 
 def rate(settings: OptimiserSettings, progress: float) -> float:
@@ -17,12 +18,13 @@ def rate(settings: OptimiserSettings, progress: float) -> float:
 
 
 class RoleOptimiser:
-    """Trains the parameters of one role: its network, and the heads that share its turn."""
+    """Trains the parameters of one role: its network, but for what it holds, and the heads that share its turn."""
 
     def __init__(self, modules: dict[str, nn.Module], settings: OptimiserSettings, lr_scale: float = 1.0):
         self.modules, self.settings, self.peak = modules, settings, settings.lr * lr_scale
-        self.names = [f"{part}.{name}" for part, module in modules.items() for name, _ in module.named_parameters()]
-        self.parameters = [p for module in modules.values() for p in module.parameters()]
+        trained = {part: trained_parameters(module) for part, module in modules.items()}
+        self.names = [f"{part}.{name}" for part, own in trained.items() for name, _ in own]
+        self.parameters = [parameter for own in trained.values() for _, parameter in own]
         common = {"lr": self.peak, "betas": settings.betas, "weight_decay": settings.weight_decay}
         if settings.kind == "adamw":
             self.optimiser = torch.optim.AdamW(self.parameters, fused=True, **common)

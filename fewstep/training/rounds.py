@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.errors import DataDiffers, SettingsError
 from fewstep.randomness import derive
@@ -28,6 +28,7 @@ from fewstep.training.precision import autocast, fingerprint, resolve
 from fewstep.training.progress import Figures, OnProgress
 from fewstep.training.sources import Sources
 from fewstep.training.step import Step
+from fewstep.training.trained import trained_state
 
 if TYPE_CHECKING:
     from fewstep.denoiser import Denoiser
@@ -206,17 +207,17 @@ class RoundTrainer:
             "images": self.images,
             "seed": self.seed,
             "world": 1,
-            "start": tensor_digest(self._weights()),
+            "start": tensor_digest(self._weights(lambda module: module.state_dict())),
             "sources": self.sources.digest(self.seed, self.training.batch),
         }
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _weights(self, state: Callable[[nn.Module], dict[str, Tensor]] = trained_state) -> dict[str, Tensor]:
         """Trained tensors, by role and name (heads included)."""
         return {
             f"{part}/{name}": value
             for optimiser in self.optimisers.values()
             for part, module in optimiser.modules.items()
-            for name, value in module.state_dict().items()
+            for name, value in state(module).items()
         }
 
     def _save(self, step: int) -> None:
@@ -271,5 +272,5 @@ class RoundTrainer:
 
     def _finished(self) -> "Denoiser":
         student = self.networks["student"].requires_grad_(False)
-        student.load_state_dict(self.average.weights)
+        load_exactly(trained_state(student), self.average.weights, "average")
         return student

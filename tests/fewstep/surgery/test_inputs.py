@@ -103,14 +103,14 @@ def test_its_derivative_in_each_input_is_that_of_finite_differences(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_folding_gives_back_a_network_of_the_original_kind(kind):
     student, plain = disturbed(kind).denoiser, origin(kind)
-    folded = student.folded()
+    folded = student.plain()
     assert not folded.inputs and {n: v.shape for n, v in folded.state_dict().items()} == {
         n: v.shape for n, v in plain.state_dict().items()
     }
     x, t, labels, *_ = batch(student)
     assert torch.allclose(folded.predict(x, t, labels).output, student.predict(x, t, labels).output, atol=1e-5)
     assert not torch.allclose(folded.predict(x, t, labels).output, plain.predict(x, t, labels).output, atol=1e-4)
-    assert plain.folded() is plain
+    assert plain.plain() is plain
 
 
 @pytest.mark.parametrize("kind", ["unet", "flow", "plain"])
