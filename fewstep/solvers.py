@@ -20,6 +20,11 @@ _STOCHASTIC = frozenset({"DDPMScheduler", "EulerAncestralDiscreteScheduler"})
 _TWICE = frozenset({"HeunDiscreteScheduler", "KDPM2DiscreteScheduler"})
 
 
+def solver_names() -> tuple[str, ...]:
+    """Every solver, once: our short names, and diffusers' class names where there is none."""
+    return (*SOLVERS, *_MORE)
+
+
 def scheduler_name(solver: str) -> str:
     """The diffusers class of a solver given by short name or by class name. SettingsError names the nearest known."""
     name = SOLVERS.get(solver, solver)

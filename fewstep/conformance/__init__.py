@@ -1,0 +1,8 @@
+"""Conformance: does a recipe, distilled on a closed-form teacher, give the samples that it promises?
+
+    python -m fewstep.conformance [RECIPE ...] [--problems ring,grid,pair] [--process edm] [--dimension 8] [--seed 1]
+
+Each cell (recipe x problem x seed) trains by `distill` and is judged by the target that the recipe declares; its
+figures stand in a JSON file keyed by the recipe's settings and the code it ran, so that a second call makes only what
+is missing or stale. `--table` writes docs/conformance.md and the README's table from these files.
+"""

@@ -1,0 +1,60 @@
+"""`python -m fewstep.conformance`: see the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fewstep.conformance import __doc__ as about
+from fewstep.conformance.cells import FOLDER, IMAGES, Cell, make_all
+from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
+from fewstep.conformance.table import line, write_tables
+from fewstep.errors import FewstepError
+from fewstep.recipes import recipe_names
+
+
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """The cells that the options ask for, problem by problem, so that each problem's references are made early."""
+    return [
+        Cell(recipe, Problem(kind, process, options.dimension, options.variant), seed, options.images)
+        for process in options.process.split(",")
+        for seed in range(options.seed, options.seed + options.seeds)
+        for recipe in options.recipes or recipe_names()
+        for kind in options.problems.split(",")
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Makes and prints the cells; 1 if one missed the bar, 2 for settings that cannot be."""
+    parser = argparse.ArgumentParser("python -m fewstep.conformance", description=about,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add = parser.add_argument
+    add("recipes", nargs="*", help="names or YAML files; by default all")
+    add("--problems", default=",".join(SUITE), help=f"of {', '.join(MIXTURES)} (default %(default)s)")
+    add("--process", default="cosine", help=f"of {', '.join(PROCESSES)} (default %(default)s)")
+    add("--dimension", type=int, default=2, help="of the samples")
+    add("--variant", type=int, default=0, help="of what is random about the mixture")
+    add("--seed", type=int, default=0, help="of training; the first of --seeds")
+    add("--seeds", type=int, default=1)
+    add("--images", type=int, default=IMAGES, help="training samples of a run (default %(default)s)")
+    add("--workers", type=int, default=1, help="processes of one thread each")
+    add("--folder", type=Path, default=FOLDER, help="of the figures (default %(default)s)")
+    add("--table", action="store_true", help="write docs/conformance.md and the README's table from the figures")
+    options = parser.parse_args(arguments)
+    try:
+        cells = cells_of(options)
+        missed = 0
+        for record in make_all(cells, options.folder, options.workers):
+            print(line(record), flush=True)
+            missed += bool(record["missed"])
+        if options.table:
+            write_tables(cells, options.folder)
+    except FewstepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The bar: how far a student's samples may be from its target's, and what share each mode may have."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewstep.conformance.targets import Target
+from fewstep.metrics.same_noise import agreement
+from fewstep.metrics.sliced import sliced_wasserstein
+from fewstep.randomness import derive, generator
+from fewstep.solvers import solver_names, steps_for
+from fewstep.students import Student
+
+COUNT, DIRECTIONS = 5000, 64
+SIMULATIONS, QUANTILE = 200, 0.99
+FACTOR = 2.0
+"""A mode's share may be this many times its weight, or the weight this many times the share."""
+
+
+def distance(x: Tensor, y: Tensor) -> float:
+    """Sliced Wasserstein distance, always in the same directions."""
+    return sliced_wasserstein(x, y, DIRECTIONS)
+
+
+def null_quantile(target: Target) -> float:
+    """99 % quantile of the distance between two sets of COUNT samples of the target itself.
+
+    Two disjoint sets out of a pool, again and again: the variance of their difference is that of independent sets.
+    """
+    pool = target.samples(8 * COUNT, derive(0, "conformance/null"))
+    found = []
+    for k in range(SIMULATIONS):
+        order = torch.randperm(len(pool), generator=generator(0, "conformance/null", k))
+        found.append(distance(pool[order[:COUNT]], pool[order[COUNT : 2 * COUNT]]))
+    return float(torch.tensor(found).quantile(QUANTILE))
+
+
+def best_solver(target: Target, evaluations: int, seed: int = 0) -> tuple[str, float]:
+    """The training-free solver nearest to the target at exactly so many network evaluations, and its distance."""
+    reference, noise = reference_and_noise(target, seed)
+    found = []
+    for solver in solver_names():
+        steps = steps_for(solver, evaluations, target.guidance)
+        if steps is not None:
+            drawn = target.solve(noise, solver, steps, seed)
+            found.append((distance(drawn, reference), solver))
+    if not found:
+        return "none", float("inf")
+    best = min(found)
+    return best[1], best[0]
+
+
+def reference_and_noise(target: Target, seed: int) -> tuple[Tensor, Tensor]:
+    """COUNT samples of the target, and as many noises for students and solvers."""
+    source = generator(seed, "conformance/noise")
+    noise = torch.randn(COUNT, *target.mixture.sample_shape, generator=source)
+    return target.samples(COUNT, derive(seed, "conformance/reference")), noise
+
+
+def judge(target: Target, student: Student, null: float, solvers: dict, seed: int = 0) -> dict:
+    """Figures of a student, with what it `missed`, in words; empty: it meets the bar.
+
+    Args:
+        null: null_quantile of the target.
+        solvers: (name, distance) of the best solver, by network evaluations; what is not there is measured and added.
+    """
+    reference, noise = reference_and_noise(target, seed)
+    condition = target.condition(COUNT)
+    before = student.denoiser.evaluations
+    drawn = student.sample(noise, condition=condition, seed=seed)
+    evaluations = student.denoiser.evaluations - before
+    if evaluations not in solvers:
+        solvers[evaluations] = best_solver(target, evaluations, seed)
+    name, free = solvers[evaluations]
+
+    found, bar = distance(drawn, reference), max(free / 2, null)
+    shares, weights = mode_shares(target, drawn), target_weights(target, reference)
+    ratio = shares / weights
+    missed = []
+    if not torch.isfinite(drawn).all() or not found <= bar:
+        missed.append(f"distance {found:.4g} > {bar:.4g}")
+    odd = int(((ratio < 1 / FACTOR) | (ratio > FACTOR)).sum())
+    if odd:
+        missed.append(f"{odd} of {len(weights)} modes off by over {FACTOR:g} ({ratio.min():.2f} to {ratio.max():.2f})")
+    return {
+        "distance": found,
+        "bar": bar,
+        "solver": {"name": name, "distance": free},
+        "null": null,
+        "evaluations": evaluations,
+        "modes": {"of": len(weights), "within": len(weights) - odd, "least": float(ratio.min()),
+                  "most": float(ratio.max())},
+        "agreement": _agreement(target, noise, drawn) if target.recipe.flow_map else None,
+        "missed": missed,
+    }  # fmt: skip
+
+
+def mode_shares(target: Target, x: Tensor) -> Tensor:
+    """Share (K,) of the samples in each mode."""
+    counts = torch.bincount(target.modes(x.nan_to_num()), minlength=target.mixture.num_classes)
+    return counts.double() / len(x)
+
+
+def target_weights(target: Target, reference: Tensor) -> Tensor:
+    """What share (K,) each mode should have: the mixture's weights, or where no closed form says, the reference's."""
+    return target.mixture.weights if target.condition(1) is None else mode_shares(target, reference)
+
+
+def _agreement(target: Target, noise: Tensor, drawn: Tensor) -> dict[str, float]:
+    """How nearly the student follows the exact ODE from the same noise: correlation, and rms over the data's own."""
+    exact = target.flow(noise)
+    found = agreement(drawn.nan_to_num().numpy(), exact.numpy())
+    spread = float((exact - exact.mean(0)).square().mean().sqrt())
+    return {"correlation": found.correlation, "rms": found.rms / spread}

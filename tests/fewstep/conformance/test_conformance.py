@@ -1,0 +1,123 @@
+"""The conformance suite: its problems, its bar, its record; and, marked slow, every recipe on every problem."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from fewstep.conformance import cells, judging, table
+from fewstep.conformance.cells import Cell, make_all
+from fewstep.conformance.code import closure, code_digest
+from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
+from fewstep.conformance.targets import target_of
+from fewstep.errors import SettingsError
+from fewstep.recipes import load_recipe, recipe_names
+from fewstep.training import surrogate
+
+
+class Exact:
+    """A student that draws from the target; `spoil` changes its samples."""
+
+    def __init__(self, target, spoil=lambda x: x):
+        self.target, self.spoil, self.denoiser = target, spoil, target.teacher
+
+    def sample(self, noise, condition=None, seed=0):
+        self.denoiser.evaluations += 1
+        return self.spoil(self.target.samples(len(noise), 77))
+
+
+@pytest.fixture
+def target():
+    return target_of(load_recipe("dmd2"), Problem("ring").teacher())
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Fewer samples to judge by, and a stand-in fitted less."""
+    monkeypatch.setattr(judging, "SIMULATIONS", 20)
+    monkeypatch.setattr(judging, "COUNT", 1000)
+    monkeypatch.setattr(surrogate.fit, "__defaults__", ("cpu", 200))
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_every_problem_is_a_mixture_in_every_process_and_dimension(kind, process):
+    plane, space = Problem(kind, process).teacher(), Problem(kind, process, dimension=5).teacher()
+    assert plane.sample_shape == (2,) and space.sample_shape == (5,)
+    if kind != "random":  # turned, the means stay as far apart
+        assert torch.allclose(torch.cdist(plane.means, plane.means), torch.cdist(space.means, space.means), atol=1e-6)
+    else:
+        assert not torch.equal(Problem(kind, variant=1).teacher().means[:2], plane.means[:2])
+    assert Problem(kind).name == kind
+
+
+def test_unknown_problems_are_refused():
+    with pytest.raises(SettingsError, match="did you mean 'ring'"):
+        Problem("rings")
+    with pytest.raises(SettingsError, match="did you mean 'cosine'"):
+        Problem("ring", "cosin")
+
+
+def test_exact_samples_meet_the_bar_and_what_spoils_them_does_not(target, quick):
+    null = judging.null_quantile(target)
+    strict = {1: ("none", 0.0)}  # so that the bar is the null's quantile
+
+    def missed(spoil):
+        return judging.judge(target, Exact(target, spoil), null, strict)["missed"]
+
+    assert not missed(lambda x: x)
+    assert "distance" in missed(lambda x: x + 0.1)[0]
+    assert "distance" in missed(lambda x: torch.where(torch.arange(len(x))[:, None] == 5, torch.nan, x))[0]
+    lost = target.mixture.exact_samples(judging.COUNT, torch.Generator().manual_seed(3),
+                                        torch.arange(judging.COUNT) % 7)  # fmt: skip
+    assert "1 of 8 modes off" in missed(lambda x: lost)[1]
+
+
+def test_the_best_solver_is_the_nearest_at_exactly_so_many_evaluations(target, quick):
+    found = [judging.best_solver(target, count)[1] for count in (1, 2, 8)]
+    assert found == sorted(found, reverse=True) and found[2] < 0.2 * found[0]
+
+
+def test_code_that_a_recipe_does_not_load_is_no_part_of_its_key():
+    files = closure("fewstep.terms.regression")
+    assert "fewstep/terms/distances.py" in files and "fewstep/terms/adversarial.py" not in files
+    assert "fewstep/training/rounds.py" in closure("fewstep.training.api")
+    assert code_digest("fewstep.terms.regression") != code_digest("fewstep.terms.adversarial")
+    keys = {Cell("kd", Problem("ring")).key, Cell("kd", Problem("grid")).key, Cell("ect", Problem("ring")).key,
+            Cell("kd", Problem("ring"), seed=1).key, Cell("kd", Problem("ring"), images=1).key}  # fmt: skip
+    assert len(keys) == 5
+
+
+def test_a_cell_is_made_once_recorded_and_tabled(tmp_path, quick, monkeypatch):
+    cell = Cell("kd", Problem("ring"), images=16_000)
+    record = cells.make(cell, tmp_path)
+    assert record["missed"] == [] and record["agreement"]["correlation"] > 0.8, record
+    assert record["modes"]["within"] == 8 and record["distance"] < record["solver"]["distance"] / 2
+    assert json.loads(cell.path(tmp_path).read_text()) == record
+
+    monkeypatch.setattr(cells, "make", None)  # a second call reads
+    assert list(make_all([cell], tmp_path)) == [record]
+    (tmp_path / "README.md").write_text("a\n" + "\n".join(table.MARKS) + "\nb\n")
+    table.write_tables([cell, Cell("kd", Problem("grid"))], tmp_path, root=tmp_path)
+    document = (tmp_path / "docs/conformance.md").read_text()
+    assert "1 of 2 cells" in document and f"{record['distance']:.4f}" in document
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("a\n") and readme.endswith("b\n") and "| `kd` |" in readme
+    assert "met" in table.line(record)
+
+
+def test_what_breaks_is_a_line_of_the_table(tmp_path, quick):
+    path = tmp_path / "odd.yaml"
+    path.write_text("optimiser: {lr: 1.0e+30, clip: 0, warmup: 0}\nrounds: [{terms: [{term: regression}]}]")
+    record = cells.make(Cell(str(path), Problem("ring"), images=1000), tmp_path)
+    assert "is nan" in record["missed"][0] and "failed" in table.short([record]) and "missed" in table.line(record)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6 * 3600)
+def test_every_recipe_meets_its_bar_on_every_problem():
+    """Figures of present code are read from where `make conformance` put them; what is missing is made."""
+    wanted = [Cell(recipe, Problem(kind)) for recipe in recipe_names() for kind in SUITE]
+    records = list(make_all(wanted, workers=os.cpu_count() or 1))
+    assert [table.line(record) for record in records if record["missed"]] == []
