@@ -57,11 +57,14 @@ def stage_task(run: str, stage: str) -> dict:
 
 @task(name="push", task_run_name="push to the DVC remote", cache_policy=NO_CACHE, persist_result=False, **RETRY)
 def push_task(run: str) -> dict:
-    """Copies what dvc.lock names to DVC's default remote; returns how many files that were."""
-    from tasks import versioning
+    """Copies what dvc.lock names to DVC's default remote and announces it there; returns how many files that were."""
+    from tasks import sharing, versioning
 
     session = _SESSIONS[run]
-    return {"files": versioning.push(session.workspace)}
+    sent = versioning.push(session.workspace)
+    for stage, note in sharing.announce(session.workspace).items():
+        session.observer.stage_warned(stage, note)
+    return {"files": sent}
 
 
 def record_failure(flow, flow_run, state) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from uuid import UUID
 
 from fewstep.errors import Busy, FewstepError, NotAvailable
@@ -16,6 +17,7 @@ from tasks.redaction import redact
 from tasks.runs import FINISHED, KILLED, RunRecord, RunStore
 from tasks.workspace import Workspace
 
+OLD_UPLOAD = timedelta(days=1)      # no upload of ours takes so long
 OPEN = ["RUNNING", "PENDING", "CANCELLING"]
 
 
@@ -44,7 +46,7 @@ def reconcile(workspace: Workspace, profile: str) -> Report:
             report.records.append(f"{run}: was killed; continue with: {record.resume_command}")
     _files(workspace, report)
     _worktrees(workspace, store, report)
-    for part in (_mlflow, _prefect):
+    for part in (_mlflow, _prefect, _uploads):
         try:
             part(workspace, store, profile, report)
         except NotAvailable as error:
@@ -79,6 +81,13 @@ def _mlflow(workspace: Workspace, store: RunStore, profile: str, report: Report)
 
     states = {record.id: record.state for record in store.all()}
     report.mlflow += mend(workspace, is_alive=store.alive, states=states)
+
+
+def _uploads(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:
+    from tasks import sharing
+
+    report.files += [f"{name}: an unfinished upload to the remote was given up"
+                     for name in sharing.give_up_uploads(workspace, OLD_UPLOAD)]
 
 
 # Prefect

@@ -53,9 +53,9 @@ def from_cache(workspace, md5: str, target: Path) -> Path:
     def place(name: str) -> Path:
         return store / name[:2] / name[2:]
 
+    target.parent.mkdir(parents=True, exist_ok=True)
     _pull(workspace, [md5], place)
     if not md5.endswith(".dir"):
-        target.parent.mkdir(parents=True, exist_ok=True)
         clone_or_copy(place(md5), target)
         return target
     try:
@@ -64,6 +64,7 @@ def from_cache(workspace, md5: str, target: Path) -> Path:
     except (ValueError, KeyError, TypeError) as error:
         raise DataDiffers(f"DVC's listing {md5} is damaged ({error})", hint="`dvc pull` fetches it again") from error
     _pull(workspace, [name for _, name in paths], place)
+    target.mkdir(exist_ok=True)
     for relative, name in paths:
         if relative.is_absolute() or ".." in relative.parts:
             raise DataDiffers(f"DVC's listing {md5} names a path outside of the folder: {relative}")

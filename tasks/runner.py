@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import CorruptData, FewstepError, NotAvailable, SettingsError
-from tasks import dvclock, graph, keys, publish
+from tasks import dvclock, graph, keys, publish, sharing
 from tasks import manifest as manifests
 from tasks.files import StatTable, atomic_write, disk_full, is_disk_full, sweep_tree
 from tasks.manifest import Manifest
 from tasks.observe import Observer
-from tasks.plan import PlanItem, Survey, stat_table
+from tasks.plan import PlanItem, Survey, restorable, stat_table
 from tasks.settings import Settings
 from tasks.workspace import Workspace
 
@@ -148,6 +148,8 @@ def _run(workspace: Workspace, stage: graph.Stage, settings: Settings, observer:
     if item.false_record:
         observer.stage_warned(stage.name, item.false_record)
     state, folder, cost = item.state, workspace.root / stage.output, {}
+    if state in ("stale", "missing") and stage.in_dvc:
+        state = _ask_others(workspace, stage, item, observer)
     if state == "restorable":
         state = "restored" if _restore(workspace, stage, item.key, table, observer) else "stale"
     if state in ("stale", "missing"):
@@ -271,6 +273,14 @@ def in_threads(workers: int) -> Execute:
             torch.set_num_threads(threads)
 
     return execute
+
+
+def _ask_others(workspace: Workspace, stage: graph.Stage, item: PlanItem, observer: Observer) -> str:
+    """The stage's state after asking the shared store whether another machine has made this key."""
+    problem = sharing.learn(workspace, item.key)
+    if problem:
+        observer.stage_warned(stage.name, problem)
+    return "restorable" if restorable(workspace, item.key) else item.state
 
 
 def _restore(workspace: Workspace, stage: graph.Stage, key: str, table: StatTable, observer: Observer) -> bool:

@@ -103,6 +103,18 @@ class Store:
         """A small object. Raises NotAvailable when it is not there."""
         return self._call(f"reading {name}", lambda: self._read(name))
 
+    def find(self, name: str) -> bytes | None:
+        """A small object, or None when it is not there."""
+        def read() -> bytes | None:
+            try:
+                return self._read(name)
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+        return self._call(f"reading {name}", read)
+
     def put_tree(self, folder: Path, name: str) -> str:
         """Uploads all files of `folder` below `name`; returns their tree digest (tasks.manifest)."""
         files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]

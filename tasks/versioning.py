@@ -12,14 +12,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import tasks.environment  # noqa: F401  (no telemetry)
 from fewstep.errors import FewstepError, NotAvailable
 from tasks import dvclock, graph, keys
 from tasks import manifest as manifests
 from tasks import settings as settings_module
-from tasks.files import atomic_write, clone_or_copy, disk_full, is_disk_full, writing
+from tasks.files import atomic_write, disk_full, is_disk_full, writing
 from tasks.git import add_worktree, git, head, read_at, tag_snapshot, worktrees
 from tasks.manifest import Manifest
 from tasks.plan import changes, restorable, stat_table
@@ -197,29 +197,12 @@ def materialise(workspace: Workspace, key: str, target: Path) -> None:
 
     Raises NotAvailable when it is in neither. The caller verifies the bytes.
     """
+    from tasks.outputs import from_cache
+
     known = restorable(workspace, key)
     if known is None:
         raise NotAvailable(f"no output of key {key[:12]} is known here")
-    store = Path(os.path.normpath(workspace.shared / known["store"]))
-
-    def place(md5: str) -> Path:
-        return store / md5[:2] / md5[2:]
-
-    files = json.loads(place(known["md5"]).read_bytes())
-    absent = [row["md5"] for row in files if not place(row["md5"]).is_file()]
-    if absent:
-        fetch(workspace, absent)
-    target.mkdir(parents=True, exist_ok=True)
-    for row in files:
-        relative = PurePosixPath(row["relpath"])
-        if relative.is_absolute() or ".." in relative.parts:
-            raise NotAvailable(f"the listing of {key[:12]} in DVC's cache names a path outside of it: {relative}")
-        path = target / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            clone_or_copy(place(row["md5"]), path)
-        except FileNotFoundError:
-            raise NotAvailable(f"DVC's cache lacks {relative} of {known['stage']} {key[:12]}") from None
+    from_cache(workspace, known["md5"], target)
 
 
 def fetch(workspace: Workspace, hashes: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The profile `server`: MLflow by URL with its files in S3, DVC's remote in S3; moto stands in for the store."""
 
+import json
 import os
 import shutil
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tasks import registration
 from tasks.registry import Registry
 from tasks.storage import Store
 from tasks.workspace import Workspace
+from tests.fake_project import FakeProject
 from tests.registry_world import Place, save_student
 from tests.registry_world import registration as what
 
@@ -129,3 +132,51 @@ def test_dvc_pushes_to_and_pulls_from_the_store(environment, tmp_path):
     for path in root.rglob("*"):
         assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
     assert Path(workspace.shared).parent == root
+
+
+PUSH = """
+from tasks import sharing, versioning
+from tasks.workspace import Workspace
+print(versioning.push(Workspace.find()), sharing.announce(Workspace.find()))
+"""
+
+
+def test_another_machine_takes_what_this_one_made_and_hears_of_other_bytes(environment, tmp_path):
+    given = {name: value for name, value in environment.items() if name.startswith("AWS_")}
+    machines = [FakeProject(tmp_path / name) for name in ("one", "two", "three")]
+    for machine in machines:
+        machine.dvc("init", "-q")
+        machine.dvc("remote", "add", "-q", "-f", "-d", "store", "s3://fewstep/machines")
+    one, two, three = machines
+    stages = ("shard", "classifier")
+    assert set(one.all(*stages, **given).values()) == {"made"}
+    assert one.python(PUSH, **given).stdout.endswith("{}\n")
+    assert set(two.all(*stages, **given).values()) == {"restored"}
+    made = sorted((one.folder / "data").rglob("*.bin"))
+    assert made
+    for path in made:
+        assert (two.folder / path.relative_to(one.folder)).read_bytes() == path.read_bytes()
+    # announced under a key of ours with other bytes: both are kept, and it is said
+    key = json.loads((one.folder / "data/shards/manifest.json").read_text())["key"]
+    store = Store("s3://fewstep/machines")
+    said = json.loads(store.read(f"fewstep/{key}.json"))
+    store.client.put_object(Bucket="fewstep", Key=f"machines/fewstep/{key}.json",
+                            Body=json.dumps({**said, "digest": "0" * 64}).encode())
+    assert "other bytes under the same key (000000000000" in one.python(PUSH, **given).stdout
+    # a store that does not answer is no reason not to make it
+    outcome = three.all("shard", **{**given, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    assert outcome == {"shard": "made"}
+
+
+def test_an_upload_that_a_death_left_is_given_up_once_it_is_old(environment, tmp_path):
+    from tasks import sharing
+
+    project = FakeProject(tmp_path / "checkout")
+    project.dvc("init", "-q")
+    project.dvc("remote", "add", "-q", "-f", "-d", "store", "s3://fewstep/uploads")
+    client = Store("s3://fewstep/uploads").client
+    client.create_multipart_upload(Bucket="fewstep", Key="uploads/half")
+    workspace = Workspace(project.folder)
+    assert sharing.give_up_uploads(workspace, timedelta(days=100 * 365)) == []  # moto dates every upload to 2010
+    assert sharing.give_up_uploads(workspace, timedelta(days=1)) == ["uploads/half"]
+    assert sharing.give_up_uploads(workspace, timedelta(days=1)) == []
