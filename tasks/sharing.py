@@ -23,7 +23,7 @@ ATTEMPTS = 2    # asking is a courtesy: a store that does not answer must not ho
 
 
 def store(workspace: Workspace):
-    """The object store of DVC's default remote (tasks.storage.Store), or None where that is a folder or there is none."""
+    """The object store of DVC's default remote (tasks.storage.Store); None where that is a folder or not there."""
     parser = configparser.ConfigParser()
     parser.read([workspace.root / ".dvc" / "config", workspace.root / ".dvc" / "config.local"])
     section = f"'remote \"{parser.get('core', 'remote', fallback=None)}\"'"
@@ -61,7 +61,7 @@ def announce(workspace: Workspace) -> dict[str, str]:
 
 
 def learn(workspace: Workspace, key: str) -> str | None:
-    """Asks whether another machine made `key`; if so it can be restored afterwards. Returns why it could not be asked."""
+    """Asks whether another machine made `key`: if so it can be restored afterwards. Returns why it could not ask."""
     from tasks import versioning
 
     try:
