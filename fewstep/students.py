@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,17 +67,21 @@ class Student(nn.Module):
         condition: Tensor | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
+        on_state: Callable[[Tensor, float], None] | None = None,
     ) -> Tensor:
         """N(0, I) `noise` (N, …) → samples (N, …), a function of noise, condition and seed.
 
         steps: other than the sampler's, taken on the process's own grid. condition: (N,) int64 labels.
         seed, indices: key the re-noising of `renoise` students; sample i of the batch is index i unless told.
+        on_state: called with the state (N, …) and its native time before each evaluation.
         """
         process = self.denoiser.process
         times = self.times(steps)
         x = process.initial(noise, float(times[0]))
         indices = range(len(noise)) if indices is None else indices
         for step, t in enumerate(times):
+            if on_state is not None:
+                on_state(x, float(t))
             prediction = self.denoiser.predict(x, t, condition)
             if step + 1 == len(times):
                 return prediction.x0

@@ -2,6 +2,7 @@
 
 import json
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from fewstep.errors import NonFinite, SettingsError
-from fewstep.images import load_split
+from fewstep.images import load_split, to_bytes
 from fewstep.metrics.examination import Examination
 from fewstep.metrics.features import load_extractor
 from fewstep.metrics.names import counted, solver_name
-from fewstep.metrics.protocol import store
-from fewstep.metrics.samples import collect, pack, unpack
-from fewstep.metrics.timing import time_sampling
+from fewstep.metrics.protocol import Sampling, store
+from fewstep.metrics.samples import Sampled, collect, pack, unpack
+from fewstep.metrics.timing import time_latency, time_throughput
 from fewstep.randomness import generator
 from fewstep.sampling import sample
 from fewstep.solvers import is_stochastic, network_evaluations, steps_for
@@ -26,6 +27,8 @@ from tasks.files import atomic_write
 PARALLEL = True
 PICTURES_PER_CLASS = 32
 """Images of every baseline that are kept for grids, of each of the first ten classes."""
+TRAJECTORIES = 6
+"""Samples whose way from noise is kept to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -125,48 +128,66 @@ def finish(ctx) -> dict:
     shown = pictured(conditions, len(indices))
     best = unpack(_file(ctx, reference.name)).images
     protocols: dict = {}
-    rows, features, pictures = [], {}, {}
-    for unit in everything:
+    rows, features, pictures, replicates = [], {}, {}, {}
+    floor = {"subject": "real images", "values": store(examination.floor(), protocols),
+             "classes": examination.floor_per_class()}  # fmt: skip
+
+    def measured(unit: Unit) -> tuple[Sampled, dict, list, torch.Tensor | None]:
         sampled = unpack(_file(ctx, unit.name))
-        subject = f"{solver_name(unit.solver)}, {counted(unit.evaluations, 'evaluation')}"
-        row = {"subject": subject, "solver": unit.solver, "evaluations": unit.evaluations, "steps": unit.steps,
-               "asked": list(unit.asked), "teacher": unit == reference, "values": {}, "classes": []}  # fmt: skip
-        pictures[unit.name] = sampled.images[shown].contiguous()
         if sampled.seen is None:
-            row["note"] = f"{1 - sampled.finite:.1%} of the samples are NaN or infinite"
-            ctx.warn(f"{row['subject']}: {row['note']}")
-        else:
-            values = examination.measure(sampled.seen, row["subject"], conditions=conditions, images=sampled.images,
-                                         teacher=None if unit == reference else best)
-            row["values"] = store(values, protocols)
-            row["classes"] = examination.per_class(sampled.seen, conditions)
-            features[unit.name] = torch.from_numpy(sampled.seen.features)
-        rows.append(row)
-    floor = {"subject": "real images", "values": store(examination.floor(), protocols)}
+            return sampled, {}, [], None
+        fd = examination.frechet(sampled.seen, conditions)
+        values = examination.measure(sampled.seen, _subject(unit), conditions=conditions, images=sampled.images, fd=fd,
+                                     teacher=None if unit == reference else best, sampling=_sampling(ctx, unit))
+        return sampled, values, examination.per_class(sampled.seen, conditions), torch.from_numpy(fd.replicates)
+
+    with ThreadPoolExecutor(ctx.workers) as pool:
+        for unit, (sampled, values, classes, groups) in zip(everything, pool.map(measured, everything), strict=True):
+            row = {"subject": _subject(unit), "solver": unit.solver, "evaluations": unit.evaluations,
+                   "steps": unit.steps, "asked": list(unit.asked), "teacher": unit == reference,
+                   "sampling": _sampling(ctx, unit).model_dump(), "values": store(values, protocols),
+                   "classes": classes}  # fmt: skip
+            pictures[unit.name] = sampled.images[shown].contiguous()
+            if sampled.seen is None:
+                row["note"] = f"{1 - sampled.finite:.1%} of the samples are NaN or infinite"
+                ctx.warn(f"{row['subject']}: {row['note']}")
+            else:
+                features[unit.name] = torch.from_numpy(sampled.seen.features)
+                replicates[unit.name] = groups
+            rows.append(row)
     document = {"format": 1, "guidance": ctx.settings["guidance"], "features": examination.extractor.name,
                 "reference": len(examination.test), "num_classes": teacher.num_classes, "floor": floor, "rows": rows,
                 "protocols": protocols}  # fmt: skip
     ctx.out.mkdir(parents=True, exist_ok=True)
     save_file({"images": best}, ctx.out / "teacher.safetensors")
     save_file(features, ctx.out / "features.safetensors")
+    save_file(replicates, ctx.out / "replicates.safetensors")
+    ways = _trajectories(ctx, teacher, examination, reference, followed(shown), conditions, best)
+    save_file({"states": ways, "indices": followed(shown)}, ctx.out / "trajectories.safetensors")
     save_file({**pictures, "indices": shown}, ctx.out / "pictures.safetensors")
     (ctx.out / "baselines.json").write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return {"samples": ctx.settings["samples"], "baselines": len(rows), "features": examination.extractor.name}
 
 
 def cost(ctx) -> dict:
-    """Latency and throughput of the teacher at its highest count, and peak memory of the process."""
-    unit, teacher = teacher_unit(plan(ctx.settings)), _teacher(ctx)
+    """Latency of every baseline, throughput of the teacher at its highest count, and peak memory of the process."""
+    everything, teacher = plan(ctx.settings), _teacher(ctx)
+    best, solvers = teacher_unit(everything), {}
     examination = _examination(ctx, teacher.num_classes)
-    draw = _sampler(ctx, teacher, unit)
+    for unit in everything:
+        draw = _sampler(ctx, teacher, unit)
 
-    def some(count: int) -> None:
-        indices = torch.arange(count)
-        draw(examination.noise(indices), examination.conditions(indices), indices).cpu()
+        def some(count: int, draw=draw) -> None:
+            indices = torch.arange(count)
+            draw(examination.noise(indices), examination.conditions(indices), indices).cpu()
 
-    timed = time_sampling(some, ctx.settings["batch"], repeats=5, seconds=0.5)
+        solvers[unit.name] = time_latency(some, repeats=5)
+        if unit == best:
+            timed = {**solvers[unit.name], **time_throughput(some, ctx.settings["batch"], seconds=0.5)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"teacher": {"solver": unit.solver, "evaluations": unit.evaluations, **timed}, "peak_memory_mb": peak}
+    parameters = sum(p.numel() for p in teacher.parameters())
+    return {"teacher": {"solver": best.solver, "evaluations": best.evaluations, **timed}, "solvers": solvers,
+            "parameters": parameters, "peak_memory_mb": peak}  # fmt: skip
 
 
 def pictured(conditions: torch.Tensor | None, samples: int) -> torch.Tensor:
@@ -175,6 +196,33 @@ def pictured(conditions: torch.Tensor | None, samples: int) -> torch.Tensor:
         return torch.arange(min(samples, PICTURES_PER_CLASS * 10))
     rows = [(conditions == label).nonzero().flatten()[:PICTURES_PER_CLASS] for label in conditions.unique()[:10]]
     return torch.cat(rows)
+
+
+def followed(shown: torch.Tensor) -> torch.Tensor:
+    """The few of the pictured samples that are followed on their way from noise, of different classes."""
+    return shown[torch.linspace(0, len(shown) - 1, min(TRAJECTORIES, len(shown))).round().long()].unique()
+
+
+def _trajectories(ctx, teacher, examination: Examination, unit: Unit, indices: torch.Tensor, conditions, best):
+    """(n, S + 1, C, H, W) uint8: the teacher's states from noise on, at unit variance, and the samples they end in."""
+    chance = {}
+    if is_stochastic(unit.solver):
+        chance["generator"] = generator(ctx.settings["seed"], "evaluation-solver-pictures")
+    made = sample(teacher, examination.noise(indices).to(_device()), solver=unit.solver, steps=unit.steps,
+                  condition=None if conditions is None else conditions[indices].to(_device()),
+                  guidance=ctx.settings["guidance"], keep="all", **chance)  # fmt: skip
+    scale = teacher.process.scale(made.times).clamp(min=1).to(made.states)
+    states = made.states / scale.reshape(1, -1, 1, 1, 1)
+    return torch.cat([to_bytes(states.cpu()), best[indices][:, None]], dim=1).contiguous()
+
+
+def _subject(unit: Unit) -> str:
+    return f"{solver_name(unit.solver)}, {counted(unit.evaluations, 'evaluation')}"
+
+
+def _sampling(ctx, unit: Unit) -> Sampling:
+    return Sampling(solver=unit.solver, steps=unit.steps, evaluations=unit.evaluations,
+                    guidance=ctx.settings["guidance"])  # fmt: skip
 
 
 def _file(ctx, unit: str) -> Path:

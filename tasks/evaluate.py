@@ -8,15 +8,17 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fewstep.errors import NonFinite, SettingsError
 from fewstep.export import load_student
-from fewstep.images import load_split
-from fewstep.metrics.examination import Examination
+from fewstep.images import load_split, to_bytes
+from fewstep.metrics.equivalence import equivalent_evaluations
+from fewstep.metrics.examination import NEAREST, Examination
 from fewstep.metrics.features import load_extractor
+from fewstep.metrics.frechet import Extrapolated
 from fewstep.metrics.names import counted, solver_name
-from fewstep.metrics.protocol import restore, rounded, store
+from fewstep.metrics.protocol import Sampling, restore, rounded, store
 from fewstep.metrics.samples import Sampled, collect, pack, unpack
 from fewstep.metrics.timing import time_sampling
 from fewstep.pictures import Block, save, side_by_side
@@ -24,8 +26,16 @@ from fewstep.threads import threads
 from tasks.files import atomic_write
 
 PARALLEL = True
-HEADLINE = ("fd_infinite", "kid", "precision", "recall", "class_accuracy", "agreement_rms", "nearest_ratio")
-AGAINST = ("fd_ratio", "kid_ratio", "kid_difference", "kid_difference_error", "fd_excess", "fd_excess_teacher")
+HEADLINE = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
+            "agreement_rms", "nearest_ratio", "nearest_ratio_features")  # fmt: skip
+AGAINST = ("fd_ratio", "kid_ratio", "kid_difference", "kid_difference_error", "fd_excess", "fd_excess_teacher",
+           "equals_evaluations")  # fmt: skip
+MEASURED = ("samples", "seed", "noise", "conditions", "reference", "reference_samples", "reference_digest",
+            "reference_statistics", "features", "features_digest", "dimensions", "resized", "antialiased",
+            "value_range", "clipped", "quantised")  # fmt: skip
+CLOSEST = 12
+"""Samples that are shown with their nearest training images."""
+REPORT = "report.safetensors"
 
 
 def check(ctx) -> None:
@@ -70,18 +80,22 @@ def finish(ctx) -> dict:
     folder = ctx.inputs["baselines"]
     baselines = json.loads((folder / "baselines.json").read_text())
     features = load_file(folder / "features.safetensors")
+    replicates = load_file(folder / "replicates.safetensors")
     teacher_images = load_file(folder / "teacher.safetensors")["images"]
     protocols = dict(baselines["protocols"])
     rows, comparisons, sampled = [], {}, {}
     for steps in _steps(ctx):
         sampled[steps] = unpack(_file(ctx, steps))
         subject = f"student, {counted(steps, 'step')}"
+        drawn = Sampling(solver=student.sampler.kind, steps=steps, evaluations=steps)
+        fd = examination.frechet(sampled[steps].seen, conditions)
         values = examination.measure(sampled[steps].seen, subject, conditions=conditions, teacher=teacher_images,
-                                     images=sampled[steps].images)  # fmt: skip
-        rows.append({"subject": subject, "steps": steps, "evaluations": steps, "values": store(values, protocols),
+                                     images=sampled[steps].images, sampling=drawn, fd=fd)  # fmt: skip
+        rows.append({"subject": subject, "steps": steps, "evaluations": steps, "sampling": drawn.model_dump(),
+                     "values": store(values, protocols),
                      "classes": examination.per_class(sampled[steps].seen, conditions)})  # fmt: skip
         comparisons[str(steps)] = _compare(examination, steps, values, sampled[steps], conditions, baselines,
-                                           features)  # fmt: skip
+                                           features) | _equals(baselines, replicates, fd)  # fmt: skip
     document = {**baselines, "student": rows, "comparisons": comparisons, "protocols": protocols,
                 "samples": ctx.settings["samples"], "notes": _notes(examination, student)}  # fmt: skip
     ctx.out.mkdir(parents=True, exist_ok=True)
@@ -93,9 +107,11 @@ def finish(ctx) -> dict:
     for model in ["student", *dict.fromkeys(row["solver"] for row in document["rows"])]:
         (ctx.out / "curves" / f"{model}.csv").write_text(quality_table(document, model))
     save(_grid(ctx, examination, baselines, sampled, conditions, teacher_images), ctx.out / "grid.png")
+    save_file(_report(ctx, student, examination, document, sampled, conditions, teacher_images), ctx.out / REPORT)
     first = rows[0]["values"]
     return {"samples": ctx.settings["samples"], "features": baselines["features"],
-            "fd_infinite": first["fd_infinite"]["value"], "kid": first["kid"]["value"]}  # fmt: skip
+            "fd_infinite": first["fd_infinite"]["value"], "kid": first["kid"]["value"],
+            "protocol": headline(document)["measured"]}  # fmt: skip
 
 
 def cost(ctx) -> dict:
@@ -119,13 +135,17 @@ def cost(ctx) -> dict:
 def headline(document: dict) -> dict:
     """metrics.json: plain numbers that `dvc metrics show` and the registry's floors read.
 
-    `protocol` is the digest of the first student's Fréchet distance's protocol; evaluation.json has it in full, with
-    the number of samples and the interval of every value.
+    `measured` is what the protocols of all values have in common, `protocols` the digest of each metric's own, and
+    `protocol` that of the Fréchet distance; evaluation.json has them in full, with the interval and the number of
+    samples of every value.
     """
     teacher = next(row for row in document["rows"] if row["teacher"])
     first = document["student"][0]
     against = document["comparisons"][str(first["steps"])]
+    values, protocols = first["values"], document["protocols"]
     flat = {
+        "measured": {name: protocols[values["fd_infinite"]["protocol"]][name] for name in MEASURED},
+        "protocols": {name: values[name]["protocol"] for name in HEADLINE if name in values},
         "features": document["features"],
         "samples": document["samples"],
         "reference": document["reference"],
@@ -145,7 +165,8 @@ def headline(document: dict) -> dict:
 
 def quality_table(document: dict, model: str | None = None) -> str:
     """CSV: quality over network evaluations, one line per model and count; of one model, as DVC draws curves."""
-    columns = ("fd_infinite", "kid", "precision", "recall", "class_accuracy", "agreement_rms")
+    columns = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity",
+               "class_accuracy", "agreement_rms")  # fmt: skip
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["model", "evaluations", *columns])
@@ -160,11 +181,11 @@ def quality_table(document: dict, model: str | None = None) -> str:
 
 def _compare(examination: Examination, steps: int, values: dict, sampled: Sampled, conditions, baselines: dict,
              features: dict) -> dict:
-    """The student against the best training-free solver at equal network evaluations (else the nearest lower count),
-    against the teacher, and the cheapest training-free setting that is at least as good."""
+    """The student against the best training-free solver at equal network evaluations (else the nearest lower count)
+    and against the teacher."""
     protocols = baselines["protocols"]
     usable = [row for row in baselines["rows"] if row["values"]]
-    known = {id(row): restore(row["values"], protocols, row["subject"]) for row in usable}
+    known = {id(row): restore(row["values"], protocols, row["subject"], row["sampling"]) for row in usable}
     floor = restore(baselines["floor"]["values"], protocols, "real images")
     teacher = next(row for row in usable if row["teacher"])
     counts = [row["evaluations"] for row in usable if row["evaluations"] <= steps]
@@ -185,11 +206,29 @@ def _compare(examination: Examination, steps: int, values: dict, sampled: Sample
     for name, label in (("fd_infinite", "fd"), ("kid", "kid")):
         found[f"{label}_excess"] = rounded(values[name].above_floor(floor[name]))
         found[f"{label}_excess_teacher"] = rounded(known[id(teacher)][name].above_floor(floor[name]))
-    as_good = [row for row in usable if known[id(row)]["fd_infinite"].minus(mine) <= 0]
-    cheapest = min(as_good, key=lambda row: row["evaluations"], default=None)
-    found["equals_solver"] = cheapest and cheapest["solver"]
-    found["equals_evaluations"] = cheapest and cheapest["evaluations"]
     return found
+
+
+def _equals(baselines: dict, replicates: dict, fd: Extrapolated) -> dict:
+    """The training-free setting whose Fréchet distance the student's equals: for every solver the interpolated number
+    of network evaluations with its 95 % set, and the solver that needs the fewest."""
+    equals = {}
+    for solver in dict.fromkeys(row["solver"] for row in baselines["rows"]):
+        rows = [row for row in baselines["rows"] if row["solver"] == solver and row["values"]]
+        rows.sort(key=lambda row: row["evaluations"])
+        if not rows:
+            continue
+        counts = [row["evaluations"] for row in rows]
+        found = equivalent_evaluations(
+            counts, [row["values"]["fd_infinite"]["value"] for row in rows],
+            [replicates[f"{solver}-{count}"].numpy() for count in counts], fd.infinite, fd.replicates,
+        )  # fmt: skip
+        bounds = (found.evaluations, found.low, found.high)
+        point, low, high = (None if x is None else rounded(x) for x in bounds)
+        equals[solver] = {"evaluations": point, "low": low, "high": high, "tried": [counts[0], counts[-1]]}
+    reached = [name for name, one in equals.items() if one["evaluations"] is not None]
+    best = min(reached, key=lambda name: equals[name]["evaluations"], default=None)
+    return {"equals": equals, "equals_solver": best, "equals_evaluations": best and equals[best]["evaluations"]}
 
 
 def _ratio(mine, rival) -> float | None:
@@ -239,6 +278,54 @@ def _grid(ctx, examination: Examination, baselines: dict, sampled: dict[int, Sam
     blocks.append(Block("teacher", _take(teacher_images, rows),
                         f"{solver_name(teacher['solver'])}, {counted(teacher['evaluations'], 'evaluation')}"))
     return side_by_side(blocks, names)
+
+
+def _report(ctx, student, examination: Examination, document: dict, sampled: dict[int, Sampled], conditions,
+            teacher_images: torch.Tensor) -> dict[str, torch.Tensor]:  # fmt: skip
+    """The pictures of the report: samples from the same noise, ways from noise, nearest training images; uint8."""
+    folder = ctx.inputs["baselines"]
+    kept, ways = (load_file(folder / f"{name}.safetensors") for name in ("pictures", "trajectories"))
+    shown, followed = kept["indices"], ways["indices"]
+    found = {"shown": shown, "followed": followed, "grid.teacher": teacher_images[shown], "way.teacher": ways["states"],
+             "held_out.pixels": torch.from_numpy(examination.reference.nearest),
+             "held_out.features": torch.from_numpy(examination.reference.nearest_features)}  # fmt: skip
+    if conditions is not None:
+        found |= {"shown.classes": conditions[shown], "followed.classes": conditions[followed]}
+    for steps, one in sampled.items():
+        name = f"student-{steps}"
+        found[f"grid.{name}"] = one.images[shown]
+        found[f"way.{name}"] = _way(ctx, student, steps, examination, followed, conditions, one.images)
+        chosen = document["comparisons"][str(steps)]
+        if chosen["solver"]:
+            rival = f"{chosen['solver']}-{chosen['evaluations']}"
+            found[f"grid.{rival}"] = kept[rival]
+        found[f"near.{name}.pixels"] = torch.from_numpy(one.seen.nearest)
+        found[f"near.{name}.features"] = torch.from_numpy(one.seen.nearest_features)
+    first = sampled[_steps(ctx)[0]]
+    held_out = torch.cat([to_bytes(examination.test.images(rows))
+                          for rows in torch.arange(min(len(examination.test), NEAREST)).split(500)])
+    for name, images, distances in (("samples", first.images, first.seen.nearest),
+                                    ("held_out", held_out, examination.reference.nearest)):
+        rows = torch.from_numpy(distances).argsort(stable=True)[:CLOSEST]
+        numbers, far = examination.nearest_training(images[rows])
+        found[f"closest.{name}"] = images[rows]
+        found[f"closest.{name}.training"] = to_bytes(examination.train.images(torch.from_numpy(numbers)))
+        found[f"closest.{name}.distance"] = torch.from_numpy(far)
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def _way(ctx, student, steps: int, examination: Examination, indices: torch.Tensor, conditions, images: torch.Tensor):
+    """(n, steps + 1, C, H, W) uint8: the student's states before each evaluation, at unit variance, and its samples."""
+    states = []
+
+    def keep(x: torch.Tensor, t: float) -> None:
+        scale = student.denoiser.process.scale(torch.tensor(t, dtype=torch.float64)).clamp(min=1)
+        states.append(to_bytes(x.cpu() / float(scale)))
+
+    wanted = None if conditions is None else conditions[indices].to(_device())
+    student.sample(examination.noise(indices).to(_device()), steps=steps, condition=wanted, seed=ctx.settings["seed"],
+                   indices=indices, on_state=keep)  # fmt: skip
+    return torch.stack([*states, images[indices]], dim=1)
 
 
 def _take(images: torch.Tensor, rows: list[list[int]]) -> torch.Tensor:

@@ -5,10 +5,11 @@ import importlib
 _HOMES = {
     "Protocol": "protocol", "ProtocolsDiffer": "protocol", "Value": "protocol", "ensure_comparable": "protocol",
     "Moments": "moments", "frechet_bias": "frechet", "frechet_distance": "frechet", "frechet_extrapolated": "frechet",
-    "kernel_distance": "kernel", "kernel_distance_difference": "kernel", "precision_recall": "neighbours",
+    "frechet_of_blocks": "frechet", "kernel_distance": "kernel", "kernel_distance_difference": "kernel",
+    "Cubic": "kernels", "Gaussian": "kernels", "precision_recall": "neighbours", "manifolds": "neighbours",
     "memorisation": "neighbours", "nearest_distances": "neighbours", "agreement": "same_noise",
-    "sliced_wasserstein": "sliced", "Extractor": "features", "load_extractor": "features",
-    "Examination": "examination",
+    "diversity": "diversity", "equivalent_evaluations": "equivalence", "sliced_wasserstein": "sliced",
+    "Extractor": "features", "load_extractor": "features", "Sampling": "protocol", "Examination": "examination",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

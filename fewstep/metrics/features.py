@@ -19,13 +19,17 @@ class Extractor:
         name: such as `classifier-16` or `pca-16`.
         digest: SHA-256 of the weights file.
         num_classes: classes it can tell apart; 0 if it knows none.
+        resized: what it does to the size of images first, and
+        antialiased: whether that smooths before it shrinks; both for the protocol.
     """
 
     model: nn.Module
     name: str
     digest: str
     dimensions: int
-    num_classes: int
+    num_classes: int = 0
+    resized: str = "no"
+    antialiased: bool = False
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:

@@ -9,6 +9,8 @@ from fewstep.metrics.intervals import jackknife_variance
 from fewstep.metrics.moments import Moments, merged
 
 _BLOCKS = 24  # divisible by every number of subsets below
+_FEW_BLOCKS = 6  # where a square root of a covariance takes seconds
+_MANY_FEATURES = 256
 _SUBSETS = (1, 2, 3, 4, 6, 8)
 
 
@@ -53,6 +55,10 @@ class Extrapolated:
     finite: float
     finite_error: float
     subsets: tuple[int, ...]
+    replicates: np.ndarray
+    """(2, g): `infinite` without each group of samples, and without each group of the reference. The groups of two
+    models' samples are the same samples where both were drawn from the same noise in the same order, so differences
+    between models have paired replicates."""
 
     @property
     def bias(self) -> float:
@@ -84,18 +90,27 @@ def frechet_extrapolated(features: np.ndarray, reference: np.ndarray) -> Extrapo
         )
     if not (np.isfinite(features).all() and np.isfinite(reference).all()):
         raise NonFinite("Fréchet distance: a feature is NaN or infinite")
-    blocks = [Moments.of(part) for part in np.array_split(features, _BLOCKS)]
-    sides = [Moments.of(part) for part in np.array_split(reference, _BLOCKS)]
+    count = _BLOCKS if d <= _MANY_FEATURES else _FEW_BLOCKS
+    return frechet_of_blocks([Moments.of(part) for part in np.array_split(features, count)],
+                             [Moments.of(part) for part in np.array_split(reference, count)])  # fmt: skip
+
+
+def frechet_of_blocks(blocks: list[Moments], sides: list[Moments]) -> Extrapolated:
+    """`frechet_extrapolated` from the moments of equally many disjoint blocks of samples and of the reference.
+
+    Blocks are sums, so samples can stream into them: memory does not depend on their number.
+    """
+    n, d = sum(block.n for block in blocks), len(blocks[0].mean)
     whole = merged(sides)
-    subsets = tuple(k for k in _SUBSETS if k <= 2 or n // k >= 20 * d)
+    subsets = tuple(k for k in _SUBSETS if k <= 2 or (n // k >= 20 * d and len(blocks) % k == 0))
     infinite, finite = _fit(blocks, whole, subsets)
-    without = [_fit(blocks[:i] + blocks[i + 1 :], whole, subsets) for i in range(_BLOCKS)]
-    without_reference = [_fit(blocks, merged(sides[:i] + sides[i + 1 :]), subsets) for i in range(_BLOCKS)]
+    without = np.array([_fit(blocks[:i] + blocks[i + 1 :], whole, subsets) for i in range(len(blocks))])
+    without_reference = np.array([_fit(blocks, merged(sides[:i] + sides[i + 1 :]), subsets) for i in range(len(sides))])
     errors = [
-        (jackknife_variance(np.array(a)) + jackknife_variance(np.array(b))) ** 0.5
-        for a, b in zip(zip(*without, strict=True), zip(*without_reference, strict=True), strict=True)
+        (jackknife_variance(without[:, i]) + jackknife_variance(without_reference[:, i])) ** 0.5 for i in (0, 1)
     ]
-    return Extrapolated(infinite, errors[0], finite, errors[1], subsets)
+    replicates = np.stack([without[:, 0], without_reference[:, 0]])
+    return Extrapolated(infinite, errors[0], finite, errors[1], subsets, replicates)
 
 
 def _fit(blocks: list[Moments], reference: Moments, subsets: tuple[int, ...]) -> tuple[float, float]:

@@ -1,15 +1,11 @@
 """Kernel distance (unbiased squared maximum mean discrepancy) with its standard error, alone and paired."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from fewstep.errors import NonFinite, SettingsError
-
-_DEGREE = 3
-_ROWS = 2048  # rows at a time: bounds memory
-_TENSOR_FEATURES = 32  # up to this many features sums go through the third moment, in time linear in the samples
+from fewstep.metrics.kernels import Cubic, Kernel
 
 
 @dataclass(frozen=True)
@@ -28,9 +24,9 @@ class Estimate:
 
 
 def kernel_distance(
-    x: np.ndarray, y: np.ndarray, strata: tuple[np.ndarray, np.ndarray] | None = None
+    x: np.ndarray, y: np.ndarray, strata: tuple[np.ndarray, np.ndarray] | None = None, kernel: Kernel | None = None
 ) -> Estimate:
-    """KID: unbiased MMD² with the kernel k(a, b) = (a·b / d + 1)³ (Bińkowski et al. 2018, arXiv 1801.01401).
+    """Unbiased MMD². With the cubic kernel, the default, it is KID (Bińkowski et al. 2018, arXiv 1801.01401).
 
         mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) − 2 mean_{ij} k(xᵢ, yⱼ)
 
@@ -47,15 +43,17 @@ def kernel_distance(
         x: (n, d) and
         y: (m, d) features. Order and batching do not matter.
         strata: labels (n,) of x and (m,) of y, each label at least twice on its side; None for one stratum.
+        kernel: another than the cubic one.
 
     Raises:
         SettingsError: too few samples, or widths differ.
         NonFinite: a feature is NaN or infinite.
     """
     x, y = _checked(x, y)
+    kernel = kernel or Cubic()
     inside_x, inside_y = strata or (None, None)
-    own_x, own_y = _within(x, inside_x), _within(y, inside_y)
-    towards_y, towards_x = _sums(x, y) / len(y), _sums(y, x) / len(x)
+    own_x, own_y = _within(kernel, x, inside_x), _within(kernel, y, inside_y)
+    towards_y, towards_x = kernel.sums(x, y) / len(y), kernel.sums(y, x) / len(x)
     value = own_x.mean() + own_y.mean() - 2 * towards_y.mean()
     variance = _variance(2 * (own_x - towards_y), inside_x) + _variance(2 * (own_y - towards_x), inside_y)
     return Estimate(float(value), variance**0.5)
@@ -84,23 +82,24 @@ def kernel_distance_difference(
     a, reference = _checked(a, reference)
     b, reference = _checked(b, reference)
     pairs, inside_reference = strata or (None, None)
-    own = _within(a, pairs) - _within(b, pairs)
-    towards = (_sums(a, reference) - _sums(b, reference)) / len(reference)
-    from_reference = (_sums(reference, a) - _sums(reference, b)) / len(a)
+    kernel = Cubic()
+    own = _within(kernel, a, pairs) - _within(kernel, b, pairs)
+    towards = (kernel.sums(a, reference) - kernel.sums(b, reference)) / len(reference)
+    from_reference = (kernel.sums(reference, a) - kernel.sums(reference, b)) / len(a)
     value = own.mean() - 2 * towards.mean()
     variance = _variance(2 * (own - towards), pairs) + _variance(2 * from_reference, inside_reference)
     return Estimate(float(value), variance**0.5)
 
 
-def _within(x: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+def _within(kernel: Kernel, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     """(n,) whose mean is the unbiased E k(x, x'): each sample's mean similarity to the others."""
-    alike = _sums(x, x)
-    itself = (np.square(x).sum(1) / x.shape[1] + 1) ** _DEGREE
+    alike = kernel.sums(x, x)
+    itself = kernel.diagonal(x)
     if labels is None:
         return (alike - itself) / (len(x) - 1)
     corrected = alike
     for rows in _strata(labels, len(x)):
-        inside = _sums(x[rows], x[rows])
+        inside = kernel.sums(x[rows], x[rows])
         corrected[rows] += (inside - itself[rows]) * len(rows) / (len(rows) - 1) - inside
     return corrected / len(x)
 
@@ -116,28 +115,6 @@ def _strata(labels: np.ndarray, n: int) -> list[np.ndarray]:
     if len(labels) != n or min(len(rows) for rows in groups) < 2:
         raise SettingsError(f"strata need a label for each of {n} samples and at least 2 samples of each label")
     return groups
-
-
-def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n,): Σⱼ k(xᵢ, yⱼ) for every i.
-
-    With z = (x/√d, 1) the kernel is (zᵢ·zⱼ)³, and the sum over j is the third moment Σⱼ zⱼ⊗zⱼ⊗zⱼ contracted with zᵢ
-    three times: no matrix of all pairs.
-    """
-    d = x.shape[1]
-    if d > _TENSOR_FEATURES:
-        rows = range(0, len(x), _ROWS)
-        return np.concatenate([np.power(x[i : i + _ROWS] @ y.T / d + 1, _DEGREE).sum(1) for i in rows])
-    third = sum(squares.T @ z for squares, z in _powers(y))
-    return np.concatenate([((squares @ third) * z).sum(1) for squares, z in _powers(x)])
-
-
-def _powers(x: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(z⊗z (rows, (d+1)²), z (rows, d+1)) in blocks of rows."""
-    for i in range(0, len(x), _ROWS):
-        part = x[i : i + _ROWS]
-        z = np.concatenate([part / np.sqrt(x.shape[1]), np.ones((len(part), 1))], axis=1)
-        yield (z[:, :, None] * z[:, None, :]).reshape(len(z), -1), z
 
 
 def _checked(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

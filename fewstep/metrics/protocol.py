@@ -22,10 +22,22 @@ class ProtocolsDiffer(SettingsError):
     """Two values that were to be compared were measured differently. The message says what differs."""
 
 
+class Sampling(Strict):
+    """How a model's samples were drawn: what is compared, as against the protocol, under which it is compared."""
+
+    solver: str
+    """Of the teacher; of a student the kind of its sampler."""
+    steps: int = Field(ge=1)
+    evaluations: int = Field(ge=1)
+    """Network evaluations per sample."""
+    guidance: float = 1.0
+
+
 class Protocol(Strict):
     """All that must agree before two values of one metric may be compared.
 
-    What was measured (student or solver, its steps) is no part of it: that stands in `Value.subject`.
+    What was measured (which model, solver, steps) differs between values that are worth comparing, so it is no part of
+    the equality; it travels beside the protocol, in `Value.subject` and `Value.sampling`.
     """
 
     metric: str
@@ -41,6 +53,8 @@ class Protocol(Strict):
     reference_samples: int = Field(ge=0)
     reference_digest: str
     """SHA-256 of the reference images (or of what else the value refers to)."""
+    reference_statistics: str = ""
+    """Hash of what the reference's statistics are computed from: images, split, extractor and how it sees them."""
     features: str
     """Name of the feature extractor; never Inception's unless it is."""
     features_digest: str
@@ -49,6 +63,9 @@ class Protocol(Strict):
     clipped: bool = True
     quantised: str = "8 bit"
     resized: str = "no"
+    """Size and interpolation of what the extractor is given."""
+    antialiased: bool = False
+    """Whether that interpolation smooths before it shrinks."""
     parameters: dict[str, int | float | str] = {}
     """Of the metric itself: k, kernel, subsets, confidence."""
 
@@ -73,6 +90,8 @@ class Value(Strict):
     protocol: Protocol
     subject: str
     """What was measured, such as `student, 1 step`."""
+    sampling: Sampling | None = None
+    """How the samples were drawn; None for real images."""
 
     def minus(self, other: "Value") -> float:
         """This value minus another under the same protocol. Raises ProtocolsDiffer."""
@@ -130,10 +149,12 @@ def store(values: dict[str, Value], protocols: dict[str, dict]) -> dict[str, dic
     return stored
 
 
-def restore(stored: dict[str, dict], protocols: dict[str, dict], subject: str) -> dict[str, Value]:
+def restore(stored: dict[str, dict], protocols: dict[str, dict], subject: str,
+            sampling: dict | None = None) -> dict[str, Value]:  # fmt: skip
     """The inverse of `store`."""
     return {
         name: Value(value=float(entry["value"]), n=entry["n"], interval=entry["interval"] and tuple(entry["interval"]),
-                    protocol=Protocol(**protocols[entry["protocol"]]), subject=subject)
+                    protocol=Protocol(**protocols[entry["protocol"]]), subject=subject,
+                    sampling=Sampling(**sampling) if sampling else None)
         for name, entry in stored.items()
     }

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fewstep.errors import CorruptData
 from fewstep.images import to_bytes
-from fewstep.metrics.examination import Examination, Observed
+from fewstep.metrics.examination import Examination
+from fewstep.metrics.observed import Observed
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,7 @@ def pack(sampled: Sampled) -> bytes:
     """The bytes of a safetensors file; equal content gives equal bytes."""
     tensors = {"images": sampled.images, "finite": torch.tensor([sampled.finite], dtype=torch.float64)}
     if sampled.seen is not None:
-        tensors["features"] = torch.from_numpy(sampled.seen.features)
-        tensors["nearest"] = torch.from_numpy(sampled.seen.nearest)
-        if sampled.seen.classes is not None:
-            tensors["classes"] = torch.from_numpy(sampled.seen.classes)
+        tensors |= {name: torch.from_numpy(value) for name, value in sampled.seen.tensors().items()}
     return save(tensors)
 
 
@@ -70,8 +68,7 @@ def unpack(path: Path) -> Sampled:
         tensors = load_file(path)
         seen = None
         if "features" in tensors:
-            classes = tensors["classes"].numpy() if "classes" in tensors else None
-            seen = Observed(tensors["features"].numpy(), classes, tensors["nearest"].numpy())
+            seen = Observed.of({name: tensor.numpy() for name, tensor in tensors.items()})
         return Sampled(tensors["images"], seen, float(tensors["finite"]))
     except (SafetensorError, KeyError, OSError) as error:
         raise CorruptData(f"{path}: damaged samples ({error}); remove the file, it is made again") from error
