@@ -68,6 +68,10 @@ class Step:
         """(size,) uniform in 0 ... high - 1."""
         return self._draws.integers(name, high)[self._part]
 
+    def generator(self, name: str) -> torch.Generator:
+        """A CPU generator for what the whole batch has in common; equal names are equal draws within a step."""
+        return self._draws.generator(name)
+
     # --- the batch ---------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -149,6 +153,17 @@ class Step:
         """nu = sigma / alpha at native times t."""
         return (-0.5 * self.student.process.log_snr(t)).exp()
 
+    def scale(self, t: Tensor | None, like: Tensor) -> Tensor:
+        """sqrt(alpha^2 + sigma^2) at native times t (N,), shaped to divide `like`; 1 for clean samples (None)."""
+        scale = like.new_ones(len(like)) if t is None else self.student.process.scale(t).to(like.dtype)
+        return scale.reshape(-1, *[1] * (like.ndim - 1))
+
+    def angle(self, t: Tensor | None) -> Tensor:
+        """atan(sigma / alpha) (N,) float32 at native times t, from 0 (clean samples, None) to pi / 2."""
+        if t is None:
+            return self.full(0.0)
+        return torch.atan2(self.student.process.sigma(t), self.student.process.alpha(t)).float()
+
     @cached_property
     def _log_snr_range(self) -> tuple[float, float]:
         process = self.student.process
@@ -183,12 +198,17 @@ class Step:
         with torch.set_grad_enabled(self.role == "student"):
             return self.student.predict(x, self.full(self.grid[last]), self.condition).x0
 
-    def noised(self, what: str, times: Times) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_t, t, noise) of the student's samples ("fake") or of data ("real"); one draw for equal `times`."""
+    def noised(self, what: str, times: Times | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(x_t, t, noise) of the student's samples ("fake"), of data ("real") or of the teacher's samples ("pair").
+
+        One draw for equal `times`; without times the samples as they are, (x, None, None).
+        """
         name = f"{what}/{times!r}"
 
-        def make() -> tuple[Tensor, Tensor, Tensor]:
-            x = self.generated if what == "fake" else self.data
+        def make() -> tuple[Tensor, Tensor | None, Tensor | None]:
+            x = self.generated if what == "fake" else self.data if what == "real" else self.pair["x"]
+            if times is None:
+                return x, None, None
             t, noise = self.times(times, f"times/{times!r}"), self.normal(f"noise/{name}", like=x)
             return self.student.process.add_noise(x, noise, t), t, noise
 
@@ -197,14 +217,14 @@ class Step:
     def judged(self, role: str, what: str, times: Times) -> tuple["Prediction", list[Tensor]]:
         """Prediction of `role` and its inner features (where a term reads them) at `noised(what, times)`.
 
-        One call of the network however many terms ask. In the student's turn there is a graph, to the input only, and
-        only if a term reads features.
+        One call of the network however many terms ask. There is a graph in the network's own turn and, to the input
+        only, in the student's if a term reads features.
         """
         reads = role in self._features
 
         def make() -> tuple["Prediction", list[Tensor]]:
             x_t, t, _ = self.noised(what, times)
-            with torch.set_grad_enabled(self.role == role or reads):
+            with torch.set_grad_enabled(self.role == role or (reads and self.role == "student")):
                 network = self.networks[role]
                 if reads:
                     return network.features(x_t, t, self.condition)

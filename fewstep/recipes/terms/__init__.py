@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, Field
 
 from fewstep.configuration import unknown
-from fewstep.recipes.terms.adversarial import Adversarial
+from fewstep.recipes.terms.adversarial import Adversarial, GradientPenalty, HeadPool
 from fewstep.recipes.terms.base import Needs, TermSettings
 from fewstep.recipes.terms.consistency import Consistency
 from fewstep.recipes.terms.denoising import Denoising
@@ -23,6 +23,8 @@ __all__ = [
     "Denoising",
     "DistributionMatching",
     "FlowMatching",
+    "GradientPenalty",
+    "HeadPool",
     "Needs",
     "Regression",
     "TermSettings",
