@@ -143,7 +143,7 @@ class Adversarial(Term[settings.Adversarial]):
         if not leaf and not noise and self._network:
             return step.judged(self._network, source, s.times)[1], []
         x, t, _ = step.noised(source, s.times)
-        scale = step.scale(t, x)
+        scale = step.spread(t, x)
         if noise:
             x = x + noise * scale * step.normal("penalty", like=x)
         if leaf:

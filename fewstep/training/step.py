@@ -153,7 +153,7 @@ class Step:
         """nu = sigma / alpha at native times t."""
         return (-0.5 * self.student.process.log_snr(t)).exp()
 
-    def scale(self, t: Tensor | None, like: Tensor) -> Tensor:
+    def spread(self, t: Tensor | None, like: Tensor) -> Tensor:
         """sqrt(alpha^2 + sigma^2) at native times t (N,), shaped to divide `like`; 1 for clean samples (None)."""
         scale = like.new_ones(len(like)) if t is None else self.student.process.scale(t).to(like.dtype)
         return scale.reshape(-1, *[1] * (like.ndim - 1))
