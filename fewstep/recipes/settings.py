@@ -104,17 +104,12 @@ class TrainingSettings(Strict):
     """auto: bfloat16 autocast on a device that has it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
 
 
-class TurnSettings(Strict):
-    """What is trained beside the student: of itself heads only, which stand with their term."""
-
-    lr_scale: Positive = 1.0
-    """Its learning rate over the student's."""
-
-
-class RoleSettings(TurnSettings):
+class RoleSettings(Strict):
     """A network trained beside the student."""
 
     init: Literal["teacher", "student"] = "teacher"
+    lr_scale: Positive = 1.0
+    """Its learning rate over the student's."""
     lora: LoraSettings | None = None
     """Train adapters only."""
 

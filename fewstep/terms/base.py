@@ -36,9 +36,6 @@ class Term(Generic[S]):
         """The unweighted loss of the role `step.role` on one batch: a scalar, and named statistics for the log."""
         raise NotImplementedError
 
-    def after_update(self, step: "Step") -> None:
-        """Called once after each update of `step.role`, with the whole batch; what is random comes from the step."""
-
     def weight(self, role: str) -> float:
         """Weight of the loss in the turn of `role`."""
         return self.settings.weight

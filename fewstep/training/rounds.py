@@ -157,8 +157,6 @@ class RoundTrainer:
         norm = self.optimisers[role].step(progress)
         figures.require_finite(step, "the gradient", role, norm)
         figures.add(f"{role}/gradient_norm", norm)
-        for term in self.terms:
-            term.after_update(self._view(step, role, draws, slice(None)))
         if role == "student":
             figures.add("learning_rate", self.optimisers[role].peak * rate(self.recipe.optimiser, progress))
             self.average.update(self._turns_before(step, role))
@@ -179,7 +177,7 @@ class RoundTrainer:
                 term.prepare(self._view(0, role, draws, slice(None)), seed)
 
     def _optimiser(self, role: str) -> RoleOptimiser:
-        modules = {role: self.networks[role]} if role in self.networks else {}  # some roles train heads only
+        modules = {role: self.networks[role]}
         for number, term in enumerate(self.terms):
             if role in term.heads:
                 modules[f"{role}-head-{number}-{term.name}"] = term.heads[role].requires_grad_(False)

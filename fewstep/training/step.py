@@ -68,10 +68,6 @@ class Step:
         """(size,) uniform in 0 ... high - 1."""
         return self._draws.integers(name, high)[self._part]
 
-    def generator(self, name: str) -> torch.Generator:
-        """A CPU generator for what the whole batch has in common; equal names are equal draws within a step."""
-        return self._draws.generator(name)
-
     # --- the batch ---------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -126,6 +122,13 @@ class Step:
             return None
         return scales.low + (scales.high - scales.low) * self.uniform("guidance-scale")
 
+    def dropped_condition(self, share: float) -> Tensor | None:
+        """`condition` with this share of the labels replaced by the null class, where the network has one."""
+        labels, null = self.condition, self.student.null_class
+        if labels is None or null is None or not share:
+            return labels
+        return torch.where(self.uniform("class-dropout") < share, torch.full_like(labels, null), labels)
+
     # --- noise levels ------------------------------------------------------------------------------------------------
 
     def full(self, t: float) -> Tensor:
@@ -152,17 +155,6 @@ class Step:
     def noise_ratio(self, t: Tensor) -> Tensor:
         """nu = sigma / alpha at native times t."""
         return (-0.5 * self.student.process.log_snr(t)).exp()
-
-    def spread(self, t: Tensor | None, like: Tensor) -> Tensor:
-        """sqrt(alpha^2 + sigma^2) at native times t (N,), shaped to divide `like`; 1 for clean samples (None)."""
-        scale = like.new_ones(len(like)) if t is None else self.student.process.scale(t).to(like.dtype)
-        return scale.reshape(-1, *[1] * (like.ndim - 1))
-
-    def angle(self, t: Tensor | None) -> Tensor:
-        """atan(sigma / alpha) (N,) float32 at native times t, from 0 (clean samples, None) to pi / 2."""
-        if t is None:
-            return self.full(0.0)
-        return torch.atan2(self.student.process.sigma(t), self.student.process.alpha(t)).float()
 
     @cached_property
     def _log_snr_range(self) -> tuple[float, float]:
@@ -198,17 +190,12 @@ class Step:
         with torch.set_grad_enabled(self.role == "student"):
             return self.student.predict(x, self.full(self.grid[last]), self.condition).x0
 
-    def noised(self, what: str, times: Times | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(x_t, t, noise) of the student's samples ("fake"), of data ("real") or of the teacher's samples ("pair").
-
-        One draw for equal `times`; without times the samples as they are, (x, None, None).
-        """
+    def noised(self, what: str, times: Times) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_t, t, noise) of the student's samples ("fake") or of data ("real"); one draw for equal `times`."""
         name = f"{what}/{times!r}"
 
-        def make() -> tuple[Tensor, Tensor | None, Tensor | None]:
-            x = self.generated if what == "fake" else self.data if what == "real" else self.pair["x"]
-            if times is None:
-                return x, None, None
+        def make() -> tuple[Tensor, Tensor, Tensor]:
+            x = self.generated if what == "fake" else self.data
             t, noise = self.times(times, f"times/{times!r}"), self.normal(f"noise/{name}", like=x)
             return self.student.process.add_noise(x, noise, t), t, noise
 
@@ -217,14 +204,14 @@ class Step:
     def judged(self, role: str, what: str, times: Times) -> tuple["Prediction", list[Tensor]]:
         """Prediction of `role` and its inner features (where a term reads them) at `noised(what, times)`.
 
-        One call of the network however many terms ask. There is a graph in the network's own turn and, to the input
-        only, in the student's if a term reads features.
+        One call of the network however many terms ask. In the student's turn there is a graph, to the input only, and
+        only if a term reads features.
         """
         reads = role in self._features
 
         def make() -> tuple["Prediction", list[Tensor]]:
             x_t, t, _ = self.noised(what, times)
-            with torch.set_grad_enabled(self.role == role or (reads and self.role == "student")):
+            with torch.set_grad_enabled(self.role == role or reads):
                 network = self.networks[role]
                 if reads:
                     return network.features(x_t, t, self.condition)

@@ -5,10 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fewstep.configuration import Strict
-from fewstep.recipes.settings import TurnSettings
-
-TEACHER_NETWORK = "teacher_network"
-"""Role of the teacher's weights, whose features terms read: the teacher, or for a closed form what was fitted to it."""
+from fewstep.recipes.settings import RoleSettings
 
 
 class Needs(Strict):
@@ -43,14 +40,9 @@ class TermSettings(Strict):
         return Needs()
 
     @property
-    def roles(self) -> dict[str, TurnSettings]:
-        """Roles that this term brings: RoleSettings for one with a network of its own."""
+    def roles(self) -> dict[str, RoleSettings]:
+        """Networks that this term brings, by role."""
         return {}
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Frozen networks besides "teacher" that this term reads, by role."""
-        return ()
 
     @property
     def trains(self) -> tuple[str, ...]:

@@ -13,8 +13,6 @@ NEEDS = {
     "reflow": Needs(pairs=True, teacher=True),
     "ect": Needs(data=True, teacher=True),
     "dmd2": Needs(data=True, teacher=True),
-    "ladd": Needs(pairs=True, teacher=True),
-    "add": Needs(data=True, teacher=True),
 }
 
 
