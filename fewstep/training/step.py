@@ -168,6 +168,16 @@ class Step:
         """nu at the process's clean end, or next to it."""
         return math.exp(-0.5 * self._log_snr_range[1])
 
+    @cached_property
+    def greatest_noise_ratio(self) -> float:
+        """nu at the process's noise end, or next to it where that is pure noise."""
+        return math.exp(-0.5 * self._log_snr_range[0])
+
+    @cached_property
+    def start_noise_ratio(self) -> float:
+        """nu where the student's sampling starts, or next to it where that is pure noise."""
+        return min(float(self.noise_ratio(torch.tensor(self.grid[0], dtype=torch.float64))), self.greatest_noise_ratio)
+
     # --- shared between terms ----------------------------------------------------------------------------------------
 
     def start(self, noise: Tensor) -> Tensor:
