@@ -55,7 +55,10 @@ class Student(nn.Module):
             if times[0] > process.t_max:
                 raise SettingsError(f"the student's first time {times[0]} lies beyond the process's {process.t_max}")
             return times
-        return process.grid(sampler.steps if steps is None else steps, sampler.start)
+        steps = sampler.steps if steps is None else steps
+        if sampler.spacing == "angle" and steps > 0:
+            return _even_angles(process, process.t_max if sampler.start is None else sampler.start, steps)
+        return process.grid(steps, sampler.start)
 
     def initial(self, noise: Tensor) -> Tensor:
         """The state at `start` that N(0, I) noise stands for."""
@@ -119,7 +122,21 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
     add_inputs(denoiser.network, ExtraInputs(settings.second_time, scales), generator(seed, "student-inputs"))
     adapt(denoiser, settings.lora, seed)
     start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
-    return Student(denoiser, SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start))
+    sampler = SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start, spacing=settings.spacing)
+    return Student(denoiser, sampler)
+
+
+def _even_angles(process: Process, start: float, steps: int) -> Tensor:
+    """Native times (steps,), the first at `start`, that divide atan(σ/α) evenly down to clean data.
+
+    In a chain these are whole timesteps.
+    """
+    first = torch.tensor([start], dtype=torch.float64)
+    angles = torch.atan2(process.sigma(first), process.alpha(first)) * (1 - torch.arange(1, steps).double() / steps)
+    times = process.time(-2 * angles.tan().log())
+    if isinstance(process, VariancePreserving):
+        times = (times * (process.timesteps - 1)).round() / (process.timesteps - 1)
+    return torch.cat([first, times])
 
 
 def _smaller(denoiser: Denoiser, size: SizeSettings, inherits: bool, seed: int) -> nn.Module:

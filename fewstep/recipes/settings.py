@@ -81,6 +81,8 @@ class StudentSettings(Strict):
     sampler: Literal["ode", "renoise"] = "ode"
     max_noise_ratio: Positive | None = None
     """sigma/alpha at which sampling starts; None: the end of the process."""
+    spacing: Literal["process", "angle"] = "process"
+    """Times of the steps: the process's own grid, or even in atan(sigma/alpha) whatever the process."""
     second_time: bool = False
     """Whether it takes a second time s besides t, and maps t to s; sampled at s = the clean end."""
     guidance_input: GuidanceInput | None = None

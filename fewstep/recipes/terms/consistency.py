@@ -66,8 +66,8 @@ class TeacherPoints(Strict):
     """Steps of the solver between the two points."""
     churn: Share = 0.0
     """Noise put in at each step, over that of ancestral sampling: 0 is the ODE, 1 the SDE (eta of DDIM)."""
-    guidance: float | Literal["embedded"] = 1.0
-    """Guidance of the teacher, u + guidance (c - u); embedded: drawn from the range of the student's guidance input."""
+    guidance: float = 1.0
+    """Guidance of the teacher, u + guidance (c - u), for a student without a guidance input (LCM's has one)."""
 
 
 class TrajectoryPoints(Strict):

@@ -73,7 +73,7 @@ def _level(step: "Step", s: Grid, place: Tensor) -> Tensor:
     """Noise ratio at places in [0, 1] from the clean to the noisy end of the grid."""
     high = step.start_noise_ratio
     if s.spacing == "karras":
-        return between(torch.full_like(place, high), s.least, 1 - place)
+        return between(torch.full_like(place, high), _low(step, s), 1 - place)
     ends = _native_ends(step, s)
     return step.noise_ratio(ends[0] + (ends[1] - ends[0]) * place).clamp_max(high)
 
@@ -81,12 +81,17 @@ def _level(step: "Step", s: Grid, place: Tensor) -> Tensor:
 def _place(step: "Step", s: Grid, nu: Tensor) -> Tensor:
     """Inverse of `_level`, beyond the ends outside of [0, 1]."""
     if s.spacing == "karras":
-        low, high = s.least ** (1 / RHO), step.start_noise_ratio ** (1 / RHO)
+        low, high = _low(step, s) ** (1 / RHO), step.start_noise_ratio ** (1 / RHO)
         return (nu ** (1 / RHO) - low) / (high - low)
     ends = _native_ends(step, s)
     return (step.student.process.time(-2 * nu.log()) - ends[0]) / (ends[1] - ends[0])
 
 
+def _low(step: "Step", s: Grid) -> float:
+    """The grid's clean end, within the process."""
+    return max(s.least, step.least_noise_ratio)
+
+
 def _native_ends(step: "Step", s: Grid) -> Tensor:
-    ends = torch.tensor([s.least, step.start_noise_ratio], dtype=torch.float64)
-    return step.student.process.time(-2 * ends.clamp_min(step.least_noise_ratio).log())
+    ends = torch.tensor([_low(step, s), step.start_noise_ratio], dtype=torch.float64)
+    return step.student.process.time(-2 * ends.log())

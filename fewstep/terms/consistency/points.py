@@ -32,14 +32,13 @@ def noised(step: "Step", points: DataPoints | TeacherPoints, nu: Tensor, nu_near
     far = State.noised(x0, noise, nu)
     if points.kind == "data":
         return Pair(far, State.noised(x0, noise, nu_near))
-    scale = step.guidance_scales() if points.guidance == "embedded" else None
-    guidance = points.guidance if scale is None else scale
+    guidance = points.guidance if step.scale is None else step.scale
     near = far
     with torch.no_grad():
         for k in range(points.substeps):
             level = nu_near if k + 1 == points.substeps else between(nu, nu_near, (k + 1) / points.substeps)
             near = solver_step(step, step.networks["teacher"], near, level, points, guidance, f"churn/{k}")
-    return Pair(far, near, scale)
+    return Pair(far, near, step.scale)
 
 
 def solver_step(

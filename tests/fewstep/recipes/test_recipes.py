@@ -13,6 +13,13 @@ NEEDS = {
     "reflow": Needs(pairs=True, teacher=True),
     "ect": Needs(data=True, teacher=True),
     "dmd2": Needs(data=True, teacher=True),
+    "cd": Needs(data=True, teacher=True),
+    "ict": Needs(data=True),
+    "lcm": Needs(data=True, teacher=True),
+    "pcm": Needs(data=True, teacher=True),
+    "scott": Needs(data=True, teacher=True),
+    "std": Needs(pairs=True, states="all", teacher=True),
+    "tcm": Needs(data=True, teacher=True),
 }
 
 

@@ -30,7 +30,7 @@ def test_one_and_two_parts_of_a_batch_give_the_same_gradients(name):
 def trainer_of(name: str, **overrides) -> RoundTrainer:
     """The first round of a recipe with networks that all differ."""
     networks = {"student": teacher(1), "teacher": teacher(), "fake_score": teacher(2)}
-    real = name in ("ect", "dmd2")
+    real = tiny(name).needs.data
     sources = Sources(data=data()) if real else Sources(pairs=Pairs())
     return RoundTrainer(tiny(name, **overrides), 0, networks, [1.0], sources, images=12 * BATCH, seed=3)
 
