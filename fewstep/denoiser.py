@@ -149,34 +149,18 @@ class Denoiser(nn.Module):
         return self.predict(x, t, condition, guidance).x0
 
     def features(
-        self,
-        x: Tensor,
-        t: Tensor | float,
-        condition: Tensor | None = None,
-        *,
-        second: Tensor | float | None = None,
-        every: bool = False,
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
     ) -> tuple[Prediction, list[Tensor]]:
-        """A prediction together with the output of the network's middle block, or of every block from first to last: a
-        list of (N, …) tensors."""
-        network = self.network
-        if getattr(network, "mid_block", None) is None:
-            raise SettingsError(f"{type(network).__name__} has no mid_block to take features from")
-        blocks = [network.mid_block]
-        if every:
-            before = [*getattr(network, "down_blocks", []), *getattr(network, "blocks", [])]
-            blocks = [*before, network.mid_block, *getattr(network, "up_blocks", [])]
+        """A prediction together with the output of the network's middle block (a list of one (N, …) tensor)."""
+        middle = getattr(self.network, "mid_block", None)
+        if middle is None:
+            raise SettingsError(f"{type(self.network).__name__} has no mid_block to take features from")
         seen: list[Tensor] = []
-
-        def see(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        handles = [block.register_forward_hook(see) for block in blocks]
+        handle = middle.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         try:
-            result = self.predict(x, t, condition, second=second)
+            result = self.predict(x, t, condition)
         finally:
-            for handle in handles:
-                handle.remove()
+            handle.remove()
         return result, seen
 
     def describe(self) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from fewstep.errors import SettingsError
 from fewstep.recipes.settings import (
     OptimiserSettings,
     Overrides,
-    RoleSettings,
     RoundTrajectories,
     StudentSettings,
     TrainingSettings,
+    TurnSettings,
 )
 from fewstep.recipes.terms import AnyTerm, Needs
 
@@ -56,9 +56,14 @@ class Round(Strict):
         return total
 
     @property
-    def roles(self) -> dict[str, RoleSettings]:
-        """Networks trained beside the student, by role."""
+    def roles(self) -> dict[str, TurnSettings]:
+        """What is trained beside the student, by role; RoleSettings for one with a network of its own."""
         return {role: settings for term in self.terms for role, settings in term.roles.items()}
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Frozen networks besides the teacher that the terms read, by role."""
+        return frozenset(role for term in self.terms for role in term.frozen)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Round":

@@ -57,14 +57,16 @@ class GaussianMixture(Denoiser):
         return self._v(x.double(), self.process.alpha(t), self.process.sigma(t), labels).to(x.dtype)
 
     def _v(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        _, residual, shares = self._posterior(x, alpha, sigma, labels)
+        residual, logits = self._joint(x, alpha, sigma, labels)
+        shares = logits.softmax(1)
         variance = (alpha[:, None] ** 2 * self.stds**2 + sigma[:, None] ** 2)[:, :, None]
         # per component E[x0] = μ + α s²/var · residual and E[ε] = σ/var · residual; no division by α or σ
         slope = (alpha * sigma)[:, None, None] * (1 - self.stds[:, None] ** 2) / variance
         v = (shares[:, :, None] * (slope * residual - sigma[:, None, None] * self.means.flatten(1))).sum(1)
         return v.reshape(x.shape)
 
-    def _posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+    def _joint(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Residuals x − α μ_k (N, K, D) and log p(x, component) (N, K), −∞ for components other than the label's."""
         residual = x.flatten(1)[:, None] - alpha[:, None, None] * self.means.flatten(1)
         variance = alpha[:, None] ** 2 * self.stds**2 + sigma[:, None] ** 2
         logits = self.weights.log() - (residual**2).sum(-1) / (2 * variance)
@@ -72,7 +74,7 @@ class GaussianMixture(Denoiser):
         if labels is not None:
             mine = torch.arange(self.num_classes, device=x.device) == labels[:, None]
             logits = logits.masked_fill(~(mine | (labels == self.num_classes)[:, None]), -math.inf)
-        return logits.logsumexp(1), residual, logits.softmax(1)
+        return residual, logits
 
     def log_prob(self, x: Tensor, t: Tensor | float | None = None, condition: Tensor | None = None) -> Tensor:
         """Log-density (N,) of x (N, …) at native time t, or of the data when t is None."""
@@ -82,10 +84,29 @@ class GaussianMixture(Denoiser):
             t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
             alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         labels = self._labels(condition, len(x), x.device)
-        log_joint = self._posterior(x.double(), alpha, sigma, labels)[0]
+        log_joint = self._joint(x.double(), alpha, sigma, labels)[1].logsumexp(1)
         if condition is not None:
             log_joint = log_joint - torch.cat([self.weights, self.weights.new_ones(1)]).log()[labels]
         return log_joint
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        """log p(component | x) (N, K) of clean samples x (N, …), in float64, differentiable in x."""
+        one = x.new_ones(len(x), dtype=torch.float64)
+        return self._joint(x.double(), one, torch.zeros_like(one), None)[1].log_softmax(1)
+
+    def tilted(self, slope: Tensor | Sequence[float]) -> GaussianMixture:
+        """The mixture with density ∝ p(x) exp⟨slope, x⟩, slope of at most the sample's size and 0 beyond.
+
+        Component k keeps its deviation, moves by s_k² slope and is reweighted by exp(⟨slope, μ_k⟩ + s_k² |slope|² / 2).
+        """
+        flat = self.means.flatten(1)
+        b = torch.zeros_like(flat[0])
+        given = torch.as_tensor(slope, dtype=torch.float64).flatten()
+        b[: len(given)] = given
+        variances = self.stds**2
+        means = (flat + variances[:, None] * b).reshape(self.means.shape)
+        exponents = self.weights.log() + flat @ b + variances * b.square().sum() / 2
+        return GaussianMixture(means, self.stds, exponents.softmax(0), process=self.process)
 
     def exact_samples(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
         """(n, *shape) float32 samples of the data, of the components in `condition` (n,) if given."""

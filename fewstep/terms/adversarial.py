@@ -1,50 +1,162 @@
-"""Adversarial: a head on a network's inner features tells noised samples of the student from noised data."""
+"""Adversarial: heads on inner features tell noised samples of the student from noised real ones."""
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-from torch.nn.functional import softplus
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
 
 from fewstep.recipes import terms as settings
+from fewstep.recipes.settings import Times
+from fewstep.recipes.terms.base import TEACHER_NETWORK
 from fewstep.terms.base import Loss, Term
-from fewstep.terms.heads import FeatureHead
+from fewstep.terms.extractors import OwnFeatures, given
+from fewstep.terms.heads import FeatureHeads
 
 if TYPE_CHECKING:
     from fewstep.training.step import Step
 
 
 def student_loss(fake: Tensor) -> Tensor:
-    """softplus(-D(fake)), the non-saturating loss (Goodfellow et al., 1406.2661): (N,) logits -> scalar."""
+    """softplus(-D(fake)), the non-saturating loss (Goodfellow et al., 1406.2661): logits -> scalar."""
     return softplus(-fake).mean()
 
 
 def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """softplus(-D(real)) + softplus(D(fake)): (N,), (N,) logits -> scalar; 2 log 2 where it cannot tell."""
+    """softplus(-D(real)) + softplus(D(fake)): logits -> scalar; 2 log 2 where it cannot tell. Optimum: log p/q."""
     return softplus(-real).mean() + softplus(fake).mean()
 
 
+def student_hinge(fake: Tensor) -> Tensor:
+    """-D(fake): logits -> scalar."""
+    return -fake.mean()
+
+
+def critic_hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """max(0, 1 - D(real)) + max(0, 1 + D(fake)) (Lim and Ye, 1705.02894): logits -> scalar. Optimum: sign(p - q)."""
+    return relu(1 - real).mean() + relu(1 + fake).mean()
+
+
+LOSSES = {"softplus": (student_loss, critic_loss), "hinge": (student_hinge, critic_hinge)}
+
+
+def gradient_norm(logits: Tensor, inputs: list[Tensor]) -> Tensor:
+    """E |grad D|^2 over what the critic was given (R1; Mescheder et al., 1801.04406, eq. 9): scalar, differentiable.
+
+    logits: (N, heads), averaged over heads, of inputs [(N, ...)], each of which requires a gradient.
+    """
+    found = torch.autograd.grad(logits.mean(1).sum(), inputs, create_graph=True)
+    return sum(gradient.float().flatten(1).square().sum(1) for gradient in found).mean()
+
+
+def change_under_noise(before: Tensor, after: Tensor, sigma: float) -> Tensor:
+    """E (D(x + sigma n) - D(x))^2 / sigma^2, for small sigma E |grad D|^2 (Lin et al., 2501.08316, section 3.4)."""
+    return (after - before).square().mean() / sigma**2
+
+
 class Adversarial(Term[settings.Adversarial]):
-    """GAN head of DMD2 (Yin et al., 2405.14867, section 4.3), trained in the turn of the network it reads."""
+    """Heads on the features of the fake score, the teacher or a network for samples; softplus or hinge loss.
+
+    `fake_score`: DMD2 (Yin et al., 2405.14867, section 4.3); the heads share the fake score's turn. `teacher`: latent
+    adversarial diffusion distillation (LADD; Sauer et al., 2403.12015), the teacher frozen, differentiated to its input
+    only. `samples`: adversarial diffusion distillation (ADD; Sauer et al., 2311.17042). `pool`: heads drawn from a pool
+    that is refreshed (NitroFusion; Chen et al., 2412.02030); the optimiser's moments of a head outlive its weights.
+    """
 
     name = "adversarial"
 
     def prepare(self, step: "Step", seed: int) -> None:
-        features = step.judged(self.settings.features, "fake", self.settings.times)[1]
-        head = FeatureHead([f.shape[1] for f in features], self.settings.width, seed)
-        self.heads = {self.settings.features: head.to(features[0].device)}
+        s, student = self.settings, step.student
+        parts: dict[str, nn.Module] = {}
+        self._extract = None
+        if s.features == "samples":
+            if s.extractor:
+                self._extract = given(s.extractor, step.generated.device)
+            else:
+                parts["features"] = OwnFeatures(student.sample_shape, s.width, seed).to(step.generated.device)
+        self.heads = {s.critic: nn.ModuleDict(parts)}
+        features = self._features(step, "fake")[0]
+        labels = student.num_classes + (student.null_class is not None) if s.labels and student.num_classes else 0
+        heads = FeatureHeads([f.shape[1] for f in features], s.width, seed, s.pool.size if s.pool else 1, labels)
+        parts["heads"] = heads.to(features[0].device)
+        self.heads = {s.critic: nn.ModuleDict(parts)}
 
     def loss(self, step: "Step") -> Loss:
-        role = self.settings.features
-        head = self.heads[role]
-        fake = head(step.judged(role, "fake", self.settings.times)[1])
+        for_student, for_critic = LOSSES[self.settings.loss]
+        fake = self._judge(step, self._features(step, "fake")[0])
         if step.role == "student":
-            return student_loss(fake), {}
-        real = head(step.judged(role, "real", self.settings.times)[1])
+            return for_student(fake), {}
+        penalty = self.settings.gradient_penalty
+        features, inputs = self._features(step, "real", leaf=penalty is not None and penalty.kind == "exact")
+        if penalty is not None and penalty.kind == "features":
+            inputs = features = [f if f.requires_grad else f.requires_grad_() for f in features]
+        real = self._judge(step, features)
         accuracy = 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
-        return critic_loss(real, fake), {"accuracy": accuracy.detach()}
+        loss, figures = for_critic(real, fake), {"accuracy": accuracy.detach()}
+        if penalty is None:
+            return loss, figures
+        if penalty.kind != "approximate":
+            steepness = gradient_norm(real, inputs)
+        else:
+            disturbed = self._judge(step, self._features(step, "real", noise=penalty.sigma)[0])
+            steepness = change_under_noise(real, disturbed, penalty.sigma)
+        return loss + penalty.weight * steepness, {**figures, "steepness": steepness.detach()}
+
+    def after_update(self, step: "Step") -> None:
+        pool = self.settings.pool
+        if pool is None or step.role != self.settings.critic:
+            return
+        source = step.generator("refresh")
+        which = (torch.rand(pool.size, generator=source) < pool.refreshed).nonzero().flatten().tolist()
+        self._modules["heads"].refresh(which, source)
 
     def weight(self, role: str) -> float:
         return self.settings.weight if role == "student" else self.settings.critic_weight
 
     def reads_features(self, role: str) -> bool:
-        return role == self.settings.features
+        return role == self._network
+
+    @property
+    def _network(self) -> str | None:
+        """The role whose inner features are read."""
+        return {"fake_score": "fake_score", "teacher": TEACHER_NETWORK}.get(self.settings.features)
+
+    @property
+    def _modules(self) -> nn.ModuleDict:
+        return self.heads[self.settings.critic]
+
+    def _judge(self, step: "Step", features: list[Tensor]) -> Tensor:
+        pool, asked = self.settings.pool, None
+        if pool is not None:
+            order = torch.randperm(pool.size, generator=step.generator("asked"))[: pool.asked]
+            asked = order.to(features[0].device)
+        return self._modules["heads"](features, step.condition if self.settings.labels else None, asked)
+
+    def _features(
+        self, step: "Step", what: str, leaf: bool = False, noise: float = 0.0, times: Times | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """(features, what the gradient penalty is taken to) of the student's ("fake") or real samples.
+
+        leaf: the noised samples become an input to differentiate to. noise: added to them, as a share of their scale.
+        times: noise levels other than the settings'.
+        """
+        s, times = self.settings, times or self.settings.times
+        source = "pair" if what == "real" and s.real == "pairs" else what
+        if not leaf and not noise and self._network:
+            return step.judged(self._network, source, times)[1], []
+        x, t, _ = step.noised(source, times)
+        scale = step.spread(t, x)
+        if noise:
+            x = x + noise * scale * step.normal("penalty", like=x)
+        if leaf:
+            x = x.detach().requires_grad_()
+        if self._network:
+            return step.networks[self._network].features(x, t, step.condition)[1], [x]
+        if self._extract is not None:
+            return self._extract(x), [x]
+        return self._modules["features"](x / scale, step.angle(t)), [x]
+
+    def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
+        if self.settings.loss != "softplus" or self.settings.times is None:
+            return None
+        return self._judge(step, self._features(step, what, times=times)[0]).mean(1)

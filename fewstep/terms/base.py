@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from fewstep.recipes.settings import Times
 from fewstep.recipes.terms import TermSettings
 
 if TYPE_CHECKING:
@@ -36,17 +37,21 @@ class Term(Generic[S]):
         """The unweighted loss of the role `step.role` on one batch: a scalar, and named statistics for the log."""
         raise NotImplementedError
 
+    def after_update(self, step: "Step") -> None:
+        """Called once after each update of `step.role`, with the whole batch; what is random comes from the step."""
+
     def weight(self, role: str) -> float:
         """Weight of the loss in the turn of `role`."""
         return self.settings.weight
 
-    def target_decay(self, progress: float) -> float | None:
-        """Decay per update of `networks["target"]`, the student's moving average, at this share of the round.
-
-        None: this term asks for no such network.
-        """
-        return None
-
     def reads_features(self, role: str) -> bool:
         """Whether this term reads inner features of `role`, through which it differentiates in the student's turn."""
         return False
+
+    def differentiates(self, role: str) -> bool:
+        """Whether this term differentiates a prediction of the frozen `role` to its input in the student's turn."""
+        return False
+
+    def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
+        """log p_data / p_student (size,) at `step.raised(what, times)`, if this term estimates it."""
+        return None

@@ -14,6 +14,7 @@ from fewstep.denoiser import Denoiser
 from fewstep.randomness import derive
 from fewstep.recipes import Recipe, check_needs
 from fewstep.recipes.settings import RoleSettings
+from fewstep.recipes.terms.base import TEACHER_NETWORK
 from fewstep.students import Student, adapt, make_student
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training import surrogate
@@ -89,13 +90,15 @@ class Distillation:
         this = self.recipe.rounds[index]
         previous = self.student_after(index - 1) if index else None
         teacher = previous.denoiser if this.teacher == "previous" else self.teacher
+        weights = previous.denoiser if this.teacher == "previous" else self.origin
         student = self._start(index, previous)
         networks = {"student": student.denoiser, "teacher": teacher}
         for role, settings in this.roles.items():
-            source = student.denoiser
-            if settings.init == "teacher":  # a closed-form teacher's weights are fitted only if something asks for them
-                source = previous.denoiser if this.teacher == "previous" else self.origin
-            networks[role] = self._beside(role, source, settings, index)
+            if isinstance(settings, RoleSettings):
+                source = weights if settings.init == "teacher" else student.denoiser
+                networks[role] = self._beside(role, source, settings, index)
+        if TEACHER_NETWORK in this.frozen:
+            networks[TEACHER_NETWORK] = weights
         sources = Sources(
             data=self._data if this.needs.data else None,
             pairs=self._pairs(index, teacher) if this.needs.pairs else None,

@@ -49,7 +49,10 @@ class Draws:
         """(batch,) uniform in 0 ... high - 1, int64."""
         return self._draw(f"integers {high}", name, lambda g: torch.randint(high, (self.batch,), generator=g))
 
+    def generator(self, name: str) -> torch.Generator:
+        """A fresh CPU generator of this name, for what is drawn for the whole batch at once."""
+        return generator(self.seed, f"training/{name}", self.round_index, self.step)
+
     def integer(self, name: str, high: int) -> int:
         """One integer for the whole batch, uniform in 0 ... high - 1."""
-        source = generator(self.seed, f"training/integer {high}/{name}", self.round_index, self.step)
-        return int(torch.randint(high, (), generator=source))
+        return int(torch.randint(high, (), generator=self.generator(f"integer {high}/{name}")))

@@ -20,7 +20,6 @@ from fewstep.recipes import Recipe
 from fewstep.terms import build
 from fewstep.threads import threads, useful_threads
 from fewstep.training.checkpoints import Checkpoint, Checkpoints
-from fewstep.training.copies import Copies
 from fewstep.training.draws import Draws
 from fewstep.training.ema import Average, load_exactly
 from fewstep.training.identity import differences, tensor_digest
@@ -88,9 +87,8 @@ class RoundTrainer:
         self.threads = useful_threads(self.training.batch * math.prod(self.networks["student"].sample_shape))
         self.fingerprints = [fingerprint(self.device, self.precision, self.threads)]
         self.terms = [build(settings) for settings in self.round.terms]
-        self.copies = Copies(self.networks["student"], self.terms)
-        self.networks |= self.copies.networks
         self.features = frozenset(r for r in self.networks for term in self.terms if term.reads_features(r))
+        self.graphs = frozenset(r for r in self.networks for term in self.terms if term.differentiates(r))
         with threads(self.threads):
             self._prepare_heads()
         self.optimisers = {role: self._optimiser(role) for role in self.round.turns}
@@ -134,7 +132,8 @@ class RoundTrainer:
 
     def _view(self, step: int, role: str, draws: Draws, part: slice) -> Step:
         progress = step / self.steps
-        return Step(role, self.networks, self.grid, self.sources, draws, part, progress, self.features)
+        return Step(role, self.networks, self.grid, self.sources, draws, part, progress, self.features,
+                    graphs=self.graphs, sampler=self.recipe.student.sampler, terms=self.terms)  # fmt: skip
 
     def _step(self, step: int, role: str, figures: Figures) -> None:
         batch, parts = self.training.batch, self.training.accumulate
@@ -160,10 +159,11 @@ class RoundTrainer:
         norm = self.optimisers[role].step(progress)
         figures.require_finite(step, "the gradient", role, norm)
         figures.add(f"{role}/gradient_norm", norm)
+        for term in self.terms:
+            term.after_update(self._view(step, role, draws, slice(None)))
         if role == "student":
             figures.add("learning_rate", self.optimisers[role].peak * rate(self.recipe.optimiser, progress))
             self.average.update(self._turns_before(step, role))
-            self.copies.update(progress)
 
     def _turns_before(self, step: int, role: str) -> int:
         """How often `role` was trained before this step."""
@@ -181,7 +181,7 @@ class RoundTrainer:
                 term.prepare(self._view(0, role, draws, slice(None)), seed)
 
     def _optimiser(self, role: str) -> RoleOptimiser:
-        modules = {role: self.networks[role]}
+        modules = {role: self.networks[role]} if role in self.networks else {}  # some roles train heads only
         for number, term in enumerate(self.terms):
             if role in term.heads:
                 modules[f"{role}-head-{number}-{term.name}"] = term.heads[role].requires_grad_(False)
@@ -229,7 +229,6 @@ class RoundTrainer:
             return
         tensors = {f"weights/{name}": value for name, value in self._weights().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
-        tensors |= {f"target/{name}": value for name, value in self.copies.state().items()}
         for role, optimiser in self.optimisers.items():
             tensors |= {f"optimiser/{role}/{name}": value for name, value in optimiser.state().items()}
         record = {"identity": self.identity, "fingerprints": self.fingerprints, "done": step == self.steps}
@@ -260,7 +259,7 @@ class RoundTrainer:
         return found.step
 
     def _take(self, found: Checkpoint) -> None:
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "target": {}, "optimiser": {}}
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimiser": {}}
         for full, value in found.tensors.items():
             kind, _, name = full.partition("/")
             if kind not in groups:
@@ -268,7 +267,6 @@ class RoundTrainer:
             groups[kind][name] = value
         load_exactly(self._weights(), groups["weights"], "weights")
         self.average.load(groups["average"])
-        self.copies.load(groups["target"])
         for role, optimiser in self.optimisers.items():
             prefix = f"{role}/"
             own = {n.removeprefix(prefix): v for n, v in groups["optimiser"].items() if n.startswith(prefix)}

@@ -42,6 +42,12 @@ class Sources:
         x, y = self.data.batch(draws.seed, draws.step * draws.batch, draws.batch)
         return x.to(draws.device), None if y is None else y.to(draws.device)
 
+    def examples(self, seed: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """The first `count` real samples of the endless order, with labels if there are any."""
+        if self.data is None:
+            raise SettingsError("this recipe needs real data; give `data`")
+        return self.data.batch(seed, 0, count)
+
     def pair_batch(self, draws: Draws) -> dict[str, Tensor]:
         """The pairs of this step's whole batch, on its device."""
         if self.pairs is None:

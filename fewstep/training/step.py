@@ -1,7 +1,8 @@
 """What a term sees of one step: the networks by role, the batch, keyed draws, and what terms share within the step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,30 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
+from fewstep.processes import Process, like
 from fewstep.recipes.settings import NativeTimes, Times, UniformTimes
 from fewstep.training.draws import Draws
 from fewstep.training.sources import Sources
 
 if TYPE_CHECKING:
     from fewstep.denoiser import Denoiser, Prediction
+    from fewstep.terms.base import Term
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Samples or states at a higher noise level, with what a denoiser would have to say of them.
+
+    x: (N, ...) at native times t (N,). x0, noise: the pair whose conditional expectations given (x, t) are the exact
+    denoiser's; for noised samples the samples and their noise. weight: (N,), by which an error against that pair has
+    the variance of ordinary noise.
+    """
+
+    x: Tensor
+    t: Tensor
+    x0: Tensor
+    noise: Tensor
+    weight: Tensor
 
 
 class Step:
@@ -24,7 +43,9 @@ class Step:
         role: the role trained in this turn.
         networks: Denoiser by role; "student" always, "teacher" where there is one.
         grid: native times of the student's steps, the first one being where sampling starts.
+        sampler: how the student goes from one step to the next, as in its settings.
         progress: share of the round that is done, in [0, 1).
+        terms: of the round, which may serve each other (`log_ratio`).
     """
 
     def __init__(
@@ -37,9 +58,13 @@ class Step:
         part: slice = slice(None),
         progress: float = 0.0,
         features: frozenset[str] = frozenset(),
+        *,
+        graphs: frozenset[str] = frozenset(),
+        sampler: str = "renoise",
+        terms: Sequence["Term"] = (),
     ):
-        self.role, self.networks, self.grid = role, networks, grid
-        self.progress = progress
+        self.role, self.networks, self.grid, self.sampler = role, networks, grid, sampler
+        self.progress, self.terms, self._graphs = progress, terms, graphs
         self._sources, self._draws, self._part, self._features = sources, draws, part, features
         self._made: dict[tuple, Any] = {}
 
@@ -68,6 +93,10 @@ class Step:
         """(size,) uniform in 0 ... high - 1."""
         return self._draws.integers(name, high)[self._part]
 
+    def generator(self, name: str) -> torch.Generator:
+        """A CPU generator for what the whole batch has in common; equal names are equal draws within a step."""
+        return self._draws.generator(name)
+
     # --- the batch ---------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -83,6 +112,10 @@ class Step:
     def data(self) -> Tensor:
         """Real samples (size, ...)."""
         return self._data[0][self._part]
+
+    def examples(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """The first `count` real samples (count, ...), with labels (count,) or None: the same at every step."""
+        return self._sources.examples(self._draws.seed, count)
 
     @cached_property
     def pair(self) -> dict[str, Tensor]:
@@ -122,30 +155,55 @@ class Step:
             return None
         return scales.low + (scales.high - scales.low) * self.uniform("guidance-scale")
 
-    def dropped_condition(self, share: float) -> Tensor | None:
-        """`condition` with this share of the labels replaced by the null class, where the network has one."""
-        labels, null = self.condition, self.student.null_class
-        if labels is None or null is None or not share:
-            return labels
-        return torch.where(self.uniform("class-dropout") < share, torch.full_like(labels, null), labels)
-
     # --- noise levels ------------------------------------------------------------------------------------------------
 
     def full(self, t: float) -> Tensor:
         """(size,) of one native time."""
         return torch.full((self.size,), t, device=self._draws.device)
 
-    def times(self, settings: Times, name: str = "times") -> Tensor:
-        """(size,) native times from this distribution, float32, within the process's range."""
+    def times(
+        self, settings: Times, name: str = "times", between: tuple[float | None, float | None] = (None, None)
+    ) -> Tensor:
+        """(size,) native times from this distribution, float32, within the process's range.
+
+        between: native times, to whose interval the distribution is restricted; None: no bound.
+        """
+        process = self.student.process
+        low, high = (None if bound is None else self._quantile(settings, bound) for bound in between)
+        share = self.uniform(name)
+        if low is not None or high is not None:
+            high = 1.0 if high is None else high
+            share = min(low or 0.0, high) + share * (high - min(low or 0.0, high))
+        if isinstance(settings, NativeTimes):
+            return (process.t_min + share * (process.t_max - process.t_min)).float()
+        if isinstance(settings, UniformTimes):
+            u = (settings.low + share * (settings.high - settings.low)).clamp(1e-9, 1 - 1e-9)
+            return self.time_of_ratio(u / (1 - u))
+        free = low is None and high is None
+        normal = self._draws.gaussian(name)[self._part] if free else torch.special.ndtri(share.clamp(1e-9, 1 - 1e-9))
+        return self.time_of_ratio((settings.mean + settings.std * normal).exp())
+
+    def _quantile(self, settings: Times, t: float) -> float:
+        """Share of the distribution that lies at native times below t."""
         process = self.student.process
         if isinstance(settings, NativeTimes):
-            t = process.t_min + self.uniform(name) * (process.t_max - process.t_min)
-            return t.float()
+            return (t - process.t_min) / (process.t_max - process.t_min)
+        nu = float(self.noise_ratio(torch.tensor(t, dtype=torch.float64)))
         if isinstance(settings, UniformTimes):
-            u = (settings.low + self.uniform(name) * (settings.high - settings.low)).clamp(1e-9, 1 - 1e-9)
-            return self.time_of_ratio(u / (1 - u))
-        log_nu = settings.mean + settings.std * self._draws.gaussian(name)[self._part]
-        return self.time_of_ratio(log_nu.exp())
+            return min(max((nu / (1 + nu) - settings.low) / (settings.high - settings.low), 0.0), 1.0)
+        return 0.5 * (1 + math.erf((math.log(nu) - settings.mean) / settings.std / math.sqrt(2)))
+
+    def density(self, settings: Times, t: Tensor) -> Tensor:
+        """Density (N,) of log(nu) under this distribution (without bounds) at native times t."""
+        process, nu = self.student.process, self.noise_ratio(t.double())
+        if isinstance(settings, NativeTimes):
+            alpha, sigma = process.alpha(t.double()), process.sigma(t.double())
+            slopes = process.derivatives(t.double())
+            return 1 / (slopes[1] / sigma - slopes[0] / alpha).abs() / (process.t_max - process.t_min)
+        if isinstance(settings, UniformTimes):
+            return nu / (1 + nu).square() / (settings.high - settings.low)
+        z = (nu.log() - settings.mean) / settings.std
+        return (-0.5 * z.square()).exp() / (settings.std * math.sqrt(2 * math.pi))
 
     def time_of_ratio(self, nu: Tensor) -> Tensor:
         """Native time, float32, of noise ratios nu = sigma / alpha, held within the process's range."""
@@ -155,6 +213,17 @@ class Step:
     def noise_ratio(self, t: Tensor) -> Tensor:
         """nu = sigma / alpha at native times t."""
         return (-0.5 * self.student.process.log_snr(t)).exp()
+
+    def spread(self, t: Tensor | None, like: Tensor) -> Tensor:
+        """sqrt(alpha^2 + sigma^2) at native times t (N,), shaped to divide `like`; 1 for clean samples (None)."""
+        scale = like.new_ones(len(like)) if t is None else self.student.process.scale(t).to(like.dtype)
+        return scale.reshape(-1, *[1] * (like.ndim - 1))
+
+    def angle(self, t: Tensor | None) -> Tensor:
+        """atan(sigma / alpha) (N,) float32 at native times t, from 0 (clean samples, None) to pi / 2."""
+        if t is None:
+            return self.full(0.0)
+        return torch.atan2(self.student.process.sigma(t), self.student.process.alpha(t)).float()
 
     @cached_property
     def _log_snr_range(self) -> tuple[float, float]:
@@ -168,21 +237,16 @@ class Step:
         """nu at the process's clean end, or next to it."""
         return math.exp(-0.5 * self._log_snr_range[1])
 
-    @cached_property
-    def greatest_noise_ratio(self) -> float:
-        """nu at the process's noise end, or next to it where that is pure noise."""
-        return math.exp(-0.5 * self._log_snr_range[0])
-
-    @cached_property
-    def start_noise_ratio(self) -> float:
-        """nu where the student's sampling starts, or next to it where that is pure noise."""
-        return min(float(self.noise_ratio(torch.tensor(self.grid[0], dtype=torch.float64))), self.greatest_noise_ratio)
-
     # --- shared between terms ----------------------------------------------------------------------------------------
 
     def start(self, noise: Tensor) -> Tensor:
         """The student's first state of N(0, I) noise."""
         return self.student.process.initial(noise, self.grid[0])
+
+    @cached_property
+    def exit(self) -> int:
+        """Which of the student's steps this batch is judged at."""
+        return self._draws.integer("exit", len(self.grid)) if len(self.grid) > 1 else 0
 
     @cached_property
     def generated(self) -> Tensor:
@@ -191,45 +255,114 @@ class Step:
         With several steps the student's own earlier steps give the input of a randomly chosen last one, the only one
         with a gradient (backward simulation; Yin et al., 2405.14867, section 4.5).
         """
-        last = self._draws.integer("exit", len(self.grid)) if len(self.grid) > 1 else 0
-        x = self.start(self.normal("generator"))
-        for k in range(last):
-            with torch.no_grad():
-                x0 = self.student.predict(x, self.full(self.grid[k]), self.condition).x0
-                x = self.student.process.add_noise(x0, self.normal(f"renoise/{k}"), self.full(self.grid[k + 1]))
-        with torch.set_grad_enabled(self.role == "student"):
-            return self.student.predict(x, self.full(self.grid[last]), self.condition).x0
+        return self._exit_prediction.x0
 
-    def noised(self, what: str, times: Times) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_t, t, noise) of the student's samples ("fake") or of data ("real"); one draw for equal `times`."""
+    @cached_property
+    def _exit_prediction(self) -> "Prediction":
+        x = self.start(self.normal("generator"))
+        for k in range(self.exit):
+            with torch.no_grad():
+                x = self._after(self.student.predict(x, self.full(self.grid[k]), self.condition), k)
+        with torch.set_grad_enabled(self.role == "student"):
+            return self.student.predict(x, self.full(self.grid[self.exit]), self.condition)
+
+    def _after(self, prediction: "Prediction", k: int) -> Tensor:
+        """The student's state after its step k, at grid[k + 1]; clean samples after the last."""
+        if k + 1 == len(self.grid):
+            return prediction.x0
+        noise = self.normal(f"renoise/{k}") if self.sampler == "renoise" else prediction.epsilon
+        return self.student.process.add_noise(prediction.x0, noise, self.full(self.grid[k + 1]))
+
+    def noised(self, what: str, times: Times | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(x_t, t, noise) of the student's samples ("fake"), of data ("real") or of the teacher's samples ("pair").
+
+        One draw for equal `times`; without times the samples as they are, (x, None, None).
+        """
+        if times is None:
+            return self._samples(what), None, None
+        made = self.raised(what, times)
+        return made.x, made.t, made.noise
+
+    def _samples(self, what: str) -> Tensor:
+        return self.generated if what == "fake" else self.data if what == "real" else self.pair["x"]
+
+    def raised(self, what: str, times: Times) -> Noised:
+        """Samples or states at noise levels from `times`; one draw for equal `times`.
+
+        what: as in `noised`; or "phases", the student's state after a random step, noised within that step's interval
+        of noise levels; "nested", the same up to the highest level.
+        """
         name = f"{what}/{times!r}"
 
-        def make() -> tuple[Tensor, Tensor, Tensor]:
-            x = self.generated if what == "fake" else self.data
-            t, noise = self.times(times, f"times/{times!r}"), self.normal(f"noise/{name}", like=x)
-            return self.student.process.add_noise(x, noise, t), t, noise
+        def make() -> Noised:
+            process, between, s = self.student.process, (None, None), None
+            if what in ("phases", "nested"):
+                x = self._after(self._exit_prediction, self.exit)
+                s = self.grid[self.exit + 1] if self.exit + 1 < len(self.grid) else None
+                between = (s, self.grid[self.exit] if what == "phases" else None)
+            else:
+                x = self._samples(what)
+            t = self.times(times, f"times/{times!r}", between)
+            noise = self.normal(f"noise/{name}", like=x)
+            if s is None:
+                return Noised(process.add_noise(x, noise, t), t, x, noise, torch.ones_like(t))
+            return raise_level(process, x, s, noise, t)
 
-        return self._once(("noised", name), make)
+        return self._once(("raised", name), make)
 
-    def judged(self, role: str, what: str, times: Times) -> tuple["Prediction", list[Tensor]]:
-        """Prediction of `role` and its inner features (where a term reads them) at `noised(what, times)`.
+    def judged(
+        self, role: str, what: str, times: Times, guidance: float | Tensor = 1.0
+    ) -> tuple["Prediction", list[Tensor]]:
+        """Prediction of `role` and its inner features (where a term reads them) at `raised(what, times)`.
 
-        One call of the network however many terms ask. In the student's turn there is a graph, to the input only, and
-        only if a term reads features.
+        One call of the network however many terms ask, unless with guidance. There is a graph in the network's own turn
+        and, to the input only, in the student's if a term reads features or differentiates the prediction.
         """
-        reads = role in self._features
+        plain = isinstance(guidance, (int, float)) and guidance == 1
+        reads = role in self._features and plain
 
         def make() -> tuple["Prediction", list[Tensor]]:
-            x_t, t, _ = self.noised(what, times)
-            with torch.set_grad_enabled(self.role == role or reads):
+            at = self.raised(what, times)
+            through = self.role == "student" and (reads or role in self._graphs)
+            with torch.set_grad_enabled(self.role == role or through):
                 network = self.networks[role]
                 if reads:
-                    return network.features(x_t, t, self.condition)
-                return network.predict(x_t, t, self.condition), []
+                    return network.features(at.x, at.t, self.condition)
+                return network.predict(at.x, at.t, self.condition, guidance), []
 
-        return self._once(("judged", role, what, repr(times)), make)
+        return self._once(("judged", role, what, repr(times)), make) if plain else make()
+
+    def log_ratio(self, what: str, times: Times) -> Tensor:
+        """log p_data / p_student (size,) at `raised(what, times)`, as an adversarial term of the round estimates it.
+
+        Without a gradient. Raises SettingsError if no term of the round does.
+        """
+        for term in self.terms:
+            found = term.log_ratio(self, what, times)
+            if found is not None:
+                return found.detach()
+        raise SettingsError("no term of the round estimates the ratio of densities; add `term: adversarial`")
 
     def _once(self, key: tuple, make) -> Any:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+
+def raise_level(process: "Process", x: Tensor, s: float, noise: Tensor, t: Tensor) -> Noised:
+    """States x (N, ...) at native time s, noised on to t >= s by `noise` n ~ N(0, I).
+
+    x_t = a x_s + b n with a = alpha_t / alpha_s, b^2 = sigma_t^2 - a^2 sigma_s^2. The score of q(x_t | x_s) is -n / b,
+    so the pair (x0, noise) that stands for it has noise = sigma_t n / b and, by x_t = alpha_t x0 + sigma_t noise,
+    x0 = x_s / alpha_s - a sigma_s^2 / (alpha_s b) n. Regression on it is score matching without access to clean
+    samples, unbiased within the interval above s (Phased DMD, 2510.27684, in flow time: METHODS.md, d.3); its
+    variance grows like 1 / b^2, which weight = b^2 / sigma_t^2 takes back.
+    """
+    start = torch.tensor(s, dtype=torch.float64, device=x.device)
+    alpha_s, sigma_s = process.alpha(start), process.sigma(start)
+    alpha, sigma = process.alpha(t.double()), process.sigma(t.double())
+    a = alpha / alpha_s
+    b = (sigma.square() - (a * sigma_s).square()).clamp_min(1e-8 * sigma.square()).sqrt()
+    x0 = x / like(alpha_s, x) - like(a * sigma_s.square() / (alpha_s * b), x) * noise
+    x_t = like(a, x) * x + like(b, x) * noise
+    return Noised(x_t, t, x0, like(sigma / b, x) * noise, (b / sigma).square().float())

@@ -8,14 +8,14 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, Field
 
 from fewstep.configuration import unknown
-from fewstep.recipes.terms.adversarial import Adversarial
+from fewstep.recipes.terms.adversarial import Adversarial, GradientPenalty, HeadPool
 from fewstep.recipes.terms.base import Needs, TermSettings
 from fewstep.recipes.terms.consistency import Consistency
 from fewstep.recipes.terms.denoising import Denoising
 from fewstep.recipes.terms.distribution_matching import DistributionMatching
 from fewstep.recipes.terms.flow_matching import FlowMatching
-from fewstep.recipes.terms.mean_velocity import MeanVelocity
 from fewstep.recipes.terms.regression import Regression
+from fewstep.recipes.terms.reward import Reward
 
 __all__ = [
     "Adversarial",
@@ -24,13 +24,15 @@ __all__ = [
     "Denoising",
     "DistributionMatching",
     "FlowMatching",
-    "MeanVelocity",
+    "GradientPenalty",
+    "HeadPool",
     "Needs",
     "Regression",
+    "Reward",
     "TermSettings",
 ]
 
-_Any = Denoising | Regression | FlowMatching | Consistency | DistributionMatching | Adversarial | MeanVelocity
+_Any = Denoising | Regression | FlowMatching | Consistency | DistributionMatching | Adversarial | Reward
 _NAMES = tuple(get_args(kind.model_fields["term"].annotation)[0] for kind in get_args(_Any))
 
 

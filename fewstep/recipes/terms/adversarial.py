@@ -2,28 +2,95 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from fewstep.recipes.settings import Times, UniformTimes
-from fewstep.recipes.terms.base import Needs, TermSettings
+from fewstep.configuration import Strict
+from fewstep.recipes.settings import Positive, Share, Times, TurnSettings, UniformTimes
+from fewstep.recipes.terms.base import TEACHER_NETWORK, Needs, TermSettings
+
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class GradientPenalty(Strict):
+    """R1: how fast the logits of real samples may change."""
+
+    kind: Literal["exact", "features", "approximate"] = "exact"
+    """exact: squared gradient to the noised samples; features: to what the heads are given (ADD); approximate: squared
+    change under a little noise."""
+    weight: Positive = 0.1
+    sigma: Positive = 0.05
+    """approximate: the noise, as a share of the spread of what is judged."""
+
+
+class HeadPool(Strict):
+    """Many heads, of which each step asks a few and now and then begins some anew."""
+
+    size: Count = 32
+    asked: Count = 8
+    """Heads that judge one step's batch, drawn anew at every step."""
+    refreshed: Share = 0.01
+    """Chance of each head to get fresh weights after a turn of the critic."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "HeadPool":
+        if self.asked > self.size:
+            raise ValueError(f"asked: {self.asked} heads of a pool of {self.size}")
+        return self
 
 
 class Adversarial(TermSettings):
-    """A head on the fake score's features tells noised samples from noised data (DMD2)."""
+    """Heads on features tell noised samples of the student from noised real ones."""
 
     term: Literal["adversarial"]
-    features: Literal["fake_score"] = "fake_score"
-    weight: Annotated[float, Field(ge=0)] = 3e-3
-    critic_weight: Annotated[float, Field(ge=0)] = 1e-2
-    """Weight of the head's own loss in the turn of the network whose features it reads."""
-    width: Annotated[int, Field(ge=1)] = 64
-    times: Times = UniformTimes(low=0.02, high=0.98)
-    """Noise levels of what is judged; equal to another term's, the same noised samples and network calls serve both."""
+    features: Literal["fake_score", "teacher", "samples"] = "fake_score"
+    """Whose inner features the heads read: the fake score's, which is trained with them (DMD2); the frozen teacher's
+    (LADD); `samples`: those of `extractor` (ADD)."""
+    extractor: str | None = None
+    """samples: "module:function", which returns a frozen network x -> list of features; None: a small network of our
+    own, trained with the heads."""
+    real: Literal["data", "pairs"] = "data"
+    """What stands for real: data, or the teacher's own samples."""
+    loss: Literal["softplus", "hinge"] = "softplus"
+    weight: Weight = 3e-3
+    critic_weight: Weight = 1e-2
+    """Weight of the heads' own loss in the turn in which they are trained."""
+    discriminator: TurnSettings = TurnSettings()
+    """The heads' turn where what they read is not trained with them."""
+    width: Count = 64
+    labels: bool = False
+    """Adds a projection of the label to the logits (features of a conditional network know it already)."""
+    gradient_penalty: GradientPenalty | None = None
+    pool: HeadPool | None = None
+    times: Times | None = UniformTimes(low=0.02, high=0.98)
+    """Noise levels of what is judged; equal to another term's, the same noised samples and network calls serve both.
+    None: clean samples."""
+
+    @property
+    def critic(self) -> str:
+        """The role in whose turn the heads are trained."""
+        return "fake_score" if self.features == "fake_score" else "discriminator"
 
     @property
     def needs(self) -> Needs:
-        return Needs(data=True)
+        return Needs(data=self.real == "data", pairs=self.real == "pairs", teacher=self.features == "teacher")
+
+    @property
+    def roles(self) -> dict[str, TurnSettings]:
+        return {} if self.features == "fake_score" else {"discriminator": self.discriminator}
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return (TEACHER_NETWORK,) if self.features == "teacher" else ()
 
     @property
     def trains(self) -> tuple[str, ...]:
-        return ("student", self.features)
+        return ("student", self.critic)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Adversarial":
+        if self.extractor and self.features != "samples":
+            raise ValueError(f"extractor: goes with `features: samples`, not with {self.features}")
+        if self.times is None and self.features != "samples":
+            raise ValueError("times: a network that was trained on noised samples needs noise levels")
+        return self

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fewstep.configuration import Strict
-from fewstep.recipes.settings import RoleSettings
+from fewstep.recipes.settings import TurnSettings
+
+TEACHER_NETWORK = "teacher_network"
+"""Role of the teacher's weights, whose features terms read: the teacher, or for a closed form what was fitted to it."""
 
 
 class Needs(Strict):
@@ -40,16 +43,16 @@ class TermSettings(Strict):
         return Needs()
 
     @property
-    def roles(self) -> dict[str, RoleSettings]:
-        """Networks that this term brings, by role."""
+    def roles(self) -> dict[str, TurnSettings]:
+        """Roles that this term brings: RoleSettings for one with a network of its own."""
         return {}
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Frozen networks besides "teacher" that this term reads, by role."""
+        return ()
 
     @property
     def trains(self) -> tuple[str, ...]:
         """Roles that this term has a loss for: one of them is trained in each turn."""
         return ("student",)
-
-    @property
-    def keeps(self) -> tuple[str, ...]:
-        """Frozen copies of the student that this term reads: "start", as the round began."""
-        return ()

@@ -13,13 +13,13 @@ NEEDS = {
     "reflow": Needs(pairs=True, teacher=True),
     "ect": Needs(data=True, teacher=True),
     "dmd2": Needs(data=True, teacher=True),
-    "cd": Needs(data=True, teacher=True),
-    "ict": Needs(data=True),
-    "lcm": Needs(data=True, teacher=True),
-    "pcm": Needs(data=True, teacher=True),
-    "scott": Needs(data=True, teacher=True),
-    "std": Needs(pairs=True, states="all", teacher=True),
-    "tcm": Needs(data=True, teacher=True),
+    "ladd": Needs(pairs=True, teacher=True),
+    "add": Needs(data=True, teacher=True),
+    "diff-instruct": Needs(teacher=True),
+    "dmd": Needs(pairs=True, teacher=True),
+    "f-distill": Needs(data=True, teacher=True),
+    "sid": Needs(teacher=True),
+    "tdm": Needs(teacher=True),
 }
 
 
@@ -41,7 +41,7 @@ def test_recipes_are_read_without_torch():
 
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(SettingsError, match="did you mean 'dmd2'"):
-        load_recipe("dmd3")
+        load_recipe("dmd22")
 
 
 def test_an_unknown_key_names_the_nearest_and_where(tmp_path):

@@ -64,12 +64,12 @@ def samples(n: int, mean: float = MU, std: float = S, seed: int = 3) -> Tensor:
     return mean + std * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
 
 
-def make_step(networks: dict, *, n: int, role="student", k=0, data=None, pairs=None):
+def make_step(networks: dict, *, n: int, role="student", k=0, data=None, pairs=None, grid=None, **kwargs):
     """Step number k of a batch of n."""
     process = networks["student"].process
     sources = Sources(data=None if data is None else TensorData(data), pairs=pairs)
     draws = Draws(0, 0, k, n, torch.device("cpu"))
-    return Step(role, networks, [process.t_max], sources, draws)
+    return Step(role, networks, grid or [process.t_max], sources, draws, **kwargs)
 
 
 class Pairs:

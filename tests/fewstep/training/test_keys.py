@@ -26,6 +26,15 @@ EVERYTHING = {
             ],
         },
         {
+            "turns": {"fake_score": 1, "student": 1},
+            "terms": [
+                {"term": "distribution_matching", "guidance": {"low": 1, "high": 2}, "divergence": "jeffreys",
+                 "gradient": "score_identity"},
+                {"term": "adversarial"},
+                {"term": "reward", "reward": {"kind": "classifier", "fit_steps": 2}, "clamp": -0.1},
+            ],
+        },
+        {
             "start": "random",
             "teacher": "previous",
             "terms": [{"term": "flow_matching", "times": {"kind": "lognormal"}}],

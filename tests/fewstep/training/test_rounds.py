@@ -29,10 +29,11 @@ def test_one_and_two_parts_of_a_batch_give_the_same_gradients(name):
 
 def trainer_of(name: str, **overrides) -> RoundTrainer:
     """The first round of a recipe with networks that all differ."""
-    networks = {"student": teacher(1), "teacher": teacher(), "fake_score": teacher(2)}
-    real = tiny(name).needs.data
-    sources = Sources(data=data()) if real else Sources(pairs=Pairs())
-    return RoundTrainer(tiny(name, **overrides), 0, networks, [1.0], sources, images=12 * BATCH, seed=3)
+    recipe = tiny(name, **overrides)
+    networks = {"student": teacher(1), "teacher": teacher(), "fake_score": teacher(2), "teacher_network": teacher()}
+    needs = recipe.rounds[0].needs
+    sources = Sources(data=data() if needs.data else None, pairs=Pairs() if needs.pairs else None)
+    return RoundTrainer(recipe, 0, networks, [1.0], sources, images=12 * BATCH, seed=3)
 
 
 def take_turn(trainer: RoundTrainer, k: int, update: bool = True) -> None:
@@ -101,8 +102,8 @@ def test_terms_share_network_calls_within_a_step():
         before = {name: net.evaluations for name, net in trainer.networks.items()}
         take_turn(trainer, k)
         counts[role] = {name: net.evaluations - before[name] for name, net in trainer.networks.items()}
-    assert counts["student"] == {"student": 1, "teacher": 1, "fake_score": 1}
-    assert counts["fake_score"] == {"student": 1, "teacher": 0, "fake_score": 2}
+    assert counts["student"] == {"student": 1, "teacher": 1, "fake_score": 1, "teacher_network": 0}
+    assert counts["fake_score"] == {"student": 1, "teacher": 0, "fake_score": 2, "teacher_network": 0}
 
 
 def test_a_role_without_a_weighted_term_is_refused(tmp_path):
