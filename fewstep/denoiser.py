@@ -149,18 +149,34 @@ class Denoiser(nn.Module):
         return self.predict(x, t, condition, guidance).x0
 
     def features(
-        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        condition: Tensor | None = None,
+        *,
+        second: Tensor | float | None = None,
+        every: bool = False,
     ) -> tuple[Prediction, list[Tensor]]:
-        """A prediction together with the output of the network's middle block (a list of one (N, …) tensor)."""
-        middle = getattr(self.network, "mid_block", None)
-        if middle is None:
-            raise SettingsError(f"{type(self.network).__name__} has no mid_block to take features from")
+        """A prediction together with the output of the network's middle block, or of every block from first to last: a
+        list of (N, …) tensors."""
+        network = self.network
+        if getattr(network, "mid_block", None) is None:
+            raise SettingsError(f"{type(network).__name__} has no mid_block to take features from")
+        blocks = [network.mid_block]
+        if every:
+            before = [*getattr(network, "down_blocks", []), *getattr(network, "blocks", [])]
+            blocks = [*before, network.mid_block, *getattr(network, "up_blocks", [])]
         seen: list[Tensor] = []
-        handle = middle.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+
+        def see(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            seen.append(output[0] if isinstance(output, tuple) else output)
+
+        handles = [block.register_forward_hook(see) for block in blocks]
         try:
-            result = self.predict(x, t, condition)
+            result = self.predict(x, t, condition, second=second)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         return result, seen
 
     def describe(self) -> dict[str, Any]:

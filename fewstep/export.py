@@ -80,6 +80,7 @@ def is_stock(student: Student) -> bool:
         and denoiser.adapter == Timestep(denoiser.process.timesteps - 1)
         and denoiser.prediction_type != "flow_prediction"
         and sampler.times is None
+        and sampler.spacing == "process"
         and (sampler.kind == "ode" or sampler.steps == 1)
     )
 

@@ -66,20 +66,31 @@ class ResidualMLP(nn.Module):
 
     Args:
         sample_shape: shape of one sample. labels: number of labels, the null label included; 0 for none.
-        width, depth: of the residual layers.
+        width, depth: of the residual layers. middle: whether there is a last one of its own, the middle block.
+        inputs, outputs: numbers that go in and come out, by default those of a sample.
     """
 
-    def __init__(self, sample_shape: Sequence[int], labels: int = 0, width: int = 128, depth: int = 3):
+    def __init__(
+        self,
+        sample_shape: Sequence[int],
+        labels: int = 0,
+        width: int = 128,
+        depth: int = 3,
+        middle: bool = True,
+        inputs: int | None = None,
+        outputs: int | None = None,
+    ):
         super().__init__()
-        self.config = {"sample_shape": list(sample_shape), "labels": labels, "width": width, "depth": depth}
+        self.config = {"sample_shape": list(sample_shape), "labels": labels, "width": width, "depth": depth,
+                       "middle": middle, "inputs": inputs, "outputs": outputs}  # fmt: skip
         size = math.prod(sample_shape)
         self.frequencies = 8
         self.embed_time = nn.Linear(2 * self.frequencies + 2, width)
         self.embed_label = nn.Embedding(labels, width) if labels else None
-        self.enter = nn.Linear(size, width)
+        self.enter = nn.Linear(inputs or size, width)
         self.blocks = nn.ModuleList(_Residual(width) for _ in range(depth))
-        self.mid_block = _Residual(width)
-        self.leave = nn.Linear(width, size)
+        self.mid_block = _Residual(width) if middle else None
+        self.leave = nn.Linear(width, outputs or size)
 
     def forward(self, x: Tensor, angle: Tensor, labels: Tensor | None = None) -> Tensor:
         """x (N, …) of unit variance, angle (N,) in [0, π/2], labels (N,) int64 or what embed_label takes → v (N, …)."""
@@ -87,9 +98,10 @@ class ResidualMLP(nn.Module):
         if self.embed_label is not None and labels is not None:
             embedding = embedding + self.embed_label(labels)
         hidden = self.enter(x.flatten(1))
-        for block in (*self.blocks, self.mid_block):
+        for block in (*self.blocks, *([self.mid_block] if self.mid_block is not None else [])):
             hidden = block(hidden + embedding)
-        return self.leave(hidden).reshape(x.shape)
+        shape = [self.config["outputs"]] if self.config["outputs"] else self.config["sample_shape"]
+        return self.leave(hidden).reshape(len(x), *shape)
 
 
 def time_features(angle: Tensor, octaves: int) -> Tensor:

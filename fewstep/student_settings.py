@@ -16,12 +16,14 @@ class SamplerSettings(Strict):
     of the next time, repeat (multi-step consistency sampling, arXiv 2303.01469, algorithm 1).
     steps: network evaluations. times: native times, decreasing, one per step; null for the process's own grid.
     start: first native time of that grid where it is not the process's end of pure noise.
+    spacing: of that grid: as the process has it, or even in atan(σ/α), the same in every process.
     """
 
     kind: Literal["ode", "renoise"] = "ode"
     steps: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
     times: tuple[float, ...] | None = None
     start: float | None = None
+    spacing: Literal["process", "angle"] = "process"
 
     @pydantic.model_validator(mode="after")
     def _times_fit(self) -> SamplerSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from fewstep.networks import initialise
 from fewstep.processes import Process, VariancePreserving
 from fewstep.randomness import generator
 from fewstep.randomness import noise as keyed_noise
-from fewstep.recipes.settings import LoraSettings, StudentSettings
+from fewstep.recipes.settings import LoraSettings, SizeSettings, StudentSettings
 from fewstep.student_settings import SamplerSettings
 from fewstep.surgery.inputs import ExtraInputs, GuidanceRange, add_inputs
 from fewstep.surgery.lora import add_lora
+from fewstep.surgery.size import inherit, most_needed, smaller
 
 __all__ = ["SamplerSettings", "Student", "adapt", "make_student"]
 
@@ -53,7 +55,10 @@ class Student(nn.Module):
             if times[0] > process.t_max:
                 raise SettingsError(f"the student's first time {times[0]} lies beyond the process's {process.t_max}")
             return times
-        return process.grid(sampler.steps if steps is None else steps, sampler.start)
+        steps = sampler.steps if steps is None else steps
+        if sampler.spacing == "angle" and steps > 0:
+            return _even_angles(process, process.t_max if sampler.start is None else sampler.start, steps)
+        return process.grid(steps, sampler.start)
 
     def initial(self, noise: Tensor) -> Tensor:
         """The state at `start` that N(0, I) noise stands for."""
@@ -95,7 +100,7 @@ class Student(nn.Module):
 
 
 def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) -> Student:
-    """A trainable student of `teacher`: same process, classes and prediction type.
+    """A trainable student of `teacher`: same process, classes and prediction type, of the same size or smaller.
 
     Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process. A variance-preserving student that
     predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε yields an x0; the noise itself is
@@ -105,16 +110,66 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
     """
     if not any(True for _ in teacher.network.parameters()):
         raise SettingsError(f"a {type(teacher).__name__} has no weights for a student; fit a network to it first")
-    denoiser = copy.deepcopy(teacher).requires_grad_(True).train()
+    denoiser = copy.deepcopy(teacher if settings.size is None else teacher.plain())
     denoiser.evaluations, denoiser.held = 0, frozenset()
-    if settings.init == "random":
+    if settings.size is not None:
+        denoiser.network = _smaller(denoiser, settings.size, settings.init == "teacher", seed)
+    elif settings.init == "random":
         initialise(denoiser.network, generator(seed, "student-init"))
+    denoiser.requires_grad_(True).train()
     scales = settings.guidance_input
     scales = GuidanceRange(scales.low, scales.high, scales.sample) if scales else None
     add_inputs(denoiser.network, ExtraInputs(settings.second_time, scales), generator(seed, "student-inputs"))
     adapt(denoiser, settings.lora, seed)
     start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
-    return Student(denoiser, SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start))
+    sampler = SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start, spacing=settings.spacing)
+    return Student(denoiser, sampler)
+
+
+def _even_angles(process: Process, start: float, steps: int) -> Tensor:
+    """Native times (steps,), the first at `start`, that divide atan(σ/α) evenly down to clean data.
+
+    In a chain these are whole timesteps.
+    """
+    first = torch.tensor([start], dtype=torch.float64)
+    angles = torch.atan2(process.sigma(first), process.alpha(first)) * (1 - torch.arange(1, steps).double() / steps)
+    times = process.time(-2 * angles.tan().log())
+    if isinstance(process, VariancePreserving):
+        times = (times * (process.timesteps - 1)).round() / (process.timesteps - 1)
+    return torch.cat([first, times])
+
+
+def _smaller(denoiser: Denoiser, size: SizeSettings, inherits: bool, seed: int) -> nn.Module:
+    """A smaller network than the denoiser's, of the same kind, on its device, with what remains of its weights or
+    with fresh ones."""
+    network = denoiser.network
+    small = smaller(network, size.width, size.depth, size.middle, generator(seed, "student-init"))
+    if inherits:
+        inherit(small, network, most_needed(network, size.depth, _typical_output(denoiser, seed)))
+    first = next(network.parameters())
+    return small.to(first.device, first.dtype)
+
+
+def _typical_output(denoiser: Denoiser, seed: int, count: int = 16, steps: int = 4) -> Callable[[], Tensor]:
+    """Calls the denoiser on states along its own sampling of keyed noise, the same at each call."""
+    device = next(denoiser.network.parameters()).device
+    labels = torch.arange(count, device=device) % denoiser.num_classes if denoiser.num_classes else None
+    noise = keyed_noise(seed, "typical-inputs", range(count), denoiser.sample_shape, torch.float32).to(device)
+
+    @cache
+    def states() -> tuple[Tensor, Tensor, Tensor | None]:
+        student, found = Student(denoiser, SamplerSettings(steps=steps)), []
+        times = student.times()
+        x = student.initial(noise)
+        for t, following in zip(times, [*times[1:], None], strict=True):
+            found.append(x)
+            if following is not None:
+                prediction = denoiser.predict(x, t, labels)
+                x = denoiser.process.add_noise(prediction.x0, prediction.epsilon, following)
+        repeated = None if labels is None else labels.repeat(steps)
+        return torch.cat(found), times.repeat_interleave(count).to(device), repeated
+
+    return lambda: denoiser.predict(*states()).output
 
 
 def adapt(denoiser: Denoiser, lora: LoraSettings | None, seed: int) -> Denoiser:

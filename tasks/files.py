@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fewstep.errors import DiskFull, FewstepError
+from fewstep.errors import DiskFull, FewstepError, NotAvailable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FICLONE = 0x40049409       # Linux: share the blocks of another file (btrfs, XFS)
@@ -63,6 +64,19 @@ def fsync_tree(folder: str | os.PathLike) -> None:
             finally:
                 os.close(handle)
         fsync_dir(parent)
+
+
+def package_file(name: str) -> Path:
+    """A file that an installed package brings, by its path from the package's name on; the package is not imported.
+
+    Raises NotAvailable when it is not there.
+    """
+    package, _, rest = name.partition("/")
+    found = importlib.util.find_spec(package)
+    path = Path(found.submodule_search_locations[0], rest) if found else None
+    if path is None or not path.is_file():
+        raise NotAvailable(f"the installed package {package} has no {rest}", hint="`fewstep doctor` checks versions")
+    return path
 
 
 def sha256(path: str | os.PathLike) -> str:

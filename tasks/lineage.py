@@ -18,7 +18,7 @@ from pathlib import Path
 from fewstep.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
 from tasks import git, graph, keys, outputs
 from tasks import manifest as manifests
-from tasks.files import sha256
+from tasks.files import package_file, sha256
 from tasks.manifest import Manifest
 from tasks.plan import stat_table
 from tasks.registry import Registry, Version
@@ -98,9 +98,13 @@ def _uses(registry: Registry, version: Version, wanted: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="uses-", dir=registry.folder) as scratch:
         folder = registry.snapshot(version, Path(scratch))
         for path in sorted((folder / "manifests").glob("*.json")):
-            for file in json.loads(path.read_bytes())["files"]:
+            made = json.loads(path.read_bytes())
+            for file in made["files"]:
                 if file["sha256"].startswith(wanted):
                     yield f"{_title(path.stem)}: {file['path']}"
+            for file, digest in made["summary"].get("raw", {}).items():
+                if digest.startswith(wanted):
+                    yield f"raw data: {file}"
 
 
 def _title(stage: str) -> str:
@@ -167,6 +171,7 @@ class _Trace:
             self.manifests[name] = manifest
             link.inputs = [self.stage(other, entry) for other, entry in sorted(manifest.inputs.items())]
             link.inputs += [self.given(what, digest) for what, digest in sorted(manifest.given.items())]
+            link.inputs += [_built_in(file, digest) for file, digest in manifest.summary.get("raw", {}).items()]
         return link
 
     def _recorded_manifest(self, name: str, recorded: dict) -> Manifest | None:
@@ -250,6 +255,19 @@ class _Trace:
         with tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")
         return target
+
+
+def _built_in(file: str, digest: str) -> Link:
+    """Raw data that an installed package brings."""
+    link = Link("raw data", digest, where=file, files=1)
+    try:
+        path = package_file(file)
+        link.bytes = path.stat().st_size
+        if sha256(path) != digest:
+            raise DataDiffers("the installed package brings another file")
+    except (DataDiffers, NotAvailable) as error:
+        _mark(link, error)
+    return link
 
 
 def _mark(link: Link, error: FewstepError) -> None:

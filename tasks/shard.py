@@ -16,9 +16,11 @@ from fewstep.errors import SettingsError, StageFailed
 from fewstep.images import SPLITS, ImageSetWriter
 from fewstep.records import LooseRecords, Record, decode_record, encode_record
 from fewstep.records.files import canonical_json, write_atomically
+from tasks.files import package_file, sha256
 from tasks.rawdata import Item, list_images
 
 PARALLEL = True
+BUILT_IN = "sklearn/datasets/data/digits.csv.gz"
 UNIT = 2048
 """Source images per unit of work: what a kill can cost."""
 _NAMED = 20
@@ -34,6 +36,7 @@ class Digits:
     def __init__(self):
         from sklearn.datasets import load_digits
 
+        self.comes_from = {BUILT_IN: sha256(package_file(BUILT_IN))}
         data = load_digits()
         levels = np.rint(data.images * (255 / 16)).astype(np.uint8)
         self.items = tuple(Item(f"{i:04d}", str(label)) for i, label in enumerate(data.target))
@@ -41,7 +44,9 @@ class Digits:
 
 
 class Raw:
-    """What `fewstep data add` brought into data/raw."""
+    """What `fewstep data add` brought into data/raw; its hash is that of what the stage is given."""
+
+    comes_from: dict[str, str] = {}
 
     def __init__(self, folder: Path):
         listing = list_images(folder)
@@ -205,6 +210,7 @@ def finish(ctx) -> dict:
         "shape": [channels, size, size],
         "classes": len(source.classes),
         "corrupt": {"count": len(corrupt), "names": corrupt[:_NAMED]},
+        "raw": source.comes_from,
     }
 
 

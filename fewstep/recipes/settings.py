@@ -62,6 +62,17 @@ class LoraSettings(Strict):
     """The adapters' product is scaled by alpha / rank; None: by 1."""
 
 
+class SizeSettings(Strict):
+    """A network smaller than the teacher's: its first channels, and of its residual layers those that matter most."""
+
+    width: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the channels."""
+    depth: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the residual layers of each resolution; at least one stays."""
+    middle: bool = True
+    """Whether the middle block stays."""
+
+
 class StudentSettings(Strict):
     """The student: a copy of the teacher or a fresh network of its shape, and how it is sampled."""
 
@@ -70,10 +81,14 @@ class StudentSettings(Strict):
     sampler: Literal["ode", "renoise"] = "ode"
     max_noise_ratio: Positive | None = None
     """sigma/alpha at which sampling starts; None: the end of the process."""
+    spacing: Literal["process", "angle"] = "process"
+    """Times of the steps: the process's own grid, or even in atan(sigma/alpha) whatever the process."""
     second_time: bool = False
     """Whether it takes a second time s besides t, and maps t to s; sampled at s = the clean end."""
     guidance_input: GuidanceInput | None = None
     """Whether it takes the guidance scale as an input."""
+    size: SizeSettings | None = None
+    """Smaller than the teacher; `init` says whether what remains of the teacher's weights is inherited."""
     lora: LoraSettings | None = None
     """Train adapters only; they are merged at export."""
 

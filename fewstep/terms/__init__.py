@@ -7,6 +7,7 @@ from fewstep.terms.consistency import Consistency
 from fewstep.terms.denoising import Denoising
 from fewstep.terms.distribution_matching import DistributionMatching
 from fewstep.terms.flow_matching import FlowMatching
+from fewstep.terms.mean_velocity import MeanVelocity
 from fewstep.terms.regression import Regression
 from fewstep.terms.reward import Reward
 
@@ -16,6 +17,7 @@ TERMS: dict[str, type[Term]] = {
     "denoising": Denoising,
     "distribution_matching": DistributionMatching,
     "flow_matching": FlowMatching,
+    "mean_velocity": MeanVelocity,
     "regression": Regression,
     "reward": Reward,
 }

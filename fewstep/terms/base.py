@@ -44,6 +44,13 @@ class Term(Generic[S]):
         """Weight of the loss in the turn of `role`."""
         return self.settings.weight
 
+    def target_decay(self, progress: float) -> float | None:
+        """Decay per update of `networks["target"]`, the student's moving average, at this share of the round.
+
+        None: this term asks for no such network.
+        """
+        return None
+
     def reads_features(self, role: str) -> bool:
         """Whether this term reads inner features of `role`, through which it differentiates in the student's turn."""
         return False

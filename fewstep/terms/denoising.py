@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from fewstep.prediction import from_pair
@@ -40,10 +39,7 @@ class Denoising(Term[settings.Denoising]):
     def loss(self, step: "Step") -> Loss:
         student, x0, noise = step.student, step.data, step.normal("noise", like=step.data)
         t = step.times(self.settings.times)
-        condition = step.condition
-        if condition is not None and student.null_class is not None and self.settings.class_dropout:
-            dropped = step.uniform("class-dropout") < self.settings.class_dropout
-            condition = torch.where(dropped, torch.full_like(condition, student.null_class), condition)
+        condition = step.dropped_condition(self.settings.class_dropout)
         x_t = student.process.add_noise(x0, noise, t)
         prediction = student.predict(x_t, t, condition)
         return own_error(student, prediction, x0, noise, t).mean(), {}

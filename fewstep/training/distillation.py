@@ -90,15 +90,14 @@ class Distillation:
         this = self.recipe.rounds[index]
         previous = self.student_after(index - 1) if index else None
         teacher = previous.denoiser if this.teacher == "previous" else self.teacher
-        weights = previous.denoiser if this.teacher == "previous" else self.origin
         student = self._start(index, previous)
         networks = {"student": student.denoiser, "teacher": teacher}
         for role, settings in this.roles.items():
             if isinstance(settings, RoleSettings):
-                source = weights if settings.init == "teacher" else student.denoiser
+                source = student.denoiser if settings.init == "student" else self._weights(previous, index)
                 networks[role] = self._beside(role, source, settings, index)
         if TEACHER_NETWORK in this.frozen:
-            networks[TEACHER_NETWORK] = weights
+            networks[TEACHER_NETWORK] = self._weights(previous, index)
         sources = Sources(
             data=self._data if this.needs.data else None,
             pairs=self._pairs(index, teacher) if this.needs.pairs else None,
@@ -118,6 +117,10 @@ class Distillation:
             **self._checkpoint,
         )
         return Student(trainer.run(on_progress), student.sampler)
+
+    def _weights(self, previous: Student | None, index: int) -> Denoiser:
+        """The network of this round's teacher; a closed-form one's is fitted only where something asks for it."""
+        return previous.denoiser if self.recipe.rounds[index].teacher == "previous" else self.origin
 
     def _beside(self, role: str, source: Denoiser, settings: RoleSettings, index: int) -> Denoiser:
         """A copy of `source` without the student's adapters and further inputs, to be trained in `role`."""

@@ -9,23 +9,29 @@ from fewstep.training.trained import trained_state
 class Average:
     """avg <- avg + (1 - d) (weights - avg), d = min(decay, (1 + n) / (10 + n)) at the n-th update.
 
-    Buffers are copied, held weights left out. decay 0: the average is the network itself.
+    Buffers are copied, held weights left out. decay 0: the average is the network itself. `into`: tensors that hold the
+    average, such as those of another network of the same kind; None: own ones.
     """
 
-    def __init__(self, network: nn.Module, decay: float):
+    def __init__(self, network: nn.Module, decay: float, into: dict[str, Tensor] | None = None):
         self.decay = decay
-        self.weights = {name: value.detach().clone() for name, value in trained_state(network).items()}
+        own = {name: value.detach().clone() for name, value in trained_state(network).items()} if into is None else into
+        self.weights = own
         live = trained_state(network, keep_vars=True)
         self._averaged = [name for name, value in live.items() if value.is_floating_point()]
         self._copied = [name for name in live if name not in set(self._averaged)]
         self._live = live
         self._lists = ([self.weights[n] for n in self._averaged], [live[n] for n in self._averaged])
 
-    @torch.no_grad()
     def update(self, n: int) -> None:
         """Takes in the network's weights after its n-th update (n from 0)."""
+        self.mix(min(self.decay, (1 + n) / (10 + n)) if self.decay else 0.0)
+
+    @torch.no_grad()
+    def mix(self, decay: float) -> None:
+        """avg <- avg + (1 - decay) (weights - avg)."""
         averages, live = self._lists
-        torch._foreach_lerp_(averages, live, 1 - min(self.decay, (1 + n) / (10 + n)) if self.decay else 1.0)
+        torch._foreach_lerp_(averages, live, 1 - decay)
         for name in self._copied:
             self.weights[name].copy_(self._live[name])
 

@@ -20,6 +20,7 @@ from fewstep.recipes import Recipe
 from fewstep.terms import build
 from fewstep.threads import threads, useful_threads
 from fewstep.training.checkpoints import Checkpoint, Checkpoints
+from fewstep.training.copies import Copies
 from fewstep.training.draws import Draws
 from fewstep.training.ema import Average, load_exactly
 from fewstep.training.identity import differences, tensor_digest
@@ -87,6 +88,8 @@ class RoundTrainer:
         self.threads = useful_threads(self.training.batch * math.prod(self.networks["student"].sample_shape))
         self.fingerprints = [fingerprint(self.device, self.precision, self.threads)]
         self.terms = [build(settings) for settings in self.round.terms]
+        self.copies = Copies(self.networks["student"], self.terms)
+        self.networks |= self.copies.networks
         self.features = frozenset(r for r in self.networks for term in self.terms if term.reads_features(r))
         self.graphs = frozenset(r for r in self.networks for term in self.terms if term.differentiates(r))
         with threads(self.threads):
@@ -164,6 +167,7 @@ class RoundTrainer:
         if role == "student":
             figures.add("learning_rate", self.optimisers[role].peak * rate(self.recipe.optimiser, progress))
             self.average.update(self._turns_before(step, role))
+            self.copies.update(progress)
 
     def _turns_before(self, step: int, role: str) -> int:
         """How often `role` was trained before this step."""
@@ -229,6 +233,7 @@ class RoundTrainer:
             return
         tensors = {f"weights/{name}": value for name, value in self._weights().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
+        tensors |= {f"target/{name}": value for name, value in self.copies.state().items()}
         for role, optimiser in self.optimisers.items():
             tensors |= {f"optimiser/{role}/{name}": value for name, value in optimiser.state().items()}
         record = {"identity": self.identity, "fingerprints": self.fingerprints, "done": step == self.steps}
@@ -259,7 +264,7 @@ class RoundTrainer:
         return found.step
 
     def _take(self, found: Checkpoint) -> None:
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimiser": {}}
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "target": {}, "optimiser": {}}
         for full, value in found.tensors.items():
             kind, _, name = full.partition("/")
             if kind not in groups:
@@ -267,6 +272,7 @@ class RoundTrainer:
             groups[kind][name] = value
         load_exactly(self._weights(), groups["weights"], "weights")
         self.average.load(groups["average"])
+        self.copies.load(groups["target"])
         for role, optimiser in self.optimisers.items():
             prefix = f"{role}/"
             own = {n.removeprefix(prefix): v for n, v in groups["optimiser"].items() if n.startswith(prefix)}

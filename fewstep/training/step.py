@@ -155,6 +155,13 @@ class Step:
             return None
         return scales.low + (scales.high - scales.low) * self.uniform("guidance-scale")
 
+    def dropped_condition(self, share: float) -> Tensor | None:
+        """`condition` with this share of the labels replaced by the null class, where the network has one."""
+        labels, null = self.condition, self.student.null_class
+        if labels is None or null is None or not share:
+            return labels
+        return torch.where(self.uniform("class-dropout") < share, torch.full_like(labels, null), labels)
+
     # --- noise levels ------------------------------------------------------------------------------------------------
 
     def full(self, t: float) -> Tensor:
@@ -236,6 +243,16 @@ class Step:
     def least_noise_ratio(self) -> float:
         """nu at the process's clean end, or next to it."""
         return math.exp(-0.5 * self._log_snr_range[1])
+
+    @cached_property
+    def greatest_noise_ratio(self) -> float:
+        """nu at the process's noise end, or next to it where that is pure noise."""
+        return math.exp(-0.5 * self._log_snr_range[0])
+
+    @cached_property
+    def start_noise_ratio(self) -> float:
+        """nu where the student's sampling starts, or next to it where that is pure noise."""
+        return min(float(self.noise_ratio(torch.tensor(self.grid[0], dtype=torch.float64))), self.greatest_noise_ratio)
 
     # --- shared between terms ----------------------------------------------------------------------------------------
 

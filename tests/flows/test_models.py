@@ -118,7 +118,8 @@ def test_registered_versions_carry_what_they_came_from(project, fewstep):
 def test_lineage_verifies_every_byte(fewstep):
     code, out, _ = fewstep("lineage", "digits@candidate")
     assert code == 0 and "every byte verified" in out
-    assert all(word in out for word in ("weights", "student", "trajectories", "teacher", "shards", "commit"))
+    assert all(word in out for word in ("weights", "student", "trajectories", "teacher", "shards", "raw data",
+                                        "commit"))
     code, out, _ = fewstep("lineage", "digits/1", "--json")  # its student is in DVC's cache only
     assert code == 0 and set(state_of(out).values()) == {"verified"}
 

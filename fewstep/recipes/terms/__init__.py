@@ -14,6 +14,7 @@ from fewstep.recipes.terms.consistency import Consistency
 from fewstep.recipes.terms.denoising import Denoising
 from fewstep.recipes.terms.distribution_matching import DistributionMatching
 from fewstep.recipes.terms.flow_matching import FlowMatching
+from fewstep.recipes.terms.mean_velocity import MeanVelocity
 from fewstep.recipes.terms.regression import Regression
 from fewstep.recipes.terms.reward import Reward
 
@@ -26,13 +27,23 @@ __all__ = [
     "FlowMatching",
     "GradientPenalty",
     "HeadPool",
+    "MeanVelocity",
     "Needs",
     "Regression",
     "Reward",
     "TermSettings",
 ]
 
-_Any = Denoising | Regression | FlowMatching | Consistency | DistributionMatching | Adversarial | Reward
+_Any = (
+    Adversarial
+    | Consistency
+    | Denoising
+    | DistributionMatching
+    | FlowMatching
+    | MeanVelocity
+    | Regression
+    | Reward
+)
 _NAMES = tuple(get_args(kind.model_fields["term"].annotation)[0] for kind in get_args(_Any))
 
 

@@ -56,3 +56,8 @@ class TermSettings(Strict):
     def trains(self) -> tuple[str, ...]:
         """Roles that this term has a loss for: one of them is trained in each turn."""
         return ("student",)
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """Frozen copies of the student that this term reads: "start", as the round began."""
+        return ()

@@ -156,6 +156,12 @@ def test_regression_from_stored_states_uses_their_times():
     assert term.loss(make_step({"student": student(process, posterior_mean)}, n=512, pairs=States()))[0] > 0.01
 
 
+def tuning(huber, **levels):
+    """Consistency tuning on data, at continuous levels."""
+    points = {"kind": "data", "levels": {"kind": "gap", **levels}}
+    return build(settings.Consistency(term="consistency", huber=huber, points=points))
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_consistency_at_the_exact_function_vanishes_at_the_stated_order(process):
     """At the exact consistency function f a pair differs by O(h): the noise is not its conditional mean.
@@ -164,11 +170,11 @@ def test_consistency_at_the_exact_function_vanishes_at_the_stated_order(process)
     """
     data, residuals, expected = samples(1 << 16), [], []
     for cap in (0.8, 0.9, 0.95):
-        term = build(settings.Consistency(term="consistency", k=0, q=1e6, ratio_cap=cap, huber=1e3,
-                                          times=LogNormalTimes(mean=0.0, std=0.3)))  # fmt: skip
+        times = LogNormalTimes(mean=0.0, std=0.3)
+        term = tuning(huber=1e3, k=0, q=1e6, ratio_cap=cap, times=times)
         networks = {"student": student(process, consistency)}
         step = make_step(networks, n=1 << 15, data=data)
-        x0, noise, t = step.data, step.normal("noise", like=step.data), step.times(term.settings.times)
+        x0, noise, t = step.data, step.normal("noise", like=step.data), step.times(times)
         nu = step.noise_ratio(t).double()
         r = step.time_of_ratio(nu * cap)
         far, near = (networks["student"].x0(process.add_noise(x0, noise, u), u).detach() for u in (t, r))
@@ -190,7 +196,7 @@ def test_consistency_at_the_exact_function_vanishes_at_the_stated_order(process)
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_consistency_shift_gradient_vanishes_and_has_the_right_sign(process):
     """For linear f and symmetric noise the mean of f(x_t) - f(x_r) is zero at any gap: the shift is stationary."""
-    term = build(settings.Consistency(term="consistency", q=2, k=0, stages=1, huber=1e3, times=LogNormalTimes(std=1.0)))
+    term = tuning(huber=1e3, q=2, k=0, stages=1, times=LogNormalTimes(std=1.0))
     networks, data = {"student": student(process, consistency)}, samples(1 << 15)
     mean, error = gradients(term, networks, data=data)
     zero(mean[:2], error[:2])
@@ -205,7 +211,7 @@ def test_consistency_starts_as_denoising_and_closes_the_gap_by_stages():
     assert torch.allclose(gaps[5] * 2**6, 1 + 8 * torch.sigmoid(-nu))  # the published formula
     assert torch.allclose(gaps[-1].clamp_min(0.001), gaps[-1])
     # With r = 0 the loss is denoising: stationary at the posterior mean, not at the consistency function.
-    term = build(settings.Consistency(term="consistency", k=1e9, huber=1e3, times=LogNormalTimes(mean=0.0, std=1.0)))
+    term = tuning(huber=1e3, k=1e9, times=LogNormalTimes(mean=0.0, std=1.0))
     zero(*gradients(term, {"student": student(EDM(), posterior_mean)}, data=samples(1 << 15)))
 
 

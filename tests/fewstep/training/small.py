@@ -13,7 +13,7 @@ from fewstep.training import Distillation, TensorData
 from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
-RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion"]
+RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm"]
 
 
 def teacher(seed: int = 0) -> Denoiser:
@@ -40,7 +40,9 @@ class Pairs:
         x = noise * 0.5
         if position == self.spoil:
             x[0, 0, 0, 0] = float("nan")
-        return {"noise": noise, "x": x, "condition": torch.randint(3, (size,), generator=source)}
+        condition = torch.randint(3, (size,), generator=source)
+        states = torch.stack([noise, 0.75 * noise], 1)
+        return {"noise": noise, "x": x, "condition": condition, "states": states, "times": torch.tensor([1.0, 0.5])}
 
 
 def tiny(name: str, **overrides) -> Recipe:

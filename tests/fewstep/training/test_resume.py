@@ -46,7 +46,7 @@ def same(one: dict, other: dict) -> bool:
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_n_images_interrupted_at_n_equal_two_n_images(name, tmp_path):
     straight = finish(run(tiny(name), tmp_path / "straight"))
-    half = 12 * BATCH if name != "reflow" else 6 * BATCH  # half of a round where there are two
+    half = 12 * BATCH // len(tiny(name).rounds)  # half of the first round
     with pytest.raises(Stopped):
         finish(run(tiny(name), tmp_path / "broken"), stop_after(half))
     before = checkpoint_bytes(tmp_path / "broken")

@@ -1,0 +1,58 @@
+"""Settings of fewstep/terms/mean_velocity.py. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fewstep.configuration import Strict
+from fewstep.recipes.settings import LogNormalTimes, Positive, Share, Times
+from fewstep.recipes.terms.base import Needs, TermSettings
+
+
+class Dispersion(Strict):
+    """A repulsion of the network's inner features: no two samples may be represented alike."""
+
+    weight: Positive = 0.5
+    temperature: Positive = 1.0
+    """Of exp(-distance / temperature), distances being means over a feature's dimensions."""
+
+
+class MeanVelocity(TermSettings):
+    """The mean velocity of the flow between two times (MeanFlow, SplitMeanFlow, shortcut models)."""
+
+    term: Literal["mean_velocity"]
+    identity: Literal["derivative", "splitting"] = "derivative"
+    """derivative: along the path, by a forward derivative; splitting: of two parts of the interval, without one."""
+    split: Literal["uniform", "middle"] = "uniform"
+    """splitting: where the interval is cut."""
+    velocity: Literal["data", "teacher"] = "data"
+    """Where the flow's velocity at a point comes from: the point's own data and noise, or the teacher."""
+    tangent: Literal["target", "own"] = "target"
+    """derivative: the direction it is taken along, the velocity above or the student's own (improved MeanFlow)."""
+    times: Times = LogNormalTimes(mean=-0.4, std=1.0)
+    second_times: Times | None = None
+    """The other end of the interval; None: as `times`. The noisier of the two is where the interval starts."""
+    dyadic: Annotated[int, Field(ge=0, le=16)] = 0
+    """0: free intervals; n: lengths 1, 1/2, ... 2^-(n - 1) of flow time, at multiples of themselves (shortcut)."""
+    instantaneous: Share = 0.75
+    """Share of the batch whose interval is a point, where the mean velocity is the flow's own."""
+    guidance: float = 1.0
+    """Of the velocity that is learnt: the teacher's u + guidance (c - u), or for data, omega of MeanFlow."""
+    mixing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """kappa of MeanFlow: part of the data's velocity replaced by the student's own given the condition."""
+    class_dropout: Share = 0.0
+    """Share of the labels replaced by the null class, which guidance needs."""
+    power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """p of the weight 1 / (error + offset)^p of each sample; 0: none."""
+    offset: Positive = 1e-3
+    dispersion: Dispersion | None = None
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(data=True, teacher=self.velocity == "teacher")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MeanVelocity":
+        if self.mixing and self.velocity == "teacher":
+            raise ValueError("mixing is of the data's velocity; with velocity: teacher set guidance alone")
+        return self

@@ -1,0 +1,85 @@
+"""Where the two points of a pair come from: one sample noised twice, a step of the teacher, a stored trajectory."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import SettingsError
+from fewstep.processes import like
+from fewstep.recipes.terms.consistency import DataPoints, TeacherPoints, TrajectoryPoints
+from fewstep.terms.consistency.levels import between
+from fewstep.terms.consistency.states import State, predict, towards
+
+if TYPE_CHECKING:
+    from fewstep.denoiser import Denoiser
+    from fewstep.training.step import Step
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The farther and the nearer point of one path; `scale`: guidance scale (N,) that the path belongs to, if any."""
+
+    far: State
+    near: State
+    scale: Tensor | None = None
+
+
+def noised(step: "Step", points: DataPoints | TeacherPoints, nu: Tensor, nu_near: Tensor) -> Pair:
+    """A pair that begins at noised data."""
+    x0, noise = step.data, step.normal("noise", like=step.data)
+    far = State.noised(x0, noise, nu)
+    if points.kind == "data":
+        return Pair(far, State.noised(x0, noise, nu_near))
+    guidance = points.guidance if step.scale is None else step.scale
+    near = far
+    with torch.no_grad():
+        for k in range(points.substeps):
+            level = nu_near if k + 1 == points.substeps else between(nu, nu_near, (k + 1) / points.substeps)
+            near = solver_step(step, step.networks["teacher"], near, level, points, guidance, f"churn/{k}")
+    return Pair(far, near, step.scale)
+
+
+def solver_step(
+    step: "Step", teacher: "Denoiser", state: State, nu: Tensor, points: TeacherPoints, guidance: float | Tensor,
+    name: str,
+) -> State:  # fmt: skip
+    """One step of the teacher from `state` to the lower levels nu' (N,), which may be 0.
+
+    ddim: x + (nu' - nu) e with e = epsilon(x, nu). heun: e is the mean of that and of epsilon where ddim leads, save in
+    a step to clean data (Karras et al., 2206.00364, algorithm 1). With churn c: x - nu e + sqrt(nu'^2 - s^2) e + s z,
+    s = c nu' sqrt(1 - nu'^2 / nu^2), for c = 1 ancestral sampling (Song et al., 2010.02502, eq. 12 and 16).
+    """
+    first = predict(step, teacher, state, guidance=guidance)
+    x0, direction = first.x0, first.epsilon
+    if points.solver == "heun":
+        second = predict(step, teacher, towards(first, nu), guidance=guidance).epsilon
+        direction = torch.where(like(nu, x0) > 0, (first.epsilon + second) / 2, first.epsilon)
+        x0 = x0 + like(state.nu, x0) * (first.epsilon - direction)
+    if not points.churn:
+        return State.noised(x0, direction, nu)
+    fresh = points.churn * nu * (1 - (nu / state.nu).square()).clamp_min(0).sqrt()
+    kept = State.noised(x0, direction, (nu.square() - fresh.square()).sqrt()).x
+    return State(kept + like(fresh, x0) * step.normal(name, like=x0), nu)
+
+
+def stored(step: "Step", points: TrajectoryPoints) -> Pair:
+    """Two states of one stored trajectory, the end of which is the last. Raises SettingsError if none are stored."""
+    states, times = step.pair.get("states"), step.pair.get("times")
+    if states is None or times is None:
+        raise SettingsError("consistency on trajectories needs a set with states (trajectories.keep)")
+    count = states.shape[1]
+    first = step.integers("state", count)
+    second = first + 1 + (step.integers("reach", points.reach) if points.reach > 1 else 0)
+    ended, inside = second >= count, second.clamp_max(count - 1)
+    far, near = trajectory_state(step, first), trajectory_state(step, inside)
+    x = torch.where(ended.reshape(-1, *[1] * (near.x.ndim - 1)), step.pair["x"], near.x)
+    return Pair(far, State(x, torch.where(ended, torch.zeros_like(near.nu), near.nu)))
+
+
+def trajectory_state(step: "Step", index: Tensor) -> State:
+    """The stored states of these numbers (N,); noise beyond the student's start counts as lying there."""
+    x, t = step.pair["states"][step.rows, index], step.pair["times"][index].double()
+    nu = step.noise_ratio(t).clamp_max(step.start_noise_ratio)
+    return State(x * like((1 + nu.square()).sqrt() / step.student.process.scale(t), x), nu)

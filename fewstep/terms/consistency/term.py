@@ -1,0 +1,116 @@
+"""The consistency loss over any choice of points, levels, targets and places of comparison."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fewstep.recipes import terms as settings
+from fewstep.terms.base import Loss, Term
+from fewstep.terms.consistency.levels import between, cells, pair
+from fewstep.terms.consistency.points import Pair, noised, stored
+from fewstep.terms.consistency.states import State, chosen, predict, time_of, towards
+from fewstep.terms.distances import pseudo_huber, squared
+
+if TYPE_CHECKING:
+    from fewstep.denoiser import Denoiser
+    from fewstep.training.step import Step
+
+CLEAN = 0.002
+"""A destination below this noise ratio is clean data."""
+
+
+class Consistency(Term[settings.Consistency]):
+    """L = E w d(G(x_t, t), sg G'(x_r, r)), x_t and x_r two points of one path, r the nearer to the data.
+
+    Song et al., Consistency Models (2303.01469), eq. 7 and 10. G' is the student itself or its moving average. Where
+    x_r lies at the place of comparison it is its own target, so no parametrisation has to hold the boundary condition.
+    To the edge e of a phase, or to any level, G is the straight step x0 + nu_e epsilon from the network's prediction
+    (Wang et al., Phased Consistency Models, 2405.18407, eq. 6; Kim et al., Consistency Trajectory Models, 2310.02279,
+    eq. 5), compared at unit variance. Points and noise levels are those of x / alpha and nu = sigma / alpha, so that a
+    formula of the variance-exploding process holds in any process.
+    """
+
+    name = "consistency"
+
+    def target_decay(self, progress: float) -> float | None:
+        s = self.settings
+        if s.target_ema is None or not s.target_ema_grows:
+            return s.target_ema
+        levels = s.points.levels
+        return s.target_ema ** (levels.first / cells(levels, progress))
+
+    def loss(self, step: "Step") -> Loss:
+        s = self.settings
+        points, edge, joint = self._points(step)
+        found = self._at(step, step.student, points.far, edge, points.scale)
+        with torch.no_grad():
+            target = self._target(step, points, edge)
+        distance = self._distance(found, target)
+        gap = points.far.nu - points.near.nu
+        weight = 1 / gap.masked_fill(joint, 1.0) if s.weighting == "inverse_gap" else torch.ones_like(gap)
+        if s.truncation is not None:
+            weight = weight.masked_fill(joint, s.truncation.boundary_weight)
+        return (weight * distance).mean(), {"gap": (gap / points.far.nu).mean().detach()}
+
+    def _points(self, step: "Step") -> tuple[Pair, Tensor, Tensor]:
+        """The pair; noise ratios (N,) where predictions are compared; rows (N,) that hold the student to its past."""
+        points, cut = self.settings.points, self.settings.truncation
+        if points.kind == "trajectory":
+            found = stored(step, points)
+            nothing = torch.zeros_like(found.far.nu)
+            return found, nothing, nothing.bool()
+        nu, nu_near = pair(step, points.levels)
+        joint = torch.zeros_like(nu, dtype=torch.bool)
+        if cut is not None:  # Lee et al., Truncated Consistency Models (2410.14895), eq. 9
+            joint = (step.uniform("boundary") < cut.boundary_share) | (nu <= cut.at)
+            nu, nu_near = nu.masked_fill(joint, cut.at), nu_near.masked_fill(joint, cut.at)
+        edge = torch.zeros_like(nu)
+        if self.settings.to == "phase":
+            edge = phase_edge(step, nu)
+            nu_near = torch.maximum(nu_near, edge)
+        elif self.settings.to == "any":
+            edge = between(nu_near, 0.0, step.uniform("destination"))
+            edge = edge.masked_fill(edge < CLEAN, 0.0)
+        return noised(step, points, nu, nu_near), edge, joint
+
+    def _target(self, step: "Step", points: Pair, edge: Tensor) -> Tensor:
+        near = points.near
+        there = near.nu <= edge
+        if bool(there.all()):
+            return near.unit
+        network = step.networks["target"] if self.settings.target_ema is not None else step.student
+        found = self._at(step, network, near, edge, points.scale)
+        cut = self.settings.truncation
+        if cut is not None:
+            below = near.nu <= cut.at * (1 + 1e-6)
+            found = chosen(below, self._at(step, step.networks["start"], near, edge, points.scale), found)
+        own = near.unit if not self.settings.carry else self._carried(step, near)
+        return chosen(there, own, found)
+
+    def _at(self, step: "Step", network: "Denoiser", state: State, edge: Tensor, scale: Tensor | None) -> Tensor:
+        """The network's map of `state` to the levels `edge` (N,), where it is compared: (N, ...)."""
+        inputs = {} if scale is None else {"scale": scale}
+        if self.settings.to == "any":
+            t_min = torch.full_like(edge, step.student.process.t_min)
+            inputs["second"] = torch.where(edge > 0, time_of(step, edge), t_min)
+        arrived = towards(predict(step, network, state, **inputs), edge)
+        return self._carried(step, arrived) if self.settings.carry else arrived.unit
+
+    def _carried(self, step: "Step", state: State) -> Tensor:
+        """`state` taken to clean data by the target network, whose weights get no gradient."""
+        return chosen(state.nu > 0, predict(step, step.networks["target"], state).x0, state.x)
+
+    def _distance(self, found: Tensor, target: Tensor) -> Tensor:
+        if self.settings.distance == "l2":
+            return squared(found, target)
+        return pseudo_huber(found, target, self.settings.huber)
+
+
+def phase_edge(step: "Step", nu: Tensor) -> Tensor:
+    """The lower end of the phase that each level lies in: the student's next step, 0 after its last; (N,) -> (N,)."""
+    edges = [step.noise_ratio(torch.tensor(t, dtype=torch.float64, device=nu.device)) for t in step.grid[1:]]
+    ends = torch.stack([*edges, nu.new_zeros(())])
+    below = ends[None] < nu[:, None] * (1 - 1e-6)
+    return torch.where(below, ends[None], nu.new_full((), -math.inf)).amax(1)

@@ -1,0 +1,146 @@
+"""Mean velocity: a network of two times learns the displacement of the flow between them over their distance."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fewstep.recipes import terms as settings
+from fewstep.terms.base import Loss, Term
+from fewstep.terms.derivatives import jvp
+from fewstep.terms.dispersion import dispersion
+from fewstep.terms.distances import per_sample, squared
+from fewstep.terms.flow_coordinates import flow_time, tangent
+
+if TYPE_CHECKING:
+    from fewstep.training.step import Step
+
+
+def from_derivative(velocity: Tensor, derivative: Tensor, gap: Tensor) -> Tensor:
+    """v - (u - r) dU/du (Geng et al., 2505.13447, eq. 6): what the mean velocity U is over an interval of length `gap`.
+
+    From (u - r) U(y_u, r, u) = integral of v from r to u, by d/du. velocity, derivative: (N, ...); gap: (N,).
+    """
+    return velocity - per_sample(gap, velocity) * derivative
+
+
+def from_parts(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """share U(y_u, s, u) + (1 - share) U(y_s, r, s), share = (u - s) / (u - r): the integral is additive.
+
+    Guo et al., SplitMeanFlow, 2507.16884, eq. 5; at share 1/2 the self-consistency of shortcut models (Frans et al.,
+    2410.12557, eq. 4). first, second: (N, ...); share (N,).
+    """
+    return second + per_sample(share, first) * (first - second)
+
+
+def adaptive(error: Tensor, power: float, offset: float) -> Tensor:
+    """error / sg(error + offset)^power (Geng et al., 2505.13447, eq. 22): (N,) -> (N,)."""
+    return error / (error.detach() + offset) ** power
+
+
+class MeanVelocity(Term[settings.MeanVelocity]):
+    """L = E |U(y_u, r, u) - sg target|^2 in flow coordinates, where U is what the student's output is read as.
+
+    target: the flow's velocity where the interval [r, u] is a point; over others `from_derivative` or `from_parts` of
+    the student's own U. The derivative is along (v, 0, 1) in (y, r, u): v is the velocity of the point's own data
+    and noise, whose mean given y is the flow's (the target is linear in it), or the student's own.
+
+    In few dimensions the adaptive weight (power > 0) correlates with a sample's own noise, which draws the optimum
+    from the mean velocity towards its mode; with the teacher's velocity, which has no noise, it does not.
+    """
+
+    name = "mean_velocity"
+
+    def loss(self, step: "Step") -> Loss:
+        s, student = self.settings, step.student
+        x0, noise = step.data, step.normal("noise", like=step.data)
+        condition = step.dropped_condition(s.class_dropout)
+        t, r = self._interval(step)
+        x_t = student.process.add_noise(x0, noise, t)
+        velocity = self._velocity(step, x_t, t, condition, noise - x0)
+        if s.dispersion:
+            prediction, features = student.features(x_t, t, condition, second=r, every=True)
+        else:
+            prediction, features = student.predict(x_t, t, condition, second=r), []
+        target = self._target(step, x_t, t, r, condition, velocity)
+        error = squared(prediction.as_type("flow_prediction"), target)
+        loss = adaptive(error, s.power, s.offset).mean()
+        statistics = {"error": error.mean().detach()}
+        if s.dispersion:
+            spread = torch.stack([dispersion(feature, s.dispersion.temperature) for feature in features]).mean()
+            loss, statistics["dispersion"] = loss + s.dispersion.weight * spread, spread.detach()
+        return loss, statistics
+
+    def _interval(self, step: "Step") -> tuple[Tensor, Tensor]:
+        """Native times (t, r), r <= t, equal for the share of the batch that learns the flow's own velocity."""
+        s = self.settings
+        if s.dyadic:
+            length = 0.5 ** step.integers("dyadic", s.dyadic).double()
+            end = length * ((step.uniform("dyadic-place") / length).floor() + 1)
+            t, r = (step.time_of_ratio(u / (1 - u)) for u in (end, end - length))
+        else:
+            one, other = step.times(s.times), step.times(s.second_times or s.times, "second-times")
+            t, r = torch.maximum(one, other), torch.minimum(one, other)
+        r = torch.where(step.uniform("instantaneous") < s.instantaneous, t, r)
+        return t, r
+
+    @torch.no_grad()
+    def _velocity(self, step: "Step", x: Tensor, t: Tensor, condition: Tensor | None, own: Tensor) -> Tensor:
+        """The velocity that is learnt at (x, t), `own` being that of the point's data and noise: (N, ...).
+
+        Guided: omega v + kappa U(c) + (1 - omega - kappa) U(null) at a point (2505.13447, eq. 20), v itself where the
+        label is null; its effective guidance is omega / (1 - kappa).
+        """
+        s = self.settings
+        if s.velocity == "teacher":
+            return step.networks["teacher"].predict(x, t, condition, s.guidance).as_type("flow_prediction")
+        if s.guidance == 1 and not s.mixing:
+            return own
+        nothing = step.student.predict(x, t, None, second=t).as_type("flow_prediction")
+        mixed = s.guidance * own + (1 - s.guidance - s.mixing) * nothing
+        if s.mixing:
+            mixed = mixed + s.mixing * step.student.predict(x, t, condition, second=t).as_type("flow_prediction")
+        unguided = torch.full_like(t, condition is None, dtype=torch.bool)
+        if condition is not None:
+            unguided = condition == step.student.null_class
+        return torch.where(per_sample(unguided, own), own, mixed)
+
+    @torch.no_grad()
+    def _target(
+        self, step: "Step", x: Tensor, t: Tensor, r: Tensor, condition: Tensor | None, velocity: Tensor
+    ) -> Tensor:
+        """What U should be over [r, t]: (N, ...). Only samples whose interval is no point cost a network call."""
+        moving = (r < t).nonzero()[:, 0]
+        if not len(moving):
+            return velocity
+        given = None if condition is None else condition[moving]
+        rule = self._by_derivative if self.settings.identity == "derivative" else self._by_splitting
+        found = rule(step, x[moving], t[moving].double(), r[moving].double(), given, velocity[moving], moving)
+        return velocity.index_copy(0, moving, found.to(velocity.dtype))
+
+    def _by_derivative(
+        self, step: "Step", x: Tensor, t: Tensor, r: Tensor, condition: Tensor | None, velocity: Tensor, rows: Tensor
+    ) -> Tensor:
+        student = step.student
+
+        def mean(x: Tensor, t: Tensor) -> Tensor:
+            return student.predict(x, t, condition, second=r).as_type("flow_prediction")
+
+        along = velocity
+        if self.settings.tangent == "own":
+            along = student.predict(x, t, condition, second=t).as_type("flow_prediction").to(x.dtype)
+        derivative = jvp(mean, (x, t), tangent(student.process, x, t, along))[1]
+        return from_derivative(velocity, derivative, flow_time(student.process, t) - flow_time(student.process, r))
+
+    def _by_splitting(
+        self, step: "Step", x: Tensor, t: Tensor, r: Tensor, condition: Tensor | None, velocity: Tensor, rows: Tensor
+    ) -> Tensor:
+        student = step.student
+        high, low = (flow_time(student.process, time) for time in (t, r))
+        share = step.uniform("split")[rows] if self.settings.split == "uniform" else torch.full_like(high, 0.5)
+        u = torch.lerp(high, low, share)
+        s = step.time_of_ratio(u / (1 - u)).double().clamp(min=r, max=t)
+        first = student.predict(x, t, condition, second=s)
+        between = student.process.add_noise(first.x0, first.epsilon, s)
+        second = student.predict(between, s, condition, second=r).as_type("flow_prediction")
+        return from_parts(first.as_type("flow_prediction"), second, share)
