@@ -16,15 +16,16 @@ from tasks.workspace import Workspace
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 
 
-def show(workspace: Workspace, profile: str, *, host: str = "127.0.0.1",
+def show(workspace: Workspace, profile: str, experiment: str, *, host: str = "127.0.0.1",
          say: Callable[[dict[str, str]], None] = print) -> None:
     """Starts what is not running yet, hands the addresses to `say`, and waits for SIGINT or SIGTERM; what it started
-    ends with it. Raises NotAvailable or FewstepError when a page does not come up or stops."""
+    ends with it. The runs of `experiment` and the models have addresses of their own: MLflow opens elsewhere.
+    Raises NotAvailable or FewstepError when a page does not come up or stops."""
     children: dict[str, Child] = {}
     addresses: dict[str, str] = {}
     try:
         _prefect(workspace, profile, host, addresses, children)
-        _mlflow(workspace, host, addresses, children)
+        _mlflow(workspace, experiment, host, addresses, children)
         if "Prefect" in children:
             children["Prefect"].wait("/api/health", "Prefect's server")
         if "MLflow" in children:
@@ -51,23 +52,26 @@ def _prefect(workspace: Workspace, profile: str, host: str, addresses: dict, chi
         addresses["Prefect"] = child.url
 
 
-def _mlflow(workspace: Workspace, host: str, addresses: dict, children: dict) -> None:
-    uri = str(workspace.mlflow_uri)
-    if urlsplit(uri).scheme in ("http", "https"):
-        addresses["MLflow"] = redact(uri)
-        return
+def _mlflow(workspace: Workspace, experiment: str, host: str, addresses: dict, children: dict) -> None:
     from tasks.tracking import Tracking
 
-    Tracking.of(workspace).call("search_experiments", max_results=1)     # makes or migrates the database under our lock
-    port = MLFLOW_PORT if is_free(host, MLFLOW_PORT) else _free_port(host)
-    url = f"http://{host}:{port}"
-    log = workspace.shared / "logs" / "ui-mlflow.log"
-    environment = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-    artifacts = (workspace.shared / "mlartifacts").resolve().as_uri()
-    command = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root", artifacts,
-               "--host", host, "--port", str(port), "--workers", "1"]
-    children["MLflow"] = Child(_supervised(command, environment, log), url, log)
-    addresses["MLflow"] = url
+    # the first question makes or migrates a database of our own under our lock
+    found = Tracking.of(workspace).call("get_experiment_by_name", experiment)
+    uri = str(workspace.mlflow_uri)
+    if urlsplit(uri).scheme in ("http", "https"):
+        addresses["MLflow"] = redact(uri).removesuffix("/")
+    else:
+        port = MLFLOW_PORT if is_free(host, MLFLOW_PORT) else _free_port(host)
+        addresses["MLflow"] = url = f"http://{host}:{port}"
+        log = workspace.shared / "logs" / "ui-mlflow.log"
+        environment = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+        artifacts = (workspace.shared / "mlartifacts").resolve().as_uri()
+        command = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root", artifacts,
+                   "--host", host, "--port", str(port), "--workers", "1"]
+        children["MLflow"] = Child(_supervised(command, environment, log), url, log)
+    if found is not None:
+        addresses["runs"] = f"{addresses['MLflow']}/#/experiments/{found.experiment_id}/runs"
+        addresses["models"] = f"{addresses['MLflow']}/#/models"
 
 
 def _supervised(command: list[str], environment: dict[str, str], log):

@@ -33,4 +33,5 @@ def add(app: typer.Typer) -> None:
 
         if not as_json:
             out.print("starting …", style="dim")
-        pages.show(workspace, settings_module.load(workspace.params).profile, host=host, say=tell)
+        settings = settings_module.load(workspace.params)
+        pages.show(workspace, settings.profile, settings.name, host=host, say=tell)

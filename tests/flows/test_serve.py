@@ -169,7 +169,7 @@ def test_ui_serves_both_pages_and_ends_with_its_process(project):
         for address in addresses.values():
             assert urllib.request.urlopen(address, timeout=30).status == 200
         children = psutil.Process(ui.pid).children(recursive=True)
-        assert set(addresses) == {"Prefect", "MLflow"} and len(children) >= 2
+        assert {"Prefect", "MLflow", "runs", "models"} == set(addresses) and len(children) >= 2
         ui.send_signal(number)
         _, err = ui.communicate(timeout=60)
         assert ui.returncode == (0 if number == signal.SIGINT else -signal.SIGKILL), err
