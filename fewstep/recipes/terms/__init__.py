@@ -14,6 +14,7 @@ from fewstep.recipes.terms.consistency import Consistency
 from fewstep.recipes.terms.denoising import Denoising
 from fewstep.recipes.terms.distribution_matching import DistributionMatching
 from fewstep.recipes.terms.flow_matching import FlowMatching
+from fewstep.recipes.terms.hops import Hop
 from fewstep.recipes.terms.mean_velocity import MeanVelocity
 from fewstep.recipes.terms.regression import Regression
 from fewstep.recipes.terms.reward import Reward
@@ -27,6 +28,7 @@ __all__ = [
     "FlowMatching",
     "GradientPenalty",
     "HeadPool",
+    "Hop",
     "MeanVelocity",
     "Needs",
     "Regression",
