@@ -18,6 +18,7 @@ from fewstep.prediction import PredictionType
 from fewstep.processes import Process, like
 from fewstep.surgery.inputs import ExtraInputs, Given, add_inputs, extra_inputs, fold_inputs
 from fewstep.surgery.lora import merge_lora
+from fewstep.surgery.stages import stages, watched
 
 
 @dataclass(frozen=True)
@@ -159,24 +160,11 @@ class Denoiser(nn.Module):
     ) -> tuple[Prediction, list[Tensor]]:
         """A prediction together with the output of the network's middle block, or of every block from first to last: a
         list of (N, …) tensors."""
-        network = self.network
-        if getattr(network, "mid_block", None) is None:
-            raise SettingsError(f"{type(network).__name__} has no mid_block to take features from")
-        blocks = [network.mid_block]
-        if every:
-            before = [*getattr(network, "down_blocks", []), *getattr(network, "blocks", [])]
-            blocks = [*before, network.mid_block, *getattr(network, "up_blocks", [])]
-        seen: list[Tensor] = []
-
-        def see(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        handles = [block.register_forward_hook(see) for block in blocks]
-        try:
+        if getattr(self.network, "mid_block", None) is None:
+            raise SettingsError(f"{type(self.network).__name__} has no mid_block to take features from")
+        blocks = [block for part in stages(self.network).values() for block in part] if every else []
+        with watched(blocks or [self.network.mid_block]) as seen:
             result = self.predict(x, t, condition, second=second)
-        finally:
-            for handle in handles:
-                handle.remove()
         return result, seen
 
     def describe(self) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from fewstep.terms.base import Term
 from fewstep.terms.consistency import Consistency
 from fewstep.terms.denoising import Denoising
 from fewstep.terms.distribution_matching import DistributionMatching
+from fewstep.terms.features import Features
 from fewstep.terms.flow_matching import FlowMatching
 from fewstep.terms.mean_velocity import MeanVelocity
+from fewstep.terms.output_matching import OutputMatching
 from fewstep.terms.regression import Regression
 from fewstep.terms.reward import Reward
 
@@ -16,8 +18,10 @@ TERMS: dict[str, type[Term]] = {
     "consistency": Consistency,
     "denoising": Denoising,
     "distribution_matching": DistributionMatching,
+    "features": Features,
     "flow_matching": FlowMatching,
     "mean_velocity": MeanVelocity,
+    "output_matching": OutputMatching,
     "regression": Regression,
     "reward": Reward,
 }

@@ -13,9 +13,11 @@ from fewstep.recipes.terms.base import Needs, TermSettings
 from fewstep.recipes.terms.consistency import Consistency
 from fewstep.recipes.terms.denoising import Denoising
 from fewstep.recipes.terms.distribution_matching import DistributionMatching
+from fewstep.recipes.terms.features import Features
 from fewstep.recipes.terms.flow_matching import FlowMatching
 from fewstep.recipes.terms.hops import Hop
 from fewstep.recipes.terms.mean_velocity import MeanVelocity
+from fewstep.recipes.terms.output_matching import OutputMatching
 from fewstep.recipes.terms.regression import Regression
 from fewstep.recipes.terms.reward import Reward
 
@@ -25,12 +27,14 @@ __all__ = [
     "Consistency",
     "Denoising",
     "DistributionMatching",
+    "Features",
     "FlowMatching",
     "GradientPenalty",
     "HeadPool",
     "Hop",
     "MeanVelocity",
     "Needs",
+    "OutputMatching",
     "Regression",
     "Reward",
     "TermSettings",
@@ -41,8 +45,10 @@ _Any = (
     | Consistency
     | Denoising
     | DistributionMatching
+    | Features
     | FlowMatching
     | MeanVelocity
+    | OutputMatching
     | Regression
     | Reward
 )

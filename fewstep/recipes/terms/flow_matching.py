@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fewstep.recipes.settings import Times, UniformTimes
+from fewstep.recipes.settings import Share, Times, UniformTimes
 from fewstep.recipes.terms.base import Needs, TermSettings
 
 
@@ -12,6 +12,8 @@ class FlowMatching(TermSettings):
     term: Literal["flow_matching"]
     source: Literal["data", "pairs"] = "pairs"
     times: Times = UniformTimes()
+    anneal: Share | None = None
+    """pairs: share of the round over which the noise goes from fresh to the pair's (SlimFlow); None: the pair's."""
 
     @property
     def needs(self) -> Needs:

@@ -28,6 +28,9 @@ NEEDS = {
     "f-distill": Needs(data=True, teacher=True),
     "sid": Needs(teacher=True),
     "tdm": Needs(teacher=True),
+    "laptop-diff": Needs(data=True, teacher=True),
+    "lora-guidance": Needs(data=True, teacher=True),
+    "slimflow": Needs(pairs=True, teacher=True),
 }
 
 
