@@ -101,7 +101,7 @@ _NETWORK = ("fewstep/adapters.py", "fewstep/denoiser.py", "fewstep/networks.py",
             "fewstep/processes.py", "fewstep/randomness.py", "fewstep/surgery", "fewstep/teachers")
 _SAMPLING = ("fewstep/sampling.py", "fewstep/solvers.py")
 _STUDENT = ("fewstep/recipes", "fewstep/student_settings.py", "fewstep/students.py")
-_TRAINING = ("fewstep/terms", "fewstep/threads.py", "fewstep/training", "fewstep/trajectories")
+_TRAINING = ("fewstep/classifier.py", "fewstep/terms", "fewstep/threads.py", "fewstep/training", "fewstep/trajectories")
 _MEASURING = ("fewstep/classifier.py", "fewstep/metrics", "fewstep/threads.py")
 
 
