@@ -19,7 +19,7 @@ from flows.output import examples, json_error, report_error
 
 PANELS = {
     "Run": ("run", "resume", "status"),
-    "Models": ("promote", "rollback", "sample", "lineage", "checkout"),
+    "Models": ("promote", "approve", "reject", "rollback", "sample", "lineage", "checkout"),
     "Data and recipes": ("data", "recipes"),
     "Schedules and servers": ("schedule", "serve", "ui"),
     "Upkeep": ("doctor", "verify", "reconcile", "clean", "gc"),

@@ -21,7 +21,7 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
     out = Path(out)
     if out.suffix.lower() != ".png" or not out.absolute().parent.is_dir():
         raise SettingsError(f"--out {out}: expected the name of a .png file in a folder that exists")
-    from tasks.gate import student
+    from tasks.contest import student
 
     one = student(registry, version)
     import torch

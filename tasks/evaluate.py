@@ -158,7 +158,7 @@ def headline(document: dict) -> dict:
         "comparison": {steps: {name: found[name] for name in AGAINST if found[name] is not None}
                        for steps, found in document["comparisons"].items()},
         "floors": {"distance_ratio": against["fd_ratio"], "class_accuracy": _value(first, "class_accuracy"),
-                   "recall": _value(first, "recall")},
+                   "recall": _value(first, "recall"), "copies": _value(first, "nearest_share")},
     }  # fmt: skip
     return flat
 

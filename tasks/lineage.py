@@ -12,7 +12,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from fewstep.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
@@ -229,7 +229,10 @@ class _Trace:
         for name, entry in self.version.inputs.items():
             here = keys.this_code(name) if root is None else None
             try:
-                found = here or keys.code_hash(graph.stage(name), root)
+                declared = graph.stage(name)
+                if "modules" in entry:  # as the code of that time declared them
+                    declared = replace(declared, modules=tuple(entry["modules"]))
+                found = here or keys.code_hash(declared, root)
             except SettingsError:
                 found = None  # modules were renamed since: the declaration of today does not fit that commit
             if found != entry["code"]:

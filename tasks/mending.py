@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks import promotion, registration
+from tasks import notices, promotion, registration
 from tasks.registry import Registry
 from tasks.tracking import Tracking
 
@@ -35,4 +35,5 @@ def mend(workspace, *, is_alive: Callable[[str], bool], states: dict[str, str]) 
         entry = promotion.complete(registry, model)
         if entry is not None:
             done.append(f"{model}@{entry['alias']}: completed the interrupted move to version {entry['to']}")
+        notices.deliver(registry, model)
     return done

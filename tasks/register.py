@@ -7,12 +7,14 @@ promotion that follows are in tasks.promotion.
 import json
 from pathlib import Path
 
+from fewstep.configuration import parse
 from fewstep.errors import FewstepError, SettingsError
-from tasks import dvclock, graph, promotion, registration
+from tasks import dvclock, graph, notices, promotion, registration
 from tasks import manifest as manifests
 from tasks import settings as settings_module
 from tasks.files import atomic_write
 from tasks.registry import Registry, Version, model_name
+from tasks.settings import Register
 from tasks.spool import numbers
 
 PARALLEL = False
@@ -37,7 +39,9 @@ def run_unit(ctx, unit: str) -> None:
     what = collect(ctx, registry)
     promotion.complete(registry, what.model)
     version, made = registration.register(what)
-    decision = first_promotion(registry, version, ctx.settings)
+    rules = {name: value for name, value in ctx.settings.items() if name != "name"}
+    decision = first_promotion(registry, version, parse(Register, rules, "register"))
+    notices.deliver(registry, what.model)
     result = {
         "model": version.model, "version": version.number, "weights": what.weights, "evaluation": what.evaluation,
         "made": made, "promoted": decision.promoted, "policy": decision.policy, "reasons": list(decision.reasons),
@@ -49,12 +53,11 @@ def finish(ctx) -> dict:
     return json.loads((ctx.out / RESULT).read_text())
 
 
-def first_promotion(registry: Registry, version: Version, settings: dict) -> promotion.Decision:
+def first_promotion(registry: Registry, version: Version, rules: Register) -> promotion.Decision:
     """What `register.promote` asks for right after registering."""
     from tasks.gate import promote
 
-    return promote(registry, version, policy=settings["promote"], floors=settings["floors"],
-                   samples=settings.get("samples"), why="registered by a run", record=False)  # fmt: skip
+    return promote(registry, version, rules, why="registered by a run", record=False)
 
 
 def student_folder(output: Path) -> Path:
@@ -101,7 +104,8 @@ def collect(ctx, registry: Registry) -> registration.Registration:
     for stage in graph.STAGES:
         if stage.in_dvc:
             manifest = manifests.load(root / stage.output)
-            stages[stage.name] = {"key": manifest.key, "digest": manifest.digest, "code": manifest.code}
+            stages[stage.name] = {"key": manifest.key, "digest": manifest.digest, "code": manifest.code,
+                                  "modules": list(stage.modules)}
             snapshot[f"manifests/{stage.name}.json"] = root / stage.output / manifests.NAME
     for path in sorted(evaluation.rglob("*")):
         if path.name in ("metrics.json", "evaluation.json", "quality.csv", "grid.png"):

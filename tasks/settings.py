@@ -140,6 +140,28 @@ class Floors(Strict):
     max_distance_ratio: Positive | None = 0.5        # to the best training-free solver's at equal evaluations
     min_class_accuracy: Share | None = 0.8
     min_recall: Share | None = 0.3
+    max_copies: Share | None = 0.3                   # share nearer to training images than 95 % of held-out ones are
+
+
+class Margins(Strict):
+    """How much worse than the champion's a gated figure may be. Kernel distances are in the features' own scale."""
+
+    kid: Positive = 0.01
+    class_kid: Positive = 0.2
+    class_accuracy: Positive = 0.02
+    accuracy_in_class: Positive = 0.1
+    copies: Positive = 0.05
+    repeats: Positive = 0.02
+
+
+class Gate(Strict):
+    """The test against the champion: `level` of each error, `power` asked for, and what `cheaper` means."""
+
+    level: Annotated[float, Field(gt=0, le=0.2)] = 0.05
+    power: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    cheaper: Annotated[float, Field(gt=0, lt=1)] = 0.1     # share of evaluations or parameters saved by an equal model
+    margins: Margins = Margins()
+    approval_hours: Positive = 72.0                        # how long a decision waits for a person
 
 
 class Register(Strict):
@@ -148,6 +170,7 @@ class Register(Strict):
     promote: Literal["never", "first", "gated"] = "first"
     floors: Floors = Floors()
     samples: Annotated[int, Field(ge=32)] | None = None    # of the gate's paired test; null: as in evaluate
+    gate: Gate = Gate()
 
 
 # pydantic remarks that classes have a method `register`; instances, which is what we read, do not use it.

@@ -22,7 +22,7 @@ TINY = {
     "evaluate.samples": 64, "evaluate.batch": 32, "evaluate.steps": "[1, 2]", "evaluate.baseline_steps": "[1, 2]",
     "evaluate.classifier.images": 1024, "evaluate.grid": 4,
     "register.floors.max_distance_ratio": "null", "register.floors.min_class_accuracy": "null",
-    "register.floors.min_recall": "null",
+    "register.floors.min_recall": "null", "register.floors.max_copies": "null",
 }
 
 

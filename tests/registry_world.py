@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from tasks.registry import Registry
 from tasks.tracking import Tracking
 
 CLASSES, SHAPE = 3, (1, 8, 8)
+MODEL = "fewstep-toy"
+GOOD = {"distance_ratio": 0.2, "recall": 0.6}
 
 
 def save_student(folder: Path, kind: str = "ode") -> Path:
@@ -97,6 +100,25 @@ def with_database(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "mlflow.db").write_bytes(_empty_database())
     return folder
+
+
+@functools.lru_cache
+def _three_versions() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        with_database(Path(folder) / ".fewstep")
+        found = Registry(Place(Path(folder)))
+        found.tracking.call("create_registered_model", MODEL)
+        for number in range(1, 4):
+            tags = {"fewstep.weights": str(number) * 64, "fewstep.results": json.dumps({"floors": GOOD})}
+            found.tracking.call("create_model_version", MODEL, f"/tmp/{number}", tags=tags)
+        return (Path(folder) / ".fewstep/mlflow.db").read_bytes()
+
+
+def with_three_versions(root: Path) -> Registry:
+    """A registry with three versions of MODEL, of other weights, whose bytes are nowhere."""
+    (root / ".fewstep").mkdir()
+    (root / ".fewstep/mlflow.db").write_bytes(_three_versions())
+    return Registry(Place(root))
 
 
 def digest(folder: Path) -> str:

@@ -15,7 +15,8 @@ def add(app: typer.Typer) -> None:
                  as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Make the previous champion champion again, in one recorded step; the present one becomes @previous."""
         from fewstep.errors import SettingsError
-        from tasks import promotion
+        from flows.decisions import announce
+        from tasks import notices, promotion
         from tasks.registry import Registry, parse
         from tasks.workspace import Workspace
 
@@ -23,6 +24,10 @@ def add(app: typer.Typer) -> None:
         if alias or number:
             raise SettingsError(f"{model!r}: rollback takes a model's name, such as {name.removeprefix('fewstep-')}",
                                 hint=f"`fewstep promote {model}` makes a certain version champion")
-        current, former = promotion.rollback(Registry(Workspace.find()), name, why=why)
+        workspace = Workspace.find()
+        registry = Registry(workspace)
+        current, former = promotion.rollback(registry, name, why=why)
+        notices.deliver(registry, name)
+        announce(workspace, name, promotion.history(registry, name)[-1])
         result = {"model": name, "champion": former, "previous": current}
         emit(result, as_json, lambda out: out.print(f"{name}@champion is version {former} again (it was {current})"))

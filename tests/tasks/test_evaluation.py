@@ -78,7 +78,7 @@ def test_metrics_are_flat_numbers_with_floors(world):
         return [x for part in value.values() for x in leaves(part)] if isinstance(value, dict) else [value]
 
     assert all(isinstance(leaf, int | float | str) for leaf in leaves(metrics))
-    assert set(metrics["floors"]) == {"distance_ratio", "class_accuracy", "recall"}
+    assert set(metrics["floors"]) == {"distance_ratio", "class_accuracy", "recall", "copies"}
     assert metrics["student"]["1"]["fd_infinite"] == read(world, "evaluate", "evaluation.json")["student"][0]["values"][
         "fd_infinite"]["value"]  # fmt: skip
     lines = (world.folder("evaluate") / "quality.csv").read_text().splitlines()

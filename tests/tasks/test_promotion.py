@@ -1,73 +1,93 @@
 """Who is champion: the rules, compare-and-set against others, kills in the middle, the record, rollback."""
 
-import functools
 import json
 import os
 import signal
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from fewstep.errors import NotAvailable
-from tasks import gate, promotion
-from tasks.promotion import AliasMoved, check_floors, complete, decide, history, move, rollback
-from tasks.registry import Registry, Version
-from tests.registry_world import Forked, Place, with_database
-
-MODEL = "fewstep-toy"
-FLOORS = {"max_distance_ratio": 0.5, "min_recall": 0.3, "min_class_accuracy": None}
-GOOD = {"distance_ratio": 0.2, "recall": 0.6}
-
-
-@functools.lru_cache
-def three_versions() -> bytes:
-    """A database with three versions of other weights; their bytes are not needed here."""
-    with tempfile.TemporaryDirectory() as folder:
-        with_database(Path(folder) / ".fewstep")
-        found = Registry(Place(Path(folder)))
-        found.tracking.call("create_registered_model", MODEL)
-        for number in range(1, 4):
-            tags = {"fewstep.weights": str(number) * 64, "fewstep.results": json.dumps({"floors": GOOD})}
-            found.tracking.call("create_model_version", MODEL, f"/tmp/{number}", tags=tags)
-        return (Path(folder) / ".fewstep/mlflow.db").read_bytes()
+from tasks import contest, eligibility, gate, promotion, record
+from tasks.eligibility import check_floors
+from tasks.promotion import AliasMoved, complete, history, move, rollback
+from tasks.registry import Registry
+from tasks.settings import Floors, Register
+from tests.registry_world import GOOD, MODEL, Forked, with_three_versions
 
 
 @pytest.fixture
 def registry(tmp_path):
-    (tmp_path / ".fewstep").mkdir()
-    (tmp_path / ".fewstep/mlflow.db").write_bytes(three_versions())
-    return Registry(Place(tmp_path))
+    return with_three_versions(tmp_path)
 
 
-def version(number: int, weights: str = "") -> Version:
-    return Version(MODEL, number, {"fewstep.weights": weights or str(number) * 64}, (), None, "", 0)
+RULES = Register(floors=Floors(max_distance_ratio=0.5, min_recall=0.3, min_class_accuracy=None, max_copies=None))
+
+
+CHECKS = ("incomplete", "altered", "same_model", "other_protocol", "without_lineage", "unknown_to_dvc", "unsound")
+
+
+def passing(monkeypatch, outcome=None, **found):
+    """Every check of a version's own passes, `found` apart; a contest ends in `outcome`."""
+    for name in CHECKS:
+        reasons = found.get(name, [])
+        monkeypatch.setattr(eligibility, name, lambda *_, reasons=reasons: reasons)
+    monkeypatch.setattr(contest, "hold", lambda *_: outcome or contest.Outcome([], "", {}, {"n": 10}))
 
 
 def test_floors_name_what_misses_them():
-    assert check_floors(GOOD, FLOORS) == ([], GOOD)
-    reasons, _ = check_floors({"distance_ratio": 0.7}, FLOORS)
+    floors = RULES.floors.model_dump()
+    assert check_floors(GOOD, floors) == ([], GOOD)
+    reasons, _ = check_floors({"distance_ratio": 0.7}, floors)
     assert reasons == ["distance_ratio is 0.7, above register.floors.max_distance_ratio = 0.5",
                        "recall was not measured, and register.floors.min_recall asks for it"]  # fmt: skip
-    assert len(check_floors({"distance_ratio": float("nan"), "recall": 0.5}, FLOORS)[0]) == 1
+    assert len(check_floors({"distance_ratio": float("nan"), "recall": 0.5}, floors)[0]) == 1
 
 
-def test_the_rules():
-    def judge(policy, champion=None, results=GOOD, lineage=lambda: [], compare=None):
-        return decide(version(2), champion, policy, FLOORS, results=results, lineage=lineage, compare=compare)[0]
+def test_the_policies(registry, monkeypatch):
+    passing(monkeypatch)
 
-    better = {"difference": -3e-3, "standard_error": 1e-3, "n": 100}
-    worse = {"difference": -1e-3, "standard_error": 1e-3, "n": 100}
-    assert judge("never") == ["register.promote is never"]
-    assert judge("first") == []
-    assert "there is a champion" in judge("first", version(1))[0]
-    assert "above register.floors" in judge("first", results={**GOOD, "distance_ratio": 2})[0]
-    assert judge("gated") == []
-    assert judge("gated", lineage=lambda: ["teacher: differs"]) == ["teacher: differs"]
-    assert judge("gated", version(1), compare=lambda: better) == []
-    assert "not shown better than fewstep-toy/1" in judge("gated", version(1), compare=lambda: worse)[0]
-    assert "identical to the champion's" in judge("gated", version(1, weights="2" * 64), compare=lambda: better)[0]
-    assert "is the champion already" in judge("gated", version(2))[0]
+    def judge(number, policy, rules=RULES):
+        return gate.assess(registry, registry.get(MODEL, number), rules, policy=policy)
+
+    assert judge(1, "never").reasons == ("register.promote is never",)
+    assert judge(1, "first").promoted and judge(1, "gated").promoted
+    strict = Register(floors=Floors(max_distance_ratio=0.1))
+    assert "above register.floors" in judge(1, "first", strict).reasons[0]
+    assert judge(1, "gated", strict).kind == "floors"
+    move(registry, registry.get(MODEL, 1), None)
+    assert "there is a champion" in judge(2, "first").reasons[0] and judge(2, "gated").promoted
+    assert "is the champion already" in judge(1, "gated").reasons[0]
+    assert [entry["event"] for entry in history(registry, MODEL)] == ["intent", "promoted"], "deciding writes nothing"
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_each_check_refuses_before_anything_is_sampled(registry, monkeypatch, check):
+    move(registry, registry.get(MODEL, 1), None)
+    passing(monkeypatch, **{check: ["for this reason"]})
+    monkeypatch.setattr(contest, "hold", None)
+    decision = gate.promote(registry, registry.get(MODEL, 2), RULES, policy="gated", who="ann")
+    assert not decision.promoted and decision.reasons == ("for this reason",) and decision.kind
+    entry = history(registry, MODEL)[-1]
+    assert (entry["event"], entry["why"], entry["who"], entry["kind"]) == ("refused", "for this reason", "ann",
+                                                                           decision.kind)  # fmt: skip
+    assert json.loads(registry.get(MODEL, 2).tags["fewstep.decision"]) == entry
+
+
+@pytest.mark.parametrize("kind", ["inferior", "power", "equal"])
+def test_what_the_contest_finds_is_recorded_with_its_figures(registry, monkeypatch, kind):
+    move(registry, registry.get(MODEL, 1), None)
+    passing(monkeypatch, contest.Outcome(["because"], kind, {"recall": 0.4}, {"n": 10}))
+    decision = gate.promote(registry, registry.get(MODEL, 2), RULES, policy="gated")
+    assert (decision.kind, decision.reasons) == (kind, ("because",))
+    assert history(registry, MODEL)[-1]["figures"] == {"floors": {"distance_ratio": 0.2, "recall": 0.4},
+                                                       "contest": {"n": 10}}  # fmt: skip
+
+
+def test_floors_are_asked_again_of_what_was_measured_afresh(registry, monkeypatch):
+    move(registry, registry.get(MODEL, 1), None)
+    passing(monkeypatch, contest.Outcome([], "", {"recall": 0.2}, {}))
+    decision = gate.assess(registry, registry.get(MODEL, 2), RULES, policy="gated")
+    assert decision.kind == "floors" and "recall is 0.2, below" in decision.reasons[0]
 
 
 def test_a_move_is_recorded_and_keeps_the_former_champion(registry):
@@ -106,7 +126,7 @@ def test_the_loser_of_a_race_decides_again(registry, monkeypatch):
         real(*args, **kwargs)
 
     monkeypatch.setattr(promotion, "move", late)
-    decision = gate.promote(registry, registry.get(MODEL, 2), policy="first", floors=FLOORS)
+    decision = gate.promote(registry, registry.get(MODEL, 2), RULES, policy="first")
     assert not decision.promoted and decision.former == 1 and seen == [None]
     assert registry.aliases(MODEL)["champion"] == 1
     assert history(registry, MODEL)[-1]["event"] == "refused"
@@ -165,7 +185,7 @@ def test_a_kill_in_the_move_is_completed_by_the_next_command(registry):
 def test_an_alias_moved_by_hand_meanwhile_stands(registry):
     with registry.lock(MODEL) as folder:
         entry = {"event": "intent", "id": "x", "alias": "champion", "from": None, "to": 1, "as": "promoted"}
-        promotion._append(folder, entry)
+        record.append(folder, entry)
     registry.set_alias(registry.get(MODEL, 3), "champion")
     complete(registry, MODEL)
     assert registry.aliases(MODEL) == {"champion": 3}

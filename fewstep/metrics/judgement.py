@@ -1,0 +1,165 @@
+"""Is the candidate at least as good as the champion, and better somewhere? Margins, power and Holm's correction.
+
+A `Contrast` is one gated figure of the two models (of all samples or of one class), turned so that a positive excess
+means a worse candidate. No torch here.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+
+NORMAL = NormalDist()
+BETTER, WITHIN, WORSE, UNCLEAR, WEAK = "better", "within", "worse", "unclear", "too few samples"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Candidate against champion in one figure.
+
+    Attributes:
+        metric: name of the figure.
+        group: the class it belongs to; empty for all samples.
+        excess: how much worse the candidate is (negative: better), an unbiased estimate,
+        standard_error: of it, and
+        n: samples behind it.
+        margin: the largest excess that is no matter.
+        candidate, champion: the figures themselves.
+        guard: it may not be worse here, but being better is no merit (noise neither copies nor repeats anything).
+    """
+
+    metric: str
+    group: str
+    excess: float
+    standard_error: float
+    n: int
+    margin: float
+    candidate: float
+    champion: float
+    guard: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.metric} of class {self.group}" if self.group else self.metric
+
+    def excess_at_most(self, level: float) -> float:
+        """Upper confidence bound of the excess at 1 − level, one-sided."""
+        return self.excess + NORMAL.inv_cdf(1 - level) * self.standard_error
+
+    def excess_at_least(self, level: float) -> float:
+        """Lower confidence bound of the excess at 1 − level, one-sided."""
+        return self.excess - NORMAL.inv_cdf(1 - level) * self.standard_error
+
+    def p_better(self) -> float:
+        """One-sided p-value of the hypothesis that the candidate is not better."""
+        if self.standard_error == 0:
+            return 0.0 if self.excess < 0 else 1.0
+        return NORMAL.cdf(self.excess / self.standard_error)
+
+    def power(self, level: float) -> float:
+        """Probability that a candidate equal to the champion is shown to be within the margin: Φ(margin/se − z)."""
+        if self.standard_error == 0:
+            return 1.0
+        return NORMAL.cdf(self.margin / self.standard_error - NORMAL.inv_cdf(1 - level))
+
+    def n_for(self, level: float, power: float) -> int:
+        """Samples that would give that power, if the standard error falls with their root."""
+        wanted = NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(power)
+        return math.ceil(self.n * (wanted * self.standard_error / self.margin) ** 2)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One contrast and what the data says of it.
+
+    `verdict`: better (after Holm's correction), within (the excess is shown to be below the margin), worse (shown to
+    be above it), too few samples (neither, and an equal model would often fail too), unclear (neither, though an equal
+    model would have passed). `at_most` is the upper confidence bound of the excess.
+    """
+
+    contrast: Contrast
+    verdict: str
+    at_most: float
+    at_least: float
+
+    def to_dict(self) -> dict:
+        return {**asdict(self.contrast), "verdict": self.verdict, "at_most": self.at_most, "at_least": self.at_least}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All findings at one level. The rules are in `not_inferior` and `superior`."""
+
+    findings: tuple[Finding, ...]
+    level: float
+    power: float
+
+    def having(self, *verdicts: str) -> list[Finding]:
+        return [finding for finding in self.findings if finding.verdict in verdicts]
+
+    @property
+    def not_inferior(self) -> bool:
+        """On every contrast the excess is shown to be below the margin.
+
+        All must pass, so each is tested at the level itself and a candidate that is worse by its margin anywhere is
+        let through with at most that probability (intersection-union test, Berger 1982).
+        """
+        return not self.having(WORSE, UNCLEAR, WEAK)
+
+    @property
+    def superior(self) -> bool:
+        """Not inferior, and better on at least one contrast after Holm's correction."""
+        return self.not_inferior and bool(self.having(BETTER))
+
+    def reasons(self) -> list[str]:
+        """Why it is not shown to be at least as good, one line per contrast; empty when it is. Worst first."""
+        said = {
+            WORSE: lambda one, found: f"worse than the champion beyond the margin of {one.margin:g}: {_figures(found)}",
+            WEAK: lambda one, found: (
+                f"too little power: {_figures(found)}; a model equal to the champion would be shown to be within the "
+                f"margin of {one.margin:g} with probability {one.power(self.level):.2f} only (wanted {self.power:g}, "
+                f"about {one.n_for(self.level, self.power)} samples in the place of {one.n})"),
+            UNCLEAR: lambda one, found: f"not shown to be within the margin of {one.margin:g}: {_figures(found)}",
+        }  # fmt: skip
+        return [f"{found.contrast.name}: {said[verdict](found.contrast, found)}"
+                for verdict in (WORSE, UNCLEAR, WEAK) for found in self.having(verdict)]  # fmt: skip
+
+
+def judge(contrasts: list[Contrast], level: float, power: float) -> Judgement:
+    """What the contrasts show at one-sided `level`; `power` is what an inconclusive one is asked for.
+
+    Superiority is tested on all contrasts that are no guards together by Holm's step-down (Holm 1979): the p-values in
+    rising order are compared with level/k, level/(k − 1), … up to the first that is larger, which keeps the probability
+    of calling any equal figure better below the level.
+    """
+    merits = [contrast for contrast in contrasts if not contrast.guard]
+    better = dict(zip(merits, holm([contrast.p_better() for contrast in merits], level), strict=True))
+    found = tuple(_find(contrast, better.get(contrast, False), level, power) for contrast in contrasts)
+    return Judgement(found, level, power)
+
+
+def holm(p_values: list[float], level: float) -> list[bool]:
+    """Which hypotheses Holm's step-down rejects while the probability of any false rejection is at most `level`."""
+    rejected = [False] * len(p_values)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for rank, i in enumerate(order):
+        if p_values[i] > level / (len(p_values) - rank):
+            break
+        rejected[i] = True
+    return rejected
+
+
+def _find(contrast: Contrast, better: bool, level: float, power: float) -> Finding:
+    at_most, at_least = contrast.excess_at_most(level), contrast.excess_at_least(level)
+    if at_most < contrast.margin:
+        verdict = BETTER if better else WITHIN
+    elif at_least > contrast.margin:
+        verdict = WORSE
+    else:
+        verdict = WEAK if contrast.power(level) < power else UNCLEAR
+    return Finding(contrast, verdict, at_most, at_least)
+
+
+def _figures(found: Finding) -> str:
+    one = found.contrast
+    return (f"{one.candidate:.4g} against {one.champion:.4g}, excess {one.excess:+.2g} in "
+            f"[{found.at_least:+.2g}, {found.at_most:+.2g}] (n = {one.n})")  # fmt: skip

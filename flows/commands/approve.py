@@ -1,0 +1,62 @@
+"""`fewstep approve` and `fewstep reject`: a person decides what `fewstep promote --approve` left waiting."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.output import emit, examples
+
+IDENTITY = typer.Argument(None, metavar="ID", help="The decision's id, or its first digits; all that wait if left out.")
+WHY = typer.Option("", "--why", help="Goes into the record.")
+JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+
+def add(app: typer.Typer) -> None:
+    @app.command("approve", epilog=examples("fewstep approve", "fewstep approve 3f2a91c0 --why 'looked at the grid'"))
+    def approve(identity: str = IDENTITY, why: str = WHY, as_json: bool = JSON) -> None:
+        """Carry out a waiting promotion, if the champion is still the one it was decided against; list what waits."""
+        _decide("approve", identity, why, as_json)
+
+    @app.command("reject", epilog=examples("fewstep reject 3f2a91c0 --why 'sevens look odd'"))
+    def reject(identity: str = IDENTITY, why: str = WHY, as_json: bool = JSON) -> None:
+        """Turn a waiting promotion down; nothing moves. List what waits."""
+        _decide("reject", identity, why, as_json)
+
+
+def _decide(which: str, identity: str | None, why: str, as_json: bool) -> None:
+    from flows.decisions import announce
+    from tasks import approval, notices
+    from tasks.registry import Registry
+    from tasks.workspace import Workspace
+
+    workspace = Workspace.find()
+    registry = Registry(workspace)
+    if identity is None:
+        found = [{"model": name, **entry} for name in registry.models() for entry in approval.waiting(registry, name)]
+        emit(found, as_json, lambda out: _list(out, found))
+        return
+    model, _ = approval.find(registry, identity)
+    try:
+        entry = (approval.approve if which == "approve" else approval.reject)(registry, identity, why=why)
+    finally:
+        notices.deliver(registry, model)
+    announce(workspace, model, entry)
+    emit({"model": model, **entry}, as_json, lambda out: _show(out, model, entry))
+
+
+def _list(out, found: list[dict]) -> None:
+    from rich.text import Text
+
+    for entry in found:
+        out.print(Text(f"{entry['id'][:8]}  {entry['model']}/{entry['to']} → {entry['alias']}, asked by {entry['who']} "
+                       f"at {entry['when']}, until {entry['expires']}  {entry['why']}".rstrip()))
+    if not found:
+        out.print("nothing waits: `fewstep promote MODEL --approve` leaves a decision to a person")
+
+
+def _show(out, model: str, entry: dict) -> None:
+    from rich.text import Text
+
+    name, promoted = f"{model}/{entry['to']}", entry["event"] == "promoted"
+    out.print(Text.assemble((f"{entry['event']}  ", "green" if promoted else "yellow"),
+                            f"{name} is {model}@{entry['alias']}" if promoted else f"{name} stays as it is"))

@@ -1,0 +1,92 @@
+"""How a decision about a version looks in the terminal, and whom Prefect tells about it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from tasks.workspace import Workspace
+
+COLOURS = {"better": "green", "within": "default", "worse": "red", "unclear": "yellow", "too few samples": "yellow"}
+
+
+def show(out, decision: dict, *, dry: bool = False) -> None:
+    """The table of figures, the decision, and what to do next."""
+    from rich.text import Text
+
+    contest = decision["figures"].get("contest")
+    if contest:
+        out.print(_table(contest, decision["version"]))
+        out.print(Text(_conditions(contest), style="dim"))
+    for figure, value in decision["figures"].get("floors", {}).items():
+        out.print(Text(f"floor {figure}: " + ("not measured" if value is None else f"{value:.4g}")))
+    name, former = f"{decision['model']}/{decision['version']}", decision["former"]
+    if decision["pending"]:
+        identity = decision["pending"][:8]
+        out.print(Text.assemble(("waits  ", "cyan"), f"{name} may become {decision['alias']}: decision {identity}"))
+        out.print(Text(f"  fewstep approve {identity}    or    fewstep reject {identity}"))
+    elif decision["promoted"] and dry:
+        out.print(Text.assemble(("would promote  ", "green"), f"{name} to {decision['alias']}; nothing was changed"))
+    elif decision["promoted"]:
+        after = f" (was version {former}, now @previous)" if former and decision["alias"] == "champion" else ""
+        out.print(Text.assemble(("promoted  ", "green"), f"{name} is {decision['model']}@{decision['alias']}{after}"))
+    else:
+        said = "would refuse" if dry else "refused"
+        out.print(Text.assemble((f"{said}  ", "yellow"), f"{name} does not become {decision['alias']}:"))
+    for reason in decision["reasons"]:
+        out.print(Text("  " + reason))
+
+
+def _table(contest: dict, version: int):
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, padding=(0, 1), pad_edge=False)
+    made.add_column("figure", no_wrap=True)
+    for heading in (f"v{version}", f"v{contest['champion']}", "excess ≤", "margin"):
+        made.add_column(heading, justify="right", no_wrap=True)
+    made.add_column("", no_wrap=True)
+    for one in contest["contrasts"]:
+        name = f"{one['metric']}, class {one['group']}" if one["group"] else one["metric"]
+        made.add_row(name, f"{one['candidate']:.4f}", f"{one['champion']:.4f}", f"{one['at_most']:+.4f}",
+                     f"{one['margin']:g}", Text(one["verdict"], style=COLOURS[one["verdict"]]))
+    return made
+
+
+def _conditions(contest: dict) -> str:
+    protocol, cost = contest["protocol"], contest["cost"]
+    text = (f"{contest['n']} samples each from common noise, features {protocol['features']}, level "
+            f"{contest['level']:g}; evaluations {cost['evaluations'][0]} against {cost['evaluations'][1]}, parameters "
+            f"{cost['parameters'][0]:,} against {cost['parameters'][1]:,}")
+    if "latency" in cost:
+        low, high = cost["latency"]["interval"]
+        text += f", {cost['latency']['ratio']:.3g} times the latency ({low:.3g} to {high:.3g})"
+    return text
+
+
+def announce(workspace: Workspace, model: str, entry: dict) -> None:
+    """A Prefect event `fewstep.<event>`, which automations can wait for, where a permanent server is known.
+
+    Telling is no part of the decision: a server that is away is passed over.
+    """
+    from flows.server import answers, prefect_environment, serving
+
+    found = serving(workspace)
+    address = os.environ.get("PREFECT_API_URL") or (found and f"{found['url']}/api")
+    if not address or not answers(address.rstrip("/") + "/health"):
+        return
+    os.environ.update(prefect_environment(workspace, address))
+    with contextlib.suppress(Exception):
+        emit(model, entry)
+
+
+def emit(model: str, entry: dict) -> None:
+    """Sends the event to the server that this process talks to, and waits until it is sent."""
+    from prefect.events import emit_event
+    from prefect.events.worker import EventsWorker
+
+    emit_event(event=f"fewstep.{entry['event'].replace(' ', '-')}",
+               resource={"prefect.resource.id": f"fewstep.model.{model}", "prefect.resource.name": model,
+                         "fewstep.version": str(entry["to"]), "fewstep.alias": entry["alias"]},
+               payload=entry)
+    EventsWorker.drain_all(timeout=5)
