@@ -76,6 +76,31 @@ class Guided(Target):
         return self.solve(noise, MANY, MANY_STEPS, 0)
 
 
+class Tilted(Target):
+    """The teacher's distribution reweighted by exp of a linear reward: the optimum beside a KL divergence."""
+
+    def __init__(self, teacher: GaussianMixture, recipe: Recipe):
+        super().__init__(teacher, recipe)
+        self.mixture = teacher.tilted(slope_of(recipe, teacher.means[0].numel()))
+
+
+def slope_of(recipe: Recipe, size: int) -> Tensor:
+    """(size,) gradient of the linear rewards of a recipe's last round, per unit of its divergence.
+
+    Raises SettingsError if there is none.
+    """
+    terms = recipe.rounds[-1].terms
+    matching = sum(term.weight for term in terms if term.term == "distribution_matching")
+    slope = torch.zeros(size, dtype=torch.float64)
+    for term in terms:
+        if term.term == "reward" and term.reward.kind == "linear":
+            direction = torch.tensor(term.reward.direction, dtype=torch.float64)[:size]
+            slope[: len(direction)] += term.weight * direction
+    if not matching or not slope.any():
+        raise SettingsError(f"recipe {recipe.name}: target tilted, but no linear reward beside a divergence is set")
+    return slope / matching
+
+
 def guidance_of(recipe: Recipe) -> float:
     """The guidance scale that a recipe's student is to show. Raises SettingsError if it names none."""
     found = [r.trajectories.guidance for r in recipe.rounds]
@@ -86,7 +111,7 @@ def guidance_of(recipe: Recipe) -> float:
     return scales[-1]
 
 
-TARGETS: dict[str, type[Target]] = {"few-step": Target, "guided": Guided}
+TARGETS: dict[str, type[Target]] = {"few-step": Target, "guided": Guided, "tilted": Tilted}
 
 
 def target_of(recipe: Recipe, teacher: GaussianMixture) -> Target:

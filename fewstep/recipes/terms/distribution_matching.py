@@ -50,7 +50,8 @@ class DistributionMatching(TermSettings):
     ratio_limits: tuple[Positive, Positive] = (0.1, 20.0)
     """The ratio is held between these."""
     alpha: float = 0.5
-    """score_identity: 0.5 gives the exact gradient of the Fisher divergence; SiD takes 1.2."""
+    """score_identity: 0.5 gives the exact gradient of the divergence, 1 that by the student's score alone (SIM); SiD
+    takes 1.2."""
     weighting: Literal["normalised", "x0", "epsilon", "likelihood"] = "normalised"
     """Weight of a noise level nu: by the teacher's own error (DMD, SiD), 1, 1/nu, or that which makes the Fisher
     divergence over all levels the KL divergence of the samples."""

@@ -14,10 +14,15 @@ def score_identity(x: Tensor, teacher: Tensor, fake: Tensor, alpha: float) -> Te
     """d (teacher - x) - alpha d^2 with d = teacher - fake, (N,): a Fisher divergence whose gradient can be had.
 
     SiD, Zhou et al., 2404.04057, eq. 23; all three are clean samples: x the student's, the others predicted from x with
-    noise, with graphs to x. In expectation the value is (1 - alpha) E d^2, since E[x | x_t] = fake. At alpha = 1/2 the
-    gradient is half that of E d^2 itself, though the fake score's weights are held: with u = d held, E u (fake - x) = 0
-    for every student, so what the weights of `fake` would contribute, -2 E u dfake, is the gradient of 2 E u (fake - x)
-    through the samples (SIM, Luo et al., 2410.16794, theorem 3.1; their loss is twice this one at alpha = 1/2).
+    noise, with graphs to x. In expectation the value is (1 - alpha) E d^2, since E[x | x_t] = fake. The fake score's
+    weights are held, yet the gradient is had: with u = d held, E u (fake - x) = 0 for every student, so what the
+    weights of `fake` would contribute to the gradient of E d^2, -2 E u dfake, is that of 2 E u (fake - x) through the
+    samples.
+      * alpha = 1: d (fake - x), half of that part alone, the samples at which d^2 is taken being held: SIM (Luo et al.,
+        2410.16794, theorem 3.1).
+      * alpha = 1/2: half the gradient of E d^2 itself. A Fisher divergence hardly sees the weights of modes far apart,
+        and samples that flee to where d is small lose modes.
+      * alpha > 1 (SiD) takes some of d^2 away, so that samples move to where the scores differ.
     """
     d = teacher - fake
     return inner(d, teacher - x) - alpha * inner(d, d)

@@ -121,3 +121,14 @@ def test_every_recipe_meets_its_bar_on_every_problem():
     wanted = [Cell(recipe, Problem(kind)) for recipe in recipe_names() for kind in SUITE]
     records = list(make_all(wanted, workers=os.cpu_count() or 1))
     assert [table.line(record) for record in records if record["missed"]] == []
+
+
+def test_the_tilted_target_is_the_reweighted_mixture():
+    """Of a recipe's linear reward, per unit of its divergence; a recipe without one has no such target."""
+    teacher, recipe = Problem("pair", dimension=3).teacher(), load_recipe("diff-instruct-star")
+    found = target_of(recipe, teacher).mixture
+    _, reward = recipe.rounds[-1].terms
+    slope = reward.weight * torch.tensor(reward.reward.direction)
+    assert torch.allclose(found.weights, teacher.tilted(slope).weights) and found.weights[0] != teacher.weights[0]
+    with pytest.raises(SettingsError, match="no linear reward"):
+        target_of(load_recipe("sid").model_copy(update={"target": "tilted"}), teacher)

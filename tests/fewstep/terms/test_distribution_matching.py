@@ -88,6 +88,16 @@ def by_quadrature(functional, h=1e-3):
     return torch.tensor([along_m, (value(M, V + h) - value(M, V - h)) / (2 * h)], dtype=torch.float64)
 
 
+def test_score_identity_at_alpha_one_is_the_gradient_by_the_students_score_alone():
+    """Half the gradient of E |teacher - fake|^2 with the samples' density held (SIM, theorem 3.1)."""
+    m, v, x, _, teacher, fake, _ = drawn()
+    found, error = per_sample_gradient(score_identity(x, teacher, fake, 1.0), m, v)
+    held = density(M, V**2 + NU**2)
+    expected = 0.5 * by_quadrature(lambda p, q, d: held * (NU**2 * d) ** 2)
+    zero(found - expected, error)
+    assert bool((expected.abs() > 10 * error).all())
+
+
 def drawn(count=1 << 18):
     """(m, v, x, x_t, teacher, fake, ratio) in one dimension: the student's samples with a graph to m and v, noised."""
     source = torch.Generator().manual_seed(4)
