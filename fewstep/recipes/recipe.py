@@ -40,6 +40,8 @@ class Round(Strict):
     """Steps that each role takes in a cycle, in this order."""
     share: Annotated[float, Field(gt=0)] = 1.0
     """The round's part of the run's images, over the sum of all rounds."""
+    times_steps: Annotated[int, Field(ge=1)] = 1
+    """The student of this round takes so many times `student.steps` steps: 8, 4, 2, 1 halve them round by round."""
     teacher: Literal["teacher", "previous"] = "teacher"
     """previous: the student of the round before."""
     start: Literal["teacher", "random", "previous"] | None = None
@@ -54,6 +56,11 @@ class Round(Strict):
         for term in self.terms:
             total = total | term.needs
         return total
+
+    @property
+    def parts(self) -> int:
+        """The finest steps of this round, its teacher's included, within one of the final student's."""
+        return self.times_steps * max(term.parts for term in self.terms)
 
     @property
     def roles(self) -> dict[str, TurnSettings]:
@@ -107,6 +114,11 @@ class Recipe(Strict):
         data = first.data or any(n.data for n in rest)
         return Needs(data=data, pairs=first.pairs, states=first.states, teacher=teacher)
 
+    @property
+    def finest(self) -> int:
+        """Steps of the finest grid of any round within one of the final student's."""
+        return max(r.parts for r in self.rounds)
+
     def override(self, overrides: Overrides) -> "Recipe":
         """This recipe with the settings of params.yaml over it. Raises SettingsError where they do not fit together."""
         chosen = overrides.model_dump(exclude_none=True)
@@ -137,6 +149,11 @@ class Recipe(Strict):
         first = self.rounds[0]
         if first.teacher == "previous" or first.start == "previous":
             raise ValueError("rounds.0: there is no round before the first")
+        for index, own in enumerate(self.rounds):
+            if any(self.finest % (own.times_steps * term.parts) for term in own.terms):
+                raise ValueError(f"rounds.{index}: its steps do not divide the finest, {self.finest} to a final one")
+        if self.rounds[-1].times_steps != 1:
+            raise ValueError("times_steps: the last round takes the steps of the final student, 1 times student.steps")
         if self.student.steps > 1 and all(t.term == "regression" and t.at == "noise" for t in self.rounds[-1].terms):
             raise ValueError(
                 f"student.steps: {self.student.steps}, but regression at noise trains a single step; "

@@ -1,7 +1,9 @@
 """Distances between two batches, one value per sample."""
 
 import math
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 
@@ -26,3 +28,17 @@ def pseudo_huber(x: Tensor, y: Tensor, huber: float) -> Tensor:
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """(N,) -> (N, 1, ...), ready to multiply `like` (N, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def perceptual(x: Tensor, y: Tensor, features: Callable[[Tensor], list[Tensor]]) -> Tensor:
+    """Squared distance of unit-length features, summed over layers and averaged over places: (N, ...) -> (N,).
+
+    The form of LPIPS (Zhang et al., 1801.03924, eq. 1) without its learned weights; y's features get no gradient.
+    """
+    with torch.no_grad():
+        wanted = features(y)
+    total = x.new_zeros(len(x))
+    for mine, theirs in zip(features(x), wanted, strict=True):
+        mine, theirs = (torch.nn.functional.normalize(f.float(), dim=1, eps=1e-6) for f in (mine, theirs))
+        total = total + (mine - theirs).square().sum(1, keepdim=True).flatten(1).mean(1)
+    return total

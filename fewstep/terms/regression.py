@@ -1,38 +1,106 @@
-"""Regression on what the teacher's solver made: knowledge distillation on cached pairs or stored states."""
+"""Regression on what the teacher's solver made: cached ends and states, progressive targets, its denoised samples."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from fewstep.errors import SettingsError
 from fewstep.recipes import terms as settings
+from fewstep.recipes.terms.base import TEACHER_NETWORK
 from fewstep.terms.base import Loss, Term
-from fewstep.terms.distances import pseudo_huber, squared
+from fewstep.terms.distances import per_sample, perceptual, pseudo_huber, squared
+from fewstep.terms.extractors import given
+from fewstep.terms.hops import landing, make_hop, student_at
 
 if TYPE_CHECKING:
     from fewstep.training.step import Step
 
+Compared = tuple[Tensor, Tensor, Tensor]
+"""The student's x0, its target (N, ...), and the noise ratio nu (N,) where it was predicted."""
+
+
+def snr_trunc(nu: Tensor) -> Tensor:
+    """max(SNR, 1) = max(1 / nu^2, 1): turns |x - x'|^2 into max(|x - x'|^2, |e - e'|^2), e the noise of one state.
+
+    Salimans and Ho, 2202.00512, section 4. (N,) -> (N,).
+    """
+    return nu.clamp(max=1.0) ** -2
+
 
 class Regression(Term[settings.Regression]):
-    """L = 1/2 E d(G(x_t, t), x_end), d mean square or pseudo-Huber (Luhman and Luhman, 2101.02388).
+    """L = 1/2 E w d(G(x_t, t), target), d mean square, pseudo-Huber or perceptual.
 
-    `at: noise`: x_t is the student's starting state of the noise z. `at: states`: (x_t, t) is a stored state of the
-    trajectory of z, drawn uniformly.
+    `at: noise`: x_t is the student's starting state of the noise z, the target the end of its trajectory (Luhman and
+    Luhman, 2101.02388). `at: states`: (x_t, t) is a stored state of the trajectory, drawn uniformly; the target is its
+    end, or the x0 that leads to the next state. `at: hops`: x_t is noised data at a time of the student's, the target
+    the x0 whose one step lands where the teacher's several steps do (Salimans and Ho, 2202.00512, algorithm 2).
+    `at: samples`: the student's own sample against the teacher's denoised one (Sauer et al., 2311.17042, eq. 4).
     """
 
     name = "regression"
 
+    def prepare(self, step: "Step", seed: int) -> None:
+        s = self.settings
+        self._features = None
+        if s.distance == "perceptual" and s.extractor:
+            self._features = given(s.extractor, step.rows.device)
+
     def loss(self, step: "Step") -> Loss:
-        pair = step.pair
-        if self.settings.at == "states":
-            states, times = pair.get("states"), pair.get("times")
-            if states is None or times is None:
-                raise SettingsError("regression at states needs a trajectory set with states (trajectories.keep)")
-            chosen = step.integers("state", states.shape[1])
-            x_t, t = states[step.rows, chosen], times[chosen]
-        else:
-            x_t, t = step.start(pair["noise"]), step.full(step.grid[0])
-        student = step.student.predict(x_t, t, step.condition).x0
-        if self.settings.distance == "l2":
-            distance = squared(student, pair["x"])
-        else:
-            distance = pseudo_huber(student, pair["x"], self.settings.huber)
+        s = self.settings
+        compare = {"noise": self._noise, "states": self._states, "hops": self._hops, "samples": self._samples}[s.at]
+        student, target, nu = compare(step)
+        distance = self._distance(step)(student, target)
+        if s.weighting == "snr_trunc":
+            distance = distance * snr_trunc(nu)
+        elif s.weighting == "alpha":
+            distance = distance / (1 + nu.square()).sqrt()
         return 0.5 * distance.mean(), {}
+
+    def _noise(self, step: "Step") -> Compared:
+        x_t, t = step.start(step.pair["noise"]), step.full(step.grid[0])
+        return step.student.predict(x_t, t, step.condition).x0, step.pair["x"], step.noise_ratio(t)
+
+    def _states(self, step: "Step") -> Compared:
+        states, times = step.pair.get("states"), step.pair.get("times")
+        if states is None or times is None:
+            raise SettingsError("regression at states needs a trajectory set with states (trajectories.keep)")
+        chosen = step.integers("state", states.shape[1])
+        x_t, t = states[step.rows, chosen], times[chosen]
+        student = step.student.predict(x_t, t, step.condition).x0
+        if self.settings.to == "end":
+            return student, step.pair["x"], step.noise_ratio(t)
+        process = step.student.process
+        alpha = torch.cat([process.alpha(times), times.new_ones(1)])  # behind the last state come clean samples
+        sigma = torch.cat([process.sigma(times), times.new_zeros(1)])
+        following = torch.cat([states[:, 1:], step.pair["x"][:, None]], 1)[step.rows, chosen]
+        ends = (per_sample(f[chosen + k], x_t) for k in (0, 1) for f in (alpha, sigma))
+        return student, landing(x_t, following, *ends), step.noise_ratio(t)
+
+    def _hops(self, step: "Step") -> Compared:
+        hop = make_hop(step, self.settings.hop)
+        return student_at(step, self.settings.hop).x0, hop.target, step.noise_ratio(hop.t)
+
+    def _samples(self, step: "Step") -> Compared:
+        x_t, t, _ = step.noised("fake", self.settings.times)
+        with torch.no_grad():
+            target = step.networks["teacher"].predict(x_t, t, step.condition, self.settings.hop.guidance).x0
+        return step.generated, target, step.noise_ratio(t)
+
+    def _distance(self, step: "Step") -> Callable[[Tensor, Tensor], Tensor]:
+        s = self.settings
+        if s.distance == "l2":
+            return squared
+        if s.distance == "pseudo_huber":
+            return partial(pseudo_huber, huber=s.huber)
+        if self._features is not None:
+            return partial(perceptual, features=self._features)
+        network, t = step.networks[TEACHER_NETWORK], step.time_of_ratio(step.full(s.level))
+
+        def read(x: Tensor) -> list[Tensor]:
+            state = x * per_sample(step.student.process.alpha(t), x)
+            return network.features(state, t, step.condition)[1]
+
+        return partial(perceptual, features=read)

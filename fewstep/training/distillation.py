@@ -15,6 +15,7 @@ from fewstep.randomness import derive
 from fewstep.recipes import Recipe, check_needs
 from fewstep.recipes.settings import RoleSettings
 from fewstep.recipes.terms.base import TEACHER_NETWORK
+from fewstep.student_settings import SamplerSettings
 from fewstep.students import Student, adapt, make_student
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training import surrogate
@@ -91,6 +92,7 @@ class Distillation:
         previous = self.student_after(index - 1) if index else None
         teacher = previous.denoiser if this.teacher == "previous" else self.teacher
         student = self._start(index, previous)
+        student.sampler = self._sampler(index, student)
         networks = {"student": student.denoiser, "teacher": teacher}
         for role, settings in this.roles.items():
             if isinstance(settings, RoleSettings):
@@ -109,6 +111,7 @@ class Distillation:
             networks,
             student.times().tolist(),
             sources,
+            finest=self._times(student, self.recipe.finest),
             images=self.recipe.images_of(index, self.images),
             seed=self.seed,
             folder=self.folder_of(index) / "checkpoints" if self._keep else None,
@@ -121,6 +124,28 @@ class Distillation:
     def _weights(self, previous: Student | None, index: int) -> Denoiser:
         """The network of this round's teacher; a closed-form one's is fitted only where something asks for it."""
         return previous.denoiser if self.recipe.rounds[index].teacher == "previous" else self.origin
+
+    def _times(self, student: Student, times: int) -> list[float]:
+        """Native times of `times` steps for one of the final student's, every one of them on the finest grid."""
+        if self.recipe.finest == 1:
+            return student.times().tolist()
+        finest = self._stepping(student, self.recipe.student.steps * self.recipe.finest)
+        return Student(student.denoiser, finest).times()[:: self.recipe.finest // times].tolist()
+
+    def _sampler(self, index: int, student: Student) -> SamplerSettings:
+        """How this round's student steps: on its own grid where that is nested in the finest, else on a part of it."""
+        if self.recipe.finest == 1:
+            return student.sampler
+        times = self._times(student, self.recipe.rounds[index].times_steps)
+        own = self._stepping(student, len(times))
+        if Student(student.denoiser, own).times().tolist() == times:
+            return own
+        return own.model_copy(update={"times": tuple(times), "start": None})
+
+    @staticmethod
+    def _stepping(student: Student, steps: int) -> SamplerSettings:
+        start = None if student.start == student.denoiser.process.t_max else student.start
+        return student.sampler.model_copy(update={"steps": steps, "start": start, "times": None})
 
     def _beside(self, role: str, source: Denoiser, settings: RoleSettings, index: int) -> Denoiser:
         """A copy of `source` without the student's adapters and further inputs, to be trained in `role`."""

@@ -45,7 +45,7 @@ class RoundTrainer:
         recipe: with the settings that the run uses (overrides applied).
         round_index: which of its rounds, from 0.
         networks: Denoiser by role. "student" and other trained roles change in place; "teacher" is frozen.
-        grid: native times of the student's steps.
+        grid: native times of the student's steps; finest: with those of all rounds and teachers between them.
         sources: data and pairs.
         images: training samples of this round, over all turns.
         seed: of everything random.
@@ -64,6 +64,7 @@ class RoundTrainer:
         sources: Sources,
         *,
         images: int,
+        finest: list[float] | None = None,
         seed: int = 0,
         folder: Path | None = None,
         device: torch.device | str = "cpu",
@@ -74,6 +75,7 @@ class RoundTrainer:
         self.recipe, self.round_index, self.round = recipe, round_index, recipe.rounds[round_index]
         self.training, self.seed, self.images = recipe.training, seed, images
         self.device, self.grid, self.sources, self.warn = torch.device(device), grid, sources, warn
+        self.finest = finest or grid
         self.steps = images // self.training.batch
         self.cycle = [role for role, count in self.round.turns.items() for _ in range(count)]
         self.checkpoint_seconds, self.checkpoint_images = checkpoint_seconds, checkpoint_images
@@ -136,7 +138,8 @@ class RoundTrainer:
     def _view(self, step: int, role: str, draws: Draws, part: slice) -> Step:
         progress = step / self.steps
         return Step(role, self.networks, self.grid, self.sources, draws, part, progress, self.features,
-                    graphs=self.graphs, sampler=self.recipe.student.sampler, terms=self.terms)  # fmt: skip
+                    graphs=self.graphs, sampler=self.recipe.student.sampler, terms=self.terms,
+                    finest=self.finest)  # fmt: skip
 
     def _step(self, step: int, role: str, figures: Figures) -> None:
         batch, parts = self.training.batch, self.training.accumulate
@@ -215,6 +218,7 @@ class RoundTrainer:
             "images": self.images,
             "seed": self.seed,
             "world": 1,
+            "grid": self.finest,
             "start": tensor_digest(self._weights(lambda module: module.state_dict())),
             "sources": self.sources.digest(self.seed, self.training.batch),
         }

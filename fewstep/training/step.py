@@ -1,7 +1,7 @@
 """What a term sees of one step: the networks by role, the batch, keyed draws, and what terms share within the step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ class Step:
         sampler: how the student goes from one step to the next, as in its settings.
         progress: share of the round that is done, in [0, 1).
         terms: of the round, which may serve each other (`log_ratio`).
+        finest: native times of the finest steps of any round and its teachers, to which the grid's belong.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Step:
         graphs: frozenset[str] = frozenset(),
         sampler: str = "renoise",
         terms: Sequence["Term"] = (),
+        finest: list[float] | None = None,
     ):
         self.role, self.networks, self.grid, self.sampler = role, networks, grid, sampler
+        self._finest = finest or grid
         self.progress, self.terms, self._graphs = progress, terms, graphs
         self._sources, self._draws, self._part, self._features = sources, draws, part, features
         self._made: dict[tuple, Any] = {}
@@ -167,6 +170,10 @@ class Step:
     def full(self, t: float) -> Tensor:
         """(size,) of one native time."""
         return torch.full((self.size,), t, device=self._draws.device)
+
+    def nodes(self, parts: int) -> list[float]:
+        """Native times of the student's grid with each step cut into `parts`."""
+        return self._finest[:: len(self._finest) // (len(self.grid) * parts)]
 
     def times(
         self, settings: Times, name: str = "times", between: tuple[float | None, float | None] = (None, None)
@@ -325,7 +332,7 @@ class Step:
                 return Noised(process.add_noise(x, noise, t), t, x, noise, torch.ones_like(t))
             return raise_level(process, x, s, noise, t)
 
-        return self._once(("raised", name), make)
+        return self.once(("raised", name), make)
 
     def judged(
         self, role: str, what: str, times: Times, guidance: float | Tensor = 1.0
@@ -347,7 +354,7 @@ class Step:
                     return network.features(at.x, at.t, self.condition)
                 return network.predict(at.x, at.t, self.condition, guidance), []
 
-        return self._once(("judged", role, what, repr(times)), make) if plain else make()
+        return self.once(("judged", role, what, repr(times)), make) if plain else make()
 
     def log_ratio(self, what: str, times: Times) -> Tensor:
         """log p_data / p_student (size,) at `raised(what, times)`, as an adversarial term of the round estimates it.
@@ -360,7 +367,8 @@ class Step:
                 return found.detach()
         raise SettingsError("no term of the round estimates the ratio of densities; add `term: adversarial`")
 
-    def _once(self, key: tuple, make) -> Any:
+    def once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What `make()` returned the first time that this key was asked for in this step."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

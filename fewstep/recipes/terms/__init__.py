@@ -15,6 +15,7 @@ from fewstep.recipes.terms.denoising import Denoising
 from fewstep.recipes.terms.distribution_matching import DistributionMatching
 from fewstep.recipes.terms.features import Features
 from fewstep.recipes.terms.flow_matching import FlowMatching
+from fewstep.recipes.terms.hops import Hop
 from fewstep.recipes.terms.mean_velocity import MeanVelocity
 from fewstep.recipes.terms.output_matching import OutputMatching
 from fewstep.recipes.terms.regression import Regression
@@ -30,6 +31,7 @@ __all__ = [
     "FlowMatching",
     "GradientPenalty",
     "HeadPool",
+    "Hop",
     "MeanVelocity",
     "Needs",
     "OutputMatching",

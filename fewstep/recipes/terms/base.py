@@ -48,6 +48,11 @@ class TermSettings(Strict):
         return {}
 
     @property
+    def parts(self) -> int:
+        """Teacher steps within one step of the student."""
+        return 1
+
+    @property
     def frozen(self) -> tuple[str, ...]:
         """Frozen networks besides "teacher" that this term reads, by role."""
         return ()

@@ -14,6 +14,7 @@ NEEDS = {
     "ect": Needs(data=True, teacher=True),
     "dmd2": Needs(data=True, teacher=True),
     "ladd": Needs(pairs=True, teacher=True),
+    "progressive": Needs(data=True, teacher=True),
     "add": Needs(data=True, teacher=True),
     "cd": Needs(data=True, teacher=True),
     "ict": Needs(data=True),

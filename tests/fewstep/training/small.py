@@ -13,7 +13,7 @@ from fewstep.training import Distillation, TensorData
 from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
-RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm"]
+RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm", "progressive"]
 
 
 def teacher(seed: int = 0) -> Denoiser:

@@ -45,13 +45,14 @@ def same(one: dict, other: dict) -> bool:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_n_images_interrupted_at_n_equal_two_n_images(name, tmp_path):
-    straight = finish(run(tiny(name), tmp_path / "straight"))
-    half = 12 * BATCH // len(tiny(name).rounds)  # half of the first round
+    recipe, often = tiny(name), {"checkpoint_images": 2 * BATCH}
+    straight = finish(run(recipe, tmp_path / "straight", **often))
+    half = max(recipe.images_of(k, 24 * BATCH) for k in range(len(recipe.rounds))) // 2
     with pytest.raises(Stopped):
-        finish(run(tiny(name), tmp_path / "broken"), stop_after(half))
+        finish(run(recipe, tmp_path / "broken", **often), stop_after(half))
     before = checkpoint_bytes(tmp_path / "broken")
     assert before and before.keys() != checkpoint_bytes(tmp_path / "straight").keys()
-    assert same(finish(run(tiny(name), tmp_path / "broken")), straight)
+    assert same(finish(run(recipe, tmp_path / "broken", **often)), straight)
     assert checkpoint_bytes(tmp_path / "broken") == checkpoint_bytes(tmp_path / "straight")
     start = teacher().state_dict()
     assert not same(straight, {n: v for n, v in start.items()})
