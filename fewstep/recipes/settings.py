@@ -115,8 +115,9 @@ class TrainingSettings(Strict):
     """Parts that a batch is split into, each with its own forward and backward pass."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Decay per update of the student's moving average, at most (1 + n) / (10 + n) after n updates; 0: no average."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on a device that has it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """auto: bfloat16 autocast on a device that has it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32.
+    float64 is for proofs: there several processes and one give equal gradients."""
 
 
 class TurnSettings(Strict):
@@ -154,4 +155,4 @@ class Overrides(Strict):
     warmup: Share | None = None
     clip: Annotated[float, Field(ge=0)] | None = None
     ema: Annotated[float, Field(ge=0, lt=1)] | None = None
-    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "float64"] | None = None

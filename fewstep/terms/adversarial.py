@@ -73,7 +73,7 @@ class Adversarial(Term[settings.Adversarial]):
             if s.extractor:
                 self._extract = given(s.extractor, step.generated.device)
             else:
-                parts["features"] = OwnFeatures(student.sample_shape, s.width, seed).to(step.generated.device)
+                parts["features"] = OwnFeatures(student.sample_shape, s.width, seed).to(step.generated)
         self.heads = {s.critic: nn.ModuleDict(parts)}
         features = self._features(step, "fake")[0]
         labels = student.num_classes + (student.null_class is not None) if s.labels and student.num_classes else 0

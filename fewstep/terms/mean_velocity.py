@@ -67,7 +67,8 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         loss = adaptive(error, s.power, s.offset).mean()
         statistics = {"error": error.mean().detach()}
         if s.dispersion:
-            spread = torch.stack([dispersion(feature, s.dispersion.temperature) for feature in features]).mean()
+            whole = [step.everywhere(feature) for feature in features]
+            spread = torch.stack([dispersion(feature, s.dispersion.temperature) for feature in whole]).mean()
             loss, statistics["dispersion"] = loss + s.dispersion.weight * spread, spread.detach()
         return loss, statistics
 

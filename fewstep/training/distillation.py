@@ -23,6 +23,7 @@ from fewstep.training.identity import tensor_digest
 from fewstep.training.progress import OnProgress
 from fewstep.training.rounds import RoundTrainer
 from fewstep.training.sources import DataSource, MixedPairs, PairSource, Sources
+from fewstep.training.world import World
 from fewstep.trajectories import TrajectorySettings, make_set
 
 
@@ -88,6 +89,11 @@ class Distillation:
         return self.folder / f"round-{index + 1}"
 
     def _run(self, index: int, on_progress: OnProgress | None) -> Student:
+        trainer, sampler = self.trainer(index)
+        return Student(trainer.run(on_progress), sampler)
+
+    def trainer(self, index: int) -> tuple[RoundTrainer, SamplerSettings]:
+        """What trains round `index`, ready to run, and how its student samples; the rounds before are run first."""
         this = self.recipe.rounds[index]
         previous = self.student_after(index - 1) if index else None
         teacher = previous.denoiser if this.teacher == "previous" else self.teacher
@@ -119,7 +125,7 @@ class Distillation:
             warn=self.warn,
             **self._checkpoint,
         )
-        return Student(trainer.run(on_progress), student.sampler)
+        return trainer, student.sampler
 
     def _weights(self, previous: Student | None, index: int) -> Denoiser:
         """The network of this round's teacher; a closed-form one's is fitted only where something asks for it."""
@@ -180,10 +186,11 @@ class Distillation:
         folder.mkdir(parents=True, exist_ok=True)
 
         def made(name: str, classes: int) -> PairSource:
-            return make_set(
-                teacher, settings, folder / name, seed=derive(self.seed, f"round-{name}", index), teacher_digest=digest,
-                num_classes=classes, progress=self.on_pairs,
-            )  # fmt: skip
+            with World.current().first_then_others():
+                return make_set(
+                    teacher, settings, folder / name, seed=derive(self.seed, f"round-{name}", index),
+                    teacher_digest=digest, num_classes=classes, progress=self.on_pairs,
+                )  # fmt: skip
 
         if not self.closed_form:
             return made("pairs", teacher.num_classes)

@@ -15,8 +15,17 @@ class Draws:
     Drawn on the CPU, so that every device trains on the same numbers, and moved to `device`.
     """
 
-    def __init__(self, seed: int, round_index: int, step: int, batch: int, device: torch.device):
+    def __init__(
+        self,
+        seed: int,
+        round_index: int,
+        step: int,
+        batch: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ):
         self.seed, self.round_index, self.step, self.batch, self.device = seed, round_index, step, batch, device
+        self.dtype = dtype
         self._made: dict[str, Any] = {}
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -34,8 +43,12 @@ class Draws:
         return self.once(key, drawn)
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """(batch, *shape) N(0, I), float32."""
-        return self._draw(f"normal {shape}", name, lambda g: torch.randn(self.batch, *shape, generator=g))
+        """(batch, *shape) N(0, I), drawn in float32, of type `dtype`."""
+
+        def make(source: torch.Generator) -> Tensor:
+            return torch.randn(self.batch, *shape, generator=source).to(self.dtype)
+
+        return self._draw(f"normal {shape}", name, make)
 
     def uniform(self, name: str) -> Tensor:
         """(batch,) uniform in [0, 1), float64: noise levels are computed from it."""

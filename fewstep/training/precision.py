@@ -18,8 +18,13 @@ def resolve(precision: str, device: torch.device) -> str:
     return "bfloat16" if has_it else "float32"
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of weights, draws and data: float64 where that is asked for, to prove a step with; else float32."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
 def autocast(precision: str, device: torch.device) -> Any:
-    """The context a loss is computed in. Weights, losses and optimiser stay float32."""
+    """The context a loss is computed in. Under bfloat16 weights, losses and optimiser stay float32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""The training loop of one round: turns, accumulation, moving average, exact checkpoints.
+"""The training loop of one round: turns, accumulation, moving average, exact checkpoints, one or several processes.
 
 Every start is a resume: the round goes on from the newest checkpoint in its folder. What is random in a step is a
 function of (seed, round, step), so a resumed round equals an uninterrupted one bit for bit under one fingerprint.
@@ -25,11 +25,12 @@ from fewstep.training.draws import Draws
 from fewstep.training.ema import Average, load_exactly
 from fewstep.training.identity import differences, tensor_digest
 from fewstep.training.optimiser import RoleOptimiser, rate
-from fewstep.training.precision import autocast, fingerprint, resolve
+from fewstep.training.precision import autocast, dtype_of, fingerprint, resolve
 from fewstep.training.progress import Figures, OnProgress
 from fewstep.training.sources import Sources
 from fewstep.training.step import Step
 from fewstep.training.trained import trained_state
+from fewstep.training.world import World
 
 if TYPE_CHECKING:
     from fewstep.denoiser import Denoiser
@@ -49,7 +50,7 @@ class RoundTrainer:
         sources: data and pairs.
         images: training samples of this round, over all turns.
         seed: of everything random.
-        folder: where checkpoints stand; None keeps none.
+        folder: where checkpoints stand; None keeps none. Several processes share it; the first writes.
         device: where to train.
         checkpoint_seconds, checkpoint_images: a checkpoint is due after this long or this many images.
         warn: told what the user should know, such as another fingerprint.
@@ -82,11 +83,16 @@ class RoundTrainer:
         self.where = f"recipe {recipe.name}, round {round_index + 1}"
         if self.steps < 1:
             raise SettingsError(f"{self.where}: {images} images are less than one batch of {self.training.batch}")
+        self.world = World.current()
+        if self.training.batch % (self.training.accumulate * self.world.size):
+            parts = f"{self.world.size} processes of {self.training.accumulate} parts"
+            raise SettingsError(f"{self.where}: {parts} do not divide the batch of {self.training.batch}")
 
-        self.networks = {role: network.to(self.device).eval() for role, network in networks.items()}
+        self.precision = resolve(self.training.precision, self.device)
+        self.dtype = dtype_of(self.precision)
+        self.networks = {role: network.to(self.device, self.dtype).eval() for role, network in networks.items()}
         for network in self.networks.values():
             network.requires_grad_(False)
-        self.precision = resolve(self.training.precision, self.device)
         self.threads = useful_threads(self.training.batch * math.prod(self.networks["student"].sample_shape))
         self.fingerprints = [fingerprint(self.device, self.precision, self.threads)]
         self.terms = [build(settings) for settings in self.round.terms]
@@ -100,6 +106,7 @@ class RoundTrainer:
         self.average = Average(self.networks["student"], self.training.ema)
         self.checkpoints = None if folder is None else Checkpoints(Path(folder), warn)
         self.identity = self._identity()
+        self.world.require_equal("what it is about to train (settings, weights or data)", self.identity)
 
     def run(self, on_progress: OnProgress | None = None) -> "Denoiser":
         """Trains to the end, from the newest checkpoint if there is one; returns the student with averaged weights.
@@ -112,6 +119,7 @@ class RoundTrainer:
 
     def _run(self, on_progress: OnProgress | None) -> "Denoiser":
         step, started = self._resume(), time.monotonic()
+        self.world.require_equal("the step it continues from", step)
         interval = self._report_interval()
         figures, trained = Figures(self.where), None
         last_images = step * self.training.batch
@@ -125,7 +133,7 @@ class RoundTrainer:
             step += 1
             if step % interval and step < self.steps:
                 continue
-            means, done = figures.means(), step * self.training.batch
+            means, done = self.world.average_figures(figures.means()), step * self.training.batch
             if self._due(started, done - last_images) or step == self.steps:
                 self._save(step)
                 started, last_images = time.monotonic(), done
@@ -143,9 +151,9 @@ class RoundTrainer:
 
     def _step(self, step: int, role: str, figures: Figures) -> None:
         batch, parts = self.training.batch, self.training.accumulate
-        draws = Draws(self.seed, self.round_index, step, batch, self.device)
+        draws = Draws(self.seed, self.round_index, step, batch, self.device, self.dtype)
         for k in range(parts):
-            view = self._view(step, role, draws, slice(k * batch // parts, (k + 1) * batch // parts))
+            view = self._view(step, role, draws, self.world.part(k, parts, batch))
             total: Tensor | None = None
             with autocast(self.precision, self.device):
                 for term in self.terms:
@@ -161,6 +169,7 @@ class RoundTrainer:
             if total is None:
                 raise SettingsError(f"{self.where}: no term with a weight trains the role '{role}'")
             (total / parts if parts > 1 else total).backward()
+        self.world.average_gradients(self.optimisers[role].parameters)
         progress = (step + 1) / (self.steps + 1)
         norm = self.optimisers[role].step(progress)
         figures.require_finite(step, "the gradient", role, norm)
@@ -180,7 +189,7 @@ class RoundTrainer:
     # --- set-up ------------------------------------------------------------------------------------------------------
 
     def _prepare_heads(self) -> None:
-        draws = Draws(self.seed, self.round_index, 0, 2, self.device)
+        draws = Draws(self.seed, self.round_index, 0, 2, self.device, self.dtype)
         with torch.no_grad():
             for number, term in enumerate(self.terms):
                 role = next(r for r in self.round.turns if r in term.settings.trains)
@@ -191,7 +200,8 @@ class RoundTrainer:
         modules = {role: self.networks[role]} if role in self.networks else {}  # some roles train heads only
         for number, term in enumerate(self.terms):
             if role in term.heads:
-                modules[f"{role}-head-{number}-{term.name}"] = term.heads[role].requires_grad_(False)
+                head = term.heads[role].to(self.device, self.dtype)
+                modules[f"{role}-head-{number}-{term.name}"] = head.requires_grad_(False)
         scale = self.round.roles[role].lr_scale if role in self.round.roles else 1.0
         return RoleOptimiser(modules, self.recipe.optimiser, scale)
 
@@ -217,7 +227,7 @@ class RoundTrainer:
             "objective": recipe["rounds"][self.round_index],
             "images": self.images,
             "seed": self.seed,
-            "world": 1,
+            "world": self.world.size,
             "grid": self.finest,
             "start": tensor_digest(self._weights(lambda module: module.state_dict())),
             "sources": self.sources.digest(self.seed, self.training.batch),
@@ -233,7 +243,7 @@ class RoundTrainer:
         }
 
     def _save(self, step: int) -> None:
-        if self.checkpoints is None:
+        if self.checkpoints is None or self.world.rank:
             return
         tensors = {f"weights/{name}": value for name, value in self._weights().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
@@ -287,4 +297,4 @@ class RoundTrainer:
     def _finished(self) -> "Denoiser":
         student = self.networks["student"].requires_grad_(False)
         load_exactly(trained_state(student), self.average.weights, "average")
-        return student
+        return student.float()

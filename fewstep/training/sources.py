@@ -40,7 +40,7 @@ class Sources:
         if self.data is None:
             raise SettingsError("this recipe needs real data; give `data`")
         x, y = self.data.batch(draws.seed, draws.step * draws.batch, draws.batch)
-        return x.to(draws.device), None if y is None else y.to(draws.device)
+        return x.to(draws.device, draws.dtype), None if y is None else y.to(draws.device)
 
     def examples(self, seed: int, count: int) -> tuple[Tensor, Tensor | None]:
         """The first `count` real samples of the endless order, with labels if there are any."""
@@ -53,7 +53,11 @@ class Sources:
         if self.pairs is None:
             raise SettingsError("this recipe needs cached pairs of the teacher")
         batch = self.pairs.batch(draws.seed, draws.step * draws.batch, draws.batch)
-        return {name: value.to(draws.device) for name, value in batch.items() if isinstance(value, Tensor)}
+        return {
+            name: value.to(draws.device, draws.dtype if value.dtype == torch.float32 else value.dtype)
+            for name, value in batch.items()
+            if isinstance(value, Tensor)
+        }
 
     def digest(self, seed: int, size: int) -> str:
         """SHA-256 of the first batch of each source: by it a checkpoint knows that its data have changed."""

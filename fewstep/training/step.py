@@ -14,6 +14,7 @@ from fewstep.processes import Process, like
 from fewstep.recipes.settings import NativeTimes, Times, UniformTimes
 from fewstep.training.draws import Draws
 from fewstep.training.sources import Sources
+from fewstep.training.world import World, everywhere
 
 if TYPE_CHECKING:
     from fewstep.denoiser import Denoiser, Prediction
@@ -164,6 +165,10 @@ class Step:
         if labels is None or null is None or not share:
             return labels
         return torch.where(self.uniform("class-dropout") < share, torch.full_like(labels, null), labels)
+
+    def everywhere(self, x: Tensor) -> Tensor:
+        """(size, ...) -> the rows of all processes, for a loss that is no mean over samples (a distance of batches)."""
+        return everywhere(x, World.current())
 
     # --- noise levels ------------------------------------------------------------------------------------------------
 

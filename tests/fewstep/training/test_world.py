@@ -1,0 +1,78 @@
+"""One and several processes take the same steps: gradients of every recipe, a whole run, and what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fewstep.errors import SettingsError
+from fewstep.recipes import recipe_names
+from fewstep.training import surrogate
+from fewstep.training.world import World
+from tests.fewstep.training import worlds
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of what two processes of one group made."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "tests.fewstep.training.worlds", str(folder)]
+    running = [
+        subprocess.Popen([*command, str(rank), "2", str(folder / "meeting")], cwd=ROOT, text=True,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in running:
+        said = process.communicate(timeout=500)[1]
+        assert process.returncode == 0, said
+    return folder
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """This process is the only one, and its stand-ins are like those of the others."""
+    monkeypatch.setattr(surrogate.fit, "__defaults__", surrogate.fit.__defaults__)
+    monkeypatch.setattr(surrogate, "_fitted", {})
+    assert World.current() == World(0, 1)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_one_and_two_processes_give_equal_gradients(name, two, alone, tmp_path):
+    one = worlds.gradients(name, tmp_path)
+    assert not [path.read_text() for path in two.glob(f"{name}-?.failed")]
+    both = [load_file(two / f"{name}-{rank}.safetensors") for rank in range(2)]
+    assert one and one.keys() == both[0].keys() and all(torch.equal(both[0][key], both[1][key]) for key in one)
+    for turn in {key.rsplit("/", 1)[0] for key in one}:  # relative to the whole turn's: a weight's own may be zero
+        own = [key for key in one if key.rsplit("/", 1)[0] == turn]
+        norm = torch.stack([one[key].norm() for key in own]).norm()
+        apart = torch.stack([(one[key] - both[0][key]).norm() for key in own]).norm()
+        assert one[own[0]].dtype == torch.float64 and norm > 0 and apart <= 1e-10 * norm, (turn, apart / norm)
+
+
+def test_a_run_of_two_processes_is_one_run(two, alone, tmp_path):
+    """Both end in the student that one process makes, one of them writes, and another world size is refused."""
+    one = worlds.run(tmp_path)
+    first, second = (load_file(two / f"student-{rank}.safetensors") for rank in range(2))
+    for name, value in one.items():
+        assert torch.equal(first[name], second[name]) and torch.allclose(value, first[name], rtol=1e-4, atol=1e-6), name
+    records = sorted((two / "run").rglob("step-*.json"))
+    assert records and {json.loads(path.read_text())["identity"]["world"] for path in records} == {2}
+    with pytest.raises(SettingsError, match="world was 2, is 1"):
+        worlds.run(two / "run")
+
+
+def test_processes_that_differ_are_refused_together(two):
+    for rank in range(2):
+        said = (two / f"refused-{rank}").read_text()
+        assert said.startswith("process 1 of 2 differs from process 0 in what it is about to train")
+
+
+def test_parts_of_a_batch_are_disjoint_and_whole():
+    taken = [i for rank in range(3) for k in range(2) for i in range(24)[World(rank, 3).part(k, 2, 24)]]
+    assert sorted(taken) == list(range(24)) and World().part(0, 1, 24) == slice(0, 24)

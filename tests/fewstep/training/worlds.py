@@ -1,0 +1,77 @@
+"""What test_world.py has one process do, and one of several: started with folder, rank, size and meeting point."""
+
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import distributed
+
+from fewstep.conformance.problems import Problem
+from fewstep.errors import SettingsError
+from fewstep.recipes import Overrides, load_recipe, recipe_names
+from fewstep.training import Distillation, surrogate
+from fewstep.training.progress import Figures
+from fewstep.training.sources import ExactData
+from fewstep.trajectories import TrajectorySettings
+
+BATCH = 8
+
+
+def distillation(name: str, folder: Path, seed: int = 0, **overrides) -> Distillation:
+    """A run of a few batches on the ring, with a stand-in that is hardly fitted."""
+    recipe = load_recipe(name).override(Overrides(batch=BATCH, **overrides))
+    surrogate.fit.__defaults__ = ("cpu", 2)
+    teacher = Problem("ring").teacher()
+    sets = TrajectorySettings(count=16, steps=2, record_size=8)
+    return Distillation(recipe, teacher, images=BATCH, seed=seed, folder=folder, data=ExactData(teacher),
+                        trajectories=sets)  # fmt: skip
+
+
+def gradients(name: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Of the first turn of every role in every round, by round, role and parameter."""
+    job, found = distillation(name, folder / name, precision="float64"), {}
+    for index in range(len(job.recipe.rounds)):
+        trainer, _ = job.trainer(index)
+        for k, role in enumerate(trainer.cycle):
+            if role in trainer.cycle[:k]:
+                continue
+            for other, optimiser in trainer.optimisers.items():
+                optimiser.train(other == role)
+            own = trainer.optimisers[role]
+            own.step = lambda _: torch.zeros(())
+            trainer._step(k, role, Figures(trainer.where))
+            found |= {f"{index}/{role}/{n}": p.grad.clone() for n, p in zip(own.names, own.parameters, strict=True)
+                      if p.grad is not None}  # fmt: skip
+            own.optimiser.zero_grad()
+    return found
+
+
+def run(folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights of dmd2's student at the end of a run in `folder`."""
+    job = distillation("dmd2", folder, seed, precision="float32")
+    return job.student_after(0).denoiser.state_dict()
+
+
+def main(folder: Path, rank: int) -> None:
+    """All that is asked of several processes, in one start: it costs more than the work."""
+    for name in recipe_names():
+        try:
+            save_file(gradients(name, folder / "gradients"), folder / f"{name}-{rank}.safetensors")
+        except Exception:  # told by that recipe's own test
+            (folder / f"{name}-{rank}.failed").write_text(traceback.format_exc())
+    save_file(run(folder / "run"), folder / f"student-{rank}.safetensors")
+    try:
+        run(folder / "differ", seed=rank)
+    except SettingsError as error:
+        (folder / f"refused-{rank}").write_text(str(error))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, rank, size, meeting = sys.argv[1:]
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=int(size),
+                                   timeout=timedelta(seconds=120))  # fmt: skip
+    main(Path(folder), int(rank))
