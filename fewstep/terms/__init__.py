@@ -4,6 +4,7 @@ from fewstep.recipes.terms import TermSettings
 from fewstep.terms.adversarial import Adversarial
 from fewstep.terms.base import Term
 from fewstep.terms.consistency import Consistency
+from fewstep.terms.continuous_consistency import ContinuousConsistency
 from fewstep.terms.denoising import Denoising
 from fewstep.terms.distribution_matching import DistributionMatching
 from fewstep.terms.features import Features
@@ -16,6 +17,7 @@ from fewstep.terms.reward import Reward
 TERMS: dict[str, type[Term]] = {
     "adversarial": Adversarial,
     "consistency": Consistency,
+    "continuous_consistency": ContinuousConsistency,
     "denoising": Denoising,
     "distribution_matching": DistributionMatching,
     "features": Features,

@@ -11,6 +11,7 @@ from fewstep.configuration import unknown
 from fewstep.recipes.terms.adversarial import Adversarial, GradientPenalty, HeadPool
 from fewstep.recipes.terms.base import Needs, TermSettings
 from fewstep.recipes.terms.consistency import Consistency
+from fewstep.recipes.terms.continuous_consistency import ContinuousConsistency
 from fewstep.recipes.terms.denoising import Denoising
 from fewstep.recipes.terms.distribution_matching import DistributionMatching
 from fewstep.recipes.terms.features import Features
@@ -25,6 +26,7 @@ __all__ = [
     "Adversarial",
     "AnyTerm",
     "Consistency",
+    "ContinuousConsistency",
     "Denoising",
     "DistributionMatching",
     "Features",
@@ -51,6 +53,7 @@ _Any = (
     | OutputMatching
     | Regression
     | Reward
+    | ContinuousConsistency
 )
 _NAMES = tuple(get_args(kind.model_fields["term"].annotation)[0] for kind in get_args(_Any))
 

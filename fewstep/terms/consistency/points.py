@@ -10,7 +10,7 @@ from fewstep.errors import SettingsError
 from fewstep.processes import like
 from fewstep.recipes.terms.consistency import DataPoints, TeacherPoints, TrajectoryPoints
 from fewstep.terms.consistency.levels import between
-from fewstep.terms.consistency.states import State, predict, towards
+from fewstep.terms.consistency.states import State, chosen, predict, towards
 
 if TYPE_CHECKING:
     from fewstep.denoiser import Denoiser
@@ -65,20 +65,24 @@ def solver_step(
 
 
 def stored(step: "Step", points: TrajectoryPoints) -> Pair:
-    """Two states of one stored trajectory, the end of which is the last. Raises SettingsError if none are stored."""
-    states, times = step.pair.get("states"), step.pair.get("times")
-    if states is None or times is None:
-        raise SettingsError("consistency on trajectories needs a set with states (trajectories.keep)")
-    count = states.shape[1]
+    """Two states of one stored trajectory, the end of which is the last."""
+    count = stored_count(step)
     first = step.integers("state", count)
     second = first + 1 + (step.integers("reach", points.reach) if points.reach > 1 else 0)
-    ended, inside = second >= count, second.clamp_max(count - 1)
-    far, near = trajectory_state(step, first), trajectory_state(step, inside)
-    x = torch.where(ended.reshape(-1, *[1] * (near.x.ndim - 1)), step.pair["x"], near.x)
-    return Pair(far, State(x, torch.where(ended, torch.zeros_like(near.nu), near.nu)))
+    ended = second >= count
+    near = stored_state(step, second.clamp_max(count - 1))
+    return Pair(stored_state(step, first), State(chosen(ended, step.pair["x"], near.x), near.nu.masked_fill(ended, 0.0)))
 
 
-def trajectory_state(step: "Step", index: Tensor) -> State:
+def stored_count(step: "Step") -> int:
+    """States per stored trajectory. Raises SettingsError if there are none."""
+    states = step.pair.get("states")
+    if states is None or step.pair.get("times") is None:
+        raise SettingsError("consistency on trajectories needs a set with states (trajectories.keep)")
+    return states.shape[1]
+
+
+def stored_state(step: "Step", index: Tensor) -> State:
     """The stored states of these numbers (N,); noise beyond the student's start counts as lying there."""
     x, t = step.pair["states"][step.rows, index], step.pair["times"][index].double()
     nu = step.noise_ratio(t).clamp_max(step.start_noise_ratio)

@@ -1,0 +1,117 @@
+"""Continuous-time consistency: the student's tangent along the flow vanishes."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.processes import like
+from fewstep.recipes import terms as settings
+from fewstep.terms.base import Loss, Term
+from fewstep.terms.consistency.points import stored_count, stored_state
+from fewstep.terms.consistency.states import State, predict, time_of
+from fewstep.terms.derivatives import jvp
+from fewstep.terms.distances import squared
+
+if TYPE_CHECKING:
+    from fewstep.denoiser import Prediction
+    from fewstep.training.step import Step
+
+
+def tangent(u: Tensor, own: Tensor, slope: Tensor, velocity: Tensor, angle: Tensor, share: float) -> Tensor:
+    """g = -cos^2 (F - v) - share (cos sin u + dF/dlog nu), (N, ...): cos times df/dphi of f = cos u - sin F at share 1.
+
+    Lu and Song, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models (2410.11081), eq. 6 and 8, at
+    unit data deviation. u: the state at unit variance, v = du/dphi along the flow, phi = atan(sigma / alpha), own = F,
+    slope = dF/dlog nu along the flow; cos sin d/dphi is d/dlog nu. (N, ...) each, angle (N,).
+    """
+    cos, sin = like(angle.cos(), u), like(angle.sin(), u)
+    return -cos.square() * (own - velocity) - share * (cos * sin * u + slope)
+
+
+def normalised(g: Tensor, floor: float) -> Tensor:
+    """g / (|g| + floor), |.| the root of the mean square over dimensions."""
+    size = g.flatten(1).square().mean(1).sqrt()
+    return g / like(size + floor, g)
+
+
+def unit_velocity(prediction: "Prediction") -> Tensor:
+    """cos epsilon - sin x0: the prediction as the velocity du/dphi of the unit-variance state; TrigFlow's F."""
+    spread = like(prediction.process.scale(prediction.t), prediction.x)
+    return prediction.as_type("v_prediction") / spread
+
+
+class LevelWeight(nn.Module):
+    """A learnt log-variance of the loss at each angle phi (N,) -> (N,), linear in cosines and sines; 0 at the start."""
+
+    def __init__(self, frequencies: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(2 * frequencies + 1))
+
+    def forward(self, angle: Tensor) -> Tensor:
+        phases = angle.float()[:, None] * torch.arange(1, (len(self.weights) + 1) // 2, device=angle.device)
+        return torch.cat([torch.ones_like(phases[:, :1]), phases.cos(), phases.sin()], dim=1) @ self.weights
+
+
+class ContinuousConsistency(Term[settings.ContinuousConsistency]):
+    """L = E w / e^q |F - sg F - g / (|g| + c)|^2 + q, w = 1 / nu and q a learnt function of the noise level.
+
+    Lu and Song (2410.11081), section 4: TrigFlow in any process by its angle, tangent normalisation and warm-up,
+    adaptive weighting; the velocity is the teacher's (sCD) or that of data and noise (sCT). The derivative is taken in
+    float32 whatever the precision of the run. On stored states of the teacher this is TBCM (Tang et al., 2511.20410;
+    derived from its abstract: the same tangent, at the points where generation goes).
+    """
+
+    name = "continuous_consistency"
+
+    def prepare(self, step: "Step", seed: int) -> None:
+        self.heads = {"student": LevelWeight(self.settings.width).to(step.full(0.0).device)}
+
+    def loss(self, step: "Step") -> Loss:
+        s, student = self.settings, step.student
+        state, velocity = self._points(step)
+        t = time_of(step, state.nu)
+        alpha, sigma = student.process.alpha(t), student.process.sigma(t)
+        x, angle = state.x * like(alpha, state.x), torch.atan2(sigma, alpha)
+
+        def own_velocity(x: Tensor, t: Tensor) -> Tensor:
+            return unit_velocity(student.predict(x, t, step.condition, **self._inputs(step)))
+
+        own, slope = jvp(own_velocity, (x, t), self._direction(step, state, velocity, t))
+        share = min(1.0, step.progress / s.warmup) if s.warmup else 1.0
+        fixed = own.detach()
+        g = tangent(state.unit, fixed, slope, velocity, angle, share)
+        error = squared(own, fixed + normalised(g, s.tangent_floor))
+        level = self.heads["student"](angle)
+        loss = (error / (state.nu * level.exp()) + level).mean()
+        return loss, {"tangent": g.square().mean().sqrt(), "error": error.mean().detach()}
+
+    def _points(self, step: "Step") -> tuple[State, Tensor]:
+        """A state and the velocity du/dphi of the flow there."""
+        points = self.settings.points
+        if points.kind == "data":
+            noise = step.normal("noise", like=step.data)
+            state = State.noised(step.data, noise, step.noise_ratio(step.times(points.times)).double())
+        else:
+            state = stored_state(step, step.integers("state", stored_count(step)))
+        if self.settings.velocity == "data":
+            angle = state.nu.atan()
+            return state, like(angle.cos(), noise) * noise - like(angle.sin(), noise) * step.data
+        guidance = self.settings.guidance if step.scale is None else step.scale
+        with torch.no_grad():
+            return state, unit_velocity(predict(step, step.networks["teacher"], state, guidance=guidance))
+
+    @staticmethod
+    def _inputs(step: "Step") -> dict[str, Tensor]:
+        return {} if step.scale is None else {"scale": step.scale}
+
+    @staticmethod
+    def _direction(step: "Step", state: State, velocity: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(dx/dlog nu, dt/dlog nu) along the flow in the process's own coordinates."""
+        process, angle = step.student.process, state.nu.atan()
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        alpha_slope, sigma_slope = process.derivatives(t)
+        rate = alpha * sigma / (sigma_slope * alpha - alpha_slope * sigma)
+        cos, sin, unit = like(angle.cos(), velocity), like(angle.sin(), velocity), state.unit
+        x0, epsilon = cos * unit - sin * velocity, sin * unit + cos * velocity
+        return like(rate * alpha_slope, unit) * x0 + like(rate * sigma_slope, unit) * epsilon, rate
