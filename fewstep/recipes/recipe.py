@@ -159,6 +159,9 @@ class Recipe(Strict):
                 f"student.steps: {self.student.steps}, but regression at noise trains a single step; "
                 "set `at: states` or steps: 1"
             )
+        paired = [term.term for own in self.rounds for term in own.terms if term.second_time]
+        if paired and not self.student.second_time:
+            raise ValueError(f"rounds: {paired[0]} needs a student of two times; set student.second_time")
         if self.flow_map and self.target not in ("few-step", "guided", "guidance", "compression"):
             raise ValueError(f"flow_map: a {self.target} student does not follow the teacher's ODE")
         return self

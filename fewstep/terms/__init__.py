@@ -3,6 +3,7 @@
 from fewstep.recipes.terms import TermSettings
 from fewstep.terms.adversarial import Adversarial
 from fewstep.terms.base import Term
+from fewstep.terms.bootstrap import Bootstrap
 from fewstep.terms.consistency import Consistency
 from fewstep.terms.continuous_consistency import ContinuousConsistency
 from fewstep.terms.denoising import Denoising
@@ -16,6 +17,7 @@ from fewstep.terms.reward import Reward
 
 TERMS: dict[str, type[Term]] = {
     "adversarial": Adversarial,
+    "bootstrap": Bootstrap,
     "consistency": Consistency,
     "continuous_consistency": ContinuousConsistency,
     "denoising": Denoising,

@@ -54,12 +54,13 @@ class LevelWeight(nn.Module):
 
 
 class ContinuousConsistency(Term[settings.ContinuousConsistency]):
-    """L = E w / e^q |F - sg F - g / (|g| + c)|^2 + q, w = 1 / nu and q a learnt function of the noise level.
+    """L = E e^-q |F - sg F - g / (|g| + c)|^2 + q, q a learnt function of the noise level.
 
     Lu and Song (2410.11081), section 4: TrigFlow in any process by its angle, tangent normalisation and warm-up,
-    adaptive weighting; the velocity is the teacher's (sCD) or that of data and noise (sCT). The derivative is taken in
-    float32 whatever the precision of the run. On stored states of the teacher this is TBCM (Tang et al., 2511.20410;
-    derived from its abstract: the same tangent, at the points where generation goes).
+    adaptive weighting (their factor 1 / nu before it is another start of q, whose optimum is the same); the velocity
+    is the teacher's (sCD) or that of data and noise (sCT). The derivative is taken in float32 whatever the precision of
+    the run. On stored states of the teacher this is TBCM (2511.20410; derived from its abstract: the same tangent, at
+    the points where generation goes).
     """
 
     name = "continuous_consistency"
@@ -83,7 +84,7 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         g = tangent(state.unit, fixed, slope, velocity, angle, share)
         error = squared(own, fixed + normalised(g, s.tangent_floor))
         level = self.heads["student"](angle)
-        loss = (error / (state.nu * level.exp()) + level).mean()
+        loss = (error / level.exp() + level).mean()
         return loss, {"tangent": g.square().mean().sqrt(), "error": error.mean().detach()}
 
     def _points(self, step: "Step") -> tuple[State, Tensor]:

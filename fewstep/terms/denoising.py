@@ -41,5 +41,5 @@ class Denoising(Term[settings.Denoising]):
         t = step.times(self.settings.times)
         condition = step.dropped_condition(self.settings.class_dropout)
         x_t = student.process.add_noise(x0, noise, t)
-        prediction = student.predict(x_t, t, condition)
+        prediction = student.predict(x_t, t, condition, second=t if self.settings.at_own_time else None)
         return own_error(student, prediction, x0, noise, t).mean(), {}

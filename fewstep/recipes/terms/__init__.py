@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from fewstep.configuration import unknown
 from fewstep.recipes.terms.adversarial import Adversarial, GradientPenalty, HeadPool
 from fewstep.recipes.terms.base import Needs, TermSettings
+from fewstep.recipes.terms.bootstrap import Bootstrap
 from fewstep.recipes.terms.consistency import Consistency
 from fewstep.recipes.terms.continuous_consistency import ContinuousConsistency
 from fewstep.recipes.terms.denoising import Denoising
@@ -25,6 +26,7 @@ from fewstep.recipes.terms.reward import Reward
 __all__ = [
     "Adversarial",
     "AnyTerm",
+    "Bootstrap",
     "Consistency",
     "ContinuousConsistency",
     "Denoising",
@@ -44,7 +46,9 @@ __all__ = [
 
 _Any = (
     Adversarial
+    | Bootstrap
     | Consistency
+    | ContinuousConsistency
     | Denoising
     | DistributionMatching
     | Features
@@ -53,7 +57,6 @@ _Any = (
     | OutputMatching
     | Regression
     | Reward
-    | ContinuousConsistency
 )
 _NAMES = tuple(get_args(kind.model_fields["term"].annotation)[0] for kind in get_args(_Any))
 

@@ -63,6 +63,11 @@ class TermSettings(Strict):
         return ("student",)
 
     @property
+    def second_time(self) -> bool:
+        """Whether this term tells the student a second time."""
+        return False
+
+    @property
     def keeps(self) -> tuple[str, ...]:
         """Frozen copies of the student that this term reads: "start", as the round began."""
         return ()

@@ -120,6 +120,10 @@ class Consistency(TermSettings):
         return Needs(data=not stored, teacher=kind == "teacher", pairs=stored, states="all" if stored else None)
 
     @property
+    def second_time(self) -> bool:
+        return self.to == "any"
+
+    @property
     def keeps(self) -> tuple[str, ...]:
         return ("start",) if self.truncation else ()
 

@@ -13,7 +13,7 @@ class NoisedData(Strict):
     """Real data, noised."""
 
     kind: Literal["data"]
-    times: Times = LogNormalTimes(mean=-1.0, std=1.4)
+    times: Times = LogNormalTimes(mean=-0.3, std=1.4)
 
 
 class StoredStates(Strict):

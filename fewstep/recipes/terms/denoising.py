@@ -14,6 +14,13 @@ class Denoising(TermSettings):
     class_dropout: Share = 0.0
     """Share of the labels replaced by the null class, which guidance needs."""
 
+    at_own_time: bool = False
+    """A student of two times is taught with the second equal to the first (CTM)."""
+
+    @property
+    def second_time(self) -> bool:
+        return self.at_own_time
+
     @property
     def needs(self) -> Needs:
         return Needs(data=True)

@@ -71,7 +71,8 @@ def stored(step: "Step", points: TrajectoryPoints) -> Pair:
     second = first + 1 + (step.integers("reach", points.reach) if points.reach > 1 else 0)
     ended = second >= count
     near = stored_state(step, second.clamp_max(count - 1))
-    return Pair(stored_state(step, first), State(chosen(ended, step.pair["x"], near.x), near.nu.masked_fill(ended, 0.0)))
+    end = State(chosen(ended, step.pair["x"], near.x), near.nu.masked_fill(ended, 0.0))
+    return Pair(stored_state(step, first), end)
 
 
 def stored_count(step: "Step") -> int:

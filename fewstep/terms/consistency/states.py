@@ -41,6 +41,11 @@ def time_of(step: "Step", nu: Tensor) -> Tensor:
     return step.student.process.time(-2 * held.log())
 
 
+def second_time_of(step: "Step", nu: Tensor) -> Tensor:
+    """Native time (N,) that a prediction leads to; the process's clean end for nu = 0."""
+    return torch.where(nu > 0, time_of(step, nu), torch.full_like(nu, step.student.process.t_min))
+
+
 def predict(step: "Step", denoiser: "Denoiser", state: State, **inputs: Tensor | float | None) -> "Prediction":
     """What `denoiser` says at this state, under the step's condition; `inputs` as Denoiser.predict takes them."""
     t = time_of(step, state.nu)

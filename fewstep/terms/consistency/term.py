@@ -10,7 +10,7 @@ from fewstep.recipes import terms as settings
 from fewstep.terms.base import Loss, Term
 from fewstep.terms.consistency.levels import between, cells, pair
 from fewstep.terms.consistency.points import Pair, noised, stored
-from fewstep.terms.consistency.states import State, chosen, predict, time_of, towards
+from fewstep.terms.consistency.states import State, chosen, predict, second_time_of, towards
 from fewstep.terms.distances import pseudo_huber, squared
 
 if TYPE_CHECKING:
@@ -86,26 +86,29 @@ class Consistency(Term[settings.Consistency]):
         if cut is not None:
             below = near.nu <= cut.at * (1 + 1e-6)
             found = chosen(below, self._at(step, step.networks["start"], near, edge, points.scale), found)
-        own = near.unit if not self.settings.carry else self._carried(step, near)
+        own = near.unit if not self.settings.carry else self._carried(step, near, points.scale)
         return chosen(there, own, found)
 
     def _at(self, step: "Step", network: "Denoiser", state: State, edge: Tensor, scale: Tensor | None) -> Tensor:
         """The network's map of `state` to the levels `edge` (N,), where it is compared: (N, ...)."""
-        inputs = {} if scale is None else {"scale": scale}
+        inputs = _scaled(scale)
         if self.settings.to == "any":
-            t_min = torch.full_like(edge, step.student.process.t_min)
-            inputs["second"] = torch.where(edge > 0, time_of(step, edge), t_min)
+            inputs["second"] = second_time_of(step, edge)
         arrived = towards(predict(step, network, state, **inputs), edge)
-        return self._carried(step, arrived) if self.settings.carry else arrived.unit
+        return self._carried(step, arrived, scale) if self.settings.carry else arrived.unit
 
-    def _carried(self, step: "Step", state: State) -> Tensor:
+    def _carried(self, step: "Step", state: State, scale: Tensor | None) -> Tensor:
         """`state` taken to clean data by the target network, whose weights get no gradient."""
-        return chosen(state.nu > 0, predict(step, step.networks["target"], state).x0, state.x)
+        return chosen(state.nu > 0, predict(step, step.networks["target"], state, **_scaled(scale)).x0, state.x)
 
     def _distance(self, found: Tensor, target: Tensor) -> Tensor:
         if self.settings.distance == "l2":
             return squared(found, target)
         return pseudo_huber(found, target, self.settings.huber)
+
+
+def _scaled(scale: Tensor | None) -> dict[str, Tensor]:
+    return {} if scale is None else {"scale": scale}
 
 
 def phase_edge(step: "Step", nu: Tensor) -> Tensor:

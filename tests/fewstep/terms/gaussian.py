@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fewstep.adapters import Adapter
 from fewstep.denoiser import Denoiser
 from fewstep.processes import EDM, Flow, Process, VariancePreserving, like
+from fewstep.surgery.inputs import ExtraInputs
 from fewstep.teachers import GaussianMixture
 from fewstep.training.draws import Draws
 from fewstep.training.sources import Sources, TensorData
@@ -98,3 +99,25 @@ def gradients(term, networks: dict, steps: int = 64, n: int = 512, **kwargs) -> 
         parts = torch.autograd.grad(loss, list(own.network.parameters()))
         found.append(torch.cat([p.reshape(-1) for p in parts]))
     return mean_and_error(found)
+
+
+class ToSecond(Adapter):
+    """The exact flow map to the second time, as the x0 whose straight step leads there."""
+
+    def __call__(self, network, process, x, t, given):
+        nu, there = (process.sigma(t) / process.alpha(t)).double(), given.angle.double().tan()
+        state = x.double() / like(process.alpha(t), x)
+        arrived = MU + (state - MU) * like(((S**2 + there**2) / (S**2 + nu**2)).sqrt(), state)
+        apart = like(nu - there, state)
+        noise = torch.where(apart > 1e-6 * like(nu, state), (state - arrived) / apart,
+                            (state - MU) * like(nu / (S**2 + nu**2), state))  # fmt: skip
+        return network((state - like(nu, state) * noise).to(x.dtype))
+
+
+class TwoTimes(Denoiser):
+    """The exact flow map between any two times, with disturbances to differentiate to."""
+
+    inputs = ExtraInputs(second_time=True)
+
+    def __init__(self, process: Process):
+        super().__init__(Disturbed(), process, "sample", (2,), adapter=ToSecond())

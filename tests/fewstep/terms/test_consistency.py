@@ -20,6 +20,7 @@ from tests.fewstep.terms.gaussian import (
     PROCESSES,
     Pairs,
     S,
+    TwoTimes,
     consistency,
     gaussian,
     gradients,
@@ -199,6 +200,45 @@ def test_truncation_takes_the_former_student_below_the_cut_and_holds_the_two_tog
     own.network.shift.data.fill_(0.1)
     found = held.loss(make_step(networks, n=256, data=samples(256)))[0]
     assert abs(found - 0.1 * 0.01) < 1e-6
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=IDS)
+@pytest.mark.parametrize("carry", [False, True])
+def test_maps_between_any_two_times_agree_to_the_order_of_the_solver(process, carry):
+    """CTM: the exact flow map of two times is consistent wherever predictions are compared."""
+    networks = {"student": TwoTimes(process), "target": TwoTimes(process), "teacher": gaussian(process)}
+    residuals = []
+    for n in (16, 32):
+        levels = {"kind": "grid", "cells": n, "reach": 2}
+        points = {"kind": "teacher", "solver": "heun", "levels": levels}
+        made = term(points=points, to="any", carry=carry, target_ema=0.9)
+        loss = made.loss(step_of(networks, ratios=(5.0,), n=1 << 11, data=samples(1 << 11)))[0]
+        residuals.append(float(loss.detach().sqrt()))
+    assert residuals[0] < 0.01 and orders(residuals)[0] > 2.3, residuals
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=IDS)
+def test_bootstrapping_at_the_exact_map_vanishes_at_the_order_of_its_step(process):
+    """A step of the signal's ODE with the teacher's prediction held fixed misses by O(h^2)."""
+    networks = {"student": TwoTimes(process), "teacher": gaussian(process)}
+    residuals = []
+    for n in (20, 40):
+        own = build(settings.Bootstrap(term="bootstrap", levels={"kind": "grid", "cells": n}, boundary_share=0.0))
+        residuals.append(float(own.loss(step_of(networks, ratios=(5.0,), n=1 << 11))[0].detach().sqrt()))
+    assert residuals[0] < 0.05 and abs(orders(residuals)[0] - 2) < 0.45, residuals
+    held = build(settings.Bootstrap(term="bootstrap", boundary_share=1.0))
+    step = step_of(networks, n=256)
+    assert held.loss(step)[0] < 1e-6  # at the noise end, the exact map to that very time reads as the denoiser
+
+
+def test_a_term_of_two_times_asks_for_a_student_of_two_times():
+    from fewstep.recipes import load_recipe, parse_recipe
+
+    for name in ("ctm", "boot"):
+        data = load_recipe(name).model_dump(mode="json")
+        data["student"]["second_time"] = False
+        with pytest.raises(Exception, match="set student.second_time"):
+            parse_recipe(data, name)
 
 
 def test_what_does_not_fit_together_is_refused():
