@@ -7,8 +7,10 @@ from pydantic import Field, model_validator
 from fewstep.configuration import Strict, parse
 from fewstep.errors import SettingsError
 from fewstep.recipes.settings import (
+    MergedRound,
     OptimiserSettings,
     Overrides,
+    Recording,
     RoundTrajectories,
     StudentSettings,
     TrainingSettings,
@@ -42,10 +44,16 @@ class Round(Strict):
     """The round's part of the run's images, over the sum of all rounds."""
     times_steps: Annotated[int, Field(ge=1)] = 1
     """The student of this round takes so many times `student.steps` steps: 8, 4, 2, 1 halve them round by round."""
-    teacher: Literal["teacher", "previous"] = "teacher"
-    """previous: the student of the round before."""
+    teacher: Literal["teacher", "previous", "recorded"] = "teacher"
+    """previous: the student of the round before; recorded: the checkpoints that it took down, from the last back to the
+    teacher."""
+    backtrack: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """teacher: recorded: the share of the round until the teacher itself is reached."""
+    record: Recording | None = None
     start: Literal["teacher", "random", "previous"] | None = None
     """What the student starts from; None: as `student.init` says in the first round, later the student before."""
+    merge: tuple[MergedRound, ...] = ()
+    """The round ends with the weighted mean of its student and those of earlier rounds, whose weights stand here."""
     trajectories: RoundTrajectories = RoundTrajectories()
     """How this round makes pairs of its teacher; the first round's come from the pipeline's own stage."""
 
@@ -78,11 +86,15 @@ class Round(Strict):
         for role in self.turns:
             if role not in trained:
                 raise ValueError(f"turns: role '{role}' is brought by no term; the roles are {sorted(trained)}")
+        if self.record is not None:
+            if self.record.role not in self.turns:
+                raise ValueError(f"record: role '{self.record.role}' has no turn")
+            trained.discard("student")  # which may rest meanwhile
         for role in sorted(trained - set(self.turns)):
             raise ValueError(f"turns: role '{role}' has no turn")
         for term in self.terms:
             for role in term.trains:
-                if role not in trained:
+                if role not in {"student", *self.roles}:
                     raise ValueError(f"term '{term.term}' needs the role '{role}', which no term of the round brings")
         return self
 
@@ -129,9 +141,13 @@ class Recipe(Strict):
         return parse(Recipe, data, f"recipe {self.name}")
 
     def images_of(self, index: int, images: int) -> int:
-        """Training samples of round `index` in a run of `images`: whole batches, at least one cycle of turns."""
+        """Training samples of round `index` in a run of `images`: whole batches, at least one cycle of turns.
+
+        And at least one batch for each checkpoint that it records.
+        """
         own, total = self.rounds[index], sum(r.share for r in self.rounds)
-        batches = max(round(images * own.share / total / self.training.batch), sum(own.turns.values()))
+        least = max(sum(own.turns.values()), own.record.count if own.record else 0)
+        batches = max(round(images * own.share / total / self.training.batch), least)
         return batches * self.training.batch
 
     def resolved(self) -> dict[str, Any]:
@@ -150,6 +166,10 @@ class Recipe(Strict):
         if first.teacher == "previous" or first.start == "previous":
             raise ValueError("rounds.0: there is no round before the first")
         for index, own in enumerate(self.rounds):
+            if own.teacher == "recorded" and (index == 0 or self.rounds[index - 1].record is None):
+                raise ValueError(f"rounds.{index}: the round before records no checkpoints")
+            if any(merged.round > index for merged in own.merge) or sum(m.weight for m in own.merge) > 1:
+                raise ValueError(f"rounds.{index}.merge: shares of earlier rounds, of 1 at most in sum")
             if any(self.finest % (own.times_steps * term.parts) for term in own.terms):
                 raise ValueError(f"rounds.{index}: its steps do not divide the finest, {self.finest} to a final one")
         if self.rounds[-1].times_steps != 1:

@@ -130,9 +130,24 @@ class TurnSettings(Strict):
 class RoleSettings(TurnSettings):
     """A network trained beside the student."""
 
-    init: Literal["teacher", "student"] = "teacher"
+    init: Literal["teacher", "student", "previous"] = "teacher"
+    """What it starts from; previous: the network of this role at the end of the round before."""
     lora: LoraSettings | None = None
     """Train adapters only."""
+
+
+class Recording(Strict):
+    """Checkpoints of a role that a round takes down, for the next one to walk back along."""
+
+    role: str = "fake_score"
+    count: Annotated[int, Field(ge=2)] = 4
+
+
+class MergedRound(Strict):
+    """A share of an earlier round's student in what a round ends with."""
+
+    round: Annotated[int, Field(ge=1)]
+    weight: Share
 
 
 class RoundTrajectories(Strict):

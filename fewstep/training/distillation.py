@@ -20,6 +20,7 @@ from fewstep.students import Student, adapt, make_student
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training import surrogate
 from fewstep.training.identity import tensor_digest
+from fewstep.training.path import way_back
 from fewstep.training.progress import OnProgress
 from fewstep.training.rounds import RoundTrainer
 from fewstep.training.sources import DataSource, MixedPairs, PairSource, Sources
@@ -72,6 +73,7 @@ class Distillation:
         self._keep = keep_checkpoints
         self._checkpoint = {"checkpoint_seconds": checkpoint_seconds, "checkpoint_images": checkpoint_images}
         self._students: dict[int, Student] = {}
+        self._trainers: dict[int, RoundTrainer] = {}
 
     @cached_property
     def origin(self) -> Denoiser:
@@ -90,7 +92,7 @@ class Distillation:
 
     def _run(self, index: int, on_progress: OnProgress | None) -> Student:
         trainer, sampler = self.trainer(index)
-        return Student(trainer.run(on_progress), sampler)
+        return Student(self._merged(index, trainer.run(on_progress)), sampler)
 
     def trainer(self, index: int) -> tuple[RoundTrainer, SamplerSettings]:
         """What trains round `index`, ready to run, and how its student samples; the rounds before are run first."""
@@ -102,10 +104,9 @@ class Distillation:
         networks = {"student": student.denoiser, "teacher": teacher}
         for role, settings in this.roles.items():
             if isinstance(settings, RoleSettings):
-                source = student.denoiser if settings.init == "student" else self._weights(previous, index)
-                networks[role] = self._beside(role, source, settings, index)
+                networks[role] = self._beside(role, self._source(role, settings, student, index), settings, index)
         if TEACHER_NETWORK in this.frozen:
-            networks[TEACHER_NETWORK] = self._weights(previous, index)
+            networks[TEACHER_NETWORK] = self._weights(index)
         sources = Sources(
             data=self._data if this.needs.data else None,
             pairs=self._pairs(index, teacher) if this.needs.pairs else None,
@@ -123,13 +124,35 @@ class Distillation:
             folder=self.folder_of(index) / "checkpoints" if self._keep else None,
             device=self.device,
             warn=self.warn,
+            path=way_back(self._trainers[index - 1].recorder.networks(), teacher) if this.teacher == "recorded" else (),
             **self._checkpoint,
         )
+        self._trainers[index] = trainer
         return trainer, student.sampler
 
-    def _weights(self, previous: Student | None, index: int) -> Denoiser:
+    @torch.no_grad()
+    def _merged(self, index: int, student: Denoiser) -> Denoiser:
+        """The round's student, or the mean of it and of earlier rounds' by their weights: W = sum_k w_k W_k."""
+        shares = {merged.round - 1: merged.weight for merged in self.recipe.rounds[index].merge}
+        if shares:
+            student = copy.deepcopy(student)
+            others = {k: self._students[k].denoiser.state_dict() for k in shares}
+            for name, value in student.state_dict().items():
+                if value.is_floating_point():
+                    mean = value * (1 - sum(shares.values()))
+                    value.copy_(mean + sum(share * others[k][name] for k, share in shares.items()))
+        return student
+
+    def _source(self, role: str, settings: RoleSettings, student: Student, index: int) -> Denoiser:
+        """What the network of this role starts from."""
+        if settings.init == "previous":
+            return self._trainers[index - 1].networks[role]
+        return student.denoiser if settings.init == "student" else self._weights(index)
+
+    def _weights(self, index: int) -> Denoiser:
         """The network of this round's teacher; a closed-form one's is fitted only where something asks for it."""
-        return previous.denoiser if self.recipe.rounds[index].teacher == "previous" else self.origin
+        own = self.recipe.rounds[index].teacher == "previous"
+        return self._students[index - 1].denoiser if own else self.origin
 
     def _times(self, student: Student, times: int) -> list[float]:
         """Native times of `times` steps for one of the final student's, every one of them on the finest grid."""

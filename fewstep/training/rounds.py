@@ -7,7 +7,7 @@ function of (seed, round, step), so a resumed round equals an uninterrupted one 
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from fewstep.training.draws import Draws
 from fewstep.training.ema import Average, load_exactly
 from fewstep.training.identity import differences, tensor_digest
 from fewstep.training.optimiser import RoleOptimiser, rate
+from fewstep.training.path import Recorder, teacher_at
 from fewstep.training.precision import autocast, dtype_of, fingerprint, resolve
 from fewstep.training.progress import Figures, OnProgress
 from fewstep.training.sources import Sources
@@ -53,6 +54,7 @@ class RoundTrainer:
         folder: where checkpoints stand; None keeps none. Several processes share it; the first writes.
         device: where to train.
         checkpoint_seconds, checkpoint_images: a checkpoint is due after this long or this many images.
+        path: teachers in the order of their turns, where there is more than one.
         warn: told what the user should know, such as another fingerprint.
     """
 
@@ -72,6 +74,7 @@ class RoundTrainer:
         checkpoint_seconds: float = 20.0,
         checkpoint_images: int | None = None,
         warn: Callable[[str], None] = warnings.warn,
+        path: Sequence["Denoiser"] = (),
     ):
         self.recipe, self.round_index, self.round = recipe, round_index, recipe.rounds[round_index]
         self.training, self.seed, self.images = recipe.training, seed, images
@@ -100,8 +103,11 @@ class RoundTrainer:
         self.networks |= self.copies.networks
         self.features = frozenset(r for r in self.networks for term in self.terms if term.reads_features(r))
         self.graphs = frozenset(r for r in self.networks for term in self.terms if term.differentiates(r))
+        self.path = [teacher.to(self.device, self.dtype).eval().requires_grad_(False) for teacher in path]
         with threads(self.threads):
             self._prepare_heads()
+        record = self.round.record
+        self.recorder = None if record is None else Recorder(self.networks[record.role], record.count, self.steps)
         self.optimisers = {role: self._optimiser(role) for role in self.round.turns}
         self.average = Average(self.networks["student"], self.training.ema)
         self.checkpoints = None if folder is None else Checkpoints(Path(folder), warn)
@@ -131,6 +137,8 @@ class RoundTrainer:
                 trained = role
             self._step(step, role, figures)
             step += 1
+            if self.recorder is not None:
+                self.recorder.after(step)
             if step % interval and step < self.steps:
                 continue
             means, done = self.world.average_figures(figures.means()), step * self.training.batch
@@ -144,8 +152,10 @@ class RoundTrainer:
     # --- one step ----------------------------------------------------------------------------------------------------
 
     def _view(self, step: int, role: str, draws: Draws, part: slice) -> Step:
-        progress = step / self.steps
-        return Step(role, self.networks, self.grid, self.sources, draws, part, progress, self.features,
+        progress, networks = step / self.steps, self.networks
+        if self.path:
+            networks = networks | {"teacher": teacher_at(self.path, progress, self.round.backtrack)}
+        return Step(role, networks, self.grid, self.sources, draws, part, progress, self.features,
                     graphs=self.graphs, sampler=self.recipe.student.sampler, terms=self.terms,
                     finest=self.finest)  # fmt: skip
 
@@ -230,6 +240,7 @@ class RoundTrainer:
             "world": self.world.size,
             "grid": self.finest,
             "start": tensor_digest(self._weights(lambda module: module.state_dict())),
+            "path": [tensor_digest(teacher.state_dict()) for teacher in self.path],
             "sources": self.sources.digest(self.seed, self.training.batch),
         }
 
@@ -248,6 +259,8 @@ class RoundTrainer:
         tensors = {f"weights/{name}": value for name, value in self._weights().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
         tensors |= {f"target/{name}": value for name, value in self.copies.state().items()}
+        if self.recorder is not None:
+            tensors |= {f"recorded/{name}": value for name, value in self.recorder.state().items()}
         for role, optimiser in self.optimisers.items():
             tensors |= {f"optimiser/{role}/{name}": value for name, value in optimiser.state().items()}
         record = {"identity": self.identity, "fingerprints": self.fingerprints, "done": step == self.steps}
@@ -278,7 +291,9 @@ class RoundTrainer:
         return found.step
 
     def _take(self, found: Checkpoint) -> None:
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "target": {}, "optimiser": {}}
+        groups: dict[str, dict[str, Tensor]] = {
+            "weights": {}, "average": {}, "target": {}, "recorded": {}, "optimiser": {}
+        }  # fmt: skip
         for full, value in found.tensors.items():
             kind, _, name = full.partition("/")
             if kind not in groups:
@@ -287,6 +302,8 @@ class RoundTrainer:
         load_exactly(self._weights(), groups["weights"], "weights")
         self.average.load(groups["average"])
         self.copies.load(groups["target"])
+        if self.recorder is not None:
+            self.recorder.load(groups["recorded"], found.step)
         for role, optimiser in self.optimisers.items():
             prefix = f"{role}/"
             own = {n.removeprefix(prefix): v for n, v in groups["optimiser"].items() if n.startswith(prefix)}

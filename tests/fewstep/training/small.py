@@ -13,7 +13,7 @@ from fewstep.training import Distillation, TensorData
 from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
-RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm", "progressive"]
+RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm", "progressive", "disback"]
 
 
 def teacher(seed: int = 0) -> Denoiser:
