@@ -11,6 +11,7 @@ from fewstep.terms.distribution_matching import DistributionMatching
 from fewstep.terms.features import Features
 from fewstep.terms.flow_matching import FlowMatching
 from fewstep.terms.mean_velocity import MeanVelocity
+from fewstep.terms.mmd import Mmd
 from fewstep.terms.output_matching import OutputMatching
 from fewstep.terms.regression import Regression
 from fewstep.terms.reward import Reward
@@ -25,6 +26,7 @@ TERMS: dict[str, type[Term]] = {
     "features": Features,
     "flow_matching": FlowMatching,
     "mean_velocity": MeanVelocity,
+    "mmd": Mmd,
     "output_matching": OutputMatching,
     "regression": Regression,
     "reward": Reward,

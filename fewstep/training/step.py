@@ -287,11 +287,26 @@ class Step:
         return self._exit_prediction.x0
 
     @cached_property
-    def _exit_prediction(self) -> "Prediction":
+    def sampled(self) -> Tensor:
+        """The student's samples (size, ...) by all of its steps, in its own turn with a graph through each of them."""
+        x = self.start(self.normal("generator"))
+        with torch.set_grad_enabled(self.role == "student"):
+            for k, t in enumerate(self.grid):
+                x = self._after(self.student.predict(x, self.full(t), self.condition), k)
+        return x
+
+    @cached_property
+    @torch.no_grad()
+    def exit_state(self) -> Tensor:
+        """The student's own state (size, ...) at grid[exit]."""
         x = self.start(self.normal("generator"))
         for k in range(self.exit):
-            with torch.no_grad():
-                x = self._after(self.student.predict(x, self.full(self.grid[k]), self.condition), k)
+            x = self._after(self.student.predict(x, self.full(self.grid[k]), self.condition), k)
+        return x
+
+    @cached_property
+    def _exit_prediction(self) -> "Prediction":
+        x = self.exit_state
         with torch.set_grad_enabled(self.role == "student"):
             return self.student.predict(x, self.full(self.grid[self.exit]), self.condition)
 

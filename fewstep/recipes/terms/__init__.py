@@ -19,6 +19,7 @@ from fewstep.recipes.terms.features import Features
 from fewstep.recipes.terms.flow_matching import FlowMatching
 from fewstep.recipes.terms.hops import Hop
 from fewstep.recipes.terms.mean_velocity import MeanVelocity
+from fewstep.recipes.terms.mmd import MaximumMeanDiscrepancy
 from fewstep.recipes.terms.output_matching import OutputMatching
 from fewstep.recipes.terms.regression import Regression
 from fewstep.recipes.terms.reward import Reward
@@ -36,6 +37,7 @@ __all__ = [
     "GradientPenalty",
     "HeadPool",
     "Hop",
+    "MaximumMeanDiscrepancy",
     "MeanVelocity",
     "Needs",
     "OutputMatching",
@@ -53,6 +55,7 @@ _Any = (
     | DistributionMatching
     | Features
     | FlowMatching
+    | MaximumMeanDiscrepancy
     | MeanVelocity
     | OutputMatching
     | Regression
