@@ -59,3 +59,24 @@ def watched(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
         for handle in handles:
             handle.remove()
         outputs.extend(seen[number] for number in sorted(seen))
+
+
+def last_layer(network: nn.Module) -> nn.Module:
+    """The linear or convolution layer that `network` ends in; SettingsError for a network that is not known."""
+    for name in ("conv_out", "leave"):
+        layer = getattr(network, name, None)
+        if layer is not None:
+            return getattr(layer, "base_layer", layer)  # under adapters: the layer they adapt
+    raise SettingsError(f"a {type(network).__name__} has no last layer that is known")
+
+
+@contextmanager
+def watched_inputs(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collects the first inputs (N, ...) of `modules`, in the order of their calls within the context."""
+    inputs: list[Tensor] = []
+    handles = [module.register_forward_pre_hook(lambda _module, given: inputs.append(given[0])) for module in modules]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -13,6 +13,7 @@ from fewstep.terms.flow_matching import FlowMatching
 from fewstep.terms.mean_velocity import MeanVelocity
 from fewstep.terms.mmd import Mmd
 from fewstep.terms.output_matching import OutputMatching
+from fewstep.terms.policy_imitation import PolicyImitation
 from fewstep.terms.regression import Regression
 from fewstep.terms.reward import Reward
 
@@ -28,6 +29,7 @@ TERMS: dict[str, type[Term]] = {
     "mean_velocity": MeanVelocity,
     "mmd": Mmd,
     "output_matching": OutputMatching,
+    "policy_imitation": PolicyImitation,
     "regression": Regression,
     "reward": Reward,
 }

@@ -21,6 +21,7 @@ from fewstep.recipes.terms.hops import Hop
 from fewstep.recipes.terms.mean_velocity import MeanVelocity
 from fewstep.recipes.terms.mmd import MaximumMeanDiscrepancy
 from fewstep.recipes.terms.output_matching import OutputMatching
+from fewstep.recipes.terms.policy_imitation import PolicyImitation
 from fewstep.recipes.terms.regression import Regression
 from fewstep.recipes.terms.reward import Reward
 
@@ -41,6 +42,7 @@ __all__ = [
     "MeanVelocity",
     "Needs",
     "OutputMatching",
+    "PolicyImitation",
     "Regression",
     "Reward",
     "TermSettings",
@@ -58,6 +60,7 @@ _Any = (
     | MaximumMeanDiscrepancy
     | MeanVelocity
     | OutputMatching
+    | PolicyImitation
     | Regression
     | Reward
 )
