@@ -25,6 +25,20 @@ def pseudo_huber(x: Tensor, y: Tensor, huber: float) -> Tensor:
     return norm2 / ((norm2 + c * c).sqrt() + c)  # the same without cancellation
 
 
+def high_frequency_error(x: Tensor, y: Tensor, cutoff: float) -> Tensor:
+    """Squared difference of what is left of x and y above `cutoff`, mean over dimensions: (N, ...) -> (N,).
+
+    Frequencies of the last dimensions (of (N, D) of the one, of (N, C, H, W) of H and W), as a radius with 1 for the
+    highest of an axis. By Parseval's identity the mean square of the filtered difference is that of its spectrum.
+    """
+    difference = (x - y).float()
+    axes = tuple(range(min(2, x.ndim - 1), x.ndim))
+    spectrum = torch.fft.fftn(difference, dim=axes, norm="ortho")
+    frequencies = [2 * torch.fft.fftfreq(x.shape[axis], device=x.device).abs() for axis in axes]
+    radius = sum(grid.square() for grid in torch.meshgrid(*frequencies, indexing="ij")).sqrt()
+    return ((spectrum * (radius > cutoff)).abs().square()).flatten(1).mean(1)
+
+
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """(N,) -> (N, 1, ...), ready to multiply `like` (N, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

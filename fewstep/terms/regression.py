@@ -11,7 +11,7 @@ from fewstep.errors import SettingsError
 from fewstep.recipes import terms as settings
 from fewstep.recipes.terms.base import TEACHER_NETWORK
 from fewstep.terms.base import Loss, Term
-from fewstep.terms.distances import per_sample, perceptual, pseudo_huber, squared
+from fewstep.terms.distances import high_frequency_error, per_sample, perceptual, pseudo_huber, squared
 from fewstep.terms.extractors import given
 from fewstep.terms.hops import landing, make_hop, student_at
 
@@ -38,6 +38,11 @@ class Regression(Term[settings.Regression]):
     end, or the x0 that leads to the next state. `at: hops`: x_t is noised data at a time of the student's, the target
     the x0 whose one step lands where the teacher's several steps do (Salimans and Ho, 2202.00512, algorithm 2).
     `at: samples`: the student's own sample against the teacher's denoised one (Sauer et al., 2311.17042, eq. 4).
+
+    `high_frequencies` adds lambda |H x - H x'|^2, H what passes above a spatial frequency. HiPA (2311.18158) trains
+    adapters with a spatial and a high-frequency part of the difference to the sample of many steps, because one step
+    lacks those frequencies; its filters are not known here, so H is the plain radial one. Both parts are zero at the
+    same student, so lambda moves no optimum, only where an adapter of low rank spends its error.
     """
 
     name = "regression"
@@ -53,6 +58,8 @@ class Regression(Term[settings.Regression]):
         compare = {"noise": self._noise, "states": self._states, "hops": self._hops, "samples": self._samples}[s.at]
         student, target, nu = compare(step)
         distance = self._distance(step)(student, target)
+        if s.high_frequencies:
+            distance = distance + s.high_frequencies * high_frequency_error(student, target, s.cutoff)
         if s.weighting == "snr_trunc":
             distance = distance * snr_trunc(nu)
         elif s.weighting == "alpha":

@@ -1,10 +1,10 @@
 """Settings of fewstep/terms/regression.py. Torch-free."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from fewstep.recipes.settings import Positive, Times, UniformTimes
+from fewstep.recipes.settings import Positive, Share, Times, UniformTimes
 from fewstep.recipes.terms.base import TEACHER_NETWORK, Needs, TermSettings
 from fewstep.recipes.terms.hops import Hop
 
@@ -30,6 +30,11 @@ class Regression(TermSettings):
     read at `level`."""
     level: Positive = 0.1
     """perceptual by the teacher's network: the noise ratio that it is told."""
+
+    high_frequencies: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared difference above `cutoff`, beside the distance (HiPA)."""
+    cutoff: Share = 0.25
+    """Spatial frequency, as a share of the highest, above which frequencies count as high."""
 
     @property
     def needs(self) -> Needs:

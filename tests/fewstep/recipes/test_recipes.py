@@ -39,6 +39,7 @@ NEEDS = {
     "laptop-diff": Needs(data=True, teacher=True),
     "lora-guidance": Needs(data=True, teacher=True),
     "slimflow": Needs(pairs=True, teacher=True),
+    "hipa": Needs(pairs=True, teacher=True),
 }
 
 

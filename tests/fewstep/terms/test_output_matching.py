@@ -17,6 +17,7 @@ from fewstep.recipes.terms.base import TEACHER_NETWORK
 from fewstep.students import make_student
 from fewstep.teachers import GaussianMixture
 from fewstep.terms import build as build_term
+from fewstep.terms.distances import high_frequency_error
 from fewstep.terms.features import feature_error
 from fewstep.terms.flow_matching import annealed
 from fewstep.training.draws import Draws
@@ -156,3 +157,18 @@ def test_annealed_reflow_starts_as_flow_matching_and_ends_as_reflow(process):
         networks = {"student": formula_student(process, formula)}
         mean, error = gradients(term, networks, pairs=Pairs(), progress=progress)
         assert bool((mean.abs() <= 4.5 * error + 1e-6).all()), (progress, mean, error)
+
+
+def test_high_frequencies_are_those_that_pass_the_filter():
+    flat = torch.ones(2, 1, 8, 8)
+    checked = torch.ones(8, 8)
+    checked[::2] *= -1
+    checked[:, ::2] *= -1
+    zero = torch.zeros(2, 1, 8, 8)
+    assert high_frequency_error(flat, zero, 0.25).abs().max() < 1e-10
+    assert torch.allclose(high_frequency_error(checked.expand(2, 1, 8, 8), zero, 0.99), torch.ones(2), atol=1e-5)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = (x - x.mean((2, 3), keepdim=True)).square().flatten(1).mean(1)  # all but the constant
+    assert torch.allclose(high_frequency_error(x, torch.zeros_like(x), 0.0), whole, atol=1e-5)
+    pairs = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    assert torch.allclose(high_frequency_error(pairs, torch.zeros(2, 2), 0.5), torch.tensor([0.0, 1.0]), atol=1e-6)
