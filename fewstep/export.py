@@ -23,9 +23,10 @@ from fewstep.errors import SettingsError
 from fewstep.processes import VariancePreserving
 from fewstep.student_settings import SamplerSettings
 from fewstep.students import RENOISING, Student
-from fewstep.teachers.inspection import DESCRIPTION, inspect_teacher
+from fewstep.surgery.guide import GuidedNetwork
+from fewstep.teachers.inspection import DESCRIPTION, GUIDE, inspect_teacher
 from fewstep.teachers.loading import load_network
-from fewstep.teachers.saving import write_json, write_pipeline
+from fewstep.teachers.saving import save_network, write_json, write_pipeline
 from fewstep.teachers.schedulers import chain, stock_scheduler
 
 CODE = "pipeline.py"
@@ -39,7 +40,8 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
     DPM-Solver++, which is DDIM on any number of steps: `pipe(n, class_labels=…, num_inference_steps=k)`. Any other gets
     a pipeline.py for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
     Adapters are merged, and further inputs folded into the weights at the values the student is sampled at.
-    Raises SettingsError for a network that is no UNet2DModel.
+    A network with a guide has it as a second part of the folder. Raises SettingsError for a network that is no
+    UNet2DModel.
     """
     folder = Path(folder)
     student = Student(student.denoiser.plain(), student.sampler)
@@ -50,10 +52,14 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
     stock = is_stock(student)
     scheduler = _first_order(student) if stock else _component(denoiser)
     write_pipeline(denoiser, folder, scheduler, extra)
+    if isinstance(denoiser.network, GuidedNetwork):
+        save_network(denoiser.network.guide, folder / GUIDE)
     if not stock:
         shutil.copyfile(Path(__file__).parent / "pipelines" / CODE, folder / CODE)
         index = json.loads((folder / "model_index.json").read_bytes())
         index["_class_name"] = [Path(CODE).stem, "FewstepPipeline"]
+        if (folder / GUIDE).exists():
+            index[GUIDE] = ["diffusers", "UNet2DModel"]
         write_json(folder / "model_index.json", {**index, "plan": _plan(student)})
 
 
@@ -68,7 +74,10 @@ def load_student(folder: str | os.PathLike) -> Student:
     fields = {name: info.description[name] for name in Denoiser.FIELDS}
     source = str(Path(folder) / DESCRIPTION)
     sampler = parse(SamplerSettings, info.description.get("sampler"), f"{source}: sampler")
-    denoiser = Denoiser.described(fields, load_network(info.folder / "unet"))
+    network = load_network(info.folder / "unet")
+    if GUIDE in info.parts:
+        network = GuidedNetwork(network, load_network(info.folder / GUIDE))
+    denoiser = Denoiser.described(fields, network)
     return Student(denoiser, sampler).requires_grad_(False).eval()
 
 
@@ -77,6 +86,7 @@ def is_stock(student: Student) -> bool:
     denoiser, sampler = student.denoiser, student.sampler
     return (
         isinstance(denoiser.process, VariancePreserving)
+        and not isinstance(denoiser.network, GuidedNetwork)
         and denoiser.adapter == Timestep(denoiser.process.timesteps - 1)
         and denoiser.prediction_type != "flow_prediction"
         and sampler.times is None

@@ -18,6 +18,7 @@ from fewstep.randomness import generator
 from fewstep.randomness import noise as keyed_noise
 from fewstep.recipes.settings import LoraSettings, SizeSettings, StudentSettings
 from fewstep.student_settings import SamplerSettings
+from fewstep.surgery.guide import GuidedNetwork, hidden_channels, open_input, silence
 from fewstep.surgery.inputs import ExtraInputs, GuidanceRange, add_inputs
 from fewstep.surgery.lora import add_lora
 from fewstep.surgery.size import inherit, most_needed, smaller
@@ -117,6 +118,8 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
     elif settings.init == "random":
         initialise(denoiser.network, generator(seed, "student-init"))
     denoiser.requires_grad_(True).train()
+    if settings.guide is not None:
+        _guide(denoiser, settings.guide, seed)
     scales = settings.guidance_input
     scales = GuidanceRange(scales.low, scales.high, scales.sample) if scales else None
     add_inputs(denoiser.network, ExtraInputs(settings.second_time, scales), generator(seed, "student-inputs"))
@@ -147,7 +150,18 @@ def _smaller(denoiser: Denoiser, size: SizeSettings, inherits: bool, seed: int) 
     if inherits:
         inherit(small, network, most_needed(network, size.depth, _typical_output(denoiser, seed)))
     first = next(network.parameters())
-    return small.to(first.device, first.dtype)
+    return small.to(first.device)
+
+
+def _guide(denoiser: Denoiser, size: SizeSettings, seed: int) -> None:
+    """Puts a guide beside the denoiser's network, with what the teacher's weights leave it; the network is held."""
+    base, own = denoiser.network, generator(seed, "student-guide")
+    guide = smaller(base, size.width, size.depth, size.middle, own, hidden_channels(base))
+    kept = most_needed(base, size.depth, _typical_output(denoiser, seed))
+    first = next(base.parameters())
+    guide = silence(inherit(guide, base, kept)).to(first.device)
+    denoiser.network = GuidedNetwork(open_input(base), guide).requires_grad_(True).train(denoiser.training)
+    denoiser.hold(frozenset(f"base.{name}" for name, _ in base.named_parameters()))
 
 
 def _typical_output(denoiser: Denoiser, seed: int, count: int = 16, steps: int = 4) -> Callable[[], Tensor]:

@@ -20,12 +20,15 @@ class FewstepPipeline(DiffusionPipeline):
 
     x = initial · noise; at each step F = unet(c_in x, timestep, label) and x0 = c_skip x + c_out F. The last step
     returns x0; any other goes on with x = next_alpha x0 + next_sigma ε, where ε is the predicted noise e_skip x +
-    e_out F (kind "ode") or fresh noise keyed by (seed, step, sample) (kind "renoise").
+    e_out F (kind "ode") or fresh noise keyed by (seed, step, sample) (kind "renoise"). Where there is a guide, a small
+    UNet, its output joins the input of the large one as further channels.
     """
 
-    def __init__(self, unet, scheduler, plan=None):
+    _optional_components = ["guide"]
+
+    def __init__(self, unet, scheduler, guide, plan=None):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, guide=guide)
         self.register_to_config(plan=plan)
 
     @torch.no_grad()
@@ -60,7 +63,7 @@ class FewstepPipeline(DiffusionPipeline):
         rows = plan["grids"][str(steps)]
         for step, row in enumerate(self.progress_bar(rows)):
             time = torch.full((len(x),), row["timestep"], dtype=torch.float32, device=device)
-            raw = self.unet((row["c_in"] * x).to(dtype), time, class_labels=labels, return_dict=False)[0]
+            raw = self._network((row["c_in"] * x).to(dtype), time, labels)
             raw = raw[:, : x.shape[1]].float()
             x0 = row["c_skip"] * x + row["c_out"] * raw
             if step + 1 == len(rows):
@@ -74,6 +77,11 @@ class FewstepPipeline(DiffusionPipeline):
             x = row["next_alpha"] * x0 + row["next_sigma"] * epsilon
         images = self._convert(x0, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _network(self, x, time, labels):
+        if self.guide is not None:
+            x = torch.cat([x, self.guide(x, time, class_labels=labels, return_dict=False)[0]], 1)
+        return self.unet(x, time, class_labels=labels, return_dict=False)[0]
 
     def _labels(self, labels, count, device):
         embedded = self.unet.config.num_class_embeds

@@ -89,6 +89,8 @@ class StudentSettings(Strict):
     """Whether it takes the guidance scale as an input."""
     size: SizeSettings | None = None
     """Smaller than the teacher; `init` says whether what remains of the teacher's weights is inherited."""
+    guide: SizeSettings | None = None
+    """Train a small network of this size beside the teacher's, which stays as it is; a guidance input is its own."""
     lora: LoraSettings | None = None
     """Train adapters only; they are merged at export."""
 

@@ -96,7 +96,8 @@ def _projection(features: int, width: int) -> nn.Sequential:
 
 
 def extra_inputs(network: nn.Module) -> ExtraInputs:
-    """What `network` takes beside x, t and the label."""
+    """What `network` takes beside x, t and the label; for one with a guide, what the guide takes."""
+    network = getattr(network, "guide", network)
     for slot in ("class_embedding", "embed_label"):
         if isinstance(embedding := getattr(network, slot, None), InputEmbedding):
             return embedding.inputs
@@ -114,15 +115,15 @@ def add_inputs(network: nn.Module, inputs: ExtraInputs, generator: torch.Generat
         return network
     if there:
         raise SettingsError(f"the network already has further inputs, {there}, which are not {inputs}")
-    slot, bias = _places(network)
+    place, slot, bias = _places(network)
     first = next(network.parameters())
     embedding = build(lambda: InputEmbedding(None, inputs, len(bias)), generator).to(first.device, first.dtype)
     for projection in (embedding.second, embedding.scale):
         if projection is not None:
             nn.init.zeros_(projection[-1].weight)
             nn.init.zeros_(projection[-1].bias)
-    embedding.labels = getattr(network, slot)
-    setattr(network, slot, embedding.requires_grad_(first.requires_grad).train(network.training))
+    embedding.labels = getattr(place, slot)
+    setattr(place, slot, embedding.requires_grad_(first.requires_grad).train(network.training))
     return network
 
 
@@ -133,21 +134,23 @@ def fold_inputs(network: nn.Module, angle: float, scale: float | None) -> nn.Mod
     if not extra_inputs(network):
         return network
     network = copy.deepcopy(network)
-    slot, bias = _places(network)
-    embedding = getattr(network, slot)
+    place, slot, bias = _places(network)
+    embedding = getattr(place, slot)
     one = {"device": bias.device, "dtype": bias.dtype}
-    setattr(network, slot, embedding.labels)
+    setattr(place, slot, embedding.labels)
     embedding.labels = None
     fixed = Given(None, torch.full((1,), angle, **one), None if scale is None else torch.full((1,), scale, **one))
     bias.add_(embedding(fixed)[0])
     return network
 
 
-def _places(network: nn.Module) -> tuple[str, Tensor]:
-    """Where `network` keeps its embedding of labels, and the last bias (width,) of its embedding of the time."""
-    if hasattr(network, "embed_label"):
-        return "embed_label", network.embed_time.bias
-    second = getattr(getattr(network, "time_embedding", None), "linear_2", None)
-    if second is None or getattr(network.config, "class_embed_type", None) is not None:
-        raise SettingsError(f"a {type(network).__name__} of this kind cannot be given a second time or guidance scale")
-    return "class_embedding", second.bias
+def _places(network: nn.Module) -> tuple[nn.Module, str, Tensor]:
+    """Whose embedding of labels takes further inputs, under which name, and the last bias (width,) of its embedding of
+    the time."""
+    place = getattr(network, "guide", network)
+    if hasattr(place, "embed_label"):
+        return place, "embed_label", place.embed_time.bias
+    second = getattr(getattr(place, "time_embedding", None), "linear_2", None)
+    if second is None or getattr(place.config, "class_embed_type", None) is not None:
+        raise SettingsError(f"a {type(place).__name__} of this kind cannot be given a second time or guidance scale")
+    return place, "class_embedding", second.bias

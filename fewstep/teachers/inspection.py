@@ -12,6 +12,7 @@ from typing import Any
 from fewstep.errors import SettingsError
 
 DESCRIPTION = "fewstep.json"
+GUIDE = "guide"  # the part of an exported student's folder that holds a network beside the unet
 FORMAT = "fewstep/1"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # beta schedulers whose config tells the chain a network was trained on
@@ -35,7 +36,8 @@ class TeacherInfo:
     """A teacher folder that has all it needs.
 
     sample_shape (C, H, W); num_classes 0 when unconditional; null_class None when guidance is not possible;
-    process: kind of noise process; weights: the safetensors files; description: the folder's fewstep.json, if any.
+    process: kind of noise process; weights: the safetensors files; description: the folder's fewstep.json, if any;
+    parts: of the pipeline, a student's guide among them.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class TeacherInfo:
     unet_config: dict[str, Any]
     scheduler_config: dict[str, Any]
     description: dict[str, Any] | None
+    parts: frozenset[str] = frozenset({"unet", "scheduler"})
 
 
 def inspect_teacher(folder: str | os.PathLike) -> TeacherInfo:
@@ -64,9 +67,13 @@ def inspect_teacher(folder: str | os.PathLike) -> TeacherInfo:
         raise SettingsError(f"{folder}: no such teacher folder", hint="give the folder of a saved diffusers pipeline")
     index = read_json(folder / "model_index.json", "every saved diffusers pipeline has this file")
     parts = {name: value for name, value in index.items() if isinstance(value, list) and not name.startswith("_")}
-    known = {"unet", "scheduler"}
+    unet_kind = ["diffusers", "UNet2DModel"]
     parts = {name: value for name, value in parts.items() if any(value)}  # [null, null]: an optional part left out
-    if parts.get("unet") != ["diffusers", "UNet2DModel"] or set(parts) != known:
+    description = read_description(folder)
+    known = {"unet", "scheduler"}
+    if description is not None and description.get("role") == "student" and parts.get(GUIDE) == unet_kind:
+        known.add(GUIDE)
+    if parts.get("unet") != unet_kind or set(parts) != known:
         raise SettingsError(
             f"{folder / 'model_index.json'}: the parts are {', '.join(sorted(parts)) or 'none'}; "
             "a teacher has a UNet2DModel called unet and a scheduler, and nothing else"
@@ -74,18 +81,21 @@ def inspect_teacher(folder: str | os.PathLike) -> TeacherInfo:
     unet = read_json(folder / "unet" / "config.json", "the UNet's configuration; save_pretrained writes it")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", "save_pretrained writes it")
     name = str(scheduler.get("_class_name") or parts["scheduler"][1])
-    description = read_description(folder)
     shape, labels = _shape(folder, unet), _labels(folder, unet)
     process, prediction = _scheduler(folder, name, scheduler)
     null_class = None
     if description is not None:
         labels, null_class = description["num_classes"], description["null_class"]
         process, prediction = description["process"]["kind"], description["prediction_type"]
+        shape = tuple(description["sample_shape"])
     weights, parameters = check_weights(folder / "unet")
+    if GUIDE in known:
+        further, count = check_weights(folder / GUIDE)
+        weights, parameters = (*weights, *further), parameters + count
     pipeline = index.get("_class_name")
     return TeacherInfo(
         folder, pipeline if isinstance(pipeline, str) else str(pipeline[-1]), name, process, prediction, shape, labels,
-        null_class, weights, parameters, unet, scheduler, description,
+        null_class, weights, parameters, unet, scheduler, description, frozenset(parts),
     )  # fmt: skip
 
 

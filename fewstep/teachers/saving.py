@@ -27,19 +27,30 @@ def save_teacher(denoiser: Denoiser, folder: str | os.PathLike) -> None:
 
 def write_pipeline(denoiser: Denoiser, folder: str | os.PathLike, scheduler: Any, extra: dict[str, Any]) -> None:
     """The parts that teachers and students share: unet/, scheduler/, model_index.json, fewstep.json."""
-    if not isinstance(denoiser.network, diffusers.UNet2DModel):
-        raise SettingsError(f"only a UNet2DModel is saved as a pipeline folder, not {type(denoiser.network).__name__}")
+    network = getattr(denoiser.network, "base", denoiser.network)
+    if not isinstance(network, diffusers.UNet2DModel):
+        raise SettingsError(f"only a UNet2DModel is saved as a pipeline folder, not {type(network).__name__}")
     folder = Path(folder)
-    pipeline = diffusers.ConsistencyModelPipeline(unet=denoiser.network, scheduler=scheduler)
+    pipeline = diffusers.ConsistencyModelPipeline(unet=network, scheduler=scheduler)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    config = folder / "unet" / "config.json"
-    unet = json.loads(config.read_bytes())
-    unet.pop("_name_or_path", None)  # the folder it was once loaded from
-    write_json(config, unet)
+    _name_no_origin(folder / "unet")
     index = json.loads((folder / "model_index.json").read_bytes())
     index.pop("_name_or_path", None)
     write_json(folder / "model_index.json", index)
     write_json(folder / DESCRIPTION, {"format": FORMAT, **extra, **denoiser.describe()})
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """A UNet2DModel beside the pipeline's own."""
+    network.save_pretrained(folder, safe_serialization=True)
+    _name_no_origin(folder)
+
+
+def _name_no_origin(folder: Path) -> None:
+    """Takes the folder it was once loaded from out of a network's configuration."""
+    config = json.loads((folder / "config.json").read_bytes())
+    config.pop("_name_or_path", None)
+    write_json(folder / "config.json", config)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

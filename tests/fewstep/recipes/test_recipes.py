@@ -40,6 +40,8 @@ NEEDS = {
     "lora-guidance": Needs(data=True, teacher=True),
     "slimflow": Needs(pairs=True, teacher=True),
     "hipa": Needs(pairs=True, teacher=True),
+    "lcm-lora": Needs(data=True, teacher=True),
+    "plug-and-play": Needs(data=True, teacher=True),
 }
 
 
