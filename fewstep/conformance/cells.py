@@ -119,7 +119,7 @@ def _judged(cell, recipe, teacher, student, folder: Path) -> dict:
     from fewstep.conformance.judging import judge, null_quantile
     from fewstep.conformance.targets import target_of
 
-    target = target_of(recipe, teacher)
+    target = target_of(recipe, teacher, student.sampler)
     key = _digest([asdict(cell.problem), cell.seed, target.describe(), code_digest(*JUDGING)])
     path = Path(folder) / "references" / f"{key[:16]}.json"
     try:

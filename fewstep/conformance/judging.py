@@ -11,9 +11,12 @@ from fewstep.metrics.sliced import sliced_wasserstein
 from fewstep.randomness import derive, generator
 from fewstep.solvers import solver_names, steps_for
 from fewstep.students import Student
+from fewstep.training.surrogate import fresh_network
 
 COUNT, DIRECTIONS = 5000, 64
 SIMULATIONS, QUANTILE = 200, 0.99
+AGREEMENT = 0.95
+"""Correlation with the teacher's own steps that a cheaper student must reach."""
 FACTOR = 2.0
 """A mode's share may be this many times its weight, or the weight this many times the share."""
 
@@ -61,6 +64,9 @@ def reference_and_noise(target: Target, seed: int) -> tuple[Tensor, Tensor]:
 def judge(target: Target, student: Student, null: float, solvers: dict, seed: int = 0) -> dict:
     """Figures of a student, with what it `missed`, in words; empty: it meets the bar.
 
+    A student that is to be cheaper than the teacher is compared with solvers at its own cost, whose whole distance from
+    what the teacher makes by the student's steps is then the bar: it must be worth more than fewer steps.
+
     Args:
         null: null_quantile of the target.
         solvers: (name, distance) of the best solver, by network evaluations; what is not there is measured and added.
@@ -70,11 +76,12 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
     before = student.denoiser.evaluations
     drawn = student.sample(noise, condition=condition, seed=seed)
     evaluations = student.denoiser.evaluations - before
-    if evaluations not in solvers:
-        solvers[evaluations] = best_solver(target, evaluations, seed)
-    name, free = solvers[evaluations]
+    affordable = max(round(evaluations * cost_share(target, student)), 1)
+    if affordable not in solvers:
+        solvers[affordable] = best_solver(target, affordable, seed)
+    name, free = solvers[affordable]
 
-    found, bar = distance(drawn, reference), max(free / 2, null)
+    found, bar = distance(drawn, reference), max(free if target.cheaper else free / 2, null)
     shares, weights = mode_shares(target, drawn), target_weights(target, reference)
     ratio = shares / weights
     missed = []
@@ -83,6 +90,11 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
     odd = int(((ratio < 1 / FACTOR) | (ratio > FACTOR)).sum())
     if odd:
         missed.append(f"{odd} of {len(weights)} modes off by over {FACTOR:g} ({ratio.min():.2f} to {ratio.max():.2f})")
+    agreed = _agreement(target, noise, drawn) if target.recipe.flow_map or target.cheaper else None
+    if target.cheaper and not agreed["correlation"] >= AGREEMENT:
+        missed.append(f"correlation {agreed['correlation']:.3f} with the teacher's own steps < {AGREEMENT:g}")
+    if target.recipe.target == "compression" and cost_share(target, student) >= 1:
+        missed.append("no fewer weights than the teacher")
     return {
         "distance": found,
         "bar": bar,
@@ -91,9 +103,21 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
         "evaluations": evaluations,
         "modes": {"of": len(weights), "within": len(weights) - odd, "least": float(ratio.min()),
                   "most": float(ratio.max())},
-        "agreement": _agreement(target, noise, drawn) if target.recipe.flow_map else None,
+        "agreement": agreed,
         "missed": missed,
     }  # fmt: skip
+
+
+def cost_share(target: Target, student: Student) -> float:
+    """Cost of one of the student's evaluations over one of the teacher's: by weights, where it is to be smaller.
+
+    The teacher's are those of the network that stands for it.
+    """
+    if target.recipe.target != "compression":
+        return 1.0
+    network = fresh_network(target.teacher, 0)
+    own, whole = (sum(p.numel() for p in n.parameters()) for n in (student.denoiser.network, network.network))
+    return own / whole
 
 
 def mode_shares(target: Target, x: Tensor) -> Tensor:

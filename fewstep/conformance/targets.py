@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewstep.denoiser import Denoiser, Prediction
 from fewstep.errors import SettingsError
 from fewstep.randomness import generator
 from fewstep.recipes import Recipe
 from fewstep.sampling import sample
+from fewstep.student_settings import SamplerSettings
+from fewstep.students import Student
 from fewstep.teachers import GaussianMixture
 
 MANY, MANY_STEPS = "dpmsolver++", 64
@@ -18,18 +21,22 @@ MANY, MANY_STEPS = "dpmsolver++", 64
 class Target:
     """The teacher's own distribution, as exact samples: what a `few-step` student promises.
 
-    Attributes: mixture, the closed form whose samples are the target; guidance, at which solvers are compared.
+    Attributes:
+        mixture: the closed form whose samples are the target.
+        guidance: at which solvers are compared.
+        cheaper: the student is to agree with `flow` sample by sample, at less cost than the teacher.
     """
 
     guidance = 1.0
+    cheaper = False
 
-    def __init__(self, teacher: GaussianMixture, recipe: Recipe):
+    def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
         self.teacher = self.mixture = teacher
-        self.recipe = recipe
+        self.recipe, self.sampler = recipe, sampler
 
     def describe(self) -> list:
         """What the target is, beside the problem: by it references are remembered."""
-        return [self.recipe.target, self.guidance]
+        return [self.recipe.target, self.guidance, self.mixture.means.tolist(), self.mixture.weights.tolist()]
 
     def condition(self, count: int) -> Tensor | None:
         """Labels (count,) under which student and solvers sample; None: the whole mixture."""
@@ -61,12 +68,12 @@ class Target:
 class Guided(Target):
     """The end of the guided ODE, under labels drawn evenly, solved in many steps."""
 
-    def __init__(self, teacher: GaussianMixture, recipe: Recipe):
-        super().__init__(teacher, recipe)
+    def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
+        super().__init__(teacher, recipe, sampler)
         self.guidance = guidance_of(recipe)
 
-    def condition(self, count: int) -> Tensor:
-        return torch.arange(count) % self.teacher.num_classes
+    def condition(self, count: int) -> Tensor | None:
+        return torch.arange(count) % self.teacher.num_classes if self.guidance != 1 else None
 
     def samples(self, count: int, seed: int) -> Tensor:
         noise = torch.randn(count, *self.teacher.sample_shape, generator=generator(seed, "conformance/guided"))
@@ -76,11 +83,37 @@ class Guided(Target):
         return self.solve(noise, MANY, MANY_STEPS, 0)
 
 
+class Stepped(Guided):
+    """What the teacher makes of the same noise by the student's own steps, guided or not: for cheaper students."""
+
+    cheaper = True
+
+    def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
+        super().__init__(teacher, recipe, sampler)
+        self.stepping = Student(_Guided(teacher, self.guidance), sampler)
+
+    def describe(self) -> list:
+        return [*super().describe(), self.stepping.sampler.model_dump()]
+
+    def flow(self, noise: Tensor) -> Tensor:
+        return self.stepping.sample(noise, condition=self.condition(len(noise)))
+
+
+class _Guided:
+    """A teacher that is always asked with guidance."""
+
+    def __init__(self, teacher: Denoiser, guidance: float):
+        self.teacher, self.guidance, self.process = teacher, guidance, teacher.process
+
+    def predict(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Prediction:
+        return self.teacher.predict(x, t, condition, self.guidance)
+
+
 class Tilted(Target):
     """The teacher's distribution reweighted by exp of a linear reward: the optimum beside a KL divergence."""
 
-    def __init__(self, teacher: GaussianMixture, recipe: Recipe):
-        super().__init__(teacher, recipe)
+    def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
+        super().__init__(teacher, recipe, sampler)
         self.mixture = teacher.tilted(slope_of(recipe, teacher.means[0].numel()))
 
 
@@ -102,20 +135,37 @@ def slope_of(recipe: Recipe, size: int) -> Tensor:
 
 
 def guidance_of(recipe: Recipe) -> float:
-    """The guidance scale that a recipe's student is to show. Raises SettingsError if it names none."""
+    """The guidance scale that a recipe's student is to show: 1 for compression unless set.
+
+    Raises SettingsError if another recipe names none.
+    """
+    own = recipe.student.guidance_input
+    if own is not None:
+        return own.sample
     found = [r.trajectories.guidance for r in recipe.rounds]
     found += [getattr(term, "guidance", 1.0) for r in recipe.rounds for term in r.terms]
     scales = [scale for scale in found if isinstance(scale, float) and scale != 1]
+    if not scales and recipe.target == "compression":
+        return 1.0
     if not scales:
         raise SettingsError(f"recipe {recipe.name}: target {recipe.target}, but no guidance scale is set")
     return scales[-1]
 
 
-TARGETS: dict[str, type[Target]] = {"few-step": Target, "guided": Guided, "tilted": Tilted}
+TARGETS: dict[str, type[Target]] = {
+    "compression": Stepped,
+    "few-step": Target,
+    "guidance": Stepped,
+    "guided": Guided,
+    "tilted": Tilted,
+}
 
 
-def target_of(recipe: Recipe, teacher: GaussianMixture) -> Target:
-    """The target that a recipe declares. Raises SettingsError if it cannot be told on this teacher."""
+def target_of(recipe: Recipe, teacher: GaussianMixture, sampler: SamplerSettings) -> Target:
+    """The target that a recipe declares, for a student that samples so.
+
+    Raises SettingsError if it cannot be told on this teacher.
+    """
     if recipe.target not in TARGETS:
         raise SettingsError(f"recipe {recipe.name}: no judge for the target {recipe.target} yet")
-    return TARGETS[recipe.target](teacher, recipe)
+    return TARGETS[recipe.target](teacher, recipe, sampler)

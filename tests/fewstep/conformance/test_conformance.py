@@ -13,6 +13,8 @@ from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
 from fewstep.conformance.targets import target_of
 from fewstep.errors import SettingsError
 from fewstep.recipes import load_recipe, recipe_names
+from fewstep.student_settings import SamplerSettings
+from fewstep.students import Student
 from fewstep.training import surrogate
 
 
@@ -29,7 +31,7 @@ class Exact:
 
 @pytest.fixture
 def target():
-    return target_of(load_recipe("dmd2"), Problem("ring").teacher())
+    return target_of(load_recipe("dmd2"), Problem("ring").teacher(), SamplerSettings())
 
 
 @pytest.fixture
@@ -79,6 +81,28 @@ def test_the_best_solver_is_the_nearest_at_exactly_so_many_evaluations(target, q
     assert found == sorted(found, reverse=True) and found[2] < 0.2 * found[0]
 
 
+@pytest.mark.parametrize(("name", "scale"), [("lora-guidance", 2.0), ("laptop-diff", 1.0)])
+def test_a_cheaper_student_is_to_follow_the_teachers_own_steps(name, scale, quick):
+    """The teacher under the student's steps agrees with itself; off by a little noise it does not."""
+    recipe, teacher, sampler = load_recipe(name), Problem("ring").teacher(), SamplerSettings(steps=8)
+    target = target_of(recipe, teacher, sampler)
+    assert target.guidance == scale and target.cheaper
+    null, solvers = judging.null_quantile(target), {}
+
+    class Same(Exact):
+        def sample(self, noise, condition=None, seed=0):
+            self.denoiser.evaluations += 8
+            return self.spoil(target.flow(noise))
+
+    found = judging.judge(target, Same(target), null, solvers)
+    assert not found["missed"] and found["agreement"]["correlation"] == pytest.approx(1)
+    noisy = judging.judge(target, Same(target, lambda x: x + 0.4 * torch.randn_like(x)), null, solvers)
+    assert "correlation" in noisy["missed"][-1]
+    if scale == 1:
+        noise = torch.randn(64, 2)
+        assert torch.equal(target.flow(noise), Student(teacher, sampler).sample(noise))
+
+
 def test_code_that_a_recipe_does_not_load_is_no_part_of_its_key():
     files = closure("fewstep.terms.regression")
     assert "fewstep/terms/distances.py" in files and "fewstep/terms/adversarial.py" not in files
@@ -126,9 +150,9 @@ def test_every_recipe_meets_its_bar_on_every_problem():
 def test_the_tilted_target_is_the_reweighted_mixture():
     """Of a recipe's linear reward, per unit of its divergence; a recipe without one has no such target."""
     teacher, recipe = Problem("pair", dimension=3).teacher(), load_recipe("diff-instruct-star")
-    found = target_of(recipe, teacher).mixture
+    found = target_of(recipe, teacher, SamplerSettings()).mixture
     _, reward = recipe.rounds[-1].terms
     slope = reward.weight * torch.tensor(reward.reward.direction)
     assert torch.allclose(found.weights, teacher.tilted(slope).weights) and found.weights[0] != teacher.weights[0]
     with pytest.raises(SettingsError, match="no linear reward"):
-        target_of(load_recipe("sid").model_copy(update={"target": "tilted"}), teacher)
+        target_of(load_recipe("sid").model_copy(update={"target": "tilted"}), teacher, SamplerSettings())
