@@ -20,6 +20,7 @@ from fewstep.adapters import Timestep, UNetAdapter
 from fewstep.configuration import parse
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
+from fewstep.pipelines.routed import RoutedUNet
 from fewstep.processes import VariancePreserving
 from fewstep.student_settings import SamplerSettings
 from fewstep.students import RENOISING, Student
@@ -29,7 +30,7 @@ from fewstep.teachers.loading import load_network
 from fewstep.teachers.saving import save_network, write_json, write_pipeline
 from fewstep.teachers.schedulers import chain, stock_scheduler
 
-CODE = "pipeline.py"
+CODE, ROUTED = "pipeline.py", "routed.py"
 _OFFERED = (1, 2, 4, 8)  # numbers of steps that a pipeline.py offers beside the student's own
 
 
@@ -38,7 +39,8 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
 
     A variance-preserving `ode` student (and any of one step) becomes a ConsistencyModelPipeline with first-order
     DPM-Solver++, which is DDIM on any number of steps: `pipe(n, class_labels=…, num_inference_steps=k)`. Any other gets
-    a pipeline.py for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
+    a pipeline.py for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`, and several students in one
+    model the code of their network as well.
     Adapters are merged, and further inputs folded into the weights at the values the student is sampled at.
     A network with a guide has it as a second part of the folder. Raises SettingsError for a network that is no
     UNet2DModel.
@@ -60,6 +62,9 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
         index["_class_name"] = [Path(CODE).stem, "FewstepPipeline"]
         if (folder / GUIDE).exists():
             index[GUIDE] = ["diffusers", "UNet2DModel"]
+        if isinstance(denoiser.network, RoutedUNet):
+            shutil.copyfile(Path(__file__).parent / "pipelines" / ROUTED, folder / "unet" / ROUTED)
+            index["unet"] = [Path(ROUTED).stem, "RoutedUNet"]
         write_json(folder / "model_index.json", {**index, "plan": _plan(student)})
 
 
@@ -86,7 +91,7 @@ def is_stock(student: Student) -> bool:
     denoiser, sampler = student.denoiser, student.sampler
     return (
         isinstance(denoiser.process, VariancePreserving)
-        and not isinstance(denoiser.network, GuidedNetwork)
+        and not isinstance(denoiser.network, GuidedNetwork | RoutedUNet)
         and denoiser.adapter == Timestep(denoiser.process.timesteps - 1)
         and denoiser.prediction_type != "flow_prediction"
         and sampler.times is None

@@ -68,7 +68,7 @@ def finish(ctx) -> dict:
 
     recipe = _recipe(ctx)
     names = _names(recipe)
-    student = _distillation(ctx, recipe).student_after(len(names) - 1)
+    student = _distillation(ctx, recipe).student()
     student.denoiser.to("cpu")
     export = ctx.scratch / "export"
     shutil.rmtree(export, ignore_errors=True)

@@ -97,8 +97,9 @@ def _register(settings: Settings) -> dict:
 
 
 _IMAGES = ("fewstep/images.py", "fewstep/records", "fewstep/randomness.py")
-_NETWORK = ("fewstep/adapters.py", "fewstep/denoiser.py", "fewstep/networks.py", "fewstep/prediction.py",
-            "fewstep/processes.py", "fewstep/randomness.py", "fewstep/surgery", "fewstep/teachers")
+_NETWORK = ("fewstep/adapters.py", "fewstep/denoiser.py", "fewstep/networks.py", "fewstep/pipelines",
+            "fewstep/prediction.py", "fewstep/processes.py", "fewstep/randomness.py", "fewstep/surgery",
+            "fewstep/teachers")
 _SAMPLING = ("fewstep/sampling.py", "fewstep/solvers.py")
 _STUDENT = ("fewstep/recipes", "fewstep/student_settings.py", "fewstep/students.py")
 _TRAINING = ("fewstep/classifier.py", "fewstep/terms", "fewstep/threads.py", "fewstep/training", "fewstep/trajectories")
@@ -131,8 +132,7 @@ STAGES: tuple[Stage, ...] = (
           _modules("tasks/trajectories.py", _NETWORK, _SAMPLING, "fewstep/records", "fewstep/trajectories"),
           ("seed", "trajectories", "distill"), _trajectories, given=("recipe",)),
     Stage("distill", "tasks.distill", "data/student", ("shard", "teacher", "trajectories"),
-          _modules("tasks/distill.py", _IMAGES, _NETWORK, _SAMPLING, _STUDENT, _TRAINING, "fewstep/export.py",
-                   "fewstep/pipelines"),
+          _modules("tasks/distill.py", _IMAGES, _NETWORK, _SAMPLING, _STUDENT, _TRAINING, "fewstep/export.py"),
           ("seed", "distill"), _distill, given=("recipe",)),
     Stage("baselines", "tasks.baselines", "data/baselines", ("shard", "classifier", "teacher"),
           _modules("tasks/baselines.py", _IMAGES, _NETWORK, _SAMPLING, _MEASURING), ("seed", "evaluate"), _baselines),

@@ -42,6 +42,8 @@ class Round(Strict):
     """Steps that each role takes in a cycle, in this order."""
     share: Annotated[float, Field(gt=0)] = 1.0
     """The round's part of the run's images, over the sum of all rounds."""
+    student: Annotated[int, Field(ge=1)] = 1
+    """Which of the recipe's students this round trains."""
     times_steps: Annotated[int, Field(ge=1)] = 1
     """The student of this round takes so many times `student.steps` steps: 8, 4, 2, 1 halve them round by round."""
     teacher: Literal["teacher", "previous", "recorded"] = "teacher"
@@ -116,7 +118,14 @@ class Recipe(Strict):
     student: StudentSettings = StudentSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     training: TrainingSettings = TrainingSettings()
+    students: Annotated[int, Field(ge=1)] = 1
+    """How many students share the classes among them, to be one model in the end; each has rounds of its own."""
     rounds: Annotated[list[Round], Field(min_length=1)]
+
+    def before(self, index: int) -> int | None:
+        """The round before round `index` of the same student; None if that is its first."""
+        own = [k for k in range(index) if self.rounds[k].student == self.rounds[index].student]
+        return own[-1] if own else None
 
     @property
     def needs(self) -> Needs:
@@ -162,17 +171,19 @@ class Recipe(Strict):
         batch, parts = self.training.batch, self.training.accumulate
         if batch % parts:
             raise ValueError(f"training.accumulate: {parts} does not divide the batch of {batch}")
-        first = self.rounds[0]
-        if first.teacher == "previous" or first.start == "previous":
-            raise ValueError("rounds.0: there is no round before the first")
+        if {r.student for r in self.rounds} != set(range(1, self.students + 1)):
+            raise ValueError(f"rounds: each of the students 1 ... {self.students} needs a round, and no other")
         for index, own in enumerate(self.rounds):
-            if own.teacher == "recorded" and (index == 0 or self.rounds[index - 1].record is None):
+            before = self.before(index)
+            if before is None and "previous" in (own.teacher, own.start):
+                raise ValueError(f"rounds.{index}: there is no round before the first")
+            if own.teacher == "recorded" and (before is None or self.rounds[before].record is None):
                 raise ValueError(f"rounds.{index}: the round before records no checkpoints")
             if any(merged.round > index for merged in own.merge) or sum(m.weight for m in own.merge) > 1:
                 raise ValueError(f"rounds.{index}.merge: shares of earlier rounds, of 1 at most in sum")
             if any(self.finest % (own.times_steps * term.parts) for term in own.terms):
                 raise ValueError(f"rounds.{index}: its steps do not divide the finest, {self.finest} to a final one")
-        if self.rounds[-1].times_steps != 1:
+        if any(r.times_steps != 1 for r in {r.student: r for r in self.rounds}.values()):
             raise ValueError("times_steps: the last round takes the steps of the final student, 1 times student.steps")
         if self.student.steps > 1 and all(t.term == "regression" and t.at == "noise" for t in self.rounds[-1].terms):
             raise ValueError(

@@ -13,6 +13,7 @@ from fewstep.errors import SettingsError
 
 DESCRIPTION = "fewstep.json"
 GUIDE = "guide"  # the part of an exported student's folder that holds a network beside the unet
+NETWORKS = (["diffusers", "UNet2DModel"], ["routed", "RoutedUNet"])  # the second: several students in one model
 FORMAT = "fewstep/1"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # beta schedulers whose config tells the chain a network was trained on
@@ -67,13 +68,12 @@ def inspect_teacher(folder: str | os.PathLike) -> TeacherInfo:
         raise SettingsError(f"{folder}: no such teacher folder", hint="give the folder of a saved diffusers pipeline")
     index = read_json(folder / "model_index.json", "every saved diffusers pipeline has this file")
     parts = {name: value for name, value in index.items() if isinstance(value, list) and not name.startswith("_")}
-    unet_kind = ["diffusers", "UNet2DModel"]
     parts = {name: value for name, value in parts.items() if any(value)}  # [null, null]: an optional part left out
     description = read_description(folder)
     known = {"unet", "scheduler"}
-    if description is not None and description.get("role") == "student" and parts.get(GUIDE) == unet_kind:
+    if description is not None and description.get("role") == "student" and parts.get(GUIDE) == NETWORKS[0]:
         known.add(GUIDE)
-    if parts.get("unet") != unet_kind or set(parts) != known:
+    if parts.get("unet") not in NETWORKS or set(parts) != known:
         raise SettingsError(
             f"{folder / 'model_index.json'}: the parts are {', '.join(sorted(parts)) or 'none'}; "
             "a teacher has a UNet2DModel called unet and a scheduler, and nothing else"

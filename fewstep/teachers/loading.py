@@ -12,8 +12,9 @@ from torch import nn
 from fewstep.adapters import Adapter
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
+from fewstep.pipelines.routed import RoutedUNet
 from fewstep.processes import Process
-from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
+from fewstep.teachers.inspection import TeacherInfo, inspect_teacher, read_json
 from fewstep.teachers.schedulers import read_scheduler
 
 
@@ -39,15 +40,17 @@ def load_teacher(folder: str | os.PathLike) -> Denoiser:
 
 
 def load_network(folder: Path) -> nn.Module:
-    """A UNet2DModel from its folder, safetensors only, every weight accounted for."""
+    """A UNet2DModel, or several in one model, from its folder: safetensors only, every weight accounted for."""
+    named = read_json(folder / "config.json", "save_pretrained writes it").get("_class_name")
+    kind = RoutedUNet if named == RoutedUNet.__name__ else UNet2DModel
     with torch.random.fork_rng(devices=[]):  # building a network may draw from the global generator
         try:
-            network, loading = UNet2DModel.from_pretrained(
+            network, loading = kind.from_pretrained(
                 str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise SettingsError(f"{folder}: the UNet2DModel cannot be loaded: {first}") from error
+            raise SettingsError(f"{folder}: the {kind.__name__} cannot be loaded: {first}") from error
     wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if wrong:
         raise SettingsError(f"{folder}: {len(wrong)} weights do not fit the configuration, such as {wrong[0]}")

@@ -11,6 +11,7 @@ import diffusers
 
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
+from fewstep.pipelines.routed import RoutedUNet
 from fewstep.teachers.inspection import DESCRIPTION, FORMAT
 from fewstep.teachers.schedulers import stock_scheduler
 
@@ -28,7 +29,7 @@ def save_teacher(denoiser: Denoiser, folder: str | os.PathLike) -> None:
 def write_pipeline(denoiser: Denoiser, folder: str | os.PathLike, scheduler: Any, extra: dict[str, Any]) -> None:
     """The parts that teachers and students share: unet/, scheduler/, model_index.json, fewstep.json."""
     network = getattr(denoiser.network, "base", denoiser.network)
-    if not isinstance(network, diffusers.UNet2DModel):
+    if not isinstance(network, diffusers.UNet2DModel | RoutedUNet):
         raise SettingsError(f"only a UNet2DModel is saved as a pipeline folder, not {type(network).__name__}")
     folder = Path(folder)
     pipeline = diffusers.ConsistencyModelPipeline(unet=network, scheduler=scheduler)

@@ -76,7 +76,8 @@ def distill(
             keep_checkpoints=workdir is not None,
         )
         for index in range(len(recipe.rounds)):
-            student = run.student_after(index, _printer(recipe, index) if progress else None)
+            run.student_after(index, _printer(recipe, index) if progress else None)
+        student = run.student()
     student.denoiser.to(home)
     return student
 

@@ -20,6 +20,7 @@ from fewstep.students import Student, adapt, make_student
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training import surrogate
 from fewstep.training.identity import tensor_digest
+from fewstep.training.partition import Sifted, join, route
 from fewstep.training.path import way_back
 from fewstep.training.progress import OnProgress
 from fewstep.training.rounds import RoundTrainer
@@ -86,6 +87,12 @@ class Distillation:
             self._students[index] = self._run(index, on_progress)
         return self._students[index]
 
+    def student(self) -> Student:
+        """What the recipe ends with: the last round's student, or the one model of several."""
+        last = {own.student: index for index, own in enumerate(self.recipe.rounds)}
+        students = [self.student_after(index) for _, index in sorted(last.items())]
+        return students[0] if len(students) == 1 else join(students)
+
     def folder_of(self, index: int) -> Path:
         """Where round `index` keeps its checkpoints and pairs."""
         return self.folder / f"round-{index + 1}"
@@ -97,7 +104,10 @@ class Distillation:
     def trainer(self, index: int) -> tuple[RoundTrainer, SamplerSettings]:
         """What trains round `index`, ready to run, and how its student samples; the rounds before are run first."""
         this = self.recipe.rounds[index]
-        previous = self.student_after(index - 1) if index else None
+        before = self.recipe.before(index)
+        previous = None if before is None else self.student_after(before)
+        for merged in this.merge:
+            self.student_after(merged.round - 1)
         teacher = previous.denoiser if this.teacher == "previous" else self.teacher
         student = self._start(index, previous)
         student.sampler = self._sampler(index, student)
@@ -107,24 +117,19 @@ class Distillation:
                 networks[role] = self._beside(role, self._source(role, settings, student, index), settings, index)
         if TEACHER_NETWORK in this.frozen:
             networks[TEACHER_NETWORK] = self._weights(index)
-        sources = Sources(
-            data=self._data if this.needs.data else None,
-            pairs=self._pairs(index, teacher) if this.needs.pairs else None,
-            null_share=0.5 if self.closed_form else 0.0,
-        )
         trainer = RoundTrainer(
             self.recipe,
             index,
             networks,
             student.times().tolist(),
-            sources,
+            self._sources(index, teacher),
             finest=self._times(student, self.recipe.finest),
             images=self.recipe.images_of(index, self.images),
             seed=self.seed,
             folder=self.folder_of(index) / "checkpoints" if self._keep else None,
             device=self.device,
             warn=self.warn,
-            path=way_back(self._trainers[index - 1].recorder.networks(), teacher) if this.teacher == "recorded" else (),
+            path=way_back(self._trainers[before].recorder.networks(), teacher) if this.teacher == "recorded" else (),
             **self._checkpoint,
         )
         self._trainers[index] = trainer
@@ -143,16 +148,27 @@ class Distillation:
                     value.copy_(mean + sum(share * others[k][name] for k, share in shares.items()))
         return student
 
+    def _sources(self, index: int, teacher: Denoiser) -> Sources:
+        """What this round reads; of a student that shares the conditions its own part."""
+        this, students = self.recipe.rounds[index], self.recipe.students
+        data = self._data if this.needs.data else None
+        pairs = self._pairs(index, teacher) if this.needs.pairs else None
+        labels = None
+        if students > 1:
+            labels = tuple(k for k, own in enumerate(route(self.teacher, students)) if own == this.student - 1)
+            data, pairs = (source and Sifted(source, labels, 4 * students) for source in (data, pairs))
+        return Sources(data, pairs, 0.5 if self.closed_form else 0.0, labels)
+
     def _source(self, role: str, settings: RoleSettings, student: Student, index: int) -> Denoiser:
         """What the network of this role starts from."""
         if settings.init == "previous":
-            return self._trainers[index - 1].networks[role]
+            return self._trainers[self.recipe.before(index)].networks[role]
         return student.denoiser if settings.init == "student" else self._weights(index)
 
     def _weights(self, index: int) -> Denoiser:
         """The network of this round's teacher; a closed-form one's is fitted only where something asks for it."""
         own = self.recipe.rounds[index].teacher == "previous"
-        return self._students[index - 1].denoiser if own else self.origin
+        return self._students[self.recipe.before(index)].denoiser if own else self.origin
 
     def _times(self, student: Student, times: int) -> list[float]:
         """Native times of `times` steps for one of the final student's, every one of them on the finest grid."""

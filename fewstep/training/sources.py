@@ -34,6 +34,8 @@ class Sources:
     pairs: PairSource | None = None
     null_share: float = 0.0
     """Without labelled data or pairs: share of the samples that get the null label instead of a uniform class."""
+    labels: tuple[int, ...] | None = None
+    """The labels to train on, the null label among them or not; None: all."""
 
     def data_batch(self, draws: Draws) -> tuple[Tensor, Tensor | None]:
         """The real samples of this step's whole batch, on its device."""

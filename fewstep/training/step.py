@@ -137,8 +137,10 @@ class Step:
         if not classes:
             return None
         if self._sources.pairs is None and self._sources.data is None:
-            labels = self.integers("condition", classes)
-            if null is None or not self._sources.null_share:
+            allowed = self._sources.labels
+            own = list(range(classes)) if allowed is None else [label for label in allowed if label != null]
+            labels = torch.tensor(own, device=self._draws.device)[self.integers("condition", len(own))]
+            if null is None or not self._sources.null_share or (allowed is not None and null not in allowed):
                 return labels
             dropped = self.uniform("null") < self._sources.null_share
             return torch.where(dropped, torch.full_like(labels, null), labels)

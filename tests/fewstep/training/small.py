@@ -13,7 +13,7 @@ from fewstep.training import Distillation, TensorData
 from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
-RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm", "progressive", "disback"]
+RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm", "progressive", "disback", "msd"]
 
 
 def teacher(seed: int = 0) -> Denoiser:
@@ -60,8 +60,8 @@ def run(recipe: Recipe, folder: Path, images: int = 24 * BATCH, **kwargs) -> Dis
 def finish(job: Distillation, on_progress=None) -> dict[str, torch.Tensor]:
     """Weights of the last round's student."""
     for index in range(len(job.recipe.rounds)):
-        student = job.student_after(index, on_progress)
-    return {name: value.clone() for name, value in student.denoiser.state_dict().items()}
+        job.student_after(index, on_progress)
+    return {name: value.clone() for name, value in job.student().denoiser.state_dict().items()}
 
 
 def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
