@@ -84,7 +84,7 @@ class ResidualMLP(nn.Module):
         self.config = {"sample_shape": list(sample_shape), "labels": labels, "width": width, "depth": depth,
                        "middle": middle, "inputs": inputs, "outputs": outputs}  # fmt: skip
         size = math.prod(sample_shape)
-        self.frequencies = 8
+        self.frequencies = 3  # slow waves: fast ones make the time derivative noise, and training on it explodes
         self.embed_time = nn.Linear(2 * self.frequencies + 2, width)
         self.embed_label = nn.Embedding(labels, width) if labels else None
         self.enter = nn.Linear(inputs or size, width)

@@ -49,7 +49,8 @@ class LevelWeight(nn.Module):
         self.weights = nn.Parameter(torch.zeros(2 * frequencies + 1))
 
     def forward(self, angle: Tensor) -> Tensor:
-        phases = angle.float()[:, None] * torch.arange(1, (len(self.weights) + 1) // 2, device=angle.device)
+        frequencies = torch.arange(1, (len(self.weights) + 1) // 2, device=angle.device)
+        phases = angle.to(self.weights.dtype)[:, None] * frequencies
         return torch.cat([torch.ones_like(phases[:, :1]), phases.cos(), phases.sin()], dim=1) @ self.weights
 
 
