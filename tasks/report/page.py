@@ -1,0 +1,55 @@
+"""The whole page: sections in order, style and script inlined, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from tasks.report import sections
+from tasks.report.material import Material
+
+_HERE = Path(__file__).parent
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+_PARTS = (
+    ("quality", "Quality against cost", sections.quality,
+     "Solid line: student. Others: the teacher under training-free solvers, which need no student. Touch a point for "
+     "its interval and n, a name to hide its curve."),
+    ("pictures", "From the same noise", sections.pictures,
+     "The same place in every grid is the same noise, and each row one class: a student that agrees with its teacher "
+     "shows the same picture."),
+    ("ways", "From noise to sample", sections.ways, "Each row is one sample; states are shown at unit variance."),
+    ("everything", "All figures", sections.everything, ""),
+    ("classes", "By class", sections.classes, "In the fewest steps; the class recognised worst is marked."),
+    ("memory", "Nearest training images", sections.closest,
+     "A model that copies draws samples much nearer to training images than new real images are."),
+    ("training", "Training", sections.training,
+     "Losses of adversarial and distribution-matching terms are no measure of quality."),
+    ("cost", "Cost", sections.costs, ""),
+    ("protocol", "Protocol", sections.protocol,
+     "Values are compared only where all of this agrees. It travels with every value into DVC, MLflow and the registry."),
+    ("settings", "Settings", sections.settings, ""),
+    ("lineage", "Lineage", sections.lineage, "`fewstep lineage` verifies it, byte by byte."),
+)  # fmt: skip
+
+
+def render(materials: list[Material]) -> str:
+    """The page of one student, or of several side by side (whose protocols the caller has checked)."""
+    first = materials[0]
+    title = " and ".join(one.label for one in materials)
+    made = [(name, heading, part(materials), intro) for name, heading, part, intro in _PARTS]
+    links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, body, _ in made if body)
+    recipe = first.stages.get("distill", {}).get("summary", {}).get("recipe")
+    about = [f"recipe {recipe}" if recipe and len(materials) == 1 else "",
+             f"{first.document['samples']:,} samples against {first.document['reference']:,} held-out images",
+             f"features {first.document['features']}", f"commit {first.commit[:10]}" if first.commit else ""]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><meta name="color-scheme" content="light dark">
+<title>{escape(title)} – fewstep</title><link rel="icon" href="data:,">
+<style>{(_HERE / "style.css").read_text()}</style></head>
+<body><header><p class="brand">fewstep</p><h1>{escape(title)}</h1><p class="dim">{escape(" · ".join(filter(None, about)))}</p>
+{sections.top(materials)}<nav>{links}</nav></header>
+<main>{"".join(sections.section(name, heading, body, escape(intro)) for name, heading, body, intro in made)}</main>
+<div id="tip" role="status"></div><script>{(_HERE / "script.js").read_text()}</script></body></html>
+"""
