@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: run test test-slow conformance bench lint constraints environment clean
+.PHONY: run test browser test-slow conformance bench lint constraints environment clean
 
 environment: $(STAMP)
 
@@ -18,9 +18,16 @@ $(STAMP): constraints.txt pyproject.toml
 run: $(STAMP)
 	$(BIN)/fewstep run
 
-test: $(STAMP)
+test: $(STAMP) browser
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n auto --durations 25
+
+# The report is looked at in a real browser. Where it cannot be installed, those tests are skipped and say so.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	    echo "installing chromium and chromium-driver (the report is tested in them)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; \
+	} || echo "no chromium here and no right to install it: the tests in the browser will be skipped"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.executors import RETRY, PrefectExecutor
-from tasks.graph import STAGES
+from tasks.graph import BY_NAME, STAGES
 from tasks.observe import Observer
 from tasks.redaction import redact
 from tasks.runner import run_stage
@@ -51,8 +51,26 @@ def stage_task(run: str, stage: str) -> dict:
                         execute=PrefectExecutor(run, stage))
     session.failed_stage = None
     session.outcomes[stage] = outcome
+    if BY_NAME[stage].aside:
+        link_report(session)
     return {"stage": stage, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
             "seconds": round(outcome.seconds, 3)}
+
+
+def link_report(session: Session) -> None:
+    """The report as artifacts of Prefect's run: a link to the page, and the verdict with its table to read there."""
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+    from tasks import summary
+    from tasks.report import FOLDER, PAGE
+
+    page = session.store.folder_of(session.record.id) / FOLDER / PAGE
+    if not page.is_file():
+        return
+    document = summary.load(session.workspace.data)
+    create_link_artifact(key="report", link=page.resolve().as_uri(), link_text=f"report of {session.record.id}",
+                         description=summary.verdict(document))  # fmt: skip
+    create_markdown_artifact(key="summary", markdown=summary.markdown(document), description="All figures, in short")
 
 
 @task(name="push", task_run_name="push to the DVC remote", cache_policy=NO_CACHE, persist_result=False, **RETRY)

@@ -254,7 +254,9 @@ def show_results(root: Path, name: str, out, pictures: Path | None = None) -> No
         out.print()
         out.print(summary.table(root))
     pictures = pictures or root / "data" / "evaluation" / "grid.png"
-    lines = [("look at", str(pictures))] if pictures.exists() else []
+    page = pictures.parent.parent / "report" / "report.html" if pictures.parent.name == "evaluation" else (
+        pictures.parent / "report" / "report.html")
+    lines = [("look at", str(page if page.exists() else pictures))] if pictures.exists() else []
     model = f"fewstep-{name}@candidate"
     registration = root / "data" / "registration" / "registration.json"
     if registration.exists():

@@ -22,6 +22,7 @@ from fewstep.sampling import sample
 from fewstep.solvers import is_stochastic, network_evaluations, steps_for
 from fewstep.teachers import inspect_teacher, load_teacher
 from fewstep.threads import threads
+from tasks import extractors
 from tasks.files import atomic_write
 
 PARALLEL = True
@@ -71,6 +72,7 @@ def teacher_unit(units: list[Unit]) -> Unit:
 
 def check(ctx) -> None:
     """Raises SettingsError for an unknown solver, counts too low for guidance, or a teacher with other classes."""
+    extractors.check(ctx)
     for solver in ctx.settings["solvers"]:
         network_evaluations(solver, 1, ctx.settings["guidance"])
     if not plan(ctx.settings):
@@ -255,4 +257,5 @@ def _examination(ctx, num_classes: int) -> Examination:
         load_extractor(ctx.inputs["classifier"]), load_split(shards, "test"), load_split(shards, "train"),
         samples=ctx.settings["samples"], seed=ctx.settings["seed"], batch=ctx.settings["batch"],
         reference_digest=ctx.manifests["shard"].digest, num_classes=num_classes,
+        more=extractors.load(ctx), cache=extractors.cache(ctx),
     )  # fmt: skip

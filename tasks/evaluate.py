@@ -23,6 +23,7 @@ from fewstep.metrics.samples import Sampled, collect, pack, unpack
 from fewstep.metrics.timing import time_sampling
 from fewstep.pictures import Block, save, side_by_side
 from fewstep.threads import threads
+from tasks import extractors
 from tasks.files import atomic_write
 
 PARALLEL = True
@@ -40,8 +41,9 @@ REPORT = "report.safetensors"
 
 def check(ctx) -> None:
     """Raises SettingsError when the baselines were made under another protocol."""
+    extractors.check(ctx)
     made = ctx.manifests["baselines"].settings
-    for name in ("samples", "seed", "batch"):
+    for name in ("samples", "seed", "batch", "extractors"):
         if made.get(name) != ctx.settings[name]:
             raise SettingsError(
                 f"evaluate.{name} is {ctx.settings[name]}, the baselines were made with {made.get(name)}: "
@@ -383,4 +385,5 @@ def _examination(ctx, student) -> Examination:
         load_extractor(ctx.inputs["classifier"]), load_split(shards, "test"), load_split(shards, "train"),
         samples=ctx.settings["samples"], seed=ctx.settings["seed"], batch=ctx.settings["batch"],
         reference_digest=ctx.manifests["shard"].digest, num_classes=student.denoiser.num_classes,
+        more=extractors.load(ctx), cache=extractors.cache(ctx),
     )  # fmt: skip

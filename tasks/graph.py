@@ -23,7 +23,8 @@ class Stage:
     `modules` are files or folders of code below the repository's root that determine the output's bytes (the import
     closure of the implementation, without the machinery every stage is run through); `params` are the names in
     params.yaml that DVC watches: whole sections, since DVC fails on a key left to its default. `given` names
-    what the settings may bring in from outside (see `given`); `present` may say why a finished output is not enough.
+    what the settings may bring in from outside (see `given`); `present` may say why a finished output is not enough;
+    `aside` (`module:function`) makes what stands beside the output and enters no digest and no key.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     given: tuple[str, ...] = ()
     in_dvc: bool = True
     present: Callable[[Workspace, Manifest], str | None] | None = None
+    aside: str | None = None
 
     @cached_property
     def module_file(self) -> str:
@@ -103,7 +105,7 @@ _NETWORK = ("fewstep/adapters.py", "fewstep/denoiser.py", "fewstep/networks.py",
 _SAMPLING = ("fewstep/sampling.py", "fewstep/solvers.py")
 _STUDENT = ("fewstep/recipes", "fewstep/student_settings.py", "fewstep/students.py")
 _TRAINING = ("fewstep/classifier.py", "fewstep/terms", "fewstep/threads.py", "fewstep/training", "fewstep/trajectories")
-_MEASURING = ("fewstep/classifier.py", "fewstep/metrics", "fewstep/threads.py")
+_MEASURING = ("fewstep/classifier.py", "fewstep/metrics", "fewstep/threads.py", "tasks/extractors.py")
 
 
 def _registry_gone(workspace: Workspace, manifest: Manifest) -> str | None:
@@ -139,7 +141,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("evaluate", "tasks.evaluate", "data/evaluation", ("shard", "classifier", "distill", "baselines"),
           _modules("tasks/evaluate.py", _IMAGES, _NETWORK, _STUDENT, _MEASURING, "fewstep/export.py",
                    "fewstep/pictures.py"),
-          ("seed", "evaluate"), _evaluate),
+          ("seed", "evaluate"), _evaluate, aside="tasks.report.make:make"),
     Stage("register", "tasks.register", "data/registration",
           ("shard", "teacher", "trajectories", "distill", "evaluate"),
           _modules("tasks/register.py"), ("name", "register"), _register, in_dvc=False,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from tasks.runner import Outcome
 
@@ -22,6 +23,9 @@ class Observer:
 
     def stage_warned(self, stage: str, text: str) -> None:
         """Something a person should know that does not stop the stage."""
+
+    def stage_aside(self, stage: str, folder: Path) -> None:
+        """What stands beside the stage's output was made, or is there: the report of an evaluation."""
 
     def stage_finished(self, stage: str, outcome: Outcome, cost: dict) -> None:
         """The stage's output is published and valid."""
@@ -47,6 +51,10 @@ class Observers(Observer):
     def stage_warned(self, stage, text):
         for observer in self.observers:
             observer.stage_warned(stage, text)
+
+    def stage_aside(self, stage, folder):
+        for observer in self.observers:
+            observer.stage_aside(stage, folder)
 
     def stage_finished(self, stage, outcome, cost):
         for observer in self.observers:

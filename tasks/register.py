@@ -108,8 +108,11 @@ def collect(ctx, registry: Registry) -> registration.Registration:
                                   "modules": list(stage.modules)}
             snapshot[f"manifests/{stage.name}.json"] = root / stage.output / manifests.NAME
     for path in sorted(evaluation.rglob("*")):
-        if path.name in ("metrics.json", "evaluation.json", "quality.csv", "grid.png"):
+        if path.name in ("metrics.json", "evaluation.json", "quality.csv", "grid.png", "report.safetensors"):
             snapshot.setdefault(path.name, path)
+    page = ctx.workspace.data / "report" / "report.html"
+    if page.is_file():
+        snapshot["report.html"] = page
     results = json.loads((evaluation / "metrics.json").read_text())
     report = evaluation / "evaluation.json"
     protocols = json.loads(report.read_text()).get("protocols", {}) if report.is_file() else {}

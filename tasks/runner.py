@@ -162,6 +162,8 @@ def _run(workspace: Workspace, stage: graph.Stage, settings: Settings, observer:
         if refused:
             observer.stage_warned(stage.name, refused)
     outcome = Outcome(state, manifest, time.monotonic() - started, refused)
+    if stage.aside:
+        _aside(workspace, stage, observer)
     observer.stage_finished(stage.name, outcome, cost)
     return outcome
 
@@ -220,9 +222,23 @@ def _make(workspace: Workspace, stage: graph.Stage, settings: Settings, key: str
         inputs={name: {"key": m.key, "digest": m.digest} for name, m in context.manifests.items()},
         versions=_versions()))
     publish.publish(workspace, stage, context.work)
-    costs = json.dumps(context.cost, indent=1, sort_keys=True) + "\n"
+    costs = json.dumps({**context.cost, "key": key}, indent=1, sort_keys=True) + "\n"
     atomic_write(workspace.data / "cost" / f"{stage.name}.json", costs)
     return context.cost
+
+
+def _aside(workspace: Workspace, stage: graph.Stage, observer: Observer) -> None:
+    """Makes what stands beside the output. That it cannot be made is a warning: the output is valid without it."""
+    module, _, function = stage.aside.partition(":")
+    try:
+        folder = getattr(importlib.import_module(module), function)(workspace)
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        text = str(error).splitlines()[0] if str(error) else ""
+        observer.stage_warned(stage.name, f"no report: {type(error).__name__}: {text}")
+        return
+    observer.stage_aside(stage.name, folder)
 
 
 def _workers(settings: Settings) -> int:

@@ -294,6 +294,15 @@ class RecordObserver(Observer):
                 entry.warnings.append(text)
                 self._save(at_once=True)
 
+    def stage_aside(self, stage, folder):
+        from tasks.files import clone_or_copy, list_files
+
+        kept = self.store.folder_of(self.record.id) / folder.name
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in list_files(folder):
+            (kept / name).unlink(missing_ok=True)
+            clone_or_copy(folder / name, kept / name)
+
     def stage_finished(self, stage, outcome, cost):
         with self._lock:
             entry = self._stage(stage)

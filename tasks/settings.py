@@ -121,7 +121,7 @@ class Classifier(Strict):
 
 
 class Evaluate(Strict):
-    """How students and baselines are measured."""
+    """How students and baselines are measured. `extractors`: further features, by the hash of their local files."""
 
     samples: Annotated[int, Field(ge=32)] = 5000
     steps: Steps = (1, 2, 4)
@@ -132,6 +132,7 @@ class Evaluate(Strict):
     seed: int = 1_000_003                                         # held out: training never draws from it
     grid: Annotated[int, Field(ge=1, le=32)] = 10
     classifier: Classifier = Classifier()
+    extractors: dict[Literal["inception", "dinov2", "clip"], Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = {}
 
 
 class Floors(Strict):

@@ -8,6 +8,7 @@ metrics and loses none.
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -292,6 +293,14 @@ class MlflowObserver(Observer):
             if self.parent_id is not None:
                 self.tracking.call("set_tag", self.parent_id, f"fewstep.warning.{stage}", redact(text)[:5000])
 
+    def stage_aside(self, stage: str, folder: Path) -> None:
+        """The page and the figures as artifacts of the run; not the material that pages are made of."""
+        with self._lock:
+            if self.parent_id is None:
+                return
+            for path in sorted(folder.glob("*.html")):
+                self.tracking.call("log_artifact", self.parent_id, str(path), folder.name)
+
     def stage_finished(self, stage: str, outcome, cost) -> None:
         with self._lock:
             child = self._children.get(stage)
@@ -308,6 +317,9 @@ class MlflowObserver(Observer):
             tags = {"fewstep.state": str(getattr(outcome, "state", "made"))}
             if manifest is not None:
                 tags["fewstep.digest"] = str(manifest.digest)
+                protocol = (manifest.summary or {}).get("protocol")
+                if protocol:
+                    tags["fewstep.protocol"] = json.dumps(protocol, sort_keys=True)
             self._close(stage, child, "FINISHED", tags)
 
     def stage_failed(self, stage: str, error: BaseException) -> None:

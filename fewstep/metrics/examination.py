@@ -361,11 +361,11 @@ class Examination:
 
     def per_class(self, seen: Observed, conditions: Tensor | None) -> list[dict]:
         """Per class: name, n asked for, share recognised with its interval; where there are enough reference images,
-        the KID to those of the class (a Fréchet distance would want many times as many images as features) and the
-        diversity within it, with theirs. Empty without classes."""
+        the MMD to those of the class (a Fréchet distance would want many times as many images as features, and KID's
+        kernel grows without bound) and the diversity within it, with theirs. Empty without classes."""
         if conditions is None or seen.classes is None:
             return []
-        rows = []
+        rows, kernel = [], Gaussian(self._bandwidth(self.reference.features))
         for label, name in enumerate(self.test.class_names):
             asked, known = (conditions == label).numpy(), (self._labels == label).numpy()
             if asked.any():
@@ -374,9 +374,9 @@ class Examination:
                              "interval": _stored(wilson(share, n))})  # fmt: skip
                 if min(n, known.sum()) >= 3:
                     features, reference = seen.features[asked], self.reference.features[known]
-                    kid, varied = kernel_distance(features, reference), diversity(features, reference)
-                    rows[-1] |= {"kid": rounded(kid.value),
-                                 "kid_interval": _stored(normal(kid.value, kid.standard_error)),
+                    mmd, varied = kernel_distance(features, reference, kernel=kernel), diversity(features, reference)
+                    rows[-1] |= {"mmd": rounded(mmd.value),
+                                 "mmd_interval": _stored(normal(mmd.value, mmd.standard_error)),
                                  "diversity": rounded(varied.ratio),
                                  "diversity_interval": _stored(varied.interval)}  # fmt: skip
         return rows

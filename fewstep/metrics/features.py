@@ -34,7 +34,8 @@ class Extractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         """(N, dimensions) features; the caller fixes the batch size, on which the last bits depend."""
-        return self.model.features(images).double().numpy()
+        place = next(iter(self.model.state_dict().values())).device
+        return self.model.features(images.to(place)).double().cpu().numpy()
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 _WIDTH, _HEIGHT = 640, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 18, 16, 52
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 26, 14, 52
 _MARKS = ("circle", "square", "up", "diamond", "down", "cross")
 
 
@@ -88,8 +88,8 @@ def chart(series: list[Series], x: Axis, y: Axis, *, bands: list[Band] = (), bra
           label: str = "", marks: bool = True) -> str:  # fmt: skip
     """An SVG with the series' points, their intervals, lines between them, and horizontal bands.
 
-    A logarithmic y axis becomes linear where a value is not positive. Points carry `data-t` (text for a tooltip) and
-    `data-s` (the series' name).
+    The y axis's title stands above the plot, where it is read on any screen; a logarithmic one becomes linear where a
+    value is not positive. Points carry `data-t` (text for a tooltip) and `data-s` (the series' name).
     """
     points = [point for one in series for point in one.points]
     if not points:
@@ -105,7 +105,7 @@ def chart(series: list[Series], x: Axis, y: Axis, *, bands: list[Band] = (), bra
         heights += [p.low for p in points if p.low is not None]
     heights += [p.high for p in points if p.high is not None]
     up = _scale(heights, kind, _HEIGHT - _BOTTOM, _TOP, roomy=True)
-    parts = [_frame(across, up, x, y, x.kind == "counts")]
+    parts = [_frame(across, up, x, x.kind == "counts")]
     for band in bands:
         parts.append(_band(band, up))
     for bracket in brackets:
@@ -114,8 +114,9 @@ def chart(series: list[Series], x: Axis, y: Axis, *, bands: list[Band] = (), bra
     for i, one in enumerate(sorted(series, key=lambda one: one.strong)):
         shift = (i - middle) * 3 if marks and len(series) > 1 else 0.0
         parts.append(_series(one, across, up, shift, marks))
-    return (f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label or y.title, quote=True)}">'
-            f'{"".join(parts)}</svg>')  # fmt: skip
+    spoken = escape(label or y.title, quote=True)
+    return (f'<p class="axis-title">{escape(y.title)}</p><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+            f'aria-label="{spoken}">{"".join(parts)}</svg>')  # fmt: skip
 
 
 def _series(one: Series, across: _Scale, up: _Scale, shift: float, marks: bool) -> str:
@@ -171,7 +172,7 @@ def _bracket(one: Bracket, across: _Scale, up: _Scale) -> str:
             f'y1="{level:.1f}" y2="{_HEIGHT - _BOTTOM}"/></g>')  # fmt: skip
 
 
-def _frame(across: _Scale, up: _Scale, x: Axis, y: Axis, counts: bool) -> str:
+def _frame(across: _Scale, up: _Scale, x: Axis, counts: bool) -> str:
     bottom, parts = _HEIGHT - _BOTTOM, []
     for value in up.ticks:
         level = up(value)
@@ -182,11 +183,9 @@ def _frame(across: _Scale, up: _Scale, x: Axis, y: Axis, counts: bool) -> str:
         parts.append(f'<line class="tick" x1="{place:.1f}" x2="{place:.1f}" y1="{bottom}" y2="{bottom + 5}"/>'
                      f'<text x="{place:.1f}" y="{bottom + 20}" text-anchor="middle">'
                      f'{int(value) if counts else short(value)}</text>')  # fmt: skip
-    middle = (_TOP + bottom) / 2
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
                  f'<text class="title" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">'
-                 f'{escape(x.title)}</text><text class="title" transform="translate(15 {middle}) rotate(-90)" '
-                 f'text-anchor="middle">{escape(y.title)}</text>')  # fmt: skip
+                 f"{escape(x.title)}</text>")  # fmt: skip
     return f'<g class="frame">{"".join(parts)}</g>'
 
 

@@ -5,31 +5,32 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from tasks.report import sections
+from tasks.report import making, memory, pictures, provenance, quality, tables, top
 from tasks.report.material import Material
+from tasks.report.shown import section
 
 _HERE = Path(__file__).parent
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 _PARTS = (
-    ("quality", "Quality against cost", sections.quality,
+    ("quality", "Quality against cost", quality.quality,
      "Solid line: student. Others: the teacher under training-free solvers, which need no student. Touch a point for "
      "its interval and n, a name to hide its curve."),
-    ("pictures", "From the same noise", sections.pictures,
+    ("pictures", "From the same noise", pictures.pictures,
      "The same place in every grid is the same noise, and each row one class: a student that agrees with its teacher "
      "shows the same picture."),
-    ("ways", "From noise to sample", sections.ways, "Each row is one sample; states are shown at unit variance."),
-    ("everything", "All figures", sections.everything, ""),
-    ("classes", "By class", sections.classes, "In the fewest steps; the class recognised worst is marked."),
-    ("memory", "Nearest training images", sections.closest,
+    ("ways", "From noise to sample", pictures.ways, "Each row is one sample; states are shown at unit variance."),
+    ("everything", "All figures", tables.everything, ""),
+    ("classes", "By class", tables.classes, "In the fewest steps; the class recognised worst is marked."),
+    ("memory", "Nearest training images", memory.closest,
      "A model that copies draws samples much nearer to training images than new real images are."),
-    ("training", "Training", sections.training,
+    ("training", "Training", making.training,
      "Losses of adversarial and distribution-matching terms are no measure of quality."),
-    ("cost", "Cost", sections.costs, ""),
-    ("protocol", "Protocol", sections.protocol,
-     "Values are compared only where all of this agrees. It travels with every value into DVC, MLflow and the registry."),
-    ("settings", "Settings", sections.settings, ""),
-    ("lineage", "Lineage", sections.lineage, "`fewstep lineage` verifies it, byte by byte."),
+    ("cost", "Cost", making.costs, ""),
+    ("protocol", "Protocol", provenance.protocol,
+     "Values are compared only where all of this agrees; it travels with them into DVC, MLflow and the registry."),
+    ("settings", "Settings", provenance.settings, ""),
+    ("lineage", "Lineage", provenance.lineage, "`fewstep lineage` verifies it, byte by byte."),
 )  # fmt: skip
 
 
@@ -48,8 +49,9 @@ def render(materials: list[Material]) -> str:
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}"><meta name="color-scheme" content="light dark">
 <title>{escape(title)} – fewstep</title><link rel="icon" href="data:,">
 <style>{(_HERE / "style.css").read_text()}</style></head>
-<body><header><p class="brand">fewstep</p><h1>{escape(title)}</h1><p class="dim">{escape(" · ".join(filter(None, about)))}</p>
-{sections.top(materials)}<nav>{links}</nav></header>
-<main>{"".join(sections.section(name, heading, body, escape(intro)) for name, heading, body, intro in made)}</main>
+<body><header><p class="brand">fewstep</p><h1>{escape(title)}</h1>
+<p class="dim">{escape(" · ".join(filter(None, about)))}</p>
+{top.top(materials)}<nav>{links}</nav></header>
+<main>{"".join(section(name, heading, body, escape(intro)) for name, heading, body, intro in made)}</main>
 <div id="tip" role="status"></div><script>{(_HERE / "script.js").read_text()}</script></body></html>
 """
