@@ -56,7 +56,7 @@ class Material:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / PICTURES, save(self.pictures))
         facts = {name: value for name, value in asdict(self).items() if name != "pictures"}
-        atomic_write(folder / FIGURES, json.dumps(facts, ensure_ascii=False, sort_keys=True) + "\n")
+        atomic_write(folder / FIGURES, json.dumps(facts, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Material:
