@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 
 from tasks.workspace import Workspace
 
+STORE = "FEWSTEP_PROMOTION_STORE"       # carries an address that may hold a secret past Prefect's database
 COLOURS = {"better": "green", "within": "default", "worse": "red", "unclear": "yellow", "too few samples": "yellow"}
+
+
+def registry_of(workspace: Workspace, store: str | None):
+    """The registry of the checkout's settings, or the one in another store."""
+    from tasks import transfer
+    from tasks.registry import Registry
+
+    return Registry(workspace) if store is None else transfer.open_store(workspace, store)
 
 
 def show(out, decision: dict, *, dry: bool = False) -> None:
@@ -25,6 +34,8 @@ def show(out, decision: dict, *, dry: bool = False) -> None:
         identity = decision["pending"][:8]
         out.print(Text.assemble(("waits  ", "cyan"), f"{name} may become {decision['alias']}: decision {identity}"))
         out.print(Text(f"  fewstep approve {identity}    or    fewstep reject {identity}"))
+        if decision.get("run"):
+            out.print(Text(f"  or resume the suspended flow run {decision['run']} on its page"))
     elif decision["promoted"] and dry:
         out.print(Text.assemble(("would promote  ", "green"), f"{name} to {decision['alias']}; nothing was changed"))
     elif decision["promoted"]:
@@ -65,10 +76,12 @@ def _conditions(contest: dict) -> str:
 
 
 def announce(workspace: Workspace, model: str, entry: dict) -> None:
-    """A Prefect event `fewstep.<event>`, which automations can wait for, where a permanent server is known.
+    """Tells a permanent Prefect server, where one is known: an event `fewstep.<event>`, which automations can wait for;
+    a suspended run that asked for this decision is ended.
 
-    Telling is no part of the decision: a server that is away is passed over.
+    Telling is no part of the decision: a server that is away or refuses is passed over, with a line in the log.
     """
+    from flows.logs import logs_to
     from flows.server import answers, prefect_environment, serving
 
     found = serving(workspace)
@@ -76,8 +89,15 @@ def announce(workspace: Workspace, model: str, entry: dict) -> None:
     if not address or not answers(address.rstrip("/") + "/health"):
         return
     os.environ.update(prefect_environment(workspace, address))
-    with contextlib.suppress(Exception):
-        emit(model, entry)
+    with logs_to(workspace.shared / "logs" / "promotion.log"):
+        try:
+            from flows.approvals import settle
+
+            emit(model, entry)
+            if "closes" in entry:
+                settle(entry["closes"], f"{entry['event']} by {entry['who']}")
+        except Exception:
+            logging.getLogger("prefect").exception("Prefect was not told of %s", entry["event"])
 
 
 def emit(model: str, entry: dict) -> None:

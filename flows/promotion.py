@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 
 @task(name="gate", task_run_name="gate {reference}", cache_policy=NO_CACHE, persist_result=False)
-def gate(root: str, reference: str, to: str, mode: str, why: str, who: str | None) -> dict:
+def gate(root: str, reference: str, to: str, mode: str, why: str, who: str | None, store: str | None) -> dict:
     """Lineage, floors, the contest with the champion and, if all hold, what `mode` says."""
-    from tasks import gate, notices
+    from tasks import gate, notices, transfer
     from tasks import settings as settings_module
     from tasks.registry import CANDIDATE, Registry
     from tasks.workspace import Workspace
@@ -18,6 +20,9 @@ def gate(root: str, reference: str, to: str, mode: str, why: str, who: str | Non
     rules = settings_module.load(workspace.params).register
     registry = Registry(workspace)
     version = registry.resolve(reference, default=CANDIDATE)
+    if store is not None:
+        source, registry = registry, transfer.open_store(workspace, os.environ[store])
+        version = transfer.copy(source, version, registry)
     if mode == "dry-run":
         return gate.assess(registry, version, rules, policy="gated", alias=to).to_dict()
     if mode == "approve":
@@ -31,24 +36,29 @@ def gate(root: str, reference: str, to: str, mode: str, why: str, who: str | Non
 @flow(name="fewstep-promotion", flow_run_name="{mode} {reference}", persist_result=False, result_serializer="json",
       validate_parameters=False)
 def promotion(root: str, reference: str, to: str = "champion", mode: str = "promote", why: str = "",
-              who: str | None = None) -> dict:
+              who: str | None = None, store: str | None = None) -> dict:
     """Decides about `reference` (NAME, NAME@ALIAS, NAME/VERSION) in the checkout at `root`; returns the decision.
 
     `mode`: `promote` moves the alias or records the refusal, `approve` leaves what would be promoted waiting for a
-    person, `dry-run` writes nothing.
+    person, `dry-run` writes nothing. `store` names the environment variable that holds the address of another store,
+    into whose registry the version is copied first (Prefect keeps parameters in its database, and the address may hold
+    a secret).
     """
-    decision = gate(root, reference, to, mode, why, who)
+    decision = gate(root, reference, to, mode, why, who, store)
     if mode != "dry-run":
-        _tell(root, decision["model"])
+        _tell(root, decision["model"], store)
+    if decision["pending"] and store is None:
+        from flows.approvals import ask
+
+        decision["run"] = ask(root, decision["pending"], f"{decision['model']}/{decision['version']}")
     return decision
 
 
-def _tell(root: str, model: str) -> None:
-    from flows.decisions import emit
+def _tell(root: str, model: str, store: str | None) -> None:
+    from flows.decisions import emit, registry_of
     from tasks.promotion import history
-    from tasks.registry import Registry
     from tasks.workspace import Workspace
 
-    entries = history(Registry(Workspace.find(root)), model)
+    entries = history(registry_of(Workspace.find(root), store and os.environ[store]), model)
     if entries:
         emit(model, entries[-1])

@@ -90,6 +90,7 @@ class _Service:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         with logs_to(self.workspace.shared / "logs" / "serve.log"):
             await create_zombie_automation()
+            await self._serve_approvals()
             await self._sync()
             if not self.deployed:
                 self.say('no schedule yet: `fewstep schedule --cron "0 2 * * *"` adds one')
@@ -110,6 +111,14 @@ class _Service:
             for error in results:
                 if isinstance(error, Exception):
                     raise error
+
+    async def _serve_approvals(self) -> None:
+        """The deployment whose suspended runs are decisions waiting for a person."""
+        from prefect.deployments.runner import EntrypointType
+
+        from flows.approvals import DEPLOYMENT, approval
+
+        await self.runner.aadd_flow(approval, name=DEPLOYMENT, entrypoint_type=EntrypointType.MODULE_PATH)
 
     async def _watch(self) -> None:
         while True:

@@ -81,12 +81,12 @@ def folder_digest(folder: Path) -> str:
 
 
 class Registry:
-    """The registry that a workspace's settings point to."""
+    """The registry that a workspace's settings point to, or the one behind `tracking` with its records in `folder`."""
 
-    def __init__(self, workspace, tracking: Tracking | None = None):
+    def __init__(self, workspace, tracking: Tracking | None = None, folder: Path | None = None):
         self.workspace = workspace
         self.tracking = tracking or Tracking.of(workspace)
-        self.folder = Path(workspace.shared) / "registry"
+        self.folder = folder or Path(workspace.shared) / "registry"
 
     # reading
 

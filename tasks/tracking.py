@@ -121,9 +121,10 @@ class Tracking:
     @property
     def client(self) -> mlflow.MlflowClient:
         """MLflow's own client. One process at a time creates or migrates a database: making a client starts that."""
-        if self._client is None:
+        if mlflow.get_tracking_uri() != self.uri:  # what MLflow resolves by itself belongs to the store in use
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
+        if self._client is None:
             if urlsplit(self.uri).scheme in ("http", "https"):
                 self._client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             else:

@@ -111,17 +111,22 @@ class Judgement:
         return self.not_inferior and bool(self.having(BETTER))
 
     def reasons(self) -> list[str]:
-        """Why it is not shown to be at least as good, one line per contrast; empty when it is. Worst first."""
-        said = {
-            WORSE: lambda one, found: f"worse than the champion beyond the margin of {one.margin:g}: {_figures(found)}",
-            WEAK: lambda one, found: (
-                f"too little power: {_figures(found)}; a model equal to the champion would be shown to be within the "
-                f"margin of {one.margin:g} with probability {one.power(self.level):.2f} only (wanted {self.power:g}, "
-                f"about {one.n_for(self.level, self.power)} samples in the place of {one.n})"),
-            UNCLEAR: lambda one, found: f"not shown to be within the margin of {one.margin:g}: {_figures(found)}",
-        }  # fmt: skip
-        return [f"{found.contrast.name}: {said[verdict](found.contrast, found)}"
-                for verdict in (WORSE, UNCLEAR, WEAK) for found in self.having(verdict)]  # fmt: skip
+        """Why it is not shown to be at least as good, one line per contrast, worst first, and one for all that lack
+        power; empty when it is."""
+        said = {WORSE: "worse than the champion beyond", UNCLEAR: "not shown to be within"}
+        lines = [f"{found.contrast.name}: {words} the margin of {found.contrast.margin:g}: {_figures(found)}"
+                 for verdict, words in said.items() for found in self.having(verdict)]  # fmt: skip
+        return lines + self._weak()
+
+    def _weak(self) -> list[str]:
+        weak = sorted((found.contrast for found in self.having(WEAK)), key=lambda one: one.power(self.level))
+        if not weak:
+            return []
+        factor = max(one.n_for(self.level, self.power) / one.n for one in weak)
+        named = ", ".join(f"{one.name} ({one.power(self.level):.2f})" for one in weak[:4])
+        return [f"too little power: a model equal to the champion would be shown to be within the margin with "
+                f"probability {self.power:g} or more in all figures but {len(weak)}: {named}"
+                f"{', …' if len(weak) > 4 else ''}; about {factor:.1f} times as many samples would do"]  # fmt: skip
 
 
 def judge(contrasts: list[Contrast], level: float, power: float) -> Judgement:

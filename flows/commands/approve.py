@@ -7,30 +7,32 @@ import typer
 from flows.output import emit, examples
 
 IDENTITY = typer.Argument(None, metavar="ID", help="The decision's id, or its first digits; all that wait if left out.")
+STORE = typer.Option(None, "--registry", metavar="URI", help="Where it waits, if in another MLflow store.")
 WHY = typer.Option("", "--why", help="Goes into the record.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
 def add(app: typer.Typer) -> None:
     @app.command("approve", epilog=examples("fewstep approve", "fewstep approve 3f2a91c0 --why 'looked at the grid'"))
-    def approve(identity: str = IDENTITY, why: str = WHY, as_json: bool = JSON) -> None:
+    def approve(identity: str = IDENTITY, store: str = STORE, why: str = WHY,
+                as_json: bool = JSON) -> None:
         """Carry out a waiting promotion, if the champion is still the one it was decided against; list what waits."""
-        _decide("approve", identity, why, as_json)
+        _decide("approve", identity, store, why, as_json)
 
     @app.command("reject", epilog=examples("fewstep reject 3f2a91c0 --why 'sevens look odd'"))
-    def reject(identity: str = IDENTITY, why: str = WHY, as_json: bool = JSON) -> None:
+    def reject(identity: str = IDENTITY, store: str = STORE, why: str = WHY,
+               as_json: bool = JSON) -> None:
         """Turn a waiting promotion down; nothing moves. List what waits."""
-        _decide("reject", identity, why, as_json)
+        _decide("reject", identity, store, why, as_json)
 
 
-def _decide(which: str, identity: str | None, why: str, as_json: bool) -> None:
-    from flows.decisions import announce
+def _decide(which: str, identity: str | None, store: str | None, why: str, as_json: bool) -> None:
+    from flows.decisions import announce, registry_of
     from tasks import approval, notices
-    from tasks.registry import Registry
     from tasks.workspace import Workspace
 
     workspace = Workspace.find()
-    registry = Registry(workspace)
+    registry = registry_of(workspace, store)
     if identity is None:
         found = [{"model": name, **entry} for name in registry.models() for entry in approval.waiting(registry, name)]
         emit(found, as_json, lambda out: _list(out, found))

@@ -11,7 +11,7 @@ def add(app: typer.Typer) -> None:
     @app.command("promote", epilog=examples("fewstep promote digits --dry-run",
                                             "fewstep promote digits/7 --why 'sharper eights'",
                                             "fewstep promote digits --approve   # a person has the last word",
-                                            "fewstep promote digits --to shadow"))
+                                            "fewstep promote digits --registry https://mlflow.example.org"))
     def promote(model: str = typer.Argument(..., metavar="MODEL",
                                             help="NAME (its candidate), NAME@ALIAS or NAME/VERSION."),
                 to: str = typer.Option("champion", "--to", help="The alias to move."),
@@ -19,6 +19,8 @@ def add(app: typer.Typer) -> None:
                                              "nothing."),
                 approve: bool = typer.Option(False, "--approve", help="Store the decision for `fewstep approve` "
                                              "instead of moving the alias."),
+                store: str = typer.Option(None, "--registry", metavar="URI", help="Promote in the registry of another "
+                                          "MLflow store, into which the bytes are copied."),
                 why: str = typer.Option("", "--why", help="Goes into the record."),
                 as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON.")) -> None:
         """Make a version champion if it is shown at least as good as the champion, and better or cheaper.
@@ -40,16 +42,24 @@ def add(app: typer.Typer) -> None:
                                 f"{CANDIDATE} and {PREVIOUS} itself")
         if dry_run and approve:
             raise SettingsError("--dry-run writes nothing, --approve stores a decision: give one of them")
+        if dry_run and store:
+            raise SettingsError("--dry-run writes nothing, --registry copies into another store: give one of them")
         mode = "dry-run" if dry_run else "approve" if approve else "promote"
-        decision = _flow(workspace, settings_module.load(workspace.params).profile, model, to, mode, why)
+        decision = _flow(workspace, settings_module.load(workspace.params).profile, model, to, mode, why, store)
         emit(decision, as_json, lambda out: show(out, decision, dry=dry_run))
         if not decision["promoted"] and not decision["pending"]:
             raise typer.Exit(1)
 
 
-def _flow(workspace, profile: str, model: str, to: str, mode: str, why: str) -> dict:
+def _flow(workspace, profile: str, model: str, to: str, mode: str, why: str, store: str | None) -> dict:
+    import os
+
+    from flows.decisions import STORE
     from flows.logs import drain, logs_to
     from flows.server import prefect_api
+
+    if store:
+        os.environ[STORE] = store
 
     log = workspace.shared / "logs" / "promotion.log"
     with prefect_api(workspace, profile, log):
@@ -57,6 +67,6 @@ def _flow(workspace, profile: str, model: str, to: str, mode: str, why: str) -> 
 
         with logs_to(log):
             try:
-                return promotion(str(workspace.root), model, to, mode, why)
+                return promotion(str(workspace.root), model, to, mode, why, store=STORE if store else None)
             finally:
                 drain()

@@ -11,13 +11,14 @@ def add(app: typer.Typer) -> None:
     @app.command("rollback", epilog=examples("fewstep rollback digits",
                                              "fewstep rollback digits --why 'blurred sevens'"))
     def rollback(model: str = typer.Argument(..., metavar="MODEL", help="The registered model's name."),
+                 store: str = typer.Option(None, "--registry", metavar="URI", help="Another MLflow store's registry."),
                  why: str = typer.Option("", "--why", help="Goes into the record."),
                  as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Make the previous champion champion again, in one recorded step; the present one becomes @previous."""
         from fewstep.errors import SettingsError
-        from flows.decisions import announce
+        from flows.decisions import announce, registry_of
         from tasks import notices, promotion
-        from tasks.registry import Registry, parse
+        from tasks.registry import parse
         from tasks.workspace import Workspace
 
         name, alias, number = parse(model)
@@ -25,7 +26,7 @@ def add(app: typer.Typer) -> None:
             raise SettingsError(f"{model!r}: rollback takes a model's name, such as {name.removeprefix('fewstep-')}",
                                 hint=f"`fewstep promote {model}` makes a certain version champion")
         workspace = Workspace.find()
-        registry = Registry(workspace)
+        registry = registry_of(workspace, store)
         current, former = promotion.rollback(registry, name, why=why)
         notices.deliver(registry, name)
         announce(workspace, name, promotion.history(registry, name)[-1])
