@@ -17,6 +17,7 @@ def store(registry: Registry, decision: Decision, hours: float, *, why: str = ""
     with registry.lock(decision.model) as folder:
         for entry in _waiting(record.read(folder)):
             if (entry["alias"], entry["from"], entry["to"]) == (decision.alias, decision.former, decision.version):
+                promotion.tag(registry, decision.model, entry)  # a kill may have come before it
                 return replace(decision, promoted=False, pending=entry["id"])
         expires = datetime.now(UTC) + timedelta(hours=hours)
         weights = registry.get(decision.model, decision.version).tags.get("fewstep.weights")
