@@ -1,7 +1,7 @@
 """Candidate against champion: both sampled afresh from common noise under one protocol, judged figure by figure.
 
-The noise is keyed by the two versions, so neither training nor evaluation has seen it and asking again gives the same
-answer: a refusal cannot be tried away.
+The noise is keyed by the two models' weights, so neither training nor evaluation has seen it and asking again, also
+under another version number or seed, gives the same answer: a refusal cannot be tried away.
 """
 
 import json
@@ -16,7 +16,7 @@ from tasks import manifest as manifests
 from tasks.registry import Registry, Version
 from tasks.settings import Gate
 
-SEED = "gate"
+PURPOSE = "gate"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _examination(registry: Registry, candidate: Version, champion: Version, one,
     shards, classifier = (place(registry.workspace, candidate, stage, snapshot, scratch)
                           for stage in ("shard", "classifier"))  # fmt: skip
     settings = json.loads((snapshot / "manifests" / "evaluate.json").read_text())["settings"]
-    seed = derive(settings["seed"], SEED, candidate.number, champion.number)
+    seed = derive(0, "/".join([PURPOSE, candidate.tags["fewstep.weights"], champion.tags["fewstep.weights"]]))
     return Examination(
         load_extractor(classifier), load_split(shards, "test"), load_split(shards, "train"),
         samples=samples or settings["samples"], seed=seed, batch=settings["batch"],

@@ -280,6 +280,49 @@ def test_the_gate_refuses_a_version_whose_lineage_does_not_verify(project, fewst
     assert not decision.promoted and "lineage does not verify: teacher" in decision.reasons[0]
 
 
+def test_the_gate_refuses_what_dvc_does_not_know_and_code_that_was_not_committed(project, monkeypatch):
+    from tasks import eligibility, outputs
+    from tasks.registry import Registry
+    from tasks.workspace import Workspace
+
+    registry = Registry(Workspace(project.folder))
+    version = registry.get("fewstep-digits", 2)
+    assert eligibility.incomplete(version) == [] and eligibility.unknown_to_dvc(registry, version) == []
+    stages = version.json("stages")
+    stages["distill"]["code"] = "0" * 64  # what ran is not what the commit holds
+    other = replace(version, tags={**version.tags, "fewstep.stages": json.dumps(stages), "fewstep.modified": "true"})
+    assert any(line.startswith("uncommitted changes in the code that made it: distill")
+               for line in eligibility.without_lineage(registry, other))  # fmt: skip
+    real = outputs.locked_md5
+    for found, said in ((None, "does not name it"), ("0" * 32 + ".dir", "records other bytes")):
+        monkeypatch.setattr(outputs, "locked_md5", lambda lock, path, *rest, found=found:
+                            found if path == "data/teacher" else real(lock, path, *rest))  # fmt: skip
+        (line,) = eligibility.unknown_to_dvc(registry, version)
+        assert line.startswith("data/teacher is unknown to DVC") and said in line
+
+
+def test_a_decision_waits_and_a_person_decides(project, fewstep):
+    from tasks import approval
+    from tasks.promotion import Decision, history
+    from tasks.registry import Registry
+    from tasks.workspace import Workspace
+
+    registry = Registry(Workspace(project.folder))
+    before = registry.aliases("fewstep-digits")
+    decision = Decision("fewstep-digits", 2, "live", "gated", True, (), None)
+    for command, event in (("reject", "rejected"), ("approve", "promoted")):
+        identity = approval.store(registry, decision, 1.0, why="sharper").pending
+        code, out, _ = fewstep("approve")
+        assert code == 0 and f"{identity[:8]}  fewstep-digits/2 → live" in out
+        code, out, _ = fewstep(command, identity[:8], "--why", "looked", "--json")
+        assert code == 0 and json.loads(out)["event"] == event
+    assert registry.aliases("fewstep-digits") == {**before, "live": 2}
+    assert history(registry, "fewstep-digits")[-1]["why"] == "looked"
+    assert fewstep("approve", identity[:8])[0] == 1 and fewstep("approve", "0" * 8)[0] == 4
+    assert "nothing waits" in fewstep("reject")[1]
+    registry.drop_alias("fewstep-digits", "live")
+
+
 def test_nothing_is_registered_that_dvc_lock_does_not_describe(project):
     from tasks import dvclock
     from tasks.register import describe
