@@ -12,6 +12,7 @@ from fewstep.recipes.terms.base import TEACHER_NETWORK
 from fewstep.terms.base import Loss, Term
 from fewstep.terms.extractors import OwnFeatures, given
 from fewstep.terms.heads import FeatureHeads
+from fewstep.terms.hops import make_hop, student_at
 
 if TYPE_CHECKING:
     from fewstep.training.step import Step
@@ -59,8 +60,10 @@ class Adversarial(Term[settings.Adversarial]):
 
     `fake_score`: DMD2 (Yin et al., 2405.14867, section 4.3); the heads share the fake score's turn. `teacher`: latent
     adversarial diffusion distillation (LADD; Sauer et al., 2403.12015), the teacher frozen, differentiated to its input
-    only. `samples`: adversarial diffusion distillation (ADD; Sauer et al., 2311.17042). `pool`: heads drawn from a pool
-    that is refreshed (NitroFusion; Chen et al., 2412.02030); the optimiser's moments of a head outlive its weights.
+    only. `samples`: adversarial diffusion distillation (ADD; Sauer et al., 2311.17042). `at: hops` judges where one
+    step lands (SDXL-Lightning; Lin et al., 2402.13929): `paired` D(x_t, x_s), which keeps the teacher's path, otherwise
+    D(x_s), which gives it up for sharpness. `pool`: heads drawn from a pool that is refreshed (NitroFusion; Chen et
+    al., 2412.02030); the optimiser's moments of a head outlive its weights.
     """
 
     name = "adversarial"
@@ -142,19 +145,37 @@ class Adversarial(Term[settings.Adversarial]):
         """
         s, times = self.settings, times or self.settings.times
         source = "pair" if what == "real" and s.real == "pairs" else what
+        if s.at == "hops":
+            return self._at_hop(step, what, leaf, noise)
         if not leaf and not noise and self._network:
             return step.judged(self._network, source, times)[1], []
         x, t, _ = step.noised(source, times)
-        scale = step.spread(t, x)
+        x = self._given(step, x, t, leaf, noise)
+        return self._read(step, x, t), [x]
+
+    def _at_hop(self, step: "Step", what: str, leaf: bool, noise: float) -> tuple[list[Tensor], list[Tensor]]:
+        """As `_features`, of the state where the hop ends; with `paired` each joined by that where it begins."""
+        s, hop = self.settings, make_hop(step, self.settings.hop)
+        x = self._given(step, hop.land(student_at(step, s.hop)) if what == "fake" else hop.x_s, hop.s, leaf, noise)
+        found = self._read(step, x, hop.s)
+        if s.paired:
+            begun = step.once(("hop-begun", id(self)), lambda: self._read(step, hop.x_t, hop.t))
+            found = [torch.cat(both, 1) for both in zip(found, begun, strict=True)]
+        return found, [x]
+
+    def _given(self, step: "Step", x: Tensor, t: Tensor | None, leaf: bool, noise: float) -> Tensor:
+        """What the critic is given: x disturbed by `noise`, as an input to differentiate to if `leaf`."""
         if noise:
-            x = x + noise * scale * step.normal("penalty", like=x)
-        if leaf:
-            x = x.detach().requires_grad_()
+            x = x + noise * step.spread(t, x) * step.normal("penalty", like=x)
+        return x.detach().requires_grad_() if leaf else x
+
+    def _read(self, step: "Step", x: Tensor, t: Tensor | None) -> list[Tensor]:
+        """Features of states x (N, ...) at native times t (N,), or of clean samples (None)."""
         if self._network:
-            return step.networks[self._network].features(x, t, step.condition)[1], [x]
+            return step.networks[self._network].features(x, t, step.condition)[1]
         if self._extract is not None:
-            return self._extract(x), [x]
-        return self._modules["features"](x / scale, step.angle(t)), [x]
+            return self._extract(x)
+        return self._modules["features"](x / step.spread(t, x), step.angle(t))
 
     def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
         if self.settings.loss != "softplus" or self.settings.times is None:

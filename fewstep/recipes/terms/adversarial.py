@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from fewstep.configuration import Strict
 from fewstep.recipes.settings import Positive, Share, Times, TurnSettings, UniformTimes
 from fewstep.recipes.terms.base import TEACHER_NETWORK, Needs, TermSettings
+from fewstep.recipes.terms.hops import Hop
 
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -49,8 +50,14 @@ class Adversarial(TermSettings):
     extractor: str | None = None
     """samples: "module:function", which returns a frozen network x -> list of features; None: a small network of our
     own, trained with the heads."""
+    at: Literal["samples", "hops"] = "samples"
+    """samples: the student's samples against real ones; hops: where one step of the student lands, against where the
+    teacher's finer steps do (SDXL-Lightning)."""
+    hop: Hop = Hop()
+    paired: bool = False
+    """hops: the critic also sees the state that the step began at, so that the student cannot leave its path."""
     real: Literal["data", "pairs"] = "data"
-    """What stands for real: data, or the teacher's own samples."""
+    """samples: what stands for real, data or the teacher's own samples."""
     loss: Literal["softplus", "hinge"] = "softplus"
     weight: Weight = 3e-3
     critic_weight: Weight = 1e-2
@@ -73,7 +80,12 @@ class Adversarial(TermSettings):
 
     @property
     def needs(self) -> Needs:
-        return Needs(data=self.real == "data", pairs=self.real == "pairs", teacher=self.features == "teacher")
+        source, hops = (self.hop.source if self.at == "hops" else self.real), self.at == "hops"
+        return Needs(data=source == "data", pairs=source == "pairs", teacher=hops or self.features == "teacher")
+
+    @property
+    def parts(self) -> int:
+        return self.hop.teacher_steps if self.at == "hops" else 1
 
     @property
     def roles(self) -> dict[str, TurnSettings]:
@@ -91,6 +103,8 @@ class Adversarial(TermSettings):
     def _consistent(self) -> "Adversarial":
         if self.extractor and self.features != "samples":
             raise ValueError(f"extractor: goes with `features: samples`, not with {self.features}")
+        if self.at == "hops" and (self.features == "fake_score" or self.extractor):
+            raise ValueError("at: hops goes with features of the teacher or of samples by a network of our own")
         if self.times is None and self.features != "samples":
             raise ValueError("times: a network that was trained on noised samples needs noise levels")
         return self

@@ -15,6 +15,7 @@ NEEDS = {
     "dmd2": Needs(data=True, teacher=True),
     "ladd": Needs(pairs=True, teacher=True),
     "msd": Needs(data=True, teacher=True),
+    "sdxl-lightning": Needs(data=True, teacher=True),
     "disback": Needs(teacher=True),
     "instaflow": Needs(pairs=True, teacher=True),
     "progressive": Needs(data=True, teacher=True),

@@ -144,6 +144,30 @@ def test_the_steps_of_all_rounds_nest_and_the_last_are_the_students_own(process,
     assert grids[-1][0] == process.t_max
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_critic_of_hops_tells_the_students_landing_from_the_teachers(paired):
+    """At the teacher's own landing nothing is to be told; elsewhere the student is drawn towards it."""
+    process = VariancePreserving.cosine()
+    term = build(settings.Adversarial(term="adversarial", at="hops", features="samples", paired=paired, times=None,
+                                      gradient_penalty={"kind": "exact"}))  # fmt: skip
+    own = student(process, consistency)
+    term.prepare(hop_step(process, own, n=2), 1)
+    hop = make_hop(hop_step(process, own), term.settings.hop)
+    ideal = student(process, lambda *_: hop.target)
+    step = hop_step(process, ideal)
+    fake, real = (term._judge(step, term._features(step, what)[0]) for what in ("fake", "real"))
+    assert torch.allclose(fake, real, atol=1e-4)
+    assert fake.shape == (512, 1) and hop.s.shape == (512,)
+    step = hop_step(process, own)
+    step.role = "discriminator"
+    loss, figures = term.loss(step)
+    assert loss.requires_grad and figures["steepness"] > 0
+    assert own.network.shift.grad is None
+    step = hop_step(process, own)
+    loss, _ = term.loss(step)
+    assert torch.autograd.grad(loss, own.network.shift)[0].abs().min() > 0
+
+
 def test_a_run_of_halving_rounds_ends_with_the_students_steps(tmp_path):
     job = run(tiny("progressive"), tmp_path)
     finish(job)

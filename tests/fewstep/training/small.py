@@ -13,7 +13,8 @@ from fewstep.training import Distillation, TensorData
 from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
-RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm", "progressive", "disback", "msd"]
+RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm", "progressive", "disback", "msd",
+           "sdxl-lightning"]  # fmt: skip
 
 
 def teacher(seed: int = 0) -> Denoiser:
