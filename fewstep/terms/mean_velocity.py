@@ -33,8 +33,8 @@ def from_parts(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return second + per_sample(share, first) * (first - second)
 
 
-def adaptive(error: Tensor, power: float, offset: float) -> Tensor:
-    """error / sg(error + offset)^power (Geng et al., 2505.13447, eq. 22): (N,) -> (N,)."""
+def adaptive(error: Tensor, power: float | Tensor, offset: float) -> Tensor:
+    """error / sg(error + offset)^power (Geng et al., 2505.13447, eq. 22): (N,) -> (N,); power a number or (N,)."""
     return error / (error.detach() + offset) ** power
 
 
@@ -43,10 +43,11 @@ class MeanVelocity(Term[settings.MeanVelocity]):
 
     target: the flow's velocity where the interval [r, u] is a point; over others `from_derivative` or `from_parts` of
     the student's own U. The derivative is along (v, 0, 1) in (y, r, u): v is the velocity of the point's own data
-    and noise, whose mean given y is the flow's (the target is linear in it), or the student's own.
+    and noise, whose mean given y is the flow's (the target is linear in it), or the student's own U(y_u, u, u).
 
-    In few dimensions the adaptive weight (power > 0) correlates with a sample's own noise, which draws the optimum
-    from the mean velocity towards its mode; with the teacher's velocity, which has no noise, it does not.
+    The adaptive weight (power > 0) of a target with noise correlates with that noise, which in few dimensions draws the
+    optimum from the mean velocity towards its mode. It is harmless over intervals if their velocity has no noise: the
+    teacher's, or the student's own.
     """
 
     name = "mean_velocity"
@@ -64,7 +65,8 @@ class MeanVelocity(Term[settings.MeanVelocity]):
             prediction, features = student.predict(x_t, t, condition, second=r), []
         target = self._target(step, x_t, t, r, condition, velocity)
         error = squared(prediction.as_type("flow_prediction"), target)
-        loss = adaptive(error, s.power, s.offset).mean()
+        power = torch.where(r < t, s.power, s.point_power)
+        loss = adaptive(error, power, s.offset).mean()
         statistics = {"error": error.mean().detach()}
         if s.dispersion:
             whole = [step.everywhere(feature) for feature in features]
@@ -82,6 +84,10 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         else:
             one, other = step.times(s.times), step.times(s.second_times or s.times, "second-times")
             t, r = torch.maximum(one, other), torch.minimum(one, other)
+        if step.progress < s.growth:
+            high, low = (flow_time(step.student.process, time) for time in (t, r))
+            u = torch.lerp(high, low, step.progress / s.growth)
+            r = step.time_of_ratio(u / (1 - u)).minimum(t)
         r = torch.where(step.uniform("instantaneous") < s.instantaneous, t, r)
         return t, r
 
@@ -127,10 +133,9 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         def mean(x: Tensor, t: Tensor) -> Tensor:
             return student.predict(x, t, condition, second=r).as_type("flow_prediction")
 
-        along = velocity
         if self.settings.tangent == "own":
-            along = student.predict(x, t, condition, second=t).as_type("flow_prediction").to(x.dtype)
-        derivative = jvp(mean, (x, t), tangent(student.process, x, t, along))[1]
+            velocity = student.predict(x, t, condition, second=t).as_type("flow_prediction").to(x.dtype)
+        derivative = jvp(mean, (x, t), tangent(student.process, x, t, velocity))[1]
         return from_derivative(velocity, derivative, flow_time(student.process, t) - flow_time(student.process, r))
 
     def _by_splitting(

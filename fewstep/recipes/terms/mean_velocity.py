@@ -28,7 +28,8 @@ class MeanVelocity(TermSettings):
     velocity: Literal["data", "teacher"] = "data"
     """Where the flow's velocity at a point comes from: the point's own data and noise, or the teacher."""
     tangent: Literal["target", "own"] = "target"
-    """derivative: the direction it is taken along, the velocity above or the student's own (improved MeanFlow)."""
+    """derivative: what stands for the flow's velocity over intervals, the velocity above or the student's own at a point,
+    which has no noise (improved MeanFlow)."""
     times: Times = LogNormalTimes(mean=-0.4, std=1.0)
     second_times: Times | None = None
     """The other end of the interval; None: as `times`. The noisier of the two is where the interval starts."""
@@ -36,6 +37,8 @@ class MeanVelocity(TermSettings):
     """0: free intervals; n: lengths 1, 1/2, ... 2^-(n - 1) of flow time, at multiples of themselves (shortcut)."""
     instantaneous: Share = 0.75
     """Share of the batch whose interval is a point, where the mean velocity is the flow's own."""
+    growth: Share = 0.0
+    """Share of the round over which intervals grow from points to their full length."""
     guidance: float = 1.0
     """Of the velocity that is learnt: the teacher's u + guidance (c - u), or for data, omega of MeanFlow."""
     mixing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -43,7 +46,9 @@ class MeanVelocity(TermSettings):
     class_dropout: Share = 0.0
     """Share of the labels replaced by the null class, which guidance needs."""
     power: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """p of the weight 1 / (error + offset)^p of each sample; 0: none."""
+    """p of the weight 1 / (error + offset)^p of each interval; 0: none."""
+    point_power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The same where the interval is a point."""
     offset: Positive = 1e-3
     dispersion: Dispersion | None = None
 

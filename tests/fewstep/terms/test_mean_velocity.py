@@ -126,7 +126,7 @@ def test_the_gradient_vanishes_in_expectation_with_the_velocity_of_the_data(proc
 
 def test_the_adaptive_weight_of_one_sample_needs_a_velocity_without_noise():
     networks = {"student": TwoTimes(Flow()), "teacher": gaussian(Flow())}
-    mean, _ = gradients(term(power=1.0, velocity="teacher"), networks, steps=4, data=samples(1 << 14))
+    mean, _ = gradients(term(power=1.0, point_power=1.0, velocity="teacher"), networks, steps=4, data=samples(1 << 14))
     assert mean.abs().max() < 1e-2
     error = torch.tensor([0.0, 1.0, 9.0])
     torch.testing.assert_close(adaptive(error, 1.0, 1.0), torch.tensor([0.0, 0.5, 0.9]))
@@ -143,6 +143,17 @@ def test_dyadic_intervals_have_lengths_of_powers_of_two_at_multiples_of_themselv
     assert ((t / length - (t / length).round()).abs() < 1e-3).all()
     share = (power.round() == 0).double().mean()
     assert abs(share - 1 / 3) < 0.03
+
+
+def test_intervals_grow_to_their_full_length_over_a_share_of_the_round():
+    built, full = term(growth=0.5, instantaneous=0.0), term(instantaneous=0.0)
+    step = make_step({"student": TwoTimes(Flow())}, n=64, data=samples(8))
+    t, r = full._interval(step)
+    for progress, share in ((0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.9, 1.0)):
+        step.progress = progress
+        start, end = built._interval(step)
+        torch.testing.assert_close(start, t)
+        torch.testing.assert_close(start - end, share * (t - r), atol=1e-5, rtol=1e-4)
 
 
 def test_a_share_of_the_intervals_are_points_and_the_second_time_has_its_own_distribution():
