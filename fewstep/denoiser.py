@@ -124,6 +124,7 @@ class Denoiser(nn.Module):
         *,
         second: Tensor | float | None = None,
         scale: Tensor | float | None = None,
+        negative: bool = False,
     ) -> Prediction:
         """Evaluate the network at x (N, …), native time t (a number or (N,)) and condition (N,) int64 or None.
 
@@ -132,14 +133,16 @@ class Denoiser(nn.Module):
         second: for a network of two times, the native time (a number or (N,), t_min … t) that its output leads to: read
         as x0 and ε, the state there is `process.add_noise(x0, ε, second)`. None is the clean end, t_min.
         scale: for a network that embeds it, the guidance scale as an input; None is `default_scale`.
+        negative: for a network of negative times, whether t stands for -t.
         Raises SettingsError where the network cannot follow.
         """
         t = self._per_sample(t, x)
         if isinstance(guidance, (int, float)) and guidance == 1:
-            output = self._evaluate(x, t, self._given(self._labels(condition, len(x), x.device), x, second, scale))
+            labels = self._labels(condition, len(x), x.device)
+            output = self._evaluate(x, t, self._given(labels, x, second, scale, negative))
             self.evaluations += 1
         else:
-            output = self._guided(x, t, condition, guidance, second, scale)
+            output = self._guided(x, t, condition, guidance, second, scale, negative)
             self.evaluations += 2
         return self._prediction(x, t, output)
 
@@ -219,6 +222,7 @@ class Denoiser(nn.Module):
         guidance: float | Tensor,
         second: Tensor | float | None,
         scale: Tensor | float | None,
+        negative: bool,
     ) -> Tensor:
         if condition is None or self.null_class is None:
             missing = "a condition" if condition is None else "a network that was trained with a null class"
@@ -226,18 +230,25 @@ class Denoiser(nn.Module):
         labels = self._labels(condition, len(x), x.device)
         nothing = torch.full_like(labels, self.null_class)
         twice = torch.cat([x, x])
-        both = self._given(torch.cat([nothing, labels]), twice, _twice(second), _twice(scale))
+        both = self._given(torch.cat([nothing, labels]), twice, _twice(second), _twice(scale), negative)
         without, given = self._evaluate(twice, torch.cat([t, t]), both).chunk(2)
         return without + like(torch.as_tensor(guidance, device=x.device), x) * (given - without)
 
     def _given(
-        self, labels: Tensor | None, x: Tensor, second: Tensor | float | None, scale: Tensor | float | None
+        self,
+        labels: Tensor | None,
+        x: Tensor,
+        second: Tensor | float | None,
+        scale: Tensor | float | None,
+        negative: bool,
     ) -> Labels:
         """What goes in the labels' place: the labels, and the further inputs of a network that has some."""
         inputs = self.inputs
         for value, there, what in ((second, inputs.second_time, "second time"), (scale, inputs.guidance, "scale")):
             if value is not None and not there:
                 raise SettingsError(f"this network takes no {what}; give it one in the recipe's `student`")
+        if negative and not inputs.negative:
+            raise SettingsError("this network takes no negative times; set negative_time in the recipe's `student`")
         if not inputs:
             return labels
         angle = None
@@ -245,7 +256,8 @@ class Denoiser(nn.Module):
             angle = self._angle(self._per_sample(self.process.t_min if second is None else second, x))
         if inputs.guidance:
             scale = self._per_sample(inputs.guidance.sample if scale is None else scale, x)
-        return Given(labels, angle, scale)
+        sign = torch.full((len(x),), float(negative), device=x.device) if inputs.negative else None
+        return Given(labels, angle, scale, sign)
 
     def _angle(self, t: Tensor) -> Tensor:
         """atan(σ/α), in [0, π/2], of native times."""

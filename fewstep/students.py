@@ -122,7 +122,8 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
         _guide(denoiser, settings.guide, seed)
     scales = settings.guidance_input
     scales = GuidanceRange(scales.low, scales.high, scales.sample) if scales else None
-    add_inputs(denoiser.network, ExtraInputs(settings.second_time, scales), generator(seed, "student-inputs"))
+    inputs = ExtraInputs(settings.second_time, scales, settings.negative_time)
+    add_inputs(denoiser.network, inputs, generator(seed, "student-inputs"))
     adapt(denoiser, settings.lora, seed)
     start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
     sampler = SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start, spacing=settings.spacing)

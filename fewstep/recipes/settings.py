@@ -85,6 +85,8 @@ class StudentSettings(Strict):
     """Times of the steps: the process's own grid, or even in atan(sigma/alpha) whatever the process."""
     second_time: bool = False
     """Whether it takes a second time s besides t, and maps t to s; sampled at s = the clean end."""
+    negative_time: bool = False
+    """Whether it takes negative times, at which it models its own samples."""
     guidance_input: GuidanceInput | None = None
     """Whether it takes the guidance scale as an input."""
     size: SizeSettings | None = None

@@ -37,23 +37,28 @@ class ExtraInputs:
 
     second_time: bool = False
     guidance: GuidanceRange | None = None
+    negative: bool = False
 
     def __bool__(self) -> bool:
-        return self.second_time or self.guidance is not None
+        return self.second_time or self.guidance is not None or self.negative
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description."""
-        return {"second_time": self.second_time, "guidance": vars(self.guidance) if self.guidance else None}
+        further = {"negative": True} if self.negative else {}
+        return {"second_time": self.second_time, "guidance": vars(self.guidance) if self.guidance else None, **further}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> ExtraInputs:
         """The inputs that `to_dict` described."""
         scales = data["guidance"]
-        return ExtraInputs(data["second_time"], GuidanceRange(**scales) if scales else None)
+        return ExtraInputs(
+            data["second_time"], GuidanceRange(**scales) if scales else None, data.get("negative", False)
+        )
 
 
 class Given(NamedTuple):
-    """One batch of inputs: labels (N,) int64, angle (N,) of the second time, guidance scale (N,); None: no such input.
+    """One batch of inputs: labels (N,) int64, angle (N,) of the second time, guidance scale (N,), whether the time is
+    negative (N,), as 0 or 1; None: no such input.
 
     It takes the place of the labels in the network's call.
     """
@@ -61,13 +66,15 @@ class Given(NamedTuple):
     labels: Tensor | None
     angle: Tensor | None
     scale: Tensor | None
+    negative: Tensor | None = None
 
 
 class InputEmbedding(nn.Module):
     """Given -> (N, width): the embedding of the labels, as it was, and of the further inputs.
 
     The second time s enters as its angle atan(sigma / alpha), the same for every process, as ResidualMLP embeds its
-    time; the scale as an angle in [0, pi / 2] over its range. Differentiable, forwards too, in both.
+    time; the scale as an angle in [0, pi / 2] over its range. Differentiable, forwards too, in both. The sign of the
+    time is a vector that is added where it is negative.
     """
 
     def __init__(self, labels: nn.Module | None, inputs: ExtraInputs, width: int):
@@ -75,6 +82,7 @@ class InputEmbedding(nn.Module):
         self.labels, self.inputs = labels, inputs
         self.second = _projection(2 * OCTAVES + 2, width) if inputs.second_time else None
         self.scale = _projection(2 * SCALE_OCTAVES + 2, width) if inputs.guidance else None
+        self.negative = nn.Linear(1, width, bias=False) if inputs.negative else None
 
     def forward(self, given: Given) -> Tensor:
         parts = [] if self.labels is None or given.labels is None else [self.labels(given.labels)]
@@ -84,6 +92,8 @@ class InputEmbedding(nn.Module):
             scales = self.inputs.guidance
             angle = (given.scale - scales.low) / (scales.high - scales.low) * (math.pi / 2)
             parts.append(self._embed(self.scale, angle, SCALE_OCTAVES))
+        if self.negative is not None:
+            parts.append(self.negative(given.negative[:, None].to(self.negative.weight.dtype)))
         return sum(parts[1:], parts[0])
 
     @staticmethod
@@ -122,6 +132,8 @@ def add_inputs(network: nn.Module, inputs: ExtraInputs, generator: torch.Generat
         if projection is not None:
             nn.init.zeros_(projection[-1].weight)
             nn.init.zeros_(projection[-1].bias)
+    if embedding.negative is not None:
+        nn.init.zeros_(embedding.negative.weight)
     embedding.labels = getattr(place, slot)
     setattr(place, slot, embedding.requires_grad_(first.requires_grad).train(network.training))
     return network
@@ -139,7 +151,8 @@ def fold_inputs(network: nn.Module, angle: float, scale: float | None) -> nn.Mod
     one = {"device": bias.device, "dtype": bias.dtype}
     setattr(place, slot, embedding.labels)
     embedding.labels = None
-    fixed = Given(None, torch.full((1,), angle, **one), None if scale is None else torch.full((1,), scale, **one))
+    scales = None if scale is None else torch.full((1,), scale, **one)
+    fixed = Given(None, torch.full((1,), angle, **one), scales, torch.zeros(1, **one))
     bias.add_(embedding(fixed)[0])
     return network
 

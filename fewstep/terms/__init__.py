@@ -16,6 +16,7 @@ from fewstep.terms.output_matching import OutputMatching
 from fewstep.terms.policy_imitation import PolicyImitation
 from fewstep.terms.regression import Regression
 from fewstep.terms.reward import Reward
+from fewstep.terms.self_adversarial import SelfAdversarial
 
 TERMS: dict[str, type[Term]] = {
     "adversarial": Adversarial,
@@ -32,6 +33,7 @@ TERMS: dict[str, type[Term]] = {
     "policy_imitation": PolicyImitation,
     "regression": Regression,
     "reward": Reward,
+    "self_adversarial": SelfAdversarial,
 }
 
 __all__ = ["TERMS", "Term", "build"]

@@ -24,6 +24,7 @@ from fewstep.recipes.terms.output_matching import OutputMatching
 from fewstep.recipes.terms.policy_imitation import PolicyImitation
 from fewstep.recipes.terms.regression import Regression
 from fewstep.recipes.terms.reward import Reward
+from fewstep.recipes.terms.self_adversarial import SelfAdversarial
 
 __all__ = [
     "Adversarial",
@@ -45,6 +46,7 @@ __all__ = [
     "PolicyImitation",
     "Regression",
     "Reward",
+    "SelfAdversarial",
     "TermSettings",
 ]
 
@@ -63,6 +65,7 @@ _Any = (
     | PolicyImitation
     | Regression
     | Reward
+    | SelfAdversarial
 )
 _NAMES = tuple(get_args(kind.model_fields["term"].annotation)[0] for kind in get_args(_Any))
 

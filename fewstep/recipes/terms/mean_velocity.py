@@ -28,8 +28,8 @@ class MeanVelocity(TermSettings):
     velocity: Literal["data", "teacher"] = "data"
     """Where the flow's velocity at a point comes from: the point's own data and noise, or the teacher."""
     tangent: Literal["target", "own"] = "target"
-    """derivative: what stands for the flow's velocity over intervals, the velocity above or the student's own at a point,
-    which has no noise (improved MeanFlow)."""
+    """derivative: what stands for the flow's velocity over intervals: the velocity above, or the student's own at a
+    point, which has no noise (improved MeanFlow)."""
     times: Times = LogNormalTimes(mean=-0.4, std=1.0)
     second_times: Times | None = None
     """The other end of the interval; None: as `times`. The noisier of the two is where the interval starts."""

@@ -1,0 +1,16 @@
+"""Settings of fewstep/terms/self_adversarial.py. Torch-free."""
+
+from typing import Literal
+
+from fewstep.recipes.settings import Positive, Times, UniformTimes
+from fewstep.recipes.terms.base import TermSettings
+
+
+class SelfAdversarial(TermSettings):
+    """The student judges its own samples, whose flow it learns at negative times (TwinFlow): `student.negative_time`."""
+
+    term: Literal["self_adversarial"]
+    rectification: Positive = 1.0
+    """Weight of the direction from its own flow to the data's, beside the loss of the negative times."""
+    times: Times = UniformTimes(low=0.02, high=0.98)
+    """Noise levels of its own samples."""
