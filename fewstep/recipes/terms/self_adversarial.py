@@ -7,7 +7,7 @@ from fewstep.recipes.terms.base import TermSettings
 
 
 class SelfAdversarial(TermSettings):
-    """The student judges its own samples, whose flow it learns at negative times (TwinFlow): `student.negative_time`."""
+    """The student judges its own samples, whose flow it learns at negative times (TwinFlow; `negative_time`)."""
 
     term: Literal["self_adversarial"]
     rectification: Positive = 1.0
