@@ -305,6 +305,60 @@ class EDM(Process):
         return {"kind": self.kind, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
 
 
+@dataclass(frozen=True)
+class BrownianBridge(Process):
+    """Brownian bridges from data x0 to an independent endpoint x1 ~ N(0, end² I) (Peluchetti, arXiv 2304.00917):
+    x_t = (1 − t) x0 + t x1 + noise √(t (1 − t)) n, t in [0, 1].
+
+    x1 and n are one Gaussian: α = 1 − t, σ² = end² t² + noise² t (1 − t). noise = 0 and end = 1 is `Flow`. N(0, I) noise
+    stands for the endpoint end · noise. Endpoints that depend on the data (pairs) are no process of this kind.
+    """
+
+    end: float = 1.0
+    noise: float = 1.0
+    kind: ClassVar[str] = "brownian_bridge"
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
+
+    def __post_init__(self):
+        if not self.end > 0 or not self.noise >= 0:
+            raise SettingsError(f"a bridge needs end > 0 and noise ≥ 0, got {self}")
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        t = torch.as_tensor(t)
+        return (2 * ((-t.double()).log1p() - self.sigma(t.double()).log())).to(t.dtype)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """t = 2 / (2 + n² w + √(n⁴ w² + 4 e² w)), the root in [0, 1] of (1 − t)² = w σ(t)² with w = exp(λ)."""
+        log_snr = torch.as_tensor(log_snr)
+        w = log_snr.double().exp()
+        square = self.noise**2
+        root = (square**2 * w.square() + 4 * self.end**2 * w).sqrt()
+        return (2 / (2 + square * w + root)).to(log_snr.dtype)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - torch.as_tensor(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        t = torch.as_tensor(t)
+        return (self.end**2 * t**2 + self.noise**2 * t * (1 - t)).sqrt()
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(t)
+        slope = 2 * self.end**2 * t + self.noise**2 * (1 - 2 * t)
+        return -torch.ones_like(t), slope / (2 * self.sigma(t).clamp_min(1e-12))
+
+    def initial(self, noise: Tensor, t: float | None = None) -> Tensor:
+        return noise * float(self.sigma(torch.tensor(self.t_max if t is None else t, dtype=torch.float64)))
+
+    def grid(self, steps: int, start: float | None = None) -> Tensor:
+        _at_least_one(steps)
+        return (self.t_max if start is None else start) * (1 - torch.arange(steps, dtype=torch.float64) / steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "end": self.end, "noise": self.noise}
+
+
 def like(factor: Tensor, x: Tensor) -> Tensor:
     """`factor` (N,) or a scalar, cast to x's dtype and shaped to multiply x (N, …)."""
     factor = factor.to(x.dtype)
@@ -316,4 +370,4 @@ def _at_least_one(steps: int) -> None:
         raise SettingsError(f"a grid needs at least one step, got {steps}")
 
 
-_KINDS: dict[str, type[Process]] = {kind.kind: kind for kind in (VariancePreserving, Flow, EDM)}
+_KINDS: dict[str, type[Process]] = {kind.kind: kind for kind in (VariancePreserving, Flow, EDM, BrownianBridge)}

@@ -38,4 +38,5 @@ class SelfAdversarial(Term[settings.SelfAdversarial]):
             direction = per_sample(normaliser(x, real.x0), x) * (fake.x0 - real.x0)
         pull = 0.5 * squared(x, (x - direction).detach()).mean()
         statistics = {"own": own.detach(), "distance": direction.square().mean().sqrt()}
-        return own + self.settings.rectification * pull, statistics
+        begun = step.progress >= self.settings.delay
+        return own + (self.settings.rectification * pull if begun else 0.0), statistics

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fewstep.recipes.settings import Positive, Times, UniformTimes
+from fewstep.recipes.settings import Positive, Share, Times, UniformTimes
 from fewstep.recipes.terms.base import TermSettings
 
 
@@ -12,5 +12,7 @@ class SelfAdversarial(TermSettings):
     term: Literal["self_adversarial"]
     rectification: Positive = 1.0
     """Weight of the direction from its own flow to the data's, beside the loss of the negative times."""
+    delay: Share = 0.5
+    """Share of the round before its own samples are pulled: until the data's flow is known it points nowhere."""
     times: Times = UniformTimes(low=0.02, high=0.98)
     """Noise levels of its own samples."""

@@ -43,8 +43,8 @@ class Twin(Denoiser):
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_at_equal_distributions_nothing_pulls_and_the_own_flow_has_the_known_error(process):
-    term = build(settings.SelfAdversarial(term="self_adversarial"))
     networks = {"student": Twin(process)}
+    term = build(settings.SelfAdversarial(term="self_adversarial", delay=0.0))
     mean, _ = gradients(term, networks, steps=2)
     assert mean.abs().max() < 1e-6
     values = []
@@ -62,7 +62,11 @@ def test_samples_beside_the_data_are_pulled_to_them(process):
     for mean in (MU + 0.4, MU - 0.4):
         own = Twin(process, mean)
         term = build(settings.SelfAdversarial(term="self_adversarial"))
-        term.loss(make_step({"student": own}, n=512))[0].backward()
+        step = make_step({"student": own}, n=512)
+        loss, statistics = term.loss(step)
+        assert loss == statistics["own"]
+        step.progress = 0.6
+        term.loss(step)[0].backward()
         assert ((own.network.shift.grad > 0) == (mean > MU)).all()
 
 
