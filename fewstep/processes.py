@@ -307,11 +307,11 @@ class EDM(Process):
 
 @dataclass(frozen=True)
 class BrownianBridge(Process):
-    """Brownian bridges from data x0 to an independent endpoint x1 ~ N(0, end² I) (Peluchetti, arXiv 2304.00917).
+    """Brownian bridges from data x0 to an independent x1 ~ N(0, end² I) (Peluchetti, arXiv 2304.00917).
 
     x_t = (1 − t) x0 + t x1 + noise √(t (1 − t)) n, t in [0, 1].
-    x1 and n are one Gaussian: α = 1 − t, σ² = end² t² + noise² t (1 − t). noise = 0 and end = 1 is `Flow`. N(0, I) noise
-    stands for the endpoint end · noise. Endpoints that depend on the data (pairs) are no process of this kind.
+    x1 and n are one Gaussian: α = 1 − t, σ² = end² t² + noise² t (1 − t). noise = 0 and end = 1 is `Flow`. N(0, I)
+    noise stands for the endpoint end · noise. Endpoints that depend on the data (pairs) are no process of this kind.
     """
 
     end: float = 1.0
