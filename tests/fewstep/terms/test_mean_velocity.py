@@ -7,8 +7,10 @@ import torch
 
 from fewstep.denoiser import Denoiser
 from fewstep.processes import EDM, Flow, like
+from fewstep.recipes import load_recipe
 from fewstep.recipes import terms as settings
 from fewstep.recipes.settings import UniformTimes
+from fewstep.recipes.terms import Needs
 from fewstep.recipes.terms.mean_velocity import Dispersion
 from fewstep.terms import build
 from fewstep.terms.derivatives import jvp
@@ -204,3 +206,8 @@ def test_dispersion_joins_the_loss_with_its_weight():
     loss, statistics = term(dispersion=Dispersion(weight=0.3, temperature=2.0)).loss(step)
     torch.testing.assert_close(loss, plain + 0.3 * statistics["dispersion"])
     assert -math.inf < statistics["dispersion"] < 0
+
+
+@pytest.mark.parametrize("name", ["meanflow", "splitmeanflow", "dm1", "twinflow"])
+def test_recipes_from_data_need_no_teacher(name):
+    assert load_recipe(name).needs == Needs(data=True)
