@@ -336,16 +336,16 @@ class Step:
         """Samples or states at noise levels from `times`; one draw for equal `times`.
 
         what: as in `noised`; or "phases", the student's state after a random step, noised within that step's interval
-        of noise levels; "nested", the same up to the highest level.
+        of noise levels.
         """
         name = f"{what}/{times!r}"
 
         def make() -> Noised:
             process, between, s = self.student.process, (None, None), None
-            if what in ("phases", "nested"):
+            if what == "phases":
                 x = self._after(self._exit_prediction, self.exit)
                 s = self.grid[self.exit + 1] if self.exit + 1 < len(self.grid) else None
-                between = (s, self.grid[self.exit] if what == "phases" else None)
+                between = (s, self.grid[self.exit])
             else:
                 x = self._samples(what)
             t = self.times(times, f"times/{times!r}", between)

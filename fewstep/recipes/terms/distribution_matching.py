@@ -55,9 +55,9 @@ class DistributionMatching(TermSettings):
     weighting: Literal["normalised", "x0", "epsilon", "likelihood"] = "normalised"
     """Weight of a noise level nu: by the teacher's own error (DMD, SiD), 1, 1/nu, or that which makes the Fisher
     divergence over all levels the KL divergence of the samples."""
-    at: Literal["samples", "phases", "nested"] = "samples"
+    at: Literal["samples", "phases"] = "samples"
     """samples: the student's prediction of clean samples at a random step. phases: its state at the end of a random
-    step, noised within that step's interval (TDM); nested: up to the end of pure noise (Phased DMD)."""
+    step, noised within that step's interval (TDM, Phased DMD)."""
     guidance: float | GuidanceRange = 1.0
     """Guidance of the teacher's score, u + guidance (c - u)."""
     correction: Correction | None = None

@@ -20,7 +20,7 @@ from fewstep.terms.distribution_matching.weighting import level_weight
 if TYPE_CHECKING:
     from fewstep.training.step import Step
 
-JUDGED = {"samples": "fake", "phases": "phases", "nested": "nested"}
+JUDGED = {"samples": "fake", "phases": "phases"}
 
 
 class DistributionMatching(Term[settings.DistributionMatching]):

@@ -281,23 +281,22 @@ def two_steps(process):
     return student(process, formula), [first, middle]
 
 
-@pytest.mark.parametrize("at", ["phases", "nested"])
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
-def test_states_between_deterministic_steps_rest_at_the_teachers_flow(at, process):
+def test_states_between_deterministic_steps_rest_at_the_teachers_flow(process):
     """The student's state after each step has the teacher's marginal, so its scores agree and nothing pulls; the fake
     score's regression rests at the teacher's denoiser. Moved predictions are pulled back."""
     own, grid = two_steps(process)
-    term = build(settings.DistributionMatching(term="distribution_matching", at=at, times=TIMES))
+    term = build(settings.DistributionMatching(term="distribution_matching", at="phases", times=TIMES))
     fake = student(process, posterior_mean)
     found, seen = [], set()
     for k in range(48):
         step = make_step({"student": own, "fake_score": fake}, n=512, k=k, role="fake_score", grid=grid, sampler="ode")
         parts = torch.autograd.grad(term.loss(step)[0], list(fake.network.parameters()))
         found.append(torch.cat([p.reshape(-1) for p in parts]))
-        level, t = step.exit, step.noise_ratio(step.raised(at, TIMES).t)
+        level, t = step.exit, step.noise_ratio(step.raised("phases", TIMES).t)
         seen.add(level)
         assert level or t.min() > 0.99
-        assert not level or at == "nested" or t.max() < 1.01
+        assert not level or t.max() < 1.01
     mean, error = mean_and_error(found)
     zero(mean, error + 1e-3)  # sampling starts at a finite noise level
     assert seen == {0, 1}
