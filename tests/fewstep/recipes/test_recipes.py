@@ -138,4 +138,4 @@ def test_every_override_changes_the_recipe_and_is_validated():
 def test_images_are_shared_among_rounds_in_whole_batches():
     recipe = load_recipe("reflow")
     assert recipe.images_of(0, 2560) == recipe.images_of(1, 2560) == 1280
-    assert load_recipe("dmd2").images_of(0, 1) == 6 * 128  # at least one cycle of turns
+    assert load_recipe("dmd2").images_of(0, 1) == 6 * 64  # at least one cycle of turns
