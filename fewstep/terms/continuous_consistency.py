@@ -1,5 +1,6 @@
 """Continuous-time consistency: the student's tangent along the flow vanishes."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,16 +71,10 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         self.heads = {"student": LevelWeight(self.settings.width).to(step.full(0.0).device)}
 
     def loss(self, step: "Step") -> Loss:
-        s, student = self.settings, step.student
+        s = self.settings
         state, velocity = self._points(step)
-        t = time_of(step, state.nu)
-        alpha, sigma = student.process.alpha(t), student.process.sigma(t)
-        x, angle = state.x * like(alpha, state.x), torch.atan2(sigma, alpha)
-
-        def own_velocity(x: Tensor, t: Tensor) -> Tensor:
-            return unit_velocity(student.predict(x, t, step.condition, **self._inputs(step)))
-
-        own, slope = jvp(own_velocity, (x, t), self._direction(step, state, velocity, t))
+        angle = state.nu.atan()
+        own, slope = self._differenced(step, state, velocity) if s.difference else self._derived(step, state, velocity)
         share = min(1.0, step.progress / s.warmup) if s.warmup else 1.0
         fixed = own.detach()
         g = tangent(state.unit, fixed, slope, velocity, angle, share)
@@ -87,6 +82,25 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         level = self.heads["student"](angle)
         loss = (error / level.exp() + level).mean()
         return loss, {"tangent": g.square().mean().sqrt(), "error": error.mean().detach()}
+
+    def _derived(self, step: "Step", state: State, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """F and dF/dlog nu along the flow by forward differentiation, F with a graph."""
+        process, t = step.student.process, time_of(step, state.nu)
+
+        def own(x: Tensor, t: Tensor) -> Tensor:
+            return unit_velocity(step.student.predict(x, t, step.condition, **self._inputs(step)))
+
+        x = state.x * like(process.alpha(t), state.x)
+        return jvp(own, (x, t), self._direction(step, state, velocity, t))
+
+    def _differenced(self, step: "Step", state: State, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """F, and its difference to F a straight step nearer to the data, over the difference in log nu."""
+        x0, epsilon = _pair(state, velocity)
+        nearer = State.noised(x0, epsilon, state.nu * math.exp(-self.settings.difference))
+        own = unit_velocity(predict(step, step.student, state, **self._inputs(step)))
+        with torch.no_grad():
+            before = unit_velocity(predict(step, step.student, nearer, **self._inputs(step)))
+        return own, (own.detach() - before) / self.settings.difference
 
     def _points(self, step: "Step") -> tuple[State, Tensor]:
         """A state and the velocity du/dphi of the flow there."""
@@ -110,10 +124,16 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
     @staticmethod
     def _direction(step: "Step", state: State, velocity: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(dx/dlog nu, dt/dlog nu) along the flow in the process's own coordinates."""
-        process, angle = step.student.process, state.nu.atan()
+        process = step.student.process
         alpha, sigma = process.alpha(t), process.sigma(t)
         alpha_slope, sigma_slope = process.derivatives(t)
         rate = alpha * sigma / (sigma_slope * alpha - alpha_slope * sigma)
-        cos, sin, unit = like(angle.cos(), velocity), like(angle.sin(), velocity), state.unit
-        x0, epsilon = cos * unit - sin * velocity, sin * unit + cos * velocity
-        return like(rate * alpha_slope, unit) * x0 + like(rate * sigma_slope, unit) * epsilon, rate
+        x0, epsilon = _pair(state, velocity)
+        return like(rate * alpha_slope, x0) * x0 + like(rate * sigma_slope, x0) * epsilon, rate
+
+
+def _pair(state: State, velocity: Tensor) -> tuple[Tensor, Tensor]:
+    """(x0, epsilon) of which cos x0 + sin epsilon is the state at unit variance, cos epsilon - sin x0 its velocity."""
+    angle = state.nu.atan()
+    cos, sin, unit = like(angle.cos(), velocity), like(angle.sin(), velocity), state.unit
+    return cos * unit - sin * velocity, sin * unit + cos * velocity

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fewstep.configuration import Strict
 from fewstep.recipes.settings import LogNormalTimes, Positive, Share, Times
@@ -33,6 +33,9 @@ class ContinuousConsistency(TermSettings):
     """Guidance of the teacher, u + guidance (c - u), for a student without a guidance input."""
     warmup: Share = 0.1
     """Share of the round over which the part of the tangent with the network's own derivative comes in."""
+    difference: Annotated[float, Field(ge=0)] = 0.0
+    """0: the derivative along the flow by forward differentiation; else a difference over this much of log nu towards
+    the data, which damps the fast waves by which a network knows the time and needs no forward derivative."""
     tangent_floor: Positive = 0.1
     """c of the normalised tangent g / (|g| + c), |.| the root of the mean square."""
     width: Annotated[int, Field(ge=1)] = 16
@@ -43,3 +46,9 @@ class ContinuousConsistency(TermSettings):
         stored = self.points.kind == "trajectory"
         states = "all" if stored else None
         return Needs(data=not stored, pairs=stored, states=states, teacher=self.velocity == "teacher")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ContinuousConsistency":
+        if self.velocity == "data" and self.points.kind != "data":
+            raise ValueError("velocity: stored states have no data of their own; take the teacher's")
+        return self

@@ -105,7 +105,7 @@ def test_a_shifted_student_is_pulled_back(process):
     points = {"kind": "teacher", "solver": "heun", "levels": {"kind": "grid", "cells": 4}}
     for shift in (0.2, -0.2):
         own.network.shift.data.fill_(shift)
-        mean, error = gradients(term(points=points), {"student": own, "teacher": gaussian(process)}, steps=16,
+        mean, error = gradients(term(points=points), {"student": own, "teacher": gaussian(process)}, steps=8,
                                 data=samples(1 << 12))  # fmt: skip
         assert bool((shift * mean[:2] > 0).all()) and bool((mean[:2].abs() > 4.5 * error[:2]).all())
 

@@ -44,6 +44,9 @@ def test_the_tangent_of_the_exact_function_is_zero_and_that_of_a_denoiser_is_not
     assert figures["tangent"] < 1e-3 and figures["error"] < 1e-4
     stored = term(points={"kind": "trajectory"}).loss(step_of(networks, n=512, pairs=States(process)))
     assert stored[1]["tangent"] < 1e-3
+    step = make_step(networks, n=512, data=data)
+    wide, narrow = (float(term(difference=gap).loss(step)[1]["tangent"]) for gap in (0.2, 0.1))
+    assert wide < 0.1 and 0.4 < narrow / wide < 0.6  # of first order in the gap
     networks["student"] = student(process, posterior_mean)
     assert term().loss(make_step(networks, n=512, data=data))[1]["tangent"] > 0.05
 
@@ -76,12 +79,12 @@ def test_training_on_data_is_stationary_in_the_mean_and_a_shift_is_pulled_back(p
     """With data's own velocity the expected tangent is that of the flow: linear here, so its mean vanishes."""
     exact = student(process, as_velocity, "v_prediction")
     own = term(velocity="data", tangent_floor=1e3)  # so large that normalisation is a constant factor
-    mean, error = gradients(own, {"student": exact}, steps=48, data=samples(1 << 14))
+    mean, error = gradients(own, {"student": exact}, steps=16, data=samples(1 << 13))
     assert bool((mean[:2].abs() <= 4.5 * error[:2] + 1e-9).all())
     networks = {"student": exact, "teacher": gaussian(process)}
     for shift in (0.3, -0.3):
         networks["student"].network.shift.data.fill_(shift)
-        mean, error = gradients(term(), networks, steps=8, data=samples(1 << 12))
+        mean, error = gradients(term(), networks, steps=3, data=samples(1 << 12))
         assert bool((shift * mean[:2] > 0).all())
 
 
