@@ -123,7 +123,7 @@ class Classifier(Strict):
 class Evaluate(Strict):
     """How students and baselines are measured. `extractors`: further features, by the hash of their local files."""
 
-    samples: Annotated[int, Field(ge=32)] = 3000
+    samples: Annotated[int, Field(ge=32)] = 5000
     steps: Steps = (1, 2, 4, 8)
     baseline_steps: Steps = (1, 2, 4, 8, 16)
     solvers: Annotated[tuple[str, ...], Field(min_length=1)] = ("ddim", "dpmsolver++", "unipc", "heun")
