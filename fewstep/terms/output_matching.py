@@ -41,7 +41,7 @@ class OutputMatching(Term[settings.OutputMatching]):
         guidance = step.scale if s.guidance == "input" else s.guidance
         if guidance is None:
             raise SettingsError("output_matching: guidance: input needs a student with `guidance_input`")
-        x_t, t, _ = step.noised("real", s.times)
+        x_t, t, _ = step.noised("real" if s.source == "data" else "pair", s.times)
         with torch.no_grad():
             wanted = step.networks["teacher"].predict(x_t, t, step.condition, guidance)
         found = step.student.predict(x_t, t, step.condition, scale=guidance if s.guidance == "input" else None)

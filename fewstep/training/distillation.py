@@ -224,7 +224,7 @@ class Distillation:
         folder, digest = self.folder_of(index), network_digest(teacher)
         folder.mkdir(parents=True, exist_ok=True)
 
-        def made(name: str, classes: int) -> PairSource:
+        def made(name: str, classes: int, settings: TrajectorySettings = settings) -> PairSource:
             with World.current().first_then_others():
                 return make_set(
                     teacher, settings, folder / name, seed=derive(self.seed, f"round-{name}", index),
@@ -233,7 +233,9 @@ class Distillation:
 
         if not self.closed_form:
             return made("pairs", teacher.num_classes)
-        return MixedPairs(made("pairs-whole", 0), made("pairs-by-class", teacher.num_classes), teacher.null_class)
+        plain = settings.model_copy(update={"guidance": 1.0})  # without a label u + s (u - u) is u
+        whole, by_class = made("pairs-whole", 0, plain), made("pairs-by-class", teacher.num_classes)
+        return MixedPairs(whole, by_class, teacher.null_class)
 
 
 def network_digest(denoiser: Denoiser) -> str:

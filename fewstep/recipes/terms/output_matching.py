@@ -7,14 +7,16 @@ from fewstep.recipes.terms.base import Needs, TermSettings
 
 
 class OutputMatching(TermSettings):
-    """The student's output against the live teacher's, guided or not, at noised data: compression, guidance in one
-    pass."""
+    """The student's output against the live teacher's, guided or not, at noised samples: compression, guidance
+    in one pass."""
 
     term: Literal["output_matching"]
     guidance: float | Literal["input"] = 1.0
     """Guidance of the teacher's output, u + guidance (c - u); input: the scale that the student is given."""
+    source: Literal["data", "pairs"] = "data"
+    """What is noised: data, or the teacher's samples, which with the round's guidance lie where a guided one goes."""
     times: Times = UniformTimes()
 
     @property
     def needs(self) -> Needs:
-        return Needs(data=True, teacher=True)
+        return Needs(data=self.source == "data", pairs=self.source == "pairs", teacher=True)

@@ -39,7 +39,7 @@ NEEDS = {
     "sid": Needs(teacher=True),
     "tdm": Needs(teacher=True),
     "laptop-diff": Needs(data=True, teacher=True),
-    "lora-guidance": Needs(data=True, teacher=True),
+    "lora-guidance": Needs(pairs=True, teacher=True),
     "slimflow": Needs(pairs=True, teacher=True),
     "hipa": Needs(pairs=True, teacher=True),
     "lcm-lora": Needs(data=True, teacher=True),
