@@ -235,7 +235,7 @@ def test_checkout_into_a_folder_of_its_own(project, fewstep, tmp_path):
 
 
 def test_the_promotion_flow_decides_and_rollback_undoes_it(project, fewstep):
-    from tasks import contest, settings
+    from tasks import contest, gate, settings
     from tasks.promotion import history, move
     from tasks.registry import Registry
     from tasks.workspace import Workspace
@@ -243,19 +243,23 @@ def test_the_promotion_flow_decides_and_rollback_undoes_it(project, fewstep):
     registry, rules = Registry(Workspace(project.folder)), settings.load(project.folder / "params.yaml").register
     before = history(registry, "fewstep-digits")
     code, out, err = fewstep("promote", "digits", "--dry-run")  # through Prefect
-    assert code in (0, 1) and "class_accuracy, class 7" in out and "64 samples each from common noise" in out
+    assert code in (0, 1) and "class_accuracy, class 7" in out and "64 samples each from common noise" in out, out
     assert "prefect" not in err.lower() and "mlflow" not in err.lower()
     assert history(registry, "fewstep-digits") == before
-    code, out, err = fewstep("promote", "digits", "--why", "a test", "--json")
-    decision = json.loads(out)
-    found = decision["figures"]["contest"]
-    assert found["n"] == TINY["evaluate.samples"] and found["champion"] == 1 and found["cost"]["evaluations"] == [1, 1]
-    assert len(found["contrasts"]) == 2 * 11 + 2 and code == (0 if decision["promoted"] else 1)
     champion, candidate = registry.get("fewstep-digits", 1), registry.get("fewstep-digits", 2)
-    again = contest.hold(registry, candidate, champion, rules.gate, None)
-    assert again.figures["contrasts"] == found["contrasts"]  # nothing in it is left to chance
-    if not decision["promoted"]:
-        assert decision["kind"] in ("power", "inferior") and decision["reasons"]
+    decision = gate.promote(registry, candidate, rules, policy="gated", why="a test")
+    found = decision.figures["contest"]
+    assert found["n"] == TINY["evaluate.samples"] and found["champion"] == 1 and found["cost"]["evaluations"] == [1, 1]
+    assert len(found["contrasts"]) == 2 * 11 + 2 and decision.promoted is (code == 0)
+    wide = settings.Margins(**dict.fromkeys(settings.Margins.model_fields, 1e6))
+    equal = contest.hold(registry, candidate, champion, settings.Gate(margins=wide, level=1e-9), None)
+    assert equal.kind == "equal" and "nor cheaper by 10%" in equal.reasons[0]
+    assert equal.figures["cost"]["latency"]["n"] > 10
+    measured = [[(one["metric"], one["group"], one["excess"], one["standard_error"]) for one in figures["contrasts"]]
+                for figures in (found, equal.figures)]  # fmt: skip
+    assert measured[0] == measured[1]  # nothing in it is left to chance
+    if not decision.promoted:
+        assert decision.kind in ("power", "inferior") and decision.reasons
         entry = history(registry, "fewstep-digits")[-1]
         assert entry["event"] == "refused" and entry["figures"]["contest"]["contrasts"] == found["contrasts"]
         move(registry, candidate, 1)
@@ -263,10 +267,6 @@ def test_the_promotion_flow_decides_and_rollback_undoes_it(project, fewstep):
     assert code == 0 and "version 1 again (it was 2)" in out
     assert registry.aliases("fewstep-digits") == {"champion": 1, "previous": 2, "candidate": 2}
     assert fewstep("promote", "digits", "--to", "previous")[0] == 2
-    wide = settings.Margins(**dict.fromkeys(settings.Margins.model_fields, 1e6))
-    equal = contest.hold(registry, candidate, champion, settings.Gate(margins=wide, level=1e-9), None)
-    assert equal.kind == "equal" and "nor cheaper by 10%" in equal.reasons[0]
-    assert equal.figures["cost"]["latency"]["n"] > 10
 
 
 def test_the_gate_refuses_a_version_whose_lineage_does_not_verify(project, fewstep):
