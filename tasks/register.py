@@ -113,6 +113,8 @@ def collect(ctx, registry: Registry) -> registration.Registration:
     page = ctx.workspace.data / "report" / "report.html"
     if page.is_file():
         snapshot["report.html"] = page
+    for path in sorted((ctx.workspace.data / "cost").glob("*.json")):
+        snapshot[f"cost/{path.name}"] = path
     results = json.loads((evaluation / "metrics.json").read_text())
     report = evaluation / "evaluation.json"
     protocols = json.loads(report.read_text()).get("protocols", {}) if report.is_file() else {}

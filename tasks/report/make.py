@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ def _values(material: Material) -> dict:
 def _of_run(store, record, workspace: Workspace) -> Material:
     kept = store.folder_of(record.id) / FOLDER
     try:
-        return Material.load(kept)
+        return replace(Material.load(kept), label=record.id)
     except NotAvailable:
         made = record.stages.get("evaluate")
         here = workspace.data / "evaluation" / "manifest.json"

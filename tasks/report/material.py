@@ -97,9 +97,9 @@ def of_version(registry: Registry, version: Version, scratch: Path) -> Material:
     stages = {}
     for path in sorted((snapshot / "manifests").glob("*.json")):
         stages[path.stem] = described(_json(path))
-    costs = snapshot / "costs.json"
+    costs = {path.stem: _json(path) for path in sorted((snapshot / "cost").glob("*.json"))}
     return Material(
-        label=version.name, document=_json(snapshot / "evaluation.json"), cost=_json(costs) if costs.is_file() else {},
+        label=version.name, document=_json(snapshot / "evaluation.json"), cost=costs,
         curves=curves(registry.workspace, stages.get("distill", {}).get("key")), stages=stages,
         commit=version.tags.get("fewstep.commit") or None, pictures=_pictures(snapshot / PICTURES),
     )  # fmt: skip

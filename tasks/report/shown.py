@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from fewstep.metrics.names import metric_name
@@ -91,6 +91,28 @@ def told(entry: dict, metric: Metric) -> str:
 def frechet_name(document: dict) -> str:
     """How the extrapolated Fréchet distance of an evaluation is called."""
     return metric_name("fd_infinite", document["features"])
+
+
+def title(metric: Metric, document: dict) -> str:
+    """A metric's name in print; a Fréchet distance carries its features, being called FID in Inception's only."""
+    if metric.name in ("fd", "fd_infinite"):
+        return metric_name(metric.name, document["features"])
+    return metric.title
+
+
+def measured(document: dict) -> list[Metric]:
+    """The metrics that the first student has, those in further features (`kid@dinov2`) last."""
+    values = document["student"][0]["values"]
+    found = [metric for metric in METRICS if metric.name in values]
+    for name in values:
+        base, _, features = name.partition("@")
+        if features and base != "fd_bias":
+            like = BY_NAME.get(base, BY_NAME["fd"])
+            called = metric_name(base, features)
+            shown = called if features in called or called in ("FID", "FID∞", "CMMD") else f"{called} {features}"
+            unit = "·10³" if like.scale == 1000 and base != "cmmd" else ""
+            found.append(replace(like, name=name, title=shown + unit, explained=f"{like.explained} (in {features})"))
+    return found
 
 
 def teachers(materials: list[Material]) -> list[Material]:

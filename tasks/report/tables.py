@@ -6,14 +6,15 @@ from html import escape
 
 from fewstep.metrics.names import solver_name
 from tasks.report.material import Material
-from tasks.report.shown import BY_NAME, METRICS, Metric, teachers, with_interval
+from tasks.report.shown import BY_NAME, Metric, measured, teachers, title, with_interval
 
 
 def everything(materials: list[Material]) -> str:
     """Every model with every figure, its interval and its n."""
-    shown = [metric for metric in METRICS
-             if any(metric.name in row["values"] for row in materials[0].document["student"])]  # fmt: skip
-    head = "".join(f'<th title="{escape(one.explained, quote=True)}">{escape(one.title)}</th>' for one in shown)
+    document = materials[0].document
+    shown = measured(document)
+    head = "".join(f'<th title="{escape(one.explained, quote=True)}">{escape(title(one, document))}</th>'
+                   for one in shown)  # fmt: skip
     body = []
     for i, material in enumerate(materials):
         timed = material.cost.get("evaluate", {}).get("student", {})
@@ -29,7 +30,7 @@ def everything(materials: list[Material]) -> str:
             ms = timed.get(f"{row['solver']}-{row['evaluations']}", {}).get("latency_ms")
             body.append(_line(swatch + (" (teacher)" if row["teacher"] else ""), row, ms, shown, ""))
         body.append(_line("real images", material.document["floor"], None, shown, "floor"))
-    explained = "".join(f"<dt>{escape(metric.title)}</dt><dd>{escape(metric.explained)}</dd>" for metric in shown)
+    explained = "".join(f"<dt>{escape(title(one, document))}</dt><dd>{escape(one.explained)}</dd>" for one in shown)
     return (f'<div class="scroll"><table class="wide"><thead><tr><th>model</th><th>eval.</th><th>ms</th>{head}</tr>'
             f"</thead><tbody>{''.join(body)}</tbody></table></div><details><summary>What the columns mean</summary>"
             f'<dl class="terms">{explained}</dl></details>')  # fmt: skip

@@ -145,14 +145,17 @@ def test_a_student_that_draws_nan_is_named(world, tmp_path):
     assert evaluate.units(context) == ["steps-1", "steps-2"]
 
 
-def test_images_without_classes_are_measured_in_principal_components(tmp_path):
+def test_images_without_classes_are_measured_in_principal_components_and_in_given_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_EXTRACTORS", str(tmp_path / "extractors"))
+    clip = put_clip(tmp_path / "extractors")
     pictures = tmp_path / "images"
     pictures.mkdir()
     source = np.random.default_rng(0)
     for i in range(220):
         Image.fromarray(source.integers(0, 255, (8, 8), dtype=np.uint8)).save(pictures / f"{i:03d}.png")
     (pictures / "metadata.csv").write_text("name,caption\n" + "".join(f"{i:03d}.png,noise {i}\n" for i in range(220)))
-    world = World(tmp_path, {"samples": 64, "baseline_steps": [1, 2], "steps": [1], "classifier": {"features": 4}},
+    world = World(tmp_path, {"samples": 64, "baseline_steps": [1, 2], "steps": [1], "classifier": {"features": 4},
+                             "extractors": {"clip": clip}},
                   data={"source": "raw"}, images=pictures)  # fmt: skip
     world.run("shard")
     assert world.run("classifier")["features"] == "pca-4"
@@ -163,6 +166,31 @@ def test_images_without_classes_are_measured_in_principal_components(tmp_path):
     assert "class_accuracy" not in document["student"][0]["values"] and "no classes" in document["notes"][0]
     assert "class" not in summary.markdown(document).split("\n")[2]
     assert read(world, "evaluate", "metrics.json")["floors"]["class_accuracy"] is None
+    for row in (document["student"][0], document["rows"][0], document["floor"]):
+        entry = row["values"]["cmmd@clip"]
+        protocol = document["protocols"][entry["protocol"]]
+        assert protocol["features_digest"] == clip and protocol["resized"] == "32 x 32, bicubic"
+        assert protocol["parameters"]["bandwidth"] == 10 and protocol["antialiased"] and "fd@clip" in row["values"]
+        assert document["protocols"][row["values"]["fd"]["protocol"]]["features"] == "pca-4"
+    (tmp_path / "extractors" / "clip" / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match="evaluate.extractors.clip: the hash of"):
+        baselines.check(world.context("baselines", work="other"))
+
+
+def put_clip(folder: Path) -> str:
+    """A tiny random CLIP where it is looked for; returns its hash."""
+    from safetensors.torch import save_file
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from fewstep.metrics.extractors import digest_of
+
+    config = {"vision_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
+                                "patch_size": 16, "intermediate_size": 16}, "projection_dim": 6}  # fmt: skip
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**config["vision_config"], projection_dim=6))
+    (folder / "clip").mkdir(parents=True)
+    (folder / "clip" / "config.json").write_text(json.dumps(config))
+    save_file(tower.state_dict(), folder / "clip" / "model.safetensors")
+    return digest_of(folder, "clip")
 
 
 def printed(world: World, width: int) -> list[str]:

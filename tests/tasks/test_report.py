@@ -217,6 +217,35 @@ def test_a_report_without_costs_curves_or_classes(made, tmp_path):
     assert 'id="classes"' not in text and 'data-x="ms"' not in text and "No curves" in text
 
 
+def test_a_run_keeps_its_report_and_mlflow_gets_the_page(made, page, tmp_path):
+    from tasks.runs import RecordObserver, RunStore
+    from tasks.tracking import MlflowObserver
+
+    place = SimpleNamespace(root=tmp_path, runs=tmp_path / "runs", data=tmp_path / "data", shared=tmp_path / ".fewstep",
+                            mlflow_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")  # fmt: skip
+    store = RunStore(place)
+    record = store.new({"name": "digits"})
+    RecordObserver(store, record).stage_aside("evaluate", page.parent)
+    assert making.find(place, record.id[-4:]).label == record.id
+    observer = MlflowObserver(place, {"name": "digits"}, record)
+    parent = observer.start()
+    observer.stage_aside("evaluate", page.parent)
+    kept = observer.tracking.call("list_artifacts", parent, FOLDER)
+    assert [item.path for item in kept] == [f"{FOLDER}/{PAGE}"] and kept[0].file_size == page.stat().st_size
+    observer.finish()
+
+
+def test_further_features_stand_in_the_table_under_their_names(made, tmp_path):
+    document = json.loads(json.dumps(made.document))
+    for row in [*document["student"], *document["rows"], document["floor"]]:
+        for name in ("fd", "fd_infinite", "kid"):
+            row["values"][f"{name}@inception"] = row["values"][name]
+    making.write(tmp_path / "more.html", [dataclasses.replace(made, document=document)])
+    text = (tmp_path / "more.html").read_text()
+    assert ">FID</th>" in text and ">FID∞</th>" in text and ">KID inception·10³</th>" in text
+    assert ">FD-classifier-16</th>" in text
+
+
 def test_labels_are_text_and_nothing_else(made, tmp_path):
     making.write(tmp_path / "x.html", [dataclasses.replace(made, label="<script>alert(1)</script>")])
     assert "<script>alert" not in (tmp_path / "x.html").read_text()
