@@ -64,7 +64,7 @@ def complete(workspace: Workspace) -> list[str]:
             _swap(workspace, graph.stage(name), work)
     if trash(workspace).is_dir():
         shutil.rmtree(trash(workspace), ignore_errors=True)
-    for folder in (workspace.root, workspace.data, workspace.data / "cost", workspace.local,
+    for folder in (workspace.root, workspace.data, workspace.data / "cost", workspace.data / "report", workspace.local,
                    workspace.local / "recorded", workspace.shared, workspace.published):
         sweep(folder)
     return done

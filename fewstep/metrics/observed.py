@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +9,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+
+from fewstep.records.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,5 @@ def kept(folder: Path | None, key: str, make) -> dict[str, np.ndarray]:
     except (SafetensorError, OSError):
         made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        file.write(save(made))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, save(made), shared=True)
     return made
