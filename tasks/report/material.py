@@ -94,9 +94,8 @@ def of_checkout(workspace: Workspace, label: str) -> Material:
 def of_version(registry: Registry, version: Version, scratch: Path) -> Material:
     """Of a registered version, from the files kept with it. `scratch` is a folder for the download."""
     snapshot = registry.snapshot(version, scratch)
-    stages = {}
-    for path in sorted((snapshot / "manifests").glob("*.json")):
-        stages[path.stem] = described(_json(path))
+    paths = {stage.name: snapshot / "manifests" / f"{stage.name}.json" for stage in graph.STAGES}
+    stages = {name: described(_json(path)) for name, path in paths.items() if path.is_file()}
     costs = {path.stem: _json(path) for path in sorted((snapshot / "cost").glob("*.json"))}
     return Material(
         label=version.name, document=_json(snapshot / "evaluation.json"), cost=costs,

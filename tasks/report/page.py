@@ -30,7 +30,7 @@ _PARTS = (
     ("protocol", "Protocol", provenance.protocol,
      "Values are compared only where all of this agrees; it travels with them into DVC, MLflow and the registry."),
     ("settings", "Settings", provenance.settings, ""),
-    ("lineage", "Lineage", provenance.lineage, "`fewstep lineage` verifies it, byte by byte."),
+    ("lineage", "Lineage", provenance.lineage, "The command fewstep lineage verifies it, byte by byte."),
 )  # fmt: skip
 
 

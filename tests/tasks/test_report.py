@@ -157,7 +157,7 @@ def test_it_is_readable_in_the_dark_and_on_a_phone(browser, page, width, dark):
     paper, ink = browser.run("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")
     light = [sum(map(float, re.findall(r"[\d.]+", colour)[:3])) for colour in (paper, ink)]
     assert (light[0] < 120 < light[1]) if dark else (light[1] < 120 < light[0])
-    assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.run("return document.documentElement.scrollWidth") <= width
     size = browser.run("""const text = document.querySelector('.panel.on svg text'), svg = text.ownerSVGElement;
         return parseFloat(getComputedStyle(text).fontSize) * svg.getBoundingClientRect().width / 640""")
     assert size >= 9
