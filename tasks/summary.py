@@ -186,7 +186,9 @@ def _faster(document: dict, row: dict, found: dict) -> str:
     """How much faster one image is, where times were measured; else how much fewer evaluations it takes."""
     ratio = speedup(document, row)
     if ratio is not None:
-        return f", {ratio:.3g} times {'faster' if ratio >= 1 else 'as fast'}"
+        if 0.95 <= ratio <= 1.05:
+            return ", as fast"
+        return f", {ratio:.3g} times faster" if ratio > 1 else f", {1 / ratio:.3g} times slower"
     times = found["equals_evaluations"] / row["evaluations"]
     return f", {times:.3g} times cheaper" if times > 1 else ""
 
