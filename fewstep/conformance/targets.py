@@ -118,20 +118,19 @@ class Tilted(Target):
 
 
 def slope_of(recipe: Recipe, size: int) -> Tensor:
-    """(size,) gradient of the linear rewards of a recipe's last round, per unit of its divergence.
+    """(size,) gradient of the linear rewards of a recipe's last round, whose weights are meant beside a KL divergence.
 
     Raises SettingsError if there is none.
     """
     terms = recipe.rounds[-1].terms
-    matching = sum(term.weight for term in terms if term.term == "distribution_matching")
     slope = torch.zeros(size, dtype=torch.float64)
     for term in terms:
         if term.term == "reward" and term.reward.kind == "linear":
             direction = torch.tensor(term.reward.direction, dtype=torch.float64)[:size]
             slope[: len(direction)] += term.weight * direction
-    if not matching or not slope.any():
-        raise SettingsError(f"recipe {recipe.name}: target tilted, but no linear reward beside a divergence is set")
-    return slope / matching
+    if not slope.any():
+        raise SettingsError(f"recipe {recipe.name}: target tilted, but no linear reward is set")
+    return slope
 
 
 def guidance_of(recipe: Recipe) -> float:
