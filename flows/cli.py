@@ -18,7 +18,7 @@ from fewstep.errors import FewstepError
 from flows.output import examples, json_error, report_error
 
 PANELS = {
-    "Run": ("run", "resume", "status", "report", "compare"),
+    "Run": ("run", "sweep", "resume", "status", "report", "compare"),
     "Models": ("promote", "approve", "reject", "rollback", "sample", "lineage", "checkout"),
     "Data and recipes": ("data", "recipes"),
     "Schedules and servers": ("schedule", "serve", "ui"),
