@@ -50,6 +50,7 @@ class MeanVelocity(TermSettings):
     point_power: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The same where the interval is a point."""
     offset: Positive = 1e-3
+    """An offset far below the error of the points makes intervals outweigh them, and nothing holds the velocity."""
     dispersion: Dispersion | None = None
 
     @property
