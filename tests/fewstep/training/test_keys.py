@@ -35,6 +35,17 @@ EVERYTHING = {
             ],
         },
         {
+            "turns": {"discriminator": 1, "student": 1},
+            "start": "teacher",
+            "merge": [{"round": 1, "weight": 0.5}],
+            "terms": [
+                {"term": "adversarial", "features": "samples", "labels": True, "real": "pairs", "times": None,
+                 "gradient_penalty": {"kind": "approximate"}},
+                {"term": "regression", "at": "states", "to": "next", "distance": "perceptual"},
+                {"term": "regression", "at": "samples", "weighting": "alpha"},
+            ],
+        },
+        {
             "start": "random",
             "teacher": "previous",
             "terms": [{"term": "flow_matching", "times": {"kind": "lognormal"}}],
