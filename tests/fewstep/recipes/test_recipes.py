@@ -43,7 +43,7 @@ NEEDS = {
     "slimflow": Needs(pairs=True, teacher=True),
     "hipa": Needs(pairs=True, teacher=True),
     "lcm-lora": Needs(data=True, teacher=True),
-    "plug-and-play": Needs(data=True, teacher=True),
+    "plug-and-play": Needs(pairs=True, teacher=True),
 }
 
 
