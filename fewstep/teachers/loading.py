@@ -45,9 +45,12 @@ def load_network(folder: Path) -> nn.Module:
     kind = RoutedUNet if named == RoutedUNet.__name__ else UNet2DModel
     with torch.random.fork_rng(devices=[]):  # building a network may draw from the global generator
         try:
+            # the way that saves memory patches nn.Module for the whole process: two threads that load at once may leave
+            # it patched, and every later module is built without storage
             network, loading = kind.from_pretrained(
-                str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
+                str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True,
+                low_cpu_mem_usage=False,
+            )  # fmt: skip
         except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise SettingsError(f"{folder}: the {kind.__name__} cannot be loaded: {first}") from error

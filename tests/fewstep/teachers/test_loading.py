@@ -223,3 +223,18 @@ def alone(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def test_loading_in_several_threads_leaves_modules_as_they_are(tmp_path):
+    """accelerate's empty initialisation patches nn.Module for the whole process, and not in a thread-safe way."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from fewstep.networks import new_unet
+    from fewstep.teachers.loading import load_network
+
+    new_unet(8, 1, 0, (8, 16), 1, generator=torch.Generator().manual_seed(0)).save_pretrained(tmp_path / "unet")
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(load_network, [tmp_path / "unet"] * 12))
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+    first = loaded[0].state_dict()
+    assert all(torch.equal(value, one.state_dict()[name]) for one in loaded for name, value in first.items())
