@@ -1,0 +1,165 @@
+"""A minimal loop for any recipe: the network calls of its own steps, recorded once and replayed with nothing around.
+
+Recorded are the calls of every network and head in every step: inputs, whether there was a graph to the weights
+or the input, forward-mode derivatives. The replay makes the same calls on the same inputs, one backward pass of the
+squared outputs, clipping, the optimiser's step and the moving average: what a loop written by hand would do, with
+reading data, drawing randomness and the objective's own arithmetic left out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fewstep.terms.derivatives import jvp
+from fewstep.training import RoundTrainer
+from fewstep.training.progress import Figures
+
+
+@dataclass
+class Call:
+    """One call of a module: the tensors it was given, and what was to be differentiated."""
+
+    module: nn.Module
+    arguments: tuple
+    options: dict
+    graph: bool
+    inputs: list[bool]
+    forward_mode: bool
+    used: list[str]
+    """Of "output" and "middle": whence gradients came; what only the middle block's features asked for stops there."""
+
+    def again(self) -> list[Tensor]:
+        """Makes the call; returns what is to be differentiated."""
+        wanted, middle = iter(self.inputs), []
+
+        def fresh(value: Any) -> Any:
+            return value.detach().requires_grad_(next(wanted)) if isinstance(value, Tensor) else value
+
+        arguments, options = tree_map(fresh, (self.arguments, self.options))
+        with torch.set_grad_enabled(self.graph):
+            if self.forward_mode:
+                first, *rest = arguments
+
+                def function(x: Tensor) -> Tensor:
+                    return _floating(self.module(x, *rest, **options))[0]
+
+                found = [jvp(function, (first,), (torch.ones_like(first),))[0]]
+            else:
+                with _heard(self.module, None if "output" in self.used else middle):
+                    found = _floating(self.module(*arguments, **options))
+        return [value for value in (found if "output" in self.used else []) + middle if value.requires_grad]
+
+
+class Minimal:
+    """The replay of a trainer's whole run, which it takes once to record."""
+
+    def __init__(self, trainer: RoundTrainer):
+        self.trainer = trainer
+        roles = [trainer.cycle[k % len(trainer.cycle)] for k in range(trainer.steps)]
+        self.turns = [(role, self._recorded(k, role)) for k, role in enumerate(roles)]
+        self.optimisers = {role: self._optimiser(own.parameters) for role, own in trainer.optimisers.items()}
+        self.student = [p for p in trainer.networks["student"].parameters() if p.is_floating_point()]
+        self.average = [copy.deepcopy(p.detach()) for p in self.student]
+
+    def run(self) -> None:
+        """Every step once."""
+        trained = None
+        for role, calls in self.turns:
+            if role != trained:
+                for other, own in self.trainer.optimisers.items():
+                    own.train(other == role)
+                trained = role
+            outputs = [value for call in calls for value in call.again()]
+            sum(value.float().square().mean() for value in outputs).backward()
+            weights, optimiser = self.optimisers[role]
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            if role == "student":
+                with torch.no_grad():
+                    torch._foreach_lerp_(self.average, self.student, 0.002)
+
+    @staticmethod
+    def _optimiser(weights: list[nn.Parameter]) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+        return weights, torch.optim.AdamW(weights, lr=1e-6, betas=(0.9, 0.99), fused=True)
+
+    def _recorded(self, step: int, role: str) -> list[Call]:
+        calls: list[Call] = []
+        for other, own in self.trainer.optimisers.items():
+            own.train(other == role)
+        with _listening(self._modules(), calls):
+            self.trainer._step(step, role, Figures("the benchmark"))
+        return calls
+
+    def _modules(self) -> list[nn.Module]:
+        networks = [denoiser.network for denoiser in self.trainer.networks.values()]
+        heads = [head for term in self.trainer.terms for head in term.heads.values()]
+        inner = [module for head in heads for module in (head.values() if isinstance(head, nn.ModuleDict) else [head])]
+        return list({id(module): module for module in (*networks, *inner)}.values())
+
+
+@contextmanager
+def _listening(modules: list[nn.Module], calls: list[Call]) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for module in modules:
+
+            def heard(module: nn.Module, arguments: tuple, options: dict) -> None:
+                dual = [_unwrapped(v) for v in tree_leaves((arguments, options)) if isinstance(v, Tensor)]
+                plain = tree_map(lambda v: _unwrapped(v)[0] if isinstance(v, Tensor) else v, (arguments, options))
+                flags = [value.requires_grad and value.is_floating_point() for value, _ in dual]
+                graph = torch.is_grad_enabled() and (any(flags) or any(p.requires_grad for p in module.parameters()))
+                kept = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, plain)
+                calls.append(Call(module, *kept, graph, flags, any(wrapped for _, wrapped in dual), []))
+
+            def noted(module: nn.Module, arguments: tuple, output: Any, of: nn.Module = module, what: str = "output"):
+                used = next(call.used for call in reversed(calls) if call.module is of)
+                for value in _floating(output):
+                    if _unwrapped(value)[1]:
+                        used.append(what)
+                    elif value.requires_grad:
+                        value.register_hook(lambda _gradient, used=used: used.append(what))
+
+            hooks.callback(module.register_forward_pre_hook(heard, with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(noted).remove)
+            middle = getattr(module, "mid_block", None)
+            if middle is not None:
+                inner = partial(noted, of=module, what="middle")
+                hooks.callback(middle.register_forward_hook(inner).remove)
+        yield
+
+
+@contextmanager
+def _heard(module: nn.Module, outputs: list[Tensor] | None) -> Iterator[None]:
+    """Collects what the middle block makes, where `outputs` is a list."""
+    middle = getattr(module, "mid_block", None)
+    if outputs is None or middle is None:
+        yield
+        return
+    handle = middle.register_forward_hook(lambda _m, _i, output: outputs.append(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _unwrapped(value: Tensor) -> tuple[Tensor, bool]:
+    """The tensor itself, and whether it was one of a forward-mode derivative."""
+    wrapped = False
+    while torch._C._functorch.is_functorch_wrapped_tensor(value):
+        value, wrapped = torch._C._functorch.get_unwrapped(value), True
+    return value, wrapped
+
+
+def _floating(output: Any) -> list[Tensor]:
+    """The floating-point tensors of an output of any structure."""
+    values = output.values() if hasattr(output, "values") and not isinstance(output, Tensor) else [output]
+    return [v for v in tree_leaves(list(values)) if isinstance(v, Tensor) and v.is_floating_point()]
