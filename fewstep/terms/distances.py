@@ -31,12 +31,17 @@ def high_frequency_error(x: Tensor, y: Tensor, cutoff: float) -> Tensor:
     Frequencies of the last dimensions (of (N, D) of the one, of (N, C, H, W) of H and W), as a radius with 1 for the
     highest of an axis. By Parseval's identity the mean square of the filtered difference is that of its spectrum.
     """
-    difference = (x - y).float()
+    difference = wide(x - y)
     axes = tuple(range(min(2, x.ndim - 1), x.ndim))
     spectrum = torch.fft.fftn(difference, dim=axes, norm="ortho")
     frequencies = [2 * torch.fft.fftfreq(x.shape[axis], device=x.device).abs() for axis in axes]
     radius = sum(grid.square() for grid in torch.meshgrid(*frequencies, indexing="ij")).sqrt()
     return ((spectrum * (radius > cutoff)).abs().square()).flatten(1).mean(1)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32 where it is in half precision, else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Features: a smaller student follows the teacher stage by stage, and in its output."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from fewstep.recipes import terms as settings
 from fewstep.recipes.terms.base import TEACHER_NETWORK
 from fewstep.surgery.stages import matching, watched
 from fewstep.terms.base import Loss, Term
+from fewstep.terms.distances import squared, wide
 from fewstep.terms.output_matching import output_error
 
 if TYPE_CHECKING:
@@ -18,14 +20,21 @@ if TYPE_CHECKING:
     from fewstep.training.step import Step
 
 
-def feature_error(found: Tensor, wanted: Tensor, normalised: bool) -> Tensor:
+def feature_error(
+    found: Tensor, wanted: Tensor, normalised: bool, everywhere: Callable[[Tensor], Tensor] = lambda x: x
+) -> Tensor:
     """E |f_S - f_T|^2, over E |f_T|^2 if normalised: (N, ...), (N, ...) -> scalar.
+
+    `everywhere`: the values (N,) of one process's samples -> those of all that train together.
 
     Zhang et al., LAPTOP-Diff, 2404.11098, section 3.4, weight each stage's term against the largest one; dividing by
     the teacher's own size is that weight up to a factor that the stages share, without a maximum over the batch.
     """
-    error = (found.float() - wanted.float()).square().mean()
-    return error / wanted.float().square().mean().clamp_min(1e-12) if normalised else error
+    found, wanted = wide(found), wide(wanted)
+    error = squared(found, wanted).mean()
+    if not normalised:
+        return error
+    return error / everywhere(squared(wanted, torch.zeros_like(wanted))).mean().clamp_min(1e-12)
 
 
 class Features(Term[settings.Features]):
@@ -54,7 +63,10 @@ class Features(Term[settings.Features]):
         x_t, t, _ = step.noised("real", s.times)
         (own, found), (theirs, wanted) = self._pair(step, x_t, t)
         maps = self.heads.get("student", [nn.Identity()] * len(found))
-        parts = [feature_error(_mapped(m, f), w, s.normalised) for m, f, w in zip(maps, found, wanted, strict=True)]
+        parts = [
+            feature_error(_mapped(m, f), w, s.normalised, step.everywhere)
+            for m, f, w in zip(maps, found, wanted, strict=True)
+        ]
         features = torch.stack(parts).mean()
         output = output_error(step.student, own, theirs).mean()
         return s.output * output + features, {"output": output.detach(), "features": features.detach()}
