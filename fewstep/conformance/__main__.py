@@ -11,18 +11,24 @@ from fewstep.conformance.cells import FOLDER, IMAGES, Cell, make_all
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
 from fewstep.conformance.table import line, write_tables
 from fewstep.errors import FewstepError
-from fewstep.recipes import recipe_names
+from fewstep.recipes import load_recipe, recipe_names
 
 
 def cells_of(options: argparse.Namespace) -> list[Cell]:
     """The cells that the options ask for, problem by problem, so that each problem's references are made early."""
     return [
-        Cell(recipe, Problem(kind, process, options.dimension, options.variant), seed, options.images)
+        Cell(recipe, Problem(kind, process or usual_process(recipe), options.dimension, options.variant), seed,
+             options.images)
         for process in options.process.split(",")
         for seed in range(options.seed, options.seed + options.seeds)
         for recipe in options.recipes or recipe_names()
         for kind in options.problems.split(",")
     ]
+
+
+def usual_process(recipe: str) -> str:
+    """The process that a recipe is proven in unless another is asked for: a bridge's own is a bridge."""
+    return "bridge" if load_recipe(recipe).target == "bridge" else "cosine"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("recipes", nargs="*", help="names or YAML files; by default all")
     add("--problems", default=",".join(SUITE), help=f"of {', '.join(MIXTURES)} (default %(default)s)")
-    add("--process", default="cosine", help=f"of {', '.join(PROCESSES)} (default %(default)s)")
+    add("--process", default="", help=f"of {', '.join(PROCESSES)}, by default cosine (for bridges: bridge)")
     add("--dimension", type=int, default=2, help="of the samples")
     add("--variant", type=int, default=0, help="of what is random about the mixture")
     add("--seed", type=int, default=0, help="of training; the first of --seeds")

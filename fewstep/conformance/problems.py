@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewstep.configuration import unknown
 from fewstep.errors import SettingsError
-from fewstep.processes import EDM, Flow, Process, VariancePreserving
+from fewstep.processes import EDM, BrownianBridge, Flow, Process, VariancePreserving
 from fewstep.randomness import generator
 from fewstep.teachers import GaussianMixture
 
@@ -19,6 +19,7 @@ PROCESSES = {
     "linear": lambda: VariancePreserving.scheduled("linear"),
     "edm": EDM,
     "flow": Flow,
+    "bridge": BrownianBridge,
 }
 
 

@@ -66,16 +66,20 @@ def document(records: Sequence[dict], wanted: int) -> str:
 
 def short(records: Sequence[dict]) -> str:
     """One row per recipe: distance over bar on each problem (1 or less meets it), and agreement."""
-    problems = list(dict.fromkeys(record["problem"] for record in sorted(records, key=lambda r: r["problem"])))
+    problems = sorted({_kind(record) for record in records})
     rows = []
     for recipe in sorted({record["recipe"] for record in records}):
-        own = {record["problem"]: record for record in records if record["recipe"] == recipe}
+        own = {_kind(record): record for record in records if record["recipe"] == recipe}
         any_one = next(iter(own.values()))
         agreed = [r["agreement"]["correlation"] for r in own.values() if r.get("agreement")]
         rows.append([f"`{recipe}`", any_one["target"], str(any_one.get("evaluations", "–")),
                      *(_relative(own.get(problem)) for problem in problems),
                      f"{min(agreed):.3f}" if agreed else "–"])  # fmt: skip
     return _table(("recipe", "target", "eval.", *problems, "agreement"), rows)
+
+
+def _kind(record: dict) -> str:
+    return record["problem"].split(",")[0]
 
 
 def _relative(record: dict | None) -> str:

@@ -152,6 +152,7 @@ def guidance_of(recipe: Recipe) -> float:
 
 
 TARGETS: dict[str, type[Target]] = {
+    "bridge": Target,  # of bridges from a Gaussian: their data end is the mixture
     "compression": Stepped,
     "few-step": Target,
     "guidance": Stepped,

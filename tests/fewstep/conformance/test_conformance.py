@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fewstep.conformance import cells, judging, table
+from fewstep.conformance.__main__ import usual_process
 from fewstep.conformance.cells import Cell, make_all
 from fewstep.conformance.code import closure, code_digest
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
@@ -142,7 +143,7 @@ def test_what_breaks_is_a_line_of_the_table(tmp_path, quick):
 @pytest.mark.timeout(6 * 3600)
 def test_every_recipe_meets_its_bar_on_every_problem():
     """Figures of present code are read from where `make conformance` put them; what is missing is made."""
-    wanted = [Cell(recipe, Problem(kind)) for recipe in recipe_names() for kind in SUITE]
+    wanted = [Cell(recipe, Problem(kind, usual_process(recipe))) for recipe in recipe_names() for kind in SUITE]
     records = list(make_all(wanted, workers=os.cpu_count() or 1))
     assert [table.line(record) for record in records if record["missed"]] == []
 
