@@ -66,6 +66,13 @@ def fsync_tree(folder: str | os.PathLike) -> None:
         fsync_dir(parent)
 
 
+def write_if_other(path: str | os.PathLike, data: bytes | str) -> None:
+    """`atomic_write` unless the file holds just this: what has not changed keeps its times."""
+    path, data = Path(path), data.encode() if isinstance(data, str) else data
+    if not path.is_file() or path.read_bytes() != data:
+        atomic_write(path, data)
+
+
 def package_file(name: str) -> Path:
     """A file that an installed package brings, by its path from the package's name on; the package is not imported.
 

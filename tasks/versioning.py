@@ -19,7 +19,7 @@ from fewstep.errors import FewstepError, NotAvailable
 from tasks import dvclock, graph, keys
 from tasks import manifest as manifests
 from tasks import settings as settings_module
-from tasks.files import atomic_write, disk_full, is_disk_full, writing
+from tasks.files import atomic_write, disk_full, is_disk_full, write_if_other, writing
 from tasks.git import add_worktree, git, head, read_at, tag_snapshot, worktrees
 from tasks.manifest import Manifest
 from tasks.plan import changes, restorable, stat_table
@@ -181,9 +181,7 @@ def _remember_output(workspace: Workspace, repo, stage: graph.Stage, manifest: M
     known = {"stage": stage.name, "key": manifest.key, "digest": manifest.digest, "md5": out.hash_info.value,
              "store": os.path.relpath(repo.cache.local.path, workspace.shared)}
     path = workspace.published / f"{manifest.key}.json"
-    text = json.dumps(known, sort_keys=True) + "\n"
-    if not path.exists() or path.read_text() != text:
-        atomic_write(path, text)
+    write_if_other(path, json.dumps(known, sort_keys=True) + "\n")
 
 
 def _note_true(workspace: Workspace, stage: graph.Stage, manifest: Manifest) -> None:

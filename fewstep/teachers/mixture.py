@@ -47,10 +47,11 @@ class GaussianMixture(Denoiser):
         self.register_buffer("weights", weights / weights.sum())
 
     def _apply(self, fn: Any, recurse: bool = True) -> GaussianMixture:
-        """Moves between devices but stays in float64."""
+        """Moves between devices but stays in float64: a cast there and back would round what it stands for."""
+        kept = {name: getattr(self, name) for name in ("means", "stds", "weights")}
         super()._apply(fn, recurse)
-        for name in ("means", "stds", "weights"):
-            setattr(self, name, getattr(self, name).double())
+        for name, value in kept.items():
+            setattr(self, name, value.to(getattr(self, name).device))
         return self
 
     def _evaluate(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.errors import NotAvailable, SettingsError
 from fewstep.metrics.protocol import ProtocolsDiffer, restore
-from tasks.files import atomic_write
+from tasks.files import write_if_other
 from tasks.report import FOLDER, PAGE
 from tasks.report.material import Material, of_checkout, of_version
 
@@ -36,7 +36,7 @@ def write(path: Path, materials: list[Material]) -> None:
 
     ensure_one_protocol(materials)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, render(materials))
+    write_if_other(path, render(materials))
 
 
 def find(workspace: Workspace, text: str | None) -> Material:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from fewstep.errors import CorruptData, NotAvailable
 from tasks import graph
 from tasks import manifest as manifests
-from tasks.files import atomic_write
+from tasks.files import write_if_other
 
 if TYPE_CHECKING:
     from tasks.registry import Registry, Version
@@ -54,9 +54,9 @@ class Material:
     def store(self, folder: Path) -> None:
         """Writes both files into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / PICTURES, save(self.pictures))
+        write_if_other(folder / PICTURES, save(self.pictures))
         facts = {name: value for name, value in asdict(self).items() if name != "pictures"}
-        atomic_write(folder / FIGURES, json.dumps(facts, ensure_ascii=False) + "\n")
+        write_if_other(folder / FIGURES, json.dumps(facts, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Material:

@@ -35,6 +35,6 @@ def test_one_recipe_is_shown_fully_resolved(tmp_path):
 
 
 def test_an_unknown_recipe_ends_with_one_line_and_code_2():
-    done = fewstep("recipes", "show", "dmd3")
+    done = fewstep("recipes", "show", "progresive")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: unknown recipe 'dmd3'; did you mean 'dmd2'?")
+    assert done.stderr.startswith("error: unknown recipe 'progresive'; did you mean 'progressive'?")

@@ -33,7 +33,9 @@ def trainer_of(name: str, **overrides) -> RoundTrainer:
     networks = {"student": teacher(1), "teacher": teacher(), "fake_score": teacher(2), "teacher_network": teacher()}
     needs = recipe.rounds[0].needs
     sources = Sources(data=data() if needs.data else None, pairs=Pairs() if needs.pairs else None)
-    return RoundTrainer(recipe, 0, networks, [1.0], sources, images=12 * BATCH, seed=3)
+    finest = torch.linspace(1, 0, recipe.finest + 1)[:-1].tolist()
+    grid = finest[:: recipe.finest // recipe.rounds[0].times_steps]
+    return RoundTrainer(recipe, 0, networks, grid, sources, images=12 * BATCH, seed=3, finest=finest)
 
 
 def take_turn(trainer: RoundTrainer, k: int, update: bool = True) -> None:
