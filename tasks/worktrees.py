@@ -16,6 +16,7 @@ from tasks import git, versioning
 from tasks.workspace import Workspace
 
 _CODE = (".py", ".yaml", ".yml", ".toml", ".dvc", ".lock")
+_NO_DOCUMENTS = ":(exclude)docs"     # tables and pictures that commands write there change no run
 _NOBODY = {"GIT_AUTHOR_NAME": "fewstep", "GIT_AUTHOR_EMAIL": "fewstep@localhost",
            "GIT_COMMITTER_NAME": "fewstep", "GIT_COMMITTER_EMAIL": "fewstep@localhost"}
 
@@ -45,9 +46,9 @@ def code_state(workspace: Workspace, *, commit_changes: bool = False) -> CodeSta
     with tempfile.TemporaryDirectory() as folder:   # an index of our own
         own = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
         git.git(root, "read-tree", "HEAD", env=own)
-        git.git(root, "add", "--update", ".", env=own)
-        others = git.git(root, "ls-files", "--others", "--exclude-standard", "-z", env=own).split("\0")
-        new = [name for name in others if name.endswith(_CODE)]
+        git.git(root, "add", "--update", ".", _NO_DOCUMENTS, env=own)
+        others = git.git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ".", _NO_DOCUMENTS, env=own)
+        new = [name for name in others.split("\0") if name.endswith(_CODE)]
         if new:
             git.git(root, "update-index", "--add", "-z", "--stdin", env=own,
                     data=("\0".join(new) + "\0").encode(errors="surrogateescape"))
