@@ -6,10 +6,11 @@ import os
 import pytest
 import torch
 
+from fewstep.closure import closure
 from fewstep.conformance import cells, judging, table
 from fewstep.conformance.__main__ import usual_process
 from fewstep.conformance.cells import Cell, make_all
-from fewstep.conformance.code import closure, code_digest
+from fewstep.conformance.code import COLLECTIONS, code_digest
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
 from fewstep.conformance.targets import target_of
 from fewstep.errors import SettingsError
@@ -105,9 +106,9 @@ def test_a_cheaper_student_is_to_follow_the_teachers_own_steps(name, scale, quic
 
 
 def test_code_that_a_recipe_does_not_load_is_no_part_of_its_key():
-    files = closure("fewstep.terms.regression")
+    files = closure("fewstep.terms.regression", apart=COLLECTIONS)
     assert "fewstep/terms/distances.py" in files and "fewstep/terms/adversarial.py" not in files
-    assert "fewstep/training/rounds.py" in closure("fewstep.training.api")
+    assert "fewstep/training/rounds.py" in closure("fewstep.training.api", apart=COLLECTIONS)
     assert code_digest("fewstep.terms.regression") != code_digest("fewstep.terms.adversarial")
     keys = {Cell("kd", Problem("ring")).key, Cell("kd", Problem("grid")).key, Cell("ect", Problem("ring")).key,
             Cell("kd", Problem("ring"), seed=1).key, Cell("kd", Problem("ring"), images=1).key}  # fmt: skip
