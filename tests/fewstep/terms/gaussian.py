@@ -15,6 +15,7 @@ from fewstep.training.sources import Sources, TensorData
 from fewstep.training.step import Step
 
 MU, S = 0.7, 0.5
+SIGMAS = 4.5  # of 3 components in some 40 comparisons
 PROCESSES = [VariancePreserving.cosine(), Flow(), EDM()]
 IDS = ["vp", "flow", "edm"]
 
@@ -56,9 +57,25 @@ def posterior_mean(x, alpha, sigma, mean=MU, std=S):
     return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
 
 
+def flow_map(x, alpha, sigma, to_alpha, to_sigma, mean=MU, std=S):
+    """Where the exact flow takes x at level (alpha, sigma) until the level (to_alpha, to_sigma)."""
+    stretch = ((to_alpha**2 * std**2 + to_sigma**2) / (alpha**2 * std**2 + sigma**2)).sqrt()
+    return to_alpha * mean + stretch * (x - alpha * mean)
+
+
 def consistency(x, alpha, sigma, mean=MU, std=S):
     """The exact flow map to clean data."""
-    return mean + std * (x - alpha * mean) / (alpha**2 * std**2 + sigma**2).sqrt()
+    return flow_map(x, alpha, sigma, 1.0, 0.0, mean, std)
+
+
+def leading_to(there, x, alpha, sigma, to_alpha, to_sigma):
+    """The x0 whose straight step from x at (alpha, sigma) ends at `there`, at level (to_alpha, to_sigma)."""
+    return (there - to_sigma / sigma * x) / (to_alpha - to_sigma / sigma * alpha)
+
+
+def generator_of(process, mean, std=S):
+    """A one-step generator with samples N(mean, std^2), its mean a parameter (shift) away."""
+    return student(process, lambda x, alpha, sigma: mean + std * x / sigma)
 
 
 def samples(n: int, mean: float = MU, std: float = S, seed: int = 3) -> Tensor:
@@ -73,6 +90,13 @@ def make_step(networks: dict, *, n: int, role="student", k=0, data=None, pairs=N
     return Step(role, networks, grid or [process.t_max], sources, draws, **kwargs)
 
 
+def step_of(networks: dict, ratios=(80.0,), **kwargs) -> Step:
+    """A step of a student that starts at the first of these noise ratios and goes through the others."""
+    step = make_step(networks, **kwargs)
+    step.grid = step.student.process.time(-2 * torch.tensor(ratios, dtype=torch.float64).log()).tolist()
+    return step
+
+
 class Pairs:
     """(noise, x) with x the exact end of the flow from the noise."""
 
@@ -82,6 +106,27 @@ class Pairs:
     def batch(self, seed, position, size):
         noise = torch.randn(size, 2, generator=torch.Generator().manual_seed(position + 17))
         return {"noise": noise, "x": self.mean + self.std * noise, "condition": None}
+
+
+class States(Pairs):
+    """Exact trajectories in this process: its states at these noise ratios, from the noise end or next to it."""
+
+    def __init__(self, process: Process, ratios=(80.0, 5.0, 0.5)):
+        super().__init__()
+        self.process = process
+        self.times = process.time(-2 * torch.as_tensor(ratios, dtype=torch.float64).log())
+
+    def batch(self, seed, position, size):
+        pair = super().batch(seed, position, size)
+        levels = [(self.process.alpha(t), self.process.sigma(t)) for t in self.times]
+        one, none = torch.ones(()), torch.zeros(())
+        states = [flow_map(pair["x"].double(), one, none, *level) for level in levels]
+        return {**pair, "states": torch.stack(states, 1).float(), "times": self.times}
+
+
+def zero(mean: Tensor, error: Tensor) -> None:
+    """Asserts that an estimate with this standard error is of nothing."""
+    assert bool((mean.abs() <= SIGMAS * error + 1e-9).all()), (mean, error)
 
 
 def mean_and_error(estimates: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -107,7 +152,7 @@ class ToSecond(Adapter):
     def __call__(self, network, process, x, t, given):
         nu, there = (process.sigma(t) / process.alpha(t)).double(), given.angle.double().tan()
         state = x.double() / like(process.alpha(t), x)
-        arrived = MU + (state - MU) * like(((S**2 + there**2) / (S**2 + nu**2)).sqrt(), state)
+        arrived = flow_map(state, 1.0, like(nu, state), 1.0, like(there, state))
         apart = like(nu - there, state)
         noise = torch.where(apart > 1e-6 * like(nu, state), (state - arrived) / apart,
                             (state - MU) * like(nu / (S**2 + nu**2), state))  # fmt: skip

@@ -7,8 +7,7 @@ from fewstep.errors import SettingsError
 from fewstep.processes import BrownianBridge, Flow, Process
 from fewstep.teachers import GaussianMixture
 from fewstep.terms.distribution_matching.identity import score_identity
-from tests.fewstep.terms.gaussian import MU, S, gaussian, mean_and_error, posterior_mean
-from tests.fewstep.terms.test_oracles import zero
+from tests.fewstep.terms.gaussian import MU, S, gaussian, mean_and_error, posterior_mean, zero
 
 BRIDGES = [BrownianBridge(), BrownianBridge(end=2.0, noise=0.5), BrownianBridge(end=0.5, noise=0.0)]
 T = torch.tensor([0.01, 0.3, 0.7, 0.99], dtype=torch.float64)

@@ -19,13 +19,16 @@ from tests.fewstep.terms.gaussian import (
     MU,
     PROCESSES,
     Pairs,
-    S,
+    States,
     TwoTimes,
     consistency,
+    flow_map,
     gaussian,
     gradients,
+    leading_to,
     make_step,
     samples,
+    step_of,
     student,
 )
 
@@ -35,13 +38,6 @@ GRID = [3.0, 1.0, 0.3]
 
 def term(**choice):
     return build(settings.Consistency(term="consistency", **{"distance": "l2", "weighting": "even", **choice}))
-
-
-def step_of(networks, ratios=(80.0,), **kwargs):
-    """A step of a student that starts at the first of these noise ratios and goes through the others."""
-    step = make_step(networks, **kwargs)
-    step.grid = step.student.process.time(-2 * torch.tensor(ratios, dtype=torch.float64).log()).tolist()
-    return step
 
 
 def orders(values):
@@ -79,10 +75,9 @@ def to_the_edge(x, alpha, sigma, edges=GRID):
     edge = torch.zeros_like(nu)
     for ratio in edges:
         edge = torch.where((edge == 0) & (ratio < nu * (1 - 1e-6)), torch.full_like(nu, ratio), edge)
-    state = x.double() / alpha
-    arrived = MU + (state - MU) * ((S**2 + edge**2) / (S**2 + nu**2)).sqrt()
-    noise = (state - arrived) / (nu - edge)
-    return (state - nu * noise).to(x.dtype)
+    state, one = x.double() / alpha, torch.ones_like(nu)
+    arrived = flow_map(state, one, nu, one, edge)
+    return leading_to(arrived, state, one, nu, one, edge).to(x.dtype)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
@@ -108,21 +103,6 @@ def test_a_shifted_student_is_pulled_back(process):
         mean, error = gradients(term(points=points), {"student": own, "teacher": gaussian(process)}, steps=8,
                                 data=samples(1 << 12))  # fmt: skip
         assert bool((shift * mean[:2] > 0).all()) and bool((mean[:2].abs() > 4.5 * error[:2]).all())
-
-
-class States(Pairs):
-    """Exact trajectories in this process, from its noise end or next to it."""
-
-    def __init__(self, process, ratios=(80.0, 5.0, 0.5)):
-        super().__init__()
-        self.process, self.ratios = process, torch.tensor(ratios, dtype=torch.float64)
-
-    def batch(self, seed, position, size):
-        pair, times = super().batch(seed, position, size), self.process.time(-2 * self.ratios.log())
-        end = (pair["x"] - MU).double() / S
-        states = [self.process.alpha(t) * (MU + end * (S**2 + nu**2).sqrt()) for t, nu in zip(times, self.ratios,
-                                                                                              strict=True)]
-        return {**pair, "states": torch.stack(states, 1).float(), "times": times}
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)

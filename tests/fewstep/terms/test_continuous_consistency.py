@@ -12,15 +12,16 @@ from tests.fewstep.terms.gaussian import (
     MU,
     PROCESSES,
     S,
+    States,
     consistency,
     gaussian,
     gradients,
     make_step,
     posterior_mean,
     samples,
+    step_of,
     student,
 )
-from tests.fewstep.terms.test_consistency import States, step_of
 
 
 def term(**choice):

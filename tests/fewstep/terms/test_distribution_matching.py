@@ -24,17 +24,21 @@ from tests.fewstep.terms.gaussian import (
     IDS,
     MU,
     PROCESSES,
+    SIGMAS,
     S,
     consistency,
+    flow_map,
     gaussian,
+    generator_of,
     gradients,
+    leading_to,
     make_step,
     mean_and_error,
     posterior_mean,
     samples,
     student,
+    zero,
 )
-from tests.fewstep.terms.test_oracles import SIGMAS, generator_of, zero
 
 F = {
     "reverse_kl": lambda r: -r.log(),
@@ -274,8 +278,7 @@ def two_steps(process):
 
     def formula(x, alpha, sigma):
         exact = consistency(x, alpha, sigma)
-        reached = a * MU + (exact - MU) / S * math.sqrt(a**2 * S**2 + s**2)
-        jump = (reached - s / sigma * x) / (a - alpha * s / sigma)
+        jump = leading_to(flow_map(x, alpha, sigma, a, s), x, alpha, sigma, a, s)
         return torch.where(sigma / alpha > 10, jump, exact)
 
     return student(process, formula), [first, middle]

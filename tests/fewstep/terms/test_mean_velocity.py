@@ -18,18 +18,7 @@ from fewstep.terms.dispersion import dispersion
 from fewstep.terms.distances import per_sample
 from fewstep.terms.flow_coordinates import flow_time, tangent
 from fewstep.terms.mean_velocity import adaptive, from_derivative, from_parts
-from tests.fewstep.terms.gaussian import (
-    IDS,
-    MU,
-    PROCESSES,
-    Disturbed,
-    S,
-    gaussian,
-    gradients,
-    make_step,
-    samples,
-)
-from tests.fewstep.terms.test_oracles import zero
+from tests.fewstep.terms.gaussian import IDS, MU, PROCESSES, Disturbed, S, gaussian, gradients, make_step, samples, zero
 
 TIMES = UniformTimes(low=0.05, high=0.95)
 

@@ -9,8 +9,7 @@ from fewstep.terms.mmd import KERNELS, gaussian, unbiased
 from fewstep.training.draws import Draws
 from fewstep.training.sources import Sources, TensorData
 from fewstep.training.step import Step
-from tests.fewstep.terms.gaussian import IDS, MU, PROCESSES, S, consistency, mean_and_error, samples, student
-from tests.fewstep.terms.test_oracles import zero
+from tests.fewstep.terms.gaussian import IDS, MU, PROCESSES, S, consistency, mean_and_error, samples, student, zero
 
 
 def draws(n, d, seed, mean=0.0):

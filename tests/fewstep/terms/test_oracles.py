@@ -20,23 +20,21 @@ from tests.fewstep.terms.gaussian import (
     IDS,
     MU,
     PROCESSES,
+    SIGMAS,
     Pairs,
     S,
+    States,
     consistency,
     gaussian,
+    generator_of,
     gradients,
     make_step,
     mean_and_error,
     posterior_mean,
     samples,
     student,
+    zero,
 )
-
-SIGMAS = 4.5  # of 3 components in some 40 comparisons
-
-
-def zero(mean, error):
-    assert bool((mean.abs() <= SIGMAS * error + 1e-9).all()), (mean, error)
 
 
 def as_type(kind):
@@ -144,16 +142,9 @@ def test_regression_is_zero_at_the_flow_map_and_half_the_variance_at_the_mean(pr
 
 def test_regression_from_stored_states_uses_their_times():
     process = EDM()
-
-    class States(Pairs):
-        def batch(self, seed, position, size):
-            pair, times = super().batch(seed, position, size), torch.tensor([80.0, 5.0, 0.5], dtype=torch.float64)
-            states = [MU + (pair["x"] - MU) * (S**2 + t**2).sqrt() / S for t in times]
-            return {**pair, "states": torch.stack(states, 1).float(), "times": times}
-
     term = build(settings.Regression(term="regression", at="states", distance="pseudo_huber"))
-    assert term.loss(make_step({"student": student(process, consistency)}, n=512, pairs=States()))[0] < 1e-6
-    assert term.loss(make_step({"student": student(process, posterior_mean)}, n=512, pairs=States()))[0] > 0.01
+    assert term.loss(make_step({"student": student(process, consistency)}, n=512, pairs=States(process)))[0] < 1e-6
+    assert term.loss(make_step({"student": student(process, posterior_mean)}, n=512, pairs=States(process)))[0] > 0.01
 
 
 def tuning(huber, **levels):
@@ -228,11 +219,6 @@ def test_distribution_matching_direction_has_the_closed_form_mean(sigma):
     direction = normaliser(x, teacher.x0(x_t, sigma))[:, None] * (fake.x0(x_t, sigma) - teacher.x0(x_t, sigma))
     scale = (x - teacher.x0(x_t, sigma)).abs().mean(1, keepdim=True)
     assert torch.allclose(direction * scale, fake.x0(x_t, sigma) - teacher.x0(x_t, sigma), atol=1e-6)
-
-
-def generator_of(process, mean, std=S):
-    """A one-step generator with samples N(mean, std^2), its mean a parameter (shift) away."""
-    return student(process, lambda x, alpha, sigma: mean + std * x / sigma)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)

@@ -8,8 +8,7 @@ from fewstep.processes import EDM
 from fewstep.recipes import terms as settings
 from fewstep.teachers import GaussianMixture
 from fewstep.terms import build
-from tests.fewstep.terms.gaussian import MU, gaussian, make_step
-from tests.fewstep.terms.test_oracles import generator_of
+from tests.fewstep.terms.gaussian import MU, gaussian, generator_of, make_step
 
 
 def prepared(reward: dict, clamp=None, n=512):

@@ -22,8 +22,8 @@ from tests.fewstep.terms.gaussian import (
     make_step,
     mean_and_error,
     posterior_mean,
+    zero,
 )
-from tests.fewstep.terms.test_oracles import zero
 
 
 class Twin(Denoiser):
