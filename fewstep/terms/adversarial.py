@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from fewstep.processes import like
 from fewstep.recipes import terms as settings
 from fewstep.recipes.settings import Times
 from fewstep.recipes.terms.base import TEACHER_NETWORK
@@ -166,7 +167,7 @@ class Adversarial(Term[settings.Adversarial]):
     def _given(self, step: "Step", x: Tensor, t: Tensor | None, leaf: bool, noise: float) -> Tensor:
         """What the critic is given: x disturbed by `noise`, as an input to differentiate to if `leaf`."""
         if noise:
-            x = x + noise * step.spread(t, x) * step.normal("penalty", like=x)
+            x = x + noise * spread(step, t, x) * step.normal("penalty", like=x)
         return x.detach().requires_grad_() if leaf else x
 
     def _read(self, step: "Step", x: Tensor, t: Tensor | None) -> list[Tensor]:
@@ -175,9 +176,21 @@ class Adversarial(Term[settings.Adversarial]):
             return step.networks[self._network].features(x, t, step.condition)[1]
         if self._extract is not None:
             return self._extract(x)
-        return self._modules["features"](x / step.spread(t, x), step.angle(t))
+        return self._modules["features"](x / spread(step, t, x), angle(step, t))
 
     def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
         if self.settings.loss != "softplus" or self.settings.times is None:
             return None
         return self._judge(step, self._features(step, what, times=times)[0]).mean(1)
+
+
+def spread(step: "Step", t: Tensor | None, x: Tensor) -> Tensor:
+    """sqrt(alpha^2 + sigma^2) at native times t (N,), shaped to divide x (N, ...); 1 for clean samples (None)."""
+    return like(x.new_ones(len(x)) if t is None else step.student.process.scale(t), x)
+
+
+def angle(step: "Step", t: Tensor | None) -> Tensor:
+    """atan(sigma / alpha) (N,) float32 at native times t, from 0 (clean samples, None) to pi / 2."""
+    if t is None:
+        return step.full(0.0)
+    return torch.atan2(step.student.process.sigma(t), step.student.process.alpha(t)).float()

@@ -88,7 +88,7 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         process, t = step.student.process, time_of(step, state.nu)
 
         def own(x: Tensor, t: Tensor) -> Tensor:
-            return unit_velocity(step.student.predict(x, t, step.condition, **self._inputs(step)))
+            return unit_velocity(step.student.predict(x, t, step.condition, **step.scale_input))
 
         x = state.x * like(process.alpha(t), state.x)
         return jvp(own, (x, t), self._direction(step, state, velocity, t))
@@ -97,9 +97,9 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         """F, and its difference to F a straight step nearer to the data, over the difference in log nu."""
         x0, epsilon = _pair(state, velocity)
         nearer = State.noised(x0, epsilon, state.nu * math.exp(-self.settings.difference))
-        own = unit_velocity(predict(step, step.student, state, **self._inputs(step)))
+        own = unit_velocity(predict(step, step.student, state, **step.scale_input))
         with torch.no_grad():
-            before = unit_velocity(predict(step, step.student, nearer, **self._inputs(step)))
+            before = unit_velocity(predict(step, step.student, nearer, **step.scale_input))
         return own, (own.detach() - before) / self.settings.difference
 
     def _points(self, step: "Step") -> tuple[State, Tensor]:
@@ -107,19 +107,15 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         points = self.settings.points
         if points.kind == "data":
             noise = step.normal("noise", like=step.data)
-            state = State.noised(step.data, noise, step.noise_ratio(step.times(points.times)).double())
+            state = State.noised(step.data, noise, step.levels.ratio(step.times(points.times)).double())
         else:
             state = stored_state(step, step.integers("state", stored_count(step)))
         if self.settings.velocity == "data":
             angle = state.nu.atan()
             return state, like(angle.cos(), noise) * noise - like(angle.sin(), noise) * step.data
-        guidance = self.settings.guidance if step.scale is None else step.scale
+        guidance = step.guidance(self.settings.guidance)
         with torch.no_grad():
             return state, unit_velocity(predict(step, step.networks["teacher"], state, guidance=guidance))
-
-    @staticmethod
-    def _inputs(step: "Step") -> dict[str, Tensor]:
-        return {} if step.scale is None else {"scale": step.scale}
 
     @staticmethod
     def _direction(step: "Step", state: State, velocity: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

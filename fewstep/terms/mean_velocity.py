@@ -80,14 +80,14 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         if s.dyadic:
             length = 0.5 ** step.integers("dyadic", s.dyadic).double()
             end = length * ((step.uniform("dyadic-place") / length).floor() + 1)
-            t, r = (step.time_of_ratio(u / (1 - u)) for u in (end, end - length))
+            t, r = (step.levels.of_flow_time(u) for u in (end, end - length))
         else:
             one, other = step.times(s.times), step.times(s.second_times or s.times, "second-times")
             t, r = torch.maximum(one, other), torch.minimum(one, other)
         if step.progress < s.growth:
             high, low = (flow_time(step.student.process, time) for time in (t, r))
             u = torch.lerp(high, low, step.progress / s.growth)
-            r = step.time_of_ratio(u / (1 - u)).minimum(t)
+            r = step.levels.of_flow_time(u).minimum(t)
         r = torch.where(step.uniform("instantaneous") < s.instantaneous, t, r)
         return t, r
 
@@ -145,7 +145,7 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         high, low = (flow_time(student.process, time) for time in (t, r))
         share = step.uniform("split")[rows] if self.settings.split == "uniform" else torch.full_like(high, 0.5)
         u = torch.lerp(high, low, share)
-        s = step.time_of_ratio(u / (1 - u)).double().clamp(min=r, max=t)
+        s = step.levels.of_flow_time(u).double().clamp(min=r, max=t)
         first = student.predict(x, t, condition, second=s)
         between = student.process.add_noise(first.x0, first.epsilon, s)
         second = student.predict(between, s, condition, second=r).as_type("flow_prediction")

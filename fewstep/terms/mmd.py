@@ -69,7 +69,7 @@ class Mmd(Term[settings.MaximumMeanDiscrepancy]):
     def _space(self, step: "Step", samples: Tensor) -> Tensor:
         if self.settings.space == "samples":
             return samples
-        t = step.time_of_ratio(torch.full((step.size,), self.settings.feature_noise, device=samples.device))
+        t = step.levels.time(torch.full((step.size,), self.settings.feature_noise, device=samples.device))
         noised = step.student.process.add_noise(samples, step.normal("feature-noise", like=samples), t)
         return step.networks[TEACHER_NETWORK].features(noised, t, step.condition)[1][0].to(noised.dtype)
 

@@ -108,7 +108,7 @@ class PolicyImitation(Term[settings.PolicyImitation]):
         total, low = torch.zeros((), device=policy.y.device), max(policy.end, s.least)
         for k in range(s.states):
             u = low + (policy.start - low) * step.uniform(f"policy/{k}")
-            t = step.time_of_ratio(u / (1 - u))
+            t = step.levels.of_flow_time(u)
             u = flow_time(process, t)
             y = detached.state(u)
             scale = per_sample(process.alpha(t.double()) + process.sigma(t.double()), y).to(y.dtype)

@@ -68,7 +68,7 @@ class Regression(Term[settings.Regression]):
 
     def _noise(self, step: "Step") -> Compared:
         x_t, t = step.start(step.pair["noise"]), step.full(step.grid[0])
-        return step.student.predict(x_t, t, step.condition).x0, step.pair["x"], step.noise_ratio(t)
+        return step.student.predict(x_t, t, step.condition).x0, step.pair["x"], step.levels.ratio(t)
 
     def _states(self, step: "Step") -> Compared:
         states, times = step.pair.get("states"), step.pair.get("times")
@@ -78,23 +78,23 @@ class Regression(Term[settings.Regression]):
         x_t, t = states[step.rows, chosen], times[chosen]
         student = step.student.predict(x_t, t, step.condition).x0
         if self.settings.to == "end":
-            return student, step.pair["x"], step.noise_ratio(t)
+            return student, step.pair["x"], step.levels.ratio(t)
         process = step.student.process
         alpha = torch.cat([process.alpha(times), times.new_ones(1)])  # behind the last state come clean samples
         sigma = torch.cat([process.sigma(times), times.new_zeros(1)])
         following = torch.cat([states[:, 1:], step.pair["x"][:, None]], 1)[step.rows, chosen]
         ends = (per_sample(f[chosen + k], x_t) for k in (0, 1) for f in (alpha, sigma))
-        return student, landing(x_t, following, *ends), step.noise_ratio(t)
+        return student, landing(x_t, following, *ends), step.levels.ratio(t)
 
     def _hops(self, step: "Step") -> Compared:
         hop = make_hop(step, self.settings.hop)
-        return student_at(step, self.settings.hop).x0, hop.target, step.noise_ratio(hop.t)
+        return student_at(step, self.settings.hop).x0, hop.target, step.levels.ratio(hop.t)
 
     def _samples(self, step: "Step") -> Compared:
         x_t, t, _ = step.noised("fake", self.settings.times)
         with torch.no_grad():
             target = step.networks["teacher"].predict(x_t, t, step.condition, self.settings.hop.guidance).x0
-        return step.generated, target, step.noise_ratio(t)
+        return step.generated, target, step.levels.ratio(t)
 
     def _distance(self, step: "Step") -> Callable[[Tensor, Tensor], Tensor]:
         s = self.settings
@@ -104,7 +104,7 @@ class Regression(Term[settings.Regression]):
             return partial(pseudo_huber, huber=s.huber)
         if self._features is not None:
             return partial(perceptual, features=self._features)
-        network, t = step.networks[TEACHER_NETWORK], step.time_of_ratio(step.full(s.level))
+        network, t = step.networks[TEACHER_NETWORK], step.levels.time(step.full(s.level))
 
         def read(x: Tensor) -> list[Tensor]:
             state = x * per_sample(step.student.process.alpha(t), x)

@@ -1,8 +1,6 @@
 """What a term sees of one step: the networks by role, the batch, keyed draws, and what terms share within the step."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,31 +8,16 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
-from fewstep.processes import Process, like
-from fewstep.recipes.settings import NativeTimes, Times, UniformTimes
+from fewstep.recipes.settings import Times
 from fewstep.training.draws import Draws
+from fewstep.training.levels import Levels, distribution
+from fewstep.training.noised import Noised, raise_level
 from fewstep.training.sources import Sources
 from fewstep.training.world import World, everywhere
 
 if TYPE_CHECKING:
     from fewstep.denoiser import Denoiser, Prediction
     from fewstep.terms.base import Term
-
-
-@dataclass(frozen=True)
-class Noised:
-    """Samples or states at a higher noise level, with what a denoiser would have to say of them.
-
-    x: (N, ...) at native times t (N,). x0, noise: the pair whose conditional expectations given (x, t) are the exact
-    denoiser's; for noised samples the samples and their noise. weight: (N,), by which an error against that pair has
-    the variance of ordinary noise.
-    """
-
-    x: Tensor
-    t: Tensor
-    x0: Tensor
-    noise: Tensor
-    weight: Tensor
 
 
 class Step:
@@ -92,6 +75,10 @@ class Step:
     def uniform(self, name: str) -> Tensor:
         """(size,) uniform in [0, 1)."""
         return self._draws.uniform(name)[self._part]
+
+    def gaussian(self, name: str) -> Tensor:
+        """(size,) N(0, 1)."""
+        return self._draws.gaussian(name)[self._part]
 
     def integers(self, name: str, high: int) -> Tensor:
         """(size,) uniform in 0 ... high - 1."""
@@ -161,6 +148,15 @@ class Step:
             return None
         return scales.low + (scales.high - scales.low) * self.uniform("guidance-scale")
 
+    @property
+    def scale_input(self) -> dict[str, Tensor]:
+        """`scale` as the student's `predict` takes it: a keyword, or none for a student without that input."""
+        return {} if self.scale is None else {"scale": self.scale}
+
+    def guidance(self, fixed: float) -> float | Tensor:
+        """The teacher's guidance scale: the one that the student is told, or `fixed` for one without that input."""
+        return fixed if self.scale is None else self.scale
+
     def dropped_condition(self, share: float) -> Tensor | None:
         """`condition` with this share of the labels replaced by the null class, where the network has one."""
         labels, null = self.condition, self.student.null_class
@@ -173,6 +169,11 @@ class Step:
         return everywhere(x, World.current())
 
     # --- noise levels ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def levels(self) -> Levels:
+        """Noise ratios of the student's process."""
+        return Levels(self.student.process, self.grid[0])
 
     def full(self, t: float) -> Tensor:
         """(size,) of one native time."""
@@ -189,84 +190,13 @@ class Step:
 
         between: native times, to whose interval the distribution is restricted; None: no bound.
         """
-        process = self.student.process
-        low, high = (None if bound is None else self._quantile(settings, bound) for bound in between)
-        share = self.uniform(name)
-        if low is not None or high is not None:
-            high = 1.0 if high is None else high
-            share = min(low or 0.0, high) + share * (high - min(low or 0.0, high))
-        if isinstance(settings, NativeTimes):
-            return (process.t_min + share * (process.t_max - process.t_min)).float()
-        if isinstance(settings, UniformTimes):
-            u = (settings.low + share * (settings.high - settings.low)).clamp(1e-9, 1 - 1e-9)
-            return self.time_of_ratio(u / (1 - u))
-        free = low is None and high is None
-        normal = self._draws.gaussian(name)[self._part] if free else torch.special.ndtri(share.clamp(1e-9, 1 - 1e-9))
-        return self.time_of_ratio((settings.mean + settings.std * normal).exp())
-
-    def _quantile(self, settings: Times, t: float) -> float:
-        """Share of the distribution that lies at native times below t."""
-        process = self.student.process
-        if isinstance(settings, NativeTimes):
-            return (t - process.t_min) / (process.t_max - process.t_min)
-        nu = float(self.noise_ratio(torch.tensor(t, dtype=torch.float64)))
-        if isinstance(settings, UniformTimes):
-            return min(max((nu / (1 + nu) - settings.low) / (settings.high - settings.low), 0.0), 1.0)
-        return 0.5 * (1 + math.erf((math.log(nu) - settings.mean) / settings.std / math.sqrt(2)))
-
-    def density(self, settings: Times, t: Tensor) -> Tensor:
-        """Density (N,) of log(nu) under this distribution (without bounds) at native times t."""
-        process, nu = self.student.process, self.noise_ratio(t.double())
-        if isinstance(settings, NativeTimes):
-            alpha, sigma = process.alpha(t.double()), process.sigma(t.double())
-            slopes = process.derivatives(t.double())
-            return 1 / (slopes[1] / sigma - slopes[0] / alpha).abs() / (process.t_max - process.t_min)
-        if isinstance(settings, UniformTimes):
-            return nu / (1 + nu).square() / (settings.high - settings.low)
-        z = (nu.log() - settings.mean) / settings.std
-        return (-0.5 * z.square()).exp() / (settings.std * math.sqrt(2 * math.pi))
-
-    def time_of_ratio(self, nu: Tensor) -> Tensor:
-        """Native time, float32, of noise ratios nu = sigma / alpha, held within the process's range."""
-        low, high = self._log_snr_range
-        return self.student.process.time((-2 * nu.double().log()).clamp(low, high)).float()
-
-    def noise_ratio(self, t: Tensor) -> Tensor:
-        """nu = sigma / alpha at native times t."""
-        return (-0.5 * self.student.process.log_snr(t)).exp()
-
-    def spread(self, t: Tensor | None, like: Tensor) -> Tensor:
-        """sqrt(alpha^2 + sigma^2) at native times t (N,), shaped to divide `like`; 1 for clean samples (None)."""
-        scale = like.new_ones(len(like)) if t is None else self.student.process.scale(t).to(like.dtype)
-        return scale.reshape(-1, *[1] * (like.ndim - 1))
-
-    def angle(self, t: Tensor | None) -> Tensor:
-        """atan(sigma / alpha) (N,) float32 at native times t, from 0 (clean samples, None) to pi / 2."""
-        if t is None:
-            return self.full(0.0)
-        return torch.atan2(self.student.process.sigma(t), self.student.process.alpha(t)).float()
-
-    @cached_property
-    def _log_snr_range(self) -> tuple[float, float]:
-        process = self.student.process
-        ends = process.log_snr(torch.tensor([process.t_max, process.t_min], dtype=torch.float64))
-        # A process that reaches pure noise or clean data is held just before it, where the ratio is finite.
-        return max(float(ends[0]), -2 * math.log(1e5)), min(float(ends[1]), 2 * math.log(1e5))
-
-    @cached_property
-    def least_noise_ratio(self) -> float:
-        """nu at the process's clean end, or next to it."""
-        return math.exp(-0.5 * self._log_snr_range[1])
-
-    @cached_property
-    def greatest_noise_ratio(self) -> float:
-        """nu at the process's noise end, or next to it where that is pure noise."""
-        return math.exp(-0.5 * self._log_snr_range[0])
-
-    @cached_property
-    def start_noise_ratio(self) -> float:
-        """nu where the student's sampling starts, or next to it where that is pure noise."""
-        return min(float(self.noise_ratio(torch.tensor(self.grid[0], dtype=torch.float64))), self.greatest_noise_ratio)
+        spread = distribution(settings, self.levels)
+        if between == (None, None):
+            return spread.drawn(self, name)
+        low, high = (None if bound is None else spread.share(bound) for bound in between)
+        high = 1.0 if high is None else high
+        low = min(low or 0.0, high)
+        return spread.at(low + self.uniform(name) * (high - low))
 
     # --- shared between terms ----------------------------------------------------------------------------------------
 
@@ -394,22 +324,3 @@ class Step:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
-
-
-def raise_level(process: "Process", x: Tensor, s: float, noise: Tensor, t: Tensor) -> Noised:
-    """States x (N, ...) at native time s, noised on to t >= s by `noise` n ~ N(0, I).
-
-    x_t = a x_s + b n with a = alpha_t / alpha_s, b^2 = sigma_t^2 - a^2 sigma_s^2. The score of q(x_t | x_s) is -n / b,
-    so the pair (x0, noise) that stands for it has noise = sigma_t n / b and, by x_t = alpha_t x0 + sigma_t noise,
-    x0 = x_s / alpha_s - a sigma_s^2 / (alpha_s b) n. Regression on it is score matching without access to clean
-    samples, unbiased within the interval above s (Phased DMD, 2510.27684, in flow time: METHODS.md, d.3); its
-    variance grows like 1 / b^2, which weight = b^2 / sigma_t^2 takes back.
-    """
-    start = torch.tensor(s, dtype=torch.float64, device=x.device)
-    alpha_s, sigma_s = process.alpha(start), process.sigma(start)
-    alpha, sigma = process.alpha(t.double()), process.sigma(t.double())
-    a = alpha / alpha_s
-    b = (sigma.square() - (a * sigma_s).square()).clamp_min(1e-8 * sigma.square()).sqrt()
-    x0 = x / like(alpha_s, x) - like(a * sigma_s.square() / (alpha_s * b), x) * noise
-    x_t = like(a, x) * x + like(b, x) * noise
-    return Noised(x_t, t, x0, like(sigma / b, x) * noise, (b / sigma).square().float())

@@ -50,9 +50,9 @@ def cells(levels: Grid, progress: float) -> int:
 
 
 def _gap(step: "Step", s: Gap) -> tuple[Tensor, Tensor]:
-    nu = step.noise_ratio(step.times(s.times)).double()
+    nu = step.levels.ratio(step.times(s.times)).double()
     r = nearer(nu, min(int(step.progress * s.stages), s.stages - 1), s.q, s.k, s.b, s.ratio_cap)
-    return nu, torch.where(r > step.least_noise_ratio, r, torch.zeros_like(r))
+    return nu, torch.where(r > step.levels.least, r, torch.zeros_like(r))
 
 
 def _grid(step: "Step", s: Grid) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def _grid(step: "Step", s: Grid) -> tuple[Tensor, Tensor]:
     if s.times is None:
         upper = (step.uniform("cell") * n).floor() + 1
     else:
-        drawn = step.noise_ratio(step.times(s.times, "cell")).double()
+        drawn = step.levels.ratio(step.times(s.times, "cell")).double()
         upper = (n * _place(step, s, drawn)).ceil().clamp(1, n)
     lower = upper - 1
     if s.reach > 1:
@@ -71,17 +71,17 @@ def _grid(step: "Step", s: Grid) -> tuple[Tensor, Tensor]:
 
 def _level(step: "Step", s: Grid, place: Tensor) -> Tensor:
     """Noise ratio at places in [0, 1] from the clean to the noisy end of the grid."""
-    high = step.start_noise_ratio
+    high = step.levels.start
     if s.spacing == "karras":
         return between(torch.full_like(place, high), _low(step, s), 1 - place)
     ends = _native_ends(step, s)
-    return step.noise_ratio(ends[0] + (ends[1] - ends[0]) * place).clamp_max(high)
+    return step.levels.ratio(ends[0] + (ends[1] - ends[0]) * place).clamp_max(high)
 
 
 def _place(step: "Step", s: Grid, nu: Tensor) -> Tensor:
     """Inverse of `_level`, beyond the ends outside of [0, 1]."""
     if s.spacing == "karras":
-        low, high = _low(step, s) ** (1 / RHO), step.start_noise_ratio ** (1 / RHO)
+        low, high = _low(step, s) ** (1 / RHO), step.levels.start ** (1 / RHO)
         return (nu ** (1 / RHO) - low) / (high - low)
     ends = _native_ends(step, s)
     return (step.student.process.time(-2 * nu.log()) - ends[0]) / (ends[1] - ends[0])
@@ -89,9 +89,9 @@ def _place(step: "Step", s: Grid, nu: Tensor) -> Tensor:
 
 def _low(step: "Step", s: Grid) -> float:
     """The grid's clean end, within the process."""
-    return max(s.least, step.least_noise_ratio)
+    return max(s.least, step.levels.least)
 
 
 def _native_ends(step: "Step", s: Grid) -> Tensor:
-    ends = torch.tensor([_low(step, s), step.start_noise_ratio], dtype=torch.float64)
+    ends = torch.tensor([_low(step, s), step.levels.start], dtype=torch.float64)
     return step.student.process.time(-2 * ends.log())

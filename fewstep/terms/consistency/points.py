@@ -32,7 +32,7 @@ def noised(step: "Step", points: DataPoints | TeacherPoints, nu: Tensor, nu_near
     far = State.noised(x0, noise, nu)
     if points.kind == "data":
         return Pair(far, State.noised(x0, noise, nu_near))
-    guidance = points.guidance if step.scale is None else step.scale
+    guidance = step.guidance(points.guidance)
     near = far
     with torch.no_grad():
         for k in range(points.substeps):
@@ -86,5 +86,5 @@ def stored_count(step: "Step") -> int:
 def stored_state(step: "Step", index: Tensor) -> State:
     """The stored states of these numbers (N,); noise beyond the student's start counts as lying there."""
     x, t = step.pair["states"][step.rows, index], step.pair["times"][index].double()
-    nu = step.noise_ratio(t).clamp_max(step.start_noise_ratio)
+    nu = step.levels.ratio(t).clamp_max(step.levels.start)
     return State(x * like((1 + nu.square()).sqrt() / step.student.process.scale(t), x), nu)

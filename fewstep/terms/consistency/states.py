@@ -37,7 +37,7 @@ class State:
 
 def time_of(step: "Step", nu: Tensor) -> Tensor:
     """Native time (N,) float64 of noise ratios, held where they are finite and not zero in the student's process."""
-    held = nu.double().clamp(step.least_noise_ratio, step.greatest_noise_ratio)
+    held = nu.double().clamp(step.levels.least, step.levels.greatest)
     return step.student.process.time(-2 * held.log())
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fewstep.errors import SettingsError
+from fewstep.training.levels import distribution
 
 if TYPE_CHECKING:
     from fewstep.recipes.terms.distribution_matching import DistributionMatching
@@ -26,11 +27,11 @@ def level_weight(settings: "DistributionMatching", step: "Step", t: Tensor, x: T
     """
     if settings.weighting == "normalised":
         return normaliser(x.detach(), teacher.detach())
-    nu = step.noise_ratio(t.double())
+    nu = step.levels.ratio(t.double())
     if settings.weighting == "x0":
         return nu.new_ones(nu.shape).float()
     if settings.weighting == "epsilon":
         return (1 / nu).float()
     if settings.weighting == "likelihood":
-        return (2 * x[0].numel() / (nu.square() * step.density(settings.times, t))).float()
+        return (2 * x[0].numel() / (nu.square() * distribution(settings.times, step.levels).density(t))).float()
     raise SettingsError(f"unknown weighting {settings.weighting!r}")

@@ -19,7 +19,8 @@ from fewstep.terms.distribution_matching.correction import corrected
 from fewstep.terms.distribution_matching.divergences import WEIGHTS
 from fewstep.terms.distribution_matching.identity import expanded_divergence, score_identity
 from fewstep.terms.distribution_matching.weighting import normaliser
-from fewstep.training.step import raise_level
+from fewstep.training.levels import distribution
+from fewstep.training.noised import raise_level
 from tests.fewstep.terms.gaussian import (
     IDS,
     MU,
@@ -230,17 +231,17 @@ def test_level_weights_make_the_score_identity_the_kl_divergence_of_the_samples(
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_times_are_restricted_to_an_interval_and_their_density_is_known(times, process):
     step = make_step({"student": student(process, posterior_mean)}, n=1 << 14)
-    nu = step.noise_ratio(step.times(times).double())
+    nu = step.levels.ratio(step.times(times).double())
     inside = (nu > 0.6) & (nu < 1.5)
     low, high = (float(process.time(torch.tensor(-2 * math.log(r), dtype=torch.float64))) for r in (0.6, 1.5))
-    held = step.noise_ratio(step.times(times, "held", (low, high)).double())
+    held = step.levels.ratio(step.times(times, "held", (low, high)).double())
     assert held.min() > 0.599 and held.max() < 1.501
     # the restricted distribution is the conditional one, and the density integrates to its share
     for share in (0.25, 0.5, 0.75):
         expected = nu[inside].quantile(share).log()
         assert abs(held.quantile(share).log() - expected) < 0.05, (share, held.quantile(share), expected.exp())
     grid = torch.linspace(math.log(0.6), math.log(1.5), 400, dtype=torch.float64)
-    mass = torch.trapezoid(step.density(times, process.time(-2 * grid)), grid)
+    mass = torch.trapezoid(distribution(times, step.levels).density(process.time(-2 * grid)), grid)
     assert abs(mass - inside.double().mean()) < 4 * (float(mass) / len(nu)) ** 0.5 + 2e-3
 
 
@@ -296,7 +297,7 @@ def test_states_between_deterministic_steps_rest_at_the_teachers_flow(process):
         step = make_step({"student": own, "fake_score": fake}, n=512, k=k, role="fake_score", grid=grid, sampler="ode")
         parts = torch.autograd.grad(term.loss(step)[0], list(fake.network.parameters()))
         found.append(torch.cat([p.reshape(-1) for p in parts]))
-        level, t = step.exit, step.noise_ratio(step.raised("phases", TIMES).t)
+        level, t = step.exit, step.levels.ratio(step.raised("phases", TIMES).t)
         seen.add(level)
         assert level or t.min() > 0.99
         assert not level or t.max() < 1.01

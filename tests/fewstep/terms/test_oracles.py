@@ -85,9 +85,9 @@ def test_native_times_cover_the_process_and_class_dropout_its_share():
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_noise_levels_are_those_asked_for_in_every_process(process):
     step = make_step({"student": student(process, as_type("sample"))}, n=1 << 14, data=samples(8))
-    nu = step.noise_ratio(step.times(LogNormalTimes(mean=-0.4, std=1.0)))
+    nu = step.levels.ratio(step.times(LogNormalTimes(mean=-0.4, std=1.0)))
     assert abs(nu.log().mean() + 0.4) < 0.03 and abs(nu.log().std() - 1) < 0.03
-    u = step.noise_ratio(step.times(UniformTimes(low=0.02, high=0.98)))
+    u = step.levels.ratio(step.times(UniformTimes(low=0.02, high=0.98)))
     u = u / (1 + u)
     assert 0.019 < u.min() < 0.03 and 0.97 < u.max() < 0.981 and abs(u.mean() - 0.5) < 0.01
 
@@ -166,8 +166,8 @@ def test_consistency_at_the_exact_function_vanishes_at_the_stated_order(process)
         networks = {"student": student(process, consistency)}
         step = make_step(networks, n=1 << 15, data=data)
         x0, noise, t = step.data, step.normal("noise", like=step.data), step.times(times)
-        nu = step.noise_ratio(t).double()
-        r = step.time_of_ratio(nu * cap)
+        nu = step.levels.ratio(t).double()
+        r = step.levels.time(nu * cap)
         far, near = (networks["student"].x0(process.add_noise(x0, noise, u), u).detach() for u in (t, r))
         residuals.append(float(squared(far, near).mean().sqrt()))
 
