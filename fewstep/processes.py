@@ -7,7 +7,6 @@ loss or a teacher of one process serves another (Kingma et al., arXiv 2107.00630
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -131,6 +130,12 @@ class VariancePreserving(Process):
         if table.ndim != 1 or len(table) < 2 or not bool((table.diff() < 0).all()):
             raise SettingsError("alphas_cumprod must be two or more strictly decreasing numbers")
         object.__setattr__(self, "alphas_cumprod", tuple(table.tolist()))
+        # Now, and not when first asked for: a tensor made within a forward derivative stays bound to it.
+        table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
+        object.__setattr__(self, "_tables", {torch.device("cpu"): table.log() - (-table).log1p()})
+
+    def __reduce__(self) -> tuple:
+        return VariancePreserving, (self.alphas_cumprod,)
 
     def __repr__(self) -> str:
         return f"VariancePreserving({self.timesteps} timesteps, {self.alphas_cumprod[-1]:.3g} at the end)"
@@ -152,11 +157,6 @@ class VariancePreserving(Process):
     def timesteps(self) -> int:
         """N, the length of the chain."""
         return len(self.alphas_cumprod)
-
-    @cached_property
-    def _tables(self) -> dict[torch.device, Tensor]:
-        table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
-        return {torch.device("cpu"): table.log() - (-table).log1p()}
 
     def _table(self, device: torch.device) -> Tensor:
         if device not in self._tables:

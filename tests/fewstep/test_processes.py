@@ -1,5 +1,6 @@
 """Noise processes: what x_t is, and that log-SNR carries a state from one to another."""
 
+import copy
 import math
 
 import pytest
@@ -144,3 +145,10 @@ def test_what_is_no_process_is_refused():
         Process.from_dict({"kind": "x"})
     with pytest.raises(SettingsError, match="sigma_mn"):
         Process.from_dict({"kind": "edm", "sigma_mn": 1.0})
+
+
+def test_a_process_first_used_within_a_derivative_can_still_be_copied():
+    process = VariancePreserving.cosine()
+    torch.func.jvp(process.log_snr, (torch.tensor([0.5]),), (torch.tensor([1.0]),))
+    copied = copy.deepcopy(process)
+    assert copied == process and torch.equal(copied.log_snr(torch.tensor([0.5])), process.log_snr(torch.tensor([0.5])))
