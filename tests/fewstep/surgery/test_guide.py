@@ -10,39 +10,16 @@ from fewstep.adapters import Angle
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
 from fewstep.export import export_student, is_stock, load_student
-from fewstep.networks import ResidualMLP, build, new_unet
-from fewstep.processes import Flow, VariancePreserving
 from fewstep.recipes import load_recipe
 from fewstep.recipes.settings import GuidanceInput, SizeSettings, StudentSettings
-from fewstep.students import Student, make_student
+from fewstep.students import make_student
 from fewstep.training.checkpoints import Checkpoints
+from tests.fewstep.surgery.untrained import VP, batch, learnt, origin
 from tests.fewstep.training.small import finish, run, teacher, tiny
 
-VP = VariancePreserving.cosine()
 GUIDED = StudentSettings(
     guide=SizeSettings(width=0.5, middle=False), guidance_input=GuidanceInput(low=1.0, high=5.0, sample=2.0)
 )
-
-
-def origin(kind: str) -> Denoiser:
-    if kind == "mlp":
-        return Denoiser(build(lambda: ResidualMLP((2,), 4, 16, 2)), VP, "v_prediction", (2,), 3, 3, Angle())
-    process, predicts = (VP, "v_prediction") if kind == "unet" else (Flow(), "flow_prediction")
-    return Denoiser(new_unet(8, 1, 3, (16, 16)), process, predicts, (1, 8, 8), 3, 3)
-
-
-def learnt(kind: str, settings: StudentSettings = GUIDED) -> Student:
-    student = make_student(origin(kind), settings).eval()
-    with torch.no_grad():
-        for number, (name, value) in enumerate(student.denoiser.named_parameters()):
-            if name not in student.denoiser.held:
-                value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(number)))
-    return student
-
-
-def batch(denoiser: Denoiser):
-    x = torch.randn(4, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
-    return x, torch.tensor([0.2, 0.5, 0.9, 1.0], dtype=torch.float64), torch.tensor([0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("kind", ["mlp", "unet", "flow"])
@@ -55,7 +32,7 @@ def test_a_guide_starts_without_effect_and_leaves_the_base_alone(kind):
     assert free and all(name.startswith("network.guide.") for name in free)
     count = sum(value.numel() for name, value in student.named_parameters() if name in free)
     assert count < sum(value.numel() for value in plain.parameters())
-    found = learnt(kind).denoiser
+    found = learnt(origin(kind), GUIDED).denoiser
     one, other = (found.predict(*batch(plain), scale=scale).output for scale in (1.0, 4.0))
     assert not torch.allclose(one, other, atol=1e-4) and not torch.allclose(one, expected, atol=1e-4)
     assert torch.allclose(found.plain().predict(*batch(plain)).output, found.predict(*batch(plain)).output, atol=1e-5)
@@ -63,7 +40,7 @@ def test_a_guide_starts_without_effect_and_leaves_the_base_alone(kind):
 
 @pytest.mark.parametrize("kind", ["unet", "flow"])
 def test_it_is_exported_beside_the_base_and_comes_back(tmp_path, kind):
-    student = learnt(kind, GUIDED.model_copy(update={"steps": 2}))
+    student = learnt(origin(kind), GUIDED.model_copy(update={"steps": 2}))
     export_student(student, tmp_path)
     assert not is_stock(student)
     assert json.loads((tmp_path / "model_index.json").read_text())["guide"] == ["diffusers", "UNet2DModel"]

@@ -10,26 +10,12 @@ from fewstep.adapters import Angle
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
 from fewstep.export import export_student, load_student
-from fewstep.networks import ResidualMLP, build, new_unet
-from fewstep.processes import EDM, Flow, VariancePreserving
-from fewstep.randomness import generator
 from fewstep.recipes.settings import GuidanceInput, StudentSettings
 from fewstep.students import Student, make_student
 from fewstep.terms.derivatives import jvp
+from tests.fewstep.surgery.untrained import KINDS, VP, learnt, origin
 
-VP = VariancePreserving.cosine()
 BOTH = StudentSettings(second_time=True, guidance_input=GuidanceInput(low=1.0, high=5.0, sample=2.5), sampler="renoise")
-KINDS = {"mlp": "v_prediction", "unet": "v_prediction", "flow": "flow_prediction", "plain": "sample"}
-
-
-def origin(kind: str = "unet") -> Denoiser:
-    """A network of each kind: in labels, process and prediction type they differ too."""
-    if kind == "mlp":
-        return Denoiser(build(lambda: ResidualMLP((2,), 4, 16, 1)), VP, KINDS[kind], (2,), 3, 3, Angle())
-    classes = 0 if kind == "plain" else 3
-    network = new_unet(8, 1, classes, (8, 16), generator=torch.Generator().manual_seed(1))
-    process = {"unet": VP, "flow": Flow(), "plain": EDM()}[kind]
-    return Denoiser(network, process, KINDS[kind], (1, 8, 8), classes, classes or None)
 
 
 def batch(denoiser: Denoiser, n: int = 4):
@@ -44,12 +30,7 @@ def batch(denoiser: Denoiser, n: int = 4):
 
 def disturbed(kind: str, settings: StudentSettings = BOTH) -> Student:
     """A student whose new embeddings have learnt something."""
-    student = make_student(origin(kind), settings).eval()
-    with torch.no_grad():
-        for name, value in student.denoiser.network.named_parameters():
-            if "second." in name or "scale." in name:
-                value.add_(torch.randn(value.shape, generator=generator(0, name)) * 0.3)
-    return student
+    return learnt(origin(kind), settings, lambda name: "second." in name or "scale." in name, 0.3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,8 +130,8 @@ def test_a_network_that_has_them_keeps_them_and_others_are_refused():
     with pytest.raises(SettingsError, match="already has further inputs"):
         make_student(copy.deepcopy(student), StudentSettings(second_time=True))
     with pytest.raises(SettingsError, match="takes no second time"):
-        origin().predict(x, t, labels, second=0.1)
+        origin("unet").predict(x, t, labels, second=0.1)
     with pytest.raises(SettingsError, match="takes no scale"):
-        make_student(origin(), StudentSettings(second_time=True)).denoiser.predict(x, t, labels, scale=2.0)
+        make_student(origin("unet"), StudentSettings(second_time=True)).denoiser.predict(x, t, labels, scale=2.0)
     with pytest.raises(SettingsError, match="cannot be given a second time"):
         make_student(Denoiser(torch.nn.Linear(2, 2), VP, "sample", (2,), adapter=Angle()), BOTH)

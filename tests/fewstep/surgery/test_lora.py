@@ -4,42 +4,16 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
-from fewstep.adapters import Angle
-from fewstep.denoiser import Denoiser
 from fewstep.export import export_student, load_student
-from fewstep.networks import ResidualMLP, build
-from fewstep.processes import VariancePreserving
 from fewstep.recipes import parse_recipe
 from fewstep.recipes.settings import GuidanceInput, LoraSettings, StudentSettings
-from fewstep.students import Student, make_student
-from fewstep.teachers import new_unet
+from fewstep.students import make_student
 from fewstep.terms.derivatives import jvp
 from fewstep.training.checkpoints import Checkpoints
+from tests.fewstep.surgery.untrained import batch, learnt, origin
 from tests.fewstep.training.small import BATCH, finish, run, teacher
 
-VP = VariancePreserving.cosine()
 LORA = StudentSettings(lora=LoraSettings(rank=2, alpha=4.0))
-
-
-def origin(kind: str) -> Denoiser:
-    if kind == "mlp":
-        return Denoiser(build(lambda: ResidualMLP((2,), 4, 16, 2)), VP, "v_prediction", (2,), 3, 3, Angle())
-    return Denoiser(new_unet(8, 1, 3, (8, 16)), VP, "v_prediction", (1, 8, 8), 3, 3)
-
-
-def learnt(kind: str, settings: StudentSettings = LORA) -> Student:
-    """A student whose adapters and embeddings are away from zero."""
-    student = make_student(origin(kind), settings).eval()
-    with torch.no_grad():
-        for number, (name, value) in enumerate(student.denoiser.named_parameters()):
-            if name not in student.denoiser.held:
-                value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(number)))
-    return student
-
-
-def batch(denoiser: Denoiser):
-    x = torch.randn(4, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
-    return x, torch.tensor([0.2, 0.5, 0.9, 1.0], dtype=torch.float64), torch.tensor([0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("kind", ["mlp", "unet"])
@@ -59,7 +33,7 @@ def test_adapters_start_without_effect_reach_every_layer_and_hold_the_rest(kind)
 @pytest.mark.parametrize("kind", ["mlp", "unet"])
 def test_merging_gives_back_the_original_layers_and_the_same_function(kind):
     settings = LORA.model_copy(update={"second_time": True, "guidance_input": GuidanceInput()})
-    for one in (learnt(kind).denoiser, learnt(kind, settings).denoiser):
+    for one in (learnt(origin(kind), LORA).denoiser, learnt(origin(kind), settings).denoiser):
         merged, plain = one.plain(), origin(kind)
         assert {n: v.shape for n, v in merged.state_dict().items()} == {
             n: v.shape for n, v in plain.state_dict().items()
@@ -73,7 +47,7 @@ def test_merging_gives_back_the_original_layers_and_the_same_function(kind):
 
 @pytest.mark.parametrize("kind", ["mlp", "unet"])
 def test_adapters_have_forward_derivatives(kind):
-    student = learnt(kind).denoiser.double()
+    student = learnt(origin(kind), LORA).denoiser.double()
     x, t, labels = batch(student)
     x = x.double()
     _, derivative = jvp(lambda x: student.predict(x, t, labels).output, (x,), (torch.ones_like(x),))
@@ -83,7 +57,7 @@ def test_adapters_have_forward_derivatives(kind):
 
 
 def test_an_exported_student_with_adapters_is_a_plain_pipeline(tmp_path):
-    student = learnt("unet")
+    student = learnt(origin("unet"), LORA)
     export_student(student, tmp_path)
     pipe = DiffusionPipeline.from_pretrained(tmp_path)
     pipe.set_progress_bar_config(disable=True)

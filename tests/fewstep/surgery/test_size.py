@@ -4,29 +4,19 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from fewstep.adapters import Angle
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
 from fewstep.export import export_student, load_student
-from fewstep.networks import ResidualMLP, build, new_unet
-from fewstep.processes import VariancePreserving
+from fewstep.networks import new_unet
 from fewstep.recipes.settings import SizeSettings, StudentSettings
 from fewstep.students import make_student
 from fewstep.surgery.size import inherit, most_needed, smaller
 from fewstep.surgery.stages import matching, stages
-
-VP = VariancePreserving.cosine()
-
-
-def origin(kind: str, layers: int = 3) -> Denoiser:
-    if kind == "mlp":
-        return Denoiser(build(lambda: ResidualMLP((2,), 4, 32, layers)), VP, "v_prediction", (2,), 3, 3, Angle())
-    return Denoiser(new_unet(8, 1, 3, (8, 16), layers), VP, "v_prediction", (1, 8, 8), 3, 3)
+from tests.fewstep.surgery.untrained import VP, batch, origin
 
 
-def batch(denoiser: Denoiser):
-    x = torch.randn(4, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
-    return x, torch.tensor([0.2, 0.5, 0.9, 1.0], dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+def teacher_of(kind: str, layers: int = 3) -> Denoiser:
+    return origin(kind, hidden=32, blocks=layers, layers=layers)
 
 
 def count(denoiser: Denoiser) -> int:
@@ -36,7 +26,7 @@ def count(denoiser: Denoiser) -> int:
 @pytest.mark.parametrize("kind", ["mlp", "unet"])
 @pytest.mark.parametrize("init", ["teacher", "random"])
 def test_a_smaller_student_works_and_is_smaller(kind, init):
-    teacher = origin(kind)
+    teacher = teacher_of(kind)
     for size in ({"width": 0.5, "middle": False}, {"depth": 0.34}):
         settings = StudentSettings(init=init, size=SizeSettings(**size))
         student, again = (make_student(teacher, settings, seed).denoiser.eval() for seed in (0, 0))
@@ -50,7 +40,7 @@ def test_a_smaller_student_works_and_is_smaller(kind, init):
 
 @pytest.mark.parametrize("kind", ["mlp", "unet"])
 def test_layers_that_do_nothing_are_the_ones_that_go(kind):
-    teacher = origin(kind)
+    teacher = teacher_of(kind)
     network = teacher.network
     idle = [network.blocks[0], network.blocks[2]] if kind == "mlp" else [
         part[block].resnets[k] for block in (0, 1) for part, k in ((network.down_blocks, 1), (network.up_blocks, 2))
@@ -99,9 +89,9 @@ def test_channels_that_do_nothing_cost_nothing_when_they_go():
 
 
 def test_stages_match_by_the_share_that_is_done():
-    three, two = origin("mlp").network, origin("mlp", 2).network
+    three, two = teacher_of("mlp").network, teacher_of("mlp", 2).network
     assert [theirs for _, theirs in matching(two, three)] == [three.blocks[1], three.blocks[2], three.mid_block]
-    large = origin("unet").network
+    large = teacher_of("unet").network
     small = smaller(large, 0.5, 0.5, False, torch.Generator())
     assert [theirs for _, theirs in matching(small, large)] == [*large.down_blocks, *large.up_blocks]
     assert [len(part) for part in stages(large).values()] == [2, 1, 2]
@@ -115,7 +105,7 @@ def test_stages_match_by_the_share_that_is_done():
 
 def test_a_smaller_student_exports_as_a_stock_pipeline(tmp_path):
     size = SizeSettings(width=0.5, depth=0.5, middle=False)
-    student = make_student(origin("unet"), StudentSettings(size=size)).eval()
+    student = make_student(teacher_of("unet"), StudentSettings(size=size)).eval()
     export_student(student, tmp_path)
     noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(4) % 3
