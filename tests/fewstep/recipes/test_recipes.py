@@ -8,43 +8,18 @@ import pytest
 from fewstep.errors import SettingsError
 from fewstep.recipes import Needs, Overrides, check_needs, load_recipe, parse_recipe, recipe_names
 
-NEEDS = {
-    "kd": Needs(pairs=True, teacher=True),
-    "reflow": Needs(pairs=True, teacher=True),
-    "ect": Needs(data=True, teacher=True),
-    "dmd2": Needs(data=True, teacher=True),
-    "ladd": Needs(pairs=True, teacher=True),
-    "msd": Needs(data=True, teacher=True),
-    "sdxl-lightning": Needs(data=True, teacher=True),
-    "disback": Needs(teacher=True),
-    "instaflow": Needs(pairs=True, teacher=True),
-    "progressive": Needs(data=True, teacher=True),
-    "add": Needs(data=True, teacher=True),
-    "cd": Needs(data=True, teacher=True),
-    "ict": Needs(data=True),
-    "ct": Needs(data=True),
-    "scm": Needs(data=True, teacher=True),
-    "sana-sprint": Needs(data=True, teacher=True),
-    "tbcm": Needs(pairs=True, states="all", teacher=True),
-    "ctm": Needs(data=True, teacher=True),
-    "boot": Needs(teacher=True),
-    "lcm": Needs(data=True, teacher=True),
-    "pcm": Needs(data=True, teacher=True),
-    "scott": Needs(data=True, teacher=True),
-    "std": Needs(pairs=True, states="all", teacher=True),
-    "tcm": Needs(data=True, teacher=True),
-    "diff-instruct": Needs(teacher=True),
-    "dmd": Needs(pairs=True, teacher=True),
-    "f-distill": Needs(data=True, teacher=True),
-    "sid": Needs(teacher=True),
-    "tdm": Needs(teacher=True),
-    "laptop-diff": Needs(data=True, teacher=True),
-    "lora-guidance": Needs(pairs=True, teacher=True),
-    "slimflow": Needs(pairs=True, teacher=True),
-    "hipa": Needs(pairs=True, teacher=True),
-    "lcm-lora": Needs(data=True, teacher=True),
-    "plug-and-play": Needs(pairs=True, teacher=True),
-}
+NEEDS = {name: needs for needs, names in (
+    (Needs(pairs=True, teacher=True), (
+        "kd", "reflow", "ladd", "instaflow", "dmd", "lora-guidance", "slimflow", "hipa", "plug-and-play"
+    )),
+    (Needs(data=True, teacher=True), (
+        "ect", "dmd2", "msd", "sdxl-lightning", "progressive", "add", "cd", "scm", "sana-sprint", "ctm", "lcm", "pcm",
+        "scott", "tcm", "f-distill", "laptop-diff", "lcm-lora"
+    )),
+    (Needs(teacher=True), ("disback", "boot", "diff-instruct", "sid", "tdm")),
+    (Needs(data=True), ("ict", "ct")),
+    (Needs(pairs=True, states="all", teacher=True), ("tbcm", "std")),
+) for name in names}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEEDS)
