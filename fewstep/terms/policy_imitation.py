@@ -82,10 +82,14 @@ class PolicyImitation(Term[settings.PolicyImitation]):
     """L = E |pi(y_u, u) - v_teacher(y_u, u)|^2 at states y_u of the policy's own detached path.
 
     Chen et al., pi-Flow: Policy-Based Few-Step Generation via Imitation Distillation (2510.14974), in flow
-    coordinates. Anchors are the student's own prediction x plus deviations whose `mean_weights` mean is removed, so
-    that the policy ends exactly where a DDIM step with x does: a student is sampled and exported as any other, and
-    what gives the deviations, a layer beside the network's last one, serves training only. The path is solved in
-    closed form instead of by 128 Euler steps; there are no teacher steps mixed into it.
+    coordinates. A difference of velocities is that of the predictions of x0 over u, so theirs, compared as they are,
+    is the same loss by the weight u^2: early on the teacher's velocity at small u only points to the mode that the
+    path has come to, and by 1 / u^2 that outweighs the levels at which modes are chosen.
+
+    Anchors are the student's own prediction x plus deviations whose `mean_weights` mean is removed, so that the policy
+    ends exactly where a DDIM step with x does: a student is sampled and exported as any other, and what gives the
+    deviations, a layer beside the network's last one, serves training only. The path is solved in closed form instead
+    of by 128 Euler steps; there are no teacher steps mixed into it.
     """
 
     name = "policy_imitation"
@@ -114,7 +118,10 @@ class PolicyImitation(Term[settings.PolicyImitation]):
             scale = per_sample(process.alpha(t.double()) + process.sigma(t.double()), y).to(y.dtype)
             with torch.no_grad():
                 teacher = step.networks["teacher"].predict(scale * y, t, step.condition, s.guidance)
-            total = total + squared(policy.velocity(u, y), teacher.as_type("flow_prediction")).mean()
+            if s.compared == "x0":
+                total = total + squared(policy.prediction(u), teacher.x0).mean()
+            else:
+                total = total + squared(policy.velocity(u, y), teacher.as_type("flow_prediction")).mean()
         return total / s.states, {"deviation": _deviation(detached)}
 
     def _policy(self, step: "Step") -> Policy:

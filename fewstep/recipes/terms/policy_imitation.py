@@ -20,6 +20,9 @@ class PolicyImitation(TermSettings):
     """Of the teacher's velocity, u + guidance (c - u)."""
     least: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Flow time below which nothing is compared: velocities of x0 are their errors over the flow time."""
+    compared: Literal["velocity", "x0"] = "velocity"
+    """With the teacher: velocities, or what they are made of, predictions of x0, which weighs flow times by their
+    square."""
     dropout: Share = 0.0
     """Share of the samples whose policy is held at its mean over the step, which is what sampling uses."""
 

@@ -57,12 +57,15 @@ def exact_anchors(y, start, end, count):
     return MU + (1 - u) * S**2 / (variance(u) * variance(torch.tensor(start))).sqrt() * centred
 
 
+@pytest.mark.parametrize("compared", ["velocity", "x0"])
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
-def test_the_loss_vanishes_at_the_exact_policy_with_the_fourth_power_of_the_anchors_distance(process, monkeypatch):
+def test_the_loss_vanishes_at_the_exact_policy_with_the_fourth_power_of_the_anchors_distance(
+    process, compared, monkeypatch
+):
     teacher = gaussian(process)
     losses = []
     for count in (9, 17):
-        term = build(settings.PolicyImitation(term="policy_imitation", anchors=count, least=0.1))
+        term = build(settings.PolicyImitation(term="policy_imitation", anchors=count, least=0.1, compared=compared))
         step = Step("student", {"student": teacher, "teacher": teacher}, [process.t_max], Sources(),
                     Draws(0, 0, 0, 4096, torch.device("cpu")))  # fmt: skip
         start = float(flow_time(process, torch.tensor([process.t_max])))
@@ -72,6 +75,21 @@ def test_the_loss_vanishes_at_the_exact_policy_with_the_fourth_power_of_the_anch
         monkeypatch.setattr(term, "_policy", lambda _step, exact=exact: exact)
         losses.append(float(term.loss(step)[0]))
     assert losses[1] < 1e-4 and 10 < losses[0] / losses[1] < 24
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=IDS)
+def test_predictions_of_x0_are_compared_as_velocities_are_by_the_square_of_the_flow_time(process, monkeypatch):
+    teacher, u = gaussian(process), torch.tensor(0.4, dtype=torch.float64)
+    step = Step("student", {"student": teacher, "teacher": teacher}, [process.t_max], Sources(),
+                Draws(0, 0, 0, 64, torch.device("cpu")))  # fmt: skip
+    monkeypatch.setattr(step, "uniform", lambda name: torch.full((64,), float(u)))
+    y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    off, losses = Policy(y, torch.zeros(64, 3, 2, dtype=torch.float64), 1.0, 0.0), {}
+    for compared in ("velocity", "x0"):
+        term = build(settings.PolicyImitation(term="policy_imitation", states=1, least=1e-12, compared=compared))
+        monkeypatch.setattr(term, "_policy", lambda _step: off)
+        losses[compared] = term.loss(step)[0].double()
+    torch.testing.assert_close(losses["x0"], u.square() * losses["velocity"], rtol=1e-4, atol=0)
 
 
 def networks(process):
