@@ -163,7 +163,7 @@ class Attempt:
 
         with logs_to(self.log):
             from flows.pipeline import Session
-            from tasks.tracking import MlflowObserver
+            from tasks.mlflow_observer import MlflowObserver
 
             self.tracking = MlflowObserver(self.workspace, self.settings, self.record)
             tags = {"fewstep.commit": self.record.commit or "", "fewstep.isolated": str(self.record.isolated).lower()}

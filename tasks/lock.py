@@ -25,6 +25,15 @@ def lock_path(workspace: Workspace):
 
 
 @contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """An exclusive `flock` on `path`; the kernel frees it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def workspace_lock(workspace: Workspace, run_name: str) -> Iterator[None]:
     """Hold the checkout for `run_name`. Raises Busy naming the holder. Within one process it may be taken again."""
     path = lock_path(workspace)

@@ -16,9 +16,9 @@ import warnings
 from fewstep.errors import SettingsError
 from tasks import record
 from tasks.files import atomic_write
+from tasks.lock import locked
 from tasks.redaction import redact
 from tasks.registry import Registry
-from tasks.tracking import locked
 
 ADDRESS, KEY = "FEWSTEP_WEBHOOK", "FEWSTEP_WEBHOOK_SECRET"
 _SECONDS = 10

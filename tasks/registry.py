@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from fewstep.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
 from tasks.files import fsync_dir, list_files, sha256
+from tasks.lock import locked
 from tasks.manifest import File, tree_digest
-from tasks.tracking import Tracking, locked
+from tasks.tracking import Tracking
 
 PREFIX = "fewstep-"
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"

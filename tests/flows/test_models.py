@@ -18,7 +18,7 @@ from tests.project import TINY, Project
 STAGES = """
 import sys
 from tasks import graph, runner, settings
-from tasks.tracking import MlflowObserver
+from tasks.mlflow_observer import MlflowObserver
 from types import SimpleNamespace
 from tasks.workspace import Workspace
 

@@ -218,8 +218,8 @@ def test_a_report_without_costs_curves_or_classes(made, tmp_path):
 
 
 def test_a_run_keeps_its_report_and_mlflow_gets_the_page(made, page, tmp_path):
+    from tasks.mlflow_observer import MlflowObserver
     from tasks.runs import RecordObserver, RunStore
-    from tasks.tracking import MlflowObserver
 
     place = SimpleNamespace(root=tmp_path, runs=tmp_path / "runs", data=tmp_path / "data", shared=tmp_path / ".fewstep",
                             mlflow_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")  # fmt: skip

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from fewstep.errors import NotAvailable
-from tasks import tracking
-from tasks.tracking import MlflowObserver, Tracking
+from tasks import mlflow_observer
+from tasks.mending import mend
+from tasks.mlflow_observer import MlflowObserver
+from tasks.tracking import Tracking
 from tests.registry_world import Forked, with_database
 
 SETTINGS = {"name": "digits", "seed": 0, "distill": {"recipe": "kd"}}
@@ -58,7 +60,7 @@ def test_a_run_becomes_a_parent_and_a_child_per_stage_that_worked(tmp_path):
 
 
 def train(folder, first, last, die):
-    tracking.FLUSH_POINTS = 7  # so that points lie on both sides of the kill
+    mlflow_observer.FLUSH_POINTS = 7  # so that points lie on both sides of the kill
     watcher = observer(folder)
     watcher.start()
     watcher.stage_started("distill", "key")
@@ -172,11 +174,11 @@ def test_reconcile_closes_what_dead_runs_left_open_and_nothing_else(tmp_path):
     for name in ("dead", "failed", "alive"):
         assert Forked(lambda name=name: die_in_a_stage(name)).wait()[0] == -signal.SIGKILL
     place, states = workspace(tmp_path), {"dead": "killed", "failed": "failed", "alive": "running"}
-    done = tracking.reconcile(place, is_alive=lambda name: name == "alive", states=states)
-    assert len(done) == 4 and tracking.reconcile(place, is_alive=lambda name: name == "alive", states=states) == []
+    done = mend(place, is_alive=lambda name: name == "alive", states=states)
+    assert len(done) == 4 and mend(place, is_alive=lambda name: name == "alive", states=states) == []
     watcher = observer(tmp_path, run="alive")
     watcher.start()
     found = {(run.data.tags["fewstep.run"], run.info.status) for run in runs(watcher)}
     assert found == {("dead", "KILLED"), ("failed", "FAILED"), ("alive", "RUNNING")}
     unused = workspace(tmp_path / "new", "sqlite:////nowhere/mlflow.db")
-    assert tracking.reconcile(unused, is_alive=bool, states={}) == []
+    assert mend(unused, is_alive=bool, states={}) == []
