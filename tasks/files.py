@@ -25,7 +25,11 @@ TEMPORARY = ".fewstep-tmp-"
 
 
 def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:
-    """Replace `path` by `data`: written beside it, synced, renamed. Readers see the old or the new whole."""
+    """Replace `path` by `data`: written beside it, synced, renamed. Readers see the old or the new whole.
+
+    Not `fewstep.records.write_atomically`: what decides whether a stage runs must not load torch as that package does,
+    and here a file keeps its mode, and `sweep` tells by the writer's id which leftovers are of the dead.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = data.encode() if isinstance(data, str) else data

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import resource
 import time
 import traceback
@@ -17,6 +16,7 @@ from fewstep.conformance.code import JUDGING, TRAINING, code_digest, modules_of
 from fewstep.conformance.problems import Problem
 from fewstep.errors import FewstepError
 from fewstep.recipes import load_recipe
+from fewstep.records import write_atomically
 
 FOLDER = Path(".fewstep/conformance")
 IMAGES = 200_000
@@ -137,7 +137,4 @@ def _digest(parts) -> str:
 
 
 def _write(path: Path, record: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(record, indent=1) + "\n", shared=True)
