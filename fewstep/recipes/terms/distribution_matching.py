@@ -60,6 +60,9 @@ class DistributionMatching(TermSettings):
     step, noised within that step's interval (TDM, Phased DMD)."""
     guidance: float | GuidanceRange = 1.0
     """Guidance of the teacher's score, u + guidance (c - u)."""
+    huber: Annotated[float, Field(ge=0)] | None = None
+    """score_difference: the pseudo-Huber distance, with c = huber sqrt(D), in place of the squared one (TDM): samples
+    far from where the scores point count no more than near ones."""
     correction: Correction | None = None
     times: Times = UniformTimes(low=0.02, high=0.98)
     fake_score: RoleSettings = RoleSettings()
@@ -80,6 +83,8 @@ class DistributionMatching(TermSettings):
     def _fits_together(self) -> "DistributionMatching":
         if self.correction is not None and (self.gradient != "score_difference" or self.at != "samples"):
             raise ValueError("correction: needs gradient: score_difference and at: samples")
+        if self.huber is not None and self.gradient != "score_difference":
+            raise ValueError("huber: needs gradient: score_difference")
         if self.ratio_limits[0] > self.ratio_limits[1]:
             raise ValueError(f"ratio_limits: {self.ratio_limits[0]} lies above {self.ratio_limits[1]}")
         return self

@@ -11,7 +11,7 @@ from fewstep.recipes import terms as settings
 from fewstep.recipes.terms.distribution_matching import GuidanceRange
 from fewstep.terms.base import Loss, Term
 from fewstep.terms.denoising import own_error
-from fewstep.terms.distances import per_sample, squared
+from fewstep.terms.distances import per_sample, pseudo_huber, squared
 from fewstep.terms.distribution_matching.correction import corrected
 from fewstep.terms.distribution_matching.divergences import WEIGHTS
 from fewstep.terms.distribution_matching.identity import expanded_divergence
@@ -135,10 +135,15 @@ class DistributionMatching(Term[settings.DistributionMatching]):
         figures = {"distance": pull.square().mean().sqrt()}
         return self._surrogate(x, -per_sample(weights[-1], x) * pull), figures
 
-    @staticmethod
-    def _surrogate(x: Tensor, direction: Tensor) -> Tensor:
-        """1/2 mean |x - sg(x - direction)|^2: its gradient to x is direction / dimensions, averaged over the batch."""
-        return 0.5 * squared(x, (x - direction).detach()).mean()
+    def _surrogate(self, x: Tensor, direction: Tensor) -> Tensor:
+        """1/2 mean |x - sg(x - direction)|^2: its gradient to x is direction / dimensions, averaged over the batch.
+
+        With `huber` the pseudo-Huber distance of the two instead, whose gradient has a length below 1.
+        """
+        target = (x - direction).detach()
+        if self.settings.huber is not None:
+            return pseudo_huber(x, target, self.settings.huber).mean()
+        return 0.5 * squared(x, target).mean()
 
     def _fake_score(self, step: "Step") -> Loss:
         at = step.raised(self._what, self.settings.times)
