@@ -126,7 +126,7 @@ def test_the_steps_of_all_rounds_nest_and_the_last_are_the_students_own(process,
     assert [len(grid) for grid in grids] == [32, 16, 8, 4, 2]
     for fine, coarse in zip(grids, grids[1:], strict=False):
         assert torch.equal(fine[::2], coarse)
-    if not isinstance(process, EDM):
+    if not isinstance(process, EDM):  # whose grid of two ends at sigma_min: no every-other of a finer one
         assert torch.equal(grids[-1], process.grid(2))
     assert grids[-1][0] == process.t_max
 
