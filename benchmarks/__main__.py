@@ -13,9 +13,9 @@ TABLES = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 RUNS = (
     ("bench_reading",),
     ("bench_trajectories",),
-    ("bench_trajectories", "--compile"),
-    ("bench_training",),
-    ("bench_orchestration", "--rounds", "5"),
+    ("bench_trajectories", "--compile", "--rounds", "5"),
+    ("bench_training", "--rounds", "3", "--steps", "2"),
+    ("bench_orchestration", "--rounds", "3"),
 )
 
 
