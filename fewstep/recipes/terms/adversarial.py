@@ -17,8 +17,9 @@ class GradientPenalty(Strict):
     """R1: how fast the logits of real samples may change."""
 
     kind: Literal["exact", "features", "approximate"] = "exact"
-    """exact: squared gradient to the noised samples; features: to what the heads are given (ADD); approximate: squared
-    change under a little noise."""
+    """exact: squared gradient to the noised samples; features: to what the heads are given, of a frozen network (ADD),
+    since one that is trained with them would grow until there is no penalty; approximate: squared change under a little
+    noise."""
     weight: Positive = 0.1
     sigma: Positive = 0.05
     """approximate: the noise, as a share of the spread of what is judged."""
@@ -105,6 +106,9 @@ class Adversarial(TermSettings):
             raise ValueError(f"extractor: goes with `features: samples`, not with {self.features}")
         if self.at == "hops" and (self.features == "fake_score" or self.extractor):
             raise ValueError("at: hops goes with features of the teacher or of samples by a network of our own")
+        trained = self.features == "fake_score" or (self.features == "samples" and not self.extractor)
+        if trained and self.gradient_penalty is not None and self.gradient_penalty.kind == "features":
+            raise ValueError("gradient_penalty: to features goes with those of a frozen network; take kind: exact")
         if self.times is None and self.features != "samples":
             raise ValueError("times: a network that was trained on noised samples needs noise levels")
         return self

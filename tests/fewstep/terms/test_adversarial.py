@@ -143,6 +143,8 @@ def test_what_does_not_fit_together_is_refused():
         settings.Adversarial(term="adversarial", features="teacher", extractor="a:b")
     with pytest.raises(ValueError, match="needs noise levels"):
         settings.Adversarial(term="adversarial", features="teacher", times=None)
+    with pytest.raises(ValueError, match="of a frozen network"):
+        settings.Adversarial(term="adversarial", features="samples", gradient_penalty={"kind": "features"})
     with pytest.raises(ValueError, match="9 heads of a pool of 8"):
         settings.HeadPool(size=8, asked=9)
     term, networks = critic_of()
