@@ -54,12 +54,13 @@ def _table(contest: dict, version: int):
 
     made = Table(box=None, padding=(0, 1), pad_edge=False)
     made.add_column("figure", no_wrap=True)
-    for heading in (f"v{version}", f"v{contest['champion']}", "excess ≤", "margin"):
+    for heading in (f"v{version}", f"v{contest['champion']}", "real", "excess ≤", "margin"):
         made.add_column(heading, justify="right", no_wrap=True)
     made.add_column("", no_wrap=True)
     for one in contest["contrasts"]:
         name = f"{one['metric']}, class {one['group']}" if one["group"] else one["metric"]
-        made.add_row(name, f"{one['candidate']:.4f}", f"{one['champion']:.4f}", f"{one['at_most']:+.4f}",
+        real = f"{one['real']['figure']:.4f}" if one.get("real") else ""
+        made.add_row(name, f"{one['candidate']:.4f}", f"{one['champion']:.4f}", real, f"{one['at_most']:+.4f}",
                      f"{one['margin']:g}", Text(one["verdict"], style=COLOURS[one["verdict"]]))
     return made
 

@@ -1,4 +1,5 @@
-"""Differences between two models that drew from the same noise: unbiased estimates with their standard errors."""
+"""Differences between two models that drew from the same noise, and between a model and real images: estimates with
+their standard errors."""
 
 from dataclasses import dataclass
 
@@ -44,6 +45,19 @@ def share_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     value = (only_a - only_b) / (n + 2)
     variance = (only_a + only_b + 1 - (only_a - only_b) ** 2 / (n + 2)) / (n + 2) ** 2
     return Difference(value, variance**0.5, n, float(a.mean()), float(b.mean()))
+
+
+def share_gap(a: np.ndarray, b: np.ndarray) -> Difference:
+    """Difference of two shares in samples that have nothing in common (Agresti and Caffo 2000, The American
+    Statistician 54:280): one true and one false observation are added to each, so that no share is certain.
+
+    Args:
+        a: (n,) and
+        b: (m,) booleans.
+    """
+    shares = [(float(x.sum()) + 1) / (len(x) + 2) for x in (a, b)]
+    variance = sum(share * (1 - share) / (len(x) + 2) for share, x in zip(shares, (a, b), strict=True))
+    return Difference(shares[0] - shares[1], variance**0.5, len(a), float(a.mean()), float(b.mean()))
 
 
 def repeat_radius(reference: np.ndarray, groups: list[np.ndarray], share: float) -> float:

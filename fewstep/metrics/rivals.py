@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fewstep.errors import NonFinite, SettingsError
-from fewstep.metrics.judgement import Contrast
+from fewstep.metrics.judgement import Contrast, OfReal
 from fewstep.metrics.kernel import kernel_distance, kernel_distance_difference
-from fewstep.metrics.paired import repeat_difference, repeat_radius, share_difference
+from fewstep.metrics.paired import repeat_difference, repeat_radius, share_difference, share_gap
 
 REPEATS = 0.01
 """Share of real pairs of a class that are nearer to each other than what counts as a repeat."""
@@ -40,8 +40,12 @@ def contrasts(candidate: Seen, champion: Seen, reference: Seen, asked: np.ndarra
     * `copies`: share of samples nearer to a training image than all but 5 % of held-out images are, and
     * `repeats`: share of pairs of one class nearer to each other than all but 1 % of real pairs, both only as guards.
 
+    Shares are compared with those of the real images as well: a champion that is recognised more often than they are,
+    or copies less, has left the distribution, and a candidate need not follow it there.
+
     Args:
-        reference: held-out real images; its `nearest` are their distances to the training images.
+        reference: held-out real images, with `recognised` where the samples have it; its `nearest` are their distances
+            to the training images.
         asked: (n,) classes asked for; None for models without classes, which then count as one class.
         labels: classes of the reference; None where it has none: class figures are left out.
         margins: by the names in MARGINS.
@@ -68,12 +72,13 @@ def contrasts(candidate: Seen, champion: Seen, reference: Seen, asked: np.ndarra
                           _name(names, label), margins["class_kid"]))  # fmt: skip
     if asked is not None and candidate.recognised is not None and champion.recognised is not None:
         wrong, other = candidate.recognised != asked, champion.recognised != asked
-        found.append(_share("class_accuracy", "", wrong, other, margins["class_accuracy"]))
-        found += [_share("class_accuracy", _name(names, label), wrong[rows], other[rows],
+        real = reference.recognised != labels
+        found.append(_share("class_accuracy", "", wrong, other, real, margins["class_accuracy"]))
+        found += [_share("class_accuracy", _name(names, label), wrong[rows], other[rows], real[places[label]],
                          margins["accuracy_in_class"]) for label, rows in groups.items()]  # fmt: skip
     threshold = np.quantile(reference.nearest, COPIES)
-    copied, other = candidate.nearest < threshold, champion.nearest < threshold
-    found.append(_share("copies", "", copied, other, margins["copies"], guard=True))
+    copied, other, real = (one.nearest < threshold for one in (candidate, champion, reference))
+    found.append(_share("copies", "", copied, other, real, margins["copies"], guard=True))
     found.append(_repeats(candidate, champion, reference, list(groups.values()), list(places.values()),
                           margins["repeats"]))  # fmt: skip
     return found
@@ -85,11 +90,13 @@ def _kid(a, b, reference, strata, group: str, margin: float) -> Contrast:
     return Contrast("kid", group, found.value, found.standard_error, len(a), margin, own, other)
 
 
-def _share(metric: str, group: str, a, b, margin: float, guard: bool = False) -> Contrast:
+def _share(metric: str, group: str, a, b, real, margin: float, guard: bool = False) -> Contrast:
     """Of what should be rare; of an accuracy, whose opposite is rare, the figures shown are the complements."""
-    found = share_difference(a, b)
-    shown = (found.first, found.second) if guard else (1 - found.first, 1 - found.second)
-    return Contrast(metric, group, found.value, found.standard_error, found.n, margin, *shown, guard)
+    found, gaps = share_difference(a, b), [share_gap(x, real) for x in (a, b)]
+    *shown, figure = (x.mean() if guard else 1 - x.mean() for x in (a, b, real))
+    of_real = OfReal(float(figure), *((gap.value, gap.standard_error) for gap in gaps))
+    return Contrast(metric, group, found.value, found.standard_error, found.n, margin, float(shown[0]),
+                    float(shown[1]), guard, of_real)  # fmt: skip
 
 
 def _repeats(candidate: Seen, champion: Seen, reference: Seen, groups: list, places: list, margin: float) -> Contrast:

@@ -9,7 +9,7 @@ from fewstep.metrics.examination import Examination
 from fewstep.metrics.features import load_extractor
 from fewstep.metrics.judgement import judge
 from fewstep.metrics.rivals import Seen, contrasts
-from tasks.settings import Gate
+from tasks.settings import Evaluate, Gate
 from tests.tasks.evaluation_world import World
 
 SAMPLES = 1200
@@ -80,6 +80,31 @@ def test_a_fair_model_is_not_called_worse_and_a_sharper_one_is_better(contest):
     assert contest.judge(0.9 * contest.champion).superior  # the champion's covariance is a little too wide
 
 
+def test_a_champion_that_draws_the_middle_of_each_class_gives_way_to_a_fair_model(contest):
+    """It is recognised more often than real images are and copies nothing, which nobody need equal; nor is a model
+    promoted for being recognised more often than they are."""
+    means = np.stack([contest.images[label].mean(0) for label in contest.asked])
+    middle, fair = (share * contest.champion + (1 - share) * means for share in (0.3, 0.9))
+    judgement = contest.judge(fair, contest.seen(middle))
+    recognised = next(found for found in judgement.findings if found.contrast.metric == "class_accuracy")
+    assert recognised.contrast.champion > recognised.contrast.real.figure
+    assert recognised.contrast.excess > recognised.contrast.margin and recognised.verdict == "within"
+    assert judgement.superior, judgement.reasons()
+    back = contest.judge(middle, contest.seen(fair))
+    assert "kid" in worse(back)
+    assert not any(found.contrast.metric == "class_accuracy" for found in back.having("better"))
+
+
+def test_the_default_number_of_samples_gives_the_power_asked_for_in_every_figure(contest):
+    """Two models of one distribution that make of the same noise images that correlate by 0.8, as students of one
+    teacher do."""
+    means = np.stack([contest.images[label].mean(0) for label in contest.asked])
+    equal = means + 0.8 * (contest.champion - means) + 0.6 * (contest.gaussian(1) - means)
+    judgement, rules = contest.judge(equal), Gate()
+    wanted = [found.contrast.n_for(rules.level, rules.power) / found.contrast.n for found in judgement.findings]
+    assert max(wanted) * SAMPLES < Evaluate().samples
+
+
 def test_a_model_that_memorised_the_training_set_is_refused_for_copying(contest):
     judgement = contest.judge(contest.from_training())
     assert judgement.findings[0].contrast.name == "kid" and judgement.findings[0].contrast.p_better() < 0.05, \
@@ -119,4 +144,5 @@ def test_too_few_samples_are_a_refusal_of_their_own(contest):
     part.__dict__ = {**contest.__dict__, "asked": contest.asked[few]}
     judgement = part.judge(contest.gaussian(1)[few], contest.seen(contest.champion[few]))
     assert judgement.having("too few samples") and not judgement.having("worse")
-    assert "too little power" in judgement.reasons()[-1] and "times as many samples" in judgement.reasons()[-1]
+    said = judgement.reasons()[-1]
+    assert "too little power" in said and "times as many samples (register.samples)" in said

@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binom, norm
 
 from fewstep.errors import SettingsError
-from fewstep.metrics.judgement import BETTER, UNCLEAR, WEAK, WITHIN, WORSE, Contrast, holm, judge
-from fewstep.metrics.paired import repeat_difference, repeat_radius, share_difference
+from fewstep.metrics.judgement import BETTER, UNCLEAR, WEAK, WITHIN, WORSE, Contrast, OfReal, holm, judge
+from fewstep.metrics.paired import repeat_difference, repeat_radius, share_difference, share_gap
 from fewstep.metrics.rivals import MARGINS, Seen, contrasts
 
 
@@ -48,6 +48,39 @@ def test_power_is_the_chance_of_an_equal_model():
     assert more.power(0.05) == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.mark.parametrize(("candidate", "champion", "verdict"), [
+    (0.2, -0.6, WITHIN),  # as real images are, against a champion beyond them
+    (1.5, -0.6, WORSE),  # further below them than the margin
+    (0.2, 0.6, WITHIN), (-0.9, -0.6, WITHIN),  # better than the champion only where real images are already
+    (0.2, 1.9, BETTER), (-0.9, 1.9, BETTER), (2.0, 1.9, WITHIN), (2.0, 0.3, WORSE),
+])  # fmt: skip
+def test_nobody_need_be_better_than_real_images(candidate, champion, verdict):
+    """Figures as excesses over real images, the margin 1, all errors 0.2 (of the champion over them 0.4)."""
+    one = contrast(candidate - champion, 0.2, real=OfReal(0.0, (candidate, 0.2), (champion, 0.4)))
+    (finding,) = judge([one], 0.05, 0.8).findings
+    assert finding.verdict == verdict
+    assert f"real images {0:.4g}" in "".join(judge([one], 0.05, 0.8).reasons()) or verdict != WORSE
+
+
+@pytest.mark.parametrize("champion", [0.0, 0.05, 0.1])
+def test_a_model_that_is_worse_than_real_images_and_the_champion_seldom_slips_through(champion):
+    """Real images are mistaken in 5 %, the candidate by its margin more often than the worse of champion and these."""
+    chance, passed, called_better = np.random.default_rng(7), 0, 0
+    for _ in range(300):
+        real, other = chance.random(300) < 0.05, chance.random(300) < champion
+        wrong = chance.random(300) < max(champion, 0.05) + 0.1
+        passed += judge([_share(wrong, other, real)], 0.05, 0.8).not_inferior
+        fine = chance.random(300) < 0.02  # better than real images: no merit where the champion is as they are
+        called_better += champion <= 0.05 and _share(fine, other, real).p_better() < 0.05
+    assert passed <= binom.ppf(0.99, 300, 0.05) and called_better <= binom.ppf(0.99, 300, 0.05)
+
+
+def _share(a, b, real) -> Contrast:
+    found, gaps = share_difference(a, b), [share_gap(one, real) for one in (a, b)]
+    return Contrast("class_accuracy", "7", found.value, found.standard_error, found.n, 0.1, 0, 0,
+                    real=OfReal(0.0, *((gap.value, gap.standard_error) for gap in gaps)))  # fmt: skip
+
+
 def test_holm_is_the_step_down():
     assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
     assert holm([0.02], 0.05) == [True] and holm([], 0.05) == []
@@ -66,6 +99,15 @@ def test_shares_in_pairs_cover_the_truth_and_are_never_certain():
     assert nothing.value == 0 and nothing.standard_error > 0.01
     with pytest.raises(SettingsError, match="got 2 and 3"):
         share_difference(np.zeros(2, bool), np.zeros(3, bool))
+
+
+def test_shares_of_unlike_samples_cover_the_truth_and_are_never_certain():
+    chance, missed = np.random.default_rng(4), 0
+    for _ in range(400):
+        found = share_gap(chance.random(400) < 0.05, chance.random(45) < 0.1)
+        missed += abs(found.value + 0.05) > 1.96 * found.standard_error
+    assert missed <= binom.ppf(0.99, 400, 0.05)
+    assert share_gap(np.zeros(9, bool), np.zeros(9, bool)).standard_error > 0.05
 
 
 def test_repeats_are_found_wherever_the_modes_lie():
