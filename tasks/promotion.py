@@ -1,16 +1,19 @@
 """Which version is the champion: an alias move that survives being killed, and what is written down about it.
 
-MLflow moves aliases last-writer-wins. Here a move is a compare-and-set under a lock: its intent is written to an
-append-only record first (tasks.record), then the aliases move, then the record says so; the next command completes what
-a kill left half-done. The former champion becomes `previous`, which is what `rollback` returns to.
+MLflow moves aliases last-writer-wins. Here a move is a compare-and-set: under this host's lock its intent is written to
+an append-only record (tasks.record), then it is claimed before all hosts (tasks.moves), then the aliases move, then the
+record says so. The next command, on whatever host, completes what a kill left half-done. The former champion becomes
+`previous`, which is what `rollback` returns to.
 """
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fewstep.errors import Busy, FewstepError, NotAvailable
 from tasks import record
+from tasks.moves import Move, Moves, Taken
 from tasks.registry import CHAMPION, PREVIOUS, Registry, Version
 
 _TAG = 90_000  # characters; MLflow takes 100,000 in the value of a tag
@@ -59,14 +62,13 @@ def move(registry: Registry, version: Version, expected: int | None, *, alias: s
             still_open(record.read(folder), closes)
         found = registry.aliases(version.model).get(alias)
         if found != expected:
-            raise AliasMoved(f"{version.model}@{alias} moved from {_number(expected)} to {_number(found)} meanwhile",
-                             hint="run the command again: it decides against the new one")  # fmt: skip
+            raise _moved(version.model, alias, expected, found)
         entry = record.new("intent", alias=alias, former=expected, to=version.number, who=who, why=why,
                            figures=figures, **{"as": event})  # fmt: skip
         if closes is not None:
             entry["closes"] = closes
         record.append(folder, entry)
-        return _apply(registry, version.model, folder, entry)
+        return _carry_out(registry, version.model, folder, entry)
 
 
 def still_open(entries: list[dict], identity: str) -> dict:
@@ -117,9 +119,10 @@ def rollback(registry: Registry, model: str, *, why: str = "", who: str | None =
 
 
 def complete(registry: Registry, model: str) -> dict | None:
-    """Finishes the alias move that a kill left half-done; returns its entry, or None when there was none."""
-    if not (registry.folder / model / record.NAME).exists():
-        return None
+    """Finishes the alias move that a kill left half-done, here or on another host; returns its entry, or None when
+    there was none."""
+    if not any(version.run_id for version in registry.versions(model)):
+        return None  # nothing that we registered
     with registry.lock(model) as folder:
         return _complete(registry, model, folder)
 
@@ -130,27 +133,72 @@ def history(registry: Registry, model: str) -> list[dict]:
 
 
 def _complete(registry: Registry, model: str, folder: Path) -> dict | None:
+    moves = Moves(registry, model)
+    newest = (moves.newest(alias) for alias in moves.aliases)
+    finished = [_finish(registry, model, move) for move in newest if move is not None and not move.done]
     waiting = record.open_entries(record.read(folder), "intent")
-    if not waiting:
-        return None
-    entry = waiting[-1]
-    found = registry.aliases(model).get(entry["alias"])
-    if found in (entry["from"], entry["to"]):
-        _apply(registry, model, folder, entry)
-    else:  # somebody moved it by hand in between: theirs stands
-        record.append(folder, _end(entry, "abandoned", found=found))
-    return entry
+    if waiting:
+        with contextlib.suppress(AliasMoved):  # theirs stands
+            _carry_out(registry, model, folder, waiting[-1])
+    return waiting[-1] if waiting else finished[-1] if finished else None
 
 
-def _apply(registry: Registry, model: str, folder: Path, entry: dict) -> dict:
-    """Every step may be repeated. The former champion is noted before the champion moves: never none."""
-    if entry["from"] is not None and entry["alias"] == CHAMPION:
-        registry.set_alias(registry.get(model, entry["from"]), PREVIOUS)
-    registry.set_alias(registry.get(model, entry["to"]), entry["alias"])
+def _carry_out(registry: Registry, model: str, folder: Path, entry: dict) -> dict:
+    """The intent `entry`, from wherever a kill left it, to its end in the record, which is returned.
+
+    Raises AliasMoved, and writes that it was abandoned, when the alias is not where the intent found it.
+    """
+    alias = entry["alias"]
+    while (moves := Moves(registry, model)).find(alias, entry["id"]) is None:
+        newest = moves.newest(alias)
+        if newest is not None and not newest.done:
+            _finish(registry, model, newest)
+            continue
+        found = registry.aliases(model).get(alias)
+        if found != entry["from"]:
+            record.append(folder, _end(entry, "abandoned", found=found))
+            raise _moved(model, alias, entry["from"], found)
+        with contextlib.suppress(Taken):  # look again at what the other one made of it
+            moves.claim(entry)
+    mine, newest = moves.find(alias, entry["id"]), moves.newest(alias)
+    if mine.number == newest.number and not mine.done:
+        _point(registry, model, mine)
     done = _end(entry, entry["as"])
     tag(registry, model, done)
     record.append(folder, done)
     return done
+
+
+def _finish(registry: Registry, model: str, move: Move) -> dict:
+    """Carries out what another host claimed and did not say to be done; returns its entry."""
+    _point(registry, model, move)
+    tag(registry, model, _end({**move.entry, "figures": {}}, move.entry["as"]))
+    return move.entry
+
+
+def _point(registry: Registry, model: str, move: Move) -> None:
+    """Moves the aliases as `move` says, unless somebody moved them by hand. Every step may be repeated, by many.
+
+    The former champion is noted before the champion moves: never none. Who slept in between has set what is no longer
+    the newest move; so it is looked up again, and if there is a newer one, that is carried out over it.
+    """
+    newest: Move | None = move
+    by_us = False
+    while newest is not None:
+        alias, former, number = (newest.entry[key] for key in ("alias", "from", "to"))
+        if by_us or registry.aliases(model).get(alias) in (former, number):
+            if former is not None and alias == CHAMPION:
+                registry.set_alias(registry.get(model, former), PREVIOUS)
+            registry.set_alias(registry.get(model, number), alias)
+        moves = Moves(registry, model)
+        moves.finish(newest)
+        last = moves.newest(alias)
+        newest, by_us = (last if last.number > newest.number else None), True
+
+
+def _moved(model: str, alias: str, expected: int | None, found: int | None) -> AliasMoved:
+    return AliasMoved(f"{model}@{alias} moved from {_number(expected)} to {_number(found)} meanwhile",
+                      hint="run the command again: it decides against the new one")  # fmt: skip
 
 
 def _end(intent: dict, event: str, **more) -> dict:

@@ -84,6 +84,18 @@ class Tracking:
                 return None
             raise
 
+    def write_once(self, run_id: str, name: str, value: str) -> bool:
+        """Sets a run's parameter, which its database never changes: False when it holds another value. Of many writers
+        at once exactly one gets True."""
+        try:
+            self.call("log_param", run_id, name, value)
+        except FewstepError:
+            held = self.call("get_run", run_id).data.params.get(name)
+            if held is None:
+                raise
+            return held == value
+        return True
+
     def download(self, uri: str, folder: Path) -> Path:
         """Copies what MLflow keeps under `uri` (`models:/NAME/1`, …) into `folder`; returns where it lies."""
         self.attempt("the first contact", lambda: self.client)

@@ -108,9 +108,10 @@ def _three_versions() -> bytes:
         with_database(Path(folder) / ".fewstep")
         found = Registry(Place(Path(folder)))
         found.tracking.call("create_registered_model", MODEL)
+        run = found.tracking.call("create_run", found.tracking.experiment("toy"))
         for number in range(1, 4):
             tags = {"fewstep.weights": str(number) * 64, "fewstep.results": json.dumps({"floors": GOOD})}
-            found.tracking.call("create_model_version", MODEL, f"/tmp/{number}", tags=tags)
+            found.tracking.call("create_model_version", MODEL, f"/tmp/{number}", run.info.run_id, tags=tags)
         return (Path(folder) / ".fewstep/mlflow.db").read_bytes()
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from fewstep.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
 from tasks import approval, gate, notices, promotion, record
+from tasks.moves import Moves
 from tasks.promotion import AliasMoved, Decision, history, move
 from tasks.registry import Registry
 from tests.registry_world import MODEL, Forked, with_three_versions
@@ -147,7 +148,7 @@ def test_of_an_approval_and_a_rejection_at_once_one_counts(registry):
     assert registry.aliases(MODEL)["champion"] == (2 if "promoted" in ends else 1)
 
 
-@pytest.mark.parametrize("before", [(record, "append"), (promotion, "_apply"), (promotion, "tag")])
+@pytest.mark.parametrize("before", [(record, "append"), (Moves, "claim"), (promotion, "_point"), (promotion, "tag")])
 def test_a_kill_in_an_approval_leaves_it_waiting_or_done_after_the_next_command(registry, before):
     identity = propose(registry)
     assert Forked(lambda: approving(registry.workspace, identity, before)).wait() == (-signal.SIGKILL, "")

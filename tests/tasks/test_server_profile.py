@@ -104,6 +104,78 @@ def test_a_student_goes_to_the_server_and_comes_back_verified(mlflow_url, tmp_pa
         assert CANARY.encode() not in store.read(name), name
 
 
+PROMOTE = """
+import sys
+from tasks import gate
+from tasks.promotion import Decision
+from tasks.registry import Registry
+from tests.tasks.test_server_profile import Remote
+from pathlib import Path
+
+place, number = Remote(Path(sys.argv[1])), int(sys.argv[3])
+place.mlflow_uri = sys.argv[2]
+registry, decided = Registry(place), []
+
+def assess(registry, version, *_, **__):
+    decided.append(registry.aliases(version.model).get("champion"))
+    return Decision(version.model, version.number, "champion", "gated", decided[-1] != number, (), decided[-1], {})
+
+gate.assess = assess
+for _ in range(4):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    gate.promote(registry, registry.get("fewstep-race", number), None)
+    print(" ".join(map(str, decided)), flush=True)
+    decided.clear()
+"""
+
+
+def test_of_two_hosts_on_one_server_one_wins_and_the_other_decides_again(mlflow_url, environment, tmp_path):
+    """Two processes in two checkouts, whose locks know nothing of each other, promote at once, four times."""
+    from tasks.moves import Moves
+    from tasks.promotion import history
+
+    first = Remote(tmp_path / "host-0")
+    first.mlflow_uri = mlflow_url
+    first.shared.mkdir(parents=True)
+    registry = Registry(first)
+    run = registry.tracking.call("create_run", registry.tracking.experiment("race"))
+    registry.tracking.call("create_registered_model", "fewstep-race")
+    for _ in range(2):
+        registry.tracking.call("create_model_version", "fewstep-race", run.info.artifact_uri, run.info.run_id)
+    places = [tmp_path / f"host-{number}" for number in (0, 1)]
+    settings = {**environment, "PYTHONPATH": os.pathsep.join(sys.path)}
+    hosts = [subprocess.Popen([sys.executable, "-c", PROMOTE, str(place), mlflow_url, str(number)], env=settings,
+                              text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+             for number, place in enumerate(places, 1)]  # fmt: skip
+    won = 0
+    try:
+        for _ in range(4):
+            assert [host.stdout.readline() for host in hosts] == ["ready\n"] * 2
+            for host in hosts:
+                host.stdin.write("\n")
+                host.stdin.flush()
+            tries = [host.stdout.readline().split() for host in hosts]  # the champions that each decided against
+            last = registry.aliases("fewstep-race")
+            assert last["champion"] in (1, 2) and (not won or last["previous"] == 3 - last["champion"])
+            won += sum(1 for number, seen in enumerate(tries, 1) if seen[-1] != str(number))
+            assert {seen[0] for seen in tries} <= {"None", "1", "2"} and all(len(seen) <= 3 for seen in tries)
+        assert [host.wait(30) for host in hosts] == [0, 0]
+    finally:
+        for host in hosts:
+            host.kill()
+            host.communicate()
+    moves = Moves(registry, "fewstep-race")
+    chain = [moves._move("champion", number).entry for number in range(1, moves.newest("champion").number + 1)]
+    assert len(chain) == won and [entry["from"] for entry in chain] == [None, *(entry["to"] for entry in chain[:-1])]
+    assert chain[-1]["to"] == registry.aliases("fewstep-race")["champion"]
+    for number in (1, 2):
+        place = Remote(tmp_path / f"host-{number - 1}")
+        place.mlflow_uri = mlflow_url
+        mine = [entry["to"] for entry in history(Registry(place), "fewstep-race") if entry["event"] == "promoted"]
+        assert mine == [number] * len(mine) and len(mine) == sum(entry["to"] == number for entry in chain)
+
+
 def test_dvc_pushes_to_and_pulls_from_the_store(environment, tmp_path):
     from tasks import outputs, versioning
 
