@@ -102,7 +102,12 @@ def announce(workspace: Workspace, model: str, entry: dict) -> None:
 
 
 def emit(model: str, entry: dict) -> None:
-    """Sends the event to the server that this process talks to, and waits until it is sent."""
+    """Sends the event to the server that this process talks to, and waits until it is sent.
+
+    Its name is `fewstep.<event>` (promoted, refused, rolled-back, pending, rejected, expired, overtaken), its resource
+    `fewstep.model.<registered model>` with the labels `fewstep.version` and `fewstep.alias`, its payload the record's
+    entry. Automations depend on these: they do not change.
+    """
     from prefect.events import emit_event
     from prefect.events.worker import EventsWorker
 
@@ -111,3 +116,13 @@ def emit(model: str, entry: dict) -> None:
                          "fewstep.version": str(entry["to"]), "fewstep.alias": entry["alias"]},
                payload=entry)
     EventsWorker.drain_all(timeout=5)
+
+
+def emit_of_run(workspace: Workspace, registered: dict) -> None:
+    """The event of what was decided about the `version` of `model` that a run registered, if something was."""
+    from tasks.promotion import history
+    from tasks.registry import Registry
+
+    entries = history(Registry(workspace), registered["model"])
+    if entries and entries[-1]["to"] == registered["version"] and entries[-1]["event"] in ("promoted", "refused"):
+        emit(registered["model"], entries[-1])

@@ -14,6 +14,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import decisions
 from flows.executors import RETRY, PrefectExecutor
 from tasks.graph import BY_NAME, STAGES
 from tasks.observe import Observer
@@ -53,6 +54,8 @@ def stage_task(run: str, stage: str) -> dict:
     session.outcomes[stage] = outcome
     if BY_NAME[stage].aside:
         link_report(session)
+    if outcome.state == "made" and "model" in outcome.manifest.summary:    # it registered one
+        decisions.emit_of_run(session.workspace, outcome.manifest.summary)
     return {"stage": stage, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
             "seconds": round(outcome.seconds, 3)}
 

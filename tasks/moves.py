@@ -84,5 +84,5 @@ def _run(registry: Registry, model: str):
         run = registry.tracking.find("get_run", version.run_id) if version.run_id else None
         if run is not None and run.info.lifecycle_stage == "active":
             return run
-    raise NotAvailable(f"{model} has no version whose registration run is still in MLflow: its aliases cannot move",
-                       hint="`mlflow runs restore` brings a deleted run back; `fewstep run` registers anew")  # fmt: skip
+    raise NotAvailable(f"no alias of {model} can move: the runs that registered its versions are gone from MLflow",
+                       hint="`mlflow runs restore` brings a run back; `fewstep run` registers anew")  # fmt: skip

@@ -54,10 +54,11 @@ def finish(ctx) -> dict:
 
 
 def first_promotion(registry: Registry, version: Version, rules: Register) -> promotion.Decision:
-    """What `register.promote` asks for right after registering."""
+    """What `register.promote` asks for right after registering. That `never` and `first` leave it a candidate is no
+    decision about it, and is not recorded."""
     from tasks.gate import promote
 
-    return promote(registry, version, rules, why="registered by a run", record=False)
+    return promote(registry, version, rules, why="registered by a run", record=rules.promote == "gated")
 
 
 def student_folder(output: Path) -> Path:
