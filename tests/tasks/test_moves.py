@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -150,3 +152,27 @@ def test_a_model_whose_runs_are_gone_says_so(hosts):
     with pytest.raises(NotAvailable, match="the runs that registered its versions are gone"):
         move(one, first(one, 2), 1)
     assert one.aliases(MODEL) == {"champion": 1}
+
+
+def test_promotions_in_threads_of_one_process(hosts, monkeypatch):
+    """Of one registry and of several: each is promoted against the champion that it decided against."""
+    one, two = hosts
+    start = threading.Barrier(6)
+
+    def assess(registry, version, *_, **__):
+        former = registry.aliases(MODEL).get("champion")
+        return Decision(MODEL, version.number, "champion", "gated", True, (), former)
+
+    def promote(work):
+        registry, number = work
+        start.wait()
+        return gate.promote(registry, registry.get(MODEL, number), None)
+
+    monkeypatch.setattr(gate, "assess", assess)
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(promote, [(registry, number) for registry in (one, one, two) for number in (2, 3)]))
+    moves = Moves(one, MODEL)
+    chain = [moves._move("champion", number).entry for number in range(1, 8)]
+    assert [entry["from"] for entry in chain] == [None, *(entry["to"] for entry in chain[:-1])]
+    assert sorted((entry["from"], entry["to"]) for entry in chain[1:]) == sorted((d.former, d.version) for d in done)
+    assert one.aliases(MODEL) == {"champion": chain[-1]["to"], "previous": chain[-1]["from"]}
