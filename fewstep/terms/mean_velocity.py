@@ -75,7 +75,10 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         return loss, statistics
 
     def _interval(self, step: "Step") -> tuple[Tensor, Tensor]:
-        """Native times (t, r), r <= t, equal for the share of the batch that learns the flow's own velocity."""
+        """Native times (t, r), r <= t, equal for the share of the batch that learns the flow's own velocity.
+
+        For the share `whole` they are where the student's sampling starts and the clean end, which growth leaves alone.
+        """
         s = self.settings
         if s.dyadic:
             length = 0.5 ** step.integers("dyadic", s.dyadic).double()
@@ -88,8 +91,10 @@ class MeanVelocity(Term[settings.MeanVelocity]):
             high, low = (flow_time(step.student.process, time) for time in (t, r))
             u = torch.lerp(high, low, step.progress / s.growth)
             r = step.levels.of_flow_time(u).minimum(t)
-        r = torch.where(step.uniform("instantaneous") < s.instantaneous, t, r)
-        return t, r
+        kind = step.uniform("instantaneous")
+        r = torch.where(kind < s.instantaneous, t, r)
+        whole = kind >= 1 - s.whole
+        return t.masked_fill(whole, step.grid[0]), r.masked_fill(whole, step.student.process.t_min)
 
     @torch.no_grad()
     def _velocity(self, step: "Step", x: Tensor, t: Tensor, condition: Tensor | None, own: Tensor) -> Tensor:

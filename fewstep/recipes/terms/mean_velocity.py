@@ -37,6 +37,8 @@ class MeanVelocity(TermSettings):
     """0: free intervals; n: lengths 1, 1/2, ... 2^-(n - 1) of flow time, at multiples of themselves (shortcut)."""
     instantaneous: Share = 0.75
     """Share of the batch whose interval is a point, where the mean velocity is the flow's own."""
+    whole: Share = 0.0
+    """Share of the batch whose interval is all of the path, where a student of one step samples (TwinFlow)."""
     growth: Share = 0.0
     """Share of the round over which intervals grow from points to their full length."""
     guidance: float = 1.0
@@ -59,6 +61,8 @@ class MeanVelocity(TermSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "MeanVelocity":
+        if self.instantaneous + self.whole > 1:
+            raise ValueError("instantaneous and whole: shares of one batch, of 1 at most in sum")
         if self.mixing and self.velocity == "teacher":
             raise ValueError("mixing is of the data's velocity; with velocity: teacher set guidance alone")
         return self

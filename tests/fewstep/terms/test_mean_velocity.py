@@ -155,6 +155,17 @@ def test_a_share_of_the_intervals_are_points_and_the_second_time_has_its_own_dis
     assert (flow_time(EDM(), r[moving]) <= 0.1001).all() and (flow_time(EDM(), t) >= 0.1999).all()
 
 
+def test_a_share_of_the_intervals_is_the_whole_path_whatever_their_growth():
+    built = term(whole=0.25, instantaneous=0.5, growth=0.5)
+    step = make_step({"student": TwoTimes(Flow())}, n=4096, data=samples(8))
+    step.progress = 0.25
+    t, r = built._interval(step)
+    whole = (t == step.grid[0]) & (r == Flow().t_min)
+    assert abs(whole.double().mean() - 0.25) < 0.03 and abs((r == t).double().mean() - 0.5) < 0.03
+    with pytest.raises(ValueError, match="of 1 at most in sum"):
+        term(whole=0.6)
+
+
 def test_guided_velocity_mixes_the_students_own_readings_and_leaves_the_null_class_alone():
     class Labelled(TwoTimes):
         def predict(self, x, t, condition=None, guidance=1.0, *, second=None, scale=None):
