@@ -93,7 +93,8 @@ def _verdict(judgement, champion: Version, cost: dict, rules: Gate, latency) -> 
     said = ", ".join(f"{ratio:.3g} times the {name}" for name, ratio in ratios.items())
     return "equal", [
         f"neither shown better than {champion.name} in any figure nor cheaper by {rules.cheaper:.0%}: {said}, "
-        f"{found.value:.3g} times the latency (95 % interval {found.interval[0]:.3g} to {found.interval[1]:.3g})"]
+        f"{found.value:.3g} times the latency (95 % interval {found.interval[0]:.3g} to {found.interval[1]:.3g}); "
+        "more samples (register.samples) show smaller differences"]
 
 
 def student(registry: Registry, version: Version):

@@ -30,4 +30,4 @@ def load(ctx) -> list[Extractor]:
 
 def cache(ctx) -> Path | None:
     """Where what was seen in reference images is kept, by content."""
-    return None if ctx.workspace is None else ctx.workspace.shared / "reference"
+    return None if ctx.workspace is None else ctx.workspace.reference

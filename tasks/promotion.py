@@ -76,7 +76,8 @@ def still_open(entries: list[dict], identity: str) -> dict:
     for entry in entries:
         if entry.get("closes") == identity:
             ended = entry.get("as") or entry["event"]
-            raise FewstepError(f"decision {identity[:8]} is closed: {ended} by {entry['who']} at {entry['when']}")
+            raise FewstepError(f"decision {identity[:8]} is closed: {ended} by {entry['who']} at {entry['when']}",
+                               hint=f"`fewstep promote MODEL/{entry['to']} --approve` asks for a new one")  # fmt: skip
     return next(entry for entry in entries if entry["id"] == identity)
 
 

@@ -17,14 +17,16 @@ from tasks.workspace import Workspace
 def clean(workspace: Workspace, *, everything: bool = False, dry: bool = False) -> list[dict]:
     """Remove work in progress that neither an unfinished run nor params.yaml as it is would continue; the caller locks.
 
-    `everything` removes that too. Half-done swaps are completed first. Returns {what, bytes} of each thing (to be)
+    `everything` removes that too, and what any command makes again: pages of reports and, from the main checkout, what
+    was seen in reference images. Half-done swaps are completed first. Returns {what, bytes} of each thing (to be)
     removed.
     """
     if not dry:
         publish.complete(workspace)
     keep = set() if everything else _wanted(workspace)
     removed = []
-    for path in publish.leftovers(workspace, keep):
+    again = [workspace.pages, *([workspace.reference] if workspace.is_main else [])] if everything else []
+    for path in [*publish.leftovers(workspace, keep), *filter(Path.exists, again)]:
         removed.append({"what": path.relative_to(workspace.root).as_posix(), "bytes": _size(path)})
         if not dry:
             publish.discard(path, publish.trash(workspace))

@@ -64,6 +64,16 @@ class Workspace:
         return self.shared / "runs"
 
     @property
+    def reference(self) -> Path:
+        """What was seen in reference images, by content: made again where it is missing."""
+        return self.shared / "reference"
+
+    @property
+    def pages(self) -> Path:
+        """What `fewstep report` and `fewstep compare` wrote without being told where to."""
+        return self.local / "reports"
+
+    @property
     def mlflow_uri(self) -> str:
         """MLFLOW_TRACKING_URI when set, else one SQLite file shared by all worktrees."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.shared / 'mlflow.db'}"

@@ -9,7 +9,8 @@ from flows.output import count, emit, examples
 
 def add(app: typer.Typer) -> None:
     @app.command("clean", epilog=examples("fewstep clean --dry-run", "fewstep clean", "fewstep clean --all"))
-    def clean(everything: bool = typer.Option(False, "--all", help="Also work that unfinished runs would continue."),
+    def clean(everything: bool = typer.Option(False, "--all", help="Also what is made again: work that unfinished runs "
+                                              "would continue, pages of reports, cached statistics."),
               dry: bool = typer.Option(False, "--dry-run", help="Only list what would be removed."),
               as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Remove unfinished work that no run will continue, and temporary files. Finished outputs are never touched."""

@@ -35,6 +35,6 @@ def add(app: typer.Typer) -> None:
         workspace = Workspace.find()
         materials = [find(workspace, one) for one in what]
         name = "-vs-".join(file_name(one.label) for one in materials)[:120]
-        path = (out or workspace.local / "reports" / f"{name}.html").absolute()
+        path = (out or workspace.pages / f"{name}.html").absolute()
         write(path, materials)
         show(path, {"of": [one.label for one in materials]}, opened, as_json)

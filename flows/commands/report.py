@@ -26,7 +26,7 @@ def add(app: typer.Typer) -> None:
 
         workspace = Workspace.find()
         material = find(workspace, what)
-        path = (out or workspace.local / "reports" / f"{file_name(material.label)}.html").absolute()
+        path = (out or workspace.pages / f"{file_name(material.label)}.html").absolute()
         write(path, [material])
         show(path, {"of": material.label}, opened, as_json)
 

@@ -241,10 +241,14 @@ def test_clean_removes_work_nobody_continues(project):
     project.edit("source: digits", "source: digits, record_size: 17")
     listed = json.loads(project.check("clean", "--dry-run", "--json"))
     assert len(listed) == 1 and listed[0]["bytes"] > 0
+    for name in ("reports/a-vs-b.html", "reference/0123.safetensors"):
+        (project.folder / ".fewstep" / name).parent.mkdir()
+        (project.folder / ".fewstep" / name).write_text("made again where it is missing")
     assert json.loads(project.check("clean", "--json")) == listed
+    assert {item["what"] for item in json.loads(project.check("clean", "--all", "--json"))} == {
+        ".fewstep/reports", ".fewstep/reference"}
+    assert not (project.folder / ".fewstep/reports").exists()
     assert_clean(project)
-
-
 
 
 def test_a_stage_that_dvc_started_dies_with_it(project):
