@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
+from uuid import uuid4
 
 from tasks.workspace import Workspace
 
-STORE = "FEWSTEP_PROMOTION_STORE"       # carries an address that may hold a secret past Prefect's database
 COLOURS = {"better": "green", "within": "default", "worse": "red", "unclear": "yellow", "too few samples": "yellow"}
 
 
@@ -17,6 +19,20 @@ def registry_of(workspace: Workspace, store: str | None):
     from tasks.registry import Registry
 
     return Registry(workspace) if store is None else transfer.open_store(workspace, store)
+
+
+@contextlib.contextmanager
+def carried(store: str | None) -> Iterator[str | None]:
+    """The name of an environment variable with this address, which may hold a secret, to go past Prefect's database."""
+    if store is None:
+        yield None
+        return
+    name = f"FEWSTEP_PROMOTION_STORE_{uuid4().hex}"     # of this promotion alone: another thread may have its own
+    os.environ[name] = store
+    try:
+        yield name
+    finally:
+        del os.environ[name]
 
 
 def show(out, decision: dict, *, dry: bool = False) -> None:

@@ -73,11 +73,11 @@ def move(registry: Registry, version: Version, expected: int | None, *, alias: s
 
 def still_open(entries: list[dict], identity: str) -> dict:
     """The pending entry with this id. Raises FewstepError, saying how it ended, when it has been closed."""
-    for entry in entries:
-        if entry.get("closes") == identity:
-            ended = entry.get("as") or entry["event"]
-            raise FewstepError(f"decision {identity[:8]} is closed: {ended} by {entry['who']} at {entry['when']}",
-                               hint=f"`fewstep promote MODEL/{entry['to']} --approve` asks for a new one")  # fmt: skip
+    entry = record.closing(entries, identity)
+    if entry is not None:
+        ended = entry.get("as") or entry["event"]
+        raise FewstepError(f"decision {identity[:8]} is closed: {ended} by {entry['who']} at {entry['when']}",
+                           hint=f"`fewstep promote MODEL/{entry['to']} --approve` asks for a new one")  # fmt: skip
     return next(entry for entry in entries if entry["id"] == identity)
 
 

@@ -54,8 +54,18 @@ def read(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
+def closing(entries: list[dict], identity: str) -> dict | None:
+    """The entry that closes the pending decision with this id, if one does; an intent that was abandoned does not."""
+    return next((entry for entry in _in_force(entries) if entry.get("closes") == identity), None)
+
+
 def open_entries(entries: list[dict], event: str) -> list[dict]:
     """Entries of this `event` that nothing has closed."""
-    closed = {entry["closes"] for entry in entries if "closes" in entry}
+    closed = {entry["closes"] for entry in _in_force(entries) if "closes" in entry}
     closed |= {entry["id"] for entry in entries if entry["event"] not in OPENING}
     return [entry for entry in entries if entry["event"] == event and entry["id"] not in closed]
+
+
+def _in_force(entries: list[dict]) -> list[dict]:
+    abandoned = {entry["id"] for entry in entries if entry["event"] == "abandoned"}
+    return [entry for entry in entries if entry["id"] not in abandoned]

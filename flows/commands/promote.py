@@ -52,21 +52,16 @@ def add(app: typer.Typer) -> None:
 
 
 def _flow(workspace, profile: str, model: str, to: str, mode: str, why: str, store: str | None) -> dict:
-    import os
-
-    from flows.decisions import STORE
+    from flows.decisions import carried
     from flows.logs import drain, logs_to
     from flows.server import prefect_api
 
-    if store:
-        os.environ[STORE] = store
-
     log = workspace.shared / "logs" / "promotion.log"
-    with prefect_api(workspace, profile, log):
+    with prefect_api(workspace, profile, log), carried(store) as variable:
         from flows.promotion import promotion
 
         with logs_to(log):
             try:
-                return promotion(str(workspace.root), model, to, mode, why, store=STORE if store else None)
+                return promotion(str(workspace.root), model, to, mode, why, store=variable)
             finally:
                 drain()

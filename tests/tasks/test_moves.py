@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fewstep.errors import NotAvailable
-from tasks import gate, promotion
+from fewstep.errors import FewstepError, NotAvailable
+from tasks import approval, gate, promotion
 from tasks.moves import Moves, Taken
 from tasks.promotion import AliasMoved, Decision, complete, history, move
 from tasks.registry import Registry
@@ -74,6 +74,19 @@ def test_who_is_overtaken_between_looking_and_moving_decides_again(hosts, monkey
     assert one.aliases(MODEL) == expected
     events = [entry["event"] for entry in history(one, MODEL)][2:]
     assert events == (["intent", "abandoned", "intent", "promoted"] if before[0] is Moves else ["intent", "promoted"])
+
+
+def test_an_approval_that_another_host_overtakes_is_closed_as_overtaken(hosts, monkeypatch):
+    one, two = hosts
+    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
+    waits = approval.store(one, Decision(MODEL, 2, "champion", "gated", True, (), 1), 1.0).pending
+    interposed(monkeypatch, Moves, "claim", lambda: move(two, first(two, 3), 1))
+    with pytest.raises(AliasMoved, match="made against the former champion"):
+        approval.approve(one, waits)
+    assert one.aliases(MODEL) == {"champion": 3, "previous": 1} and approval.waiting(one, MODEL) == []
+    assert [entry["event"] for entry in history(one, MODEL)][-3:] == ["intent", "abandoned", "overtaken"]
+    with pytest.raises(FewstepError, match="is closed: overtaken"):
+        approval.approve(one, waits)
 
 
 def test_who_slept_before_setting_the_alias_does_not_undo_what_came_after(hosts, monkeypatch):
