@@ -18,6 +18,7 @@ from tests.fewstep.terms.gaussian import (
     IDS,
     MU,
     PROCESSES,
+    SIGMAS,
     Pairs,
     States,
     TwoTimes,
@@ -30,6 +31,7 @@ from tests.fewstep.terms.gaussian import (
     samples,
     step_of,
     student,
+    zero,
 )
 
 GRID = [3.0, 1.0, 0.3]
@@ -103,6 +105,24 @@ def test_a_shifted_student_is_pulled_back(process):
         mean, error = gradients(term(points=points), {"student": own, "teacher": gaussian(process)}, steps=8,
                                 data=samples(1 << 12))  # fmt: skip
         assert bool((shift * mean[:2] > 0).all()) and bool((mean[:2].abs() > 4.5 * error[:2]).all())
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=IDS)
+def test_a_random_target_is_followed_by_its_mean_with_squares_and_by_its_median_with_a_norm(process):
+    """Two modes, far below the noise: there the flow is x - m ~ nu by their mean m, not by the heavier one."""
+    mean = torch.tensor([-1.8, 0.0])
+    data = torch.tensor([[-3.0, 0.0]] * 4 + [[3.0, 0.0]]).repeat(800, 1)
+    exact = student(process, lambda x, alpha, sigma: mean + (x / alpha - mean) * alpha / sigma)
+    levels = {"kind": "gap", "k": 0, "stages": 1, "times": {"kind": "uniform", "low": 0.97, "high": 0.98}}
+    points = {"kind": "data", "levels": levels}
+
+    def pull(**distance):
+        return gradients(term(points=points, **distance), {"student": exact}, steps=16, data=data)
+
+    zero(*(part[:2] for part in pull(distance="l2")))
+    zero(*(part[:2] for part in pull(distance="pseudo_huber", huber=10.0)))
+    found, error = (float(part[0]) for part in pull(distance="pseudo_huber", huber=0.0))
+    assert abs(found - 0.6) < SIGMAS * error + 1e-3  # 0.8 - 0.2: downhill is towards the heavier mode
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
