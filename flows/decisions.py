@@ -49,7 +49,8 @@ def show(out, decision: dict, *, dry: bool = False) -> None:
     if decision["pending"]:
         identity = decision["pending"][:8]
         out.print(Text.assemble(("waits  ", "cyan"), f"{name} may become {decision['alias']}: decision {identity}"))
-        out.print(Text(f"  fewstep approve {identity}    or    fewstep reject {identity}"))
+        where = f" --registry {decision['registry']}" if "registry" in decision else ""
+        out.print(Text(f"  fewstep approve {identity}{where}    or    fewstep reject {identity}{where}"))
         if decision.get("run"):
             out.print(Text(f"  or resume the suspended flow run {decision['run']} on its page"))
     elif decision["promoted"] and dry:
@@ -62,6 +63,8 @@ def show(out, decision: dict, *, dry: bool = False) -> None:
         out.print(Text.assemble((f"{said}  ", "yellow"), f"{name} does not become {decision['alias']}:"))
     for reason in decision["reasons"]:
         out.print(Text("  " + reason))
+    if "registry" in decision:
+        out.print(Text(f"  in the registry {decision['registry']}, where {name} is a copy of {decision['copy_of']}"))
 
 
 def _table(contest: dict, version: int):

@@ -32,6 +32,7 @@ def add(app: typer.Typer) -> None:
         from fewstep.errors import SettingsError
         from flows.decisions import show
         from tasks import settings as settings_module
+        from tasks.redaction import redact
         from tasks.registry import CANDIDATE, PREVIOUS, parse
         from tasks.workspace import Workspace
 
@@ -46,6 +47,8 @@ def add(app: typer.Typer) -> None:
             raise SettingsError("--dry-run writes nothing, --registry copies into another store: give one of them")
         mode = "dry-run" if dry_run else "approve" if approve else "promote"
         decision = _flow(workspace, settings_module.load(workspace.params).profile, model, to, mode, why, store)
+        if store:
+            decision |= {"registry": redact(store), "copy_of": model}
         emit(decision, as_json, lambda out: show(out, decision, dry=dry_run))
         if not decision["promoted"] and not decision["pending"]:
             raise typer.Exit(1)
