@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from flows import decisions
 from tasks.promotion import move
 from tests.flows.test_approvals import MODEL, registered
 from tests.flows.test_serve import free_port, wait_for
+from tests.registry_world import with_three_versions
 
 pytestmark = pytest.mark.timeout(300)
 DEPLOYED = """
@@ -38,6 +40,15 @@ from prefect.client.orchestration import get_client
 with get_client(sync_client=True) as client:
     print(json.dumps([run.parameters for run in client.read_flow_runs() if run.parameters.get("what")]))
 """
+
+
+def test_a_run_tells_of_what_was_decided_about_its_own_version(tmp_path, monkeypatch):
+    registry, said = with_three_versions(tmp_path), []
+    monkeypatch.setattr(decisions, "emit", lambda model, entry: said.append((model, entry["event"], entry["to"])))
+    for number, decided in ((1, lambda: move(registry, registry.get(MODEL, 1), None)), (2, lambda: None)):
+        decided()
+        decisions.emit_of_run(registry.workspace, {"model": MODEL, "version": number})
+    assert said == [(MODEL, "promoted", 1)]  # of version 2, which stays a candidate, there is nothing to tell
 
 
 @pytest.mark.slow

@@ -349,3 +349,24 @@ def test_registered_data_survives_garbage_collection(project, fewstep):
     assert code == 0, err
     code, out, _ = fewstep("lineage", "digits/1", "--json")
     assert code == 0 and set(state_of(out).values()) == {"verified"}
+
+
+@pytest.mark.slow
+def test_a_promotion_into_another_registry_outlives_this_one(project, fewstep, tmp_path, monkeypatch):
+    """Version 2 becomes version 1 and champion there, and samples from there when what it came from is gone."""
+    store = f"sqlite:///{tmp_path}/production/mlflow.db"
+    (tmp_path / "production").mkdir()
+    assert fewstep("promote", "digits/2", "--registry", store, "--dry-run")[0] == 2
+    code, out, err = fewstep("promote", "digits/2", "--registry", store, "--why", "production")
+    assert code == 0, out + err
+    said = " ".join(out.split())
+    assert "fewstep-digits/1 is fewstep-digits@champion" in said and "is a copy of digits/2" in said
+    here, gone = project.folder / ".fewstep" / "mlartifacts", tmp_path / "gone"
+    shutil.move(here, gone)
+    try:
+        assert fewstep("sample", "digits/2", "--out", str(tmp_path / "never.png"))[0] == 4
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+        code, out, err = fewstep("sample", "digits@champion", "--n", "4", "--out", str(tmp_path / "grid.png"))
+        assert code == 0 and "4 samples of fewstep-digits/1" in out, err
+    finally:
+        shutil.move(gone, here)
