@@ -105,9 +105,10 @@ def refuse(registry: Registry, decision: Decision, who: str | None = None) -> No
 
 
 def rollback(registry: Registry, model: str, *, why: str = "", who: str | None = None) -> tuple[int, int]:
-    """Makes the previous champion champion again; returns the numbers (from, to).
+    """Makes the previous champion champion again, its bytes verified first; returns the numbers (from, to).
 
-    Raises NotAvailable when there is no champion or no previous one.
+    Raises NotAvailable when there is no champion, no previous one, or its bytes are gone, and DataDiffers when they are
+    others than those registered.
     """
     complete(registry, model)
     aliases = registry.aliases(model)
@@ -115,7 +116,9 @@ def rollback(registry: Registry, model: str, *, why: str = "", who: str | None =
     if former is None or current is None or former == current:
         raise NotAvailable(f"{model} has no previous champion to return to",
                            hint=f"`fewstep promote {model}/VERSION` makes another version champion")  # fmt: skip
-    move(registry, registry.get(model, former), current, event="rolled back", why=why, who=who)
+    version = registry.get(model, former)
+    registry.pipeline(version)
+    move(registry, version, current, event="rolled back", why=why, who=who)
     return current, former
 
 

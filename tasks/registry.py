@@ -179,7 +179,8 @@ class Registry:
         if parts.scheme in ("", "file"):
             folder = Path(unquote(parts.path)) / PIPELINE
             if not folder.is_dir():
-                raise NotAvailable(f"{version.name}: its files are gone from {folder}")
+                raise NotAvailable(f"{version.name}: its files are gone from {folder}",
+                                   hint="put the folder back, or use a version whose files are here")  # fmt: skip
             return folder, False
         target = Path(self.workspace.shared) / "models" / digest
         if not target.is_dir():

@@ -22,8 +22,9 @@ class Elsewhere(Place):
 
 
 @pytest.fixture
-def hosts(tmp_path):
+def hosts(tmp_path, monkeypatch):
     """Registries of two hosts, champion 1."""
+    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
     (tmp_path / "one").mkdir()
     one, other = with_three_versions(tmp_path / "one"), Elsewhere(tmp_path / "two")
     other.mlflow_uri = one.workspace.mlflow_uri
@@ -78,7 +79,6 @@ def test_who_is_overtaken_between_looking_and_moving_decides_again(hosts, monkey
 
 def test_an_approval_that_another_host_overtakes_is_closed_as_overtaken(hosts, monkeypatch):
     one, two = hosts
-    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
     waits = approval.store(one, Decision(MODEL, 2, "champion", "gated", True, (), 1), 1.0).pending
     interposed(monkeypatch, Moves, "claim", lambda: move(two, first(two, 3), 1))
     with pytest.raises(AliasMoved, match="made against the former champion"):

@@ -16,7 +16,8 @@ from tests.registry_world import GOOD, MODEL, Forked, with_three_versions
 
 
 @pytest.fixture
-def registry(tmp_path):
+def registry(tmp_path, monkeypatch):
+    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
     return with_three_versions(tmp_path)
 
 
@@ -107,6 +108,15 @@ def test_a_move_is_recorded_and_keeps_the_former_champion(registry):
 def test_nothing_to_roll_back_to(registry):
     with pytest.raises(NotAvailable, match="no previous champion"):
         rollback(registry, MODEL)
+
+
+def test_nobody_is_rolled_back_to_whose_bytes_are_gone(registry, monkeypatch):
+    move(registry, registry.get(MODEL, 1), None)
+    move(registry, registry.get(MODEL, 2), 1)
+    monkeypatch.undo()
+    with pytest.raises(NotAvailable, match="its files are gone"):
+        rollback(registry, MODEL)
+    assert registry.aliases(MODEL) == {"champion": 2, "previous": 1}
 
 
 def test_a_move_against_another_champion_than_expected_is_refused(registry):
