@@ -113,7 +113,8 @@ def unknown_to_dvc(registry: Registry, version: Version) -> list[str]:
                 found.append(f"{output} is unknown to DVC: the registered dvc.lock does not name it")
                 continue
             here = manifests.load(folder) if (folder / manifests.NAME).is_file() else None
-            if here is not None and here.digest == recorded["digest"] and dvclock.dvc_md5(folder) != md5:
+            own = here is not None and (here.digest, here.key) == (recorded["digest"], recorded["key"])
+            if own and dvclock.dvc_md5(folder) != md5:
                 found.append(f"{output} is unknown to DVC: the registered dvc.lock records other bytes ({md5[:12]})")
     return found
 

@@ -156,7 +156,8 @@ class _Trace:
         link = self.done[name, recorded["digest"]] = Link(_title(name), recorded["digest"])
         try:
             md5 = outputs.locked_md5(self.snapshot / "dvc.lock", graph.stage(name).output)
-            folder, link.where = outputs.locate(self.workspace, name, recorded["digest"], md5, self.scratch)
+            folder, link.where = outputs.locate(self.workspace, name, recorded["digest"], md5, self.scratch,
+                                                recorded["key"])
             manifest = manifests.load(folder)
             link.files, link.bytes = len(manifest.files), manifest.bytes
             differing = manifests.problems(folder, manifest, self.table, fresh=True)

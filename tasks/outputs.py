@@ -12,15 +12,17 @@ from tasks import manifest as manifests
 from tasks.files import clone_or_copy
 
 
-def locate(workspace, stage: str, digest: str, md5: str | None, scratch: Path) -> tuple[Path, str]:
+def locate(workspace, stage: str, digest: str, md5: str | None, scratch: Path,
+           key: str | None = None) -> tuple[Path, str]:
     """A folder that holds the output of `stage` with this manifest digest, and where it was: `workspace` or `cache`.
 
-    `md5` is what dvc.lock called it. What is not in the checkout is copied into `scratch`. Nothing is verified here.
+    `md5` is what dvc.lock called it. What is not in the checkout is copied into `scratch`. With `key` it must be the
+    very output that was made under it: other code may have made the same bytes again since. Nothing is verified here.
     Raises NotAvailable when it is nowhere, DataDiffers when what is there cannot be read as that output.
     """
     folder = workspace.root / graph.stage(stage).output
     present = manifests.load(folder) if (folder / manifests.NAME).is_file() else None
-    if present is not None and present.digest == digest:
+    if present is not None and present.digest == digest and key in (None, present.key):
         return folder, "workspace"
     if md5 is None:
         raise NotAvailable(f"the output of stage '{stage}' is not in this checkout, and no dvc.lock names it")

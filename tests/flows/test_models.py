@@ -169,6 +169,22 @@ def test_lineage_says_what_is_not_here(project, fewstep, tmp_path):
             shutil.move(tmp_path / "remote", remote)
 
 
+def test_lineage_finds_a_version_s_own_output_when_other_code_made_the_same_bytes_again(project, fewstep):
+    from tasks import eligibility
+    from tasks.registry import Registry
+    from tasks.workspace import Workspace
+
+    path = project.folder / "data" / "evaluation" / "manifest.json"
+    text, registry = path.read_text(), Registry(Workspace(project.folder))
+    path.write_text(json.dumps({**json.loads(text), "key": "0" * 64}))
+    try:
+        code, out, _ = fewstep("lineage", "digits@candidate", "--json")
+        assert code == 0 and set(state_of(out).values()) == {"verified"}
+        assert eligibility.unknown_to_dvc(registry, registry.get("fewstep-digits", 2)) == []
+    finally:
+        path.write_text(text)
+
+
 def test_who_uses_a_hash(project, fewstep):
     manifest = json.loads((project.folder / "data/teacher/manifest.json").read_text())
     code, out, _ = fewstep("lineage", "--uses", manifest["digest"][:10], "--json")
