@@ -18,12 +18,14 @@ class OfReal:
 
     Attributes:
         figure: of held-out real images.
-        candidate, champion: (excess over the real images, its standard error).
+        candidate, champion: excesses over the real images, with their standard errors.
     """
 
     figure: float
-    candidate: tuple[float, float]
-    champion: tuple[float, float]
+    candidate: float
+    candidate_error: float
+    champion: float
+    champion_error: float
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Contrast:
     def _over(self) -> list[tuple[float, float]]:
         """(excess, its standard error) over the champion and, where they count, over real images. The smaller of the
         true two is what decides."""
-        return [(self.excess, self.standard_error)] + ([self.real.candidate] if self.real else [])
+        real = [(self.real.candidate, self.real.candidate_error)] if self.real else []
+        return [(self.excess, self.standard_error), *real]
 
     @property
     def worse_by(self) -> float:
@@ -84,8 +87,7 @@ class Contrast:
         are: the larger of the two (intersection-union test)."""
         found = [(self.excess, self.standard_error)]
         if self.real:
-            value, error = self.real.champion
-            found.append((-value, error))
+            found.append((-self.real.champion, self.real.champion_error))
         return max(_below_zero(*one) for one in found)
 
     def power(self, level: float) -> float:

@@ -92,9 +92,9 @@ def _kid(a, b, reference, strata, group: str, margin: float) -> Contrast:
 
 def _share(metric: str, group: str, a, b, real, margin: float, guard: bool = False) -> Contrast:
     """Of what should be rare; of an accuracy, whose opposite is rare, the figures shown are the complements."""
-    found, gaps = share_difference(a, b), [share_gap(x, real) for x in (a, b)]
+    found, mine, theirs = share_difference(a, b), share_gap(a, real), share_gap(b, real)
     *shown, figure = (x.mean() if guard else 1 - x.mean() for x in (a, b, real))
-    of_real = OfReal(float(figure), *((gap.value, gap.standard_error) for gap in gaps))
+    of_real = OfReal(float(figure), mine.value, mine.standard_error, theirs.value, theirs.standard_error)
     return Contrast(metric, group, found.value, found.standard_error, found.n, margin, float(shown[0]),
                     float(shown[1]), guard, of_real)  # fmt: skip
 

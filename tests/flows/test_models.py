@@ -373,9 +373,7 @@ def test_a_promotion_into_another_registry_outlives_this_one(project, fewstep, t
     store = f"sqlite:///{tmp_path}/production/mlflow.db"
     (tmp_path / "production").mkdir()
     assert fewstep("promote", "digits/2", "--registry", store, "--dry-run")[0] == 2
-    code, out, err = fewstep("promote", "digits/2", "--registry", store, "--why", "production")
-    assert code == 0, out + err
-    said = " ".join(out.split())
+    said = " ".join(project.check("promote", "digits/2", "--registry", store, "--why", "production").split())
     assert "fewstep-digits/1 is fewstep-digits@champion" in said and "is a copy of digits/2" in said
     here, gone = project.folder / ".fewstep" / "mlartifacts", tmp_path / "gone"
     shutil.move(here, gone)

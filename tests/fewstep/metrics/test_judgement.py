@@ -1,5 +1,7 @@
 """Margins, power and Holm's correction against what the formulas say, and the decision's error rates by simulation."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import binom, norm
@@ -56,10 +58,11 @@ def test_power_is_the_chance_of_an_equal_model():
 ])  # fmt: skip
 def test_nobody_need_be_better_than_real_images(candidate, champion, verdict):
     """Figures as excesses over real images, the margin 1, all errors 0.2 (of the champion over them 0.4)."""
-    one = contrast(candidate - champion, 0.2, real=OfReal(0.0, (candidate, 0.2), (champion, 0.4)))
+    one = contrast(candidate - champion, 0.2, real=OfReal(0.0, candidate, 0.2, champion, 0.4))
     (finding,) = judge([one], 0.05, 0.8).findings
     assert finding.verdict == verdict
     assert f"real images {0:.4g}" in "".join(judge([one], 0.05, 0.8).reasons()) or verdict != WORSE
+    assert json.loads(json.dumps(finding.to_dict())) == finding.to_dict(), "the record holds what was decided on"
 
 
 @pytest.mark.parametrize("champion", [0.0, 0.05, 0.1])
@@ -76,9 +79,9 @@ def test_a_model_that_is_worse_than_real_images_and_the_champion_seldom_slips_th
 
 
 def _share(a, b, real) -> Contrast:
-    found, gaps = share_difference(a, b), [share_gap(one, real) for one in (a, b)]
+    found, mine, theirs = share_difference(a, b), share_gap(a, real), share_gap(b, real)
     return Contrast("class_accuracy", "7", found.value, found.standard_error, found.n, 0.1, 0, 0,
-                    real=OfReal(0.0, *((gap.value, gap.standard_error) for gap in gaps)))  # fmt: skip
+                    real=OfReal(0.0, mine.value, mine.standard_error, theirs.value, theirs.standard_error))  # fmt: skip
 
 
 def test_holm_is_the_step_down():
