@@ -139,7 +139,7 @@ class Tracking:
         attempts = int(os.environ.get("FEWSTEP_MLFLOW_ATTEMPTS", ATTEMPTS))
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(attempts), wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
-            retry=tenacity.retry_if_exception(_transient), reraise=True,
+            retry=tenacity.retry_if_exception(lambda error: _transient(error) or _raced(error)), reraise=True,
         )  # fmt: skip
         try:
             return retrying(action)
@@ -167,6 +167,11 @@ def _transient(error: BaseException) -> bool:
         return error.error_code not in _PERMANENT
     network = (type(error).__module__ or "").startswith(("sqlalchemy", "requests", "urllib3"))
     return network or isinstance(error, (ConnectionError, TimeoutError))
+
+
+def _raced(error: BaseException) -> bool:
+    """Two writers added the same row (a tag) at once; asked again, MLflow finds the row and changes it."""
+    return isinstance(error, MlflowException) and "IntegrityError" in str(error)
 
 
 def _upgrade(uri: str) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -120,6 +122,26 @@ def test_ten_processes_start_on_an_empty_database_at_once(tmp_path):
     watcher.start()
     found = [run.data.tags["fewstep.run"] for run in runs(watcher)]
     assert sorted(found) == sorted(2 * [f"run-{number}" for number in range(10)])
+
+
+def test_many_who_set_the_same_new_tag_at_once_all_succeed(tmp_path):
+    own = Tracking.of(workspace(tmp_path))
+    own.call("create_registered_model", "model")
+    own.call("create_model_version", "model", source=tmp_path.as_uri())
+    others = [Tracking.of(workspace(tmp_path)) for _ in range(6)]
+    for other in others:
+        other.call("get_model_version", "model", "1")
+    start = threading.Barrier(len(others))
+
+    def tag(number):
+        for key in range(12):
+            start.wait(60)
+            others[number].call("set_model_version_tag", "model", "1", f"key-{key}", str(number))
+
+    with ThreadPoolExecutor(len(others)) as pool:
+        list(pool.map(tag, range(len(others))))
+    tags = own.call("get_model_version", "model", "1").tags
+    assert {tags[f"key-{key}"] for key in range(12)} <= {str(number) for number in range(len(others))}
 
 
 def test_an_absent_server_is_a_clear_error_and_points_wait(tmp_path, monkeypatch):
