@@ -12,8 +12,8 @@ from benchmarks.measure import machine
 TABLES = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 RUNS = (
     ("bench_reading",),
-    ("bench_trajectories",),
-    ("bench_trajectories", "--compile", "--rounds", "5"),
+    ("bench_trajectories", "--images", "256", "--rounds", "5"),
+    ("bench_trajectories", "--images", "256", "--rounds", "5", "--compile"),
     ("bench_training", "--rounds", "3", "--steps", "2"),
     ("bench_orchestration", "--rounds", "3"),
 )
