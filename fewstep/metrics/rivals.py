@@ -93,10 +93,9 @@ def _kid(a, b, reference, strata, group: str, margin: float) -> Contrast:
 def _share(metric: str, group: str, a, b, real, margin: float, guard: bool = False) -> Contrast:
     """Of what should be rare; of an accuracy, whose opposite is rare, the figures shown are the complements."""
     found, mine, theirs = share_difference(a, b), share_gap(a, real), share_gap(b, real)
-    *shown, figure = (x.mean() if guard else 1 - x.mean() for x in (a, b, real))
-    of_real = OfReal(float(figure), mine.value, mine.standard_error, theirs.value, theirs.standard_error)
-    return Contrast(metric, group, found.value, found.standard_error, found.n, margin, float(shown[0]),
-                    float(shown[1]), guard, of_real)  # fmt: skip
+    *shown, figure = (share if guard else 1 - share for share in (found.first, found.second, mine.second))
+    of_real = OfReal(figure, mine.value, mine.standard_error, theirs.value, theirs.standard_error)
+    return Contrast(metric, group, found.value, found.standard_error, found.n, margin, *shown, guard, of_real)
 
 
 def _repeats(candidate: Seen, champion: Seen, reference: Seen, groups: list, places: list, margin: float) -> Contrast:
