@@ -374,3 +374,15 @@ def test_what_does_not_fit_together_is_refused():
     term = build(settings.DistributionMatching(term="distribution_matching", divergence="neyman"))
     with pytest.raises(SettingsError, match="adversarial"):
         term.loss(make_step(networks_of(VariancePreserving.cosine(), MU), n=4))
+
+
+@pytest.mark.parametrize("huber", [None, 0.0, 0.3])
+def test_a_sample_follows_the_scores_by_their_distance_or_by_no_more_than_one(huber):
+    """d / D of the squared distance, d / sqrt(|d|^2 + c^2) with c = huber sqrt(D) of the pseudo-Huber one."""
+    term = build(settings.DistributionMatching(term="distribution_matching", huber=huber))
+    source = torch.Generator().manual_seed(0)
+    x, d = (torch.randn(5, 3, dtype=torch.float64, generator=source) for _ in range(2))
+    (found,) = torch.autograd.grad(term._surrogate(x.requires_grad_(), d), x)
+    length2 = d.square().sum(1, keepdim=True)
+    expected = d / 3 if huber is None else d / (length2 + 3 * huber**2).sqrt()
+    assert torch.allclose(found, expected / 5, rtol=1e-9, atol=1e-12)
