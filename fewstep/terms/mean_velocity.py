@@ -48,6 +48,11 @@ class MeanVelocity(Term[settings.MeanVelocity]):
     The adaptive weight (power > 0) of a target with noise correlates with that noise, which in few dimensions draws the
     optimum from the mean velocity towards its mode. It is harmless over intervals if their velocity has no noise: the
     teacher's, or the student's own.
+
+    By the derivative an error e of U over [r, u], g = u - r, is moved by -(e + g De), D along the flow. With w the
+    density of the starts u that lead to one r, <e, e + g De> = int (w - g w')/2 E|e|^2 du + g w E|e|^2 / 2 at the last
+    u: whatever e is, it shrinks only where w grows no faster than the gap. A share of the batch at one end r (`clean`)
+    keeps that, one at a single start u (`whole`) does not: nothing then bounds the slope of e there, and it diverges.
     """
 
     name = "mean_velocity"
@@ -77,24 +82,27 @@ class MeanVelocity(Term[settings.MeanVelocity]):
     def _interval(self, step: "Step") -> tuple[Tensor, Tensor]:
         """Native times (t, r), r <= t, equal for the share of the batch that learns the flow's own velocity.
 
-        For the share `whole` they are where the student's sampling starts and the clean end, which growth leaves alone.
+        For the share `clean` r is the clean end and t as drawn, not the later of two draws, which would thin out the
+        early starts; for the share `whole` t is where the student's sampling starts. Growth leaves both alone.
         """
         s = self.settings
         if s.dyadic:
             length = 0.5 ** step.integers("dyadic", s.dyadic).double()
             end = length * ((step.uniform("dyadic-place") / length).floor() + 1)
             t, r = (step.levels.of_flow_time(u) for u in (end, end - length))
+            start = t
         else:
             one, other = step.times(s.times), step.times(s.second_times or s.times, "second-times")
-            t, r = torch.maximum(one, other), torch.minimum(one, other)
+            t, r, start = torch.maximum(one, other), torch.minimum(one, other), one
         if step.progress < s.growth:
             high, low = (flow_time(step.student.process, time) for time in (t, r))
             u = torch.lerp(high, low, step.progress / s.growth)
             r = step.levels.of_flow_time(u).minimum(t)
         kind = step.uniform("instantaneous")
         r = torch.where(kind < s.instantaneous, t, r)
-        whole = kind >= 1 - s.whole
-        return t.masked_fill(whole, step.grid[0]), r.masked_fill(whole, step.student.process.t_min)
+        whole, clean = kind >= 1 - s.whole, kind >= 1 - s.whole - s.clean
+        t = torch.where(clean, start, t).masked_fill(whole, step.grid[0])
+        return t, r.masked_fill(clean, step.student.process.t_min)
 
     @torch.no_grad()
     def _velocity(self, step: "Step", x: Tensor, t: Tensor, condition: Tensor | None, own: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class MeanVelocity(TermSettings):
     """Share of the batch whose interval is a point, where the mean velocity is the flow's own."""
     whole: Share = 0.0
     """Share of the batch whose interval is all of the path, where a student of one step samples (TwinFlow)."""
+    clean: Share = 0.0
+    """Share of the batch whose interval ends at clean data, wherever it starts: what a student samples by."""
     growth: Share = 0.0
     """Share of the round over which intervals grow from points to their full length."""
     guidance: float = 1.0
@@ -61,8 +63,10 @@ class MeanVelocity(TermSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "MeanVelocity":
-        if self.instantaneous + self.whole > 1:
-            raise ValueError("instantaneous and whole: shares of one batch, of 1 at most in sum")
+        if self.instantaneous + self.whole + self.clean > 1:
+            raise ValueError("instantaneous, whole and clean: shares of one batch, of 1 at most in sum")
+        if self.whole and self.identity == "derivative":
+            raise ValueError("whole: by the derivative it diverges, which looks along the path at one time; use clean")
         if self.mixing and self.velocity == "teacher":
             raise ValueError("mixing is of the data's velocity; with velocity: teacher set guidance alone")
         return self

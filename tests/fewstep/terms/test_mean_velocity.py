@@ -156,14 +156,33 @@ def test_a_share_of_the_intervals_are_points_and_the_second_time_has_its_own_dis
 
 
 def test_a_share_of_the_intervals_is_the_whole_path_whatever_their_growth():
-    built = term(whole=0.25, instantaneous=0.5, growth=0.5)
+    built = term(identity="splitting", whole=0.25, instantaneous=0.5, growth=0.5)
     step = make_step({"student": TwoTimes(Flow())}, n=4096, data=samples(8))
     step.progress = 0.25
     t, r = built._interval(step)
     whole = (t == step.grid[0]) & (r == Flow().t_min)
     assert abs(whole.double().mean() - 0.25) < 0.03 and abs((r == t).double().mean() - 0.5) < 0.03
     with pytest.raises(ValueError, match="of 1 at most in sum"):
-        term(whole=0.6)
+        term(identity="splitting", whole=0.6)
+
+
+@pytest.mark.parametrize("lengths", [{}, {"dyadic": 3}])
+def test_a_share_of_the_intervals_ends_at_clean_data_with_starts_as_the_times_are_drawn(lengths):
+    built = term(identity="splitting", clean=0.25, whole=0.125, growth=0.5, times=UniformTimes(), **lengths)
+    step = make_step({"student": TwoTimes(Flow())}, n=8192, data=samples(8))
+    step.progress = 0.75
+    t, r = built._interval(step)
+    at_end = (r == Flow().t_min) & (step.uniform("instantaneous") >= 0.5)
+    whole = at_end & (t == step.grid[0])
+    assert abs(at_end.double().mean() - 0.375) < 0.03 and abs((r == t).double().mean() - 0.5) < 0.03
+    assert whole.double().mean() >= 0.125 - 0.02
+    if not lengths:
+        assert abs(flow_time(Flow(), t[at_end & ~whole]).mean() - 0.5) < 0.02  # of two draws the later has mean 2/3
+
+
+def test_the_whole_path_is_no_interval_to_learn_by_the_derivative():
+    with pytest.raises(ValueError, match="diverges"):
+        term(whole=0.25)
 
 
 def test_guided_velocity_mixes_the_students_own_readings_and_leaves_the_null_class_alone():
