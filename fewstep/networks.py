@@ -64,11 +64,19 @@ def _groups(width: int) -> int:
 class ResidualMLP(nn.Module):
     """A denoiser network for small vectors: residual layers with time and class embedding, for the adapter `Angle`.
 
+    The coordinates come in with their sines and cosines (Tancik et al., Fourier features let networks learn
+    high-frequency functions, 2006.10739): the one-step map of a mixture has edges as sharp as its modes are narrow.
+
     Args:
         sample_shape: shape of one sample. labels: number of labels, the null label included; 0 for none.
         width, depth: of the residual layers. middle: whether there is a last one of its own, the middle block.
-        inputs, outputs: numbers that go in and come out, by default those of a sample.
+        inputs, outputs: numbers that go in and come out, by default those of a sample, which are the first to go in.
     """
+
+    time_octaves = 3
+    """Few: fast waves make the time derivative noise, and training on it explodes."""
+    octaves = 4
+    """Of the coordinates, whose size is that of unit variance."""
 
     def __init__(
         self,
@@ -83,21 +91,21 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.config = {"sample_shape": list(sample_shape), "labels": labels, "width": width, "depth": depth,
                        "middle": middle, "inputs": inputs, "outputs": outputs}  # fmt: skip
-        size = math.prod(sample_shape)
-        self.frequencies = 3  # slow waves: fast ones make the time derivative noise, and training on it explodes
-        self.embed_time = nn.Linear(2 * self.frequencies + 2, width)
+        self.size = math.prod(sample_shape)
+        self.embed_time = nn.Linear(2 * self.time_octaves + 2, width)
         self.embed_label = nn.Embedding(labels, width) if labels else None
-        self.enter = nn.Linear(inputs or size, width)
+        self.enter = nn.Linear((inputs or self.size) + 2 * self.octaves * self.size, width)
         self.blocks = nn.ModuleList(_Residual(width) for _ in range(depth))
         self.mid_block = _Residual(width) if middle else None
-        self.leave = nn.Linear(width, outputs or size)
+        self.leave = nn.Linear(width, outputs or self.size)
 
     def forward(self, x: Tensor, angle: Tensor, labels: Tensor | None = None) -> Tensor:
         """x (N, …) of unit variance, angle (N,) in [0, π/2], labels (N,) int64 or what embed_label takes → v (N, …)."""
-        embedding = self.embed_time(time_features(angle, self.frequencies))
+        embedding = self.embed_time(time_features(angle, self.time_octaves))
         if self.embed_label is not None and labels is not None:
             embedding = embedding + self.embed_label(labels)
-        hidden = self.enter(x.flatten(1))
+        own, added = x.flatten(1).split([self.size, x[0].numel() - self.size], dim=1)
+        hidden = self.enter(torch.cat([own, waves(own, self.octaves), added], dim=1))
         for block in (*self.blocks, *([self.mid_block] if self.mid_block is not None else [])):
             hidden = block(hidden + embedding)
         shape = [self.config["outputs"]] if self.config["outputs"] else self.config["sample_shape"]
@@ -106,9 +114,14 @@ class ResidualMLP(nn.Module):
 
 def time_features(angle: Tensor, octaves: int) -> Tensor:
     """Features (N, 2 * octaves + 2) of angles (N,) in [0, pi/2]: sines and cosines of octaves, and the noise level."""
-    waves = angle[:, None] * 2.0 ** torch.arange(octaves, dtype=angle.dtype, device=angle.device)
     level = torch.stack([angle.sin().clamp(min=1e-3).log(), angle.cos().clamp(min=1e-3).log()], dim=1)
-    return torch.cat([waves.sin(), waves.cos(), level], dim=1)
+    return torch.cat([waves(angle[:, None], octaves), level], dim=1)
+
+
+def waves(x: Tensor, octaves: int) -> Tensor:
+    """Sines, then cosines, of x (N, D) at the angular frequencies 1, 2, 4, …: (N, 2 * octaves * D)."""
+    phases = (x[:, :, None] * 2.0 ** torch.arange(octaves, dtype=x.dtype, device=x.device)).flatten(1)
+    return torch.cat([phases.sin(), phases.cos()], dim=1)
 
 
 class _Residual(nn.Module):

@@ -56,7 +56,8 @@ def open_input(network: nn.Module) -> nn.Module:
     if isinstance(network, ResidualMLP):
         old = network.enter
         wide = nn.Linear(old.in_features + old.out_features, old.out_features, device=old.weight.device)
-        network.config["inputs"], network.enter = wide.in_features, wide
+        network.config["inputs"] = (network.config["inputs"] or network.size) + old.out_features
+        network.enter = wide
     else:
         old = network.conv_in
         wide = nn.Conv2d(old.in_channels + old.out_channels, old.out_channels, old.kernel_size, padding=old.padding,

@@ -24,10 +24,18 @@ class Levels:
         """nu = sigma / alpha at native times t."""
         return (-0.5 * self.process.log_snr(t)).exp()
 
-    def time(self, nu: Tensor) -> Tensor:
-        """Native time, float32, of noise ratios, held within the process's range."""
+    def ratio_at(self, t: float) -> float:
+        """nu at one native time."""
+        return float(self.ratio(torch.tensor(t, dtype=torch.float64)))
+
+    def exact_time(self, nu: Tensor) -> Tensor:
+        """Native time, float64, of noise ratios, held where they are finite and not zero."""
         low, high = self._log_snr_range
-        return self.process.time((-2 * nu.double().log()).clamp(low, high)).float()
+        return self.process.time((-2 * nu.double().log()).clamp(low, high))
+
+    def time(self, nu: Tensor) -> Tensor:
+        """`exact_time` in float32."""
+        return self.exact_time(nu).float()
 
     def of_flow_time(self, u: Tensor) -> Tensor:
         """Native time, float32, of flow times u = sigma / (alpha + sigma) in (0, 1)."""
@@ -46,7 +54,7 @@ class Levels:
     @cached_property
     def start(self) -> float:
         """nu where sampling starts, or next to it where that is pure noise."""
-        return min(float(self.ratio(torch.tensor(self._start, dtype=torch.float64))), self.greatest)
+        return min(self.ratio_at(self._start), self.greatest)
 
     @cached_property
     def _log_snr_range(self) -> tuple[float, float]:
@@ -55,15 +63,17 @@ class Levels:
         return max(float(ends[0]), -2 * math.log(1e5)), min(float(ends[1]), 2 * math.log(1e5))
 
 
-class Native:
+class _ByShare:
+    def drawn(self, step: "Step", name: str) -> Tensor:
+        """(size,) native times, float32, by the step's keyed draw `name`."""
+        return self.at(step.uniform(name))
+
+
+class Native(_ByShare):
     """Uniform in native time, over the whole of the process's range."""
 
     def __init__(self, settings: NativeTimes, levels: Levels):
         self.process = levels.process
-
-    def drawn(self, step: "Step", name: str) -> Tensor:
-        """(size,) native times, float32, by the step's keyed draw `name`."""
-        return self.at(step.uniform(name))
 
     def at(self, share: Tensor) -> Tensor:
         """Native times, float32, below which these shares of the distribution lie."""
@@ -80,20 +90,17 @@ class Native:
         return 1 / (slopes[1] / sigma - slopes[0] / alpha).abs() / (self.process.t_max - self.process.t_min)
 
 
-class Uniform:
+class Uniform(_ByShare):
     """Uniform in flow time u = nu / (1 + nu), whatever the process; methods as in `Native`."""
 
     def __init__(self, settings: UniformTimes, levels: Levels):
         self.low, self.width, self.levels = settings.low, settings.high - settings.low, levels
 
-    def drawn(self, step: "Step", name: str) -> Tensor:
-        return self.at(step.uniform(name))
-
     def at(self, share: Tensor) -> Tensor:
         return self.levels.of_flow_time((self.low + share * self.width).clamp(1e-9, 1 - 1e-9))
 
     def share(self, t: float) -> float:
-        nu = float(self.levels.ratio(torch.tensor(t, dtype=torch.float64)))
+        nu = self.levels.ratio_at(t)
         return min(max((nu / (1 + nu) - self.low) / self.width, 0.0), 1.0)
 
     def density(self, t: Tensor) -> Tensor:
@@ -114,7 +121,7 @@ class LogNormal:
         return self._of(torch.special.ndtri(share.clamp(1e-9, 1 - 1e-9)))
 
     def share(self, t: float) -> float:
-        nu = float(self.levels.ratio(torch.tensor(t, dtype=torch.float64)))
+        nu = self.levels.ratio_at(t)
         return 0.5 * (1 + math.erf((math.log(nu) - self.mean) / self.std / math.sqrt(2)))
 
     def density(self, t: Tensor) -> Tensor:

@@ -37,8 +37,7 @@ class State:
 
 def time_of(step: "Step", nu: Tensor) -> Tensor:
     """Native time (N,) float64 of noise ratios, held where they are finite and not zero in the student's process."""
-    held = nu.double().clamp(step.levels.least, step.levels.greatest)
-    return step.student.process.time(-2 * held.log())
+    return step.levels.exact_time(nu)
 
 
 def second_time_of(step: "Step", nu: Tensor) -> Tensor:

@@ -113,7 +113,6 @@ def _scaled(scale: Tensor | None) -> dict[str, Tensor]:
 
 def phase_edge(step: "Step", nu: Tensor) -> Tensor:
     """The lower end of the phase that each level lies in: the student's next step, 0 after its last; (N,) -> (N,)."""
-    edges = [step.levels.ratio(torch.tensor(t, dtype=torch.float64, device=nu.device)) for t in step.grid[1:]]
-    ends = torch.stack([*edges, nu.new_zeros(())])
+    ends = nu.new_tensor([*map(step.levels.ratio_at, step.grid[1:]), 0.0])
     below = ends[None] < nu[:, None] * (1 - 1e-6)
     return torch.where(below, ends[None], nu.new_full((), -math.inf)).amax(1)
