@@ -67,7 +67,7 @@ def test_the_mlp_tells_apart_points_as_near_as_a_narrow_mode_is_wide():
     network = build(lambda: ResidualMLP((2,), 0, 64, 2)).requires_grad_(True).train()
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     source = torch.Generator().manual_seed(0)
-    for k in range(300):
+    for _ in range(300):
         x = torch.randn(256, 2, generator=source)
         loss = (network(x, torch.ones(256)) - (x / 0.02).tanh()).square().mean()
         optimiser.zero_grad()
