@@ -52,7 +52,8 @@ class MeanVelocity(Term[settings.MeanVelocity]):
     By the derivative an error e of U over [r, u], g = u - r, is moved by -(e + g De), D along the flow. With w the
     density of the starts u that lead to one r, <e, e + g De> = int (w - g w')/2 E|e|^2 du + g w E|e|^2 / 2 at the last
     u: whatever e is, it shrinks only where w grows no faster than the gap. A share of the batch at one end r (`clean`)
-    keeps that, one at a single start u (`whole`) does not: nothing then bounds the slope of e there, and it diverges.
+    keeps that, one at a single start u (`whole`) does not: nothing then bounds the slope of e there, and in practice
+    training diverged.
     """
 
     name = "mean_velocity"

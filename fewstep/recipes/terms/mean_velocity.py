@@ -66,7 +66,7 @@ class MeanVelocity(TermSettings):
         if self.instantaneous + self.whole + self.clean > 1:
             raise ValueError("instantaneous, whole and clean: shares of one batch, of 1 at most in sum")
         if self.whole and self.identity == "derivative":
-            raise ValueError("whole: by the derivative it diverges, which looks along the path at one time; use clean")
+            raise ValueError("whole: training by the derivative diverges with many intervals of one start; use clean")
         if self.mixing and self.velocity == "teacher":
             raise ValueError("mixing is of the data's velocity; with velocity: teacher set guidance alone")
         return self
