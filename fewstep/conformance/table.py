@@ -18,8 +18,8 @@ Each recipe is distilled from a closed-form mixture at its default settings ({im
 the target that it declares. *distance*: sliced Wasserstein distance of {count:,} samples to as many exact ones. *bar*:
 the larger of half the distance of the best training-free solver at equal network evaluations and the 99 % quantile of
 the distance between two exact sets. *modes*: those whose share is within a factor of two of their weight. *agreement*:
-correlation with the exact flow map of the same noise, and rms difference over the data's own spread, of recipes whose
-optimum it is. What missed the bar is listed as it is.
+correlation of one step with the exact flow map of the same noise, and rms difference over the data's own spread, of
+recipes whose optimum it is; of cheaper students that of their own steps. What missed the bar is listed as it is.
 
 """
 COLUMNS = ("recipe", "target", "problem", "eval.", "distance", "bar", "best solver", "modes", "agreement", "")

@@ -105,6 +105,20 @@ def test_a_cheaper_student_is_to_follow_the_teachers_own_steps(name, scale, quic
         assert torch.equal(target.flow(noise), Student(teacher, sampler).sample(noise))
 
 
+def test_a_flow_map_is_compared_in_one_step_whatever_steps_it_is_sampled_by(quick):
+    """Exact samples, of which after the second step's fresh noise none is where the first noise leads."""
+    target = target_of(load_recipe("scm"), Problem("ring").teacher(), SamplerSettings(steps=2))
+
+    class Map(Exact):
+        def sample(self, noise, steps=2, condition=None, seed=0):
+            self.denoiser.evaluations += steps
+            x = target.flow(noise)
+            return target.flow(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))) if steps > 1 else x
+
+    found = judging.judge(target, Map(target), judging.null_quantile(target), {2: ("none", 0.0)})
+    assert not found["missed"] and found["agreement"]["correlation"] == pytest.approx(1)
+
+
 def test_code_that_a_recipe_does_not_load_is_no_part_of_its_key():
     files = closure("fewstep.terms.regression", apart=COLLECTIONS)
     assert "fewstep/terms/distances.py" in files and "fewstep/terms/adversarial.py" not in files
