@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 
+from fewstep.errors import SettingsError
 from tasks import graph
 from tasks import settings as settings_module
 from tasks.files import atomic_write, sha256
@@ -20,13 +21,22 @@ from tasks.workspace import Workspace
 
 PLAIN = r"[A-Za-z0-9_./-]+"
 IGNORED = ("__pycache__",)
+BROKEN_HINT = "remove dvc.lock: the next run writes it anew"
 NONE_GIVEN = "fewstep/__init__.py"      # stands in dvc.yaml where the settings bring in nothing from outside
 
 
 def lock_entries(workspace: Workspace) -> dict:
-    """The `stages` of dvc.lock; empty without the file."""
+    """The `stages` of dvc.lock; empty without the file. Raises SettingsError for half a file, as a killed DVC leaves it."""
     path = workspace.root / "dvc.lock"
-    return (settings_module.read(path).get("stages") or {}) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        content = settings_module.read(path)
+    except SettingsError as error:
+        raise SettingsError(str(error), hint=BROKEN_HINT) from None
+    if "schema" not in content:
+        raise SettingsError(f"{path}: not whole, for it names no schema", hint=BROKEN_HINT)
+    return content.get("stages") or {}
 
 
 def declared_files(stage: graph.Stage, root: Path) -> list[str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,7 @@ def repository(workspace: Workspace) -> Iterator:
     """The DVC repository of the checkout. DVC's errors become FewstepError; a full disk DiskFull."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
     _quiet()
     try:
@@ -50,7 +53,9 @@ def repository(workspace: Workspace) -> Iterator:
     except (DvcException, OSError) as error:
         if is_disk_full(error):
             raise disk_full(f"DVC's cache ({workspace.root})") from error
-        raise FewstepError(f"DVC: {' '.join(str(error).split())}", hint="`fewstep doctor` checks the set-up") from error
+        broken = isinstance(error, (YAMLSyntaxError, YAMLValidationError)) and "dvc.lock" in str(error)
+        hint = dvclock.BROKEN_HINT if broken else "`fewstep doctor` checks the set-up"
+        raise FewstepError(f"DVC: {' '.join(str(error).split())}", hint=hint) from error
 
 
 def _target(workspace: Workspace, stage: str) -> str:
@@ -128,9 +133,22 @@ def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
             after = disagreement(workspace, stage, manifest) or _other_params(workspace, stage, entry)
             if after:
                 return _refusal(stage, after)
-            entry.dump(update_pipeline=False)
+            _write_lock(repo, entry)
     _note_true(workspace, stage, manifest)
     return None
+
+
+def _write_lock(repo, entry) -> None:
+    """Puts the stage's record into dvc.lock, which is replaced whole: DVC itself empties the file before it writes."""
+    from dvc.dvcfile import Lockfile
+
+    path = Path(repo.root_dir) / "dvc.lock"
+    with tempfile.TemporaryDirectory() as scratch:
+        changed = Path(scratch) / path.name
+        if path.exists():
+            shutil.copyfile(path, changed)
+        Lockfile(repo, str(changed)).dump(entry)
+        atomic_write(path, changed.read_bytes())
 
 
 def _refusal(stage: graph.Stage, why: str) -> str:

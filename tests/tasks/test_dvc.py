@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,49 @@ def plan(project: FakeProject) -> dict[str, dict]:
 
 def lock(project: FakeProject) -> bytes:
     return (project.folder / "dvc.lock").read_bytes()
+
+
+HINT = """
+from fewstep.errors import FewstepError
+from tasks.plan import plan
+from tasks.settings import load
+from tasks.workspace import Workspace
+workspace = Workspace.find()
+try:
+    plan(workspace, load(workspace.params))
+except FewstepError as error:
+    print(error.hint)
+"""
+DIE_WRITING = """
+import dvc.utils.serialize._yaml as yaml, os, signal
+def die(data, stream):
+    stream.write("schema: '2.0'\\nstages:\\n  sh")
+    stream.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+yaml._dump = die
+"""
+
+
+def test_dvc_lock_is_whole_whoever_dies_while_writing_it(fresh, finished):
+    fresh.all(STAGES[0])
+    before = lock(fresh)
+    killed = fresh.python(DIE_WRITING + ALL, STAGES[1])
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert lock(fresh) == before
+    fresh.all()
+    assert lock(fresh) == (finished / "dvc.lock").read_bytes()
+
+
+@pytest.mark.parametrize("left", ["", "schema: '2.0'\nstages:\n  shard:\n    cmd: x\n   outs"])
+def test_a_dvc_lock_that_a_killed_dvc_left_broken_is_said_and_written_anew(project, left):
+    before, path = lock(project), project.folder / "dvc.lock"
+    path.write_text(left)
+    failed = project.python(ALL)
+    assert failed.returncode and "dvc.lock" in failed.stderr, failed.stdout + failed.stderr
+    assert "remove dvc.lock" in project.python(HINT).stdout
+    path.unlink()
+    assert set(project.all().values()) == {"current"}
+    assert lock(project) == before
 
 
 def test_dvc_accepts_what_our_runner_made(project):
