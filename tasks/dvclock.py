@@ -26,7 +26,7 @@ NONE_GIVEN = "fewstep/__init__.py"      # stands in dvc.yaml where the settings 
 
 
 def lock_entries(workspace: Workspace) -> dict:
-    """The `stages` of dvc.lock; empty without the file. Raises SettingsError for half a file, as a killed DVC leaves it."""
+    """The `stages` of dvc.lock; empty without the file. Raises SettingsError for half a file, as a dying DVC leaves."""
     path = workspace.root / "dvc.lock"
     if not path.is_file():
         return {}
