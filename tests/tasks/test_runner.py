@@ -124,7 +124,7 @@ def test_kill_before_each_step_of_publishing(project, undisturbed, place, calls)
 
 def test_a_killed_stage_continues_with_the_work_that_is_missing(project):
     marks = project.folder.parent / "marks"
-    process = project.start_python(ALL, "shard", FAKE_PAUSE="0.3", FAKE_MARKS=str(marks))
+    process = project.start_python(ALL, "shard", FAKE_PAUSE="1.5", FAKE_MARKS=str(marks))
     project.wait_for(marks / "shard-c.started")
     kill_group(process)
     process.stdout.close()
