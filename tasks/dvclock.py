@@ -21,7 +21,7 @@ from tasks.workspace import Workspace
 
 PLAIN = r"[A-Za-z0-9_./-]+"
 IGNORED = ("__pycache__",)
-BROKEN_HINT = "remove dvc.lock: the next run writes it anew"
+_BROKEN_HINT = "remove dvc.lock: the next run writes it anew"
 NONE_GIVEN = "fewstep/__init__.py"      # stands in dvc.yaml where the settings bring in nothing from outside
 
 
@@ -33,9 +33,9 @@ def lock_entries(workspace: Workspace) -> dict:
     try:
         content = settings_module.read(path)
     except SettingsError as error:
-        raise SettingsError(str(error), hint=BROKEN_HINT) from None
+        raise SettingsError(str(error), hint=_BROKEN_HINT) from None
     if "schema" not in content:
-        raise SettingsError(f"{path}: not whole, for it names no schema", hint=BROKEN_HINT)
+        raise SettingsError(f"{path}: not whole, for it names no schema", hint=_BROKEN_HINT)
     return content.get("stages") or {}
 
 

@@ -39,7 +39,6 @@ def repository(workspace: Workspace) -> Iterator:
     """The DVC repository of the checkout. DVC's errors become FewstepError; a full disk DiskFull."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
-    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
     _quiet()
     try:
@@ -53,9 +52,8 @@ def repository(workspace: Workspace) -> Iterator:
     except (DvcException, OSError) as error:
         if is_disk_full(error):
             raise disk_full(f"DVC's cache ({workspace.root})") from error
-        broken = isinstance(error, (YAMLSyntaxError, YAMLValidationError)) and "dvc.lock" in str(error)
-        hint = dvclock.BROKEN_HINT if broken else "`fewstep doctor` checks the set-up"
-        raise FewstepError(f"DVC: {' '.join(str(error).split())}", hint=hint) from error
+        dvclock.lock_entries(workspace)  # where that is what broke, it says so
+        raise FewstepError(f"DVC: {' '.join(str(error).split())}", hint="`fewstep doctor` checks the set-up") from error
 
 
 def _target(workspace: Workspace, stage: str) -> str:
