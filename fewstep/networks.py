@@ -104,7 +104,8 @@ class ResidualMLP(nn.Module):
         embedding = self.embed_time(time_features(angle, self.time_octaves))
         if self.embed_label is not None and labels is not None:
             embedding = embedding + self.embed_label(labels)
-        own, added = x.flatten(1).split([self.size, x[0].numel() - self.size], dim=1)
+        flat = x.flatten(1)
+        own, added = flat[:, : self.size], flat[:, self.size :]
         hidden = self.enter(torch.cat([own, waves(own, self.octaves), added], dim=1))
         for block in (*self.blocks, *([self.mid_block] if self.mid_block is not None else [])):
             hidden = block(hidden + embedding)

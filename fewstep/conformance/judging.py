@@ -90,9 +90,12 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
     odd = int(((ratio < 1 / FACTOR) | (ratio > FACTOR)).sum())
     if odd:
         missed.append(f"{odd} of {len(weights)} modes off by over {FACTOR:g} ({ratio.min():.2f} to {ratio.max():.2f})")
-    agreed = _agreement(target, noise, drawn) if target.cheaper else None
-    if target.recipe.flow_map and not target.cheaper:  # by one step: the fresh noise between several leads elsewhere
-        agreed = _agreement(target, noise, student.sample(noise, steps=1, condition=condition, seed=seed))
+    agreed = None
+    if target.cheaper:
+        agreed = _agreement(target, noise, drawn)
+    elif target.recipe.flow_map:  # by one step: the fresh noise between several leads elsewhere
+        one = drawn if evaluations == 1 else student.sample(noise, steps=1, condition=condition, seed=seed)
+        agreed = _agreement(target, noise, one)
     if target.cheaper and not agreed["correlation"] >= AGREEMENT:
         missed.append(f"correlation {agreed['correlation']:.3f} with the teacher's own steps < {AGREEMENT:g}")
     if target.recipe.target == "compression" and cost_share(target, student) >= 1:

@@ -273,9 +273,10 @@ class Step:
         def make() -> Noised:
             process, between, s = self.student.process, (None, None), None
             if what == "phases":
-                x = self._after(self._exit_prediction, self.exit)
-                s = self.grid[self.exit + 1] if self.exit + 1 < len(self.grid) else None
-                between = (s, self.grid[self.exit])
+                between = ([*self.grid, None][self.exit + 1], self.grid[self.exit])
+                x = self.generated
+                if self.sampler == "ode":  # a state of `renoise` is a noised sample, and its clean one is known
+                    x, s = self._after(self._exit_prediction, self.exit), between[0]
             else:
                 x = self._samples(what)
             t = self.times(times, f"times/{times!r}", between)

@@ -60,6 +60,7 @@ def test_the_mlp_takes_any_sample_shape():
     network = build(lambda: ResidualMLP((1, 2, 3), 5, 16, 1))
     x = torch.randn(4, 1, 2, 3)
     assert network(x, torch.tensor([0.0, 0.1, 1.0, 1.5707]), torch.arange(4)).shape == x.shape
+    assert network(x[:0], torch.zeros(0), torch.arange(0)).shape == (0, 1, 2, 3)
 
 
 def test_the_mlp_tells_apart_points_as_near_as_a_narrow_mode_is_wide():

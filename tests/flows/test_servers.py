@@ -11,6 +11,7 @@ import os
 from urllib.parse import urlsplit
 
 import pytest
+from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
 from flows.server import bind, prefect_environment, start_prefect
 from tasks.workspace import Workspace
@@ -18,7 +19,10 @@ from tasks.workspace import Workspace
 pytestmark = pytest.mark.timeout(300)
 
 
+@retry(retry=retry_if_result(lambda answer: answer[0] == 503), stop=stop_after_delay(60), wait=wait_fixed(0.2),
+       retry_error_callback=lambda state: state.outcome.result())
 def ask(url, body=None):
+    """Status and answer; asked again, as Prefect's client does, while a 503 says that SQLite has another writer."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
     connection.request("GET" if body is None else "POST", parts.path, None if body is None else json.dumps(body),

@@ -286,6 +286,22 @@ def two_steps(process):
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
+def test_with_fresh_noise_the_clean_samples_themselves_are_noised_within_the_interval(process):
+    """Renoising to a step's end and on from there is noising at once: the regression keeps its clean target."""
+    own, grid = two_steps(process)
+    seen = set()
+    for k in range(8):
+        step = make_step({"student": own}, n=64, k=k, role="fake_score", grid=grid, sampler="renoise")
+        at = step.raised("phases", TIMES)
+        low, high = [*grid[1:], process.t_min][step.exit], grid[step.exit]
+        assert torch.equal(at.x0, step.generated) and torch.equal(at.weight, torch.ones(64))
+        assert torch.allclose(at.x, process.add_noise(at.x0, at.noise, at.t))
+        assert bool(((at.t >= low - 1e-5) & (at.t <= high + 1e-5)).all())
+        seen.add(step.exit)
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_states_between_deterministic_steps_rest_at_the_teachers_flow(process):
     """The student's state after each step has the teacher's marginal, so its scores agree and nothing pulls; the fake
     score's regression rests at the teacher's denoiser. Moved predictions are pulled back."""
