@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.errors import NotAvailable, SettingsError
-from tasks import git, graph, versioning
+from tasks import git, graph, snapshots
 from tasks import manifest as manifests
 from tasks.files import sha256
 from tasks.lock import workspace_lock
 from tasks.plan import stat_table
 from tasks.registry import Registry, Version
-
-NAMES = ("params.yaml", "dvc.lock")
+from tasks.snapshots import NAMES
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def checkout(registry: Registry, version: Version, *, force: bool = False, into:
         folder = registry.snapshot(version, Path(scratch) / "snapshot")
         wanted = {name: (folder / name).read_bytes() for name in NAMES}
     if into is not None:
-        target = versioning.checkout_snapshot(workspace, _revision(workspace, version), files=wanted, into=into)
+        target = snapshots.restore(workspace, _revision(workspace, version), wanted, into)
         return _verified(version, target)
     with workspace_lock(workspace, f"fewstep checkout {version.name}"):
         lost = [] if force else _lost(registry, wanted)
@@ -47,7 +46,7 @@ def checkout(registry: Registry, version: Version, *, force: bool = False, into:
                                 hint="commit or save it first; or use --force, or --into DIR")  # fmt: skip
         before = {name: _read(workspace.root / name) for name in NAMES}
         try:
-            versioning.checkout_snapshot(workspace, _revision(workspace, version), files=wanted, force=True)
+            snapshots.restore(workspace, _revision(workspace, version), wanted)
         except NotAvailable:
             for name, content in before.items():
                 if content is not None:
@@ -59,7 +58,7 @@ def checkout(registry: Registry, version: Version, *, force: bool = False, into:
 def _lost(registry: Registry, wanted: dict[str, bytes]) -> list[str]:
     """What would be lost. A pair of files that a registered version keeps is not."""
     workspace = registry.workspace
-    lost = versioning.local_changes(workspace, wanted)
+    lost = snapshots.local_changes(workspace, wanted)
     here = {name: sha256(workspace.root / name) for name in NAMES if (workspace.root / name).is_file()}
     kept = any(here.items() <= version.json("snapshot").items()
                for model in registry.models() for version in registry.versions(model))  # fmt: skip

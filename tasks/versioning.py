@@ -22,16 +22,12 @@ from tasks import dvclock, graph, keys
 from tasks import manifest as manifests
 from tasks import settings as settings_module
 from tasks.files import atomic_write, disk_full, is_disk_full, write_if_other, writing
-from tasks.git import add_worktree, git, head, read_at, tag_snapshot, worktrees
+from tasks.git import git, worktrees
 from tasks.manifest import Manifest
 from tasks.plan import changes, restorable, stat_table
 from tasks.workspace import Workspace
 
 _ATTEMPTS = 20
-
-__all__ = ["add_worktree", "checkout_snapshot", "collect_garbage", "disagreement", "has_remote", "head",
-           "local_changes", "materialise", "pull", "push", "read_at", "record", "repository", "share_cache", "status",
-           "tag_snapshot"]
 
 
 @contextlib.contextmanager
@@ -256,9 +252,19 @@ def pull(workspace: Workspace, targets: list[str] | None = None, *, force: bool 
 
     Raises NotAvailable naming what is in neither.
     """
+    from dvc.exceptions import CheckoutError, FileTransferError
+
     targets = [str(workspace.root / target) for target in targets] if targets is not None else None
     with repository(workspace) as repo:
-        _bring(repo, targets, force)
+        try:
+            try:
+                repo.checkout(targets=targets, force=force)
+            except CheckoutError:
+                if not repo.config.get("core", {}).get("remote"):
+                    raise
+                repo.pull(targets=targets, force=force)
+        except (CheckoutError, FileTransferError) as error:
+            raise NotAvailable(f"not in DVC's cache and not on its remote: {' '.join(str(error).split())}") from error
 
 
 def share_cache(main: Workspace, worktree: Workspace) -> None:
@@ -270,84 +276,6 @@ def share_cache(main: Workspace, worktree: Workspace) -> None:
     if "[cache]" not in text:
         text += f"[cache]\n    dir = {cache}\n"
     atomic_write(worktree.root / ".dvc" / "config.local", text)
-
-
-def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
-    """What replacing params.yaml and dvc.lock by `wanted` (name → bytes) would lose, one line each.
-
-    A file counts when it is neither HEAD's nor the wanted one; an output when DVC's cache lacks what lies there.
-    """
-    lost = []
-    for name, content in wanted.items():
-        path = workspace.root / name
-        present = path.read_bytes() if path.is_file() else None
-        if present is None or present == content:
-            continue
-        try:
-            committed = read_at(workspace, "HEAD", name)
-        except NotAvailable:
-            committed = None
-        if present != committed:
-            lost.append(f"{name} has changes that are not committed")
-    for stage in graph.STAGES:
-        folder = workspace.root / stage.output
-        if not stage.in_dvc or not folder.exists():
-            continue
-        manifest = manifests.load_quietly(folder)
-        table = stat_table(workspace)
-        saved = manifest is not None and restorable(workspace, manifest.key) is not None
-        if not saved or manifests.problems(folder, manifest, table):
-            entry = dvclock.lock_entries(workspace).get(stage.name) or {"outs": [{}]}
-            if dvclock.dvc_md5(folder) != entry["outs"][0].get("md5"):
-                lost.append(f"{stage.output} is not in DVC's cache as it lies there")
-        table.close()
-    return lost
-
-
-def checkout_snapshot(workspace: Workspace, revision: str, *, files: dict[str, bytes] | None = None,
-                      force: bool = False, into: Path | None = None) -> Workspace:
-    """Restore params.yaml, dvc.lock and the data they name from a tag or commit; returns the workspace they are in.
-
-    `files` replaces what git holds at `revision` (a version's own copies). With `into` the checkout is a new worktree
-    of `revision` over the shared cache. Otherwise local changes that would be lost raise SettingsError unless `force`.
-    Raises NotAvailable when the revision (nothing is changed then) or bytes are in neither cache nor remote.
-    """
-    from fewstep.errors import SettingsError
-
-    names = ("params.yaml", "dvc.lock")
-    wanted = files or {name: read_at(workspace, revision, name) for name in names}
-    if into is not None:
-        target = add_worktree(workspace, into, revision)
-        share_cache(workspace, target)
-    else:
-        target = workspace
-        lost = [] if force else local_changes(workspace, wanted)
-        if lost:
-            raise SettingsError(f"not restored: {lost[0]}" + (f" (and {len(lost) - 1} more)" if lost[1:] else ""),
-                                hint="commit or save it first, use --force, or --into DIR for a checkout of its own")
-    for name in names:
-        atomic_write(target.root / name, wanted[name])
-    dvclock.sync_given(target, settings_module.load(target.params))
-    with repository(target) as repo:
-        known = dvclock.lock_entries(target)
-        outputs = [_target(target, stage.name) for stage in graph.STAGES if stage.in_dvc and stage.name in known]
-        raw = target.root / "data" / "raw.dvc"
-        _bring(repo, outputs + [str(raw)] * raw.is_file())
-    return target
-
-
-def _bring(repo, targets: list[str] | None, force: bool = True) -> None:
-    from dvc.exceptions import CheckoutError, FileTransferError
-
-    try:
-        try:
-            repo.checkout(targets=targets, force=force)
-        except CheckoutError:
-            if not repo.config.get("core", {}).get("remote"):
-                raise
-            repo.pull(targets=targets, force=force)
-    except (CheckoutError, FileTransferError) as error:
-        raise NotAvailable(f"not in DVC's cache and not on its remote: {' '.join(str(error).split())}") from error
 
 
 def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:

@@ -1,0 +1,66 @@
+"""A snapshot: params.yaml, dvc.lock and the data they name, put back as they were."""
+
+from pathlib import Path
+
+from fewstep.errors import NotAvailable
+from tasks import dvclock, graph, versioning
+from tasks import manifest as manifests
+from tasks import settings as settings_module
+from tasks.files import atomic_write
+from tasks.git import add_worktree, read_at
+from tasks.plan import restorable, stat_table
+from tasks.workspace import Workspace
+
+NAMES = ("params.yaml", "dvc.lock")
+
+
+def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
+    """What replacing params.yaml and dvc.lock by `wanted` (name → bytes) would lose, one line each.
+
+    A file counts when it is neither HEAD's nor the wanted one; an output when DVC's cache lacks what lies there.
+    """
+    lost = []
+    for name, content in wanted.items():
+        path = workspace.root / name
+        present = path.read_bytes() if path.is_file() else None
+        if present is None or present == content:
+            continue
+        try:
+            committed = read_at(workspace, "HEAD", name)
+        except NotAvailable:
+            committed = None
+        if present != committed:
+            lost.append(f"{name} has changes that are not committed")
+    for stage in graph.STAGES:
+        folder = workspace.root / stage.output
+        if not stage.in_dvc or not folder.exists():
+            continue
+        manifest = manifests.load_quietly(folder)
+        table = stat_table(workspace)
+        saved = manifest is not None and restorable(workspace, manifest.key) is not None
+        if not saved or manifests.problems(folder, manifest, table):
+            entry = dvclock.lock_entries(workspace).get(stage.name) or {"outs": [{}]}
+            if dvclock.dvc_md5(folder) != entry["outs"][0].get("md5"):
+                lost.append(f"{stage.output} is not in DVC's cache as it lies there")
+        table.close()
+    return lost
+
+
+def restore(workspace: Workspace, revision: str, wanted: dict[str, bytes], into: Path | None = None) -> Workspace:
+    """Puts `wanted`, the contents of NAMES, and the data they name in place; returns the workspace they are in.
+
+    With `into` that is a new worktree of `revision` over the shared cache, else `workspace` itself, whatever it holds:
+    `local_changes` says what that loses. Raises NotAvailable when bytes are in neither cache nor remote.
+    """
+    target = workspace
+    if into is not None:
+        target = add_worktree(workspace, into, revision)
+        versioning.share_cache(workspace, target)
+    for name in NAMES:
+        atomic_write(target.root / name, wanted[name])
+    dvclock.sync_given(target, settings_module.load(target.params))
+    known = dvclock.lock_entries(target)
+    outputs = [stage.output for stage in graph.STAGES if stage.in_dvc and stage.name in known]
+    raw = ["data/raw.dvc"] if (target.root / "data" / "raw.dvc").is_file() else []
+    versioning.pull(target, [*outputs, *raw], force=True)
+    return target
