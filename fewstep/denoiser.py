@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fewstep import prediction
 from fewstep.adapters import Adapter, Labels, adapter_for
+from fewstep.conditions import require_condition
 from fewstep.errors import SettingsError
 from fewstep.prediction import PredictionType
 from fewstep.processes import Process, like
@@ -134,7 +135,8 @@ class Denoiser(nn.Module):
         as x0 and ε, the state there is `process.add_noise(x0, ε, second)`. None is the clean end, t_min.
         scale: for a network that embeds it, the guidance scale as an input; None is `default_scale`.
         negative: for a network of negative times, whether t stands for -t.
-        Raises SettingsError where the network cannot follow.
+        Raises SettingsError where the network cannot follow, or for labels that it does not know (on a GPU such labels
+        are the network's own error, since looking at them would wait for the device).
         """
         t = self._per_sample(t, x)
         if isinstance(guidance, (int, float)) and guidance == 1:
@@ -169,6 +171,20 @@ class Denoiser(nn.Module):
         with watched(blocks or [self.network.mid_block]) as seen:
             result = self.predict(x, t, condition, second=second)
         return result, seen
+
+    def require_samples(self, x: Tensor, condition: Tensor | None) -> None:
+        """Raises SettingsError unless x is (N, *sample_shape) and condition (N,) known labels, or None where it may be.
+
+        Waits for a GPU: for the start of a sampling, not for each evaluation.
+        """
+        self.require_shape(x)
+        require_condition(condition, len(x), self.num_classes, self.null_class)
+
+    def require_shape(self, x: Tensor) -> None:
+        """Raises SettingsError unless x is (N, *sample_shape)."""
+        if x.shape[1:] != self.sample_shape:
+            sides = ", ".join(str(side) for side in self.sample_shape)
+            raise SettingsError(f"noise and samples must be of shape (N, {sides}), got {tuple(x.shape)}")
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, ready for JSON."""
@@ -268,16 +284,11 @@ class Denoiser(nn.Module):
         return torch.as_tensor(value, dtype=torch.float64, device=x.device).expand(len(x))
 
     def _labels(self, condition: Tensor | None, count: int, device: torch.device) -> Tensor | None:
+        require_condition(condition, count, self.num_classes, self.null_class, wait=False)  # this runs in every step
         if self.num_classes == 0:
-            if condition is not None:
-                raise SettingsError("this network is unconditional; leave the condition out")
             return None
         if condition is None:
-            if self.null_class is None:
-                raise SettingsError(f"this network needs a condition: a class of 0 … {self.num_classes - 1} per sample")
             return torch.full((count,), self.null_class, dtype=torch.int64, device=device)
-        if condition.shape != (count,):
-            raise SettingsError(f"the condition must be ({count},) class labels, got shape {tuple(condition.shape)}")
         return condition.to(device=device, dtype=torch.int64)
 
 

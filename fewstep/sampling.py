@@ -16,6 +16,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from fewstep.conditions import require_condition
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
 from fewstep.processes import Process
@@ -74,8 +75,10 @@ def sample(
         keep: None, "all", or node numbers; node 0 is the start, node k the state after k steps, up to steps − 1.
         on_step: called with (network calls made, network calls in all) after each.
         generator: for a solver that draws noise (ddpm), which is refused without one.
-    Raises SettingsError for an unknown solver, a node that does not exist, or guidance the network cannot follow.
+    Raises SettingsError for an unknown solver, a node that does not exist, labels that the network does not know, or
+    guidance it cannot follow.
     """
+    require_condition(condition, len(noise), denoiser.num_classes, denoiser.null_class)
     evaluations = network_evaluations(solver, steps, guidance)
     kept = _kept(keep, steps)
     scheduler, calls = _plan(denoiser.process, solver, steps)

@@ -80,7 +80,9 @@ class Student(nn.Module):
         steps: other than the sampler's, taken on the process's own grid. condition: (N,) int64 labels.
         seed, indices: key the re-noising of `renoise` students; sample i of the batch is index i unless told.
         on_state: called with the state (N, …) and its native time before each evaluation.
+        Raises SettingsError for noise of another shape than the samples', or labels that the student does not know.
         """
+        self.denoiser.require_samples(noise, condition)
         process = self.denoiser.process
         times = self.times(steps)
         x = process.initial(noise, float(times[0]))

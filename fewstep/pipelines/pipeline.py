@@ -94,8 +94,12 @@ class FewstepPipeline(DiffusionPipeline):
             if null is None:
                 raise ValueError("this network needs class_labels")
             labels = null
-        labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
-        return labels.expand(count) if labels.ndim == 0 else labels
+        given = torch.as_tensor(labels, device=device)
+        given = given.expand(count) if given.ndim == 0 else given
+        found = given.to(torch.int64)
+        if found.shape != (count,) or not ((found == given) & (found >= 0) & (found < embedded)).all():
+            raise ValueError(f"class_labels must be {count} integers of 0 … {embedded - 1}, got {labels}")
+        return found
 
     def _convert(self, x0, output_type):
         if output_type == "raw":

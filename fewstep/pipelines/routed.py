@@ -14,11 +14,14 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 def dispatch(
     experts: list[torch.nn.Module], chosen: torch.Tensor, call: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """call(expert, rows) of every expert on the rows (n,) of the batch that chose it, `chosen` (N,), put in order."""
+    """call(expert, rows) of every expert on the rows (n,) of the batch that chose it, `chosen` (N,), put in order.
+
+    Of an empty batch the first expert tells the shape.
+    """
     out = None
     for number, expert in enumerate(experts):
         rows = (chosen == number).nonzero().flatten()
-        if len(rows):
+        if len(rows) or number == len(chosen) == 0:
             part = call(expert, rows)
             out = part.new_empty((len(chosen), *part.shape[1:])) if out is None else out
             out = out.index_copy(0, rows, part)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.conditions import require_condition
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
 from fewstep.processes import Process, VariancePreserving, like
@@ -55,6 +56,7 @@ class GaussianMixture(Denoiser):
         return self
 
     def _evaluate(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        self.require_shape(x)
         return self._v(x.double(), self.process.alpha(t), self.process.sigma(t), labels).to(x.dtype)
 
     def _v(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
@@ -73,12 +75,17 @@ class GaussianMixture(Denoiser):
         logits = self.weights.log() - (residual**2).sum(-1) / (2 * variance)
         logits = logits - residual.shape[-1] / 2 * (2 * math.pi * variance).log()
         if labels is not None:
-            mine = torch.arange(self.num_classes, device=x.device) == labels[:, None]
-            logits = logits.masked_fill(~(mine | (labels == self.num_classes)[:, None]), -math.inf)
+            own = torch.eye(self.num_classes, dtype=torch.bool, device=x.device)
+            own = torch.cat([own, own.new_ones(1, self.num_classes)])  # the last: of label K
+            logits = logits.masked_fill(~own.index_select(0, labels), -math.inf)  # refuses any label beyond
         return residual, logits
 
     def log_prob(self, x: Tensor, t: Tensor | float | None = None, condition: Tensor | None = None) -> Tensor:
-        """Log-density (N,) of x (N, …) at native time t, or of the data when t is None."""
+        """Log-density (N,) of x (N, …) at native time t, or of the data when t is None.
+
+        Raises SettingsError for x of another shape, or labels that are no component's.
+        """
+        self.require_samples(x, condition)
         if t is None:
             alpha, sigma = x.new_ones(len(x), dtype=torch.float64), x.new_zeros(len(x), dtype=torch.float64)
         else:
@@ -91,7 +98,11 @@ class GaussianMixture(Denoiser):
         return log_joint
 
     def log_posterior(self, x: Tensor) -> Tensor:
-        """log p(component | x) (N, K) of clean samples x (N, …), in float64, differentiable in x."""
+        """log p(component | x) (N, K) of clean samples x (N, …), in float64, differentiable in x.
+
+        Raises SettingsError for x of another shape.
+        """
+        self.require_shape(x)
         one = x.new_ones(len(x), dtype=torch.float64)
         return self._joint(x.double(), one, torch.zeros_like(one), None)[1].log_softmax(1)
 
@@ -116,7 +127,11 @@ class GaussianMixture(Denoiser):
     def labelled_samples(
         self, n: int, generator: torch.Generator, condition: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Samples (n, *shape) float32 with the component (n,) int64 each came from. `generator` is a CPU generator."""
+        """Samples (n, *shape) float32 with the component (n,) int64 each came from. `generator` is a CPU generator.
+
+        Raises SettingsError for labels that are no component's.
+        """
+        require_condition(condition, n, self.num_classes, self.null_class)
         drawn = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=generator)
         if condition is not None:
             drawn = torch.where(condition.cpu() < self.num_classes, condition.cpu(), drawn)
@@ -132,7 +147,9 @@ class GaussianMixture(Denoiser):
 
         Runge-Kutta 4 in the angle φ = atan(σ/α), where the ODE of u = x/√(α²+σ²) is du/dφ = v(u, φ), smooth to both
         ends; steps shrink towards the data. With 256 steps the error is about 1e-8 for components of std 0.1.
+        Raises SettingsError for x of another shape, or labels that are no component's.
         """
+        self.require_samples(x, condition)
         dtype = x.dtype
         labels = self._labels(condition, len(x), x.device)
         ends = [torch.as_tensor(time, dtype=torch.float64, device=x.device).expand(len(x)) for time in (t, s)]

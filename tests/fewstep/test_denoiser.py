@@ -70,8 +70,12 @@ def test_conditions_that_do_not_fit_are_refused():
         denoiser(null_class=None).predict(x, t, labels, 2.0)
     with pytest.raises(SettingsError, match="guidance 2.0 needs a condition"):
         denoiser().predict(x, t, None, 2.0)
-    with pytest.raises(SettingsError, match=r"\(5,\) class labels, got shape \(4,\)"):
-        denoiser().predict(x, t, labels[:4])
+    allowed = r"the condition must be an integer tensor \(5,\) of class labels, 0 … 2 or 3 for no class; got "
+    for odd, what in ((labels[:4], r"shape \(4,\)"), (labels + 3, "label 4"), (labels - 1, "label -1"),
+                      (labels + 0.7, "torch.float32"), (labels > 0, "torch.bool"), ([0] * 5, "a list")):  # fmt: skip
+        with pytest.raises(SettingsError, match=allowed + what):
+            denoiser().predict(x, t, odd)
+    assert denoiser().predict(x, t, labels.to(torch.uint8)).x0.shape == x.shape
     plain = Denoiser(new_unet(8, 1, 0, (8, 16)), VP, "epsilon", (1, 8, 8))
     assert plain.x0(x, t).shape == x.shape
     with pytest.raises(SettingsError, match="unconditional"):

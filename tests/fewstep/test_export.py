@@ -148,6 +148,16 @@ def test_colour_and_unconditional_students_export(tmp_path):
         pipe(2, num_inference_steps=5)
 
 
+def test_an_exported_pipeline_refuses_labels_it_does_not_know(tmp_path):
+    from diffusers import DiffusionPipeline
+
+    export_student(student(Flow(), "flow_prediction"), tmp_path)
+    pipe = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    for odd in ([0, 4], [0, -1], [0, 1.7], [0, 1, 2]):
+        with pytest.raises(ValueError, match="class_labels must be 2 integers of 0 … 3, got"):
+            pipe(2, class_labels=odd)
+
+
 def test_what_cannot_be_exported_is_refused(tmp_path):
     network = build(lambda: ResidualMLP((2,), 4, 16, 1))
     one = Student(Denoiser(network, VP, "v_prediction", (2,), 3, 3, Angle()))

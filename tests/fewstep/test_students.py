@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fewstep.conditions import require_condition
 from fewstep.configuration import parse
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
@@ -13,6 +14,7 @@ from fewstep.recipes.settings import StudentSettings
 from fewstep.student_settings import SamplerSettings
 from fewstep.students import Student, make_student
 from fewstep.teachers import GaussianMixture
+from fewstep.training.surrogate import fresh_network
 
 VP, LINEAR = VariancePreserving.cosine(), VariancePreserving.scheduled("linear")
 
@@ -141,3 +143,37 @@ def test_times_that_do_not_fit_are_refused():
             parse(SamplerSettings, data, "fewstep.json")
     with pytest.raises(SettingsError, match="beyond"):
         Student(exact(VP), SamplerSettings(steps=1, times=(1.5,)))
+
+
+def test_a_sampling_refuses_labels_and_noise_that_do_not_fit():
+    origin = exact(VP)
+    noise, labels = torch.randn(3, 2), torch.tensor([0, 7, 8])
+    for student in (Student(origin), Student(fresh_network(origin, 0))):
+        assert student.sample(noise, condition=labels).shape == (3, 2)
+        for none in (None, labels[:0]):
+            assert student.sample(noise[:0], condition=none).shape == (0, 2)
+        for odd, what in ((labels + 1, "label 9"), (labels - 1, "label -1"), (labels.float(), "torch.float32"),
+                          ([0, 1, 2], "a list"), (3, "a int"), (labels[:2], r"shape \(2,\)")):  # fmt: skip
+            with pytest.raises(SettingsError, match=rf"\(3,\) of class labels, 0 … 7 or 8 for no class; got {what}"):
+                student.sample(noise, condition=odd)
+        with pytest.raises(SettingsError, match=r"of shape \(N, 2\), got \(3, 5\)"):
+            student.sample(torch.randn(3, 5))
+
+
+def test_labels_on_a_device_are_looked_at_once_a_sampling_and_in_no_training_step():
+    odd = _OnDevice(torch.tensor([9]))
+    with pytest.raises(SettingsError, match="label 9"):
+        require_condition(odd, 1, 3, None)
+    require_condition(odd, 1, 3, None, wait=False)
+
+
+class _OnDevice(torch.Tensor):
+    """Labels that say they are elsewhere."""
+
+    @staticmethod
+    def __new__(cls, values):
+        return torch.Tensor._make_subclass(cls, values)
+
+    @property
+    def device(self):
+        return torch.device("cuda")

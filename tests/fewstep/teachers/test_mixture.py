@@ -7,6 +7,7 @@ import torch
 
 from fewstep.errors import SettingsError
 from fewstep.processes import EDM, Flow, VariancePreserving
+from fewstep.sampling import sample
 from fewstep.teachers import GaussianMixture
 
 PROCESSES = [VariancePreserving.cosine(), Flow(), EDM()]
@@ -141,3 +142,27 @@ def test_what_is_no_mixture_is_refused():
     for bad in ((MEANS[0], 0.1), (MEANS, [0.1, 0.0, 0.1]), (MEANS, 0.1, [1.0, -1.0, 1.0]), (MEANS, 0.1, [1.0])):
         with pytest.raises(SettingsError, match="mixture"):
             GaussianMixture(*bad)
+
+
+def test_labels_and_samples_that_do_not_fit_are_refused_wherever_they_come_in():
+    teacher, x, source = GaussianMixture(MEANS, STDS), draws(2, 2), torch.Generator()
+    calls = {
+        "predict": lambda x, labels: teacher.predict(x, 0.5, labels).x0,
+        "flow": lambda x, labels: teacher.flow(x, 1.0, 0.0, labels, steps=2),
+        "log_prob": lambda x, labels: teacher.log_prob(x, 0.5, labels),
+        "exact_samples": lambda x, labels: teacher.exact_samples(len(x), source, labels),
+        "sample": lambda x, labels: sample(teacher, x, steps=2, condition=labels).x,
+    }
+    for name, call in calls.items():
+        assert torch.isfinite(call(x, torch.tensor([0, 3]))).all()
+        assert name == "exact_samples" or len(call(x[:0], torch.tensor([], dtype=torch.int64))) == 0
+        for odd, what in (([0, 1], "a list"), (torch.tensor([0.0, 1.7]), "torch.float32"),
+                          (torch.tensor([0, 99]), "label 99"), (torch.tensor([-1, 0]), "label -1"),
+                          (torch.tensor([0]), r"shape \(1,\)")):  # fmt: skip
+            with pytest.raises(SettingsError, match=rf"\(2,\) of class labels, 0 … 2 or 3 for no class; got {what}"):
+                call(x, odd)
+    for name in ("predict", "flow", "log_prob"):
+        with pytest.raises(SettingsError, match=r"of shape \(N, 2\), got \(2, 1\)"):
+            calls[name](x[:, :1], None)
+    with pytest.raises(SettingsError, match=r"of shape \(N, 2\)"):
+        teacher.log_posterior(x[:, :1])

@@ -89,3 +89,6 @@ def test_students_of_vectors_join_too():
     own = [part.sample(noise, condition=labels) for part in parts]
     chosen = torch.tensor([0, 0, 1, 1, 0, 1])
     assert torch.allclose(both.sample(noise, condition=labels), torch.stack(own)[chosen, torch.arange(6)], atol=1e-6)
+    assert both.sample(noise[:0]).shape == both.sample(noise[:0], condition=labels[:0]).shape == (0, 4)
+    with pytest.raises(SettingsError, match="0 … 3 or 4 for no class; got label 5"):
+        both.sample(noise, condition=labels + 1)
