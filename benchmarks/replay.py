@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from fewstep.terms.derivatives import jvp
 from fewstep.training import RoundTrainer
@@ -33,29 +33,32 @@ class Call:
     options: dict
     graph: bool
     inputs: list[bool]
-    forward_mode: bool
+    dual: list[bool]
+    """Which of the tensors a forward-mode derivative moves along."""
     used: list[str]
     """Of "output" and "middle": whence gradients came; what only the middle block's features asked for stops there."""
 
     def again(self) -> list[Tensor]:
         """Makes the call; returns what is to be differentiated."""
-        wanted, middle = iter(self.inputs), []
+        middle: list[Tensor] = []
+        leaves, structure = tree_flatten((self.arguments, self.options))
+        tensors = [k for k, value in enumerate(leaves) if isinstance(value, Tensor)]
+        for k, wanted in zip(tensors, self.inputs, strict=True):
+            leaves[k] = leaves[k].detach().requires_grad_(wanted)
+        moving = [k for k, dual in zip(tensors, self.dual, strict=True) if dual]
 
-        def fresh(value: Any) -> Any:
-            return value.detach().requires_grad_(next(wanted)) if isinstance(value, Tensor) else value
+        def call(*moved: Tensor) -> list[Tensor]:
+            here = dict(zip(moving, moved, strict=True))
+            arguments, options = tree_unflatten([here.get(k, value) for k, value in enumerate(leaves)], structure)
+            return _floating(self.module(*arguments, **options))
 
-        arguments, options = tree_map(fresh, (self.arguments, self.options))
+        primals = [leaves[k] for k in moving]
         with torch.set_grad_enabled(self.graph):
-            if self.forward_mode:
-                first, *rest = arguments
-
-                def function(x: Tensor) -> Tensor:
-                    return _floating(self.module(x, *rest, **options))[0]
-
-                found = [jvp(function, (first,), (torch.ones_like(first),))[0]]
+            if moving:
+                found = [jvp(lambda *moved: call(*moved)[0], primals, [torch.ones_like(p) for p in primals])[0]]
             else:
                 with _heard(self.module, None if "output" in self.used else middle):
-                    found = _floating(self.module(*arguments, **options))
+                    found = call()
         return [value for value in (found if "output" in self.used else []) + middle if value.requires_grad]
 
 
@@ -118,7 +121,8 @@ def _listening(modules: list[nn.Module], calls: list[Call]) -> Iterator[None]:
                 flags = [value.requires_grad and value.is_floating_point() for value, _ in dual]
                 graph = torch.is_grad_enabled() and (any(flags) or any(p.requires_grad for p in module.parameters()))
                 kept = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, plain)
-                calls.append(Call(module, *kept, graph, flags, any(wrapped for _, wrapped in dual), []))
+                moving = [wrapped and value.is_floating_point() for value, wrapped in dual]
+                calls.append(Call(module, *kept, graph, flags, moving, []))
 
             def noted(module: nn.Module, arguments: tuple, output: Any, of: nn.Module = module, what: str = "output"):
                 used = next(call.used for call in reversed(calls) if call.module is of)
