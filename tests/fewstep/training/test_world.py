@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from fewstep.errors import SettingsError
 from fewstep.recipes import recipe_names
+from fewstep.terms import continuous_consistency, self_adversarial
 from fewstep.training import surrogate
 from fewstep.training.world import World
 from tests.fewstep.training import worlds
@@ -48,11 +49,44 @@ def test_one_and_two_processes_give_equal_gradients(name, two, alone, tmp_path):
     assert not [path.read_text() for path in two.glob(f"{name}-?.failed")]
     both = [load_file(two / f"{name}-{rank}.safetensors") for rank in range(2)]
     assert one and one.keys() == both[0].keys() and all(torch.equal(both[0][key], both[1][key]) for key in one)
-    for turn in {key.rsplit("/", 1)[0] for key in one}:  # relative to the whole turn's: a weight's own may be zero
+    for turn, (norm, apart) in differences(one, both[0]).items():
+        assert norm > 0 and apart <= 1e-10 * norm, (turn, apart / norm)
+
+
+def differences(one: dict, other: dict) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """(norm of the gradient, of its difference) by turn: relative to the whole turn's, as a weight's may be zero."""
+    found = {}
+    for turn in {key.rsplit("/", 1)[0] for key in one}:
         own = [key for key in one if key.rsplit("/", 1)[0] == turn]
-        norm = torch.stack([one[key].norm() for key in own]).norm()
-        apart = torch.stack([(one[key] - both[0][key]).norm() for key in own]).norm()
-        assert one[own[0]].dtype == torch.float64 and norm > 0 and apart <= 1e-10 * norm, (turn, apart / norm)
+        assert one[own[0]].dtype == torch.float64
+        found[turn] = tuple(
+            torch.stack([part.norm() for part in parts]).norm()
+            for parts in ([one[key] for key in own], [one[key] - other[key] for key in own])
+        )
+    return found
+
+
+def without_derivative(monkeypatch):
+    """Nothing comes from the network's own derivative (continuous_consistency)."""
+    whole = continuous_consistency.tangent
+    monkeypatch.setattr(continuous_consistency, "tangent", lambda *given: whole(*given[:-1], share=0.0))
+
+
+def without_rectification(monkeypatch):
+    """The student's samples are not pulled (self_adversarial)."""
+    monkeypatch.setattr(self_adversarial, "normaliser", lambda x, _: torch.zeros(len(x)))
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [("scm", without_derivative), ("tbcm", without_derivative), ("twinflow", without_rectification)],
+)
+def test_what_comes_in_during_a_round_is_in_what_is_compared(name, without, two, alone, tmp_path, monkeypatch):
+    """The late gradients of two processes depend on it, those of the start do not."""
+    without(monkeypatch)
+    compared = load_file(two / f"{name}-0.safetensors")
+    for turn, (norm, apart) in differences(compared, worlds.gradients(name, tmp_path)).items():
+        assert apart > 1e-4 * norm if "/late/" in turn else apart <= 1e-10 * norm, (turn, apart / norm)
 
 
 def test_a_run_of_two_processes_is_one_run(two, alone, tmp_path):

@@ -14,6 +14,7 @@ from fewstep.errors import SettingsError
 from fewstep.recipes import Overrides, load_recipe, recipe_names
 from fewstep.training import Distillation, surrogate
 from fewstep.training.progress import Figures
+from fewstep.training.rounds import RoundTrainer
 from fewstep.training.sources import ExactData
 from fewstep.trajectories import TrajectorySettings
 
@@ -31,21 +32,41 @@ def distillation(name: str, folder: Path, seed: int = 0, **overrides) -> Distill
 
 
 def gradients(name: str, folder: Path) -> dict[str, torch.Tensor]:
-    """Of the first turn of every role in every round, by round, role and parameter."""
+    """Of one turn of every role at the start of every round and, from other weights, late in it: some parts of an
+    objective come in then, and some vanish where a network is still what it began as. By round, when, role, parameter.
+    """
     job, found = distillation(name, folder / name, precision="float64"), {}
     for index in range(len(job.recipe.rounds)):
         trainer, _ = job.trainer(index)
-        for k, role in enumerate(trainer.cycle):
-            if role in trainer.cycle[:k]:
-                continue
-            for other, optimiser in trainer.optimisers.items():
-                optimiser.train(other == role)
-            own = trainer.optimisers[role]
-            own.step = lambda _: torch.zeros(())
-            trainer._step(k, role, Figures(trainer.where))
-            found |= {f"{index}/{role}/{n}": p.grad.clone() for n, p in zip(own.names, own.parameters, strict=True)
-                      if p.grad is not None}  # fmt: skip
-            own.optimiser.zero_grad()
+        turns = len(trainer.cycle)
+        trainer.steps = 4 * turns  # of which a few are taken: only a step's share of the round matters
+        for when, first in (("start", 0), ("late", 3 * turns)):
+            if when == "late":
+                disturb(trainer)
+            for role in trainer.round.turns:
+                own = turn(trainer, first + trainer.cycle.index(role), role)
+                found |= {f"{index}/{when}/{role}/{name}": gradient for name, gradient in own.items()}
+    return found
+
+
+@torch.no_grad()
+def disturb(trainer: RoundTrainer) -> None:
+    """Moves every trained weight a little, the same in every process."""
+    source = torch.Generator().manual_seed(0)
+    for optimiser in trainer.optimisers.values():
+        for parameter in optimiser.parameters:
+            parameter += 0.02 * torch.randn(parameter.shape, generator=source, dtype=parameter.dtype)
+
+
+def turn(trainer: RoundTrainer, step: int, role: str) -> dict[str, torch.Tensor]:
+    """Gradients by parameter of one turn, which leaves the weights as they are."""
+    for other, optimiser in trainer.optimisers.items():
+        optimiser.train(other == role)
+    own = trainer.optimisers[role]
+    own.step = lambda _: torch.zeros(())
+    trainer._step(step, role, Figures(trainer.where))
+    found = {name: p.grad.clone() for name, p in zip(own.names, own.parameters, strict=True) if p.grad is not None}
+    own.optimiser.zero_grad()
     return found
 
 
