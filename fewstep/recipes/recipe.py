@@ -131,7 +131,8 @@ class Recipe(Strict):
     def needs(self) -> Needs:
         """What must be there before the first round: pairs and states of the first, data and teacher of any."""
         first, rest = self.rounds[0].needs, [r.needs for r in self.rounds[1:]]
-        teacher = self.student.init == "teacher" or any(n.teacher for n in (first, *rest)) or first.pairs
+        paired = any(r.needs.pairs and r.teacher != "previous" for r in self.rounds)
+        teacher = self.student.init == "teacher" or any(n.teacher for n in (first, *rest)) or paired
         data = first.data or any(n.data for n in rest)
         return Needs(data=data, pairs=first.pairs, states=first.states, teacher=teacher)
 

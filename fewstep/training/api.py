@@ -1,5 +1,6 @@
 """Distillation in one call."""
 
+import copy
 import sys
 import tempfile
 from pathlib import Path
@@ -8,17 +9,21 @@ import torch
 from torch import Tensor
 
 from fewstep.denoiser import Denoiser
-from fewstep.recipes import Overrides, Recipe, load_recipe
+from fewstep.errors import SettingsError
+from fewstep.networks import ResidualMLP
+from fewstep.recipes import Overrides, Recipe, check_needs, load_recipe
 from fewstep.students import Student
 from fewstep.teachers.mixture import GaussianMixture
+from fewstep.training import arguments
 from fewstep.training.distillation import Distillation
-from fewstep.training.sources import DataSource, ExactData, TensorData
+from fewstep.training.sources import DataSource, ExactData
+from fewstep.training.untrained import untrained
 from fewstep.trajectories import TrajectorySettings
 
 
 def distill(
     recipe: Recipe | str | Path,
-    teacher: Denoiser,
+    teacher: Denoiser | None = None,
     *,
     data: Tensor | tuple[Tensor, Tensor] | DataSource | None = None,
     images: int = 200_000,
@@ -31,8 +36,11 @@ def distill(
 
     Args:
         recipe: a name (see recipe_names()), the path of a YAML file, or a Recipe.
-        teacher: a Denoiser: GaussianMixture, or load_teacher(folder).
-        data: real samples (N, ...), or (samples, labels (N,) int64). None: exact samples of a closed-form teacher.
+        teacher: a Denoiser: GaussianMixture, or load_teacher(folder); it stays as it is. None for a recipe that needs
+            none (ct, ict, meanflow, splitmeanflow, dm1, twinflow): fresh networks for the data's shape and labels,
+            vectors (N, D) or images (N, C, S, S), wherever the recipe would take the teacher's.
+        data: real samples (N, ...), (samples, labels (N,) of an integer type), or a DataSource. None: exact samples of
+            a closed-form teacher.
         images: training samples, over all rounds and turns.
         seed: of everything random; equal seeds give equal students.
         device: where to train; None: the GPU if there is one.
@@ -43,34 +51,34 @@ def distill(
         The student, with `student.sample(noise, steps=None, condition=None, seed=0)`.
 
     Raises:
-        SettingsError: an unknown recipe, data that it needs and that are not given, a workdir of other settings.
+        SettingsError: an unknown recipe, a teacher or data that it needs and that are not given, data that do not fit
+            the teacher, no images, a device that is not here, a workdir of other settings.
         NonFinite: a loss or gradient is NaN or infinite; names recipe, round, step, term and role.
     """
     recipe = load_recipe(recipe)
-    closed_form = isinstance(teacher, GaussianMixture)
-    home = next((value.device for value in teacher.state_dict().values()), torch.device("cpu"))
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if data is None and closed_form:
-        data = ExactData(teacher)
-    elif isinstance(data, Tensor):
-        data = TensorData(data)
-    elif isinstance(data, tuple):
-        data = TensorData(*data)
+    arguments.check_images(images)
+    device = arguments.usable_device(device)
+    source, closed_form = arguments.data_source(data), isinstance(teacher, GaussianMixture)
+    check_needs(recipe, data=source is not None or closed_form, pairs=True, teacher=teacher is not None)
+    own = _fresh(source, seed) if teacher is None else _copied(teacher, source)
+    home = next((value.device for value in own.state_dict().values()), torch.device("cpu"))
+    if source is None and closed_form:
+        source = ExactData(own)
+    small = closed_form or (teacher is None and isinstance(own.network, ResidualMLP))
+    if small and recipe.training.precision == "auto":  # an MLP gains nothing by bf16
+        recipe = recipe.override(Overrides(precision="float32"))
     trajectories = TrajectorySettings()
-    if closed_form:  # exact scores cost next to nothing: many pairs, precisely solved; an MLP gains nothing by bf16
-        if recipe.training.precision == "auto":
-            recipe = recipe.override(Overrides(precision="float32"))
+    if closed_form:  # exact scores cost next to nothing: many pairs, precisely solved
         count = min(max(recipe.images_of(0, images), 4096), 65536)
         trajectories = TrajectorySettings(count=count, steps=32, record_size=2048)
     with tempfile.TemporaryDirectory(prefix="fewstep-") as scratch:
         run = Distillation(
             recipe,
-            teacher,
+            own,
             images=images,
             seed=seed,
             folder=Path(workdir) if workdir is not None else Path(scratch),
-            data=data,
+            data=source,
             trajectories=trajectories,
             device=device,
             keep_checkpoints=workdir is not None,
@@ -80,6 +88,21 @@ def distill(
         student = run.student()
     student.denoiser.to(home)
     return student
+
+
+def _fresh(source: DataSource | None, seed: int) -> Denoiser:
+    """What stands where the teacher is missing: a recipe that needs none takes shape, process and labels from it."""
+    if source is None:
+        raise SettingsError("without a teacher, data must tell what a sample is", hint="give `data`")
+    return untrained(arguments.sample_shape(source), arguments.num_classes(source), seed)
+
+
+def _copied(teacher: Denoiser, source: DataSource | None) -> Denoiser:
+    """A teacher to work with: a run moves, freezes and casts its own, and the caller's must stay as it is."""
+    arguments.check_teacher(teacher)
+    if source is not None:
+        arguments.check_fits(source, teacher)
+    return copy.deepcopy(teacher).eval()
 
 
 def _printer(recipe: Recipe, index: int):

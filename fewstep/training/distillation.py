@@ -34,7 +34,8 @@ class Distillation:
 
     Args:
         recipe: with overrides applied.
-        teacher: frozen; a closed-form one gets a fitted stand-in where weights are needed.
+        teacher: is moved to `device`, frozen and cast as it stands, so give a copy of one that is needed further
+            (`distill` does); a closed-form one gets a fitted stand-in where weights are needed.
         images: training samples over all rounds.
         folder: where checkpoints and pairs of rounds stand (`round-N/…`).
         data: real data. pairs: of the teacher, for the first round; None: the round makes them itself.

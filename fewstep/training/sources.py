@@ -13,7 +13,10 @@ from fewstep.training.identity import tensor_digest
 
 
 class DataSource(Protocol):
-    """Real samples; fewstep.images.ImageSet is one."""
+    """Real samples; fewstep.images.ImageSet is one.
+
+    One that has labels should tell how many classes in `num_classes`: without a teacher nothing else does.
+    """
 
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
         """Samples `position ... position + size - 1` of an endless keyed order: x (size, ...), y (size,) or None."""
@@ -83,6 +86,11 @@ class TensorData:
         self.x, self.y = x.detach().float().cpu(), None if y is None else y.detach().long().cpu()
         self._order: tuple[tuple[int, int], Permutation] | None = None
 
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label; 0 without labels."""
+        return 0 if self.y is None else int(self.y.max()) + 1
+
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
         """Samples of the endless order; see DataSource."""
         n, indices = len(self.x), []
@@ -106,6 +114,11 @@ class ExactData:
 
     def __init__(self, teacher: Any):
         self.teacher = teacher
+
+    @property
+    def num_classes(self) -> int:
+        """The components."""
+        return self.teacher.num_classes
 
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
         """`size` samples drawn for this position, with labels."""

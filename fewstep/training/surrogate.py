@@ -8,9 +8,7 @@ import copy
 
 import torch
 
-from fewstep.adapters import Angle
 from fewstep.denoiser import Denoiser
-from fewstep.networks import ResidualMLP, build
 from fewstep.randomness import generator
 from fewstep.recipes.settings import OptimiserSettings, UniformTimes
 from fewstep.teachers.mixture import GaussianMixture
@@ -21,6 +19,7 @@ from fewstep.training.identity import tensor_digest
 from fewstep.training.optimiser import RoleOptimiser
 from fewstep.training.sources import ExactData, Sources
 from fewstep.training.step import Step
+from fewstep.training.untrained import residual_mlp
 
 STEPS, BATCH = 1000, 256
 SETTINGS = OptimiserSettings(lr=2e-3, schedule="cosine", warmup=0.05)
@@ -28,11 +27,8 @@ SETTINGS = OptimiserSettings(lr=2e-3, schedule="cosine", warmup=0.05)
 
 def fresh_network(teacher: GaussianMixture, seed: int) -> Denoiser:
     """An untrained residual MLP of the teacher's shape, process and labels, its weights drawn from `seed`."""
-    labels = teacher.num_classes + 1 if teacher.num_classes else 0
-    network = build(lambda: ResidualMLP(teacher.sample_shape, labels), generator(seed, "surrogate"))
-    return Denoiser(
-        network, teacher.process, "v_prediction", teacher.sample_shape, teacher.num_classes, teacher.null_class, Angle()
-    )
+    weights = generator(seed, "surrogate")
+    return residual_mlp(teacher.sample_shape, teacher.num_classes, teacher.process, weights)
 
 
 _fitted: dict[tuple, Denoiser] = {}
