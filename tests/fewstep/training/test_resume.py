@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from fewstep.errors import DataDiffers, SettingsError
+from fewstep.training import api
+from tests import children
 from tests.fewstep.training import small
 from tests.fewstep.training.small import BATCH, RECIPES, checkpoint_bytes, finish, run, teacher, tiny
 
@@ -86,6 +89,36 @@ def test_killed_and_continued_is_the_same(name, tmp_path):
     process.stdout.close()
     assert same(finish(run(tiny(name), tmp_path / "killed")), straight)
     assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def distilled(folder: Path | None, on_progress=lambda *_: None) -> dict:
+    """Weights of the student that distill() makes in five rounds of six batches; on_progress: round, images done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "Distillation", partial(api.Distillation, checkpoint_images=2 * BATCH))
+        patch.setattr(api, "_printer", lambda _, index: lambda done, *_: on_progress(index + 1, done))
+        student = api.distill(tiny("progressive"), teacher(), data=small.data(), images=30 * BATCH, seed=5,
+                              device="cpu", workdir=folder, progress=True)  # fmt: skip
+    return student.denoiser.state_dict()
+
+
+def die_in_round_two(folder: Path) -> None:
+    def on_progress(number, done):
+        if (number, done) == (2, 5 * BATCH):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    distilled(folder, on_progress)
+
+
+def test_a_call_killed_in_a_later_round_continues_there_and_ends_in_the_same_bits(tmp_path):
+    killed = children.context().Process(target=die_in_round_two, args=(tmp_path,))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    heard = []
+    found = distilled(tmp_path, lambda *where: heard.append(where))
+    assert heard[:2] == [(2, 5 * BATCH), (2, 6 * BATCH)] and {number for number, _ in heard} == {2, 3, 4, 5}
+    assert same(found, distilled(None))
 
 
 def test_a_finished_run_is_read_and_not_repeated(tmp_path):
