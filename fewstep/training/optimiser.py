@@ -36,17 +36,22 @@ class RoleOptimiser:
         for parameter in self.parameters:
             parameter.requires_grad_(wanted)
 
-    def step(self, progress: float) -> Tensor:
-        """One update at this share of the round, from the gradients there are; returns their norm before clipping."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+    def norm(self) -> Tensor:
+        """Of the gradients there are, all together."""
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def step(self, progress: float, norm: Tensor) -> None:
+        """One update at this share of the round, from the gradients there are, whose `norm()` this is."""
         if self.settings.clip:
             nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
         for group in self.optimiser.param_groups:
             group["lr"] = self.peak * rate(self.settings, progress)
         self.optimiser.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets the gradients."""
         self.optimiser.zero_grad(set_to_none=True)
-        return norm
 
     def state(self) -> dict[str, Tensor]:
         """The moments, by parameter and name."""

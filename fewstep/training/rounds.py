@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fewstep.errors import DataDiffers, SettingsError
 from fewstep.randomness import derive
 from fewstep.recipes import Recipe
-from fewstep.terms import build
+from fewstep.terms import Term, build
 from fewstep.threads import threads, useful_threads
 from fewstep.training.checkpoints import Checkpoint, Checkpoints
 from fewstep.training.copies import Copies
@@ -166,23 +166,22 @@ class RoundTrainer:
             view = self._view(step, role, draws, self.world.part(k, parts, batch))
             total: Tensor | None = None
             with autocast(self.precision, self.device):
-                for term in self.terms:
-                    weight = term.weight(role)
-                    if role not in term.settings.trains or not weight:
-                        continue
+                for term in self._terms_of(role):
                     loss, statistics = term.loss(view)
                     figures.require_finite(step, term.name, role, loss)
                     figures.add(f"{role}/{term.name}", loss.detach())
                     for name, value in statistics.items():
                         figures.add(f"{role}/{term.name}/{name}", value)
-                    total = loss * weight if total is None else total + loss * weight
+                    weighted = loss * term.weight(role)
+                    total = weighted if total is None else total + weighted
             if total is None:
                 raise SettingsError(f"{self.where}: no term with a weight trains the role '{role}'")
             (total / parts if parts > 1 else total).backward()
         self.world.average_gradients(self.optimisers[role].parameters)
         progress = (step + 1) / (self.steps + 1)
-        norm = self.optimisers[role].step(progress)
-        figures.require_finite(step, "the gradient", role, norm)
+        norm = self.optimisers[role].norm()
+        figures.require_finite(step, self._behind(norm, step, role), role, norm, "the gradient of ")
+        self.optimisers[role].step(progress, norm)
         figures.add(f"{role}/gradient_norm", norm)
         for term in self.terms:
             term.after_update(self._view(step, role, draws, slice(None)))
@@ -190,6 +189,35 @@ class RoundTrainer:
             figures.add("learning_rate", self.optimisers[role].peak * rate(self.recipe.optimiser, progress))
             self.average.update(self._turns_before(step, role))
             self.copies.update(progress)
+
+    def _terms_of(self, role: str) -> list[Term]:
+        """The terms that train the role."""
+        return [term for term in self.terms if role in term.settings.trains and term.weight(role)]
+
+    def _behind(self, norm: Tensor, step: int, role: str) -> str:
+        """The terms of this turn; where this norm of their gradients is not finite only those that make it so.
+
+        On a GPU all of them, since asking would wait for it, and at the next report the weights are others.
+        """
+        names = [term.name for term in self._terms_of(role)]
+        if norm.device.type == "cpu" and not bool(torch.isfinite(norm)):
+            own = [bool(torch.isfinite(self._norm_of(term, step, role))) for term in self._terms_of(role)]
+            names = [name for name, finite in zip(names, own, strict=True) if not finite] or names
+        return " + ".join(dict.fromkeys(names))
+
+    def _norm_of(self, term: Term, step: int, role: str) -> Tensor:
+        """Norm of the gradients of one term alone, computed anew from the same draws; the step's own are given up."""
+        batch, parts, optimiser = self.training.batch, self.training.accumulate, self.optimisers[role]
+        draws = Draws(self.seed, self.round_index, step, batch, self.device, self.dtype)
+        optimiser.clear()
+        for k in range(parts):
+            with autocast(self.precision, self.device):
+                loss, _ = term.loss(self._view(step, role, draws, self.world.part(k, parts, batch)))
+            if loss.requires_grad:
+                (loss * term.weight(role) / parts).backward()
+        norm = optimiser.norm()
+        optimiser.clear()
+        return norm
 
     def _turns_before(self, step: int, role: str) -> int:
         """How often `role` was trained before this step."""

@@ -17,11 +17,13 @@ from fewstep.training.draws import Draws
 from fewstep.training.ema import Average
 from fewstep.training.identity import tensor_digest
 from fewstep.training.optimiser import RoleOptimiser
+from fewstep.training.progress import Figures
 from fewstep.training.sources import ExactData, Sources
 from fewstep.training.step import Step
 from fewstep.training.untrained import residual_mlp
 
 STEPS, BATCH = 1000, 256
+HINT = "look at the teacher's means and deviations: the network is fitted best to samples of a size about 1"
 SETTINGS = OptimiserSettings(lr=2e-3, schedule="cosine", warmup=0.05)
 
 
@@ -45,13 +47,17 @@ def stand_in(teacher: GaussianMixture, seed: int, device: torch.device) -> Denoi
 
 
 def fit(teacher: GaussianMixture, seed: int, device: torch.device | str = "cpu", steps: int = STEPS) -> Denoiser:
-    """A residual MLP fitted to the teacher's v at noised exact samples, over all noise levels, for `steps` updates."""
+    """A residual MLP fitted to the teacher's v at noised exact samples, over all noise levels, for `steps` updates.
+
+    Raises NonFinite, naming the step, if a loss or gradient is NaN or infinite; on a GPU at the end, without waiting.
+    """
     device = torch.device(device)
     student = fresh_network(teacher, seed).to(device)
     teacher = teacher.to(device)
     optimiser = RoleOptimiser({"student": student}, SETTINGS)
     average = Average(student, 0.99)
     sources, networks = Sources(data=ExactData(teacher)), {"student": student, "teacher": teacher}
+    figures = Figures("the network fitted to the closed-form teacher", HINT)
     for k in range(steps):
         draws = Draws(seed, -1, k, BATCH, device)
         step = Step("student", networks, [teacher.process.t_max], sources, draws)
@@ -60,8 +66,13 @@ def fit(teacher: GaussianMixture, seed: int, device: torch.device | str = "cpu",
         with torch.no_grad():
             target = teacher.predict(x_t, t, step.condition).as_type("v_prediction").float()
         found = student.predict(x_t, t, step.condition).as_type("v_prediction")
-        (squared(found, target) / teacher.process.scale(t).square()).mean().backward()
-        optimiser.step((k + 1) / (steps + 1))
+        loss = (squared(found, target) / teacher.process.scale(t).square()).mean()
+        figures.require_finite(k, "the fit", "student", loss.detach())
+        loss.backward()
+        norm = optimiser.norm()
+        figures.require_finite(k, "the fit", "student", norm, "the gradient of ")
+        optimiser.step((k + 1) / (steps + 1), norm)
         average.update(k)
+    figures.check()
     student.load_state_dict(average.weights)
     return student.requires_grad_(False).eval()

@@ -6,9 +6,13 @@ import torch
 from fewstep.errors import NonFinite, SettingsError
 from fewstep.recipes import parse_recipe
 from fewstep.recipes.settings import OptimiserSettings
+from fewstep.teachers import GaussianMixture
+from fewstep.terms.regression import Regression
 from fewstep.training import RoundTrainer, Sources
 from fewstep.training.draws import Draws
 from fewstep.training.optimiser import rate
+from fewstep.training.progress import Figures
+from fewstep.training.surrogate import fit
 from tests.fewstep.training.small import BATCH, RECIPES, Pairs, data, finish, run, teacher, tiny
 
 
@@ -38,13 +42,13 @@ def trainer_of(name: str, **overrides) -> RoundTrainer:
     return RoundTrainer(recipe, 0, networks, grid, sources, images=12 * BATCH, seed=3, finest=finest)
 
 
-def take_turn(trainer: RoundTrainer, k: int, update: bool = True) -> None:
+def take_turn(trainer: RoundTrainer, k: int, update: bool = True, figures: Figures | None = None) -> None:
     role = trainer.cycle[k]
     for other, optimiser in trainer.optimisers.items():
         optimiser.train(other == role)
     if not update:
-        trainer.optimisers[role].step = lambda progress: torch.zeros(())
-    trainer._step(k, role, _Ignore())
+        trainer.optimisers[role].step = lambda progress, norm: None
+    trainer._step(k, role, figures or _Ignore())
 
 
 def _overrides(**kwargs):
@@ -74,6 +78,62 @@ def test_an_exploding_gradient_stops_the_run(tmp_path):
         next(own.network.parameters()).mul_(1e38)
     with pytest.raises(NonFinite, match="of role 'fake_score'"):
         finish(run(tiny("dmd2"), tmp_path, teacher=own))
+
+
+def steep(term) -> None:
+    """Gives the term's loss, which stays as it is, a gradient of NaN."""
+    loss = term.loss
+
+    def spoilt(step):
+        value, figures = loss(step)
+        return value + (0 * value).sqrt(), figures
+
+    term.loss = spoilt
+
+
+@pytest.mark.parametrize(("odd", "named"), [([1], "adversarial"), ([0], "distribution_matching"),
+                                            ([0, 1], "distribution_matching [+] adversarial")])  # fmt: skip
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_gradient_that_is_not_finite_is_laid_at_its_term_and_nothing_of_the_step_is_kept(odd, named, parts):
+    trainer = trainer_of("dmd2", accumulate=parts, precision="float32")
+    for k in odd:
+        steep(trainer.terms[k])
+    start = {name: value.clone() for name, value in trainer._weights().items()}
+    with pytest.raises(NonFinite, match=f"dmd2, round 1, step 5: the gradient of {named} of role 'student' is nan"):
+        take_turn(trainer, 5, figures=Figures(trainer.where))
+    assert all(torch.equal(value, start[name]) for name, value in trainer._weights().items())
+    assert not trainer.optimisers["student"].state()
+    assert all(p.grad is None for p in trainer.optimisers["student"].parameters)
+
+
+def test_where_a_gradient_cannot_be_computed_anew_all_terms_of_the_turn_are_named():
+    trainer = trainer_of("dmd2")
+    elsewhere = torch.tensor(float("nan"), device="meta")
+    assert trainer._behind(elsewhere, 5, "student") == "distribution_matching + adversarial"
+    assert trainer._behind(torch.tensor(float("inf")), 5, "student") == "distribution_matching + adversarial"
+
+
+def test_a_step_with_a_bad_gradient_is_in_no_checkpoint(tmp_path, monkeypatch):
+    whole = finish(run(tiny("kd"), tmp_path / "whole", 12 * BATCH))
+    loss = Regression.loss
+
+    def spoilt(term, step):
+        value, figures = loss(term, step)
+        return (value + (0 * value).sqrt() if step.progress == 9 / 12 else value), figures
+
+    monkeypatch.setattr(Regression, "loss", spoilt)
+    with pytest.raises(NonFinite, match="step 9: the gradient of regression of role 'student' is nan") as caught:
+        finish(run(tiny("kd"), tmp_path / "stopped", 12 * BATCH))
+    assert (caught.value.step, caught.value.term, caught.value.role) == (9, "regression", "student")
+    monkeypatch.undo()
+    again = finish(run(tiny("kd"), tmp_path / "stopped", 12 * BATCH))
+    assert again.keys() == whole.keys() and all(torch.equal(value, whole[name]) for name, value in again.items())
+
+
+def test_the_fit_of_a_closed_form_teacher_stops_where_it_is_not_finite():
+    far = GaussianMixture(torch.eye(2) * 1e25, 0.1)
+    with pytest.raises(NonFinite, match="fitted to the closed-form teacher, step 0: the fit .* is (inf|nan)"):
+        fit(far, 0, steps=3)
 
 
 def test_turns_train_their_own_role_only_and_the_teacher_never_changes():

@@ -63,7 +63,7 @@ def turn(trainer: RoundTrainer, step: int, role: str) -> dict[str, torch.Tensor]
     for other, optimiser in trainer.optimisers.items():
         optimiser.train(other == role)
     own = trainer.optimisers[role]
-    own.step = lambda _: torch.zeros(())
+    own.step = lambda progress, norm: None
     trainer._step(step, role, Figures(trainer.where))
     found = {name: p.grad.clone() for name, p in zip(own.names, own.parameters, strict=True) if p.grad is not None}
     own.optimiser.zero_grad()
