@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.conditions import require_condition
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
 from fewstep.training.sources import DataSource, TensorData
@@ -89,13 +90,10 @@ def check_fits(source: DataSource, teacher: Denoiser) -> None:
 def _check_labels(labels: Tensor, teacher: Denoiser) -> None:
     if not teacher.num_classes:
         raise SettingsError("data: there are labels, but the teacher has no classes", hint="give the samples alone")
-    allowed = set(range(teacher.num_classes)) | ({teacher.null_class} - {None})
-    wrong = sorted(set(labels.unique().tolist()) - allowed)
-    if wrong:
-        null = "" if teacher.null_class is None else f" and {teacher.null_class} for none"
-        raise SettingsError(
-            f"data: label {wrong[0]} is not known to the teacher; its classes are 0 ... {teacher.num_classes - 1}{null}"
-        )
+    try:
+        require_condition(labels, len(labels), teacher.num_classes, teacher.null_class)
+    except SettingsError as error:
+        raise SettingsError(f"data: labels that the teacher does not take: {error}") from error
 
 
 def sample_shape(source: DataSource) -> tuple[int, ...]:
