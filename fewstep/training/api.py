@@ -16,7 +16,7 @@ from fewstep.students import Student
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training import arguments
 from fewstep.training.distillation import Distillation
-from fewstep.training.sources import DataSource, ExactData
+from fewstep.training.sources import DataSource, ExactData, PartlyLabelled
 from fewstep.training.untrained import untrained
 from fewstep.trajectories import TrajectorySettings
 
@@ -38,7 +38,8 @@ def distill(
         recipe: a name (see recipe_names()), the path of a YAML file, or a Recipe.
         teacher: a Denoiser: GaussianMixture, or load_teacher(folder); it stays as it is. None for a recipe that needs
             none (ct, ict, meanflow, splitmeanflow, dm1, twinflow): fresh networks for the data's shape and labels,
-            vectors (N, D) or images (N, C, S, S), wherever the recipe would take the teacher's.
+            vectors (N, D) or images (N, C, S, S), wherever the recipe would take the teacher's. Every tenth sample
+            then goes without its label, so that the student also samples without a condition.
         data: real samples (N, ...), (samples, labels (N,) of an integer type), or a DataSource. None: exact samples of
             a closed-form teacher.
         images: training samples, over all rounds and turns.
@@ -64,6 +65,8 @@ def distill(
     home = next((value.device for value in own.state_dict().values()), torch.device("cpu"))
     if source is None and closed_form:
         source = ExactData(own)
+    elif teacher is None and own.num_classes:
+        source = PartlyLabelled(source, own.null_class)
     small = closed_form or (teacher is None and isinstance(own.network, ResidualMLP))
     if small and recipe.training.precision == "auto":  # an MLP gains nothing by bf16
         recipe = recipe.override(Overrides(precision="float32"))

@@ -105,6 +105,25 @@ class TensorData:
         return self.x[chosen], None if self.y is None else self.y[chosen]
 
 
+class PartlyLabelled:
+    """A labelled source of which every tenth sample, by its place, gets the null label.
+
+    A fresh network learns so what no condition means; one that starts from a teacher knows. The share is that of the
+    teacher stage.
+    """
+
+    EVERY = 10
+
+    def __init__(self, source: DataSource, null_class: int):
+        self.source, self.null_class = source, null_class
+
+    def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor]:
+        """See DataSource."""
+        x, y = self.source.batch(seed, position, size)
+        places = torch.arange(position, position + size, device=y.device)
+        return x, torch.where(places % self.EVERY == 0, self.null_class, y.long())
+
+
 class ExactData:
     """Fresh exact samples of a closed-form teacher, keyed by position.
 

@@ -10,8 +10,8 @@ from fewstep.networks import ResidualMLP
 from fewstep.processes import VariancePreserving
 from fewstep.recipes import load_recipe, parse_recipe, recipe_names
 from fewstep.teachers import GaussianMixture
-from fewstep.training import distill, surrogate
-from fewstep.training.sources import ExactData
+from fewstep.training import TensorData, api, distill, surrogate
+from fewstep.training.sources import ExactData, PartlyLabelled
 from fewstep.training.untrained import untrained
 from tests.fewstep.training.small import data, teacher, tiny
 
@@ -61,6 +61,22 @@ def test_images_get_the_network_of_the_teacher_stage():
 def test_a_closed_form_may_give_the_data_alone():
     found = distill(tiny("ct"), data=ExactData(GaussianMixture(torch.eye(2), 0.1)), images=16, device="cpu")
     assert (found.denoiser.num_classes, found.denoiser.null_class) == (2, 2)
+
+
+def test_every_tenth_sample_goes_without_its_label_wherever_the_batches_are_cut(monkeypatch):
+    x, y = torch.arange(30.0)[:, None], torch.arange(30) % 3
+    source = PartlyLabelled(TensorData(x, y), 3)
+    whole, parts = source.batch(5, 0, 60), [source.batch(5, k, 4) for k in range(0, 60, 4)]
+    assert torch.equal(whole[1], torch.cat([labels for _, labels in parts]))
+    assert torch.equal(whole[1] == 3, torch.arange(60) % 10 == 0)
+    assert torch.equal(torch.where(whole[1] == 3, y[whole[0][:, 0].long()], whole[1]), y[whole[0][:, 0].long()])
+
+    seen = []
+    monkeypatch.setattr(api, "Distillation", lambda *_, data, **__: seen.append(data) or 1 / 0)
+    for own in (None, teacher()):
+        with pytest.raises(ZeroDivisionError):
+            distill("ct", own, data=data(), device="cpu")
+    assert isinstance(seen[0], PartlyLabelled) and isinstance(seen[1], TensorData)
 
 
 def test_what_stands_for_the_teacher_is_fresh_and_keyed():
