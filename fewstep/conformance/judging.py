@@ -67,6 +67,9 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
     A student that is to be cheaper than the teacher is compared with solvers at its own cost, whose whole distance from
     what the teacher makes by the student's steps is then the bar: it must be worth more than fewer steps.
 
+    Half a solver's distance may be wider than what guidance or a reward changes. Where the recipe is about one, the
+    samples must also be nearer to the target than to exact samples without it.
+
     Args:
         null: null_quantile of the target.
         solvers: (name, distance) of the best solver, by network evaluations; what is not there is measured and added.
@@ -76,7 +79,8 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
     before = student.denoiser.evaluations
     drawn = student.sample(noise, condition=condition, seed=seed)
     evaluations = student.denoiser.evaluations - before
-    affordable = max(round(evaluations * cost_share(target, student)), 1)
+    least = 1 if target.guidance == 1 else 2  # of a solver's step
+    affordable = max(round(evaluations * cost_share(target, student)), least)
     if affordable not in solvers:
         solvers[affordable] = best_solver(target, affordable, seed)
     name, free = solvers[affordable]
@@ -87,14 +91,18 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
     missed = []
     if not torch.isfinite(drawn).all() or not found <= bar:
         missed.append(f"distance {found:.4g} > {bar:.4g}")
+    blind = distance(drawn, target.ignored(COUNT, derive(seed, "conformance/reference"))) if target.about else None
+    if blind is not None and not found < blind:
+        missed.append(f"nearer to samples without the {target.about}, {blind:.4g}")
     odd = int(((ratio < 1 / FACTOR) | (ratio > FACTOR)).sum())
     if odd:
         missed.append(f"{odd} of {len(weights)} modes off by over {FACTOR:g} ({ratio.min():.2f} to {ratio.max():.2f})")
     agreed = None
     if target.cheaper:
         agreed = _agreement(target, noise, drawn)
-    elif target.recipe.flow_map:  # by one step: the fresh noise between several leads elsewhere
-        one = drawn if evaluations == 1 else student.sample(noise, steps=1, condition=condition, seed=seed)
+    elif target.recipe.flow_map:
+        mapped = evaluations == 1 or target.sampler.kind == "ode"  # the fresh noise between several leads elsewhere
+        one = drawn if mapped else student.sample(noise, steps=1, condition=condition, seed=seed)
         agreed = _agreement(target, noise, one)
     if target.cheaper and not agreed["correlation"] >= AGREEMENT:
         missed.append(f"correlation {agreed['correlation']:.3f} with the teacher's own steps < {AGREEMENT:g}")
@@ -102,6 +110,7 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
         missed.append("no fewer weights than the teacher")
     return {
         "distance": found,
+        "blind": blind,
         "bar": bar,
         "solver": {"name": name, "distance": free},
         "null": null,

@@ -25,10 +25,12 @@ class Target:
         mixture: the closed form whose samples are the target.
         guidance: at which solvers are compared.
         cheaper: the student is to agree with `flow` sample by sample, at less cost than the teacher.
+        about: what the recipe changes about the teacher's distribution, if anything.
     """
 
     guidance = 1.0
     cheaper = False
+    about = ""
 
     def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
         self.teacher = self.mixture = teacher
@@ -45,6 +47,10 @@ class Target:
     def samples(self, count: int, seed: int) -> Tensor:
         """(count, ...) samples of the target."""
         return self.mixture.exact_samples(count, generator(seed, "conformance/exact"))
+
+    def ignored(self, count: int, seed: int) -> Tensor:
+        """(count, ...) exact samples of a student that is blind to what the recipe is `about`, by the same draws."""
+        return self.teacher.exact_samples(count, generator(seed, "conformance/exact"), self.condition(count))
 
     def solve(self, noise: Tensor, solver: str, steps: int, seed: int) -> Tensor:
         """What a training-free solver makes of the noise (N, ...)."""
@@ -68,6 +74,8 @@ class Target:
 class Guided(Target):
     """The end of the guided ODE, under labels drawn evenly, solved in many steps."""
 
+    about = "guidance"
+
     def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
         super().__init__(teacher, recipe, sampler)
         self.guidance = guidance_of(recipe)
@@ -86,7 +94,7 @@ class Guided(Target):
 class Stepped(Guided):
     """What the teacher makes of the same noise by the student's own steps, guided or not: for cheaper students."""
 
-    cheaper = True
+    cheaper, about = True, ""  # agreement sample by sample tells
 
     def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
         super().__init__(teacher, recipe, sampler)
@@ -111,6 +119,8 @@ class _Guided:
 
 class Tilted(Target):
     """The teacher's distribution reweighted by exp of a linear reward: the optimum beside a KL divergence."""
+
+    about = "reward"
 
     def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
         super().__init__(teacher, recipe, sampler)
@@ -142,7 +152,8 @@ def guidance_of(recipe: Recipe) -> float:
     if own is not None:
         return own.sample
     found = [r.trajectories.guidance for r in recipe.rounds]
-    found += [getattr(term, "guidance", 1.0) for r in recipe.rounds for term in r.terms]
+    terms = [term for r in recipe.rounds for term in r.terms]
+    found += [getattr(part, "guidance", 1.0) for term in terms for part in (term, getattr(term, "points", None))]
     scales = [scale for scale in found if isinstance(scale, float) and scale != 1]
     if not scales and recipe.target == "compression":
         return 1.0
