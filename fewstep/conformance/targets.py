@@ -112,6 +112,7 @@ class _Guided:
 
     def __init__(self, teacher: Denoiser, guidance: float):
         self.teacher, self.guidance, self.process = teacher, guidance, teacher.process
+        self.require_samples = teacher.require_samples
 
     def predict(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Prediction:
         return self.teacher.predict(x, t, condition, self.guidance)
