@@ -11,7 +11,6 @@ from tasks.files import sha256
 from tasks.lock import workspace_lock
 from tasks.plan import stat_table
 from tasks.registry import Registry, Version
-from tasks.snapshots import NAMES
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def checkout(registry: Registry, version: Version, *, force: bool = False, into:
     registry.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="checkout-", dir=registry.folder) as scratch:
         folder = registry.snapshot(version, Path(scratch) / "snapshot")
-        wanted = {name: (folder / name).read_bytes() for name in NAMES}
+        wanted = {name: (folder / name).read_bytes() for name in git.SNAPSHOT}
     if into is not None:
         target = snapshots.restore(workspace, _revision(workspace, version), wanted, into)
         return _verified(version, target)
@@ -44,7 +43,7 @@ def checkout(registry: Registry, version: Version, *, force: bool = False, into:
             more = f" (and {len(lost) - 1} more)" if lost[1:] else ""
             raise SettingsError(f"nothing was restored: {lost[0]}{more}",
                                 hint="commit or save it first; or use --force, or --into DIR")  # fmt: skip
-        before = {name: _read(workspace.root / name) for name in NAMES}
+        before = {name: _read(workspace.root / name) for name in git.SNAPSHOT}
         try:
             snapshots.restore(workspace, _revision(workspace, version), wanted)
         except NotAvailable:
@@ -59,10 +58,10 @@ def _lost(registry: Registry, wanted: dict[str, bytes]) -> list[str]:
     """What would be lost. A pair of files that a registered version keeps is not."""
     workspace = registry.workspace
     lost = snapshots.local_changes(workspace, wanted)
-    here = {name: sha256(workspace.root / name) for name in NAMES if (workspace.root / name).is_file()}
+    here = {name: sha256(workspace.root / name) for name in git.SNAPSHOT if (workspace.root / name).is_file()}
     kept = any(here.items() <= version.json("snapshot").items()
                for model in registry.models() for version in registry.versions(model))  # fmt: skip
-    return [line for line in lost if not (kept and line.startswith(NAMES))]
+    return [line for line in lost if not (kept and line.startswith(git.SNAPSHOT))]
 
 
 def _revision(workspace, version: Version) -> str:

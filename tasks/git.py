@@ -49,6 +49,10 @@ def worktrees(workspace: Workspace) -> list[Path]:
     return [path for path in found if path.is_dir()]
 
 
+SNAPSHOT = ("params.yaml", "dvc.lock")
+"""What tells a checkout which settings and data are its own: the files that are kept of a version."""
+
+
 def tag_snapshot(root: Path, name: str, files: dict[str, Path | bytes | str]) -> str:
     """Tag `name` with a commit that is HEAD plus `files` (path below `root` → content or a file holding it).
 

@@ -216,7 +216,7 @@ class _Trace:
             link.state, link.detail = UNAVAILABLE, "it was made outside git"
             return link
         try:
-            for name in ("params.yaml", "dvc.lock"):
+            for name in git.SNAPSHOT:
                 if git.read_at(self.workspace, self.version.git_tag, name) != (self.snapshot / name).read_bytes():
                     raise DataDiffers(f"{name} under the git tag {self.version.git_tag} is not the registered one")
             self._code(link)

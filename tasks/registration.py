@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewstep.errors import DataDiffers
+from tasks import git
 from tasks.files import atomic_write, clone_or_copy, list_files, sha256
 from tasks.registry import CANDIDATE, SNAPSHOT, Registry, Version, folder_digest
 
@@ -144,7 +145,7 @@ def set_candidate(what: Registration) -> None:
 def tag_in_git(what: Registration) -> None:
     """The git tag that keeps the version's data from being collected as garbage."""
     if what.tag_snapshot is not None:
-        files = {name: path for name, path in what.snapshot.items() if name in ("params.yaml", "dvc.lock")}
+        files = {name: path for name, path in what.snapshot.items() if name in git.SNAPSHOT}
         what.tag_snapshot(what.version.git_tag, files)
 
 

@@ -1,5 +1,6 @@
 """A snapshot: params.yaml, dvc.lock and the data they name, put back as they were."""
 
+import contextlib
 from pathlib import Path
 
 from fewstep.errors import NotAvailable
@@ -7,11 +8,9 @@ from tasks import dvclock, graph, versioning
 from tasks import manifest as manifests
 from tasks import settings as settings_module
 from tasks.files import atomic_write
-from tasks.git import add_worktree, read_at
+from tasks.git import SNAPSHOT, add_worktree, read_at
 from tasks.plan import restorable, stat_table
 from tasks.workspace import Workspace
-
-NAMES = ("params.yaml", "dvc.lock")
 
 
 def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
@@ -31,23 +30,22 @@ def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
             committed = None
         if present != committed:
             lost.append(f"{name} has changes that are not committed")
-    for stage in graph.STAGES:
-        folder = workspace.root / stage.output
-        if not stage.in_dvc or not folder.exists():
-            continue
-        manifest = manifests.load_quietly(folder)
-        table = stat_table(workspace)
-        saved = manifest is not None and restorable(workspace, manifest.key) is not None
-        if not saved or manifests.problems(folder, manifest, table):
-            entry = dvclock.lock_entries(workspace).get(stage.name) or {"outs": [{}]}
-            if dvclock.dvc_md5(folder) != entry["outs"][0].get("md5"):
-                lost.append(f"{stage.output} is not in DVC's cache as it lies there")
-        table.close()
+    with contextlib.closing(stat_table(workspace)) as table:
+        for stage in graph.STAGES:
+            folder = workspace.root / stage.output
+            if not stage.in_dvc or not folder.exists():
+                continue
+            manifest = manifests.load_quietly(folder)
+            saved = manifest is not None and restorable(workspace, manifest.key) is not None
+            if not saved or manifests.problems(folder, manifest, table):
+                entry = dvclock.lock_entries(workspace).get(stage.name) or {"outs": [{}]}
+                if dvclock.dvc_md5(folder) != entry["outs"][0].get("md5"):
+                    lost.append(f"{stage.output} is not in DVC's cache as it lies there")
     return lost
 
 
 def restore(workspace: Workspace, revision: str, wanted: dict[str, bytes], into: Path | None = None) -> Workspace:
-    """Puts `wanted`, the contents of NAMES, and the data they name in place; returns the workspace they are in.
+    """Puts `wanted`, the contents of git.SNAPSHOT, and the data they name in place; returns the workspace they are in.
 
     With `into` that is a new worktree of `revision` over the shared cache, else `workspace` itself, whatever it holds:
     `local_changes` says what that loses. Raises NotAvailable when bytes are in neither cache nor remote.
@@ -56,7 +54,7 @@ def restore(workspace: Workspace, revision: str, wanted: dict[str, bytes], into:
     if into is not None:
         target = add_worktree(workspace, into, revision)
         versioning.share_cache(workspace, target)
-    for name in NAMES:
+    for name in SNAPSHOT:
         atomic_write(target.root / name, wanted[name])
     dvclock.sync_given(target, settings_module.load(target.params))
     known = dvclock.lock_entries(target)

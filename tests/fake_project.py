@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from tasks import graph
 from tests.project import Project, _git
+
+STAGES = [stage.name for stage in graph.STAGES if stage.in_dvc]
 
 STAGE = '''
 """A stage that writes files made of its settings and inputs, in four units of work."""
@@ -91,7 +94,6 @@ class FakeProject(Project):
         (folder / "params.yaml").write_text(params)
         _git(folder, "add", "-A", "-f", "tasks", "fewstep", "params.yaml")
         _git(folder, "commit", "-qm", "stages that do nothing")
-        self.stages = [stage.name for stage in graph.STAGES if stage.in_dvc]
 
     @classmethod
     def at(cls, folder: Path) -> FakeProject:
@@ -171,3 +173,15 @@ items = plan(workspace, settings.load(workspace.params))
 print(json.dumps({"items": [item.to_dict() for item in items if item.stage != "register"],
                   "modules": [name for name in ("torch", "dvc", "prefect", "mlflow", "boto3") if name in sys.modules]}))
 '''
+
+
+def plan(project: FakeProject) -> dict[str, dict]:
+    """What would be done to each stage, by name."""
+    done = project.python(PLAN)
+    assert done.returncode == 0, done.stderr
+    return {item["stage"]: item for item in json.loads(done.stdout)["items"]}
+
+
+def lock(project: FakeProject) -> bytes:
+    """Its dvc.lock."""
+    return (project.folder / "dvc.lock").read_bytes()

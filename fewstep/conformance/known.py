@@ -21,7 +21,8 @@ def known_misses(path: Path = FILE) -> dict[tuple[str, str], str]:
     listed = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     found = {(recipe, problem): why for recipe, problems in listed.items() for problem, why in problems.items()}
     for (recipe, problem), why in found.items():
-        load_recipe(recipe), Problem(problem)
+        load_recipe(recipe)
+        Problem(problem)
         if not isinstance(why, str) or not why.strip():
             raise SettingsError(f"{path}: {recipe} on {problem}: say what was found")
     return found
