@@ -19,9 +19,10 @@ FOLDER, DOCUMENT = Path("docs/digits"), Path("docs/digits.md")
 QUALITY = ("fd_infinite", "kid", "recall", "class_accuracy")
 COST = ("images_per_second", "training_seconds")
 DVC = """# Written by `fewstep sweep`: `dvc metrics show` and `dvc plots show` know the sweep's figures by it.
-metrics: [metrics.json]
+metrics: [{metrics}]
 plots:
-  - figures.csv: {x: fd_infinite, y: recipe, template: bar_horizontal_sorted, title: Distance to real images by recipe}
+  - figures.csv:
+      {{x: fd_infinite, y: recipe, template: bar_horizontal_sorted, title: Distance to real images by recipe}}
 """
 HEAD = """# Every recipe on digits
 
@@ -64,7 +65,7 @@ def row_of(root: Path, recipe: str, steps: int) -> dict:
 
 
 def write(root: Path, rows: Sequence[dict], images: int) -> None:
-    """The metrics file, the plot's data, what tells DVC of them, and docs/digits.md.
+    """A metrics file, which is a row of `dvc metrics show`, for each recipe; plot data, what tells DVC, docs/digits.md.
 
     Raises SettingsError if rows were measured under different protocols.
     """
@@ -73,14 +74,18 @@ def write(root: Path, rows: Sequence[dict], images: int) -> None:
         raise SettingsError("the recipes were measured under different protocols and cannot stand in one table")
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {row["recipe"]: {name: row[name] for name in ("evaluations", *QUALITY, *COST)} for row in good}
-    atomic_write(folder / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    metrics = {f"{Path(row['recipe']).stem}.json": {name: row[name] for name in ("evaluations", *QUALITY, *COST)}
+               for row in good}  # fmt: skip
+    for former in set(folder.glob("*.json")) - {folder / name for name in metrics}:
+        former.unlink()
+    for name, figures in metrics.items():
+        atomic_write(folder / name, json.dumps(figures, indent=1) + "\n")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("recipe", "evaluations", *QUALITY, *COST))
     table.writerows([row["recipe"], *(row[name] for name in ("evaluations", *QUALITY, *COST))] for row in good)
     atomic_write(folder / "figures.csv", text.getvalue())
-    atomic_write(folder / "dvc.yaml", DVC)
+    atomic_write(folder / "dvc.yaml", DVC.format(metrics=", ".join(sorted(metrics))))
     atomic_write(root / DOCUMENT, document(rows, images))
 
 

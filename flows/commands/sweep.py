@@ -59,7 +59,8 @@ def add(app: typer.Typer) -> None:
         def show(out) -> None:
             for row in failed:
                 say(out, f"{row['recipe']} failed: {row['error']}", style="bold red")
-            say(out, f"{len(rows) - len(failed)} recipes in {tables.DOCUMENT}; `dvc metrics show` and `dvc plots show`")
+            known = f"`dvc metrics show {tables.FOLDER}/*.json` and `dvc plots show`"
+            say(out, f"{len(rows) - len(failed)} recipes in {tables.DOCUMENT}; {known}")
 
         emit(rows, as_json, show)
         if failed:

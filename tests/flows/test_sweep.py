@@ -1,6 +1,8 @@
 """`fewstep sweep`: what recipes share is made once, what is done is not done again, the checkout stays as it is."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -33,8 +35,10 @@ def test_a_sweep_shares_stages_remembers_rows_and_leaves_the_checkout_alone(proj
     assert "worktrees/" not in project.git("worktree", "list").split("\n", 1)[1]
 
     assert project.json("sweep", "kd", "ect", "--images", "1000") == rows and begun(project) == units
-    metrics = json.loads((project.root / "docs" / "digits" / "metrics.json").read_text())
-    assert set(metrics) == {"kd", "ect"} and metrics["kd"]["kid"] == 0.01
+    command = [sys.executable, "-m", "dvc", "metrics", "show", "--json"]
+    shown = json.loads(subprocess.check_output(command, cwd=project.root))[""]["data"]
+    assert {"docs/digits/kd.json", "docs/digits/ect.json"} <= set(shown)
+    assert shown["docs/digits/kd.json"]["data"]["kid"] == 0.01
     text = (project.root / "docs" / "digits.md").read_text()
     assert "| `ect` | 1 | 1.000 | 10.00 | 0.900 | 0.950 |" in text and "real images" in text
 
@@ -47,13 +51,14 @@ def figures(recipe: str, distance: float = 1.0) -> dict:
 
 
 def test_rows_become_metrics_a_plot_and_a_table_with_what_failed(tmp_path):
+    sweep.write(tmp_path, [figures("kd"), figures("reflow")], 1000)
     sweep.write(tmp_path, [figures("kd"), {"recipe": "ect", "error": "no luck"}, figures("dmd2", 0.5)], 1000)
-    metrics = json.loads((tmp_path / "docs" / "digits" / "metrics.json").read_text())
-    assert list(metrics) == ["dmd2", "kd"] and metrics["kd"]["images_per_second"] == 51.7
+    metrics = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "docs" / "digits").glob("*.json")}
+    assert set(metrics) == {"dmd2", "kd"} and metrics["kd"]["images_per_second"] == 51.7
     lines = (tmp_path / "docs" / "digits" / "figures.csv").read_text().splitlines()
     assert lines[0].startswith("recipe,evaluations,fd_infinite") and len(lines) == 3
     plots = yaml.safe_load((tmp_path / "docs" / "digits" / "dvc.yaml").read_text())
-    assert plots["metrics"] == ["metrics.json"] and plots["plots"][0]["figures.csv"]["y"] == "recipe"
+    assert plots["metrics"] == ["dmd2.json", "kd.json"] and plots["plots"][0]["figures.csv"]["y"] == "recipe"
     text = (tmp_path / "docs" / "digits.md").read_text()
     assert "1,000 training samples" in text and "`ect` failed: no luck" in text and "unipc (training-free)" in text
     assert text.index("`dmd2` | 2 | 0.500 | 10.00 | 0.900 | – | 52 | 9") < text.index("| `kd`")
