@@ -1,10 +1,13 @@
 """Mean velocity: a network of two times learns the displacement of the flow between them over their distance."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fewstep.prediction import to_epsilon, to_x0
+from fewstep.processes import like
 from fewstep.recipes import terms as settings
 from fewstep.terms.base import Loss, Term
 from fewstep.terms.derivatives import jvp
@@ -43,7 +46,8 @@ class MeanVelocity(Term[settings.MeanVelocity]):
 
     target: the flow's velocity where the interval [r, u] is a point; over others `from_derivative` or `from_parts` of
     the student's own U. The derivative is along (v, 0, 1) in (y, r, u): v is the velocity of the point's own data
-    and noise, whose mean given y is the flow's (the target is linear in it), or the student's own U(y_u, u, u).
+    and noise, whose mean given y is the flow's (the target is linear in it), or the student's own U(y_u, u, u) (Geng et
+    al., 2512.02012). It is a forward derivative, or a central difference, which is biased by its width squared.
 
     The adaptive weight (power > 0) of a target with noise correlates with that noise, which in few dimensions draws the
     optimum from the mean velocity towards its mode. It is harmless over intervals if their velocity has no noise: the
@@ -144,13 +148,41 @@ class MeanVelocity(Term[settings.MeanVelocity]):
     ) -> Tensor:
         student = step.student
 
-        def mean(x: Tensor, t: Tensor) -> Tensor:
+        def mean(x: Tensor, t: Tensor, r: Tensor = r, condition: Tensor | None = condition) -> Tensor:
             return student.predict(x, t, condition, second=r).as_type("flow_prediction")
 
-        if self.settings.tangent == "own":
-            velocity = student.predict(x, t, condition, second=t).as_type("flow_prediction").to(x.dtype)
-        derivative = jvp(mean, (x, t), tangent(student.process, x, t, velocity))[1]
+        along = mean(x, t, t).to(x.dtype) if self.settings.tangent == "own" else velocity
+        if self.settings.difference:
+            derivative = self._differenced(step, mean, x, t, r, condition, along)
+        else:
+            derivative = jvp(mean, (x, t), tangent(student.process, x, t, along))[1]
         return from_derivative(velocity, derivative, flow_time(student.process, t) - flow_time(student.process, r))
+
+    def _differenced(
+        self,
+        step: "Step",
+        mean: Callable[..., Tensor],
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        condition: Tensor | None,
+        velocity: Tensor,
+    ) -> Tensor:
+        """dU/du by U a straight step of `difference` to either side, or where the interval or the path ends.
+
+        Of two sides, as one alone would take the mean over the noise of `velocity` for a curvature of U.
+        """
+        process, width = step.student.process, self.settings.difference
+        here = flow_time(process, t)
+        sides = torch.stack((torch.maximum(here - width, flow_time(process, r)), (here + width).clamp(max=1.0)))
+        times = step.levels.exact_time(sides / (1 - sides))
+        alpha, sigma = (like(factor, x) for factor in (process.alpha(t), process.sigma(t)))
+        x0, epsilon = (part(velocity, x, alpha, sigma, "flow_prediction") for part in (to_x0, to_epsilon))
+        states = [process.add_noise(x0, epsilon, time) for time in times]
+        both = None if condition is None else condition.repeat(2)
+        before, after = mean(torch.cat(states), times.flatten(), r.repeat(2), both).chunk(2)
+        before_time, after_time = flow_time(process, times)
+        return (after - before) / per_sample(after_time - before_time, x)
 
     def _by_splitting(
         self, step: "Step", x: Tensor, t: Tensor, r: Tensor, condition: Tensor | None, velocity: Tensor, rows: Tensor

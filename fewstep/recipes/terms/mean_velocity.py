@@ -22,14 +22,17 @@ class MeanVelocity(TermSettings):
 
     term: Literal["mean_velocity"]
     identity: Literal["derivative", "splitting"] = "derivative"
-    """derivative: along the path, by a forward derivative; splitting: of two parts of the interval, without one."""
+    """derivative: by the derivative along the path; splitting: of two parts of the interval, without one."""
     split: Literal["uniform", "middle"] = "uniform"
     """splitting: where the interval is cut."""
     velocity: Literal["data", "teacher"] = "data"
     """Where the flow's velocity at a point comes from: the point's own data and noise, or the teacher."""
     tangent: Literal["target", "own"] = "target"
-    """derivative: what stands for the flow's velocity over intervals: the velocity above, or the student's own at a
-    point, which has no noise (improved MeanFlow)."""
+    """derivative: the velocity along which it is taken, the one above or the student's own at a point, which has no
+    noise (improved MeanFlow)."""
+    difference: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """derivative: 0: by forward differentiation; else a difference over this much of flow time to either side, which
+    the fast waves do not drown by which some networks know the time."""
     times: Times = LogNormalTimes(mean=-0.4, std=1.0)
     second_times: Times | None = None
     """The other end of the interval; None: as `times`. The noisier of the two is where the interval starts."""
@@ -67,6 +70,8 @@ class MeanVelocity(TermSettings):
             raise ValueError("instantaneous, whole and clean: shares of one batch, of 1 at most in sum")
         if self.whole and self.identity == "derivative":
             raise ValueError("whole: training by the derivative diverges with many intervals of one start; use clean")
+        if self.difference and self.identity != "derivative":
+            raise ValueError("difference: goes with identity: derivative")
         if self.mixing and self.velocity == "teacher":
             raise ValueError("mixing is of the data's velocity; with velocity: teacher set guidance alone")
         return self

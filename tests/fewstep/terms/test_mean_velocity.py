@@ -1,5 +1,6 @@
 """Mean velocity against the exact one of a Gaussian: u = (x_t - x_r) / (t - r), in every process."""
 
+import itertools
 import math
 
 import pytest
@@ -92,6 +93,7 @@ def test_both_identities_hold_exactly_at_the_exact_mean_velocity(process):
 KINDS = {
     "derivative": {},
     "own": {"tangent": "own"},
+    "difference": {"difference": 0.02},
     "splitting": {"identity": "splitting"},
     "shortcut": {"identity": "splitting", "split": "middle", "dyadic": 4},
 }
@@ -107,6 +109,21 @@ def test_the_loss_is_zero_at_the_optimum_with_the_teachers_velocity_and_pulls_ba
     own.network.shift.data += 0.1
     built.loss(make_step(networks, n=2048, data=samples(2048)))[0].backward()
     assert (own.network.shift.grad > 0).all()
+
+
+def test_the_bias_of_the_difference_is_of_second_order_in_its_width():
+    networks = {"student": TwoTimes(Flow()), "teacher": gaussian(Flow())}
+    times = UniformTimes(low=0.5, high=0.8)   # neither the path nor the interval ends within the width
+    step = make_step(networks, n=2048, data=samples(2048))
+    options = {"velocity": "teacher", "times": times, "second_times": UniformTimes(low=0.0, high=0.2)}
+    losses = [term(**options, instantaneous=0.0, difference=width).loss(step)[0].item() for width in (0.2, 0.1, 0.05)]
+    orders = [math.log2(coarse / fine) / 2 for coarse, fine in itertools.pairwise(losses)]
+    assert all(1.7 < order < 2.6 for order in orders), orders
+
+
+def test_a_difference_goes_with_the_derivative():
+    with pytest.raises(ValueError, match="difference"):
+        term(identity="splitting", difference=0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,7 +219,7 @@ def test_guided_velocity_mixes_the_students_own_readings_and_leaves_the_null_cla
 
 def test_dispersion_is_the_double_sum_zero_at_collapse_and_pushes_apart():
     h = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    pairs = [(h[i] - h[j]).square().mean() for i in range(5) for j in range(5) if i != j]
+    pairs = [(h[i] - h[j]).square().mean() for i in range(5) for j in range(5)]
     expected = torch.stack([(-d / 0.7).exp() for d in pairs]).mean().log()
     value = dispersion(h, 0.7)
     torch.testing.assert_close(value, expected)
@@ -210,6 +227,14 @@ def test_dispersion_is_the_double_sum_zero_at_collapse_and_pushes_apart():
     value.backward()
     distance = torch.pdist(h.detach().flatten(1)).mean()
     assert torch.pdist((h - 0.1 * h.grad).detach().flatten(1)).mean() > distance
+
+
+def test_dispersion_asks_for_no_more_where_features_are_far_apart():
+    h = (1e4 * torch.randn(5, 6, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    value = dispersion(h, 0.7)
+    value.backward()
+    torch.testing.assert_close(value, torch.tensor(-math.log(5)))
+    assert h.grad.abs().max() < 1e-6
 
 
 def test_dispersion_joins_the_loss_with_its_weight():
