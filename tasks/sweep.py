@@ -18,8 +18,9 @@ from tasks.workspace import Workspace
 FOLDER, DOCUMENT = Path("docs/digits"), Path("docs/digits.md")
 QUALITY = ("fd_infinite", "kid", "recall", "class_accuracy")
 COST = ("images_per_second", "training_seconds")
+FIGURES = ("evaluations", *QUALITY, *COST)
 DVC = """# Written by `fewstep sweep`: `dvc metrics show` and `dvc plots show` know the sweep's figures by it.
-metrics: [{metrics}]
+metrics: {metrics}
 plots:
   - figures.csv:
       {{x: fd_infinite, y: recipe, template: bar_horizontal_sorted, title: Distance to real images by recipe}}
@@ -74,18 +75,18 @@ def write(root: Path, rows: Sequence[dict], images: int) -> None:
         raise SettingsError("the recipes were measured under different protocols and cannot stand in one table")
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {f"{Path(row['recipe']).stem}.json": {name: row[name] for name in ("evaluations", *QUALITY, *COST)}
-               for row in good}  # fmt: skip
-    for former in set(folder.glob("*.json")) - {folder / name for name in metrics}:
+    files = sorted(_file(row["recipe"]) for row in good)
+    for former in set(folder.glob("*.json")) - {folder / name for name in files}:
         former.unlink()
-    for name, figures in metrics.items():
-        atomic_write(folder / name, json.dumps(figures, indent=1) + "\n")
+    for row in good:
+        figures = {name: row[name] for name in FIGURES}
+        atomic_write(folder / _file(row["recipe"]), json.dumps(figures, indent=1) + "\n")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("recipe", "evaluations", *QUALITY, *COST))
-    table.writerows([row["recipe"], *(row[name] for name in ("evaluations", *QUALITY, *COST))] for row in good)
+    table.writerow(("recipe", *FIGURES))
+    table.writerows([row["recipe"], *(row[name] for name in FIGURES)] for row in good)
     atomic_write(folder / "figures.csv", text.getvalue())
-    atomic_write(folder / "dvc.yaml", DVC.format(metrics=", ".join(sorted(metrics))))
+    atomic_write(folder / "dvc.yaml", DVC.format(metrics=json.dumps(files)))
     atomic_write(root / DOCUMENT, document(rows, images))
 
 
@@ -132,4 +133,8 @@ def _cost(root: Path, stage: str) -> dict:
 
 
 def _path(workspace: Workspace, recipe: str) -> Path:
-    return workspace.shared / "sweep" / f"{Path(recipe).stem}.json"
+    return workspace.shared / "sweep" / _file(recipe)
+
+
+def _file(recipe: str) -> str:
+    return f"{Path(recipe).stem}.json"

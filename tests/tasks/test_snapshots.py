@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 from tests.fake_project import STAGES, FakeProject, lock, plan
+from tests.project import _git
 
 
 def test_push_and_pull_bring_a_clone_to_the_same_outputs(project):
@@ -81,11 +82,9 @@ def test_a_snapshot_is_checked_out_and_local_changes_are_not_lost(project):
     refused = project.python(CHECKOUT, "fewstep/m/v1")
     assert "params.yaml has changes that are not committed" in refused.stdout
     project.all("distill")
-    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qam", "other"],
-                   cwd=project.folder, check=True)
-    subprocess.run(["git", "add", "dvc.lock"], cwd=project.folder, check=True)
-    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "lock"],
-                   cwd=project.folder, check=True)
+    _git(project.folder, "commit", "-qam", "other")
+    _git(project.folder, "add", "dvc.lock")
+    _git(project.folder, "commit", "-qm", "lock")
     into = project.folder.parent / "into"
     done = project.python(CHECKOUT, "fewstep/m/v1", str(into))
     assert done.stdout.strip() == str(into), done.stdout + done.stderr
