@@ -1,9 +1,9 @@
 """A minimal loop for any recipe: the network calls of its own steps, recorded once and replayed with nothing around.
 
 Recorded are the calls of every network and head in every step: inputs, whether there was a graph to the weights
-or the input, forward-mode derivatives. The replay makes the same calls on the same inputs, one backward pass of the
-squared outputs, clipping, the optimiser's step and the moving average: what a loop written by hand would do, with
-reading data, drawing randomness and the objective's own arithmetic left out.
+or the input, forward-mode derivatives, gradients that are differentiated again. The replay makes the same calls on the
+same inputs, one backward pass of the squared outputs, clipping, the optimiser's step and the moving average: what a
+loop written by hand would do, with reading data, drawing randomness and the objective's own arithmetic left out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class Call:
     """Which of the tensors a forward-mode derivative moves along."""
     used: list[str]
     """Of "output" and "middle": whence gradients came; what only the middle block's features asked for stops there."""
+    twice: bool = False
+    """Whether the gradient to its input is differentiated again (a gradient penalty)."""
 
     def again(self) -> list[Tensor]:
         """Makes the call; returns what is to be differentiated."""
@@ -59,7 +62,11 @@ class Call:
             else:
                 with _heard(self.module, None if "output" in self.used else middle):
                     found = call()
-        return [value for value in (found if "output" in self.used else []) + middle if value.requires_grad]
+        outputs = [value for value in (found if "output" in self.used else []) + middle if value.requires_grad]
+        if not self.twice:
+            return outputs
+        given = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+        return outputs + list(torch.autograd.grad(_loss(outputs), given, create_graph=True))
 
 
 class Minimal:
@@ -82,7 +89,7 @@ class Minimal:
                     own.train(other == role)
                 trained = role
             outputs = [value for call in calls for value in call.again()]
-            sum(value.float().square().mean() for value in outputs).backward()
+            _loss(outputs).backward()
             weights, optimiser = self.optimisers[role]
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
@@ -112,7 +119,22 @@ class Minimal:
 
 @contextmanager
 def _listening(modules: list[nn.Module], calls: list[Call]) -> Iterator[None]:
+    differentiate, again = torch.autograd.grad, False
+
+    def differentiated(*arguments: Any, **options: Any) -> Any:
+        nonlocal again
+        again = options.get("create_graph", False)
+        try:
+            return differentiate(*arguments, **options)
+        finally:
+            again = False
+
+    def reached(call: Call, what: str) -> None:
+        call.used.append(what)
+        call.twice |= again
+
     with ExitStack() as hooks:
+        hooks.enter_context(patch.object(torch.autograd, "grad", differentiated))
         for module in modules:
 
             def heard(module: nn.Module, arguments: tuple, options: dict) -> None:
@@ -125,12 +147,12 @@ def _listening(modules: list[nn.Module], calls: list[Call]) -> Iterator[None]:
                 calls.append(Call(module, *kept, graph, flags, moving, []))
 
             def noted(module: nn.Module, arguments: tuple, output: Any, of: nn.Module = module, what: str = "output"):
-                used = next(call.used for call in reversed(calls) if call.module is of)
+                call = next(call for call in reversed(calls) if call.module is of)
                 for value in _floating(output):
                     if _unwrapped(value)[1]:
-                        used.append(what)
+                        reached(call, what)
                     elif value.requires_grad:
-                        value.register_hook(lambda _gradient, used=used: used.append(what))
+                        value.register_hook(lambda _gradient, call=call: reached(call, what))
 
             hooks.callback(module.register_forward_pre_hook(heard, with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(noted).remove)
@@ -153,6 +175,10 @@ def _heard(module: nn.Module, outputs: list[Tensor] | None) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _loss(outputs: list[Tensor]) -> Tensor:
+    return sum(value.float().square().mean() for value in outputs)
 
 
 def _unwrapped(value: Tensor) -> tuple[Tensor, bool]:
