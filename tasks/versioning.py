@@ -40,6 +40,7 @@ def repository(workspace: Workspace) -> Iterator:
     try:
         repo = Repo(str(workspace.root), config=_shared_remote(workspace))
         try:
+            _mend_claims(repo)
             yield repo
         finally:
             repo.close()
@@ -50,6 +51,33 @@ def repository(workspace: Workspace) -> Iterator:
             raise disk_full(f"DVC's cache ({workspace.root})") from error
         dvclock.lock_entries(workspace)  # where that is what broke, it says so
         raise FewstepError(f"DVC: {' '.join(str(error).split())}", hint="`fewstep doctor` checks the set-up") from error
+
+
+def _mend_claims(repo) -> None:
+    """Removes DVC's file of claims on paths if it is broken: DVC would refuse to do anything.
+
+    DVC writes it in place, under a lock of its own; who holds that lock and finds no JSON finds what a killed DVC left.
+    """
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    path = Path(repo.tmp_dir, RWLOCK_FILE)
+    if not _is_broken(path):
+        return
+    linked = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(os.path.join(repo.tmp_dir, RWLOCK_LOCK), tmp_dir=repo.tmp_dir, hardlink_lock=linked):
+        if _is_broken(path):
+            path.unlink()
+
+
+def _is_broken(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def _target(workspace: Workspace, stage: str) -> str:

@@ -58,6 +58,14 @@ def test_a_dvc_lock_that_a_killed_dvc_left_broken_is_said_and_written_anew(proje
     assert lock(project) == before
 
 
+@pytest.mark.parametrize("left", ["", '{"write": {"/data/sha'])
+def test_claims_that_a_killed_dvc_left_broken_stop_nothing(fresh, finished, left):
+    (fresh.folder / ".dvc" / "tmp").mkdir(exist_ok=True)
+    (fresh.folder / ".dvc" / "tmp" / "rwlock").write_text(left)
+    assert set(fresh.all()) == set(STAGES)
+    assert lock(fresh) == (finished / "dvc.lock").read_bytes()
+
+
 def test_dvc_accepts_what_our_runner_made(project):
     before = project.manifests(), lock(project)
     assert "up to date" in project.dvc("status").stdout
