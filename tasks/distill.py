@@ -19,7 +19,7 @@ def check(ctx) -> None:
     from fewstep.teachers import inspect_teacher
 
     recipe = _recipe(ctx)
-    teacher = inspect_teacher(ctx.inputs["teacher"])
+    inspect_teacher(ctx.inputs["teacher"])
     made = ctx.manifests["trajectories"].settings
     check_needs(
         recipe,
@@ -28,13 +28,6 @@ def check(ctx) -> None:
     )
     if recipe.needs.states and not made.get("keep"):
         raise SettingsError(f"recipe {recipe.name} needs states along the trajectories; set trajectories.keep: all")
-    for number, needs in enumerate((own.needs for own in recipe.rounds), 1):
-        if teacher.num_classes and needs.data and needs.pairs:  # a batch has one set of labels, those of the pairs
-            raise SettingsError(
-                f"round {number} of recipe {recipe.name} learns from real data and from pairs of the teacher at once, "
-                "whose labels differ",
-                hint="put them into rounds of their own",
-            )
 
 
 def units(ctx) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+from functools import cache
+from pathlib import Path
 
 from fewstep.closure import ROOT, closure
 from fewstep.recipes import Recipe
@@ -22,9 +25,28 @@ def modules_of(recipe: Recipe) -> set[str]:
 
 
 def code_digest(*modules: str) -> str:
-    """SHA-256 over the names and bytes of all files of fewstep that these modules may load."""
+    """SHA-256 over the names and statements of all files of fewstep that these modules may load.
+
+    Comments, layout and strings that only describe do not count.
+    """
     digest = hashlib.sha256()
     for path in sorted(frozenset().union(*(closure(module, apart=COLLECTIONS) for module in modules))):
-        content = (ROOT / path).read_bytes()
+        content = statements(ROOT / path).encode()
         digest.update(f"{path} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+@cache
+def statements(path: Path) -> str:
+    """What a Python file says to do, as text that is equal for equal syntax trees without their descriptions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody"):
+            kept = getattr(node, field, None)
+            if isinstance(kept, list):
+                setattr(node, field, [line for line in kept if not _describes(line)])
+    return ast.dump(tree)
+
+
+def _describes(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from fewstep.configuration import Strict, parse
 from fewstep.errors import SettingsError
 from fewstep.recipes.settings import (
+    Inputs,
     MergedRound,
     OptimiserSettings,
     Overrides,
@@ -54,6 +55,9 @@ class Round(Strict):
     record: Recording | None = None
     start: Literal["teacher", "random", "previous"] | None = None
     """What the student starts from; None: as `student.init` says in the first round, later the student before."""
+    inputs: Inputs = "own"
+    """What the student's steps after the first are given where a term judges its samples. own: what its earlier steps
+    made (backward simulation, DMD2); data, pairs: real samples or the teacher's, noised (ADD, LADD)."""
     merge: tuple[MergedRound, ...] = ()
     """The round ends with the weighted mean of its student and those of earlier rounds, whose weights stand here."""
     trajectories: RoundTrajectories = RoundTrajectories()
@@ -62,7 +66,7 @@ class Round(Strict):
     @property
     def needs(self) -> Needs:
         """What the terms of this round ask for."""
-        total = Needs()
+        total = Needs(data=self.inputs == "data", pairs=self.inputs == "pairs")
         for term in self.terms:
             total = total | term.needs
         return total
@@ -94,6 +98,11 @@ class Round(Strict):
             trained.discard("student")  # which may rest meanwhile
         for role in sorted(trained - set(self.turns)):
             raise ValueError(f"turns: role '{role}' has no turn")
+        judged = any(term.term == "adversarial" and term.at == "compared" for term in self.terms)
+        if judged and not any(term.term == "consistency" for term in self.terms):
+            raise ValueError("adversarial at: compared needs a consistency term in its round")
+        if (judged or self.inputs != "own") and self.needs.data and self.needs.pairs:
+            raise ValueError("data and pairs in one round have labels of their own; here a term would mix them")
         for term in self.terms:
             for role in term.trains:
                 if role not in {"student", *self.roles}:

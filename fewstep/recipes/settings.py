@@ -12,6 +12,7 @@ from fewstep.configuration import Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Inputs = Literal["own", "data", "pairs"]
 
 
 class UniformTimes(Strict):

@@ -63,7 +63,8 @@ class Adversarial(Term[settings.Adversarial]):
     adversarial diffusion distillation (LADD; Sauer et al., 2403.12015), the teacher frozen, differentiated to its input
     only. `samples`: adversarial diffusion distillation (ADD; Sauer et al., 2311.17042). `at: hops` judges where one
     step lands (SDXL-Lightning; Lin et al., 2402.13929): `paired` D(x_t, x_s), which keeps the teacher's path, otherwise
-    D(x_s), which gives it up for sharpness. `pool`: heads drawn from a pool that is refreshed (NitroFusion; Chen et
+    D(x_s), which gives it up for sharpness. `at: compared` judges what a consistency term compares (PCM; Wang et al.,
+    2405.18407). `pool`: heads drawn from a pool that is refreshed (NitroFusion; Chen et
     al., 2412.02030); the optimiser's moments of a head outlive its weights.
     """
 
@@ -146,8 +147,8 @@ class Adversarial(Term[settings.Adversarial]):
         """
         s, times = self.settings, times or self.settings.times
         source = "pair" if what == "real" and s.real == "pairs" else what
-        if s.at == "hops":
-            return self._at_hop(step, what, leaf, noise)
+        if s.at != "samples":
+            return (self._at_hop if s.at == "hops" else self._at_compared)(step, what, leaf, noise)
         if not leaf and not noise and self._network:
             return step.judged(self._network, source, times)[1], []
         x, t, _ = step.noised(source, times)
@@ -164,6 +165,18 @@ class Adversarial(Term[settings.Adversarial]):
             found = [torch.cat(both, 1) for both in zip(found, begun, strict=True)]
         return found, [x]
 
+    def _at_compared(self, step: "Step", what: str, leaf: bool, noise: float) -> tuple[list[Tensor], list[Tensor]]:
+        """As `_features`, of the states at unit variance that are compared, or of their targets, noised further.
+
+        In x / alpha noise of the ratio m takes a state at nu to sqrt(nu^2 + m^2), whether it is clean or not.
+        """
+        states, targets, nu = step.compared()
+        x, more = states if what == "fake" else targets, step.levels.ratio(step.times(self.settings.times).double())
+        t = step.levels.exact_time((nu.square() + more.square()).sqrt())
+        x = like((1 + nu.square()).sqrt(), x) * x + like(more, x) * step.normal(f"compared/{what}", like=x)
+        x = self._given(step, x * like(step.student.process.alpha(t), x), t, leaf, noise)
+        return self._read(step, x, t), [x]
+
     def _given(self, step: "Step", x: Tensor, t: Tensor | None, leaf: bool, noise: float) -> Tensor:
         """What the critic is given: x disturbed by `noise`, as an input to differentiate to if `leaf`."""
         if noise:
@@ -179,7 +192,7 @@ class Adversarial(Term[settings.Adversarial]):
         return self._modules["features"](x / spread(step, t, x), angle(step, t))
 
     def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
-        if self.settings.loss != "softplus" or self.settings.times is None:
+        if self.settings.loss != "softplus" or self.settings.times is None or self.settings.at != "samples":
             return None
         return self._judge(step, self._features(step, what, times=times)[0]).mean(1)
 

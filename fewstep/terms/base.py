@@ -62,3 +62,7 @@ class Term(Generic[S]):
     def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
         """log p_data / p_student (size,) at `step.raised(what, times)`, if this term estimates it."""
         return None
+
+    def compared(self, step: "Step") -> tuple[Tensor, Tensor, Tensor] | None:
+        """The student's states, their targets (size, ...) and noise ratios (size,), if this term compares any."""
+        return None

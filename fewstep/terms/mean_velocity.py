@@ -180,7 +180,8 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         x0, epsilon = (part(velocity, x, alpha, sigma, "flow_prediction") for part in (to_x0, to_epsilon))
         states = [process.add_noise(x0, epsilon, time) for time in times]
         both = None if condition is None else condition.repeat(2)
-        before, after = mean(torch.cat(states), times.flatten(), r.repeat(2), both).chunk(2)
+        with torch.autocast(x.device.type, enabled=False):  # a difference of numbers rounded to bfloat16 is noise
+            before, after = mean(torch.cat(states), times.flatten(), r.repeat(2), both).chunk(2)
         before_time, after_time = flow_time(process, times)
         return (after - before) / per_sample(after_time - before_time, x)
 

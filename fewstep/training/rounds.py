@@ -7,7 +7,7 @@ function of (seed, round, step), so a resumed round equals an uninterrupted one 
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from fewstep.training.optimiser import RoleOptimiser, rate
 from fewstep.training.path import Recorder, teacher_at
 from fewstep.training.precision import autocast, dtype_of, fingerprint, resolve
 from fewstep.training.progress import Figures, OnProgress
-from fewstep.training.sources import Sources
+from fewstep.training.sources import Source, Sources
 from fewstep.training.step import Step
 from fewstep.training.trained import trained_state
 from fewstep.training.world import World
@@ -151,32 +151,54 @@ class RoundTrainer:
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def _view(self, step: int, role: str, draws: Draws, part: slice) -> Step:
+    def _view(
+        self, step: int, role: str, draws: Draws, part: slice = slice(None), labelled_by: Source | None = None
+    ) -> Step:
         progress, networks = step / self.steps, self.networks
         if self.path:
             networks = networks | {"teacher": teacher_at(self.path, progress, self.round.backtrack)}
         return Step(role, networks, self.grid, self.sources, draws, part, progress, self.features,
                     graphs=self.graphs, sampler=self.recipe.student.sampler, terms=self.terms,
-                    finest=self.finest)  # fmt: skip
+                    finest=self.finest, labelled_by=labelled_by, inputs=self.round.inputs)  # fmt: skip
 
-    def _step(self, step: int, role: str, figures: Figures) -> None:
+    def _draws(self, step: int) -> Draws:
+        return Draws(self.seed, self.round_index, step, self.training.batch, self.device, self.dtype)
+
+    def _losses(
+        self, terms: Sequence[Term], step: int, role: str, draws: Draws, part: slice
+    ) -> Iterator[tuple[Term, Tensor, dict[str, Tensor]]]:
+        """Each term with its loss and statistics, on a batch that has the labels of what the term reads."""
+        views: dict[Source | None, Step] = {}
+        for term in terms:
+            source = self.sources.read_by(term.settings.needs)
+            if source not in views:
+                views[source] = self._view(step, role, draws, part, source)
+            yield term, *term.loss(views[source])
+
+    def _backward(
+        self, terms: Sequence[Term], step: int, role: str, draws: Draws, figures: Figures | None = None
+    ) -> None:
+        """Adds the gradients of the weighted sum of these terms' losses, the mean over the parts of the batch."""
         batch, parts = self.training.batch, self.training.accumulate
-        draws = Draws(self.seed, self.round_index, step, batch, self.device, self.dtype)
         for k in range(parts):
-            view = self._view(step, role, draws, self.world.part(k, parts, batch))
             total: Tensor | None = None
             with autocast(self.precision, self.device):
-                for term in self._terms_of(role):
-                    loss, statistics = term.loss(view)
-                    figures.require_finite(step, term.name, role, loss)
-                    figures.add(f"{role}/{term.name}", loss.detach())
-                    for name, value in statistics.items():
-                        figures.add(f"{role}/{term.name}/{name}", value)
+                for term, loss, statistics in self._losses(terms, step, role, draws, self.world.part(k, parts, batch)):
+                    if figures is not None:
+                        figures.require_finite(step, term.name, role, loss)
+                        figures.add(f"{role}/{term.name}", loss.detach())
+                        for name, value in statistics.items():
+                            figures.add(f"{role}/{term.name}/{name}", value)
                     weighted = loss * term.weight(role)
                     total = weighted if total is None else total + weighted
             if total is None:
                 raise SettingsError(f"{self.where}: no term with a weight trains the role '{role}'")
-            (total / parts if parts > 1 else total).backward()
+            if total.requires_grad or figures is not None:  # one term alone may have nothing to learn from this part
+                (total / parts if parts > 1 else total).backward()
+
+    def _step(self, step: int, role: str, figures: Figures) -> None:
+        draws = self._draws(step)
+        self._backward(self._terms_of(role), step, role, draws, figures)
         self.world.average_gradients(self.optimisers[role].parameters)
         progress = (step + 1) / (self.steps + 1)
         norm = self.optimisers[role].norm()
@@ -184,7 +206,7 @@ class RoundTrainer:
         self.optimisers[role].step(progress, norm)
         figures.add(f"{role}/gradient_norm", norm)
         for term in self.terms:
-            term.after_update(self._view(step, role, draws, slice(None)))
+            term.after_update(self._view(step, role, draws))
         if role == "student":
             figures.add("learning_rate", self.optimisers[role].peak * rate(self.recipe.optimiser, progress))
             self.average.update(self._turns_before(step, role))
@@ -207,14 +229,9 @@ class RoundTrainer:
 
     def _norm_of(self, term: Term, step: int, role: str) -> Tensor:
         """Norm of the gradients of one term alone, computed anew from the same draws; the step's own are given up."""
-        batch, parts, optimiser = self.training.batch, self.training.accumulate, self.optimisers[role]
-        draws = Draws(self.seed, self.round_index, step, batch, self.device, self.dtype)
+        optimiser = self.optimisers[role]
         optimiser.clear()
-        for k in range(parts):
-            with autocast(self.precision, self.device):
-                loss, _ = term.loss(self._view(step, role, draws, self.world.part(k, parts, batch)))
-            if loss.requires_grad:
-                (loss * term.weight(role) / parts).backward()
+        self._backward([term], step, role, self._draws(step))
         norm = optimiser.norm()
         optimiser.clear()
         return norm
@@ -232,7 +249,8 @@ class RoundTrainer:
             for number, term in enumerate(self.terms):
                 role = next(r for r in self.round.turns if r in term.settings.trains)
                 seed = derive(self.seed, "head", self.round_index, number)
-                term.prepare(self._view(0, role, draws, slice(None)), seed)
+                source = self.sources.read_by(term.settings.needs)
+                term.prepare(self._view(0, role, draws, labelled_by=source), seed)
 
     def _optimiser(self, role: str) -> RoleOptimiser:
         modules = {role: self.networks[role]} if role in self.networks else {}  # some roles train heads only

@@ -1,15 +1,18 @@
 """Where a round's batches come from: real data and cached teacher outputs, in an order keyed by (seed, position)."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
 from fewstep.randomness import Permutation, generator
+from fewstep.recipes.terms.base import Needs
 from fewstep.training.draws import Draws
 from fewstep.training.identity import tensor_digest
+
+Source = Literal["data", "pairs"]
 
 
 class DataSource(Protocol):
@@ -39,6 +42,12 @@ class Sources:
     """Without labelled data or pairs: share of the samples that get the null label instead of a uniform class."""
     labels: tuple[int, ...] | None = None
     """The labels to train on, the null label among them or not; None: all."""
+
+    def read_by(self, needs: Needs) -> Source | None:
+        """Which source a term of these needs reads; one that reads neither goes with the data, where there are any."""
+        if self.pairs is not None and (needs.pairs or self.data is None):
+            return "pairs"
+        return None if self.data is None else "data"
 
     def data_batch(self, draws: Draws) -> tuple[Tensor, Tensor | None]:
         """The real samples of this step's whole batch, on its device."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
-from fewstep.recipes.settings import Times
+from fewstep.recipes.settings import Inputs, Times
+from fewstep.recipes.terms.base import Needs
 from fewstep.training.draws import Draws
 from fewstep.training.levels import Levels, distribution
 from fewstep.training.noised import Noised, raise_level
-from fewstep.training.sources import Sources
+from fewstep.training.sources import Source, Sources
 from fewstep.training.world import World, everywhere
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Step:
         progress: share of the round that is done, in [0, 1).
         terms: of the round, which may serve each other (`log_ratio`).
         finest: native times of the finest steps of any round and its teachers, to which the grid's belong.
+        labelled_by: whose labels the batch has; None: no source's, they are drawn.
+        inputs: what the student's later steps are given (see Round.inputs).
     """
 
     def __init__(
@@ -48,8 +51,11 @@ class Step:
         sampler: str = "renoise",
         terms: Sequence["Term"] = (),
         finest: list[float] | None = None,
+        labelled_by: Source | None = None,
+        inputs: Inputs = "own",
     ):
         self.role, self.networks, self.grid, self.sampler = role, networks, grid, sampler
+        self.labelled_by, self.inputs = labelled_by or sources.read_by(Needs()), inputs
         self._finest = finest or grid
         self.progress, self.terms, self._graphs = progress, terms, graphs
         self._sources, self._draws, self._part, self._features = sources, draws, part, features
@@ -116,14 +122,14 @@ class Step:
 
     @cached_property
     def condition(self) -> Tensor | None:
-        """Labels (size,) of the batch: those of the pairs or the data, else uniform; None without classes.
+        """Labels (size,) of the batch: those of `labelled_by`, else uniform; None without classes.
 
         Pairs or data without labels get the null class; SettingsError if the network has none.
         """
         classes, null = self.student.num_classes, self.student.null_class
         if not classes:
             return None
-        if self._sources.pairs is None and self._sources.data is None:
+        if self.labelled_by is None:
             allowed = self._sources.labels
             own = list(range(classes)) if allowed is None else [label for label in allowed if label != null]
             labels = torch.tensor(own, device=self._draws.device)[self.integers("condition", len(own))]
@@ -131,13 +137,15 @@ class Step:
                 return labels
             dropped = self.uniform("null") < self._sources.null_share
             return torch.where(dropped, torch.full_like(labels, null), labels)
-        labels = self.pair.get("condition") if self._sources.pairs is not None else None
-        if labels is None and self._sources.data is not None and self._data[1] is not None:
-            labels = self._data[1][self._part]
+        if self.labelled_by == "pairs":
+            labels = self.pair.get("condition")
+        else:
+            labels = None if self._data[1] is None else self._data[1][self._part]
         if labels is not None:
             return labels
         if null is None:
-            raise SettingsError(f"the network has {classes} classes and no null class, but the data have no labels")
+            what = f"the {self.labelled_by} have no labels"
+            raise SettingsError(f"the network has {classes} classes and no null class, but {what}")
         return torch.full((self.size,), null, device=self._draws.device)
 
     @cached_property
@@ -214,7 +222,8 @@ class Step:
         """The student's samples (size, ...): with a graph in the student's own turn, without one in any other.
 
         With several steps the student's own earlier steps give the input of a randomly chosen last one, the only one
-        with a gradient (backward simulation; Yin et al., 2405.14867, section 4.5).
+        with a gradient (backward simulation; Yin et al., 2405.14867, section 4.5), unless the round's `inputs` are
+        noised samples.
         """
         return self._exit_prediction.x0
 
@@ -230,8 +239,11 @@ class Step:
     @cached_property
     @torch.no_grad()
     def exit_state(self) -> Tensor:
-        """The student's own state (size, ...) at grid[exit]."""
+        """The student's state (size, ...) at grid[exit]: its own, or noised samples where the round says so."""
         x = self.start(self.normal("generator"))
+        if self.exit and self.inputs != "own":
+            samples = self.data if self.inputs == "data" else self.pair["x"]
+            return self.student.process.add_noise(samples, self.normal("generator"), self.full(self.grid[self.exit]))
         for k in range(self.exit):
             x = self._after(self.student.predict(x, self.full(self.grid[k]), self.condition), k)
         return x
@@ -319,6 +331,17 @@ class Step:
             if found is not None:
                 return found.detach()
         raise SettingsError("no term of the round estimates the ratio of densities; add `term: adversarial`")
+
+    def compared(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(the student's states, their targets, noise ratios (size,)), as a term of the round compares them.
+
+        The states (size, ...) are at unit variance. Raises SettingsError if no term of the round compares any.
+        """
+        for term in self.terms:
+            found = term.compared(self)
+            if found is not None:
+                return found
+        raise SettingsError("no term of the round compares states with targets; add `term: consistency`")
 
     def once(self, key: tuple, make: Callable[[], Any]) -> Any:
         """What `make()` returned the first time that this key was asked for in this step."""

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-import yaml
 
 from fewstep.configuration import parse
 from fewstep.errors import SettingsError, StageFailed
@@ -182,17 +181,4 @@ def test_overrides_reach_the_recipe_and_what_does_not_fit_is_refused(world):
     with pytest.raises(SettingsError, match="single step"):
         set_to(world, distill={"steps": 2})
         distill.check(world.context("distill", "overrides"))
-    set_to(world)
-
-
-def test_data_and_pairs_in_one_round_of_a_network_with_classes_are_refused(world, tmp_path):
-    both = {"rounds": [{"terms": [{"term": "regression"}, {"term": "denoising"}]}]}
-    apart = {"rounds": [{"terms": [term]} for term in both["rounds"][0]["terms"]]}
-    for name, recipe in (("both", both), ("apart", apart)):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
-    set_to(world, distill={"recipe": str(tmp_path / "both.yaml")})
-    with pytest.raises(SettingsError, match="round 1 of recipe both .* labels differ"):
-        distill.check(world.context("distill", "both"))
-    set_to(world, distill={"recipe": str(tmp_path / "apart.yaml")})
-    distill.check(world.context("distill", "apart"))
     set_to(world)

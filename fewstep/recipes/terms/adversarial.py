@@ -51,9 +51,10 @@ class Adversarial(TermSettings):
     extractor: str | None = None
     """samples: "module:function", which returns a frozen network x -> list of features; None: a small network of our
     own, trained with the heads."""
-    at: Literal["samples", "hops"] = "samples"
+    at: Literal["samples", "hops", "compared"] = "samples"
     """samples: the student's samples against real ones; hops: where one step of the student lands, against where the
-    teacher's finer steps do (SDXL-Lightning)."""
+    teacher's finer steps do (SDXL-Lightning); compared: the states that the round's consistency term compares, against
+    their targets (PCM)."""
     hop: Hop = Hop()
     paired: bool = False
     """hops: the critic also sees the state that the step began at, so that the student cannot leave its path."""
@@ -81,8 +82,9 @@ class Adversarial(TermSettings):
 
     @property
     def needs(self) -> Needs:
-        source, hops = (self.hop.source if self.at == "hops" else self.real), self.at == "hops"
-        return Needs(data=source == "data", pairs=source == "pairs", teacher=hops or self.features == "teacher")
+        source = {"samples": self.real, "hops": self.hop.source}.get(self.at)
+        teacher = self.at == "hops" or self.features == "teacher"
+        return Needs(data=source == "data", pairs=source == "pairs", teacher=teacher)
 
     @property
     def parts(self) -> int:
@@ -104,11 +106,11 @@ class Adversarial(TermSettings):
     def _consistent(self) -> "Adversarial":
         if self.extractor and self.features != "samples":
             raise ValueError(f"extractor: goes with `features: samples`, not with {self.features}")
-        if self.at == "hops" and (self.features == "fake_score" or self.extractor):
-            raise ValueError("at: hops goes with features of the teacher or of samples by a network of our own")
+        if self.at != "samples" and (self.features == "fake_score" or self.extractor):
+            raise ValueError(f"at: {self.at} goes with features of the teacher or of samples by a network of our own")
         trained = self.features == "fake_score" or (self.features == "samples" and not self.extractor)
         if trained and self.gradient_penalty is not None and self.gradient_penalty.kind == "features":
             raise ValueError("gradient_penalty: to features goes with those of a frozen network; take kind: exact")
-        if self.times is None and self.features != "samples":
+        if self.times is None and (self.features != "samples" or self.at == "compared"):
             raise ValueError("times: a network that was trained on noised samples needs noise levels")
         return self

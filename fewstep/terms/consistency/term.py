@@ -43,16 +43,23 @@ class Consistency(Term[settings.Consistency]):
 
     def loss(self, step: "Step") -> Loss:
         s = self.settings
-        points, edge, joint = self._points(step)
-        found = self._at(step, step.student, points.far, edge, points.scale)
-        with torch.no_grad():
-            target = self._target(step, points, edge)
-        distance = self._distance(found, target)
+        points, _, joint = step.once(("points", id(self)), lambda: self._points(step))
+        distance = self._distance(*self.compared(step)[:2])
         gap = points.far.nu - points.near.nu
         weight = 1 / gap.masked_fill(joint, 1.0) if s.weighting == "inverse_gap" else torch.ones_like(gap)
         if s.truncation is not None:
             weight = weight.masked_fill(joint, s.truncation.boundary_weight)
         return (weight * distance).mean(), {"gap": (gap / points.far.nu).mean().detach()}
+
+    def compared(self, step: "Step") -> tuple[Tensor, Tensor, Tensor]:
+        def make() -> tuple[Tensor, Tensor, Tensor]:
+            points, edge, _ = step.once(("points", id(self)), lambda: self._points(step))
+            with torch.set_grad_enabled(step.role == "student"):
+                found = self._at(step, step.student, points.far, edge, points.scale)
+            with torch.no_grad():
+                return found, self._target(step, points, edge), edge
+
+        return step.once(("compared", id(self)), make)
 
     def _points(self, step: "Step") -> tuple[Pair, Tensor, Tensor]:
         """The pair; noise ratios (N,) where predictions are compared; rows (N,) that hold the student to its past."""

@@ -10,7 +10,7 @@ from fewstep.closure import closure
 from fewstep.conformance import cells, judging, table
 from fewstep.conformance.__main__ import usual_process
 from fewstep.conformance.cells import Cell, make_all
-from fewstep.conformance.code import COLLECTIONS, code_digest
+from fewstep.conformance.code import COLLECTIONS, code_digest, statements
 from fewstep.conformance.known import known_misses, surprises
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
 from fewstep.conformance.targets import target_of
@@ -129,6 +129,15 @@ def test_code_that_a_recipe_does_not_load_is_no_part_of_its_key():
     keys = {Cell("kd", Problem("ring")).key, Cell("kd", Problem("grid")).key, Cell("ect", Problem("ring")).key,
             Cell("kd", Problem("ring"), seed=1).key, Cell("kd", Problem("ring"), images=1).key}  # fmt: skip
     assert len(keys) == 5
+
+
+def test_what_only_describes_code_is_no_part_of_a_key(tmp_path):
+    said, done = tmp_path / "said.py", tmp_path / "done.py"
+    plain = "def f(x: int = 2):\n    return x\n"
+    said.write_text('"""About."""\n\ndef f(x: int = 2):  # why\n    """What."""\n    return (x)\n')
+    done.write_text(plain.replace("2", "3"))
+    (tmp_path / "plain.py").write_text(plain)
+    assert statements(said) == statements(tmp_path / "plain.py") != statements(done)
 
 
 def test_a_cell_is_made_once_recorded_and_tabled(tmp_path, quick, monkeypatch):

@@ -7,11 +7,23 @@ import torch
 
 from fewstep.errors import SettingsError
 from fewstep.processes import Flow
+from fewstep.recipes import parse_recipe
 from fewstep.recipes import terms as settings
 from fewstep.terms import build
 from fewstep.terms.adversarial import change_under_noise, critic_hinge, gradient_norm, student_hinge
 from fewstep.terms.heads import FeatureHeads
-from tests.fewstep.terms.gaussian import MU, S, make_step, samples, student
+from tests.fewstep.terms.gaussian import (
+    IDS,
+    MU,
+    PROCESSES,
+    S,
+    consistency,
+    gaussian,
+    make_step,
+    samples,
+    step_of,
+    student,
+)
 from tests.fewstep.training.small import BATCH, finish, run, teacher, tiny
 
 FAKE = MU + 0.6  # mean of the student's samples
@@ -159,3 +171,41 @@ def test_heads_on_the_teacher_leave_it_alone_and_have_a_turn_of_their_own(tmp_pa
     after = finish(job)
     assert all(torch.equal(value, job.teacher.state_dict()[name]) for name, value in before.items())
     assert any(not torch.equal(value, after[name]) for name, value in teacher().state_dict().items())
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=IDS)
+def test_what_a_consistency_term_compares_is_judged_at_the_level_where_it_lies(process):
+    """The exact flow map is compared at clean data; noised to any level its states are the noised data, as targets are.
+
+    A student beside it gives other states, and the critic's turn asks it without a graph.
+    """
+    n, levels = 1 << 14, {"kind": "grid", "cells": 20}
+    points = {"kind": "teacher", "solver": "heun", "levels": levels}
+    own = student(process, consistency)
+    networks = {"student": own, "teacher": gaussian(process), "teacher_network": gaussian(process)}
+    terms = [build(settings.Consistency(term="consistency", points=points)),
+             build(settings.Adversarial(term="adversarial", at="compared", features="samples"))]  # fmt: skip
+    read = []
+    terms[1]._read = lambda step, x, t: read.append((x, t)) or [x]
+    for role, shift in (("discriminator", 0.0), ("student", 0.0), ("student", 0.3)):
+        own.network.shift.data.fill_(shift)
+        step = step_of(networks, role=role, n=n, data=samples(n), terms=terms)
+        for what in ("fake", "real"):
+            terms[1]._features(step, what)
+            x, t = read.pop()
+            assert x.requires_grad == (role == "student" and what == "fake")
+            alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+            normal = ((x.detach() - alpha * MU) / (alpha**2 * S**2 + sigma**2).sqrt()).flatten()
+            mean, error = float(normal.mean()), float(normal.std()) / len(normal) ** 0.5
+            moved = shift and what == "fake"
+            if moved:
+                assert mean > 20 * error, mean
+            elif not shift:
+                assert abs(mean) < 4.5 * error and abs(float(normal.std()) - 1) < 0.03, (role, what, mean, error)
+
+
+def test_what_is_compared_needs_a_term_that_compares():
+    critic = {"term": "adversarial", "at": "compared", "features": "teacher"}
+    recipe = {"name": "x", "rounds": [{"terms": [critic], "turns": {"student": 1, "discriminator": 1}}]}
+    with pytest.raises(SettingsError, match="needs a consistency term"):
+        parse_recipe(recipe, "x")

@@ -7,6 +7,9 @@ import math
 import pytest
 import torch
 
+from fewstep.errors import SettingsError
+from fewstep.processes import Flow
+from fewstep.recipes import parse_recipe
 from fewstep.recipes import terms as settings
 from fewstep.recipes.settings import LogNormalTimes, NativeTimes, UniformTimes
 from fewstep.terms import build
@@ -17,10 +20,12 @@ from tests.fewstep.terms.gaussian import (
     MU,
     PROCESSES,
     SIGMAS,
+    Pairs,
     S,
     consistency,
     flow_map,
     gaussian,
+    generator_of,
     gradients,
     leading_to,
     make_step,
@@ -139,3 +144,32 @@ def test_states_between_deterministic_steps_rest_at_the_teachers_flow(process):
         term, {"student": own, "teacher": gaussian(process), "fake_score": fakes}, steps=24, grid=grid, sampler="ode"
     )
     assert bool((mean[:2] > SIGMAS * error[:2]).all())
+
+
+@pytest.mark.parametrize("inputs", ["own", "data", "pairs"])
+def test_a_later_step_is_given_what_the_round_says(inputs):
+    """The student's own samples lie elsewhere than the data, and those elsewhere than the pairs'."""
+    means = {"own": MU + 0.6, "data": MU, "pairs": MU - 0.6}
+    own, n = generator_of(Flow(), means["own"]), 1 << 12
+    grid = [1.0, 0.5]
+    seen = set()
+    for k in range(6):
+        step = make_step({"student": own}, n=n, k=k, grid=grid, inputs=inputs, data=samples(n, mean=means["data"]),
+                         pairs=Pairs(mean=means["pairs"]))  # fmt: skip
+        seen.add(step.exit)
+        state, t = step.exit_state, torch.tensor(grid[step.exit])
+        alpha, sigma = Flow().alpha(t), Flow().sigma(t)
+        variance = float(alpha**2 * S**2 + sigma**2) if step.exit else 1.0
+        off = state.double().mean() - float(alpha) * means[inputs]
+        assert abs(float(off)) < 4.5 * (variance / state.numel()) ** 0.5, (step.exit, off)
+        assert float(state.var()) == pytest.approx(variance, rel=0.05)
+    assert seen == {0, 1}
+
+
+def test_steps_that_are_given_samples_of_one_source_go_with_terms_of_that_source():
+    ladd = {"term": "adversarial", "features": "teacher", "real": "pairs"}
+    turns = {"student": 1, "discriminator": 1}
+    one = {"inputs": "pairs", "terms": [ladd], "turns": turns}
+    assert parse_recipe({"name": "x", "rounds": [one]}, "x").needs.pairs
+    with pytest.raises(SettingsError, match="labels of their own"):
+        parse_recipe({"name": "x", "rounds": [one | {"inputs": "data"}]}, "x")

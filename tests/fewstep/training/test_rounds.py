@@ -31,9 +31,28 @@ def test_one_and_two_parts_of_a_batch_give_the_same_gradients(name):
         assert torch.allclose(value, found[1][key], rtol=1e-3, atol=1e-5 * size), key
 
 
-def trainer_of(name: str, **overrides) -> RoundTrainer:
+def test_terms_that_read_data_and_pairs_in_one_round_have_the_labels_of_what_they_read():
+    """The gradient of both is the sum of each alone, where there is only one source to take labels from."""
+    found = []
+    terms = [{"term": "regression"}, {"term": "denoising"}, {"term": "distribution_matching"}]
+    for used in ([0, 1, 2], [0], [1, 2]):
+        turns = {"student": 1, "fake_score": 1} if 2 in used else {"student": 1}
+        recipe = {"name": "x", "training": {"batch": BATCH, "precision": "float32"}}
+        recipe["rounds"] = [{"terms": [terms[k] for k in used], "turns": turns}]
+        trainer = trainer_of(parse_recipe(recipe, "x"))
+        take_turn(trainer, 0, update=False)
+        grads = {n: p.grad for n, p in trainer.networks["student"].named_parameters()}
+        found.append({n: grad.clone() for n, grad in grads.items() if grad is not None})
+    both, pairs, data = found
+    assert both.keys() == pairs.keys() == data.keys() and len(both) > 20
+    size = max(float(value.abs().max()) for value in both.values())
+    for name, value in both.items():
+        assert torch.allclose(value, pairs[name] + data[name], rtol=1e-3, atol=1e-5 * size), name
+
+
+def trainer_of(recipe, **overrides) -> RoundTrainer:
     """The first round of a recipe with networks that all differ."""
-    recipe = tiny(name, **overrides)
+    recipe = tiny(recipe, **overrides) if isinstance(recipe, str) else recipe
     networks = {"student": teacher(1), "teacher": teacher(), "fake_score": teacher(2), "teacher_network": teacher()}
     needs = recipe.rounds[0].needs
     sources = Sources(data=data() if needs.data else None, pairs=Pairs() if needs.pairs else None)
