@@ -20,6 +20,7 @@ from fewstep.records import write_atomically
 
 FOLDER = Path(".fewstep/conformance")
 IMAGES = 200_000
+TRACED_IMAGES, TRACED_SAMPLES = 4096, 64
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,32 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """SHA-256 over everything that determines the figures but the machine."""
+        """SHA-256 over the settings and the code that judges: with the code that trains all but the machine."""
         recipe = load_recipe(self.recipe)
-        code = code_digest(*TRAINING, *JUDGING, *modules_of(recipe))
         parts = {**recipe.resolved(), "target": recipe.target, "flow_map": recipe.flow_map, **asdict(self.problem)}
-        return _digest({**parts, "seed": self.seed, "images": self.images, "code": code})
+        return _digest({**parts, "seed": self.seed, "images": self.images, "judging": code_digest(*JUDGING)})
+
+    @property
+    def code(self) -> str:
+        """SHA-256 over the code that trains the recipe."""
+        return code_digest(*TRAINING, *modules_of(load_recipe(self.recipe)))
+
+    def trace(self) -> str:
+        """SHA-256 over the weights and samples of a short run: of all its rounds, turns and schedules, some seconds.
+
+        Code of the same trace trains the same, as far as so many steps show: figures survive an edit by which no bit
+        changed.
+        """
+        import torch
+
+        from fewstep.training import distill
+        from fewstep.training.identity import tensor_digest
+
+        torch.set_num_threads(1)
+        student = distill(self.recipe, self.problem.teacher(), images=TRACED_IMAGES, seed=self.seed, device="cpu")
+        shape = (TRACED_SAMPLES, *student.denoiser.sample_shape)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return tensor_digest({**student.denoiser.state_dict(), "samples": student.sample(noise)})
 
     def path(self, folder: Path) -> Path:
         """Where its figures stand, of whatever key."""
@@ -45,7 +67,20 @@ class Cell:
         return Path(folder) / (name + ("" if self.images == IMAGES else f"-{self.images}") + ".json")
 
     def figures(self, folder: Path) -> dict | None:
-        """What was recorded of this cell under its present key; None if it must be made."""
+        """What was recorded of this cell under its present key and code; None if it must be looked at."""
+        found = self._recorded(folder)
+        return found if found is not None and found.get("code") == self.code else None
+
+    def retraced(self, folder: Path) -> dict | None:
+        """What was recorded under its present key by other code of the same trace, from now on under this code."""
+        found = self._recorded(folder)
+        if found is None or "trace" not in found or found["trace"] != self.trace():
+            return None
+        found["code"] = self.code
+        _write(self.path(folder), found)
+        return found
+
+    def _recorded(self, folder: Path) -> dict | None:
         try:
             found = json.loads(self.path(folder).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -60,13 +95,13 @@ def make(cell: Cell, folder: Path = FOLDER) -> dict:
     from fewstep.training import distill
 
     torch.set_num_threads(1)
-    key, begun = cell.key, time.monotonic()
+    key, code, begun = cell.key, cell.code, time.monotonic()
     recipe = load_recipe(cell.recipe)
     teacher = cell.problem.teacher()
     try:
         student = distill(recipe, teacher, images=cell.images, seed=cell.seed, device="cpu")
         seconds = time.monotonic() - begun
-        verdict = _judged(cell, recipe, teacher, student, folder)
+        verdict = {"trace": cell.trace(), **_judged(cell, recipe, teacher, student, folder)}
     except FewstepError as error:
         seconds, verdict = time.monotonic() - begun, {"missed": [str(error)]}
     except Exception as error:  # a recipe that breaks is a line of the table, not the end of the suite
@@ -75,6 +110,7 @@ def make(cell: Cell, folder: Path = FOLDER) -> dict:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     record = {
         "key": key,
+        "code": code,
         "recipe": recipe.name,
         "problem": cell.problem.name,
         "seed": cell.seed,
@@ -89,7 +125,7 @@ def make(cell: Cell, folder: Path = FOLDER) -> dict:
 
 
 def make_all(cells: Sequence[Cell], folder: Path = FOLDER, workers: int = 1) -> Iterator[dict]:
-    """The figures of every cell, those that are missing or stale made by `workers` processes, as they come.
+    """The figures of every cell, those that are missing or of other settings or code made by `workers` processes.
 
     Each cell has a process of its own, which its peak memory is that of.
     """
@@ -111,7 +147,11 @@ class _Make:
     folder: Path
 
     def __call__(self, cell: Cell) -> dict:
-        return make(cell, self.folder)
+        try:
+            found = cell.retraced(self.folder)
+        except Exception:
+            found = None  # what breaks a short run breaks the whole one, which says so
+        return found or make(cell, self.folder)
 
 
 def _judged(cell, recipe, teacher, student, folder: Path) -> dict:

@@ -38,14 +38,14 @@ def code_digest(*modules: str) -> str:
 
 @cache
 def statements(path: Path) -> str:
-    """What a Python file says to do, as text that is equal for equal syntax trees without their descriptions."""
+    """What a Python file says to do, as text: its syntax tree without what only describes."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         for field in ("body", "orelse", "finalbody"):
             kept = getattr(node, field, None)
             if isinstance(kept, list):
                 setattr(node, field, [line for line in kept if not _describes(line)])
-    return ast.dump(tree)
+    return ast.unparse(tree)
 
 
 def _describes(line: ast.stmt) -> bool:

@@ -56,8 +56,8 @@ class Round(Strict):
     start: Literal["teacher", "random", "previous"] | None = None
     """What the student starts from; None: as `student.init` says in the first round, later the student before."""
     inputs: Inputs = "own"
-    """What the student's steps after the first are given where a term judges its samples. own: what its earlier steps
-    made (backward simulation, DMD2); data, pairs: real samples or the teacher's, noised (ADD, LADD)."""
+    """What the student is given where a term asks for it at one of its steps after the first. own: what its earlier
+    steps made (backward simulation, DMD2); data, pairs: real samples or the teacher's, noised (ADD, LADD)."""
     merge: tuple[MergedRound, ...] = ()
     """The round ends with the weighted mean of its student and those of earlier rounds, whose weights stand here."""
     trajectories: RoundTrajectories = RoundTrajectories()

@@ -171,7 +171,8 @@ class Adversarial(Term[settings.Adversarial]):
         In x / alpha noise of the ratio m takes a state at nu to sqrt(nu^2 + m^2), whether it is clean or not.
         """
         states, targets, nu = step.compared()
-        x, more = states if what == "fake" else targets, step.levels.ratio(step.times(self.settings.times).double())
+        x, times = states if what == "fake" else targets, step.times(self.settings.times, "compared/times")
+        more = step.levels.ratio(times.double())
         t = step.levels.exact_time((nu.square() + more.square()).sqrt())
         x = like((1 + nu.square()).sqrt(), x) * x + like(more, x) * step.normal(f"compared/{what}", like=x)
         x = self._given(step, x * like(step.student.process.alpha(t), x), t, leaf, noise)

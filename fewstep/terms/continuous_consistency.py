@@ -97,9 +97,10 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         """F, and its difference to F a straight step nearer to the data, over the difference in log nu."""
         x0, epsilon = _pair(state, velocity)
         nearer = State.noised(x0, epsilon, state.nu * math.exp(-self.settings.difference))
-        own = unit_velocity(predict(step, step.student, state, **step.scale_input))
-        with torch.no_grad():
-            before = unit_velocity(predict(step, step.student, nearer, **step.scale_input))
+        with torch.autocast(velocity.device.type, enabled=False):
+            own = unit_velocity(predict(step, step.student, state, **step.scale_input))
+            with torch.no_grad():
+                before = unit_velocity(predict(step, step.student, nearer, **step.scale_input))
         return own, (own.detach() - before) / self.settings.difference
 
     def _points(self, step: "Step") -> tuple[State, Tensor]:

@@ -30,9 +30,9 @@ class Step:
         grid: native times of the student's steps, the first one being where sampling starts.
         sampler: how the student goes from one step to the next, as in its settings.
         progress: share of the round that is done, in [0, 1).
-        terms: of the round, which may serve each other (`log_ratio`).
+        terms: of the round, which may serve each other (`log_ratio`, `compared`).
         finest: native times of the finest steps of any round and its teachers, to which the grid's belong.
-        labelled_by: whose labels the batch has; None: no source's, they are drawn.
+        labelled_by: whose labels the batch has; None (given: as for a term that reads neither): they are drawn.
         inputs: what the student's later steps are given (see Round.inputs).
     """
 
@@ -240,10 +240,10 @@ class Step:
     @torch.no_grad()
     def exit_state(self) -> Tensor:
         """The student's state (size, ...) at grid[exit]: its own, or noised samples where the round says so."""
-        x = self.start(self.normal("generator"))
         if self.exit and self.inputs != "own":
             samples = self.data if self.inputs == "data" else self.pair["x"]
             return self.student.process.add_noise(samples, self.normal("generator"), self.full(self.grid[self.exit]))
+        x = self.start(self.normal("generator"))
         for k in range(self.exit):
             x = self._after(self.student.predict(x, self.full(self.grid[k]), self.condition), k)
         return x

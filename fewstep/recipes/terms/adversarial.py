@@ -108,9 +108,15 @@ class Adversarial(TermSettings):
             raise ValueError(f"extractor: goes with `features: samples`, not with {self.features}")
         if self.at != "samples" and (self.features == "fake_score" or self.extractor):
             raise ValueError(f"at: {self.at} goes with features of the teacher or of samples by a network of our own")
+        if self.paired and self.at != "hops":
+            raise ValueError(f"paired: goes with `at: hops`, not with {self.at}")
+        if self.at != "samples" and self.real != "data":
+            raise ValueError(f"real: goes with `at: samples`, not with {self.at}")
         trained = self.features == "fake_score" or (self.features == "samples" and not self.extractor)
         if trained and self.gradient_penalty is not None and self.gradient_penalty.kind == "features":
             raise ValueError("gradient_penalty: to features goes with those of a frozen network; take kind: exact")
-        if self.times is None and (self.features != "samples" or self.at == "compared"):
+        if self.times is None and self.features != "samples":
             raise ValueError("times: a network that was trained on noised samples needs noise levels")
+        if self.times is None and self.at == "compared":
+            raise ValueError("times: what is compared is judged at more noise; give its levels")
         return self

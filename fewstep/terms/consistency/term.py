@@ -57,7 +57,8 @@ class Consistency(Term[settings.Consistency]):
             with torch.set_grad_enabled(step.role == "student"):
                 found = self._at(step, step.student, points.far, edge, points.scale)
             with torch.no_grad():
-                return found, self._target(step, points, edge), edge
+                target = self._target(step, points, edge)
+            return found, target, torch.zeros_like(edge) if self.settings.carry else edge
 
         return step.once(("compared", id(self)), make)
 

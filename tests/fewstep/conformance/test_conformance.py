@@ -18,6 +18,7 @@ from fewstep.errors import SettingsError
 from fewstep.recipes import load_recipe, recipe_names
 from fewstep.student_settings import SamplerSettings
 from fewstep.students import Student
+from fewstep.terms import consistency
 from fewstep.training import surrogate
 
 
@@ -156,6 +157,18 @@ def test_a_cell_is_made_once_recorded_and_tabled(tmp_path, quick, monkeypatch):
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("a\n") and readme.endswith("b\n") and "| `kd` |" in readme
     assert "met" in table.line(record)
+
+
+def test_figures_outlive_an_edit_that_changes_no_bit_of_a_short_run(tmp_path, quick, monkeypatch):
+    cell = Cell("ect", Problem("ring"), images=4096)
+    record = cells.make(cell, tmp_path)
+    monkeypatch.setattr(Cell, "code", "edited")
+    assert cell.figures(tmp_path) is None
+    assert cell.retraced(tmp_path) == {**record, "code": "edited"} == cell.figures(tmp_path)
+    monkeypatch.setattr(Cell, "code", "edited again")
+    distance = consistency.term.pseudo_huber
+    monkeypatch.setattr(consistency.term, "pseudo_huber", lambda *given: 1.0001 * distance(*given))
+    assert cell.retraced(tmp_path) is None and cell.figures(tmp_path) is None
 
 
 def test_what_breaks_is_a_line_of_the_table(tmp_path, quick):

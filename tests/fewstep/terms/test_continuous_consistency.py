@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fewstep.processes import Flow
 from fewstep.recipes import terms as settings
 from fewstep.recipes.settings import LogNormalTimes
 from fewstep.terms import build
@@ -50,6 +51,16 @@ def test_the_tangent_of_the_exact_function_is_zero_and_that_of_a_denoiser_is_not
     assert wide < 0.1 and 0.4 < narrow / wide < 0.6  # of first order in the gap
     networks["student"] = student(process, posterior_mean)
     assert term().loss(make_step(networks, n=512, data=data))[1]["tangent"] > 0.05
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.1])
+def test_the_derivative_is_taken_without_rounding_to_bfloat16(difference):
+    own = student(Flow(), lambda *state: posterior_mean(*state) @ torch.tensor([[0.8, -0.6], [0.6, 0.8]]))
+    step = make_step({"student": own, "teacher": gaussian(Flow())}, n=64, data=samples(64))
+    exact = term(difference=difference)
+    plain = exact.loss(step)[1]["tangent"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(exact.loss(step)[1]["tangent"], plain)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)

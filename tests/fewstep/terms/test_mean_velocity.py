@@ -121,6 +121,20 @@ def test_the_bias_of_the_difference_is_of_second_order_in_its_width():
     assert all(1.7 < order < 2.6 for order in orders), orders
 
 
+def test_a_difference_is_taken_without_rounding_to_bfloat16():
+    step = make_step({"student": gaussian(Flow())}, n=16)
+    x, velocity = samples(16), samples(16, seed=4)
+    t, r, turn = torch.full((16,), 0.7), torch.full((16,), 0.2), torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+
+    def found():
+        mean = lambda x, t, r, condition: x @ turn  # noqa: E731
+        return term(difference=0.1)._differenced(step, mean, x, t, r, None, velocity)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = found()
+    assert torch.equal(rounded, found())
+
+
 def test_a_difference_goes_with_the_derivative():
     with pytest.raises(ValueError, match="difference"):
         term(identity="splitting", difference=0.1)

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from fewstep.errors import SettingsError
-from fewstep.recipes import recipe_names
 from fewstep.terms import continuous_consistency, self_adversarial
 from fewstep.training import surrogate
 from fewstep.training.world import World
@@ -43,7 +42,7 @@ def alone(monkeypatch):
     assert World.current() == World(0, 1)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", worlds.NAMES)
 def test_one_and_two_processes_give_equal_gradients(name, two, alone, tmp_path):
     one = worlds.gradients(name, tmp_path)
     assert not [path.read_text() for path in two.glob(f"{name}-?.failed")]

@@ -11,7 +11,7 @@ from torch import distributed
 
 from fewstep.conformance.problems import Problem
 from fewstep.errors import SettingsError
-from fewstep.recipes import Overrides, load_recipe, recipe_names
+from fewstep.recipes import Overrides, Recipe, load_recipe, parse_recipe, recipe_names
 from fewstep.training import Distillation, surrogate
 from fewstep.training.progress import Figures
 from fewstep.training.rounds import RoundTrainer
@@ -19,11 +19,26 @@ from fewstep.training.sources import ExactData
 from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
+FORWARD = "-by-forward-differentiation"
+NAMES = [*recipe_names(), *(f"{name}{FORWARD}" for name in ("scm", "meanflow"))]
+"""The recipes, and two whose derivative is taken exactly instead of by differences."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of this name, with every `difference` 0 where the name says so."""
+    recipe = load_recipe(name.removesuffix(FORWARD))
+    if not name.endswith(FORWARD):
+        return recipe
+    data = recipe.model_dump(mode="json")
+    for term in data["rounds"][0]["terms"]:
+        assert term["difference"]
+        term["difference"] = 0.0
+    return parse_recipe(data, name)
 
 
 def distillation(name: str, folder: Path, seed: int = 0, **overrides) -> Distillation:
     """A run of a few batches on the ring, with a stand-in that is hardly fitted."""
-    recipe = load_recipe(name).override(Overrides(batch=BATCH, **overrides))
+    recipe = recipe_of(name).override(Overrides(batch=BATCH, **overrides))
     surrogate.fit.__defaults__ = ("cpu", 2)
     teacher = Problem("ring").teacher()
     sets = TrajectorySettings(count=16, steps=2, record_size=8)
@@ -78,7 +93,7 @@ def run(folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
 
 def main(folder: Path, rank: int) -> None:
     """All that is asked of several processes, in one start: it costs more than the work."""
-    for name in recipe_names():
+    for name in NAMES:
         try:
             save_file(gradients(name, folder / "gradients"), folder / f"{name}-{rank}.safetensors")
         except Exception:  # told by that recipe's own test
