@@ -68,19 +68,20 @@ class Cell:
 
     def figures(self, folder: Path) -> dict | None:
         """What was recorded of this cell under its present key and code; None if it must be looked at."""
-        found = self._recorded(folder)
+        found = self.recorded(folder)
         return found if found is not None and found.get("code") == self.code else None
 
     def retraced(self, folder: Path) -> dict | None:
         """What was recorded under its present key by other code of the same trace, from now on under this code."""
-        found = self._recorded(folder)
+        found = self.recorded(folder)
         if found is None or "trace" not in found or found["trace"] != self.trace():
             return None
         found["code"] = self.code
         _write(self.path(folder), found)
         return found
 
-    def _recorded(self, folder: Path) -> dict | None:
+    def recorded(self, folder: Path) -> dict | None:
+        """What was recorded of this cell under its present key, by whatever code."""
         try:
             found = json.loads(self.path(folder).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -127,19 +128,38 @@ def make(cell: Cell, folder: Path = FOLDER) -> dict:
 def make_all(cells: Sequence[Cell], folder: Path = FOLDER, workers: int = 1) -> Iterator[dict]:
     """The figures of every cell, those that are missing or of other settings or code made by `workers` processes.
 
-    Each cell has a process of its own, which its peak memory is that of.
+    A cell that is made has a process of its own, which its peak memory is that of; those that other code made are
+    looked at first.
     """
-    stale = []
+    folder, missing, edited = Path(folder), [], []
     for cell in cells:
         found = cell.figures(folder)
         if found is None:
-            stale.append(cell)
+            (missing if cell.recorded(folder) is None else edited).append(cell)
         else:
             yield found
-    if stale:
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(min(workers, len(stale)), maxtasksperchild=1) as pool:
-            yield from pool.imap_unordered(_Make(Path(folder)), stale, chunksize=1)
+    context = multiprocessing.get_context("spawn")
+    if edited:
+        with context.Pool(min(workers, len(edited))) as pool:  # whose processes fit each problem's stand-in once
+            for cell, found in zip(edited, pool.imap(_Retrace(folder), edited, chunksize=1), strict=True):
+                if found is None:
+                    missing.append(cell)
+                else:
+                    yield found
+    if missing:
+        with context.Pool(min(workers, len(missing)), maxtasksperchild=1) as pool:
+            yield from pool.imap_unordered(_Make(folder), missing, chunksize=1)
+
+
+@dataclass(frozen=True)
+class _Retrace:
+    folder: Path
+
+    def __call__(self, cell: Cell) -> dict | None:
+        try:
+            return cell.retraced(self.folder)
+        except Exception:  # what breaks a short run breaks the whole one, which says so
+            return None
 
 
 @dataclass(frozen=True)
@@ -147,11 +167,7 @@ class _Make:
     folder: Path
 
     def __call__(self, cell: Cell) -> dict:
-        try:
-            found = cell.retraced(self.folder)
-        except Exception:
-            found = None  # what breaks a short run breaks the whole one, which says so
-        return found or make(cell, self.folder)
+        return make(cell, self.folder)
 
 
 def _judged(cell, recipe, teacher, student, folder: Path) -> dict:
