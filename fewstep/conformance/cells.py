@@ -34,10 +34,14 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """SHA-256 over the settings and the code that judges: with the code that trains all but the machine."""
-        recipe = load_recipe(self.recipe)
-        parts = {**recipe.resolved(), "target": recipe.target, "flow_map": recipe.flow_map, **asdict(self.problem)}
-        return _digest({**parts, "seed": self.seed, "images": self.images, "judging": code_digest(*JUDGING)})
+        """SHA-256 over the settings, where they differ from the defaults, and the code that judges.
+
+        With the code that trains, the defaults among it, that is all but the machine.
+        """
+        told = {"summary", "reference", "status", "published"}
+        recipe = load_recipe(self.recipe).model_dump(mode="json", exclude_defaults=True, exclude=told)
+        asked = {"problem": asdict(self.problem), "seed": self.seed, "images": self.images}
+        return _digest({**asked, "recipe": recipe, "judging": code_digest(*JUDGING)})
 
     @property
     def code(self) -> str:

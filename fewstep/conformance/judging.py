@@ -11,7 +11,7 @@ from fewstep.metrics.sliced import sliced_wasserstein
 from fewstep.randomness import derive, generator
 from fewstep.solvers import solver_names, steps_for
 from fewstep.students import Student
-from fewstep.training.surrogate import fresh_network
+from fewstep.training.untrained import fresh_network
 
 COUNT, DIRECTIONS = 5000, 64
 SIMULATIONS, QUANTILE = 200, 0.99

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from fewstep.denoiser import Denoiser, Prediction
 from fewstep.errors import SettingsError
 from fewstep.randomness import generator
-from fewstep.recipes import Recipe
 from fewstep.sampling import sample
 from fewstep.student_settings import SamplerSettings
 from fewstep.students import Student
 from fewstep.teachers import GaussianMixture
+
+if TYPE_CHECKING:
+    from fewstep.recipes import Recipe
 
 MANY, MANY_STEPS = "dpmsolver++", 64
 """The solver and steps that stand for a guided ODE's exact solution."""

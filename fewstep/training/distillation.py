@@ -25,6 +25,7 @@ from fewstep.training.path import way_back
 from fewstep.training.progress import OnProgress
 from fewstep.training.rounds import RoundTrainer
 from fewstep.training.sources import DataSource, MixedPairs, PairSource, Sources
+from fewstep.training.untrained import fresh_network
 from fewstep.training.world import World
 from fewstep.trajectories import TrajectorySettings, make_set
 
@@ -206,7 +207,7 @@ class Distillation:
         settings = self.recipe.student.model_copy(update={"init": start} if start else {})
         seed = derive(self.seed, "student", index)
         if settings.init == "random" and self.closed_form:
-            return make_student(surrogate.fresh_network(self.teacher, seed), settings)
+            return make_student(fresh_network(self.teacher, seed), settings)
         return make_student(self.origin, settings, seed)
 
     def _pairs(self, index: int, teacher: Denoiser) -> PairSource:

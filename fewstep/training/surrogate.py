@@ -9,7 +9,6 @@ import copy
 import torch
 
 from fewstep.denoiser import Denoiser
-from fewstep.randomness import generator
 from fewstep.recipes.settings import OptimiserSettings, UniformTimes
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.terms.distances import squared
@@ -20,17 +19,11 @@ from fewstep.training.optimiser import RoleOptimiser
 from fewstep.training.progress import Figures
 from fewstep.training.sources import ExactData, Sources
 from fewstep.training.step import Step
-from fewstep.training.untrained import residual_mlp
+from fewstep.training.untrained import fresh_network
 
 STEPS, BATCH = 1000, 256
 HINT = "look at the teacher's means and deviations: the network is fitted best to samples of a size about 1"
 SETTINGS = OptimiserSettings(lr=2e-3, schedule="cosine", warmup=0.05)
-
-
-def fresh_network(teacher: GaussianMixture, seed: int) -> Denoiser:
-    """An untrained residual MLP of the teacher's shape, process and labels, its weights drawn from `seed`."""
-    weights = generator(seed, "surrogate")
-    return residual_mlp(teacher.sample_shape, teacher.num_classes, teacher.process, weights)
 
 
 _fitted: dict[tuple, Denoiser] = {}

@@ -46,3 +46,9 @@ def residual_mlp(
     labels = num_classes + 1 if num_classes else 0
     network = build(lambda: ResidualMLP(sample_shape, labels), weights)
     return Denoiser(network, process, "v_prediction", sample_shape, num_classes, num_classes or None, Angle())
+
+
+def fresh_network(teacher: Denoiser, seed: int) -> Denoiser:
+    """A residual MLP of a closed-form teacher's shape, process and labels, its weights drawn from `seed`."""
+    weights = generator(seed, "surrogate")
+    return residual_mlp(teacher.sample_shape, teacher.num_classes, teacher.process, weights)

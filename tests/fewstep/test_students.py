@@ -14,7 +14,7 @@ from fewstep.recipes.settings import StudentSettings
 from fewstep.student_settings import SamplerSettings
 from fewstep.students import Student, make_student
 from fewstep.teachers import GaussianMixture
-from fewstep.training.surrogate import fresh_network
+from fewstep.training.untrained import fresh_network
 
 VP, LINEAR = VariancePreserving.cosine(), VariancePreserving.scheduled("linear")
 

@@ -81,7 +81,7 @@ def test_the_exported_model_samples_each_class_by_its_student(tmp_path):
 
 def test_students_of_vectors_join_too():
     from fewstep.students import Student
-    from fewstep.training.surrogate import fresh_network
+    from fewstep.training.untrained import fresh_network
 
     mixture = GaussianMixture(torch.eye(4), 0.1)
     parts = [Student(fresh_network(mixture, seed)) for seed in (0, 1)]
