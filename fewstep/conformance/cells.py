@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fewstep.conformance.code import JUDGING, TRAINING, code_digest, modules_of
+from fewstep.conformance.code import TRAINING, code_digest, judging_digest, modules_of
 from fewstep.conformance.problems import Problem
 from fewstep.errors import FewstepError
 from fewstep.recipes import load_recipe
@@ -41,7 +41,7 @@ class Cell:
         told = {"summary", "reference", "status", "published"}
         recipe = load_recipe(self.recipe).model_dump(mode="json", exclude_defaults=True, exclude=told)
         asked = {"problem": asdict(self.problem), "seed": self.seed, "images": self.images}
-        return _digest({**asked, "recipe": recipe, "judging": code_digest(*JUDGING)})
+        return _digest({**asked, "recipe": recipe, "judging": judging_digest()})
 
     @property
     def code(self) -> str:
@@ -180,7 +180,7 @@ def _judged(cell, recipe, teacher, student, folder: Path) -> dict:
     from fewstep.conformance.targets import target_of
 
     target = target_of(recipe, teacher, student.sampler)
-    key = _digest([asdict(cell.problem), cell.seed, target.describe(), code_digest(*JUDGING)])
+    key = _digest([asdict(cell.problem), cell.seed, target.describe(), judging_digest()])
     path = Path(folder) / "references" / f"{key[:16]}.json"
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
