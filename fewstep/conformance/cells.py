@@ -12,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fewstep.conformance.code import TRAINING, code_digest, judging_digest, modules_of
+from fewstep.conformance.code import JUDGING, TRAINING, code_digest, modules_of
 from fewstep.conformance.problems import Problem
 from fewstep.errors import FewstepError
 from fewstep.recipes import load_recipe
+from fewstep.recipes.recipe import DESCRIBES
 from fewstep.records import write_atomically
 
 FOLDER = Path(".fewstep/conformance")
 IMAGES = 200_000
-TRACED_IMAGES, TRACED_SAMPLES = 4096, 64
+TRACED_IMAGES, TRACED_SAMPLES = 4096, 256
 
 
 @dataclass(frozen=True)
@@ -34,36 +35,40 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """SHA-256 over the settings, where they differ from the defaults, and the code that judges.
+        """SHA-256 over the settings, where they differ from the defaults.
 
-        With the code that trains, the defaults among it, that is all but the machine.
+        With the code, the defaults among it, that is all but the machine.
         """
-        told = {"summary", "reference", "status", "published"}
-        recipe = load_recipe(self.recipe).model_dump(mode="json", exclude_defaults=True, exclude=told)
+        recipe = load_recipe(self.recipe).model_dump(mode="json", exclude_defaults=True, exclude=DESCRIBES)
         asked = {"problem": asdict(self.problem), "seed": self.seed, "images": self.images}
-        return _digest({**asked, "recipe": recipe, "judging": judging_digest()})
+        return _digest({**asked, "recipe": recipe})
 
     @property
     def code(self) -> str:
-        """SHA-256 over the code that trains the recipe."""
-        return code_digest(*TRAINING, *modules_of(load_recipe(self.recipe)))
+        """SHA-256 over the code that trains the recipe and judges its student."""
+        return code_digest(*TRAINING, *JUDGING, *modules_of(load_recipe(self.recipe)))
 
     def trace(self) -> str:
-        """SHA-256 over the weights and samples of a short run: of all its rounds, turns and schedules, some seconds.
+        """SHA-256 over the weights of a short run (all its rounds, turns and schedules, some seconds) and how they are
+        judged by few samples.
 
-        Code of the same trace trains the same, as far as so many steps show: figures survive an edit by which no bit
-        changed.
+        Code of the same trace trains and judges the same, as far as so many steps and samples show: figures survive an
+        edit by which no bit changed.
         """
         import torch
 
+        from fewstep.conformance.judging import judge, null_quantile
+        from fewstep.conformance.targets import target_of
         from fewstep.training import distill
         from fewstep.training.identity import tensor_digest
 
         torch.set_num_threads(1)
-        student = distill(self.recipe, self.problem.teacher(), images=TRACED_IMAGES, seed=self.seed, device="cpu")
-        shape = (TRACED_SAMPLES, *student.denoiser.sample_shape)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return tensor_digest({**student.denoiser.state_dict(), "samples": student.sample(noise)})
+        recipe, teacher = load_recipe(self.recipe), self.problem.teacher()
+        student = distill(recipe, teacher, images=TRACED_IMAGES, seed=self.seed, device="cpu")
+        target = target_of(recipe, teacher, student.sampler)
+        null = null_quantile(target, TRACED_SAMPLES, simulations=4)
+        verdict = judge(target, student, null, {}, self.seed, TRACED_SAMPLES)
+        return _digest([tensor_digest(student.denoiser.state_dict()), verdict])
 
     def path(self, folder: Path) -> Path:
         """Where its figures stand, of whatever key."""
@@ -180,7 +185,7 @@ def _judged(cell, recipe, teacher, student, folder: Path) -> dict:
     from fewstep.conformance.targets import target_of
 
     target = target_of(recipe, teacher, student.sampler)
-    key = _digest([asdict(cell.problem), cell.seed, target.describe(), judging_digest()])
+    key = _digest([asdict(cell.problem), cell.seed, target.describe(), code_digest(*JUDGING)])
     path = Path(folder) / "references" / f"{key[:16]}.json"
     try:
         known = json.loads(path.read_text(encoding="utf-8"))

@@ -14,8 +14,6 @@ JUDGING = ("fewstep.conformance.judging", "fewstep.conformance.problems")
 TRAINING = ("fewstep.training.api",)
 COLLECTIONS = frozenset({"fewstep/terms/__init__.py", "fewstep/recipes/terms/__init__.py"})
 """Import every term; a recipe depends on those that it names."""
-PACKAGES = COLLECTIONS | {"fewstep/recipes/__init__.py"}
-"""What judging loads of recipes only because their settings lie beside them."""
 
 
 def modules_of(recipe: Recipe) -> set[str]:
@@ -26,21 +24,16 @@ def modules_of(recipe: Recipe) -> set[str]:
     return {TERMS[term.term].__module__ for term in terms} | {type(term).__module__ for term in terms}
 
 
-def code_digest(*modules: str, apart: frozenset[str] = COLLECTIONS) -> str:
-    """SHA-256 over the names and statements of all files of fewstep that these modules may load, those `apart` apart.
+def code_digest(*modules: str) -> str:
+    """SHA-256 over the names and statements of all files of fewstep that these modules may load, COLLECTIONS apart.
 
     Comments, layout and strings that only describe do not count.
     """
     digest = hashlib.sha256()
-    for path in sorted(frozenset().union(*(closure(module, apart=apart) for module in modules))):
+    for path in sorted(frozenset().union(*(closure(module, apart=COLLECTIONS) for module in modules))):
         content = statements(ROOT / path).encode()
         digest.update(f"{path} {len(content)}\n".encode() + content)
     return digest.hexdigest()
-
-
-def judging_digest() -> str:
-    """SHA-256 over the code by which students are judged."""
-    return code_digest(*JUDGING, apart=PACKAGES)
 
 
 @cache

@@ -26,22 +26,24 @@ def distance(x: Tensor, y: Tensor) -> float:
     return sliced_wasserstein(x, y, DIRECTIONS)
 
 
-def null_quantile(target: Target) -> float:
-    """99 % quantile of the distance between two sets of COUNT samples of the target itself.
+def null_quantile(target: Target, count: int | None = None, simulations: int | None = None) -> float:
+    """99 % quantile of the distance between two sets of `count` (None: COUNT) samples of the target itself.
 
-    Two disjoint sets out of a pool, again and again: the variance of their difference is that of independent sets.
+    Two disjoint sets out of a pool, `simulations` (None: SIMULATIONS) times: the variance of their difference is that
+    of independent sets.
     """
-    pool = target.samples(8 * COUNT, derive(0, "conformance/null"))
+    count = count or COUNT
+    pool = target.samples(8 * count, derive(0, "conformance/null"))
     found = []
-    for k in range(SIMULATIONS):
+    for k in range(simulations or SIMULATIONS):
         order = torch.randperm(len(pool), generator=generator(0, "conformance/null", k))
-        found.append(distance(pool[order[:COUNT]], pool[order[COUNT : 2 * COUNT]]))
+        found.append(distance(pool[order[:count]], pool[order[count : 2 * count]]))
     return float(torch.tensor(found).quantile(QUANTILE))
 
 
-def best_solver(target: Target, evaluations: int, seed: int = 0) -> tuple[str, float]:
+def best_solver(target: Target, evaluations: int, seed: int = 0, count: int | None = None) -> tuple[str, float]:
     """The training-free solver nearest to the target at exactly so many network evaluations, and its distance."""
-    reference, noise = reference_and_noise(target, seed)
+    reference, noise = reference_and_noise(target, seed, count)
     found = []
     for solver in solver_names():
         steps = steps_for(solver, evaluations, target.guidance)
@@ -54,14 +56,16 @@ def best_solver(target: Target, evaluations: int, seed: int = 0) -> tuple[str, f
     return best[1], best[0]
 
 
-def reference_and_noise(target: Target, seed: int) -> tuple[Tensor, Tensor]:
-    """COUNT samples of the target, and as many noises for students and solvers."""
-    source = generator(seed, "conformance/noise")
-    noise = torch.randn(COUNT, *target.mixture.sample_shape, generator=source)
-    return target.samples(COUNT, derive(seed, "conformance/reference")), noise
+def reference_and_noise(target: Target, seed: int, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """`count` (None: COUNT) samples of the target, and as many noises for students and solvers."""
+    count = count or COUNT
+    noise = torch.randn(count, *target.mixture.sample_shape, generator=generator(seed, "conformance/noise"))
+    return target.samples(count, derive(seed, "conformance/reference")), noise
 
 
-def judge(target: Target, student: Student, null: float, solvers: dict, seed: int = 0) -> dict:
+def judge(
+    target: Target, student: Student, null: float, solvers: dict, seed: int = 0, count: int | None = None
+) -> dict:
     """Figures of a student, with what it `missed`, in words; empty: it meets the bar.
 
     A student that is to be cheaper than the teacher is compared with solvers at its own cost, whose whole distance from
@@ -73,16 +77,18 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
     Args:
         null: null_quantile of the target.
         solvers: (name, distance) of the best solver, by network evaluations; what is not there is measured and added.
+        count: of the samples; None for COUNT.
     """
-    reference, noise = reference_and_noise(target, seed)
-    condition = target.condition(COUNT)
+    count = count or COUNT
+    reference, noise = reference_and_noise(target, seed, count)
+    condition = target.condition(count)
     before = student.denoiser.evaluations
     drawn = student.sample(noise, condition=condition, seed=seed)
     evaluations = student.denoiser.evaluations - before
     least = 1 if target.guidance == 1 else 2  # of a solver's step
     affordable = max(round(evaluations * cost_share(target, student)), least)
     if affordable not in solvers:
-        solvers[affordable] = best_solver(target, affordable, seed)
+        solvers[affordable] = best_solver(target, affordable, seed, count)
     name, free = solvers[affordable]
 
     found, bar = distance(drawn, reference), max(free if target.cheaper else free / 2, null)
@@ -91,7 +97,7 @@ def judge(target: Target, student: Student, null: float, solvers: dict, seed: in
     missed = []
     if not torch.isfinite(drawn).all() or not found <= bar:
         missed.append(f"distance {found:.4g} > {bar:.4g}")
-    blind = distance(drawn, target.ignored(COUNT, derive(seed, "conformance/reference"))) if target.about else None
+    blind = distance(drawn, target.ignored(count, derive(seed, "conformance/reference"))) if target.about else None
     if blind is not None and not found < blind:
         missed.append(f"nearer to samples without the {target.about}, {blind:.4g}")
     odd = int(((ratio < 1 / FACTOR) | (ratio > FACTOR)).sum())

@@ -27,6 +27,9 @@ guided: the end of the teacher's guided ODE. compression: what the teacher makes
 guidance: what the guided teacher makes in as many steps, without its second call. bridge: the data end of a bridge.
 """
 
+DESCRIBES = frozenset({"summary", "reference", "status", "published"})
+"""What a recipe says of itself that no run and no judgement depends on."""
+
 
 class Reference(Strict):
     """Where the system was published."""
@@ -171,10 +174,7 @@ class Recipe(Strict):
 
     def resolved(self) -> dict[str, Any]:
         """All settings, defaults included, as plain data: what a key or an identity is formed from."""
-        data = self.model_dump(mode="json")
-        for told in ("summary", "reference", "status", "published", "target", "flow_map"):
-            data.pop(told)
-        return data
+        return self.model_dump(mode="json", exclude=DESCRIBES | {"target", "flow_map"})
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
