@@ -10,9 +10,10 @@ from fewstep.errors import SettingsError
 
 
 def require_condition(
-    condition: Tensor | None, count: int, classes: int, null: int | None, *, wait: bool = True
+    condition: Tensor | None, count: int, classes: int, null: int | None, groups: int = 0, *, wait: bool = True
 ) -> None:
-    """Raises SettingsError unless `condition` is an integer tensor (count,) of 0 … classes − 1 and, if any, `null`.
+    """Raises SettingsError unless `condition` is an integer tensor (count,) of 0 … classes − 1 and, if any, `null` and
+    the labels of `groups` groups of classes, which follow.
 
     None stands for the null class; a network without classes (0) takes nothing else. The values of a tensor on a GPU
     are looked at only with `wait`, since that waits for the device.
@@ -24,6 +25,8 @@ def require_condition(
             raise SettingsError(f"this network needs a condition: a class of 0 … {classes - 1} per sample")
         return
     allowed = f"0 … {classes - 1}" + ("" if null is None else f" or {null} for no class")
+    if groups:
+        allowed += f" or {null + 1} … {null + groups} for groups of classes"
     wanted = f"the condition must be an integer tensor ({count},) of class labels, {allowed}; got"
     if not isinstance(condition, Tensor):
         raise SettingsError(f"{wanted} a {type(condition).__name__}")
@@ -32,12 +35,12 @@ def require_condition(
     if condition.shape != (count,):
         raise SettingsError(f"{wanted} shape {tuple(condition.shape)}")
     if wait or condition.device.type == "cpu":
-        odd = _unknown(condition, classes, null)
+        odd = _unknown(condition, classes, null, groups)
         if len(odd):
             raise SettingsError(f"{wanted} label {int(odd[0])}")
 
 
-def _unknown(condition: Tensor, classes: int, null: int | None) -> Tensor:
-    """The labels (n,) that name no class."""
+def _unknown(condition: Tensor, classes: int, null: int | None, groups: int) -> Tensor:
+    """The labels (n,) that name nothing."""
     odd = (condition < 0) | (condition >= classes)
-    return condition[odd if null is None else odd & (condition != null)]
+    return condition[odd if null is None else odd & ((condition < null) | (condition > null + groups))]

@@ -28,8 +28,12 @@ class Strict(pydantic.BaseModel):
     def _lists_become_tuples(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {key: tuple(value) if isinstance(value, list) and _takes_tuple(cls.model_fields.get(key)) else value
+        return {key: _tuples(value) if _takes_tuple(cls.model_fields.get(key)) else value
                 for key, value in data.items()}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def parse(model: type[Model], data: Any, source: str) -> Model:

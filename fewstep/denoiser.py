@@ -5,7 +5,9 @@ Losses and samplers speak to this class only; none of them asks "is this a flow 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,11 +17,16 @@ from fewstep import prediction
 from fewstep.adapters import Adapter, Labels, adapter_for
 from fewstep.conditions import require_condition
 from fewstep.errors import SettingsError
+from fewstep.groups import Groups, chains, conditions, require_groups
+from fewstep.guidance import calls, is_guided, told
 from fewstep.prediction import PredictionType
 from fewstep.processes import Process, like
 from fewstep.surgery.inputs import ExtraInputs, Given, add_inputs, extra_inputs, fold_inputs
 from fewstep.surgery.lora import merge_lora
 from fewstep.surgery.stages import stages, watched
+
+Guidance = float | Tensor | Sequence[float]
+"""A scale, one per sample (N,), or one per condition."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,9 @@ class Denoiser(nn.Module):
         num_classes: classes a condition may name, 0 … num_classes−1; 0 for an unconditional network.
         null_class: the label that means "no condition", if the network was trained with one.
         adapter: how the network wants its input; by default what diffusers' UNet2DModel expects in this process.
+        groups: of classes, whose labels (num_classes + 1, ... in turn) the network was trained with too; see groups.py.
 
-    `evaluations` counts network calls per sample since construction (a guided call counts 2). `held` names parameters
+    `evaluations` counts network calls per sample since construction (with guidance 2 or more). `held` names parameters
     that training leaves as they are and does not store.
     """
 
@@ -90,6 +98,7 @@ class Denoiser(nn.Module):
         num_classes: int = 0,
         null_class: int | None = None,
         adapter: Adapter | None = None,
+        groups: Iterable[Sequence[int]] = (),
     ):
         super().__init__()
         if prediction_type not in prediction.PREDICTION_TYPES:
@@ -101,6 +110,7 @@ class Denoiser(nn.Module):
         self.sample_shape = tuple(int(side) for side in sample_shape)
         self.num_classes = num_classes
         self.null_class = null_class
+        self.groups: Groups = require_groups(groups, num_classes, null_class)
         self.adapter = adapter or adapter_for(process)
         self.evaluations = 0
         self.held: frozenset[str] = frozenset()
@@ -109,6 +119,27 @@ class Denoiser(nn.Module):
     def inputs(self) -> ExtraInputs:
         """What the network takes beside x, t and the label; `fewstep.surgery.inputs.add_inputs` gives it more."""
         return extra_inputs(self.network)
+
+    @property
+    def labels(self) -> int:
+        """How many labels the network tells apart: classes, none where it knows that, and groups."""
+        return self.num_classes + (self.null_class is not None) + len(self.groups) if self.num_classes else 0
+
+    @cached_property
+    def chains(self) -> Tensor:
+        """(conditions + 1, labels) int64: each label by its first conditions, none in row 0; see `groups.chains`."""
+        return torch.tensor(chains(self.num_classes, self.groups))
+
+    def with_conditions(self, labels: Tensor, count: Tensor | int) -> Tensor:
+        """What is left of labels (N,) by their first `count` (a number or (N,)) conditions; by none the null class.
+
+        In a network without groups a class is one condition.
+        """
+        if self.groups:
+            return self.chains.to(labels.device)[count, labels]
+        if isinstance(count, int):
+            return labels if count else torch.full_like(labels, self.null_class)
+        return labels.masked_fill(count == 0, self.null_class)
 
     @property
     def default_scale(self) -> float | None:
@@ -121,7 +152,7 @@ class Denoiser(nn.Module):
         x: Tensor,
         t: Tensor | float,
         condition: Tensor | None = None,
-        guidance: float | Tensor = 1.0,
+        guidance: Guidance = 1.0,
         *,
         second: Tensor | float | None = None,
         scale: Tensor | float | None = None,
@@ -129,8 +160,9 @@ class Denoiser(nn.Module):
     ) -> Prediction:
         """Evaluate the network at x (N, …), native time t (a number or (N,)) and condition (N,) int64 or None.
 
-        guidance: the scale s of u + s (c − u) (Ho & Salimans, arXiv 2207.12598), a number or (N,). s = 1 is one plain
-        call; any other makes one call of 2N with the null class.
+        guidance: the scale s of u + s (c − u), a number or (N,): s = 1 is one plain call; any other makes one call of
+        2N with the null class. Or a sequence of scales, one for each condition of the labels' chains: u + s1 (c1 − u) +
+        s2 (c12 − c1) + …, in one call of (1 + scales) N; see guidance.py.
         second: for a network of two times, the native time (a number or (N,), t_min … t) that its output leads to: read
         as x0 and ε, the state there is `process.add_noise(x0, ε, second)`. None is the clean end, t_min.
         scale: for a network that embeds it, the guidance scale as an input; None is `default_scale`.
@@ -139,17 +171,16 @@ class Denoiser(nn.Module):
         are the network's own error, since looking at them would wait for the device).
         """
         t = self._per_sample(t, x)
-        if isinstance(guidance, (int, float)) and guidance == 1:
+        if is_guided(guidance):
+            output = self._guided(x, t, condition, guidance, second, scale, negative)
+        else:
             labels = self._labels(condition, len(x), x.device)
             output = self._evaluate(x, t, self._given(labels, x, second, scale, negative))
-            self.evaluations += 1
-        else:
-            output = self._guided(x, t, condition, guidance, second, scale, negative)
-            self.evaluations += 2
+        self.evaluations += calls(guidance)
         return self._prediction(x, t, output)
 
     def x0(
-        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None, guidance: float | Tensor = 1.0
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None, guidance: Guidance = 1.0
     ) -> Tensor:
         """Short for `predict(...).x0`."""
         return self.predict(x, t, condition, guidance).x0
@@ -178,7 +209,27 @@ class Denoiser(nn.Module):
         Waits for a GPU: for the start of a sampling, not for each evaluation.
         """
         self.require_shape(x)
-        require_condition(condition, len(x), self.num_classes, self.null_class)
+        self.require_condition(condition, len(x))
+
+    def require_condition(self, condition: Tensor | None, count: int, *, wait: bool = True) -> None:
+        """Raises SettingsError unless condition is (count,) known labels, or None where it may be.
+
+        The values of labels on a GPU are looked at only with `wait`, since that waits for the device.
+        """
+        require_condition(condition, count, self.num_classes, self.null_class, len(self.groups), wait=wait)
+
+    def require_guidance(self, guidance: Guidance) -> None:
+        """Raises SettingsError unless the network can be guided so: it knows no class, and several scales are as many
+        as its labels have conditions."""
+        if not is_guided(guidance):
+            return
+        shown = "per sample" if isinstance(guidance, Tensor) else told(guidance)
+        if not self.num_classes or self.null_class is None:
+            raise SettingsError(f"guidance {shown} needs a network that was trained with classes and a null class",
+                                hint="set guidance to 1.0")  # fmt: skip
+        if isinstance(guidance, Sequence) and len(guidance) != (wanted := conditions(self.groups)):
+            raise SettingsError(f"guidance {shown} is {len(guidance)} scales; labels of this network have {wanted} "
+                                f"condition{'s' * (wanted > 1)}, each with a scale")  # fmt: skip
 
     def require_shape(self, x: Tensor) -> None:
         """Raises SettingsError unless x is (N, *sample_shape)."""
@@ -189,6 +240,8 @@ class Denoiser(nn.Module):
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, ready for JSON."""
         further = {"inputs": self.inputs.to_dict()} if self.inputs else {}
+        if self.groups:
+            further["groups"] = [list(group) for group in self.groups]
         return further | {
             "process": self.process.to_dict(),
             "prediction_type": self.prediction_type,
@@ -235,20 +288,25 @@ class Denoiser(nn.Module):
         x: Tensor,
         t: Tensor,
         condition: Tensor | None,
-        guidance: float | Tensor,
+        guidance: Guidance,
         second: Tensor | float | None,
         scale: Tensor | float | None,
         negative: bool,
     ) -> Tensor:
-        if condition is None or self.null_class is None:
-            missing = "a condition" if condition is None else "a network that was trained with a null class"
-            raise SettingsError(f"guidance {guidance} needs {missing}", hint="set guidance to 1.0")
-        labels = self._labels(condition, len(x), x.device)
-        nothing = torch.full_like(labels, self.null_class)
-        twice = torch.cat([x, x])
-        both = self._given(torch.cat([nothing, labels]), twice, _twice(second), _twice(scale), negative)
-        without, given = self._evaluate(twice, torch.cat([t, t]), both).chunk(2)
-        return without + like(torch.as_tensor(guidance, device=x.device), x) * (given - without)
+        self.require_guidance(guidance)
+        if condition is None:
+            raise SettingsError("guidance needs a condition", hint="set guidance to 1.0")
+        scales = list(guidance) if isinstance(guidance, Sequence) else [guidance]
+        whole = self._labels(condition, len(x), x.device)
+        weaker = [self.with_conditions(whole, conditions) for conditions in range(len(scales))]
+        count = len(scales) + 1
+        many = torch.cat([x] * count)
+        given = self._given(torch.cat([*weaker, whole]), many, _repeat(second, count), _repeat(scale, count), negative)
+        outputs = self._evaluate(many, torch.cat([t] * count), given).chunk(count)
+        total = outputs[0]
+        for s, less, more in zip(scales, outputs[:-1], outputs[1:], strict=True):
+            total = total + like(torch.as_tensor(s, device=x.device), x) * (more - less)
+        return total
 
     def _given(
         self,
@@ -284,7 +342,7 @@ class Denoiser(nn.Module):
         return torch.as_tensor(value, dtype=torch.float64, device=x.device).expand(len(x))
 
     def _labels(self, condition: Tensor | None, count: int, device: torch.device) -> Tensor | None:
-        require_condition(condition, count, self.num_classes, self.null_class, wait=False)  # this runs in every step
+        self.require_condition(condition, count, wait=False)  # this runs in every step
         if self.num_classes == 0:
             return None
         if condition is None:
@@ -292,5 +350,5 @@ class Denoiser(nn.Module):
         return condition.to(device=device, dtype=torch.int64)
 
 
-def _twice(value: Tensor | float | None) -> Tensor | float | None:
-    return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim else value
+def _repeat(value: Tensor | float | None, count: int) -> Tensor | float | None:
+    return torch.cat([value] * count) if isinstance(value, Tensor) and value.ndim else value

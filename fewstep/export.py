@@ -76,7 +76,7 @@ def load_student(folder: str | os.PathLike) -> Student:
     info = inspect_teacher(folder)
     if info.description is None or info.description.get("role") != "student":
         raise SettingsError(f"{Path(folder) / DESCRIPTION}: this folder holds no exported student")
-    fields = {name: info.description[name] for name in Denoiser.FIELDS}
+    fields = {name: info.description[name] for name in Denoiser.FIELDS} | {"groups": info.groups}
     source = str(Path(folder) / DESCRIPTION)
     sampler = parse(SamplerSettings, info.description.get("sampler"), f"{source}: sampler")
     network = load_network(info.folder / "unet")

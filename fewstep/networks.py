@@ -19,6 +19,7 @@ def new_unet(
     layers: int = 1,
     null_class: bool = True,
     generator: torch.Generator | None = None,
+    groups: int = 0,
 ) -> nn.Module:
     """A diffusers UNet2DModel of convolutions, with attention in the middle block only.
 
@@ -28,6 +29,7 @@ def new_unet(
         block_out_channels: width per resolution, each a multiple of 8. layers: residual blocks per resolution.
         null_class: adds label `num_classes`, "no condition", for guidance.
         generator: draws the weights; by default one seeded with 0. The global generator is not touched.
+        groups: of classes, whose labels follow.
     Raises SettingsError for widths or sizes that do not fit.
     """
     from diffusers import UNet2DModel
@@ -47,7 +49,7 @@ def new_unet(
             norm_num_groups=_groups(min(widths)),
             down_block_types=("DownBlock2D",) * len(widths),
             up_block_types=("UpBlock2D",) * len(widths),
-            num_class_embeds=(num_classes + bool(null_class)) or None if num_classes else None,
+            num_class_embeds=(num_classes + bool(null_class) + groups) or None if num_classes else None,
         ),
         generator,
     )

@@ -16,9 +16,9 @@ import diffusers
 import torch
 from torch import Tensor
 
-from fewstep.conditions import require_condition
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
+from fewstep.guidance import Scales
 from fewstep.processes import Process
 from fewstep.solvers import is_stochastic, network_evaluations, scheduler_name, steps_for
 
@@ -61,7 +61,7 @@ def sample(
     solver: str = "dpmsolver++",
     steps: int = 16,
     condition: Tensor | None = None,
-    guidance: float = 1.0,
+    guidance: Scales = 1.0,
     keep: str | Sequence[int] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     generator: torch.Generator | None = None,
@@ -71,14 +71,14 @@ def sample(
     Args:
         solver: ddim, dpmsolver++, unipc, heun, euler, ddpm, or a diffusers class that `fewstep.solvers` knows.
         steps: solver steps, at least 1; `network_evaluations` says what they cost.
-        condition: (N,) int64 labels. guidance: s of u + s (c − u); 1 is none.
+        condition: (N,) int64 labels. guidance: s of u + s (c − u), 1 is none; or one for each condition (guidance.py).
         keep: None, "all", or node numbers; node 0 is the start, node k the state after k steps, up to steps − 1.
         on_step: called with (network calls made, network calls in all) after each.
         generator: for a solver that draws noise (ddpm), which is refused without one.
     Raises SettingsError for an unknown solver, a node that does not exist, labels that the network does not know, or
     guidance it cannot follow.
     """
-    require_condition(condition, len(noise), denoiser.num_classes, denoiser.null_class)
+    denoiser.require_condition(condition, len(noise))
     evaluations = network_evaluations(solver, steps, guidance)
     kept = _kept(keep, steps)
     scheduler, calls = _plan(denoiser.process, solver, steps)

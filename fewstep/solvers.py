@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewstep.configuration import unknown
 from fewstep.errors import SettingsError
+from fewstep.guidance import Scales, calls
 
 # our short names for diffusers' scheduler classes
 SOLVERS = {
@@ -38,19 +39,19 @@ def is_stochastic(solver: str) -> bool:
     return scheduler_name(solver) in _STOCHASTIC
 
 
-def network_evaluations(solver: str, steps: int, guidance: float = 1.0) -> int:
+def network_evaluations(solver: str, steps: int, guidance: Scales = 1.0) -> int:
     """Network evaluations per sample of `steps` steps: 2 steps − 1 for second-order single-step solvers (Heun), else
-    steps; twice that under guidance."""
+    steps; under guidance twice that, or more for several scales."""
     if steps < 1:
         raise SettingsError(f"{solver} needs at least one step, got {steps}")
-    calls = 2 * steps - 1 if scheduler_name(solver) in _TWICE else steps
-    return calls if guidance == 1 else 2 * calls
+    predictions = 2 * steps - 1 if scheduler_name(solver) in _TWICE else steps
+    return predictions * calls(guidance)
 
 
-def steps_for(solver: str, evaluations: int, guidance: float = 1.0) -> int | None:
+def steps_for(solver: str, evaluations: int, guidance: Scales = 1.0) -> int | None:
     """The steps that cost exactly `evaluations`, or None where no number of steps does (Heun at an even number)."""
-    calls, rest = divmod(evaluations, 1 if guidance == 1 else 2)
+    steps, rest = divmod(evaluations, calls(guidance))
     if scheduler_name(solver) in _TWICE:
-        calls, odd = divmod(calls + 1, 2)
+        steps, odd = divmod(steps + 1, 2)
         rest = rest or odd
-    return calls if calls >= 1 and not rest else None
+    return steps if steps >= 1 and not rest else None

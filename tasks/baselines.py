@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fewstep.errors import NonFinite, SettingsError
+from fewstep.guidance import calls, told
 from fewstep.images import load_split, to_bytes
 from fewstep.metrics.examination import Examination
 from fewstep.metrics.features import load_extractor
@@ -49,8 +50,8 @@ class Unit:
 def plan(settings: dict) -> list[Unit]:
     """Each solver at each count of network evaluations, or at the nearest lower one that it can have.
 
-    Heun has odd counts only; under guidance every step counts twice. Counts that no number of steps stays below are
-    left out.
+    Heun has odd counts only; under guidance every step counts twice or more. Counts that no number of steps stays below
+    are left out.
     """
     found: dict[tuple[str, int], list[int]] = {}
     for solver in settings["solvers"]:
@@ -76,9 +77,10 @@ def check(ctx) -> None:
     for solver in ctx.settings["solvers"]:
         network_evaluations(solver, 1, ctx.settings["guidance"])
     if not plan(ctx.settings):
+        guidance = ctx.settings["guidance"]
         raise SettingsError(
             f"evaluate.baseline_steps {list(ctx.settings['baseline_steps'])} are too few network evaluations for "
-            f"guidance {ctx.settings['guidance']:g}, under which every step counts 2"
+            f"guidance {told(guidance)}, under which every step counts {calls(guidance)}"
         )
     teacher, data = inspect_teacher(ctx.inputs["teacher"]), load_split(ctx.inputs["shard"], "test")
     if tuple(teacher.sample_shape) != data.shape:

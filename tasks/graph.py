@@ -99,9 +99,9 @@ def _register(settings: Settings) -> dict:
 
 
 _IMAGES = ("fewstep/images.py", "fewstep/records", "fewstep/randomness.py")
-_NETWORK = ("fewstep/adapters.py", "fewstep/conditions.py", "fewstep/denoiser.py", "fewstep/networks.py",
-            "fewstep/pipelines", "fewstep/prediction.py", "fewstep/processes.py", "fewstep/randomness.py",
-            "fewstep/surgery", "fewstep/teachers")
+_NETWORK = ("fewstep/adapters.py", "fewstep/conditions.py", "fewstep/denoiser.py", "fewstep/groups.py",
+            "fewstep/guidance.py", "fewstep/networks.py", "fewstep/pipelines", "fewstep/prediction.py",
+            "fewstep/processes.py", "fewstep/randomness.py", "fewstep/surgery", "fewstep/teachers")
 _SAMPLING = ("fewstep/sampling.py", "fewstep/solvers.py")
 _STUDENT = ("fewstep/recipes", "fewstep/student_settings.py", "fewstep/students.py")
 _TRAINING = ("fewstep/classifier.py", "fewstep/terms", "fewstep/threads.py", "fewstep/training", "fewstep/trajectories")

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fewstep.configuration import Strict, parse
 from fewstep.errors import SettingsError
+from fewstep.guidance import SampledScales
 from fewstep.recipes.settings import Overrides
 
 Count = Annotated[int, Field(ge=1)]
@@ -65,6 +66,7 @@ class Teacher(Strict):
     channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 32)
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     class_dropout: Share = 0.1
+    groups: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()  # of classes, each a condition of its own
     ema: Share = 0.02                                             # half-life of the average, as a share of the images
     check: TeacherCheck = TeacherCheck()
 
@@ -93,7 +95,7 @@ class Trajectories(Strict):
     count: Count = 8192
     solver: str = "dpmsolver++"
     steps: Count = 16
-    guidance: Annotated[float, Field(ge=0)] = 1.0
+    guidance: SampledScales = 1.0
     keep: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] | None = None
     record_size: Count = 256
     records_per_shard: Count = 8
@@ -127,7 +129,7 @@ class Evaluate(Strict):
     steps: Steps = (1, 2, 4, 8)
     baseline_steps: Steps = (1, 2, 4, 8, 16)
     solvers: Annotated[tuple[str, ...], Field(min_length=1)] = ("ddim", "dpmsolver++", "unipc", "heun")
-    guidance: Annotated[float, Field(ge=0)] = 1.0
+    guidance: SampledScales = 1.0
     batch: Count = 500
     seed: int = 1_000_003                                         # held out: training never draws from it
     grid: Annotated[int, Field(ge=1, le=32)] = 10

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fewstep.errors import SettingsError, StageFailed
+from fewstep.groups import require_groups
 from fewstep.images import ImageSet, load_split
 from fewstep.randomness import Permutation, derive, generator, integers, noise
 from fewstep.recipes import Recipe
@@ -19,13 +20,14 @@ BATCH = 256
 
 
 def check(ctx) -> None:
-    """Raises SettingsError for a given teacher that cannot be loaded, or images that it does not fit."""
+    """Raises SettingsError for a given teacher that cannot be loaded, or images or groups that do not fit."""
     from fewstep.teachers import inspect_teacher
 
     images = load_split(ctx.inputs["shard"], "train")
     if len(images) < 2:
         raise SettingsError(f"the train split has {len(images)} images; add images or raise data.split.train")
     if "teacher" not in ctx.given:
+        require_groups(ctx.settings["groups"], images.num_classes, images.num_classes)
         return
     info = inspect_teacher(ctx.given["teacher"])
     if tuple(info.sample_shape) != tuple(images.shape):
@@ -91,11 +93,13 @@ def _trained(ctx, on_progress=None):
 
     images, settings = load_split(ctx.inputs["shard"], "train"), ctx.settings
     channels, size, classes = images.shape[0], images.shape[-1], images.num_classes
+    groups = require_groups(settings["groups"], classes, classes or None)
     network = new_unet(
-        size, channels, classes, settings["channels"], settings["layers"], generator=generator(ctx.seed, "teacher-init")
-    )
+        size, channels, classes, settings["channels"], settings["layers"],
+        generator=generator(ctx.seed, "teacher-init"), groups=len(groups),
+    )  # fmt: skip
     teacher = Denoiser(
-        network, VariancePreserving.cosine(), "v_prediction", images.shape, classes, classes if classes else None
+        network, VariancePreserving.cosine(), "v_prediction", images.shape, classes, classes or None, groups=groups
     )
     recipe = teacher_recipe(settings)
     trainer = RoundTrainer(

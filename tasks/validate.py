@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewstep.errors import SettingsError
+from fewstep.groups import conditions
+from fewstep.guidance import is_guided, told
 from tasks import graph
 from tasks.settings import Settings
 
@@ -17,18 +19,32 @@ def validate(root: Path, settings: Settings) -> None:
     _states(settings, recipe)
     _solvers(settings)
     given = graph.given(settings, root)
-    classes = None
-    if given["teacher"] is not None:
-        from fewstep.teachers.inspection import inspect_teacher
-
-        classes = inspect_teacher(given["teacher"]).num_classes
-        if settings.trajectories.guidance != 1 and not classes:
-            raise SettingsError(f"trajectories.guidance is {settings.trajectories.guidance:g}, which needs classes; "
-                                f"the teacher {given['teacher']} has none", hint="set trajectories.guidance to 1")
+    _guidance(settings, recipe, given["teacher"])
     if given["images"] is not None:
         from tasks.rawdata import list_images
 
         list_images(given["images"])
+
+
+def _guidance(settings: Settings, recipe, teacher: Path | None) -> None:
+    asked = {"trajectories.guidance": [settings.trajectories.guidance],
+             "evaluate.guidance": [settings.evaluate.guidance], f"recipe {recipe.name}: guidance": recipe.guidance}
+    groups, where, hint = settings.teacher.groups, "teacher.groups", "set teacher.groups, or give one scale"
+    if teacher is not None:
+        from fewstep.teachers.inspection import inspect_teacher
+
+        info = inspect_teacher(teacher)
+        groups, where, hint = info.groups, f"the teacher {teacher}", "give as many"
+        guidance = settings.trajectories.guidance
+        if is_guided(guidance) and not info.num_classes:
+            raise SettingsError(f"trajectories.guidance is {told(guidance)}, which needs classes; "
+                                f"the teacher {teacher} has none", hint="set trajectories.guidance to 1")
+    wanted = conditions(groups)
+    for key, found in asked.items():
+        for scales in found:
+            if isinstance(scales, tuple) and len(scales) != wanted:
+                raise SettingsError(f"{key} has {len(scales)} scales, {told(scales)}; by {where} a label has {wanted} "
+                                    f"condition{'s' * (wanted > 1)}", hint=hint)
 
 
 def _recipe(root: Path, settings: Settings) -> str | Path:

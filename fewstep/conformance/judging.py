@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fewstep.conformance.targets import Target
+from fewstep.guidance import calls
 from fewstep.metrics.same_noise import agreement
 from fewstep.metrics.sliced import sliced_wasserstein
 from fewstep.randomness import derive, generator
@@ -85,8 +86,8 @@ def judge(
     before = student.denoiser.evaluations
     drawn = student.sample(noise, condition=condition, seed=seed)
     evaluations = student.denoiser.evaluations - before
-    least = 1 if target.guidance == 1 else 2  # of a solver's step
-    affordable = max(round(evaluations * cost_share(target, student)), least)
+    step = calls(target.guidance)  # of a solver, which affords one at least
+    affordable = step * max(round(evaluations * cost_share(target, student)) // step, 1)
     if affordable not in solvers:
         solvers[affordable] = best_solver(target, affordable, seed, count)
     name, free = solvers[affordable]

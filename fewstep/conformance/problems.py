@@ -37,6 +37,11 @@ def grid(source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     return means, torch.full((16,), 0.05), torch.ones(16)
 
 
+def nested(source: torch.Generator) -> tuple[Tensor, Tensor, Tensor, list[range]]:
+    """The grid, whose four groups are labels too: guidance has a scale for the group and one for the mode in it."""
+    return *grid(source), [range(first, first + 4) for first in range(0, 16, 4)]
+
+
 def widths(source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """A 3 x 3 grid whose modes are narrow (0.05) and wide (0.2) in turn."""
     side = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
@@ -57,7 +62,7 @@ def random(source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     return means, stds, 1 + 3 * torch.rand(count, generator=source)
 
 
-MIXTURES = {kind.__name__: kind for kind in (ring, grid, pair, widths, random)}
+MIXTURES = {kind.__name__: kind for kind in (ring, grid, pair, widths, random, nested)}
 SUITE = ("ring", "grid", "pair")
 
 
@@ -96,11 +101,11 @@ class Problem:
     def teacher(self) -> GaussianMixture:
         """The closed-form teacher."""
         source = generator(self.variant, f"problem/{self.kind}", self.dimension)
-        means, stds, weights = MIXTURES[self.kind](source)
+        means, stds, weights, *groups = MIXTURES[self.kind](source)
         if self.dimension > 2:
             frame = torch.linalg.qr(torch.randn(self.dimension, 2, generator=source, dtype=torch.float64)).Q
             means = means @ frame.T
-        return GaussianMixture(means, stds, weights, process=self.made_process())
+        return GaussianMixture(means, stds, weights, self.made_process(), *groups)
 
     def made_process(self) -> Process:
         """The noise process."""

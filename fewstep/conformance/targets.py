@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewstep.denoiser import Denoiser, Prediction
 from fewstep.errors import SettingsError
+from fewstep.guidance import Scales, is_guided
 from fewstep.randomness import generator
 from fewstep.sampling import sample
 from fewstep.student_settings import SamplerSettings
@@ -85,7 +86,7 @@ class Guided(Target):
         self.guidance = guidance_of(recipe)
 
     def condition(self, count: int) -> Tensor | None:
-        return torch.arange(count) % self.teacher.num_classes if self.guidance != 1 else None
+        return torch.arange(count) % self.teacher.num_classes if is_guided(self.guidance) else None
 
     def samples(self, count: int, seed: int) -> Tensor:
         noise = torch.randn(count, *self.teacher.sample_shape, generator=generator(seed, "conformance/guided"))
@@ -102,7 +103,7 @@ class Stepped(Guided):
 
     def __init__(self, teacher: GaussianMixture, recipe: Recipe, sampler: SamplerSettings):
         super().__init__(teacher, recipe, sampler)
-        self.stepping = Student(_Guided(teacher, self.guidance), sampler)
+        self.stepping = Student(Asked(teacher, self.guidance), sampler)
 
     def describe(self) -> list:
         return [*super().describe(), self.stepping.sampler.model_dump()]
@@ -111,10 +112,10 @@ class Stepped(Guided):
         return self.stepping.sample(noise, condition=self.condition(len(noise)))
 
 
-class _Guided:
-    """A teacher that is always asked with guidance."""
+class Asked:
+    """A teacher that is always asked with this guidance."""
 
-    def __init__(self, teacher: Denoiser, guidance: float):
+    def __init__(self, teacher: Denoiser, guidance: Scales):
         self.teacher, self.guidance, self.process = teacher, guidance, teacher.process
         self.require_samples = teacher.require_samples
 
@@ -148,7 +149,7 @@ def slope_of(recipe: Recipe, size: int) -> Tensor:
     return slope
 
 
-def guidance_of(recipe: Recipe) -> float:
+def guidance_of(recipe: Recipe) -> Scales:
     """The guidance scale that a recipe's student is to show: 1 for compression unless set.
 
     Raises SettingsError if another recipe names none.
@@ -156,10 +157,7 @@ def guidance_of(recipe: Recipe) -> float:
     own = recipe.student.guidance_input
     if own is not None:
         return own.sample
-    found = [r.trajectories.guidance for r in recipe.rounds]
-    terms = [term for r in recipe.rounds for term in r.terms]
-    found += [getattr(part, "guidance", 1.0) for term in terms for part in (term, getattr(term, "points", None))]
-    scales = [scale for scale in found if isinstance(scale, float) and scale != 1]
+    scales = recipe.guidance
     if not scales and recipe.target == "compression":
         return 1.0
     if not scales:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from fewstep.configuration import Strict
 from fewstep.errors import SettingsError
+from fewstep.guidance import SampledScales
 
 CONFIDENCE = 0.95
 """Level of every interval in this project."""
@@ -30,7 +31,7 @@ class Sampling(Strict):
     steps: int = Field(ge=1)
     evaluations: int = Field(ge=1)
     """Network evaluations per sample."""
-    guidance: float = 1.0
+    guidance: SampledScales = 1.0
 
 
 class Protocol(Strict):

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from fewstep.configuration import Strict, parse
 from fewstep.errors import SettingsError
+from fewstep.guidance import Scales, is_guided
 from fewstep.recipes.settings import (
     Inputs,
     MergedRound,
@@ -101,11 +102,13 @@ class Round(Strict):
             trained.discard("student")  # which may rest meanwhile
         for role in sorted(trained - set(self.turns)):
             raise ValueError(f"turns: role '{role}' has no turn")
-        judged = any(term.term == "adversarial" and term.at == "compared" for term in self.terms)
-        if judged and not any(term.term == "consistency" for term in self.terms):
-            raise ValueError("adversarial at: compared needs a consistency term in its round")
-        if (judged or self.inputs != "own") and self.needs.data and self.needs.pairs:
-            raise ValueError("data and pairs in one round have labels of their own; here a term would mix them")
+        judging = [term.term for term in self.terms if term.judges]
+        if judging and not any(term.compares for term in self.terms):
+            raise ValueError(f"{judging[0]} at: compared needs a term in its round that compares, such as consistency")
+        if (judging or self.inputs != "own") and self.needs.data and self.needs.pairs:
+            what = "at: compared" if judging else f"inputs: {self.inputs}"
+            raise ValueError(f"{what}: data and pairs in one round have labels of their own, which one term would mix; "
+                             "give them rounds of their own")
         for term in self.terms:
             for role in term.trains:
                 if role not in {"student", *self.roles}:
@@ -133,6 +136,15 @@ class Recipe(Strict):
     students: Annotated[int, Field(ge=1)] = 1
     """How many students share the classes among them, to be one model in the end; each has rounds of its own."""
     rounds: Annotated[list[Round], Field(min_length=1)]
+
+    @property
+    def guidance(self) -> list[Scales]:
+        """The scales by which the recipe guides a teacher; not ranges, nor the scale that a student is given."""
+        terms = [term for r in self.rounds for term in r.terms if term.needs.teacher]
+        parts = [getattr(term, name, None) for term in terms for name in ("points", "hop")]
+        found = [r.trajectories.guidance for r in self.rounds]
+        found += [getattr(part, "guidance", 1.0) for part in (*terms, *parts)]
+        return [scales for scales in found if isinstance(scales, float | tuple) and is_guided(scales)]
 
     def before(self, index: int) -> int | None:
         """The round before round `index` of the same student; None if that is its first."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fewstep.configuration import Strict
+from fewstep.guidance import Scales
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -161,7 +162,7 @@ class RoundTrajectories(Strict):
     count: Annotated[int, Field(ge=1)] | None = None
     solver: str | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
-    guidance: float = 1.0
+    guidance: Scales = 1.0
 
 
 class Overrides(Strict):

@@ -56,6 +56,11 @@ class TeacherInfo:
     description: dict[str, Any] | None
     parts: frozenset[str] = frozenset({"unet", "scheduler"})
 
+    @property
+    def groups(self) -> list[list[int]]:
+        """Of classes, whose labels the network was trained with beside the classes'."""
+        return (self.description or {}).get("groups", [])
+
 
 def inspect_teacher(folder: str | os.PathLike) -> TeacherInfo:
     """Check a saved diffusers pipeline folder with a UNet2DModel, without loading it.
@@ -124,6 +129,9 @@ def read_description(folder: Path) -> dict[str, Any] | None:
         raise SettingsError(f"{path}: format {data.get('format')!r} is not {FORMAT!r}; use the version that wrote it")
     kinds = {"process": dict, "prediction_type": str, "adapter": dict, "sample_shape": list, "num_classes": int}
     wrong = [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]
+    groups = data.get("groups", [])
+    if not (isinstance(groups, list) and all(isinstance(g, list) and all(type(k) is int for k in g) for g in groups)):
+        wrong.append("groups")
     if wrong or not isinstance(data.get("null_class", ""), (int, type(None))) or "kind" not in data["process"]:
         raise SettingsError(f"{path}: incomplete ({', '.join(wrong) or 'null_class, process'}); save the folder again")
     return data

@@ -34,7 +34,7 @@ def load_teacher(folder: str | os.PathLike) -> Denoiser:
     else:
         process, prediction_type, adapter = read_scheduler(info)
     denoiser = Denoiser(
-        network, process, prediction_type, info.sample_shape, info.num_classes, info.null_class, adapter
+        network, process, prediction_type, info.sample_shape, info.num_classes, info.null_class, adapter, info.groups
     )
     return denoiser.requires_grad_(False).eval()
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.conditions import require_condition
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
 from fewstep.processes import Process, VariancePreserving, like
@@ -18,12 +17,13 @@ from fewstep.processes import Process, VariancePreserving, like
 class GaussianMixture(Denoiser):
     """Data Σ_k w_k N(μ_k, s_k² I), diffused by `process`: the Bayes-optimal denoiser in closed form.
 
-    Label k < K means component k; label K, or no label, the whole mixture (so guidance works). Computed in float64,
-    differentiable in x.
+    Label k < K means component k; label K, or no label, the whole mixture (so guidance works); the labels after it the
+    `groups` of components, if any (so guidance of several scales works). Computed in float64, differentiable in x.
 
     Args:
         means: (K, D), or (K, *shape) for samples of another shape. stds: (K,) > 0, or one number for all.
         weights: (K,) > 0, normalised here; equal by default. process: cosine variance-preserving by default.
+        groups: of components, nested or apart; see fewstep/groups.py.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class GaussianMixture(Denoiser):
         stds: Tensor | Sequence[float] | float,
         weights: Tensor | Sequence[float] | None = None,
         process: Process | None = None,
+        groups: Sequence[Sequence[int]] = (),
     ):
         means = torch.as_tensor(means, dtype=torch.float64)
         count = len(means)
@@ -41,8 +42,9 @@ class GaussianMixture(Denoiser):
         if means.ndim < 2 or weights.shape != (count,) or not bool((stds > 0).all() and (weights > 0).all()):
             raise SettingsError("a mixture needs means (K, D), positive stds (K,) and positive weights (K,)")
         super().__init__(
-            nn.Identity(), process or VariancePreserving.cosine(), "v_prediction", means.shape[1:], count, count
-        )
+            nn.Identity(), process or VariancePreserving.cosine(), "v_prediction", means.shape[1:], count, count,
+            groups=groups,
+        )  # fmt: skip
         self.register_buffer("means", means)
         self.register_buffer("stds", stds)
         self.register_buffer("weights", weights / weights.sum())
@@ -69,16 +71,21 @@ class GaussianMixture(Denoiser):
         return v.reshape(x.shape)
 
     def _joint(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Residuals x − α μ_k (N, K, D) and log p(x, component) (N, K), −∞ for components other than the label's."""
+        """Residuals x − α μ_k (N, K, D) and log p(x, component) (N, K), −∞ for components that the label excludes."""
         residual = x.flatten(1)[:, None] - alpha[:, None, None] * self.means.flatten(1)
         variance = alpha[:, None] ** 2 * self.stds**2 + sigma[:, None] ** 2
         logits = self.weights.log() - (residual**2).sum(-1) / (2 * variance)
         logits = logits - residual.shape[-1] / 2 * (2 * math.pi * variance).log()
         if labels is not None:
-            own = torch.eye(self.num_classes, dtype=torch.bool, device=x.device)
-            own = torch.cat([own, own.new_ones(1, self.num_classes)])  # the last: of label K
-            logits = logits.masked_fill(~own.index_select(0, labels), -math.inf)  # refuses any label beyond
+            own = self._members(x.device).index_select(0, labels)  # refuses any label beyond
+            logits = logits.masked_fill(~own, -math.inf)
         return residual, logits
+
+    def _members(self, device: torch.device) -> Tensor:
+        """(labels, K): whether a label allows a component."""
+        own = torch.eye(self.num_classes, dtype=torch.bool)
+        groups = [own[list(group)].any(0) for group in self.groups]
+        return torch.cat([own, torch.stack([torch.ones_like(own[0]), *groups])]).to(device)
 
     def log_prob(self, x: Tensor, t: Tensor | float | None = None, condition: Tensor | None = None) -> Tensor:
         """Log-density (N,) of x (N, …) at native time t, or of the data when t is None.
@@ -94,7 +101,9 @@ class GaussianMixture(Denoiser):
         labels = self._labels(condition, len(x), x.device)
         log_joint = self._joint(x.double(), alpha, sigma, labels)[1].logsumexp(1)
         if condition is not None:
-            log_joint = log_joint - torch.cat([self.weights, self.weights.new_ones(1)]).log()[labels]
+            groups = [self.weights[list(group)].sum() for group in self.groups]
+            shares = torch.cat([self.weights, torch.stack([self.weights.new_tensor(1.0), *groups])])
+            log_joint = log_joint - shares.log()[labels]
         return log_joint
 
     def log_posterior(self, x: Tensor) -> Tensor:
@@ -118,10 +127,10 @@ class GaussianMixture(Denoiser):
         variances = self.stds**2
         means = (flat + variances[:, None] * b).reshape(self.means.shape)
         exponents = self.weights.log() + flat @ b + variances * b.square().sum() / 2
-        return GaussianMixture(means, self.stds, exponents.softmax(0), process=self.process)
+        return GaussianMixture(means, self.stds, exponents.softmax(0), process=self.process, groups=self.groups)
 
     def exact_samples(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
-        """(n, *shape) float32 samples of the data, of the components in `condition` (n,) if given."""
+        """(n, *shape) float32 samples of the data, of the components that `condition` (n,) allows if given."""
         return self.labelled_samples(n, generator, condition)[0]
 
     def labelled_samples(
@@ -131,10 +140,16 @@ class GaussianMixture(Denoiser):
 
         Raises SettingsError for labels that are no component's.
         """
-        require_condition(condition, n, self.num_classes, self.null_class)
-        drawn = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=generator)
+        self.require_condition(condition, n)
+        weights = self.weights.cpu()
+        drawn = torch.multinomial(weights, n, replacement=True, generator=generator)
         if condition is not None:
-            drawn = torch.where(condition.cpu() < self.num_classes, condition.cpu(), drawn)
+            condition = condition.cpu()
+            drawn = torch.where(condition < self.num_classes, condition, drawn)
+            rows = (condition > self.num_classes).nonzero()[:, 0]  # of groups
+            if len(rows):
+                allowed = weights * self._members(weights.device)[condition[rows]]
+                drawn[rows] = torch.multinomial(allowed, 1, generator=generator)[:, 0]
         noise = torch.randn(n, *self.sample_shape, generator=generator, dtype=torch.float64)
         samples = self.means.cpu()[drawn] + like(self.stds.cpu()[drawn], noise) * noise
         return samples.float(), drawn

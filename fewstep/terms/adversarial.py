@@ -81,7 +81,7 @@ class Adversarial(Term[settings.Adversarial]):
                 parts["features"] = OwnFeatures(student.sample_shape, s.width, seed).to(step.generated)
         self.heads = {s.critic: nn.ModuleDict(parts)}
         features = self._features(step, "fake")[0]
-        labels = student.num_classes + (student.null_class is not None) if s.labels and student.num_classes else 0
+        labels = student.labels if s.labels else 0
         heads = FeatureHeads([f.shape[1] for f in features], s.width, seed, s.pool.size if s.pool else 1, labels)
         parts["heads"] = heads.to(features[0].device)
         self.heads = {s.critic: nn.ModuleDict(parts)}

@@ -53,12 +53,12 @@ def build_reward(reward: LinearReward | ClassifierReward | PythonReward, step: "
     posterior = getattr(step.networks["teacher"], "log_posterior", None)
     if posterior is None:
         posterior = _fitted(step, seed, reward.fit_steps)
-    null = step.student.null_class
+    null, classes = step.student.null_class, step.student.num_classes
 
     def log_probability(x: Tensor, condition: Tensor | None) -> Tensor:
         if condition is None:
             raise SettingsError("the classifier's reward needs a network with classes")
-        named = torch.ones_like(condition, dtype=torch.bool) if null is None else condition != null
+        named = condition < classes if null is None else (condition < classes) & (condition != null)
         found = posterior(x).to(x.dtype).gather(1, torch.where(named, condition, 0)[:, None])[:, 0]
         return torch.where(named, found, torch.zeros_like(found))
 

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.conditions import require_condition
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
 from fewstep.training.sources import DataSource, TensorData
@@ -91,7 +90,7 @@ def _check_labels(labels: Tensor, teacher: Denoiser) -> None:
     if not teacher.num_classes:
         raise SettingsError("data: there are labels, but the teacher has no classes", hint="give the samples alone")
     try:
-        require_condition(labels, len(labels), teacher.num_classes, teacher.null_class)
+        teacher.require_condition(labels, len(labels))
     except SettingsError as error:
         raise SettingsError(f"data: labels that the teacher does not take: {error}") from error
 

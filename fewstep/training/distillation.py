@@ -66,6 +66,8 @@ class Distillation:
         on_pairs: Callable[[int, int], None] | None = None,
     ):
         check_needs(recipe, data=data is not None, pairs=True)
+        for scales in recipe.guidance:
+            teacher.require_guidance(scales)
         self.recipe, self.seed, self.folder, self.images = recipe, seed, Path(folder), images
         self.device = torch.device(device)
         self.teacher = teacher.to(self.device).requires_grad_(False)

@@ -18,7 +18,8 @@ from fewstep.students import Student
 
 
 def route(denoiser: Denoiser, students: int) -> list[int]:
-    """The student (from 0) of every label: classes in equal runs, the null label with the first.
+    """The student (from 0) of every label: classes in equal runs, the null label with the first, groups with the
+    first of their classes.
 
     Raises SettingsError if there are fewer classes than students.
     """
@@ -26,7 +27,7 @@ def route(denoiser: Denoiser, students: int) -> list[int]:
     if classes < students:
         raise SettingsError(f"{students} students cannot share {classes} classes")
     labels = [label * students // classes for label in range(classes)]
-    return labels if denoiser.null_class is None else [*labels, 0]
+    return labels if denoiser.null_class is None else [*labels, 0, *(labels[group[0]] for group in denoiser.groups)]
 
 
 class Sifted:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
+from fewstep.groups import conditions
 from fewstep.randomness import Permutation, generator
 from fewstep.recipes.terms.base import Needs
 from fewstep.training.draws import Draws
@@ -137,7 +138,7 @@ class ExactData:
     """Fresh exact samples of a closed-form teacher, keyed by position.
 
     The label of a sample is its component; every second sample has the null label, so that a student learns the whole
-    mixture as well as its components.
+    mixture as well as its components; of a teacher with groups, it has the label of a group or the null label in turn.
     """
 
     def __init__(self, teacher: Any):
@@ -151,7 +152,8 @@ class ExactData:
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
         """`size` samples drawn for this position, with labels."""
         x, y = self.teacher.labelled_samples(size, generator(seed, "exact-data", position))
-        y[::2] = self.teacher.null_class
+        left = torch.arange(len(y[::2])) % conditions(self.teacher.groups)
+        y[::2] = self.teacher.with_conditions(y[::2], left)
         return x, y
 
 

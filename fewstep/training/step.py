@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
+from fewstep.groups import conditions
+from fewstep.guidance import Scales, is_guided
 from fewstep.recipes.settings import Inputs, Times
 from fewstep.recipes.terms.base import Needs
 from fewstep.training.draws import Draws
@@ -131,12 +133,11 @@ class Step:
             return None
         if self.labelled_by is None:
             allowed = self._sources.labels
-            own = list(range(classes)) if allowed is None else [label for label in allowed if label != null]
+            own = list(range(classes)) if allowed is None else [k for k in allowed if k < classes and k != null]
             labels = torch.tensor(own, device=self._draws.device)[self.integers("condition", len(own))]
             if null is None or not self._sources.null_share or (allowed is not None and null not in allowed):
                 return labels
-            dropped = self.uniform("null") < self._sources.null_share
-            return torch.where(dropped, torch.full_like(labels, null), labels)
+            return self._weakened(labels, self.uniform("null") < self._sources.null_share, "null-conditions")
         if self.labelled_by == "pairs":
             labels = self.pair.get("condition")
         else:
@@ -161,16 +162,23 @@ class Step:
         """`scale` as the student's `predict` takes it: a keyword, or none for a student without that input."""
         return {} if self.scale is None else {"scale": self.scale}
 
-    def guidance(self, fixed: float) -> float | Tensor:
+    def guidance(self, fixed: Scales) -> Scales | Tensor:
         """The teacher's guidance scale: the one that the student is told, or `fixed` for one without that input."""
         return fixed if self.scale is None else self.scale
 
     def dropped_condition(self, share: float) -> Tensor | None:
-        """`condition` with this share of the labels replaced by the null class, where the network has one."""
-        labels, null = self.condition, self.student.null_class
-        if labels is None or null is None or not share:
+        """`condition` with this share of the labels replaced by the null class, where the network has one, or in a
+        network with groups by what is left without some of their conditions."""
+        labels = self.condition
+        if labels is None or self.student.null_class is None or not share:
             return labels
-        return torch.where(self.uniform("class-dropout") < share, torch.full_like(labels, null), labels)
+        return self._weakened(labels, self.uniform("class-dropout") < share, "class-dropout/conditions")
+
+    def _weakened(self, labels: Tensor, which: Tensor, name: str) -> Tensor:
+        """The labels (size,); of those in the mask `which` fewer conditions, each smaller number as likely."""
+        most = conditions(self.student.groups)
+        left = self.integers(name, most) if most > 1 else torch.zeros_like(labels)
+        return torch.where(which, self.student.with_conditions(labels, left), labels)
 
     def everywhere(self, x: Tensor) -> Tensor:
         """(size, ...) -> the rows of all processes, for a loss that is no mean over samples (a distance of batches)."""
@@ -300,14 +308,14 @@ class Step:
         return self.once(("raised", name), make)
 
     def judged(
-        self, role: str, what: str, times: Times, guidance: float | Tensor = 1.0
+        self, role: str, what: str, times: Times, guidance: Scales | Tensor = 1.0
     ) -> tuple["Prediction", list[Tensor]]:
         """Prediction of `role` and its inner features (where a term reads them) at `raised(what, times)`.
 
         One call of the network however many terms ask, unless with guidance. There is a graph in the network's own turn
         and, to the input only, in the student's if a term reads features or differentiates the prediction.
         """
-        plain = isinstance(guidance, (int, float)) and guidance == 1
+        plain = not is_guided(guidance)
         reads = role in self._features and plain
 
         def make() -> tuple["Prediction", list[Tensor]]:

@@ -10,6 +10,7 @@ import torch
 from fewstep.adapters import Angle
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
+from fewstep.groups import Groups
 from fewstep.networks import ResidualMLP, build, new_unet
 from fewstep.processes import Process, VariancePreserving
 from fewstep.randomness import generator
@@ -40,15 +41,20 @@ def untrained(sample_shape: Sequence[int], num_classes: int, seed: int) -> Denoi
 
 
 def residual_mlp(
-    sample_shape: Sequence[int], num_classes: int, process: Process, weights: torch.Generator
+    sample_shape: Sequence[int],
+    num_classes: int,
+    process: Process,
+    weights: torch.Generator,
+    groups: Groups = (),
 ) -> Denoiser:
     """A residual MLP for samples of this shape, with a null class if there are classes; `weights` draws them."""
-    labels = num_classes + 1 if num_classes else 0
-    network = build(lambda: ResidualMLP(sample_shape, labels), weights)
-    return Denoiser(network, process, "v_prediction", sample_shape, num_classes, num_classes or None, Angle())
+    null = num_classes or None
+    denoiser = Denoiser(torch.nn.Identity(), process, "v_prediction", sample_shape, num_classes, null, Angle(), groups)
+    denoiser.network = build(lambda: ResidualMLP(sample_shape, denoiser.labels), weights)
+    return denoiser
 
 
 def fresh_network(teacher: Denoiser, seed: int) -> Denoiser:
     """A residual MLP of a closed-form teacher's shape, process and labels, its weights drawn from `seed`."""
     weights = generator(seed, "surrogate")
-    return residual_mlp(teacher.sample_shape, teacher.num_classes, teacher.process, weights)
+    return residual_mlp(teacher.sample_shape, teacher.num_classes, teacher.process, weights, teacher.groups)

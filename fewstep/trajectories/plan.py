@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.denoiser import Denoiser
 from fewstep.errors import SettingsError
+from fewstep.guidance import is_guided, told
 from fewstep.records.files import canonical_json
 from fewstep.solvers import is_stochastic, network_evaluations
 from fewstep.trajectories.key import code_digest
@@ -91,11 +92,12 @@ def plan_set(
     classes = denoiser.num_classes if num_classes is None else num_classes
     if not 0 <= classes <= denoiser.num_classes:
         raise SettingsError(f"trajectories: {classes} classes, the teacher has {denoiser.num_classes}")
-    if settings.guidance != 1 and (not classes or denoiser.null_class is None):
-        raise SettingsError(
-            f"trajectories.guidance: {settings.guidance:g} needs a teacher with classes and a null class; this one has "
-            f"{denoiser.num_classes} classes and {'no' if denoiser.null_class is None else 'a'} null class"
-        )
+    if is_guided(settings.guidance) and not classes:
+        raise SettingsError(f"trajectories.guidance: {told(settings.guidance)} needs a teacher with classes")
+    try:
+        denoiser.require_guidance(settings.guidance)
+    except SettingsError as error:
+        raise SettingsError(f"trajectories.guidance: {error}", hint=error.hint) from None
     weights = any(True for _ in denoiser.parameters())
     if settings.precision != "float32" and not weights:
         raise SettingsError(f"trajectories.precision: {settings.precision} needs a teacher with weights")
@@ -117,7 +119,7 @@ def plan_set(
         "prediction": denoiser.prediction_type,
         "shape": list(denoiser.sample_shape),
         "condition": {"source": "uniform classes", "classes": classes} if classes else {"source": "none"},
-        "negative": "null class" if settings.guidance != 1 else "none",
+        "negative": "null class" if is_guided(settings.guidance) else "none",
         "evaluations": evaluations,
         "seed": seed,
         "code": code_digest(),

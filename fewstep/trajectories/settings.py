@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fewstep.configuration import Strict
+from fewstep.guidance import SampledScales
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -16,7 +17,7 @@ class TrajectorySettings(Strict):
         count: samples. A larger set extends a smaller one.
         solver: ddim, dpmsolver++, unipc, heun, euler, or a diffusers scheduler class; deterministic ones only.
         steps: of the solver.
-        guidance: s in u + s (c − u); 1 means none.
+        guidance: s in u + s (c − u), 1 means none; or one scale for each condition (fewstep/guidance.py).
         keep: states along the way that are stored with the end: None, "all", or step indices.
         record_size: samples per record, which is the teacher's batch; part of the content, since a network's outputs
             depend on the batch size in their last bits.
@@ -31,7 +32,7 @@ class TrajectorySettings(Strict):
     count: Count = 8192
     solver: str = "dpmsolver++"
     steps: Count = 16
-    guidance: Annotated[float, Field(ge=0)] = 1.0
+    guidance: SampledScales = 1.0
     keep: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] | None = None
     record_size: Annotated[int, Field(ge=1, le=1 << 16)] = 256
     records_per_shard: Annotated[int, Field(ge=1, le=1 << 16)] = 8

@@ -14,8 +14,8 @@ from fewstep.processes import EDM, Flow, VariancePreserving
 VP = VariancePreserving.cosine()
 
 
-def unet(classes: int = 3, null: bool = True, seed: int = 0):
-    return new_unet(8, 1, classes, (8, 16), 1, null, torch.Generator().manual_seed(seed))
+def unet(classes: int = 3, null: bool = True, seed: int = 0, groups: int = 0):
+    return new_unet(8, 1, classes, (8, 16), 1, null, torch.Generator().manual_seed(seed), groups)
 
 
 def denoiser(**changes) -> Denoiser:
@@ -62,13 +62,40 @@ def test_guidance_mixes_the_null_class_in_one_call_of_twice_the_batch():
     assert d.evaluations == 6
 
 
+def test_each_condition_has_a_guidance_scale_of_its_own_in_one_call():
+    """Classes 0 and 1 make the group 4; class 2 lies in none, so that it has one condition, the first."""
+    d, (x, t, labels) = denoiser(groups=[(0, 1)]), batch()
+    d.network = unet(groups=1)
+    sizes = []
+    d.network.register_forward_pre_hook(lambda _m, inputs: sizes.append(len(inputs[0])))
+    with torch.no_grad():
+        u, c = d.x0(x, t), d.x0(x, t, labels)
+        g = d.x0(x, t, torch.tensor([4, 4, 2, 4, 4]))
+        guided = d.x0(x, t, labels, (1.5, 3.0))
+        assert torch.allclose(guided, u + 1.5 * (g - u) + 3.0 * (c - g), atol=1e-4)
+        assert torch.allclose(d.x0(x, t, labels, [2.0, 2.0]), d.x0(x, t, labels, 2.0), atol=1e-4)
+        assert torch.equal(d.x0(x, t, labels, (1.0, 1.0)), c)
+    assert sizes == [5, 5, 5, 15, 15, 10, 5]
+    assert d.evaluations == 12
+
+
+def test_scales_that_do_not_fit_the_labels_are_refused():
+    x, t, labels = batch()
+    with pytest.raises(SettingsError, match="guidance 1.5, 3 is 2 scales; labels of this network have 1 condition,"):
+        denoiser().predict(x, t, labels, (1.5, 3.0))
+    with pytest.raises(SettingsError, match="guidance 1, 2, 3 is 3 scales; labels of this network have 2 conditions"):
+        denoiser(groups=[(0, 1)]).predict(x, t, labels, (1.0, 2.0, 3.0))
+    with pytest.raises(SettingsError, match="or 4 … 4 for groups of classes; got label 5"):
+        denoiser(groups=[(0, 1)]).predict(x, t, torch.tensor([0, 1, 3, 4, 5]))
+
+
 def test_conditions_that_do_not_fit_are_refused():
     x, t, labels = batch()
     with pytest.raises(SettingsError, match="needs a condition: a class of 0 … 2"):
         denoiser(null_class=None).predict(x, t)
     with pytest.raises(SettingsError, match="null class"):
         denoiser(null_class=None).predict(x, t, labels, 2.0)
-    with pytest.raises(SettingsError, match="guidance 2.0 needs a condition"):
+    with pytest.raises(SettingsError, match="guidance 2 needs a condition"):
         denoiser().predict(x, t, None, 2.0)
     allowed = r"the condition must be an integer tensor \(5,\) of class labels, 0 … 2 or 3 for no class; got "
     for odd, what in ((labels[:4], r"shape \(4,\)"), (labels + 3, "label 4"), (labels - 1, "label -1"),

@@ -125,6 +125,19 @@ def test_solvers_are_checked_before_any_work(tmp_path, section, message):
         validate(tmp_path, settings.parse(settings.Settings, section, "p"))
 
 
+def test_as_many_guidance_scales_as_conditions_are_asked_for_before_any_work(tmp_path):
+    (tmp_path / "mine.yaml").write_text("rounds:\n  - terms:\n"
+                                        "      - {term: output_matching, guidance: [1.5, 3], source: pairs}\n")
+    several = {"trajectories": {"guidance": [1.5, 3]}, "evaluate": {"guidance": [1.5, 3]},
+               "distill": {"recipe": "mine.yaml"}}  # fmt: skip
+    loaded = settings.parse(settings.Settings, {**several, "teacher": {"groups": [[0, 1], [2, 3]]}}, "p")
+    validate(tmp_path, loaded)
+    with pytest.raises(SettingsError, match="mine: guidance has 2 scales, 1.5, 3; by teacher.groups a label has 1"):
+        validate(tmp_path, settings.parse(settings.Settings, {"distill": several["distill"]}, "p"))
+    with pytest.raises(SettingsError, match="trajectories.guidance has 3 scales"):
+        validate(tmp_path, loaded.model_copy(update={"trajectories": settings.Trajectories(guidance=(1, 2, 3))}))
+
+
 def test_every_key_is_read_somewhere():
     """A key nobody reads is a promise nobody keeps: its name must occur in code other than its declaration."""
     flat = {stage.name: _leaves(stage.settings(settings.Settings())) for stage in STAGES}

@@ -10,6 +10,7 @@ from fewstep.configuration import parse
 from fewstep.errors import SettingsError, StageFailed
 from fewstep.export import load_student
 from fewstep.teachers import load_teacher, new_unet, save_teacher
+from fewstep.trajectories import open_set
 from tasks import distill, teacher
 from tasks.settings import Settings
 from tests.tasks.evaluation_world import Listener, World, contents
@@ -83,6 +84,23 @@ def test_the_teacher_is_a_checked_pipeline_folder(world):
     assert world.summary["terminal_snr"] < 1e-6
     assert 0 < world.summary["quality"]["ratio"] < 20
     assert not list(world.folder("teacher").rglob("*.bin"))
+
+
+def test_a_teacher_with_groups_is_guided_by_each_condition_and_its_student_in_one_call(tmp_path):
+    recipe = tmp_path / "multi.yaml"
+    recipe.write_text("target: guidance\nstudent: {steps: 2}\nrounds:\n  - terms:\n"
+                      "      - {term: output_matching, guidance: [1.5, 3], source: pairs}\n")
+    made = set_to(World(tmp_path / "world"), teacher={"groups": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]},
+                  trajectories={"guidance": [1.5, 3]}, distill={"recipe": str(recipe)})  # fmt: skip
+    for stage in ("shard", "teacher", "trajectories", "distill"):
+        made.run(stage)
+    source, student = load_teacher(made.folder("teacher")), load_student(made.folder("distill"))
+    x, labels = torch.randn(2, *source.sample_shape), torch.tensor([3, 7])
+    parts = [source.x0(x, 0.5, condition) for condition in (None, torch.tensor([11, 12]), labels)]
+    guided = parts[0] + 1.5 * (parts[1] - parts[0]) + 3 * (parts[2] - parts[1])
+    assert torch.allclose(source.x0(x, 0.5, labels, (1.5, 3.0)), guided, atol=1e-4)
+    assert student.denoiser.groups == source.groups and student.sample(x, condition=labels).isfinite().all()
+    assert open_set(made.folder("trajectories")).fields["evaluations"] == 3 * 2
 
 
 @pytest.mark.parametrize(

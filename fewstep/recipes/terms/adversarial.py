@@ -87,6 +87,10 @@ class Adversarial(TermSettings):
         return Needs(data=source == "data", pairs=source == "pairs", teacher=teacher)
 
     @property
+    def judges(self) -> bool:
+        return self.at == "compared"
+
+    @property
     def parts(self) -> int:
         return self.hop.teacher_steps if self.at == "hops" else 1
 

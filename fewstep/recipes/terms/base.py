@@ -68,6 +68,16 @@ class TermSettings(Strict):
         return False
 
     @property
+    def compares(self) -> bool:
+        """Whether this term compares states of the student with targets, which another may judge (`judges`)."""
+        return False
+
+    @property
+    def judges(self) -> bool:
+        """Whether this term judges what another of its round compares."""
+        return False
+
+    @property
     def keeps(self) -> tuple[str, ...]:
         """Frozen copies of the student that this term reads: "start", as the round began."""
         return ()

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from fewstep.guidance import Scales
 from fewstep.recipes.settings import Share
 from fewstep.recipes.terms.base import Needs, TermSettings
 from fewstep.recipes.terms.consistency import Grid
@@ -14,7 +15,7 @@ class Bootstrap(TermSettings):
     levels: Grid = Grid(kind="grid", cells=24)
     boundary_share: Share = 0.1
     """Share of the batch that holds the student at the noise end to the teacher's prediction."""
-    guidance: float = 1.0
+    guidance: Scales = 1.0
     """Guidance of the teacher, u + guidance (c - u), for a student without a guidance input."""
 
     @property

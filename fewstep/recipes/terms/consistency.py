@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fewstep.configuration import Strict
+from fewstep.guidance import Scales
 from fewstep.recipes.settings import LogNormalTimes, Positive, Share, Times
 from fewstep.recipes.terms.base import Needs, TermSettings
 
@@ -66,7 +67,7 @@ class TeacherPoints(Strict):
     """Steps of the solver between the two points."""
     churn: Share = 0.0
     """Noise put in at each step, over that of ancestral sampling: 0 is the ODE, 1 the SDE (eta of DDIM)."""
-    guidance: float = 1.0
+    guidance: Scales = 1.0
     """Guidance of the teacher, u + guidance (c - u), for a student without a guidance input (LCM's has one)."""
 
 
@@ -122,6 +123,10 @@ class Consistency(TermSettings):
     @property
     def second_time(self) -> bool:
         return self.to == "any"
+
+    @property
+    def compares(self) -> bool:
+        return True
 
     @property
     def keeps(self) -> tuple[str, ...]:

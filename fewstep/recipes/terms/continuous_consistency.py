@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fewstep.configuration import Strict
+from fewstep.guidance import Scales
 from fewstep.recipes.settings import LogNormalTimes, Positive, Share, Times
 from fewstep.recipes.terms.base import Needs, TermSettings
 
@@ -29,7 +30,7 @@ class ContinuousConsistency(TermSettings):
     points: Annotated[NoisedData | StoredStates, Field(discriminator="kind")] = NoisedData(kind="data")
     velocity: Literal["teacher", "data"] = "teacher"
     """Of the flow at the point: the teacher's (sCD), or the point's own data and noise (sCT)."""
-    guidance: float = 1.0
+    guidance: Scales = 1.0
     """Guidance of the teacher, u + guidance (c - u), for a student without a guidance input."""
     warmup: Share = 0.1
     """Share of the round over which the part of the tangent with the network's own derivative comes in."""

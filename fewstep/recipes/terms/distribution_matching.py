@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fewstep.configuration import Strict
+from fewstep.guidance import Scales
 from fewstep.recipes.settings import Positive, RoleSettings, Times, UniformTimes
 from fewstep.recipes.terms.base import Needs, TermSettings
 
@@ -58,7 +59,7 @@ class DistributionMatching(TermSettings):
     at: Literal["samples", "phases"] = "samples"
     """samples: the student's prediction of clean samples at a random step. phases: its state at the end of a random
     step, noised within that step's interval (TDM, Phased DMD)."""
-    guidance: float | GuidanceRange = 1.0
+    guidance: Scales | GuidanceRange = 1.0
     """Guidance of the teacher's score, u + guidance (c - u)."""
     huber: Annotated[float, Field(ge=0)] | None = None
     """score_difference: the pseudo-Huber distance, with c = huber sqrt(D), in place of the squared one (TDM): samples

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fewstep.configuration import Strict
+from fewstep.guidance import Scales
 
 
 class Hop(Strict):
@@ -13,5 +14,5 @@ class Hop(Strict):
     teacher_steps: Annotated[int, Field(ge=1)] = 2
     source: Literal["data", "pairs"] = "data"
     """What is noised for the start: data, or the teacher's own samples."""
-    guidance: float = 1.0
+    guidance: Scales = 1.0
     """Guidance of the teacher's steps."""

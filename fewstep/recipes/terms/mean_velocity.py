@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fewstep.configuration import Strict
+from fewstep.guidance import Scales
 from fewstep.recipes.settings import LogNormalTimes, Positive, Share, Times
 from fewstep.recipes.terms.base import Needs, TermSettings
 
@@ -46,7 +47,7 @@ class MeanVelocity(TermSettings):
     """Share of the batch whose interval ends at clean data, wherever it starts: what a student samples by."""
     growth: Share = 0.0
     """Share of the round over which intervals grow from points to their full length."""
-    guidance: float = 1.0
+    guidance: Scales = 1.0
     """Of the velocity that is learnt: the teacher's u + guidance (c - u), or for data, omega of MeanFlow."""
     mixing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """kappa of MeanFlow: part of the data's velocity replaced by the student's own given the condition."""
@@ -74,4 +75,6 @@ class MeanVelocity(TermSettings):
             raise ValueError("difference: goes with identity: derivative")
         if self.mixing and self.velocity == "teacher":
             raise ValueError("mixing is of the data's velocity; with velocity: teacher set guidance alone")
+        if self.velocity != "teacher" and not isinstance(self.guidance, float):
+            raise ValueError("guidance: several scales are a teacher's; that of the data's velocity is one number")
         return self

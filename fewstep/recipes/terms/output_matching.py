@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from fewstep.guidance import Scales
 from fewstep.recipes.settings import Times, UniformTimes
 from fewstep.recipes.terms.base import Needs, TermSettings
 
@@ -11,8 +12,9 @@ class OutputMatching(TermSettings):
     in one pass."""
 
     term: Literal["output_matching"]
-    guidance: float | Literal["input"] = 1.0
-    """Guidance of the teacher's output, u + guidance (c - u); input: the scale that the student is given."""
+    guidance: Scales | Literal["input"] = 1.0
+    """Guidance of the teacher's output, u + guidance (c - u), or one scale for each condition (fewstep/guidance.py);
+    input: the scale that the student is given."""
     source: Literal["data", "pairs"] = "data"
     """What is noised: data, or the teacher's samples, which with the round's guidance lie where a guided one goes."""
     times: Times = UniformTimes()

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fewstep.guidance import Scales
 from fewstep.recipes.settings import Share
 from fewstep.recipes.terms.base import Needs, TermSettings
 
@@ -16,7 +17,7 @@ class PolicyImitation(TermSettings):
     """Predictions of x0, evenly over the flow times of a step, between which the policy interpolates."""
     states: Annotated[int, Field(ge=1)] = 2
     """Places along the policy's own path where it is compared with the teacher."""
-    guidance: float = 1.0
+    guidance: Scales = 1.0
     """Of the teacher's velocity, u + guidance (c - u)."""
     least: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Flow time below which nothing is compared: velocities of x0 are their errors over the flow time."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
+from fewstep.guidance import Scales
 from fewstep.processes import like
 from fewstep.recipes.terms.consistency import DataPoints, TeacherPoints, TrajectoryPoints
 from fewstep.terms.consistency.levels import between
@@ -42,7 +43,7 @@ def noised(step: "Step", points: DataPoints | TeacherPoints, nu: Tensor, nu_near
 
 
 def solver_step(
-    step: "Step", teacher: "Denoiser", state: State, nu: Tensor, points: TeacherPoints, guidance: float | Tensor,
+    step: "Step", teacher: "Denoiser", state: State, nu: Tensor, points: TeacherPoints, guidance: Scales | Tensor,
     name: str,
 ) -> State:  # fmt: skip
     """One step of the teacher from `state` to the lower levels nu' (N,), which may be 0.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
+from fewstep.guidance import Scales
 from fewstep.processes import like
 from fewstep.recipes import terms as settings
 from fewstep.recipes.terms.distribution_matching import GuidanceRange
@@ -66,7 +67,7 @@ class DistributionMatching(Term[settings.DistributionMatching]):
         teacher = step.judged("teacher", self._what, s.times, self._guidance(step))[0].x0
         return teacher, step.judged("fake_score", self._what, s.times)[0].x0
 
-    def _guidance(self, step: "Step") -> float | Tensor:
+    def _guidance(self, step: "Step") -> Scales | Tensor:
         """Guidance of each sample. A random one is PG-SB's (SNOOPI, Nguyen et al., 2412.02687, section 4.1)."""
         s = self.settings.guidance
         return s.low + (s.high - s.low) * step.uniform("guidance") if isinstance(s, GuidanceRange) else s

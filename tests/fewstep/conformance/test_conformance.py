@@ -29,8 +29,10 @@ class Exact:
         self.target, self.spoil, self.denoiser = target, spoil, target.teacher
 
     def sample(self, noise, condition=None, seed=0):
-        self.denoiser.evaluations += 1
-        return self.spoil(self.target.samples(len(noise), 77))
+        before = self.denoiser.evaluations
+        drawn = self.spoil(self.target.samples(len(noise), 77))
+        self.denoiser.evaluations = before + 1  # whatever the target's own samples cost
+        return drawn
 
 
 @pytest.fixture

@@ -110,6 +110,31 @@ def test_guidance_is_u_plus_s_times_c_minus_u():
     assert torch.allclose(teacher.x0(x, t, labels, 0.0), u, atol=1e-12)
 
 
+def test_a_groups_label_is_the_mixture_of_its_components():
+    teacher = GaussianMixture(MEANS, STDS, WEIGHTS, groups=[(0, 2)])
+    alone = GaussianMixture(MEANS[[0, 2]], [STDS[0], STDS[2]], [WEIGHTS[0], WEIGHTS[2]])
+    x, labels = draws(30, 2), torch.full((30,), 4)
+    assert torch.allclose(teacher.x0(x, 0.5, labels), alone.x0(x, 0.5), atol=1e-12)
+    assert torch.allclose(teacher.log_prob(x, 0.5, labels), alone.log_prob(x, 0.5), atol=1e-12)
+    drawn = teacher.labelled_samples(4000, torch.Generator().manual_seed(0), torch.arange(4000) % 5)[1]
+    shares = drawn[torch.arange(4000) % 5 == 4].bincount(minlength=3) / 800
+    assert shares[1] == 0 and abs(float(shares[0]) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 800)
+    assert (drawn[torch.arange(4000) % 5 == 1] == 1).all()
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.kind)
+def test_guidance_by_each_condition_is_the_score_of_the_reweighted_densities(process):
+    """p(x) (p(x|g) / p(x))^s1 (p(x|c) / p(x|g))^s2, differentiated by autograd."""
+    teacher = GaussianMixture(MEANS, STDS, WEIGHTS, process, groups=[(0, 2)])
+    x, c = draws(30, 2).requires_grad_(), torch.tensor([0, 2, 1]).repeat(10)
+    g = torch.tensor([4, 4, 1]).repeat(10)  # what no group holds is one condition
+    t = process.time(torch.tensor(0.0, dtype=torch.float64))
+    nothing, group, whole = (teacher.log_prob(x, t, labels) for labels in (None, g, c))
+    density = nothing + 1.5 * (group - nothing) + 3.0 * (whole - group)
+    gradient = torch.autograd.grad(density.sum(), x)[0]
+    assert torch.allclose(teacher.predict(x, t, c, (1.5, 3.0)).score, gradient, atol=1e-9)
+
+
 def test_exact_samples_have_the_promised_moments():
     teacher = GaussianMixture(MEANS, STDS, WEIGHTS)
     x, labels = teacher.labelled_samples(20_000, torch.Generator().manual_seed(0))

@@ -212,7 +212,7 @@ def test_what_a_consistency_term_compares_is_judged_at_the_level_where_it_lies(p
 def test_what_is_compared_needs_a_term_that_compares():
     critic = {"term": "adversarial", "at": "compared", "features": "teacher"}
     recipe = {"name": "x", "rounds": [{"terms": [critic], "turns": {"student": 1, "discriminator": 1}}]}
-    with pytest.raises(SettingsError, match="needs a consistency term"):
+    with pytest.raises(SettingsError, match="needs a term in its round that compares"):
         parse_recipe(recipe, "x")
     with_it = [{"term": "consistency", "points": {"kind": "trajectory"}}, critic]
     mixed = {"name": "x", "rounds": [{**recipe["rounds"][0], "terms": [*with_it, {"term": "denoising"}]}]}

@@ -39,7 +39,7 @@ class Guided(Adapter):
     """What a network puts out that is the guided teacher: a scale of its own, or the one it is given."""
 
     teacher: GaussianMixture
-    scale: float | None
+    scale: float | tuple | None
 
     def __call__(self, network, process, x, t, labels):
         scale = labels.scale if self.scale is None else self.scale
@@ -63,6 +63,14 @@ def test_its_optimum_is_the_guided_prediction_in_one_pass(process):
         assert loss <= 1e-9 if not least else loss > least
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, student.network.parameters())])
         assert gradient.abs().max() < 1e-4 if not least else gradient.abs().max() > 1e-3
+
+
+def test_its_optimum_guides_each_condition_by_its_own_scale():
+    teacher = GaussianMixture([[0.6, 0.0], [-0.6, 0.3], [0.0, -0.8]], [0.5, 0.7, 0.4], groups=[(0, 1)])
+    term = build_term(settings.OutputMatching(term="output_matching", guidance=[1.5, 3.0]))
+    for scales, exact in (((1.5, 3.0), True), (1.5, False), (3.0, False), ((3.0, 1.5), False)):
+        student = Denoiser(Disturbed(), VP, "v_prediction", (2,), 3, 3, Guided(teacher, scales), [(0, 1)])
+        assert bool(term.loss(view(student, teacher))[0] <= 1e-9) is exact
 
 
 def test_a_student_with_the_scale_as_an_input_learns_every_scale_at_once():
