@@ -12,6 +12,9 @@ def dispersion(features: Tensor, temperature: float) -> Tensor:
     The contrastive loss without its positive pairs (Wang and He, 2506.09027, eq. 6, with squared distances averaged
     over dimensions). 0 at collapse; pairs of a sample with itself, which are among the mean, bound it below by -log N,
     where its gradient vanishes: without them it pays for ever to let the features grow.
+
+    DM1 (2510.07865), derived from its abstract (dispersive losses on several layers beside MeanFlow's against collapse
+    of the representation): the mean of this over the blocks' features (`MeanVelocity`).
     """
     flat = features.flatten(1).float()
     norms = flat.square().mean(1)

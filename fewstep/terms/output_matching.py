@@ -30,8 +30,14 @@ class OutputMatching(Term[settings.OutputMatching]):
 
     Guidance distillation (Meng et al., 2210.03142, eq. 2; only the prediction type differs): its optimum is the guided
     prediction in one pass, where s is fixed or an input of the student, drawn over its range. With s = 1 it is the
-    output part of compression (Kim et al., BK-SDM, 2305.15798, eq. 2). Affine readings of one output commute with
-    guidance, so the optimum is the same for every prediction type.
+    output part of compression (Kim et al., BK-SDM, 2305.15798, eq. 2). Several scales guide each condition of a label
+    by itself (fewstep/guidance.py): as many calls and one more become one, as in FADA (2412.16915). Affine readings of
+    one output commute with guidance, so the optimum is the same for every prediction type.
+
+    LoRA-enhanced distillation (2312.06899) and plug-and-play distillation (2406.01954), derived from their abstracts
+    (adapters, or a light guide beside a frozen base, learn the guided output): what is to be learnt is
+    (s - 1) (F_T(c) - F_T(no c)), zero at s = 1, where both begin, as adapters and guide end in zeros. So this loss over
+    them alone, at x_t of the guided teacher's own samples, where an unguided one's never lie.
     """
 
     name = "output_matching"

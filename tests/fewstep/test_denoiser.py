@@ -95,7 +95,7 @@ def test_conditions_that_do_not_fit_are_refused():
         denoiser(null_class=None).predict(x, t)
     with pytest.raises(SettingsError, match="null class"):
         denoiser(null_class=None).predict(x, t, labels, 2.0)
-    with pytest.raises(SettingsError, match="guidance 2 needs a condition"):
+    with pytest.raises(SettingsError, match="guidance needs a condition"):
         denoiser().predict(x, t, None, 2.0)
     allowed = r"the condition must be an integer tensor \(5,\) of class labels, 0 … 2 or 3 for no class; got "
     for odd, what in ((labels[:4], r"shape \(4,\)"), (labels + 3, "label 4"), (labels - 1, "label -1"),

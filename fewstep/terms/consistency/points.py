@@ -51,6 +51,11 @@ def solver_step(
     ddim: x + (nu' - nu) e with e = epsilon(x, nu). heun: e is the mean of that and of epsilon where ddim leads, save in
     a step to clean data (Karras et al., 2206.00364, algorithm 1). With churn c: x - nu e + sqrt(nu'^2 - s^2) e + s z,
     s = c nu' sqrt(1 - nu'^2 / nu^2), for c = 1 ancestral sampling (Song et al., 2010.02502, eq. 12 and 16).
+
+    Churn is SCott's (2403.01505), derived from its abstract (consistency along an SDE solver of the teacher, the
+    strength of its noise controlled): every c keeps the marginals, since s^2 of new variance stands for s^2 taken from
+    the direction's. Given x the near point is now random, so the squared distance's optimum is the mean of its targets
+    over z: the ODE's end for c = 0, and for larger c ever more of E[x0 | x], which is why c is well below 1.
     """
     first = predict(step, teacher, state, guidance=guidance)
     x0, direction = first.x0, first.epsilon
@@ -66,7 +71,14 @@ def solver_step(
 
 
 def stored(step: "Step", points: TrajectoryPoints) -> Pair:
-    """Two states of one stored trajectory, the end of which is the last."""
+    """Two states of one stored trajectory, the end of which is the last.
+
+    Single-trajectory distillation (STD, 2412.18945), derived from its abstract (the whole trajectory from one start is
+    consistent; a bank keeps trajectories): consistency pairs noise data anew, so that x_t and x_r lie on a path of the
+    teacher's only to a solver step's error, and x_t has the data's distribution. States of one stored solve have
+    neither fault: any two of them have the same end, and they are where a sampler passes. `reach`: how many states the
+    near one is ahead at most; along one solve a longer reach costs no accuracy.
+    """
     count = stored_count(step)
     first = step.integers("state", count)
     second = first + 1 + (step.integers("reach", points.reach) if points.reach > 1 else 0)

@@ -22,6 +22,10 @@ def score_identity(x: Tensor, teacher: Tensor, fake: Tensor, alpha: float) -> Te
         2410.16794, theorem 3.1).
       * alpha = 1/2: half the gradient of E d^2 itself. A Fisher divergence hardly sees the weights of modes far apart,
         and samples that flee to where d is small lose modes.
+        Inverse bridge matching (IBMD, 2502.01362), derived from its abstract: min over students of E |teacher - x|^2 -
+        min over bridge models of E |model - x|^2. The model's minimum is fake = E[x | x_t], and the difference of the
+        two errors E d (d + 2 (fake - x)) = E d^2, as fake - x has no part along any function of x_t. Its gradient, the
+        model held at its minimum, is that of E [d^2 + 2 d (fake - x)]: twice this.
       * alpha > 1 (SiD) takes some of d^2 away, so that samples move to where the scores differ.
     """
     d = teacher - fake
