@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from fewstep import prediction
 from fewstep.adapters import Adapter, Labels, adapter_for
 from fewstep.conditions import require_condition
 from fewstep.errors import SettingsError
-from fewstep.groups import Groups, chains, conditions, require_groups
+from fewstep.groups import Groups, chains, require_groups
 from fewstep.guidance import calls, is_guided, told
 from fewstep.prediction import PredictionType
 from fewstep.processes import Process, like
@@ -111,6 +110,8 @@ class Denoiser(nn.Module):
         self.num_classes = num_classes
         self.null_class = null_class
         self.groups: Groups = require_groups(groups, num_classes, null_class)
+        # (conditions + 1, labels): each label by its first conditions, none in row 0
+        self.register_buffer("chains", torch.tensor(chains(num_classes, self.groups)), persistent=False)
         self.adapter = adapter or adapter_for(process)
         self.evaluations = 0
         self.held: frozenset[str] = frozenset()
@@ -125,10 +126,10 @@ class Denoiser(nn.Module):
         """How many labels the network tells apart: classes, none where it knows that, and groups."""
         return self.num_classes + (self.null_class is not None) + len(self.groups) if self.num_classes else 0
 
-    @cached_property
-    def chains(self) -> Tensor:
-        """(conditions + 1, labels) int64: each label by its first conditions, none in row 0; see `groups.chains`."""
-        return torch.tensor(chains(self.num_classes, self.groups))
+    @property
+    def conditions(self) -> int:
+        """How many conditions a label has at most: 1 without groups."""
+        return len(self.chains) - 1
 
     def with_conditions(self, labels: Tensor, count: Tensor | int) -> Tensor:
         """What is left of labels (N,) by their first `count` (a number or (N,)) conditions; by none the null class.
@@ -136,7 +137,7 @@ class Denoiser(nn.Module):
         In a network without groups a class is one condition.
         """
         if self.groups:
-            return self.chains.to(labels.device)[count, labels]
+            return self.chains[count, labels.long()]
         if isinstance(count, int):
             return labels if count else torch.full_like(labels, self.null_class)
         return labels.masked_fill(count == 0, self.null_class)
@@ -227,7 +228,7 @@ class Denoiser(nn.Module):
         if not self.num_classes or self.null_class is None:
             raise SettingsError(f"guidance {shown} needs a network that was trained with classes and a null class",
                                 hint="set guidance to 1.0")  # fmt: skip
-        if isinstance(guidance, Sequence) and len(guidance) != (wanted := conditions(self.groups)):
+        if isinstance(guidance, Sequence) and len(guidance) != (wanted := self.conditions):
             raise SettingsError(f"guidance {shown} is {len(guidance)} scales; labels of this network have {wanted} "
                                 f"condition{'s' * (wanted > 1)}, each with a scale")  # fmt: skip
 

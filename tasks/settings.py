@@ -66,9 +66,15 @@ class Teacher(Strict):
     channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 32)
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     class_dropout: Share = 0.1
-    groups: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()  # of classes, each a condition of its own
+    groups: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()  # of classes; share class_dropout with no class
     ema: Share = 0.02                                             # half-life of the average, as a share of the images
     check: TeacherCheck = TeacherCheck()
+
+    @model_validator(mode="after")
+    def _groups_are_learnt(self):
+        if self.groups and not self.class_dropout:
+            raise ValueError("groups: their labels are learnt in the share of class_dropout, which is 0")
+        return self
 
     @field_validator("source", "path")
     @classmethod

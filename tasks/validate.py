@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewstep.errors import SettingsError
-from fewstep.groups import conditions
+from fewstep.groups import conditions, require_groups
 from fewstep.guidance import is_guided, told
 from tasks import graph
 from tasks.settings import Settings
@@ -29,22 +29,26 @@ def validate(root: Path, settings: Settings) -> None:
 def _guidance(settings: Settings, recipe, teacher: Path | None) -> None:
     asked = {"trajectories.guidance": [settings.trajectories.guidance],
              "evaluate.guidance": [settings.evaluate.guidance], f"recipe {recipe.name}: guidance": recipe.guidance}
-    groups, where, hint = settings.teacher.groups, "teacher.groups", "set teacher.groups, or give one scale"
+    groups, where, classes = settings.teacher.groups, "teacher.groups", None
     if teacher is not None:
         from fewstep.teachers.inspection import inspect_teacher
 
         info = inspect_teacher(teacher)
-        groups, where, hint = info.groups, f"the teacher {teacher}", "give as many"
-        guidance = settings.trajectories.guidance
-        if is_guided(guidance) and not info.num_classes:
-            raise SettingsError(f"trajectories.guidance is {told(guidance)}, which needs classes; "
-                                f"the teacher {teacher} has none", hint="set trajectories.guidance to 1")
+        groups, where, classes = info.groups, f"the teacher {teacher}", info.num_classes
+    try:  # how many classes the data have is seen later: as if there were one beyond the largest
+        some = 2 + max((label for group in groups for label in group), default=0) if classes is None else classes
+        require_groups(groups, some, some)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}", hint=error.hint) from None
     wanted = conditions(groups)
     for key, found in asked.items():
         for scales in found:
+            if is_guided(scales) and classes == 0:
+                raise SettingsError(f"{key} is {told(scales)}, which needs classes; {where} has none",
+                                    hint="set it to 1")
             if isinstance(scales, tuple) and len(scales) != wanted:
                 raise SettingsError(f"{key} has {len(scales)} scales, {told(scales)}; by {where} a label has {wanted} "
-                                    f"condition{'s' * (wanted > 1)}", hint=hint)
+                                    f"condition{'s' * (wanted > 1)}", hint="give one scale, or one for each condition")
 
 
 def _recipe(root: Path, settings: Settings) -> str | Path:

@@ -157,7 +157,7 @@ def guidance_of(recipe: Recipe) -> Scales:
     own = recipe.student.guidance_input
     if own is not None:
         return own.sample
-    scales = recipe.guidance
+    scales = recipe.all_guidance
     if not scales and recipe.target == "compression":
         return 1.0
     if not scales:

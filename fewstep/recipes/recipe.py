@@ -1,5 +1,6 @@
 """A recipe: the rounds of a published system, and only what differs from the defaults. Torch-free."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -140,7 +141,14 @@ class Recipe(Strict):
     @property
     def guidance(self) -> list[Scales]:
         """The scales by which the recipe guides a teacher; not ranges, nor the scale that a student is given."""
-        terms = [term for r in self.rounds for term in r.terms if term.needs.teacher]
+        return self._guidance([term for r in self.rounds for term in r.terms if term.needs.teacher])
+
+    @property
+    def all_guidance(self) -> list[Scales]:
+        """The same, and those of terms that guide the student's own velocity (MeanFlow)."""
+        return self._guidance([term for r in self.rounds for term in r.terms])
+
+    def _guidance(self, terms: Sequence[AnyTerm]) -> list[Scales]:
         parts = [getattr(term, name, None) for term in terms for name in ("points", "hop")]
         found = [r.trajectories.guidance for r in self.rounds]
         found += [getattr(part, "guidance", 1.0) for part in (*terms, *parts)]

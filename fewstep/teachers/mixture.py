@@ -48,6 +48,10 @@ class GaussianMixture(Denoiser):
         self.register_buffer("means", means)
         self.register_buffer("stds", stds)
         self.register_buffer("weights", weights / weights.sum())
+        own = torch.eye(count, dtype=torch.bool)
+        groups = [own[list(group)].any(0) for group in self.groups]
+        members = torch.cat([own, torch.stack([torch.ones_like(own[0]), *groups])])  # (labels, K): what a label allows
+        self.register_buffer("members", members, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> GaussianMixture:
         """Moves between devices but stays in float64: a cast there and back would round what it stands for."""
@@ -77,15 +81,9 @@ class GaussianMixture(Denoiser):
         logits = self.weights.log() - (residual**2).sum(-1) / (2 * variance)
         logits = logits - residual.shape[-1] / 2 * (2 * math.pi * variance).log()
         if labels is not None:
-            own = self._members(x.device).index_select(0, labels)  # refuses any label beyond
+            own = self.members.index_select(0, labels)  # refuses any label beyond
             logits = logits.masked_fill(~own, -math.inf)
         return residual, logits
-
-    def _members(self, device: torch.device) -> Tensor:
-        """(labels, K): whether a label allows a component."""
-        own = torch.eye(self.num_classes, dtype=torch.bool)
-        groups = [own[list(group)].any(0) for group in self.groups]
-        return torch.cat([own, torch.stack([torch.ones_like(own[0]), *groups])]).to(device)
 
     def log_prob(self, x: Tensor, t: Tensor | float | None = None, condition: Tensor | None = None) -> Tensor:
         """Log-density (N,) of x (N, …) at native time t, or of the data when t is None.
@@ -144,11 +142,11 @@ class GaussianMixture(Denoiser):
         weights = self.weights.cpu()
         drawn = torch.multinomial(weights, n, replacement=True, generator=generator)
         if condition is not None:
-            condition = condition.cpu()
+            condition = condition.cpu().long()
             drawn = torch.where(condition < self.num_classes, condition, drawn)
             rows = (condition > self.num_classes).nonzero()[:, 0]  # of groups
             if len(rows):
-                allowed = weights * self._members(weights.device)[condition[rows]]
+                allowed = weights * self.members.cpu()[condition[rows]]
                 drawn[rows] = torch.multinomial(allowed, 1, generator=generator)[:, 0]
         noise = torch.randn(n, *self.sample_shape, generator=generator, dtype=torch.float64)
         samples = self.means.cpu()[drawn] + like(self.stds.cpu()[drawn], noise) * noise

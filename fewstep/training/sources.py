@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
-from fewstep.groups import conditions
 from fewstep.randomness import Permutation, generator
 from fewstep.recipes.terms.base import Needs
 from fewstep.training.draws import Draws
@@ -152,13 +151,16 @@ class ExactData:
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
         """`size` samples drawn for this position, with labels."""
         x, y = self.teacher.labelled_samples(size, generator(seed, "exact-data", position))
-        left = torch.arange(len(y[::2])) % conditions(self.teacher.groups)
+        left = torch.arange(len(y[::2])) % self.teacher.conditions
         y[::2] = self.teacher.with_conditions(y[::2], left)
         return x, y
 
 
 class MixedPairs:
-    """Unconditional and conditional pairs of one teacher in turn: even places without, odd places with a condition."""
+    """Unconditional pairs and pairs by class of one teacher in turn: even places without, odd places with a class.
+
+    None by a group of classes: its label serves the teacher's guidance.
+    """
 
     def __init__(self, without: PairSource, given: PairSource, null_class: int):
         self.without, self.given, self.null_class = without, given, null_class

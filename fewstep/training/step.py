@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import SettingsError
-from fewstep.groups import conditions
-from fewstep.guidance import Scales, is_guided
+from fewstep.guidance import Scales, is_guided, told
 from fewstep.recipes.settings import Inputs, Times
 from fewstep.recipes.terms.base import Needs
 from fewstep.training.draws import Draws
@@ -135,9 +134,12 @@ class Step:
             allowed = self._sources.labels
             own = list(range(classes)) if allowed is None else [k for k in allowed if k < classes and k != null]
             labels = torch.tensor(own, device=self._draws.device)[self.integers("condition", len(own))]
-            if null is None or not self._sources.null_share or (allowed is not None and null not in allowed):
+            if null is None or not self._sources.null_share:
                 return labels
-            return self._weakened(labels, self.uniform("null") < self._sources.null_share, "null-conditions")
+            weaker = self._weakened(labels, self.uniform("null") < self._sources.null_share, "null-conditions")
+            if allowed is None:
+                return weaker
+            return torch.where(torch.isin(weaker, torch.tensor(allowed, device=weaker.device)), weaker, labels)
         if self.labelled_by == "pairs":
             labels = self.pair.get("condition")
         else:
@@ -163,8 +165,16 @@ class Step:
         return {} if self.scale is None else {"scale": self.scale}
 
     def guidance(self, fixed: Scales) -> Scales | Tensor:
-        """The teacher's guidance scale: the one that the student is told, or `fixed` for one without that input."""
-        return fixed if self.scale is None else self.scale
+        """The teacher's guidance scale: the one that the student is told, or `fixed` for one without that input.
+
+        Raises SettingsError for several scales beside that input, which is one number.
+        """
+        if self.scale is None:
+            return fixed
+        if isinstance(fixed, tuple):
+            raise SettingsError(f"guidance: {told(fixed)} is several scales, and the student is told one",
+                                hint="leave out the student's guidance_input, or the term's guidance")  # fmt: skip
+        return self.scale
 
     def dropped_condition(self, share: float) -> Tensor | None:
         """`condition` with this share of the labels replaced by the null class, where the network has one, or in a
@@ -176,7 +186,7 @@ class Step:
 
     def _weakened(self, labels: Tensor, which: Tensor, name: str) -> Tensor:
         """The labels (size,); of those in the mask `which` fewer conditions, each smaller number as likely."""
-        most = conditions(self.student.groups)
+        most = self.student.conditions
         left = self.integers(name, most) if most > 1 else torch.zeros_like(labels)
         return torch.where(which, self.student.with_conditions(labels, left), labels)
 

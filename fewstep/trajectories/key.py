@@ -12,9 +12,9 @@ import torch
 from fewstep.records.files import canonical_json
 
 _PACKAGE = Path(__file__).parent.parent
-_CODE = (
-    *("adapters.py", "denoiser.py", "networks.py", "prediction.py", "processes.py", "randomness.py"),
-    *("records", "sampling.py", "solvers.py", "teachers", "trajectories"),
+CODE = (
+    *("adapters.py", "denoiser.py", "groups.py", "guidance.py", "networks.py", "prediction.py", "processes.py"),
+    *("randomness.py", "records", "sampling.py", "solvers.py", "surgery", "teachers", "trajectories"),
 )
 _CPU_FEATURES = ("avx", "amx", "fma", "sse4", "f16c")
 
@@ -53,7 +53,7 @@ def backend(device: torch.device | str = "cpu") -> dict:
 def code_digest() -> str:
     """SHA-256 over the source files of fewstep that take part in making a set."""
     found = hashlib.sha256()
-    for name in _CODE:
+    for name in CODE:
         path = _PACKAGE / name
         files = sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.is_file() else []
         for file in files:

@@ -134,6 +134,10 @@ def test_as_many_guidance_scales_as_conditions_are_asked_for_before_any_work(tmp
     validate(tmp_path, loaded)
     with pytest.raises(SettingsError, match="mine: guidance has 2 scales, 1.5, 3; by teacher.groups a label has 1"):
         validate(tmp_path, settings.parse(settings.Settings, {"distill": several["distill"]}, "p"))
+    with pytest.raises(SettingsError, match="teacher.groups: groups are nested or have no class in common"):
+        validate(tmp_path, settings.parse(settings.Settings, {"teacher": {"groups": [[0, 1], [1, 2]]}}, "p"))
+    with pytest.raises(SettingsError, match="learnt in the share of class_dropout, which is 0"):
+        settings.parse(settings.Settings, {"teacher": {"groups": [[0, 1]], "class_dropout": 0.0}}, "p")
     with pytest.raises(SettingsError, match="trajectories.guidance has 3 scales"):
         validate(tmp_path, loaded.model_copy(update={"trajectories": settings.Trajectories(guidance=(1, 2, 3))}))
 

@@ -46,7 +46,28 @@ def test_dropped_conditions_leave_the_group_as_often_as_nothing():
 
 
 def test_students_that_share_the_classes_take_groups_with_the_first_of_them():
-    assert route(teacher(), 2) == [0, 0, 1, 1, 0, 0, 1]
+    one = teacher()
+    assert route(one, 2) == [0, 0, 1, 1, 0, 0, 1]
+    for labels in ((0, 1, 4, 5), (2, 3, 6)):  # drawn where a round reads neither data nor pairs
+        networks, draws = {"student": fresh_network(one, 0)}, Draws(0, 0, 0, 512, torch.device("cpu"))
+        step = Step("student", networks, [1.0], Sources(None, None, 0.5, labels), draws)
+        assert set(step.condition.tolist()) == set(labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_labels_may_be_of_any_integer_type(dtype):
+    one, labels = teacher(), torch.tensor([0, 3, 6], dtype=dtype)
+    assert one.with_conditions(labels, torch.tensor([1, 0, 1])).tolist() == [5, 4, 6]
+    assert one.labelled_samples(3, torch.Generator().manual_seed(0), labels)[1][:2].tolist() == [0, 3]
+
+
+def test_a_student_that_is_told_one_scale_is_not_guided_by_several():
+    told = StudentSettings(guidance_input={"low": 1, "high": 4, "sample": 2})
+    student = make_student(fresh_network(teacher(), 0), told)
+    step = Step("student", {"student": student.denoiser}, [1.0], Sources(), Draws(0, 0, 0, 8, torch.device("cpu")))
+    with pytest.raises(SettingsError, match="1.5, 3 is several scales, and the student is told one"):
+        step.guidance((1.5, 3.0))
+    assert step.guidance(2.0) is step.scale
 
 
 def test_one_pass_learns_what_three_make_of_two_scales():
