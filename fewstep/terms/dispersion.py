@@ -14,7 +14,7 @@ def dispersion(features: Tensor, temperature: float) -> Tensor:
     where its gradient vanishes: without them it pays for ever to let the features grow.
 
     DM1 (2510.07865), derived from its abstract (dispersive losses on several layers beside MeanFlow's against collapse
-    of the representation): the mean of this over the blocks' features (`MeanVelocity`).
+    of the representation): the mean of this over the blocks' features, one of them drawn in each step (`MeanVelocity`).
     """
     flat = features.flatten(1).float()
     norms = flat.square().mean(1)

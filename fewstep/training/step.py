@@ -91,6 +91,10 @@ class Step:
         """(size,) uniform in 0 ... high - 1."""
         return self._draws.integers(name, high)[self._part]
 
+    def integer(self, name: str, high: int) -> int:
+        """One for the whole batch, uniform in 0 ... high - 1."""
+        return self._draws.integer(name, high)
+
     def generator(self, name: str) -> torch.Generator:
         """A CPU generator for what the whole batch has in common; equal names are equal draws within a step."""
         return self._draws.generator(name)
@@ -233,7 +237,7 @@ class Step:
     @cached_property
     def exit(self) -> int:
         """Which of the student's steps this batch is judged at."""
-        return self._draws.integer("exit", len(self.grid)) if len(self.grid) > 1 else 0
+        return self.integer("exit", len(self.grid)) if len(self.grid) > 1 else 0
 
     @cached_property
     def generated(self) -> Tensor:

@@ -6,13 +6,17 @@ import math
 import pytest
 import torch
 
+from fewstep.adapters import Angle
 from fewstep.denoiser import Denoiser
+from fewstep.networks import ResidualMLP
+from fewstep.networks import build as initialised
 from fewstep.processes import EDM, Flow, like
 from fewstep.recipes import load_recipe
 from fewstep.recipes import terms as settings
 from fewstep.recipes.settings import UniformTimes
 from fewstep.recipes.terms import Needs
 from fewstep.recipes.terms.mean_velocity import Dispersion
+from fewstep.surgery.inputs import ExtraInputs, add_inputs
 from fewstep.terms import build
 from fewstep.terms.derivatives import jvp
 from fewstep.terms.dispersion import dispersion
@@ -252,11 +256,6 @@ def test_dispersion_asks_for_no_more_where_features_are_far_apart():
 
 
 def test_dispersion_joins_the_loss_with_its_weight():
-    from fewstep.adapters import Angle
-    from fewstep.networks import ResidualMLP
-    from fewstep.networks import build as initialised
-    from fewstep.surgery.inputs import ExtraInputs, add_inputs
-
     network = add_inputs(initialised(lambda: ResidualMLP((2,))), ExtraInputs(second_time=True))
     networks = {"student": Denoiser(network, Flow(), "v_prediction", (2,), adapter=Angle())}
     step = make_step(networks, n=64, data=samples(64))
@@ -264,6 +263,23 @@ def test_dispersion_joins_the_loss_with_its_weight():
     loss, statistics = term(dispersion=Dispersion(weight=0.3, temperature=2.0)).loss(step)
     torch.testing.assert_close(loss, plain + 0.3 * statistics["dispersion"])
     assert -math.inf < statistics["dispersion"] < 0
+
+
+def test_dispersion_is_of_every_block_in_turn_of_chance():
+    network = add_inputs(initialised(lambda: ResidualMLP((2,))), ExtraInputs(second_time=True))
+    student, own = Denoiser(network, Flow(), "v_prediction", (2,), adapter=Angle()), term(dispersion=Dispersion())
+    found = []
+    for k in range(40):
+        step = make_step({"student": student}, n=8, k=k, data=samples(8))
+        t, r = own._interval(step)
+        x = student.process.add_noise(step.data, step.normal("noise", like=step.data), t)
+        with torch.no_grad():
+            features = student.features(x, t, None, second=r, every=True)[1]
+        each = [float(dispersion(feature, 1.0)) for feature in features]
+        drawn = float(own.loss(step)[1]["dispersion"])
+        found.append(min(range(len(each)), key=lambda block, drawn=drawn, each=each: abs(each[block] - drawn)))
+        assert drawn == pytest.approx(each[found[-1]], rel=1e-5)
+    assert set(found) == set(range(len(each)))
 
 
 @pytest.mark.parametrize("name", ["meanflow", "splitmeanflow", "dm1", "twinflow"])
