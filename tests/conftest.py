@@ -20,6 +20,11 @@ os.environ.update(
 LONGEST = ("tests/pipeline/test_kill.py", "tests/flows/test_models.py", "tests/flows/test_run.py")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: a third of the time the longest tests wait, for servers and for processes to be killed."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """The longest files begin first, so that no core is left alone with one of them at the end."""
     place = {name: number for number, name in enumerate(LONGEST)}
