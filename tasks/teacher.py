@@ -27,7 +27,10 @@ def check(ctx) -> None:
     if len(images) < 2:
         raise SettingsError(f"the train split has {len(images)} images; add images or raise data.split.train")
     if "teacher" not in ctx.given:
-        require_groups(ctx.settings["groups"], images.num_classes, images.num_classes)
+        try:
+            require_groups(ctx.settings["groups"], images.num_classes, images.num_classes)
+        except SettingsError as error:
+            raise SettingsError(f"teacher.groups: {error}", hint=error.hint) from None
         return
     info = inspect_teacher(ctx.given["teacher"])
     if tuple(info.sample_shape) != tuple(images.shape):

@@ -90,6 +90,10 @@ def test_a_teacher_with_groups_is_guided_by_each_condition_and_its_student_in_on
     recipe = tmp_path / "multi.yaml"
     recipe.write_text("target: guidance\nstudent: {steps: 2}\nrounds:\n  - terms:\n"
                       "      - {term: output_matching, guidance: [1.5, 3], source: pairs}\n")
+    odd = set_to(World(tmp_path / "odd"), teacher={"groups": [[0, 17]]})
+    odd.run("shard")
+    with pytest.raises(SettingsError, match="teacher.groups: a group is of two or more of the 10 classes"):
+        teacher.check(odd.context("teacher"))
     made = set_to(World(tmp_path / "world"), teacher={"groups": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]},
                   trajectories={"guidance": [1.5, 3]}, distill={"recipe": str(recipe)})  # fmt: skip
     for stage in ("shard", "teacher", "trajectories", "distill"):
