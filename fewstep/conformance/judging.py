@@ -82,7 +82,7 @@ def judge(
     """
     count = count or COUNT
     reference, noise = reference_and_noise(target, seed, count)
-    condition = target.condition(count)
+    condition = target.asked(count)
     before = student.denoiser.evaluations
     drawn = student.sample(noise, condition=condition, seed=seed)
     evaluations = student.denoiser.evaluations - before

@@ -11,6 +11,8 @@ from fewstep.errors import SettingsError
 from fewstep.recipes import load_recipe
 
 FILE = Path(__file__).parent / "known_misses.yaml"
+DIGITS = "digits"
+"""Beside the problems: what was found of recipes that stand far from the others in docs/digits.md."""
 
 
 def known_misses(path: Path = FILE) -> dict[tuple[str, str], str]:
@@ -22,7 +24,8 @@ def known_misses(path: Path = FILE) -> dict[tuple[str, str], str]:
     found = {(recipe, problem): why for recipe, problems in listed.items() for problem, why in problems.items()}
     for (recipe, problem), why in found.items():
         load_recipe(recipe)
-        Problem(problem)
+        if problem != DIGITS:
+            Problem(problem)
         if not isinstance(why, str) or not why.strip():
             raise SettingsError(f"{path}: {recipe} on {problem}: say what was found")
     return found

@@ -49,6 +49,15 @@ class Target:
         """Labels (count,) under which student and solvers sample; None: the whole mixture."""
         return None
 
+    def asked(self, count: int) -> Tensor | None:
+        """Labels (count,) that the student is asked for: of several that share the classes every component by its
+        weight, so that each answers; else as the solvers."""
+        if self.recipe.students == 1:
+            return self.condition(count)
+        edges = self.mixture.weights.cumsum(0)
+        places = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        return torch.searchsorted(edges, places).clamp_max(len(edges) - 1)
+
     def samples(self, count: int, seed: int) -> Tensor:
         """(count, ...) samples of the target."""
         return self.mixture.exact_samples(count, generator(seed, "conformance/exact"))

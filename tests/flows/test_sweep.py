@@ -40,7 +40,7 @@ def test_a_sweep_shares_stages_remembers_rows_and_leaves_the_checkout_alone(proj
     assert {"docs/digits/kd.json", "docs/digits/ect.json"} <= set(shown)
     assert shown["docs/digits/kd.json"]["data"]["kid"] == 0.01
     text = (project.root / "docs" / "digits.md").read_text()
-    assert "| `ect` | 1 | 1.000 | 10.00 | 0.900 | 0.950 |" in text and "real images" in text
+    assert "| `ect` | few-step | 1 | 1.000 | 10.00 | 0.900 | 0.950 |" in text and "real images" in text
 
 
 def figures(recipe: str, distance: float = 1.0) -> dict:
@@ -61,7 +61,7 @@ def test_rows_become_metrics_a_plot_and_a_table_with_what_failed(tmp_path):
     assert plots["metrics"] == ["dmd2.json", "kd.json"] and plots["plots"][0]["figures.csv"]["y"] == "recipe"
     text = (tmp_path / "docs" / "digits.md").read_text()
     assert "1,000 training samples" in text and "`ect` failed: no luck" in text and "unipc (training-free)" in text
-    assert text.index("`dmd2` | 2 | 0.500 | 10.00 | 0.900 | – | 52 | 9") < text.index("| `kd`")
+    assert text.index("`dmd2` | few-step | 2 | 0.500 | 10.00 | 0.900 | – | 52 | 9") < text.index("| `kd`")
 
 
 def test_rows_of_different_protocols_do_not_stand_in_one_table(tmp_path):

@@ -11,7 +11,7 @@ from fewstep.conformance import cells, judging, table
 from fewstep.conformance.__main__ import usual_process
 from fewstep.conformance.cells import Cell, make_all
 from fewstep.conformance.code import COLLECTIONS, code_digest, statements
-from fewstep.conformance.known import known_misses, surprises
+from fewstep.conformance.known import DIGITS, known_misses, surprises
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
 from fewstep.conformance.targets import target_of
 from fewstep.errors import SettingsError
@@ -80,6 +80,22 @@ def test_exact_samples_meet_the_bar_and_what_spoils_them_does_not(target, quick)
     lost = target.mixture.exact_samples(judging.COUNT, torch.Generator().manual_seed(3),
                                         torch.arange(judging.COUNT) % 7)  # fmt: skip
     assert "1 of 8 modes off" in missed(lambda x: lost)[1]
+
+
+def test_students_that_share_the_classes_are_asked_for_every_class_by_its_weight(quick):
+    target = target_of(load_recipe("msd"), Problem("pair").teacher(), SamplerSettings())
+    labels = target.asked(1000)
+    assert labels.bincount().tolist() == [800, 200] and target.condition(1000) is None
+
+    class ByClass(Exact):
+        def sample(self, noise, condition=None, seed=0):
+            self.denoiser.evaluations += 1
+            return self.spoil(target.mixture.exact_samples(len(noise), torch.Generator().manual_seed(5), condition))
+
+    strict = {1: ("none", 0.0)}
+    assert not judging.judge(target, ByClass(target), judging.null_quantile(target), strict)["missed"]
+    second = ByClass(target, lambda x: torch.where((torch.arange(len(x)) >= 800)[:, None], x - 6, x))
+    assert judging.judge(target, second, judging.null_quantile(target), strict)["missed"]
 
 
 def test_the_best_solver_is_the_nearest_at_exactly_so_many_evaluations(target, quick):
@@ -200,7 +216,7 @@ def test_a_miss_that_is_not_listed_and_a_listed_one_that_is_met_are_surprises():
 
 
 def test_known_misses_are_of_the_suite_and_say_what_was_found(tmp_path):
-    assert {problem for _, problem in known_misses()} <= set(SUITE)
+    assert {problem for _, problem in known_misses()} <= {*SUITE, DIGITS}
     path = tmp_path / "misses.yaml"
     for text, message in (("kdd: {ring: x}", "did you mean 'kd'"), ("kd: {rin: x}", "did you mean 'ring'"),
                           ("kd: {ring: ''}", "kd on ring: say what was found")):  # fmt: skip
