@@ -14,9 +14,7 @@ from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
 RECIPES = ["kd", "reflow", "ect", "dmd2", "ladd", "nitrofusion", "cd", "tcm", "progressive", "disback", "msd",
-           "sdxl-lightning", "scm", "meanflow", "twinflow", "mmd-ddm", "pi-flow", "swiftbrush-v2", "boot",
-           "laptop-diff", "plug-and-play", "lcm-lora"]  # fmt: skip
-"""Among them every term, every way of rounds and every kind of student that has a state of its own."""
+           "sdxl-lightning"]  # fmt: skip
 
 
 def teacher(seed: int = 0) -> Denoiser:

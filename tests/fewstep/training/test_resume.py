@@ -46,7 +46,12 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# every term, every way of rounds and every kind of student that has a state of its own
+RESUMED = [*RECIPES, "scm", "meanflow", "twinflow", "mmd-ddm", "pi-flow", "swiftbrush-v2", "boot", "laptop-diff",
+           "plug-and-play", "lcm-lora"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESUMED)
 def test_two_n_images_interrupted_at_n_equal_two_n_images(name, tmp_path):
     recipe, often = tiny(name), {"checkpoint_images": 2 * BATCH}
     straight = finish(run(recipe, tmp_path / "straight", **often))
