@@ -14,11 +14,13 @@ from fewstep.errors import SettingsError
 from fewstep.processes import EDM, VariancePreserving
 from fewstep.recipes import terms as settings
 from fewstep.recipes.settings import LogNormalTimes, UniformTimes
+from fewstep.teachers import GaussianMixture
 from fewstep.terms import build
 from fewstep.terms.distribution_matching.correction import corrected
 from fewstep.terms.distribution_matching.divergences import WEIGHTS
 from fewstep.terms.distribution_matching.identity import expanded_divergence, score_identity
 from fewstep.terms.distribution_matching.weighting import normaliser
+from fewstep.training.untrained import fresh_network
 from tests.fewstep.terms.gaussian import (
     IDS,
     MU,
@@ -262,6 +264,24 @@ def test_the_normaliser_is_the_inverse_error_and_guidance_covers_its_range():
     assert 1.5 <= drawn_scales.min() < 1.51 and 2.99 < drawn_scales.max() <= 3
     fixed = build(settings.DistributionMatching(term="distribution_matching", guidance=2.0))
     assert fixed._guidance(make_step(networks_of(EDM(), MU), n=2)) == 2.0
+
+
+def test_random_guidance_pulls_as_its_mean_does():
+    """Of samples of a class: the gradient is linear in the scale (PG-SB; the normalised weight apart)."""
+    teacher = GaussianMixture([[0.6, 0.0], [-0.6, 0.3]], [0.5, 0.7])
+    networks = {"teacher": teacher, "student": fresh_network(teacher, 0), "fake_score": fresh_network(teacher, 1)}
+
+    def gradient(guidance, k: int) -> torch.Tensor:
+        own = {"term": "distribution_matching", "weighting": "x0", "guidance": guidance}
+        loss = build(settings.DistributionMatching(**own)).loss(make_step(networks, n=2048, k=k))[0]
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, networks["student"].parameters())])
+
+    drawn, middle, low = zip(*[[gradient(s, k) for s in ({"low": 1.0, "high": 3.0}, 2.0, 1.0)] for k in range(12)],
+                             strict=True)  # fmt: skip
+    along = torch.stack(middle).mean(0) - torch.stack(low).mean(0)
+    off = torch.stack([(one - other) @ along / along.square().sum() for one, other in zip(drawn, middle, strict=True)])
+    error = float(off.std() / len(off) ** 0.5)
+    assert abs(float(off.mean())) < 4 * error < 0.4  # of the way from 1 to 2
 
 
 def test_what_does_not_fit_together_is_refused():

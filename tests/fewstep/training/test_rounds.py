@@ -187,6 +187,23 @@ def test_terms_share_network_calls_within_a_step():
     assert counts["fake_score"] == {"student": 1, "teacher": 0, "fake_score": 2, "teacher_network": 0}
 
 
+@pytest.mark.parametrize(("name", "through"), [
+    ("kd", set()), ("cd", set()), ("lora-guidance", set()), ("vsd", set()), ("tdm", set()), ("pi-flow", set()),
+    ("dmd2", {"fake_score"}), ("sid", {"teacher", "fake_score"}), ("ladd", {"teacher_network"}),
+    ("mmd-ddm", set()), ("diff-instruct-star", {"teacher", "fake_score"}), ("sdxl-lightning", set()),
+])  # fmt: skip
+def test_frozen_networks_have_a_graph_only_where_a_term_differentiates_through_them(name, through):
+    """In the student's turn: to the input of adversarial features (DMD2, LADD) and of the score identity (SiD)."""
+    trainer, found = trainer_of(name), set()
+    for role, denoiser in trainer.networks.items():
+        if role != "student":
+            denoiser.network.register_forward_hook(
+                lambda _m, _i, output, role=role: found.add(role) if output[0].requires_grad else None
+            )
+    take_turn(trainer, trainer.cycle.index("student"))
+    assert found == through
+
+
 def test_a_role_without_a_weighted_term_is_refused(tmp_path):
     recipe = parse_recipe({"name": "x", "rounds": [{"terms": [{"term": "regression", "weight": 0}]}]}, "x")
     with pytest.raises(SettingsError, match="no term with a weight trains the role 'student'"):
