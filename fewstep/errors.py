@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FewstepError(Exception):
     """Base of every error that is no bug. `str(error)` is one line: what happened and where; `hint` says what to do."""
@@ -27,6 +30,15 @@ class SettingsError(FewstepError):
     """Bad settings, wrong usage or missing input data. Raised before any work: nothing on disk has changed."""
 
     exit_code = 2
+
+
+@contextmanager
+def laid_at(where: str) -> Iterator[None]:
+    """A SettingsError from within says first to which setting or file it belongs."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}", hint=error.hint) from None
 
 
 class DataDiffers(FewstepError):

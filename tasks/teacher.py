@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fewstep.errors import SettingsError, StageFailed
+from fewstep.errors import SettingsError, StageFailed, laid_at
 from fewstep.groups import require_groups
 from fewstep.images import ImageSet, load_split
 from fewstep.randomness import Permutation, derive, generator, integers, noise
@@ -27,10 +27,8 @@ def check(ctx) -> None:
     if len(images) < 2:
         raise SettingsError(f"the train split has {len(images)} images; add images or raise data.split.train")
     if "teacher" not in ctx.given:
-        try:
+        with laid_at("teacher.groups"):
             require_groups(ctx.settings["groups"], images.num_classes, images.num_classes)
-        except SettingsError as error:
-            raise SettingsError(f"teacher.groups: {error}", hint=error.hint) from None
         return
     info = inspect_teacher(ctx.given["teacher"])
     if tuple(info.sample_shape) != tuple(images.shape):

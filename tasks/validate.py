@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewstep.errors import SettingsError
+from fewstep.errors import SettingsError, laid_at
 from fewstep.groups import conditions, require_groups
 from fewstep.guidance import is_guided, told
 from tasks import graph
@@ -35,11 +35,9 @@ def _guidance(settings: Settings, recipe, teacher: Path | None) -> None:
 
         info = inspect_teacher(teacher)
         groups, where, classes = info.groups, f"the teacher {teacher}", info.num_classes
-    try:  # how many classes the data have is seen later: as if there were one beyond the largest
+    with laid_at(where):  # how many classes the data have is seen later: as if there were one beyond the largest
         some = 2 + max((label for group in groups for label in group), default=0) if classes is None else classes
         require_groups(groups, some, some)
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}", hint=error.hint) from None
     wanted = conditions(groups)
     for key, found in asked.items():
         for scales in found:

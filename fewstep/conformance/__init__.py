@@ -3,7 +3,7 @@
     python -m fewstep.conformance [RECIPE ...] [--problems ring,grid,pair] [--process edm] [--dimension 8] [--seed 1]
 
 Each cell (recipe x problem x seed) trains by `distill` and is judged by the target that the recipe declares; its
-figures stand in a JSON file keyed by the recipe's settings, the code that judges and the code that trains, so that a
-second call makes only what is missing or stale. Where the code that trains was edited a short run of some seconds shows
-whether a bit of it changed. `--table` writes docs/conformance.md and the README's table from these files.
+figures stand in a JSON file keyed by the recipe's settings and the code that trains and judges, so that a second call
+makes only what is missing or stale. Where that code was edited a short run of some seconds shows whether a bit of what
+it computes changed. `--table` writes docs/conformance.md and the README's table from these files.
 """

@@ -48,10 +48,9 @@ def residual_mlp(
     groups: Groups = (),
 ) -> Denoiser:
     """A residual MLP for samples of this shape, with a null class if there are classes; `weights` draws them."""
-    null = num_classes or None
-    denoiser = Denoiser(torch.nn.Identity(), process, "v_prediction", sample_shape, num_classes, null, Angle(), groups)
-    denoiser.network = build(lambda: ResidualMLP(sample_shape, denoiser.labels), weights)
-    return denoiser
+    labels = num_classes + 1 + len(groups) if num_classes else 0
+    network = build(lambda: ResidualMLP(sample_shape, labels), weights)
+    return Denoiser(network, process, "v_prediction", sample_shape, num_classes, num_classes or None, Angle(), groups)
 
 
 def fresh_network(teacher: Denoiser, seed: int) -> Denoiser:

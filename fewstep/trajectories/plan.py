@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.denoiser import Denoiser
-from fewstep.errors import SettingsError
+from fewstep.errors import SettingsError, laid_at
 from fewstep.guidance import is_guided, told
 from fewstep.records.files import canonical_json
 from fewstep.solvers import is_stochastic, network_evaluations
@@ -94,10 +94,8 @@ def plan_set(
         raise SettingsError(f"trajectories: {classes} classes, the teacher has {denoiser.num_classes}")
     if is_guided(settings.guidance) and not classes:
         raise SettingsError(f"trajectories.guidance: {told(settings.guidance)} needs a teacher with classes")
-    try:
+    with laid_at("trajectories.guidance"):
         denoiser.require_guidance(settings.guidance)
-    except SettingsError as error:
-        raise SettingsError(f"trajectories.guidance: {error}", hint=error.hint) from None
     weights = any(True for _ in denoiser.parameters())
     if settings.precision != "float32" and not weights:
         raise SettingsError(f"trajectories.precision: {settings.precision} needs a teacher with weights")
