@@ -13,9 +13,9 @@ from benchmarks import measure
 from tests.project import TINY, Project
 
 BARE = """
-from tasks import environment, graph, settings
-from tasks.runner import run_stage
-from tasks.workspace import Workspace
+from tasks.tracking import process_env as environment; from tasks.engine import graph; from tasks.config import schema as settings
+from tasks.engine.runner import run_stage
+from tasks.storage.workspace import Workspace
 workspace = Workspace.find()
 chosen = settings.load(workspace.params)
 for stage in graph.STAGES:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
-from fewstep.records import KeyedOrder, RecordSource, ShardReader, write_shard
+from fewstep.data.records import KeyedOrder, RecordSource, ShardReader, write_shard
 
 SHAPE = (4, 32, 32)
 RECORD = 256

@@ -20,8 +20,8 @@ import torch
 
 from benchmarks import measure
 from benchmarks.replay import Minimal
-from fewstep.denoiser import Denoiser
-from fewstep.processes import VariancePreserving
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import VariancePreserving
 from fewstep.recipes import Overrides, Recipe, load_recipe, recipe_names
 from fewstep.teachers import new_unet
 from fewstep.training import Distillation, RoundTrainer, TensorData

@@ -24,11 +24,11 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
 from benchmarks import measure
-from fewstep.denoiser import Denoiser
-from fewstep.processes import VariancePreserving
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import VariancePreserving
 from fewstep.trajectories import SetWriter, TrajectorySettings, plan_set
-from fewstep.trajectories.make import in_threads
-from fewstep.trajectories.network import prepare
+from fewstep.trajectories.generate import in_threads
+from fewstep.trajectories.teacher_runtime import prepare
 
 STEPS, BATCH = 20, 64
 

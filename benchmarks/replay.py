@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from fewstep.terms.derivatives import jvp
+from fewstep.objectives.common.derivatives import jvp
 from fewstep.training import RoundTrainer
-from fewstep.training.progress import Figures
+from fewstep.training.loss_meter import Figures
 
 
 @dataclass

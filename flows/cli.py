@@ -1,4 +1,4 @@
-"""The `fewstep` command. A command lives in flows/commands/<name>.py, has `add(app)`, and is imported when called.
+"""The `fewstep` command. A command is one file below flows/commands, has `add(app)`, and is imported when called.
 
 Every FewstepError becomes one line, `error: …`, with what to do below it, and its exit code: 1 failed, 2 bad settings
 or usage, 3 data differs, 4 not available, 5 busy, 130 interrupted. With `--json` the answer (or the error) is one JSON
@@ -14,22 +14,23 @@ import sys
 import typer
 from typer.core import TyperGroup
 
-from fewstep.errors import FewstepError
+from fewstep.util.errors import FewstepError
 from flows.output import examples, json_error, report_error
 
-PANELS = {
-    "Run": ("run", "sweep", "resume", "status", "report", "compare"),
-    "Models": ("promote", "approve", "reject", "rollback", "sample", "lineage", "checkout"),
-    "Data and recipes": ("data", "recipes"),
-    "Schedules and servers": ("schedule", "serve", "ui"),
-    "Upkeep": ("doctor", "verify", "reconcile", "clean", "gc"),
-    "Single stages": ("stage",),
+PANELS = {  # the panel of the help, the folder below flows/commands, the commands
+    "Run": ("pipeline", ("run", "sweep", "resume", "status", "report", "compare")),
+    "Models": ("models", ("promote", "approve", "reject", "rollback", "sample", "lineage", "checkout")),
+    "Data and recipes": ("inputs", ("data", "recipes")),
+    "Schedules and servers": ("servers", ("schedule", "serve", "ui")),
+    "Upkeep": ("upkeep", ("doctor", "verify", "reconcile", "clean", "gc")),
+    "Single stages": ("pipeline", ("stage",)),
 }
-COMMANDS = {name: panel for panel, names in PANELS.items() for name in names}
+COMMANDS = {name: panel for panel, (_, names) in PANELS.items() for name in names}
+MODULES = {name: f"flows.commands.{folder}.{name}" for folder, names in PANELS.values() for name in names}
 
 
 class LazyCommands(TyperGroup):
-    """Finds `fewstep NAME` in flows/commands/NAME.py; only the module that is asked for is imported."""
+    """Finds `fewstep NAME` in its module below flows/commands; only the module that is asked for is imported."""
 
     def list_commands(self, ctx) -> list[str]:
         return list(COMMANDS)
@@ -46,7 +47,7 @@ class LazyCommands(TyperGroup):
         if name in self.commands:
             return
         app = typer.Typer(rich_markup_mode="rich")
-        importlib.import_module(f"flows.commands.{name}").add(app)
+        importlib.import_module(MODULES[name]).add(app)
         for key, command in typer.main.get_group(app).commands.items():
             command.rich_help_panel = COMMANDS.get(key, COMMANDS[name])
             self.commands[key] = command

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from fewstep.errors import FewstepError
+from fewstep.util.errors import FewstepError
 
 
 def console(*, stderr: bool = False):

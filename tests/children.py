@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from fewstep.errors import FewstepError
+from fewstep.util.errors import FewstepError
 
 _PRELOAD = ["tests.fewstep.trajectories.making"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 
-from fewstep.closure import ROOT, imports
-from fewstep.closure import closure as closure_of
+from fewstep.util.import_closure import ROOT, imports
+from fewstep.util.import_closure import closure as closure_of
 
 __all__ = ["ROOT", "closure", "imports"]
 
 MACHINERY = frozenset({   # it decides whether and where a stage runs, never which bytes
-    "fewstep/__init__.py", "fewstep/configuration.py", "fewstep/errors.py", "tasks/__init__.py", "tasks/files.py",
-    "tasks/manifest.py",
+    "fewstep/__init__.py", "fewstep/util/config.py", "fewstep/util/errors.py", "tasks/__init__.py", "tasks/storage/file_io.py",
+    "tasks/engine/manifest.py",
 })
 closure = functools.partial(closure_of, packages=("fewstep", "tasks", "flows"), apart=MACHINERY)

@@ -17,7 +17,7 @@ os.environ.update(
     OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),
 )
 
-LONGEST = ("tests/pipeline/test_kill.py", "tests/flows/test_models.py", "tests/flows/test_run.py")
+LONGEST = ("tests/pipeline/test_kill.py", "tests/flows/commands/test_models.py", "tests/flows/runs/test_run.py")
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tasks import graph
+from tasks.engine import graph
 from tests.project import Project, _git
 
 STAGES = [stage.name for stage in graph.STAGES if stage.in_dvc]
@@ -18,7 +18,7 @@ STAGE = '''
 """A stage that writes files made of its settings and inputs, in four units of work."""
 import hashlib, json, os, time
 from pathlib import Path
-from fewstep.errors import NonFinite
+from fewstep.util.errors import NonFinite
 
 PARALLEL = False
 UNITS = ["a", "b", "c", "d"]
@@ -33,7 +33,7 @@ def units(ctx):
 
 
 def run_unit(ctx, unit):
-    from tasks.files import atomic_write
+    from tasks.storage.file_io import atomic_write
 
     pause = float(os.environ.get("FAKE_PAUSE_" + ctx.stage, os.environ.get("FAKE_PAUSE", 0)))
     mark = Path(os.environ.get("FAKE_MARKS", ctx.work)) / f"{ctx.stage}-{unit}.started"
@@ -89,7 +89,7 @@ class FakeProject(Project):
                     if not path.exists():
                         path.parent.mkdir(parents=True, exist_ok=True)
                         path.write_text("") if name.endswith(".py") else path.mkdir()
-        (folder / "tasks" / "fingerprint.py").write_text(FINGERPRINT)
+        (folder / "tasks" / "engine" / "environment_fingerprint.py").write_text(FINGERPRINT)
         params = (folder / "params.yaml").read_text().replace("{count: ", "{workers: 1, count: ")
         (folder / "params.yaml").write_text(params)
         _git(folder, "add", "-A", "-f", "tasks", "fewstep", "params.yaml")
@@ -144,11 +144,11 @@ class FakeProject(Project):
 
 ALL = '''
 import sys
-from tasks import graph, settings
-from tasks.lock import workspace_lock
-from tasks.observe import Observer
-from tasks.runner import run_stage
-from tasks.workspace import Workspace
+from tasks.engine import graph; from tasks.config import schema as settings
+from tasks.storage.locks import workspace_lock
+from tasks.engine.events import Observer
+from tasks.engine.runner import run_stage
+from tasks.storage.workspace import Workspace
 
 class Loud(Observer):
     def stage_warned(self, stage, text):
@@ -164,9 +164,9 @@ with workspace_lock(workspace, "the-first-run"):
 '''
 PLAN = '''
 import json, sys
-from tasks import settings
-from tasks.plan import plan
-from tasks.workspace import Workspace
+from tasks.config import schema as settings
+from tasks.engine.plan import plan
+from tasks.storage.workspace import Workspace
 
 workspace = Workspace.find()
 items = plan(workspace, settings.load(workspace.params))

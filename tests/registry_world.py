@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.manifest import File, tree_digest
-from tasks.registration import Registration
-from tasks.registry import Registry
-from tasks.tracking import Tracking
+from tasks.engine.manifest import File, tree_digest
+from tasks.registry.model_registry import Registry
+from tasks.registry.register_model import Registration
+from tasks.tracking.mlflow_client import Tracking
 
 CLASSES, SHAPE = 3, (1, 8, 8)
 MODEL = "fewstep-toy"
@@ -25,12 +25,12 @@ def save_student(folder: Path, kind: str = "ode") -> Path:
     """A tiny class-conditional student as the pipeline exports it; `renoise` comes with a pipeline.py of its own."""
     import torch
 
-    from fewstep.adapters import Timestep
-    from fewstep.denoiser import Denoiser
-    from fewstep.export import export_student
-    from fewstep.processes import VariancePreserving
-    from fewstep.student_settings import SamplerSettings
-    from fewstep.students import Student
+    from fewstep.diffusion.adapters import Timestep
+    from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.diffusion.processes import VariancePreserving
+    from fewstep.students.export import export_student
+    from fewstep.students.sampler_settings import SamplerSettings
+    from fewstep.students.student import Student
     from fewstep.teachers import new_unet
 
     chance = torch.Generator().manual_seed(0)

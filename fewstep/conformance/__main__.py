@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fewstep.conformance import __doc__ as about
 from fewstep.conformance.cells import FOLDER, IMAGES, Cell, make_all
+from fewstep.conformance.conformance_table import line, write_tables
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
-from fewstep.conformance.table import line, write_tables
-from fewstep.errors import FewstepError
 from fewstep.recipes import load_recipe, recipe_names
+from fewstep.util.errors import FewstepError
 
 
 def cells_of(options: argparse.Namespace) -> list[Cell]:

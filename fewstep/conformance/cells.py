@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fewstep.conformance.code import JUDGING, TRAINING, code_digest, modules_of
+from fewstep.conformance.cell_code import JUDGING, TRAINING, code_digest, modules_of
 from fewstep.conformance.problems import Problem
-from fewstep.errors import FewstepError
+from fewstep.data.records import write_atomically
 from fewstep.recipes import load_recipe
 from fewstep.recipes.recipe import DESCRIBES
-from fewstep.records import write_atomically
+from fewstep.util.errors import FewstepError
 
 FOLDER = Path(".fewstep/conformance")
 IMAGES = 200_000
@@ -57,10 +57,10 @@ class Cell:
         """
         import torch
 
-        from fewstep.conformance.judging import judge, null_quantile
         from fewstep.conformance.targets import target_of
+        from fewstep.conformance.verdict import judge, null_quantile
         from fewstep.training import distill
-        from fewstep.training.identity import tensor_digest
+        from fewstep.training.digests import tensor_digest
 
         torch.set_num_threads(1)
         recipe, teacher = load_recipe(self.recipe), self.problem.teacher()
@@ -181,8 +181,8 @@ class _Make:
 
 def _judged(cell, recipe, teacher, student, folder: Path) -> dict:
     """The verdict, with the null and the solvers' distances of earlier cells of the same target."""
-    from fewstep.conformance.judging import judge, null_quantile
     from fewstep.conformance.targets import target_of
+    from fewstep.conformance.verdict import judge, null_quantile
 
     target = target_of(recipe, teacher, student.sampler)
     key = _digest([asdict(cell.problem), cell.seed, target.describe(), code_digest(*JUDGING)])

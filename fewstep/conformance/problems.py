@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.configuration import unknown
-from fewstep.errors import SettingsError
-from fewstep.processes import EDM, BrownianBridge, Flow, Process, VariancePreserving
-from fewstep.randomness import generator
+from fewstep.diffusion.processes import EDM, BrownianBridge, Flow, Process, VariancePreserving
+from fewstep.diffusion.randomness import generator
 from fewstep.teachers import GaussianMixture
+from fewstep.util.config import unknown
+from fewstep.util.errors import SettingsError
 
 PROCESSES = {
     "cosine": VariancePreserving.cosine,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import Denoiser, Prediction
-from fewstep.errors import SettingsError
-from fewstep.guidance import Scales, is_guided
-from fewstep.randomness import generator
-from fewstep.sampling import sample
-from fewstep.student_settings import SamplerSettings
-from fewstep.students import Student
+from fewstep.diffusion.denoiser import Denoiser, Prediction
+from fewstep.diffusion.guidance import Scales, is_guided
+from fewstep.diffusion.randomness import generator
+from fewstep.diffusion.sampling import sample
+from fewstep.students.sampler_settings import SamplerSettings
+from fewstep.students.student import Student
 from fewstep.teachers import GaussianMixture
+from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
     from fewstep.recipes import Recipe

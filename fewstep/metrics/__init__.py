@@ -4,12 +4,12 @@ import importlib
 
 _HOMES = {
     "Protocol": "protocol", "ProtocolsDiffer": "protocol", "Value": "protocol", "ensure_comparable": "protocol",
-    "Moments": "moments", "frechet_bias": "frechet", "frechet_distance": "frechet", "frechet_extrapolated": "frechet",
-    "frechet_of_blocks": "frechet", "kernel_distance": "kernel", "kernel_distance_difference": "kernel",
-    "Cubic": "kernels", "Gaussian": "kernels", "precision_recall": "neighbours", "manifolds": "neighbours",
-    "memorisation": "neighbours", "nearest_distances": "neighbours", "agreement": "same_noise",
-    "diversity": "diversity", "equivalent_evaluations": "equivalence", "sliced_wasserstein": "sliced",
-    "Extractor": "features", "load_extractor": "features", "Sampling": "protocol", "Examination": "examination",
+    "Moments": "distances.moments", "frechet_bias": "distances.frechet", "frechet_distance": "distances.frechet", "frechet_extrapolated": "distances.frechet",
+    "frechet_of_blocks": "distances.frechet", "kernel_distance": "distances.kernel_distance", "kernel_distance_difference": "distances.kernel_distance",
+    "Cubic": "distances.kernels", "Gaussian": "distances.kernels", "precision_recall": "distances.nearest_neighbours", "manifolds": "distances.nearest_neighbours",
+    "memorisation": "distances.nearest_neighbours", "nearest_distances": "distances.nearest_neighbours", "agreement": "comparison.teacher_agreement",
+    "diversity": "distances.diversity", "equivalent_evaluations": "comparison.equal_evaluations", "sliced_wasserstein": "distances.sliced",
+    "Extractor": "extractors.extractor", "load_extractor": "extractors.extractor", "Sampling": "protocol", "Examination": "evaluator",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

@@ -9,9 +9,9 @@ import math
 
 from pydantic import Field
 
-from fewstep.configuration import Strict
-from fewstep.errors import SettingsError
-from fewstep.guidance import SampledScales
+from fewstep.diffusion.guidance import SampledScales
+from fewstep.util.config import Strict
+from fewstep.util.errors import SettingsError
 
 CONFIDENCE = 0.95
 """Level of every interval in this project."""

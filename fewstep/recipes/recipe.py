@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fewstep.configuration import Strict, parse
-from fewstep.errors import SettingsError
-from fewstep.guidance import Scales, is_guided
-from fewstep.recipes.settings import (
+from fewstep.diffusion.guidance import Scales, is_guided
+from fewstep.objectives.term_union import AnyTerm, Needs
+from fewstep.training.training_settings import (
     Inputs,
     MergedRound,
     OptimiserSettings,
@@ -19,7 +18,8 @@ from fewstep.recipes.settings import (
     TrainingSettings,
     TurnSettings,
 )
-from fewstep.recipes.terms import AnyTerm, Needs
+from fewstep.util.config import Strict, parse
+from fewstep.util.errors import SettingsError
 
 Target = Literal["few-step", "tilted", "guided", "compression", "guidance", "bridge"]
 """What a student's samples should be, by which it is judged (fewstep/conformance).

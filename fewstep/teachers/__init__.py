@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewstep.networks import new_unet
+    from fewstep.networks.unet_mlp import new_unet
     from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
     from fewstep.teachers.loading import load_teacher
     from fewstep.teachers.mixture import GaussianMixture
@@ -14,7 +14,7 @@ _HOMES = {
     "TeacherInfo": "fewstep.teachers.inspection",
     "inspect_teacher": "fewstep.teachers.inspection",
     "load_teacher": "fewstep.teachers.loading",
-    "new_unet": "fewstep.networks",
+    "new_unet": "fewstep.networks.unet_mlp",
     "save_teacher": "fewstep.teachers.saving",
 }
 __all__ = ["GaussianMixture", "TeacherInfo", "inspect_teacher", "load_teacher", "new_unet", "save_teacher"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewstep.errors import SettingsError
+from fewstep.util.errors import SettingsError
 
 DESCRIPTION = "fewstep.json"
 GUIDE = "guide"  # the part of an exported student's folder that holds a network beside the unet

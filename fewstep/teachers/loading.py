@@ -9,13 +9,13 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
-from fewstep.adapters import Adapter
-from fewstep.denoiser import Denoiser
-from fewstep.errors import SettingsError
-from fewstep.pipelines.routed import RoutedUNet
-from fewstep.processes import Process
+from fewstep.diffusion.adapters import Adapter
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import Process
+from fewstep.students.pipelines.routed import RoutedUNet
 from fewstep.teachers.inspection import TeacherInfo, inspect_teacher, read_json
 from fewstep.teachers.schedulers import read_scheduler
+from fewstep.util.errors import SettingsError
 
 
 def load_teacher(folder: str | os.PathLike) -> Denoiser:

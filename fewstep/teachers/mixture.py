@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.denoiser import Denoiser
-from fewstep.errors import SettingsError
-from fewstep.processes import Process, VariancePreserving, like
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import Process, VariancePreserving, like
+from fewstep.util.errors import SettingsError
 
 
 class GaussianMixture(Denoiser):
@@ -23,7 +23,7 @@ class GaussianMixture(Denoiser):
     Args:
         means: (K, D), or (K, *shape) for samples of another shape. stds: (K,) > 0, or one number for all.
         weights: (K,) > 0, normalised here; equal by default. process: cosine variance-preserving by default.
-        groups: of components, nested or apart; see fewstep/groups.py.
+        groups: of components, nested or apart; see fewstep/diffusion/label_groups.py.
     """
 
     def __init__(

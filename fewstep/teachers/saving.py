@@ -9,11 +9,11 @@ from typing import Any
 
 import diffusers
 
-from fewstep.denoiser import Denoiser
-from fewstep.errors import SettingsError
-from fewstep.pipelines.routed import RoutedUNet
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.students.pipelines.routed import RoutedUNet
 from fewstep.teachers.inspection import DESCRIPTION, FORMAT
 from fewstep.teachers.schedulers import stock_scheduler
+from fewstep.util.errors import SettingsError
 
 
 def save_teacher(denoiser: Denoiser, folder: str | os.PathLike) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import diffusers
 import torch
 
-from fewstep.adapters import Adapter, Preconditioned, Timestep, adapter_for
-from fewstep.errors import SettingsError
-from fewstep.prediction import PredictionType
-from fewstep.processes import EDM, Flow, Process, VariancePreserving
+from fewstep.diffusion.adapters import Adapter, Preconditioned, Timestep, adapter_for
+from fewstep.diffusion.prediction import PredictionType
+from fewstep.diffusion.processes import EDM, Flow, Process, VariancePreserving
 from fewstep.teachers.inspection import CONSISTENCY_SCHEDULERS, EDM_SCHEDULERS, TeacherInfo
+from fewstep.util.errors import SettingsError
 
 
 def read_scheduler(info: TeacherInfo) -> tuple[Process, PredictionType, Adapter]:

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewstep.training.api import distill
     from fewstep.training.distillation import Distillation
-    from fewstep.training.rounds import RoundTrainer
-    from fewstep.training.sources import Sources, TensorData
+    from fewstep.training.round_trainer import RoundTrainer
+    from fewstep.training.step.batches import Sources, TensorData
 
 _HOMES = {
     "Distillation": "fewstep.training.distillation",
-    "RoundTrainer": "fewstep.training.rounds",
-    "Sources": "fewstep.training.sources",
-    "TensorData": "fewstep.training.sources",
+    "RoundTrainer": "fewstep.training.round_trainer",
+    "Sources": "fewstep.training.step.batches",
+    "TensorData": "fewstep.training.step.batches",
     "distill": "fewstep.training.api",
 }
 __all__ = ["Distillation", "RoundTrainer", "Sources", "TensorData", "distill"]

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import Denoiser
-from fewstep.errors import SettingsError
-from fewstep.networks import ResidualMLP
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.recipes import Overrides, Recipe, check_needs, load_recipe
-from fewstep.students import Student
+from fewstep.students.student import Student
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training import arguments
 from fewstep.training.distillation import Distillation
-from fewstep.training.sources import DataSource, ExactData, PartlyLabelled
-from fewstep.training.untrained import untrained
+from fewstep.training.roles.fresh_networks import untrained
+from fewstep.training.step.batches import DataSource, ExactData, PartlyLabelled
 from fewstep.trajectories import TrajectorySettings
+from fewstep.util.errors import SettingsError
 
 
 def distill(

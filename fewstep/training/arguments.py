@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import Denoiser
-from fewstep.errors import SettingsError
-from fewstep.training.sources import DataSource, TensorData
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.training.step.batches import DataSource, TensorData
+from fewstep.util.errors import SettingsError
 
 KINDS = "a tensor (N, ...), a tuple (samples, labels) of tensors, or a DataSource"
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewstep.errors import DataDiffers, DiskFull
+from fewstep.util.errors import DataDiffers, DiskFull
 
 KEEP = 2
 

@@ -10,23 +10,23 @@ from pathlib import Path
 
 import torch
 
-from fewstep.denoiser import Denoiser
-from fewstep.randomness import derive
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.randomness import derive
+from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.recipes import Recipe, check_needs
-from fewstep.recipes.settings import RoleSettings
-from fewstep.recipes.terms.base import TEACHER_NETWORK
-from fewstep.student_settings import SamplerSettings
-from fewstep.students import Student, adapt, make_student
+from fewstep.students.sampler_settings import SamplerSettings
+from fewstep.students.student import Student, adapt, make_student
 from fewstep.teachers.mixture import GaussianMixture
-from fewstep.training import surrogate
-from fewstep.training.identity import tensor_digest
-from fewstep.training.partition import Sifted, join, route
-from fewstep.training.path import way_back
-from fewstep.training.progress import OnProgress
-from fewstep.training.rounds import RoundTrainer
-from fewstep.training.sources import DataSource, MixedPairs, PairSource, Sources
-from fewstep.training.untrained import fresh_network
-from fewstep.training.world import World
+from fewstep.training.digests import tensor_digest
+from fewstep.training.distributed import World
+from fewstep.training.loss_meter import OnProgress
+from fewstep.training.roles import fit_network
+from fewstep.training.roles.fresh_networks import fresh_network
+from fewstep.training.roles.multi_student import Sifted, join, route
+from fewstep.training.roles.teacher_schedule import way_back
+from fewstep.training.round_trainer import RoundTrainer
+from fewstep.training.step.batches import DataSource, MixedPairs, PairSource, Sources
+from fewstep.training.training_settings import RoleSettings
 from fewstep.trajectories import TrajectorySettings, make_set
 
 
@@ -83,7 +83,7 @@ class Distillation:
     @cached_property
     def origin(self) -> Denoiser:
         """The teacher's weights: itself, or for a closed form the network fitted to it."""
-        return surrogate.stand_in(self.teacher, self.seed, self.device) if self.closed_form else self.teacher
+        return fit_network.stand_in(self.teacher, self.seed, self.device) if self.closed_form else self.teacher
 
     def student_after(self, index: int, on_progress: OnProgress | None = None) -> Student:
         """The student at the end of round `index` (from 0); finished rounds are read from their checkpoints."""

@@ -2,15 +2,15 @@
 
 :func:`make_set` makes a set (or completes, or extends one), :func:`open_set` reads it. A set of N samples of shape
 (C, H, W) is a folder of shards of records; a record is one teacher batch. The noise of sample i is a function of
-(seed, i) and is not stored; see :mod:`fewstep.randomness`.
+(seed, i) and is not stored; see :mod:`fewstep.diffusion.randomness`.
 """
 
-from fewstep.trajectories.key import backend, set_key
-from fewstep.trajectories.make import make_set
-from fewstep.trajectories.plan import SetPlan, plan_set
-from fewstep.trajectories.reading import TrajectorySet, open_set
-from fewstep.trajectories.settings import TrajectorySettings
-from fewstep.trajectories.writing import SetWriter
+from fewstep.trajectories.generate import make_set
+from fewstep.trajectories.set_key import backend, set_key
+from fewstep.trajectories.set_plan import SetPlan, plan_set
+from fewstep.trajectories.set_reader import TrajectorySet, open_set
+from fewstep.trajectories.set_writer import SetWriter
+from fewstep.trajectories.trajectory_settings import TrajectorySettings
 
 __all__ = [
     "SetPlan",

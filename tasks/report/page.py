@@ -5,32 +5,40 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from tasks.report import making, memory, pictures, provenance, quality, tables, top
-from tasks.report.material import Material
-from tasks.report.shown import section
+from tasks.report import (
+    header,
+    memorisation,
+    provenance_section,
+    quality_section,
+    sample_section,
+    table_section,
+    training_section,
+)
+from tasks.report.formatting import section
+from tasks.report.report_data import Material
 
 _HERE = Path(__file__).parent
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 _PARTS = (
-    ("quality", "Quality against cost", quality.quality,
+    ("quality", "Quality against cost", quality_section.quality,
      "Solid line: student. Others: the teacher under training-free solvers, which need no student. Touch a point for "
      "its interval and n, a name to hide its curve."),
-    ("pictures", "From the same noise", pictures.pictures,
+    ("pictures", "From the same noise", sample_section.pictures,
      "The same place in every grid is the same noise, and each row one class: a student that agrees with its teacher "
      "shows the same picture."),
-    ("ways", "From noise to sample", pictures.ways, "Each row is one sample; states are shown at unit variance."),
-    ("everything", "All figures", tables.everything, ""),
-    ("classes", "By class", tables.classes, "In the fewest steps; the class recognised worst is marked."),
-    ("memory", "Nearest training images", memory.closest,
+    ("ways", "From noise to sample", sample_section.ways, "Each row is one sample; states are shown at unit variance."),
+    ("everything", "All figures", table_section.everything, ""),
+    ("classes", "By class", table_section.classes, "In the fewest steps; the class recognised worst is marked."),
+    ("memory", "Nearest training images", memorisation.closest,
      "A model that copies draws samples much nearer to training images than new real images are."),
-    ("training", "Training", making.training,
+    ("training", "Training", training_section.training,
      "Losses of adversarial and distribution-matching terms are no measure of quality."),
-    ("cost", "Cost", making.costs, ""),
-    ("protocol", "Protocol", provenance.protocol,
+    ("cost", "Cost", training_section.costs, ""),
+    ("protocol", "Protocol", provenance_section.protocol,
      "Values are compared only where all of this agrees; it travels with them into DVC, MLflow and the registry."),
-    ("settings", "Settings", provenance.settings, ""),
-    ("lineage", "Lineage", provenance.lineage, "The command fewstep lineage verifies it, byte by byte."),
+    ("settings", "Settings", provenance_section.settings, ""),
+    ("lineage", "Lineage", provenance_section.lineage, "The command fewstep lineage verifies it, byte by byte."),
 )  # fmt: skip
 
 
@@ -51,7 +59,7 @@ def render(materials: list[Material]) -> str:
 <style>{(_HERE / "style.css").read_text()}</style></head>
 <body><header><p class="brand">fewstep</p><h1>{escape(title)}</h1>
 <p class="dim">{escape(" · ".join(filter(None, about)))}</p>
-{top.top(materials)}<nav>{links}</nav></header>
+{header.top(materials)}<nav>{links}</nav></header>
 <main>{"".join(section(name, heading, body, escape(intro)) for name, heading, body, intro in made)}</main>
 <div id="tip" role="status"></div><script>{(_HERE / "script.js").read_text()}</script></body></html>
 """

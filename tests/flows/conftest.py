@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.graph import STAGES
+from tasks.engine.graph import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 SEQUENTIAL = ("teacher", "distill")

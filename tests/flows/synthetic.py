@@ -34,7 +34,7 @@ def run_unit(ctx, unit):
         beats += 1
         (ctx.scratch / f"beat-{unit}").write_text(str(time.time()))
     if "fail" in control:
-        from fewstep.errors import StageFailed
+        from fewstep.util.errors import StageFailed
 
         raise StageFailed(control["fail"], hint="mend control.json")
     if "bug" in control:

@@ -8,10 +8,10 @@ import warnings
 
 import pytest
 
-from fewstep.errors import CorruptData, DiskFull, NonFinite, NotAvailable, SettingsError
-from flows import profiles
-from flows.cli import COMMANDS
-from flows.logs import logs_to
+from fewstep.util.errors import CorruptData, DiskFull, NonFinite, NotAvailable, SettingsError
+from flows.cli import COMMANDS, MODULES
+from flows.runs import profiles
+from flows.runs.log_capture import logs_to
 
 
 @pytest.mark.parametrize(("error", "again"), [
@@ -21,7 +21,7 @@ from flows.logs import logs_to
     (CorruptData("bits"), False), (NonFinite("nan"), False), (DiskFull("full"), False), (NotAvailable("away"), False),
 ])
 def test_only_transient_errors_are_tried_again(error, again):
-    from flows.executors import is_transient
+    from flows.orchestration.unit_executor import is_transient
 
     assert is_transient(error) is again
     error.tried_again = True
@@ -29,7 +29,7 @@ def test_only_transient_errors_are_tried_again(error, again):
 
 
 def test_many_units_share_tasks():
-    from flows.executors import _GROUPS, MOST_TASKS, PrefectExecutor
+    from flows.orchestration.unit_executor import _GROUPS, MOST_TASKS, PrefectExecutor
 
     executor = PrefectExecutor("run", "stage")
     units = [f"{number:05d}" for number in range(1234)]
@@ -94,7 +94,7 @@ def test_every_command_has_examples_in_its_help(name):
     import typer
 
     app = typer.Typer()
-    importlib.import_module(f"flows.commands.{name}").add(app)
+    importlib.import_module(MODULES[name]).add(app)
     found = typer.main.get_group(app).commands[name]
     for command in [found, *getattr(found, "commands", {}).values()]:
         assert command.help, command.name
@@ -118,8 +118,8 @@ def test_errors_without_a_project_are_one_line_or_json(tmp_path):
 def test_doctor_names_what_is_wrong_and_how_to_mend_it(tmp_path, monkeypatch):
     import os
 
-    from flows.doctor import examine
-    from tasks.workspace import Workspace
+    from flows.runs.doctor import examine
+    from tasks.storage.workspace import Workspace
 
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

@@ -6,20 +6,20 @@ import os
 import pytest
 import torch
 
-from fewstep.closure import ROOT, closure
-from fewstep.conformance import cells, judging, table
+from fewstep.conformance import cells, conformance_table, verdict
 from fewstep.conformance.__main__ import usual_process
+from fewstep.conformance.cell_code import COLLECTIONS, code_digest, statements
 from fewstep.conformance.cells import Cell, make_all
-from fewstep.conformance.code import COLLECTIONS, code_digest, statements
-from fewstep.conformance.known import DIGITS, known_misses, surprises
+from fewstep.conformance.known_misses import DIGITS, known_misses, surprises
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
 from fewstep.conformance.targets import target_of
-from fewstep.errors import SettingsError
+from fewstep.objectives.consistency import loss as consistency_loss
 from fewstep.recipes import load_recipe, recipe_names
-from fewstep.student_settings import SamplerSettings
-from fewstep.students import Student
-from fewstep.terms import consistency
-from fewstep.training import surrogate
+from fewstep.students.sampler_settings import SamplerSettings
+from fewstep.students.student import Student
+from fewstep.training.roles import fit_network
+from fewstep.util.errors import SettingsError
+from fewstep.util.import_closure import ROOT, closure
 
 RECIPES = ROOT / "fewstep" / "recipes"
 
@@ -45,9 +45,9 @@ def target():
 @pytest.fixture
 def quick(monkeypatch):
     """Fewer samples to judge by, and a stand-in fitted less."""
-    monkeypatch.setattr(judging, "SIMULATIONS", 20)
-    monkeypatch.setattr(judging, "COUNT", 1000)
-    monkeypatch.setattr(surrogate.fit, "__defaults__", ("cpu", 200))
+    monkeypatch.setattr(verdict, "SIMULATIONS", 20)
+    monkeypatch.setattr(verdict, "COUNT", 1000)
+    monkeypatch.setattr(fit_network.fit, "__defaults__", ("cpu", 200))
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -70,17 +70,17 @@ def test_unknown_problems_are_refused():
 
 
 def test_exact_samples_meet_the_bar_and_what_spoils_them_does_not(target, quick):
-    null = judging.null_quantile(target)
+    null = verdict.null_quantile(target)
     strict = {1: ("none", 0.0)}  # so that the bar is the null's quantile
 
     def missed(spoil):
-        return judging.judge(target, Exact(target, spoil), null, strict)["missed"]
+        return verdict.judge(target, Exact(target, spoil), null, strict)["missed"]
 
     assert not missed(lambda x: x)
     assert "distance" in missed(lambda x: x + 0.1)[0]
     assert "distance" in missed(lambda x: torch.where(torch.arange(len(x))[:, None] == 5, torch.nan, x))[0]
-    lost = target.mixture.exact_samples(judging.COUNT, torch.Generator().manual_seed(3),
-                                        torch.arange(judging.COUNT) % 7)  # fmt: skip
+    lost = target.mixture.exact_samples(verdict.COUNT, torch.Generator().manual_seed(3),
+                                        torch.arange(verdict.COUNT) % 7)  # fmt: skip
     assert "1 of 8 modes off" in missed(lambda x: lost)[1]
 
 
@@ -95,13 +95,13 @@ def test_students_that_share_the_classes_are_asked_for_every_class_by_its_weight
             return self.spoil(target.mixture.exact_samples(len(noise), torch.Generator().manual_seed(5), condition))
 
     strict = {1: ("none", 0.0)}
-    assert not judging.judge(target, ByClass(target), judging.null_quantile(target), strict)["missed"]
+    assert not verdict.judge(target, ByClass(target), verdict.null_quantile(target), strict)["missed"]
     second = ByClass(target, lambda x: torch.where((torch.arange(len(x)) >= 800)[:, None], x - 6, x))
-    assert judging.judge(target, second, judging.null_quantile(target), strict)["missed"]
+    assert verdict.judge(target, second, verdict.null_quantile(target), strict)["missed"]
 
 
 def test_the_best_solver_is_the_nearest_at_exactly_so_many_evaluations(target, quick):
-    found = [judging.best_solver(target, count)[1] for count in (1, 2, 8)]
+    found = [verdict.best_solver(target, count)[1] for count in (1, 2, 8)]
     assert found == sorted(found, reverse=True) and found[2] < 0.2 * found[0]
 
 
@@ -111,16 +111,16 @@ def test_a_cheaper_student_is_to_follow_the_teachers_own_steps(name, scale, quic
     recipe, teacher, sampler = load_recipe(name), Problem("ring").teacher(), SamplerSettings(steps=8)
     target = target_of(recipe, teacher, sampler)
     assert target.guidance == scale and target.cheaper
-    null, solvers = judging.null_quantile(target), {}
+    null, solvers = verdict.null_quantile(target), {}
 
     class Same(Exact):
         def sample(self, noise, condition=None, seed=0):
             self.denoiser.evaluations += 8
             return self.spoil(target.flow(noise))
 
-    found = judging.judge(target, Same(target), null, solvers)
+    found = verdict.judge(target, Same(target), null, solvers)
     assert not found["missed"] and found["agreement"]["correlation"] == pytest.approx(1)
-    noisy = judging.judge(target, Same(target, lambda x: x + 0.4 * torch.randn_like(x)), null, solvers)
+    noisy = verdict.judge(target, Same(target, lambda x: x + 0.4 * torch.randn_like(x)), null, solvers)
     assert "correlation" in noisy["missed"][-1]
     if scale == 1:
         noise = torch.randn(64, 2)
@@ -138,15 +138,15 @@ def test_a_flow_map_is_compared_in_one_step_whatever_steps_it_is_sampled_by(quic
             x = target.flow(noise)
             return target.flow(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))) if steps > 1 else x
 
-    found = judging.judge(target, Map(target), judging.null_quantile(target), {2: ("none", 0.0)})
+    found = verdict.judge(target, Map(target), verdict.null_quantile(target), {2: ("none", 0.0)})
     assert not found["missed"] and found["agreement"]["correlation"] == pytest.approx(1)
 
 
 def test_code_that_a_recipe_does_not_load_is_no_part_of_its_key():
-    files = closure("fewstep.terms.regression", apart=COLLECTIONS)
-    assert "fewstep/terms/distances.py" in files and "fewstep/terms/adversarial.py" not in files
-    assert "fewstep/training/rounds.py" in closure("fewstep.training.api", apart=COLLECTIONS)
-    assert code_digest("fewstep.terms.regression") != code_digest("fewstep.terms.adversarial")
+    files = closure("fewstep.objectives.regression.loss", apart=COLLECTIONS)
+    assert "fewstep/objectives/common/distances.py" in files and "fewstep/objectives/adversarial/loss.py" not in files
+    assert "fewstep/training/round_trainer.py" in closure("fewstep.training.api", apart=COLLECTIONS)
+    assert code_digest("fewstep.objectives.regression.loss") != code_digest("fewstep.objectives.adversarial.loss")
     keys = {Cell("kd", Problem("ring")).key, Cell("kd", Problem("grid")).key, Cell("ect", Problem("ring")).key,
             Cell("kd", Problem("ring"), seed=1).key, Cell("kd", Problem("ring"), images=1).key}  # fmt: skip
     assert len(keys) == 5
@@ -170,13 +170,13 @@ def test_a_cell_is_made_once_recorded_and_tabled(tmp_path, quick, monkeypatch):
 
     monkeypatch.setattr(cells, "make", None)  # a second call reads
     assert list(make_all([cell], tmp_path)) == [record]
-    (tmp_path / "README.md").write_text("a\n" + "\n".join(table.MARKS) + "\nb\n")
-    table.write_tables([cell, Cell("kd", Problem("grid"))], tmp_path, root=tmp_path)
+    (tmp_path / "README.md").write_text("a\n" + "\n".join(conformance_table.MARKS) + "\nb\n")
+    conformance_table.write_tables([cell, Cell("kd", Problem("grid"))], tmp_path, root=tmp_path)
     document = (tmp_path / "docs/conformance.md").read_text()
     assert "1 of 2 cells" in document and f"{record['distance']:.4f}" in document
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("a\n") and readme.endswith("b\n") and "| `kd` |" in readme
-    assert "met" in table.line(record)
+    assert "met" in conformance_table.line(record)
 
 
 def test_figures_outlive_an_edit_that_changes_no_bit_of_a_short_run(tmp_path, quick, monkeypatch):
@@ -186,7 +186,7 @@ def test_figures_outlive_an_edit_that_changes_no_bit_of_a_short_run(tmp_path, qu
     assert cell.figures(tmp_path) is None
     assert cell.retraced(tmp_path) == {**record, "code": "edited"} == cell.figures(tmp_path)
     monkeypatch.setattr(Cell, "code", "edited again")
-    for module, name in ((consistency.term, "pseudo_huber"), (judging, "distance")):  # of training, of judging
+    for module, name in ((consistency_loss, "pseudo_huber"), (verdict, "distance")):  # of training, of judging
         with monkeypatch.context() as edit:
             before = getattr(module, name)
             edit.setattr(module, name, lambda *given, before=before: 1.0001 * before(*given))
@@ -198,7 +198,7 @@ def test_what_breaks_is_a_line_of_the_table(tmp_path, quick):
     path = tmp_path / "odd.yaml"
     path.write_text("optimiser: {lr: 1.0e+30, clip: 0, warmup: 0}\nrounds: [{terms: [{term: regression}]}]")
     record = cells.make(Cell(str(path), Problem("ring"), images=1000), tmp_path)
-    assert "is nan" in record["missed"][0] and "failed" in table.short([record]) and "missed" in table.line(record)
+    assert "is nan" in record["missed"][0] and "failed" in conformance_table.short([record]) and "missed" in conformance_table.line(record)
 
 
 @pytest.mark.slow
@@ -241,8 +241,8 @@ def test_what_was_found_of_a_known_miss_stands_beside_it():
     (recipe, problem), found = next(iter(known_misses().items()))
     cost = {"seconds": 1.0, "memory_mib": 1}
     missed = {"recipe": recipe, "problem": problem, "seed": 0, "target": "few-step", "missed": ["far"], "cost": cost}
-    assert f"far. Found: {found}" in table.document([missed], 1)
-    assert found not in table.document([{**missed, "missed": []}], 1)
+    assert f"far. Found: {found}" in conformance_table.document([missed], 1)
+    assert found not in conformance_table.document([{**missed, "missed": []}], 1)
 
 
 def test_the_tilted_target_is_the_reweighted_mixture():
@@ -262,9 +262,9 @@ def test_a_student_that_ignores_what_the_recipe_is_about_misses(name, kind, quic
     """However wide the bar: exact conditional samples without guidance, exact ones without the reward."""
     target = target_of(load_recipe(name), Problem(kind).teacher(), SamplerSettings())
     solvers = {count: ("none", float("inf")) for count in (1, 2)}
-    assert not judging.judge(target, Exact(target), 0.0, solvers)["missed"]
+    assert not verdict.judge(target, Exact(target), 0.0, solvers)["missed"]
     blind = Exact(target, lambda x: target.ignored(len(x), 78))
-    assert f"without the {target.about}" in judging.judge(target, blind, 0.0, solvers)["missed"][0]
+    assert f"without the {target.about}" in verdict.judge(target, blind, 0.0, solvers)["missed"][0]
 
 
 def test_a_flow_map_without_fresh_noise_is_compared_by_its_own_steps(quick):
@@ -277,5 +277,5 @@ def test_a_flow_map_without_fresh_noise_is_compared_by_its_own_steps(quick):
             self.denoiser.evaluations += steps
             return target.flow(noise) if steps == 2 else torch.zeros_like(noise)
 
-    found = judging.judge(target, Phased(target), 1.0, {2: ("none", 0.0)})
+    found = verdict.judge(target, Phased(target), 1.0, {2: ("none", 0.0)})
     assert recipe.flow_map and found["agreement"]["correlation"] == pytest.approx(1)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from fewstep.errors import SettingsError
 from fewstep.metrics.protocol import Protocol, ProtocolsDiffer, Value, ensure_comparable, restore, rounded, store
+from fewstep.util.errors import SettingsError
 
 
 def protocol(**changed) -> Protocol:

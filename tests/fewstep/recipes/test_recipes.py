@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from fewstep.errors import SettingsError
 from fewstep.recipes import Needs, Overrides, check_needs, load_recipe, parse_recipe, recipe_names
+from fewstep.util.errors import SettingsError
 
 NEEDS = {name: needs for needs, names in (
     (Needs(pairs=True, teacher=True), (

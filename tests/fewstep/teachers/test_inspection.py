@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
-from fewstep.errors import SettingsError
-from fewstep.networks import new_unet
+from fewstep.networks.unet_mlp import new_unet
 from fewstep.teachers import inspect_teacher, load_teacher
+from fewstep.util.errors import SettingsError
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -53,7 +53,7 @@ def test_a_good_folder_tells_what_it_holds(folder):
 def test_looking_imports_no_torch(folder):
     code = (
         f"import sys; from fewstep.teachers import inspect_teacher; inspect_teacher({str(folder)!r})\n"
-        "import fewstep.solvers, fewstep.student_settings\n"
+        "import fewstep.diffusion.solvers, fewstep.students.sampler_settings\n"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

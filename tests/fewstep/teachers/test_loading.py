@@ -10,11 +10,11 @@ import pytest
 import torch
 from diffusers import ConsistencyModelPipeline, DDIMPipeline, DDPMPipeline, UNet2DModel
 
-from fewstep.adapters import Preconditioned
-from fewstep.denoiser import Denoiser
-from fewstep.networks import new_unet
-from fewstep.processes import EDM, Flow, VariancePreserving
-from fewstep.sampling import sample
+from fewstep.diffusion.adapters import Preconditioned
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
+from fewstep.diffusion.sampling import sample
+from fewstep.networks.unet_mlp import new_unet
 from fewstep.teachers import inspect_teacher, load_teacher, save_teacher
 
 KINDS = ("epsilon", "sample", "v_prediction")
@@ -229,7 +229,7 @@ def test_loading_in_several_threads_leaves_modules_as_they_are(tmp_path):
     """accelerate's empty initialisation patches nn.Module for the whole process, and not in a thread-safe way."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from fewstep.networks import new_unet
+    from fewstep.networks.unet_mlp import new_unet
     from fewstep.teachers.loading import load_network
 
     new_unet(8, 1, 0, (8, 16), 1, generator=torch.Generator().manual_seed(0)).save_pretrained(tmp_path / "unet")

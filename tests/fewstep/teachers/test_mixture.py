@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from fewstep.errors import SettingsError
-from fewstep.processes import EDM, Flow, VariancePreserving
-from fewstep.sampling import sample
+from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
+from fewstep.diffusion.sampling import sample
 from fewstep.teachers import GaussianMixture
+from fewstep.util.errors import SettingsError
 
 PROCESSES = [VariancePreserving.cosine(), Flow(), EDM()]
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.1, -1.3]], dtype=torch.float64)

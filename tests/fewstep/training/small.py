@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from fewstep.denoiser import Denoiser
-from fewstep.processes import VariancePreserving
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import VariancePreserving
 from fewstep.recipes import Overrides, Recipe, load_recipe
 from fewstep.teachers import new_unet
 from fewstep.training import Distillation, TensorData

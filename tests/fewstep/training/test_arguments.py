@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.denoiser import Denoiser
-from fewstep.errors import SettingsError
-from fewstep.networks import new_unet
-from fewstep.processes import VariancePreserving
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import VariancePreserving
+from fewstep.networks.unet_mlp import new_unet
 from fewstep.teachers import GaussianMixture
 from fewstep.training import TensorData, api, distill
+from fewstep.util.errors import SettingsError
 from tests.fewstep.training.small import teacher
 
 X, Y = torch.zeros(6, 1, 8, 8), torch.arange(6) % 3

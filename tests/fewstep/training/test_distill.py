@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from fewstep.errors import SettingsError
-from fewstep.metrics.sliced import sliced_wasserstein
-from fewstep.processes import EDM, Flow
+from fewstep.diffusion.processes import EDM, Flow
+from fewstep.diffusion.sampling import sample
+from fewstep.metrics.distances.sliced import sliced_wasserstein
 from fewstep.recipes import load_recipe
-from fewstep.sampling import sample
 from fewstep.teachers import GaussianMixture
-from fewstep.training import distill, surrogate
+from fewstep.training import distill
+from fewstep.training.roles import fit_network
+from fewstep.util.errors import SettingsError
 
 ANGLES = torch.arange(8) * 2 * math.pi / 8
 COUNT = 4000
@@ -62,8 +63,8 @@ def test_other_processes(name, part, process):
 
 
 def test_a_run_in_a_workdir_is_continued_and_equals_one_without(tmp_path, monkeypatch):
-    monkeypatch.setattr(surrogate, "STEPS", 20)
-    monkeypatch.setattr(surrogate.fit, "__defaults__", ("cpu", 20))
+    monkeypatch.setattr(fit_network, "STEPS", 20)
+    monkeypatch.setattr(fit_network.fit, "__defaults__", ("cpu", 20))
     teacher, noise = ring(), torch.randn(64, 2)
     found = [distill("kd", teacher, images=1000, seed=3, device="cpu", workdir=w).sample(noise)
              for w in (tmp_path, tmp_path, None)]  # fmt: skip

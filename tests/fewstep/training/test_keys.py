@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import fewstep.recipes
-from fewstep.configuration import Strict
+from fewstep.objectives.term_union import TermSettings
 from fewstep.recipes import Overrides, parse_recipe, recipe_names
-from fewstep.recipes.terms import TermSettings
+from fewstep.util.config import Strict
 from tests.fewstep.training.small import BATCH, finish, run, tiny
 
 TOLD = {"summary", "reference", "status", "published", "target", "flow_map", "title", "arxiv"}  # no part of its run

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.errors import DataDiffers, SettingsError
 from fewstep.training import api
+from fewstep.util.errors import DataDiffers, SettingsError
 from tests import children
 from tests.fewstep.training import small
 from tests.fewstep.training.small import BATCH, RECIPES, checkpoint_bytes, finish, run, teacher, tiny

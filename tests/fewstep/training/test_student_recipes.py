@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewstep.export import export_student, load_student
+from fewstep.students.export import export_student, load_student
 from tests.fewstep.training.small import BATCH, finish, run, teacher, tiny
 
 RECIPES = ["hipa", "laptop-diff", "lcm-lora", "lora-guidance", "plug-and-play", "slimflow"]

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel  # noqa: F401 (so that a fork server has loaded it)
 
-from fewstep.denoiser import Denoiser
-from fewstep.networks import new_unet
-from fewstep.processes import VariancePreserving
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import VariancePreserving
+from fewstep.networks.unet_mlp import new_unet
 from fewstep.teachers import GaussianMixture
 from fewstep.trajectories import TrajectorySet, TrajectorySettings, make_set, open_set
-from fewstep.trajectories.make import in_threads
+from fewstep.trajectories.generate import in_threads
 
 TINY = TrajectorySettings(count=18, steps=2, record_size=4, records_per_shard=2)
 """Five records in three shards; the last record and the last shard are not full."""

@@ -1,0 +1,1 @@
+"""Images and the records that data sets and trajectory sets are stored in."""

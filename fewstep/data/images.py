@@ -1,0 +1,253 @@
+"""Images in shards, by split: how the shard stage writes them and everybody else reads them."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewstep.data.records.record_codec import Record
+from fewstep.data.records.record_source import CACHE_BYTES, RecordSource
+from fewstep.data.records.sample_order import KeyedOrder
+from fewstep.data.records.shard_files import ShardWriter
+from fewstep.util.errors import CorruptData, SettingsError
+from fewstep.util.io import canonical_json, write_atomically
+
+FORMAT = "fewstep-images-1"
+DESCRIPTION = "images.json"
+SPLITS = ("train", "fit", "test")
+"""For the networks; for the classifier that metrics use; for reference statistics and memorisation control."""
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 0…255 → float32 in [−1, 1]: v / 127.5 − 1, exact at both ends."""
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Floats, clipped to [−1, 1] → uint8 0…255 by round((v + 1) · 127.5); the inverse of :func:`to_unit_range`."""
+    return images.to(torch.float32).clamp(-1, 1).add(1.0).mul(127.5).round().to(torch.uint8)
+
+
+def describe(path: Path) -> dict:
+    """The checked content of an ``images.json``.
+
+    Raises:
+        SettingsError: there is none.
+        CorruptData: it is damaged or of another format.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        check = content.pop("check")
+        wrong = content["format"] != FORMAT or hashlib.sha256(canonical_json(content).encode()).hexdigest() != check
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"{path.parent}: no images here ({path.name} is missing)", hint="run the shard stage first"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptData(f"{path}: damaged ({error})") from error
+    if wrong:
+        raise CorruptData(f"{path}: damaged (its checksum differs)")
+    return content
+
+
+class ImageSet:
+    """Images of one split, read through a bounded cache and verified record by record.
+
+    Attributes:
+        shape: (C, H, W) of an image.
+        num_classes: number of classes, 0 if the images have none.
+        class_names: names in label order.
+    """
+
+    def __init__(self, folder: Path | str, split: str, cache_bytes: int = CACHE_BYTES):
+        self.folder = Path(folder)
+        if split not in SPLITS:
+            raise SettingsError(f"unknown split {split!r}: there are {', '.join(SPLITS)}")
+        description = describe(self.folder / DESCRIPTION)
+        part = description["splits"][split]
+        self.split = split
+        self.shape: tuple[int, int, int] = tuple(description["shape"])
+        self.class_names: list[str] = description["class_names"]
+        self.num_classes = len(self.class_names)
+        self.record_size: int = description["record_size"]
+        shards = [self.folder / split / name for name in part["shards"]]
+        self._source = RecordSource(shards, self._prepare, cache_bytes)
+        if self._source.samples != part["samples"]:
+            raise CorruptData(f"{self.folder / split}: {self._source.samples} samples, expected {part['samples']}")
+        if self._source.records:
+            self._source.check_sizes(self.record_size, self.folder / split)
+        self._order: KeyedOrder | None = None
+
+    def _prepare(self, number: int, record: Record) -> dict[str, Tensor]:
+        image, label = record.tensors.get("image"), record.tensors.get("label")
+        if image is None or label is None or image.dtype != torch.uint8 or tuple(image.shape[1:]) != self.shape:
+            raise CorruptData(f"{self.folder / self.split}: record {number} holds no images of shape {self.shape}")
+        return {"image": image, "label": label}
+
+    def __len__(self) -> int:
+        return self._source.samples
+
+    def _gather(self, indices: Tensor | list[int]) -> dict[str, Tensor]:
+        indices = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+        if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= len(self)):
+            raise IndexError(f"image {int(indices.min())} … {int(indices.max())} of {len(self)} in split {self.split}")
+        return self._source.gather(indices // self.record_size, indices % self.record_size)
+
+    def images(self, indices: Tensor | list[int] | None = None) -> Tensor:
+        """Images as float32 (N, C, H, W) in [−1, 1].
+
+        Args:
+            indices: (N,) in 0 … len − 1; None for all, which then all stand in memory.
+
+        Raises:
+            CorruptData: a record differs from its checksum; the file is named.
+        """
+        indices = torch.arange(len(self)) if indices is None else indices
+        found = self._gather(indices)
+        return to_unit_range(found["image"]) if found else torch.empty((0, *self.shape))
+
+    @property
+    def labels(self) -> Tensor:
+        """All labels, (len,) int64; −1 where the images have no classes."""
+        parts = [self._source.record(number)["label"] for number in range(self._source.records)]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+    def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
+        """The images ``position … position + size − 1`` of training, counted from its start across epochs.
+
+        Returns:
+            x: (size, C, H, W) float32 in [−1, 1].
+            y: (size,) int64 labels, or None without classes.
+
+        Raises:
+            CorruptData: a record differs from its checksum; the file is named.
+        """
+        if self._order is None:
+            if not len(self):
+                raise SettingsError(f"{self.folder / self.split}: the split is empty; add images or change data.split")
+            self._order = KeyedOrder(len(self), self.record_size, self._source.window())
+        found = self._source.gather(*self._order.locate(seed, position, size))
+        return to_unit_range(found["image"]), found["label"] if self.num_classes else None
+
+
+def load_split(folder: Path | str, split: str) -> ImageSet:
+    """Open one split ("train", "fit" or "test") of the shard stage's output folder.
+
+    Raises:
+        SettingsError: no such split, or the folder holds no images.
+        CorruptData: a damaged description, index or shard.
+    """
+    return ImageSet(folder, split)
+
+
+def split_of(image: Tensor, shares: Mapping[str, float]) -> str:
+    """The split of an image: a function of its pixels alone, so that duplicates never stand on both sides.
+
+    Args:
+        image: (C, H, W) uint8.
+        shares: share of each of ``SPLITS``; they add up to 1.
+    """
+    head = canonical_json(list(image.shape)).encode()
+    digest = hashlib.sha256(head + image.contiguous().numpy().tobytes()).digest()
+    place, edge = int.from_bytes(digest[:8], "big") / 2.0**64, 0.0
+    for name in SPLITS:
+        edge += shares[name]
+        if place < edge:
+            return name
+    return next(name for name in reversed(SPLITS) if shares[name] > 0)
+
+
+class ImageSetWriter:
+    """Writes images one by one into shards of their splits, with memory for one record per split.
+
+    Identical calls give identical bytes. ``folder`` should be empty; the set exists once :meth:`finish` returns.
+
+    Args:
+        folder: of the set.
+        shape: (C, H, W).
+        class_names: names in label order; empty without classes.
+        shares: share of each split.
+        record_size: images per record.
+        records_per_shard: records per file.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        shape: Sequence[int],
+        class_names: Sequence[str],
+        shares: Mapping[str, float],
+        record_size: int = 256,
+        records_per_shard: int = 8,
+    ):
+        self.folder = Path(folder)
+        self.shape, self.class_names = tuple(shape), list(class_names)
+        self.shares, self.record_size, self.records_per_shard = dict(shares), record_size, records_per_shard
+        self.counts = dict.fromkeys(SPLITS, 0)
+        self._waiting: dict[str, list[tuple[Tensor, int, str, str | None]]] = {name: [] for name in SPLITS}
+        self._open: dict[str, ShardWriter] = {}
+        self._shards: dict[str, list[str]] = {name: [] for name in SPLITS}
+        self._records = dict.fromkeys(SPLITS, 0)
+
+    def add(self, image: Tensor, label: int, key: str, caption: str | None = None) -> str:
+        """Append one image.
+
+        Args:
+            image: (C, H, W) uint8.
+            label: class, −1 without classes.
+            key: the image's name where it came from.
+            caption: its text, if any.
+
+        Returns:
+            The split it went to.
+        """
+        if tuple(image.shape) != self.shape or image.dtype != torch.uint8:
+            raise ValueError(f"{key}: expected uint8 {self.shape}, got {image.dtype} {tuple(image.shape)}")
+        split = split_of(image, self.shares)
+        self._waiting[split].append((image, label, key, caption))
+        self.counts[split] += 1
+        if len(self._waiting[split]) == self.record_size:
+            self._write_record(split)
+        return split
+
+    def _write_record(self, split: str) -> None:
+        images, labels, keys, captions = zip(*self._waiting[split], strict=True)
+        self._waiting[split] = []
+        if split not in self._open:
+            name = f"{len(self._shards[split]):05d}.tar"
+            self._open[split] = ShardWriter(self.folder / split / name)
+            self._shards[split].append(name)
+        metadata = {"keys": list(keys)} | ({"captions": list(captions)} if any(captions) else {})
+        tensors = {"image": torch.stack(images), "label": torch.tensor(labels, dtype=torch.int64)}
+        self._open[split].add(f"{self._records[split]:08d}", tensors, metadata)
+        self._records[split] += 1
+        if self._open[split].records == self.records_per_shard:
+            self._open.pop(split).close()
+
+    def finish(self) -> dict[str, int]:
+        """Write what is left and the description. Returns the number of images per split."""
+        for split in SPLITS:
+            if self._waiting[split]:
+                self._write_record(split)
+            if split in self._open:
+                self._open.pop(split).close()
+        body = {
+            "format": FORMAT,
+            "shape": list(self.shape),
+            "class_names": self.class_names,
+            "record_size": self.record_size,
+            "splits": {name: {"samples": self.counts[name], "shards": self._shards[name]} for name in SPLITS},
+        }
+        check = hashlib.sha256(canonical_json(body).encode()).hexdigest()
+        text = json.dumps({**body, "check": check}, indent=1, sort_keys=True)
+        write_atomically(self.folder / DESCRIPTION, text + "\n")
+        return dict(self.counts)
+
+    def abort(self) -> None:
+        """Give up the files that are not whole."""
+        for writer in self._open.values():
+            writer.abort()
+        self._open.clear()

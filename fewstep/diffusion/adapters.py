@@ -1,0 +1,132 @@
+"""How a network wants x, t and the label, and what its raw output means: the last step to a foreign network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.diffusion.processes import EDM, Process, VariancePreserving, like
+from fewstep.networks.extra_inputs import Given
+from fewstep.util.errors import SettingsError
+
+Labels = Tensor | Given | None
+
+
+class Adapter:
+    """Calls a network. Called with x (N, …), native times t (N,) float64 and labels: (N,) int64, None, or `Given`
+    for a network with further inputs, which goes through as it is."""
+
+    kind: ClassVar[str]
+
+    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
+        """The output, of the denoiser's prediction type and of x's shape."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready description."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Adapter:
+        """The adapter that `to_dict` described. Raises SettingsError for what it does not know."""
+        rest = dict(data)
+        name = rest.pop("kind", None)
+        if name not in _KINDS:
+            raise SettingsError(f"unknown network adapter {name!r}; known: {', '.join(sorted(_KINDS))}")
+        try:
+            return _KINDS[name](**rest)
+        except TypeError as error:
+            raise SettingsError(f"network adapter {name!r}: {error}") from None
+
+
+class UNetAdapter(Adapter):
+    """A diffusers UNet2DModel F: output = c_skip x + c_out F(c_in x, time, label)."""
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
+        """(c_in, time, c_skip, c_out), each of t's shape, at native times t (float64)."""
+        raise NotImplementedError
+
+    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
+        c_in, time, skip, out = self.coefficients(t)
+        dtype = next(network.parameters()).dtype
+        plain = isinstance(self, Timestep)
+        inner = x if plain else like(c_in, x) * x
+        raw = network(inner.to(dtype), time.float(), class_labels=labels, return_dict=False)[0]
+        raw = raw[:, : x.shape[1]].to(x.dtype)  # a network with learned variances has twice the channels
+        return raw if plain else like(skip, x) * x + like(out, x) * raw
+
+
+@dataclass(frozen=True)
+class Timestep(UNetAdapter):
+    """A diffusers UNet2DModel that takes x as it is and the timestep t · scale.
+
+    scale: N − 1 for a chain of N timesteps, num_train_timesteps (1000) for flow matching.
+    """
+
+    scale: float
+    kind: ClassVar[str] = "timestep"
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
+        timestep = t * self.scale
+        whole = timestep.round()  # t passed through float32 must not turn timestep 999 into 998.99994
+        near = (timestep - whole).abs() < 1e-3
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        return one, timestep + torch.where(near, whole - timestep, zero).detach(), zero, one
+
+
+@dataclass(frozen=True)
+class Preconditioned(UNetAdapter):
+    """A UNet2DModel under the preconditioning of EDM (arXiv 2206.00364, table 1) or of consistency models
+    (arXiv 2303.01469, appendix C), in t = σ; its denoiser has prediction type `sample`.
+
+    variant: "edm" (time input ln σ / 4), or "consistency" (time input 250 ln σ, x0(x, sigma_min) = x).
+    sign: of the network's output; −1 is what diffusers' EDM schedulers do for `v_prediction`.
+    """
+
+    variant: str = "edm"
+    sigma_data: float = 0.5
+    sigma_min: float = 0.002
+    sign: float = 1.0
+    kind: ClassVar[str] = "preconditioned"
+
+    def __post_init__(self):
+        if self.variant not in ("edm", "consistency"):
+            raise SettingsError(f"unknown preconditioning {self.variant!r}; known: edm, consistency")
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
+        spread = (t**2 + self.sigma_data**2).sqrt()
+        low = self.sigma_min if self.variant == "consistency" else 0.0
+        skip = self.sigma_data**2 / ((t - low) ** 2 + self.sigma_data**2)
+        out = self.sign * (t - low) * self.sigma_data / spread
+        return 1 / spread, t.log() * (250.0 if self.variant == "consistency" else 0.25), skip, out
+
+
+@dataclass(frozen=True)
+class Angle(Adapter):
+    """Our own networks: unit-variance input x/√(α²+σ²) and the angle φ = atan(σ/α) in [0, π/2]; predicts v.
+
+    Serves every process alike; the denoiser has prediction type `v_prediction`.
+    """
+
+    kind: ClassVar[str] = "angle"
+
+    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        scale = like((alpha**2 + sigma**2).sqrt(), x)
+        dtype = next(network.parameters()).dtype
+        return scale * network((x / scale).to(dtype), torch.atan2(sigma, alpha).to(dtype), labels).to(x.dtype)
+
+
+def adapter_for(process: Process) -> Adapter:
+    """What diffusers expects of a UNet2DModel in this process."""
+    if isinstance(process, VariancePreserving):
+        return Timestep(process.timesteps - 1)
+    if isinstance(process, EDM):
+        return Preconditioned()
+    return Timestep(1000)
+
+
+_KINDS: dict[str, type[Adapter]] = {kind.kind: kind for kind in (Timestep, Preconditioned, Angle)}

@@ -1,0 +1,355 @@
+"""A network with its process, prediction type and condition: x0, epsilon, score and velocity at any (x, t).
+
+Losses and samplers speak to this class only; none of them asks "is this a flow or an epsilon network?".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.diffusion import prediction
+from fewstep.diffusion.adapters import Adapter, Labels, adapter_for
+from fewstep.diffusion.conditions import require_condition
+from fewstep.diffusion.guidance import calls, is_guided, told
+from fewstep.diffusion.label_groups import Groups, chains, require_groups
+from fewstep.diffusion.prediction import PredictionType
+from fewstep.diffusion.processes import Process, like
+from fewstep.networks.extra_inputs import ExtraInputs, Given, add_inputs, extra_inputs, fold_inputs
+from fewstep.networks.lora import merge_lora
+from fewstep.networks.unet_blocks import stages, watched
+from fewstep.util.errors import SettingsError
+
+Guidance = float | Tensor | Sequence[float]
+"""A scale, one per sample (N,), or one per condition."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says of x at t. Each reading is computed when it is asked for; all have the shape of x (N, …).
+
+    x, t: the input, t as (N,) float64. output: the (guided) output, of type `kind`. alpha, sigma: shaped to multiply x.
+    """
+
+    x: Tensor
+    t: Tensor
+    output: Tensor
+    kind: PredictionType
+    alpha: Tensor
+    sigma: Tensor
+    process: Process
+
+    def as_type(self, kind: PredictionType) -> Tensor:
+        """The prediction as `epsilon`, `sample`, `v_prediction` or `flow_prediction`."""
+        return prediction.convert(self.output, self.x, self.alpha, self.sigma, self.kind, kind)
+
+    @property
+    def x0(self) -> Tensor:
+        """The expected clean sample, E[x0 | x_t]."""
+        return prediction.to_x0(self.output, self.x, self.alpha, self.sigma, self.kind)
+
+    @property
+    def epsilon(self) -> Tensor:
+        """The expected noise, E[ε | x_t]."""
+        return prediction.to_epsilon(self.output, self.x, self.alpha, self.sigma, self.kind)
+
+    @property
+    def score(self) -> Tensor:
+        """∇ log p_t(x) = −ε/σ."""
+        return -self.epsilon / self.sigma
+
+    @property
+    def velocity(self) -> Tensor:
+        """dx/dt of the probability-flow ODE in the process's own time: α'(t) x0 + σ'(t) ε."""
+        alpha, sigma = (like(factor, self.x) for factor in self.process.derivatives(self.t))
+        return alpha * self.x0 + sigma * self.epsilon
+
+
+class Denoiser(nn.Module):
+    """A (trainable) denoiser.
+
+    Args:
+        network: called through `adapter`; any of its parameters may be frozen by the caller.
+        process: the noise process the network was trained in.
+        prediction_type: what adapter(network) returns: epsilon, sample, v_prediction or flow_prediction.
+        sample_shape: shape of one sample, (C, H, W) for images.
+        num_classes: classes a condition may name, 0 … num_classes−1; 0 for an unconditional network.
+        null_class: the label that means "no condition", if the network was trained with one.
+        adapter: how the network wants its input; by default what diffusers' UNet2DModel expects in this process.
+        groups: of classes, whose labels (num_classes + 1, ... in turn) the network was trained with too; see groups.py.
+
+    `evaluations` counts network calls per sample since construction (with guidance 2 or more). `held` names parameters
+    that training leaves as they are and does not store.
+    """
+
+    FIELDS = ("process", "prediction_type", "adapter", "sample_shape", "num_classes", "null_class")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        prediction_type: PredictionType,
+        sample_shape: tuple[int, ...],
+        num_classes: int = 0,
+        null_class: int | None = None,
+        adapter: Adapter | None = None,
+        groups: Iterable[Sequence[int]] = (),
+    ):
+        super().__init__()
+        if prediction_type not in prediction.PREDICTION_TYPES:
+            known = ", ".join(prediction.PREDICTION_TYPES)
+            raise SettingsError(f"unknown prediction type {prediction_type!r}; known: {known}")
+        self.network = network
+        self.process = process
+        self.prediction_type: PredictionType = prediction_type
+        self.sample_shape = tuple(int(side) for side in sample_shape)
+        self.num_classes = num_classes
+        self.null_class = null_class
+        self.groups: Groups = require_groups(groups, num_classes, null_class)
+        # (conditions + 1, labels): each label by its first conditions, none in row 0
+        self.register_buffer("chains", torch.tensor(chains(num_classes, self.groups)), persistent=False)
+        self.adapter = adapter or adapter_for(process)
+        self.evaluations = 0
+        self.held: frozenset[str] = frozenset()
+
+    @property
+    def inputs(self) -> ExtraInputs:
+        """What the network takes beside x, t and the label; `fewstep.networks.extra_inputs.add_inputs` gives it more."""
+        return extra_inputs(self.network)
+
+    @property
+    def labels(self) -> int:
+        """How many labels the network tells apart: classes, none where it knows that, and groups."""
+        return self.num_classes + (self.null_class is not None) + len(self.groups) if self.num_classes else 0
+
+    @property
+    def conditions(self) -> int:
+        """How many conditions a label has at most: 1 without groups."""
+        return len(self.chains) - 1
+
+    def with_conditions(self, labels: Tensor, count: Tensor | int) -> Tensor:
+        """What is left of labels (N,) by their first `count` (a number or (N,)) conditions; by none the null class.
+
+        In a network without groups a class is one condition.
+        """
+        if self.groups:
+            return self.chains[count, labels.long()]
+        if isinstance(count, int):
+            return labels if count else torch.full_like(labels, self.null_class)
+        return labels.masked_fill(count == 0, self.null_class)
+
+    @property
+    def default_scale(self) -> float | None:
+        """The guidance scale that stands for `scale=None`; None for a network without that input."""
+        scales = self.inputs.guidance
+        return scales.sample if scales else None
+
+    def predict(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        condition: Tensor | None = None,
+        guidance: Guidance = 1.0,
+        *,
+        second: Tensor | float | None = None,
+        scale: Tensor | float | None = None,
+        negative: bool = False,
+    ) -> Prediction:
+        """Evaluate the network at x (N, …), native time t (a number or (N,)) and condition (N,) int64 or None.
+
+        guidance: the scale s of u + s (c − u), a number or (N,): s = 1 is one plain call; any other makes one call of
+        2N with the null class. Or a sequence of scales, one for each condition of the labels' chains: u + s1 (c1 − u) +
+        s2 (c12 − c1) + …, in one call of (1 + scales) N; see guidance.py.
+        second: for a network of two times, the native time (a number or (N,), t_min … t) that its output leads to: read
+        as x0 and ε, the state there is `process.add_noise(x0, ε, second)`. None is the clean end, t_min.
+        scale: for a network that embeds it, the guidance scale as an input; None is `default_scale`.
+        negative: for a network of negative times, whether t stands for -t.
+        Raises SettingsError where the network cannot follow, or for labels that it does not know (on a GPU such labels
+        are the network's own error, since looking at them would wait for the device).
+        """
+        t = self._per_sample(t, x)
+        if is_guided(guidance):
+            output = self._guided(x, t, condition, guidance, second, scale, negative)
+        else:
+            labels = self._labels(condition, len(x), x.device)
+            output = self._evaluate(x, t, self._given(labels, x, second, scale, negative))
+        self.evaluations += calls(guidance)
+        return self._prediction(x, t, output)
+
+    def x0(
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None, guidance: Guidance = 1.0
+    ) -> Tensor:
+        """Short for `predict(...).x0`."""
+        return self.predict(x, t, condition, guidance).x0
+
+    def features(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        condition: Tensor | None = None,
+        *,
+        second: Tensor | float | None = None,
+        every: bool = False,
+    ) -> tuple[Prediction, list[Tensor]]:
+        """A prediction together with the output of the network's middle block, or of every block from first to last: a
+        list of (N, …) tensors."""
+        if getattr(self.network, "mid_block", None) is None:
+            raise SettingsError(f"{type(self.network).__name__} has no mid_block to take features from")
+        blocks = [block for part in stages(self.network).values() for block in part] if every else []
+        with watched(blocks or [self.network.mid_block]) as seen:
+            result = self.predict(x, t, condition, second=second)
+        return result, seen
+
+    def require_samples(self, x: Tensor, condition: Tensor | None) -> None:
+        """Raises SettingsError unless x is (N, *sample_shape) and condition (N,) known labels, or None where it may be.
+
+        Waits for a GPU: for the start of a sampling, not for each evaluation.
+        """
+        self.require_shape(x)
+        self.require_condition(condition, len(x))
+
+    def require_condition(self, condition: Tensor | None, count: int, *, wait: bool = True) -> None:
+        """Raises SettingsError unless condition is (count,) known labels, or None where it may be.
+
+        The values of labels on a GPU are looked at only with `wait`, since that waits for the device.
+        """
+        require_condition(condition, count, self.num_classes, self.null_class, len(self.groups), wait=wait)
+
+    def require_guidance(self, guidance: Guidance) -> None:
+        """Raises SettingsError unless the network can be guided so: it knows no class, and several scales are as many
+        as its labels have conditions."""
+        if not is_guided(guidance):
+            return
+        shown = "per sample" if isinstance(guidance, Tensor) else told(guidance)
+        if not self.num_classes or self.null_class is None:
+            raise SettingsError(f"guidance {shown} needs a network that was trained with classes and a null class",
+                                hint="set guidance to 1.0")  # fmt: skip
+        if isinstance(guidance, Sequence) and len(guidance) != (wanted := self.conditions):
+            raise SettingsError(f"guidance {shown} is {len(guidance)} scales; labels of this network have {wanted} "
+                                f"condition{'s' * (wanted > 1)}, each with a scale")  # fmt: skip
+
+    def require_shape(self, x: Tensor) -> None:
+        """Raises SettingsError unless x is (N, *sample_shape)."""
+        if x.shape[1:] != self.sample_shape:
+            sides = ", ".join(str(side) for side in self.sample_shape)
+            raise SettingsError(f"noise and samples must be of shape (N, {sides}), got {tuple(x.shape)}")
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the weights, ready for JSON."""
+        further = {"inputs": self.inputs.to_dict()} if self.inputs else {}
+        if self.groups:
+            further["groups"] = [list(group) for group in self.groups]
+        return further | {
+            "process": self.process.to_dict(),
+            "prediction_type": self.prediction_type,
+            "adapter": self.adapter.to_dict(),
+            "sample_shape": list(self.sample_shape),
+            "num_classes": self.num_classes,
+            "null_class": self.null_class,
+        }
+
+    @classmethod
+    def described(cls, description: dict[str, Any], network: nn.Module) -> Denoiser:
+        """The denoiser that `describe` described, around `network`; it gets the further inputs if it lacks them."""
+        fields = dict(description)
+        if "inputs" in fields:
+            add_inputs(network, ExtraInputs.from_dict(fields.pop("inputs")))
+        process = Process.from_dict(fields.pop("process"))
+        return cls(network, process, adapter=Adapter.from_dict(fields.pop("adapter")), **fields)
+
+    def hold(self, names: frozenset[str]) -> Denoiser:
+        """Keeps these parameters of the network out of training, beside those that are already."""
+        self.held = self.held | {f"network.{name}" for name in names}
+        return self
+
+    def plain(self) -> Denoiser:
+        """This denoiser with a network of the original kind: adapters merged, further inputs folded in at the clean end
+        and at `default_scale`. Itself if it is that already; otherwise a copy."""
+        angle = float(self._angle(torch.tensor(self.process.t_min, dtype=torch.float64)))
+        network = fold_inputs(merge_lora(self.network), angle, self.default_scale)
+        if network is self.network:
+            return self
+        description = {name: value for name, value in self.describe().items() if name != "inputs"}
+        return Denoiser.described(description, network).train(self.training)
+
+    def _prediction(self, x: Tensor, t: Tensor, output: Tensor) -> Prediction:
+        alpha, sigma = like(self.process.alpha(t), x), like(self.process.sigma(t), x)
+        return Prediction(x, t, output, self.prediction_type, alpha, sigma, self.process)
+
+    def _evaluate(self, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
+        output = self.adapter(self.network, self.process, x, t, labels)
+        return output.to(x.dtype)
+
+    def _guided(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | None,
+        guidance: Guidance,
+        second: Tensor | float | None,
+        scale: Tensor | float | None,
+        negative: bool,
+    ) -> Tensor:
+        self.require_guidance(guidance)
+        if condition is None:
+            raise SettingsError("guidance needs a condition", hint="set guidance to 1.0")
+        scales = list(guidance) if isinstance(guidance, Sequence) else [guidance]
+        whole = self._labels(condition, len(x), x.device)
+        weaker = [self.with_conditions(whole, conditions) for conditions in range(len(scales))]
+        count = len(scales) + 1
+        many = torch.cat([x] * count)
+        given = self._given(torch.cat([*weaker, whole]), many, _repeat(second, count), _repeat(scale, count), negative)
+        outputs = self._evaluate(many, torch.cat([t] * count), given).chunk(count)
+        total = outputs[0]
+        for s, less, more in zip(scales, outputs[:-1], outputs[1:], strict=True):
+            total = total + like(torch.as_tensor(s, device=x.device), x) * (more - less)
+        return total
+
+    def _given(
+        self,
+        labels: Tensor | None,
+        x: Tensor,
+        second: Tensor | float | None,
+        scale: Tensor | float | None,
+        negative: bool,
+    ) -> Labels:
+        """What goes in the labels' place: the labels, and the further inputs of a network that has some."""
+        inputs = self.inputs
+        for value, there, what in ((second, inputs.second_time, "second time"), (scale, inputs.guidance, "scale")):
+            if value is not None and not there:
+                raise SettingsError(f"this network takes no {what}; give it one in the recipe's `student`")
+        if negative and not inputs.negative:
+            raise SettingsError("this network takes no negative times; set negative_time in the recipe's `student`")
+        if not inputs:
+            return labels
+        angle = None
+        if inputs.second_time:
+            angle = self._angle(self._per_sample(self.process.t_min if second is None else second, x))
+        if inputs.guidance:
+            scale = self._per_sample(inputs.guidance.sample if scale is None else scale, x)
+        sign = torch.full((len(x),), float(negative), device=x.device) if inputs.negative else None
+        return Given(labels, angle, scale, sign)
+
+    def _angle(self, t: Tensor) -> Tensor:
+        """atan(σ/α), in [0, π/2], of native times."""
+        return torch.atan2(self.process.sigma(t), self.process.alpha(t))
+
+    @staticmethod
+    def _per_sample(value: Tensor | float, x: Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=x.device).expand(len(x))
+
+    def _labels(self, condition: Tensor | None, count: int, device: torch.device) -> Tensor | None:
+        self.require_condition(condition, count, wait=False)  # this runs in every step
+        if self.num_classes == 0:
+            return None
+        if condition is None:
+            return torch.full((count,), self.null_class, dtype=torch.int64, device=device)
+        return condition.to(device=device, dtype=torch.int64)
+
+
+def _repeat(value: Tensor | float | None, count: int) -> Tensor | float | None:
+    return torch.cat([value] * count) if isinstance(value, Tensor) and value.ndim else value

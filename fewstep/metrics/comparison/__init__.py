@@ -1,0 +1,1 @@
+"""Comparisons of two models under one protocol: paired differences, non-inferiority, equal cost."""

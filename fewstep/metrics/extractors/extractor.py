@@ -1,0 +1,58 @@
+"""Feature extractors by name and digest, so that a distance always says in which features it was measured."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fewstep.networks.feature_classifier import Classifier, load_features
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Maps (N, C, H, W) images in [-1, 1] to (N, dimensions) float64 features.
+
+    Attributes:
+        name: such as `classifier-16` or `pca-16`.
+        digest: SHA-256 of the weights file.
+        num_classes: classes it can tell apart; 0 if it knows none.
+        resized: what it does to the size of images first, and
+        antialiased: whether that smooths before it shrinks; both for the protocol.
+    """
+
+    model: nn.Module
+    name: str
+    digest: str
+    dimensions: int
+    num_classes: int = 0
+    resized: str = "no"
+    antialiased: bool = False
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> np.ndarray:
+        """(N, dimensions) features; the caller fixes the batch size, on which the last bits depend."""
+        place = next(iter(self.model.state_dict().values())).device
+        return self.model.features(images.to(place)).double().cpu().numpy()
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> np.ndarray:
+        """(N,) int64: the most probable class of each image. Only with `num_classes` > 0."""
+        return self.model(images).argmax(1).numpy()
+
+
+def load_extractor(folder: Path) -> Extractor:
+    """The extractor that the classifier stage published in `folder`.
+
+    Raises:
+        SettingsError: there is none.
+        DataDiffers: its files do not fit each other.
+    """
+    model = load_features(folder)
+    digest = hashlib.sha256((Path(folder) / "features.safetensors").read_bytes()).hexdigest()
+    dimensions = len(model.components)
+    if isinstance(model, Classifier):
+        return Extractor(model, f"classifier-{dimensions}", digest, dimensions, model.num_classes)
+    return Extractor(model, f"pca-{dimensions}", digest, dimensions, 0)

@@ -1,0 +1,74 @@
+"""One model's samples with what was observed in them, as one safetensors file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fewstep.data.images import to_bytes
+from fewstep.metrics.evaluator import Examination
+from fewstep.metrics.extractors.feature_cache import Observed
+from fewstep.util.errors import CorruptData
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Samples of one model.
+
+    Attributes:
+        images: (n, C, H, W) uint8, row i from the noise and class of sample i.
+        seen: what was observed in them; None if some are not finite.
+        finite: share of samples without NaN or infinity.
+    """
+
+    images: Tensor
+    seen: Observed | None
+    finite: float
+
+
+def collect(
+    examination: Examination,
+    draw: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+    on_batch: Callable[[int], None] | None = None,
+) -> Sampled:
+    """Draws the examination's samples from a model and observes them.
+
+    Args:
+        draw: (noise (N, C, H, W), classes (N,) or None, indices (N,)) → samples (N, C, H, W) in about [-1, 1].
+        on_batch: called with the number of samples of each batch when it is done.
+    """
+    images, finite = [], 0
+    for indices in examination.batches():
+        found = draw(examination.noise(indices), examination.conditions(indices), indices).detach().float().cpu()
+        fine = torch.isfinite(found.flatten(1)).all(dim=1)
+        finite += int(fine.sum())
+        images.append(to_bytes(torch.where(fine[:, None, None, None], found, 0.0)))
+        if on_batch is not None:
+            on_batch(len(indices))
+    together = torch.cat(images)
+    seen = examination.observe(together) if finite == len(together) else None
+    return Sampled(together, seen, finite / len(together))
+
+
+def pack(sampled: Sampled) -> bytes:
+    """The bytes of a safetensors file; equal content gives equal bytes."""
+    tensors = {"images": sampled.images, "finite": torch.tensor([sampled.finite], dtype=torch.float64)}
+    if sampled.seen is not None:
+        tensors |= {name: torch.from_numpy(value) for name, value in sampled.seen.tensors().items()}
+    return save(tensors)
+
+
+def unpack(path: Path) -> Sampled:
+    """Reads what `pack` made. Raises CorruptData, naming the file, when it is damaged."""
+    try:
+        tensors = load_file(path)
+        seen = None
+        if "features" in tensors:
+            seen = Observed.of({name: tensor.numpy() for name, tensor in tensors.items()})
+        return Sampled(tensors["images"], seen, float(tensors["finite"]))
+    except (SafetensorError, KeyError, OSError) as error:
+        raise CorruptData(f"{path}: damaged samples ({error}); remove the file, it is made again") from error

@@ -1,0 +1,67 @@
+"""Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685) by peft: a layer's weight W becomes W + alpha / rank · B A.
+
+Every linear and convolution layer of the network gets one; B starts at zero, so the network starts as it was. Only A
+and B are trained. Merging gives back the layers of the original kind.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from fewstep.networks.extra_inputs import InputEmbedding
+from fewstep.networks.unet_mlp import initialise
+
+
+def add_lora(network: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> frozenset[str]:
+    """Puts adapters on `network`, in place; A is drawn from `generator`. A network that has them keeps those.
+
+    Returns the names of the parameters that are not to be trained: all but the adapters and the embeddings of further
+    inputs, which have no earlier weights to keep.
+    """
+    if not has_lora(network):
+        import peft  # slow to import, and only here
+
+        fresh = _fresh(network)
+        layers = [name for name, layer in network.named_modules()
+                  if isinstance(layer, nn.Linear | nn.Conv2d) and not name.startswith(fresh)]  # fmt: skip
+        training = network.training
+        with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+            peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), network)
+        for name, layer in network.named_modules():
+            if name.endswith(".lora_A.default"):
+                device = layer.weight.device
+                initialise(layer.to("cpu"), generator).to(device)
+        network.train(training).requires_grad_(True)
+    fresh = _fresh(network)
+    return frozenset(
+        name for name, _ in network.named_parameters() if ".lora_" not in name and not name.startswith(fresh)
+    )
+
+
+def has_lora(network: nn.Module) -> bool:
+    """Whether `network` has adapters."""
+    return any(hasattr(layer, "lora_A") for layer in network.modules())
+
+
+@torch.no_grad()
+def merge_lora(network: nn.Module) -> nn.Module:
+    """`network` itself if it has no adapters, else a copy whose layers hold W + alpha / rank · B A."""
+    if not has_lora(network):
+        return network
+    network = copy.deepcopy(network)
+    for name, layer in [(name, layer) for name, layer in network.named_modules() if hasattr(layer, "lora_A")]:
+        layer.merge()
+        network.set_submodule(name, layer.get_base_layer())
+    del network.peft_config
+    return network
+
+
+def _fresh(network: nn.Module) -> tuple[str, ...]:
+    return tuple(
+        f"{name}.{part}."
+        for name, layer in network.named_modules() if isinstance(layer, InputEmbedding)
+        for part in ("second", "scale")
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Adversarial: heads on inner features tell noised samples of the student from noised real ones."""

@@ -1,0 +1,210 @@
+"""Adversarial: heads on inner features tell noised samples of the student from noised real ones."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+
+from fewstep.diffusion.processes import like
+from fewstep.objectives.adversarial import settings
+from fewstep.objectives.common.feature_heads import FeatureHeads
+from fewstep.objectives.common.pixel_features import OwnFeatures, given
+from fewstep.objectives.common.solver_steps import make_hop, student_at
+from fewstep.objectives.term import Loss, Term
+from fewstep.objectives.term_settings import TEACHER_NETWORK
+from fewstep.training.training_settings import Times
+
+if TYPE_CHECKING:
+    from fewstep.training.step.step_context import Step
+
+
+def student_loss(fake: Tensor) -> Tensor:
+    """softplus(-D(fake)), the non-saturating loss (Goodfellow et al., 1406.2661): logits -> scalar."""
+    return softplus(-fake).mean()
+
+
+def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """softplus(-D(real)) + softplus(D(fake)): logits -> scalar; 2 log 2 where it cannot tell. Optimum: log p/q."""
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def student_hinge(fake: Tensor) -> Tensor:
+    """-D(fake): logits -> scalar."""
+    return -fake.mean()
+
+
+def critic_hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """max(0, 1 - D(real)) + max(0, 1 + D(fake)) (Lim and Ye, 1705.02894): logits -> scalar. Optimum: sign(p - q)."""
+    return relu(1 - real).mean() + relu(1 + fake).mean()
+
+
+LOSSES = {"softplus": (student_loss, critic_loss), "hinge": (student_hinge, critic_hinge)}
+
+
+def gradient_norm(logits: Tensor, inputs: list[Tensor]) -> Tensor:
+    """E |grad D|^2 over what the critic was given (R1; Mescheder et al., 1801.04406, eq. 9): scalar, differentiable.
+
+    logits: (N, heads), averaged over heads, of inputs [(N, ...)], each of which requires a gradient.
+    """
+    found = torch.autograd.grad(logits.mean(1).sum(), inputs, create_graph=True)
+    return sum(gradient.float().flatten(1).square().sum(1) for gradient in found).mean()
+
+
+def change_under_noise(before: Tensor, after: Tensor, sigma: float) -> Tensor:
+    """E (D(x + sigma n) - D(x))^2 / sigma^2, for small sigma E |grad D|^2 (Lin et al., 2501.08316, section 3.4)."""
+    return (after - before).square().mean() / sigma**2
+
+
+class Adversarial(Term[settings.Adversarial]):
+    """Heads on the features of the fake score, the teacher or a network for samples; softplus or hinge loss.
+
+    `fake_score`: DMD2 (Yin et al., 2405.14867, section 4.3); the heads share the fake score's turn. `teacher`: latent
+    adversarial diffusion distillation (LADD; Sauer et al., 2403.12015), the teacher frozen, differentiated to its input
+    only. `samples`: adversarial diffusion distillation (ADD; Sauer et al., 2311.17042). `at: hops` judges where one
+    step lands (SDXL-Lightning; Lin et al., 2402.13929): `paired` D(x_t, x_s), which keeps the teacher's path, otherwise
+    D(x_s), which gives it up for sharpness. `at: compared` judges what a consistency term compares (PCM; Wang et al.,
+    2405.18407). `pool`: heads drawn from a pool that is refreshed (NitroFusion; Chen et
+    al., 2412.02030); the optimiser's moments of a head outlive its weights.
+    """
+
+    name = "adversarial"
+
+    def prepare(self, step: "Step", seed: int) -> None:
+        s, student = self.settings, step.student
+        parts: dict[str, nn.Module] = {}
+        self._extract = None
+        if s.features == "samples":
+            if s.extractor:
+                self._extract = given(s.extractor, step.generated.device)
+            else:
+                parts["features"] = OwnFeatures(student.sample_shape, s.width, seed).to(step.generated)
+        self.heads = {s.critic: nn.ModuleDict(parts)}
+        features = self._features(step, "fake")[0]
+        labels = student.labels if s.labels else 0
+        heads = FeatureHeads([f.shape[1] for f in features], s.width, seed, s.pool.size if s.pool else 1, labels)
+        parts["heads"] = heads.to(features[0].device)
+        self.heads = {s.critic: nn.ModuleDict(parts)}
+
+    def loss(self, step: "Step") -> Loss:
+        for_student, for_critic = LOSSES[self.settings.loss]
+        fake = self._judge(step, self._features(step, "fake")[0])
+        if step.role == "student":
+            return for_student(fake), {}
+        penalty = self.settings.gradient_penalty
+        features, inputs = self._features(step, "real", leaf=penalty is not None and penalty.kind == "exact")
+        if penalty is not None and penalty.kind == "features":
+            inputs = features = [f if f.requires_grad else f.requires_grad_() for f in features]
+        real = self._judge(step, features)
+        accuracy = 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
+        loss, figures = for_critic(real, fake), {"accuracy": accuracy.detach()}
+        if penalty is None:
+            return loss, figures
+        if penalty.kind != "approximate":
+            steepness = gradient_norm(real, inputs)
+        else:
+            disturbed = self._judge(step, self._features(step, "real", noise=penalty.sigma)[0])
+            steepness = change_under_noise(real, disturbed, penalty.sigma)
+        return loss + penalty.weight * steepness, {**figures, "steepness": steepness.detach()}
+
+    def after_update(self, step: "Step") -> None:
+        pool = self.settings.pool
+        if pool is None or step.role != self.settings.critic:
+            return
+        source = step.generator("refresh")
+        which = (torch.rand(pool.size, generator=source) < pool.refreshed).nonzero().flatten().tolist()
+        self._modules["heads"].refresh(which, source)
+
+    def weight(self, role: str) -> float:
+        return self.settings.weight if role == "student" else self.settings.critic_weight
+
+    def reads_features(self, role: str) -> bool:
+        return role == self._network
+
+    @property
+    def _network(self) -> str | None:
+        """The role whose inner features are read."""
+        return {"fake_score": "fake_score", "teacher": TEACHER_NETWORK}.get(self.settings.features)
+
+    @property
+    def _modules(self) -> nn.ModuleDict:
+        return self.heads[self.settings.critic]
+
+    def _judge(self, step: "Step", features: list[Tensor]) -> Tensor:
+        pool, asked = self.settings.pool, None
+        if pool is not None:
+            order = torch.randperm(pool.size, generator=step.generator("asked"))[: pool.asked]
+            asked = order.to(features[0].device)
+        return self._modules["heads"](features, step.condition if self.settings.labels else None, asked)
+
+    def _features(
+        self, step: "Step", what: str, leaf: bool = False, noise: float = 0.0, times: Times | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """(features, what the gradient penalty is taken to) of the student's ("fake") or real samples.
+
+        leaf: the noised samples become an input to differentiate to. noise: added to them, as a share of their scale.
+        times: noise levels other than the settings'.
+        """
+        s, times = self.settings, times or self.settings.times
+        source = "pair" if what == "real" and s.real == "pairs" else what
+        if s.at != "samples":
+            return (self._at_hop if s.at == "hops" else self._at_compared)(step, what, leaf, noise)
+        if not leaf and not noise and self._network:
+            return step.judged(self._network, source, times)[1], []
+        x, t, _ = step.noised(source, times)
+        x = self._given(step, x, t, leaf, noise)
+        return self._read(step, x, t), [x]
+
+    def _at_hop(self, step: "Step", what: str, leaf: bool, noise: float) -> tuple[list[Tensor], list[Tensor]]:
+        """As `_features`, of the state where the hop ends; with `paired` each joined by that where it begins."""
+        s, hop = self.settings, make_hop(step, self.settings.hop)
+        x = self._given(step, hop.land(student_at(step, s.hop)) if what == "fake" else hop.x_s, hop.s, leaf, noise)
+        found = self._read(step, x, hop.s)
+        if s.paired:
+            begun = step.once(("hop-begun", id(self)), lambda: self._read(step, hop.x_t, hop.t))
+            found = [torch.cat(both, 1) for both in zip(found, begun, strict=True)]
+        return found, [x]
+
+    def _at_compared(self, step: "Step", what: str, leaf: bool, noise: float) -> tuple[list[Tensor], list[Tensor]]:
+        """As `_features`, of the states at unit variance that are compared, or of their targets, noised further.
+
+        In x / alpha noise of the ratio m takes a state at nu to sqrt(nu^2 + m^2), whether it is clean or not.
+        """
+        states, targets, nu = step.compared()
+        x, times = states if what == "fake" else targets, step.times(self.settings.times, "compared/times")
+        more = step.levels.ratio(times.double())
+        t = step.levels.exact_time((nu.square() + more.square()).sqrt())
+        x = like((1 + nu.square()).sqrt(), x) * x + like(more, x) * step.normal(f"compared/{what}", like=x)
+        x = self._given(step, x * like(step.student.process.alpha(t), x), t, leaf, noise)
+        return self._read(step, x, t), [x]
+
+    def _given(self, step: "Step", x: Tensor, t: Tensor | None, leaf: bool, noise: float) -> Tensor:
+        """What the critic is given: x disturbed by `noise`, as an input to differentiate to if `leaf`."""
+        if noise:
+            x = x + noise * spread(step, t, x) * step.normal("penalty", like=x)
+        return x.detach().requires_grad_() if leaf else x
+
+    def _read(self, step: "Step", x: Tensor, t: Tensor | None) -> list[Tensor]:
+        """Features of states x (N, ...) at native times t (N,), or of clean samples (None)."""
+        if self._network:
+            return step.networks[self._network].features(x, t, step.condition)[1]
+        if self._extract is not None:
+            return self._extract(x)
+        return self._modules["features"](x / spread(step, t, x), angle(step, t))
+
+    def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
+        if self.settings.loss != "softplus" or self.settings.times is None or self.settings.at != "samples":
+            return None
+        return self._judge(step, self._features(step, what, times=times)[0]).mean(1)
+
+
+def spread(step: "Step", t: Tensor | None, x: Tensor) -> Tensor:
+    """sqrt(alpha^2 + sigma^2) at native times t (N,), shaped to divide x (N, ...); 1 for clean samples (None)."""
+    return like(x.new_ones(len(x)) if t is None else step.student.process.scale(t), x)
+
+
+def angle(step: "Step", t: Tensor | None) -> Tensor:
+    """atan(sigma / alpha) (N,) float32 at native times t, from 0 (clean samples, None) to pi / 2."""
+    if t is None:
+        return step.full(0.0)
+    return torch.atan2(step.student.process.sigma(t), step.student.process.alpha(t)).float()

@@ -1,0 +1,1 @@
+"""Bootstrapping: without any data, the student learns the signal along the trajectory of each noise."""

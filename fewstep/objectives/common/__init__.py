@@ -1,0 +1,1 @@
+"""What several terms use: distances, derivatives, features, heads, steps of a solver."""

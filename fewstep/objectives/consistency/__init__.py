@@ -1,0 +1,1 @@
+"""The consistency loss over any choice of points, levels, targets and places of comparison."""

@@ -1,0 +1,1 @@
+"""Continuous-time consistency: the student's tangent along the flow vanishes."""

@@ -1,0 +1,1 @@
+"""The term: its two turns, and how its settings choose among the equations of this folder."""

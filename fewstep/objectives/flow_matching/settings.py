@@ -1,0 +1,20 @@
+"""Settings of fewstep/objectives/flow_matching/loss.py. Torch-free."""
+
+from typing import Literal
+
+from fewstep.objectives.term_settings import Needs, TermSettings
+from fewstep.training.training_settings import Share, Times, UniformTimes
+
+
+class FlowMatching(TermSettings):
+    """Velocity of the straight path between noise and sample: on data, or on pairs (reflow)."""
+
+    term: Literal["flow_matching"]
+    source: Literal["data", "pairs"] = "pairs"
+    times: Times = UniformTimes()
+    anneal: Share | None = None
+    """pairs: share of the round over which the noise goes from fresh to the pair's (SlimFlow); None: the pair's."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(data=self.source == "data", pairs=self.source == "pairs")

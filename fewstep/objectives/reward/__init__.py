@@ -1,0 +1,1 @@
+"""Reward: the student's samples climb a differentiable function of the sample."""

@@ -1,0 +1,68 @@
+"""What a term is: a loss for each role that it trains, from one step's networks and keyed draws."""
+
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from fewstep.objectives.term_union import TermSettings
+from fewstep.training.training_settings import Times
+
+if TYPE_CHECKING:
+    from fewstep.training.step.step_context import Step
+
+S = TypeVar("S", bound=TermSettings)
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+class Term(Generic[S]):
+    """One summand of an objective.
+
+    A term is stateless between steps: what it trains besides the roles' networks stands in `heads`, which the loop
+    optimises and checkpoints.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, settings: S):
+        self.settings = settings
+        self.heads: dict[str, nn.Module] = {}
+
+    def prepare(self, step: "Step", seed: int) -> None:
+        """Builds `heads`, by the role in whose turn each is trained; called once, with a step to look at shapes.
+
+        Heads are initialised from `seed`.
+        """
+
+    def loss(self, step: "Step") -> Loss:
+        """The unweighted loss of the role `step.role` on one batch: a scalar, and named statistics for the log."""
+        raise NotImplementedError
+
+    def after_update(self, step: "Step") -> None:
+        """Called once after each update of `step.role`, with the whole batch; what is random comes from the step."""
+
+    def weight(self, role: str) -> float:
+        """Weight of the loss in the turn of `role`."""
+        return self.settings.weight
+
+    def target_decay(self, progress: float) -> float | None:
+        """Decay per update of `networks["target"]`, the student's moving average, at this share of the round.
+
+        None: this term asks for no such network.
+        """
+        return None
+
+    def reads_features(self, role: str) -> bool:
+        """Whether this term reads inner features of `role`, through which it differentiates in the student's turn."""
+        return False
+
+    def differentiates(self, role: str) -> bool:
+        """Whether this term differentiates a prediction of the frozen `role` to its input in the student's turn."""
+        return False
+
+    def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
+        """log p_data / p_student (size,) at `step.raised(what, times)`, if this term estimates it."""
+        return None
+
+    def compared(self, step: "Step") -> tuple[Tensor, Tensor, Tensor] | None:
+        """The student's states, their targets (size, ...) and noise ratios (size,), if this term compares any."""
+        return None

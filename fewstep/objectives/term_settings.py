@@ -1,0 +1,83 @@
+"""What every term's settings have, and what an objective may ask for. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fewstep.training.training_settings import TurnSettings
+from fewstep.util.config import Strict
+
+TEACHER_NETWORK = "teacher_network"
+"""Role of the teacher's weights, whose features terms read: the teacher, or for a closed form what was fitted to it."""
+
+
+class Needs(Strict):
+    """What an objective asks for: real data, cached pairs, stored states of trajectories, a live teacher."""
+
+    data: bool = False
+    pairs: bool = False
+    states: Literal["all"] | tuple[int, ...] | None = None
+    teacher: bool = False
+
+    def __or__(self, other: "Needs") -> "Needs":
+        lists = {self.states, other.states} - {None}
+        states = None if not lists else lists.pop() if len(lists) == 1 else "all"
+        return Needs(data=self.data or other.data, pairs=self.pairs or other.pairs, states=states,
+                     teacher=self.teacher or other.teacher)
+
+    def words(self) -> list[str]:
+        """The needs as words for people, such as ["real data", "teacher"]."""
+        states = f"states {'all' if self.states == 'all' else list(self.states)}" if self.states else None
+        named = [(self.teacher, "teacher"), (self.pairs, "pairs"), (bool(states), states), (self.data, "real data")]
+        return [word for wanted, word in named if wanted and word]
+
+
+class TermSettings(Strict):
+    """What every term has."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+
+    @property
+    def needs(self) -> Needs:
+        """What this term asks for."""
+        return Needs()
+
+    @property
+    def roles(self) -> dict[str, TurnSettings]:
+        """Roles that this term brings: RoleSettings for one with a network of its own."""
+        return {}
+
+    @property
+    def parts(self) -> int:
+        """Teacher steps within one step of the student."""
+        return 1
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Frozen networks besides "teacher" that this term reads, by role."""
+        return ()
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Roles that this term has a loss for: one of them is trained in each turn."""
+        return ("student",)
+
+    @property
+    def second_time(self) -> bool:
+        """Whether this term tells the student a second time."""
+        return False
+
+    @property
+    def compares(self) -> bool:
+        """Whether this term compares states of the student with targets, which another may judge (`judges`)."""
+        return False
+
+    @property
+    def judges(self) -> bool:
+        """Whether this term judges what another of its round compares."""
+        return False
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """Frozen copies of the student that this term reads: "start", as the round began."""
+        return ()

@@ -1,0 +1,1 @@
+"""The student, the settings of its sampler, and its export as a diffusers pipeline folder."""

@@ -1,0 +1,156 @@
+"""A student as a diffusers pipeline folder, and back.
+
+Where a stock pipeline samples it faithfully the folder holds one; otherwise a self-contained pipeline.py comes with it.
+Our own loader reads JSON and safetensors and never executes what lies in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from fewstep.diffusion import prediction
+from fewstep.diffusion.adapters import Timestep, UNetAdapter
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.processes import VariancePreserving
+from fewstep.networks.guide_network import GuidedNetwork
+from fewstep.students.pipelines.routed import RoutedUNet
+from fewstep.students.sampler_settings import SamplerSettings
+from fewstep.students.student import RENOISING, Student
+from fewstep.teachers.inspection import DESCRIPTION, GUIDE, inspect_teacher
+from fewstep.teachers.loading import load_network
+from fewstep.teachers.saving import save_network, write_json, write_pipeline
+from fewstep.teachers.schedulers import chain, stock_scheduler
+from fewstep.util.config import parse
+from fewstep.util.errors import SettingsError
+
+CODE, ROUTED = "pipeline.py", "routed.py"
+_OFFERED = (1, 2, 4, 8)  # numbers of steps that a pipeline.py offers beside the student's own
+
+
+def export_student(student: Student, folder: str | os.PathLike) -> None:
+    """Write a student as a pipeline folder of safetensors and JSON, the same bytes for the same weights.
+
+    A variance-preserving `ode` student (and any of one step) becomes a ConsistencyModelPipeline with first-order
+    DPM-Solver++, which is DDIM on any number of steps: `pipe(n, class_labels=…, num_inference_steps=k)`. Any other gets
+    a pipeline.py for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`, and several students in one
+    model the code of their network as well.
+    Adapters are merged, and further inputs folded into the weights at the values the student is sampled at.
+    A network with a guide has it as a second part of the folder. Raises SettingsError for a network that is no
+    UNet2DModel.
+    """
+    folder = Path(folder)
+    student = Student(student.denoiser.plain(), student.sampler)
+    denoiser, sampler = student.denoiser, student.sampler
+    if not isinstance(denoiser.adapter, UNetAdapter):
+        raise SettingsError(f"a {type(denoiser.network).__name__} cannot be exported as a diffusers pipeline")
+    extra = {"role": "student", "sampler": sampler.model_dump(mode="json")}
+    stock = is_stock(student)
+    scheduler = _first_order(student) if stock else _component(denoiser)
+    write_pipeline(denoiser, folder, scheduler, extra)
+    if isinstance(denoiser.network, GuidedNetwork):
+        save_network(denoiser.network.guide, folder / GUIDE)
+    if not stock:
+        shutil.copyfile(Path(__file__).parent / "pipelines" / CODE, folder / CODE)
+        index = json.loads((folder / "model_index.json").read_bytes())
+        index["_class_name"] = [Path(CODE).stem, "FewstepPipeline"]
+        if (folder / GUIDE).exists():
+            index[GUIDE] = ["diffusers", "UNet2DModel"]
+        if isinstance(denoiser.network, RoutedUNet):
+            shutil.copyfile(Path(__file__).parent / "pipelines" / ROUTED, folder / "unet" / ROUTED)
+            index["unet"] = [Path(ROUTED).stem, "RoutedUNet"]
+        write_json(folder / "model_index.json", {**index, "plan": _plan(student)})
+
+
+def load_student(folder: str | os.PathLike) -> Student:
+    """The student in a folder that `export_student` wrote, in evaluation mode on the CPU.
+
+    Raises SettingsError, naming the path, for a folder that is no such thing, incomplete or unsafe.
+    """
+    info = inspect_teacher(folder)
+    if info.description is None or info.description.get("role") != "student":
+        raise SettingsError(f"{Path(folder) / DESCRIPTION}: this folder holds no exported student")
+    fields = {name: info.description[name] for name in Denoiser.FIELDS} | {"groups": info.groups}
+    source = str(Path(folder) / DESCRIPTION)
+    sampler = parse(SamplerSettings, info.description.get("sampler"), f"{source}: sampler")
+    network = load_network(info.folder / "unet")
+    if GUIDE in info.parts:
+        network = GuidedNetwork(network, load_network(info.folder / GUIDE))
+    denoiser = Denoiser.described(fields, network)
+    return Student(denoiser, sampler).requires_grad_(False).eval()
+
+
+def is_stock(student: Student) -> bool:
+    """Whether a stock diffusers pipeline samples this student as `Student.sample` does."""
+    denoiser, sampler = student.denoiser, student.sampler
+    return (
+        isinstance(denoiser.process, VariancePreserving)
+        and not isinstance(denoiser.network, GuidedNetwork | RoutedUNet)
+        and denoiser.adapter == Timestep(denoiser.process.timesteps - 1)
+        and denoiser.prediction_type != "flow_prediction"
+        and sampler.times is None
+        and sampler.spacing == "process"
+        and (sampler.kind == "ode" or sampler.steps == 1)
+    )
+
+
+def _first_order(student: Student) -> Any:
+    process = student.denoiser.process
+    timesteps = round(student.start * (process.timesteps - 1)) + 1
+    return diffusers.DPMSolverMultistepScheduler(
+        **chain(process, timesteps),
+        prediction_type=student.denoiser.prediction_type,
+        solver_order=1,
+        timestep_spacing="trailing",
+    )
+
+
+def _component(denoiser: Denoiser) -> Any:
+    """The scheduler beside a pipeline.py: it documents the process, the plan does the sampling."""
+    if isinstance(denoiser.process, VariancePreserving) and denoiser.prediction_type == "flow_prediction":
+        return diffusers.DDIMScheduler(**chain(denoiser.process), clip_sample=False)
+    return stock_scheduler(denoiser.process, denoiser.prediction_type, denoiser.adapter)
+
+
+def _plan(student: Student) -> dict[str, Any]:
+    denoiser, sampler = student.denoiser, student.sampler
+    one = torch.ones(1, dtype=torch.float64)
+    return {
+        "kind": sampler.kind,
+        "steps": sampler.steps,
+        "purpose": RENOISING,
+        "sample_shape": list(denoiser.sample_shape),
+        "null_class": denoiser.null_class,
+        "initial": {str(steps): float(denoiser.process.initial(one, float(student.times(steps)[0])))
+                    for steps in _steps(student)},
+        "grids": {str(steps): _rows(denoiser, student.times(steps)) for steps in _steps(student)},
+    }  # fmt: skip
+
+
+def _steps(student: Student) -> list[int]:
+    return sorted({student.sampler.steps, *_OFFERED})
+
+
+def _rows(denoiser: Denoiser, times: torch.Tensor) -> list[dict[str, float]]:
+    process, kind = denoiser.process, denoiser.prediction_type
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    c_in, timestep, skip, out = denoiser.adapter.coefficients(times)
+    one, zero = torch.ones_like(times), torch.zeros_like(times)
+    # x0 and ε are linear in (x, F): their factors are the values at (1, 0) and (0, 1)
+    columns = {
+        "timestep": timestep,
+        "c_in": c_in,
+        "c_skip": prediction.to_x0(skip, one, alpha, sigma, kind),
+        "c_out": prediction.to_x0(out, zero, alpha, sigma, kind),
+        "e_skip": prediction.to_epsilon(skip, one, alpha, sigma, kind),
+        "e_out": prediction.to_epsilon(out, zero, alpha, sigma, kind),
+        "next_alpha": torch.cat([alpha[1:], one[:1]]),
+        "next_sigma": torch.cat([sigma[1:], zero[:1]]),
+    }
+    return [{name: float(column[step]) for name, column in columns.items()} for step in range(len(times))]

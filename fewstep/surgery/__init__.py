@@ -1,1 +1,0 @@
-"""Changes to a network that keep what it has learnt."""

@@ -1,0 +1,93 @@
+"""Several students that share the conditions among them (multi-student distillation), and one model of all of them.
+
+Song et al., Multi-student Diffusion Distillation (2410.23274): each student is trained on its own subset of the
+conditions; at inference only the student of the given condition runs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.students.pipelines.routed import RoutedUNet, dispatch
+from fewstep.students.student import Student
+from fewstep.util.errors import SettingsError
+
+
+def route(denoiser: Denoiser, students: int) -> list[int]:
+    """The student (from 0) of every label: classes in equal runs, the null label with the first, groups with the
+    first of their classes.
+
+    Raises SettingsError if there are fewer classes than students.
+    """
+    classes = denoiser.num_classes
+    if classes < students:
+        raise SettingsError(f"{students} students cannot share {classes} classes")
+    labels = [label * students // classes for label in range(classes)]
+    return labels if denoiser.null_class is None else [*labels, 0, *(labels[group[0]] for group in denoiser.groups)]
+
+
+class Sifted:
+    """Of a source of data or pairs the samples with one of these labels, in the source's order.
+
+    A batch is sifted from one `factor` times as long; where that holds too few they are repeated.
+    """
+
+    def __init__(self, source: Any, labels: Sequence[int], factor: int):
+        self.source, self.labels, self.factor = source, torch.tensor(sorted(labels)), factor
+
+    def batch(self, seed: int, position: int, size: int) -> Any:
+        """As the source's; see DataSource and PairSource. Raises SettingsError where no sample has such a label."""
+        wide = self.source.batch(seed, position * self.factor, size * self.factor)
+        if isinstance(wide, dict):
+            rows = self._rows(wide.get("condition"), size)
+            tensors = {name: value for name, value in wide.items() if isinstance(value, Tensor)}
+            return {name: value if name == "times" else value[rows] for name, value in tensors.items()}
+        rows = self._rows(wide[1], size)
+        return wide[0][rows], wide[1][rows]
+
+    def _rows(self, labels: Tensor | None, size: int) -> Tensor:
+        if labels is None:
+            raise SettingsError("students that share the conditions need labels; these samples have none")
+        own = torch.isin(labels, self.labels.to(labels.device)).nonzero().flatten()
+        if not len(own):
+            raise SettingsError(f"none of {len(labels)} samples has one of the labels {self.labels.tolist()}")
+        return own.repeat(-(-size // len(own)))[:size]
+
+
+class Routed(nn.Module):
+    """Networks of our own kind that share the labels: sample i goes through number route[label i]."""
+
+    def __init__(self, experts: Sequence[nn.Module], labels: Sequence[int]):
+        super().__init__()
+        self.experts = nn.ModuleList(experts)
+        self.register_buffer("route", torch.tensor(labels))
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        """x (N, ...), time (N,), labels (N,) int64 -> (N, ...)."""
+
+        def call(expert: nn.Module, rows: Tensor) -> Tensor:
+            return expert(x[rows], time[rows], labels[rows])
+
+        return dispatch(self.experts, self.route[labels], call)
+
+
+def join(students: Sequence[Student]) -> Student:
+    """One student of several, which samples each label by its own; it exports as one pipeline."""
+    plain = [student.denoiser.plain() for student in students]
+    labels, networks, first = route(plain[0], len(plain)), [denoiser.network for denoiser in plain], plain[0]
+    if isinstance(networks[0], UNet2DModel):
+        config = {name: value for name, value in networks[0].config.items() if not name.startswith("_")}
+        shared = {name: config[name] for name in ("sample_size", "in_channels", "num_class_embeds")}
+        with torch.random.fork_rng(devices=[]):  # building networks draws from the global generator
+            network = RoutedUNet(expert=config, count=len(networks), route=labels, **shared)
+        for expert, own in zip(network.experts, networks, strict=True):
+            expert.load_state_dict(own.state_dict())
+    else:
+        network = Routed(networks, labels)
+    home = next(networks[0].parameters()).device
+    denoiser = Denoiser.described(first.describe(), network.to(home)).requires_grad_(False).eval()
+    return Student(denoiser, students[0].sampler)

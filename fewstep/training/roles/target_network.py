@@ -1,0 +1,56 @@
+"""Copies of the student that a round keeps beside it: `target`, its moving average, and `start`, as the round began."""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fewstep.objectives.registry import Term
+from fewstep.training.roles.ema import Average
+from fewstep.training.roles.trainable import trained_state
+from fewstep.util.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fewstep.diffusion.denoiser import Denoiser
+
+
+class Copies:
+    """The frozen copies that the terms of a round ask for, by role in `networks`.
+
+    `start` needs no checkpoint: it is the student that the round is given, whose digest every checkpoint names.
+    `target` is checkpointed. Raises SettingsError if two terms ask for different targets.
+    """
+
+    def __init__(self, student: "Denoiser", terms: Sequence[Term]):
+        self.networks: dict[str, Denoiser] = {}
+        self._asking = [term for term in terms if term.target_decay(0.0) is not None]
+        self._average: Average | None = None
+        if any("start" in term.settings.keeps for term in terms):
+            self.networks["start"] = copy.deepcopy(student).requires_grad_(False)
+        if self._asking:
+            target = self.networks["target"] = copy.deepcopy(student).requires_grad_(False)
+            self._average = Average(student, 0.0, into=trained_state(target))
+            self._decay(0.0)
+
+    def update(self, progress: float) -> None:
+        """Takes in the student's weights after its update at this share of the round."""
+        if self._average is not None:
+            self._average.mix(self._decay(progress))
+
+    def state(self) -> dict[str, Tensor]:
+        """The target's weights, by name; empty where there is none."""
+        return {} if self._average is None else self._average.weights
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes what `state` gave; raises ValueError if it is not of this network."""
+        if self._average is not None:
+            self._average.load(state)
+        elif state:
+            raise ValueError("there are weights of a target, which no term asks for")
+
+    def _decay(self, progress: float) -> float:
+        decays = {term.target_decay(progress) for term in self._asking}
+        if len(decays) > 1:
+            raise SettingsError(f"the terms of a round share one target, but ask for decays {sorted(decays)}")
+        return decays.pop()

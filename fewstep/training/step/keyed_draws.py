@@ -1,0 +1,71 @@
+"""Everything random in a step, as a pure function of (seed, round, step, purpose): no generator state to save."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.diffusion.randomness import generator
+
+
+class Draws:
+    """The random tensors of one step's whole batch, each drawn once and shared by the parts of the batch.
+
+    Drawn on the CPU, so that every device trains on the same numbers, and moved to `device`.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        round_index: int,
+        step: int,
+        batch: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.seed, self.round_index, self.step, self.batch, self.device = seed, round_index, step, batch, device
+        self.dtype = dtype
+        self._made: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make()` returned the first time this name was asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def _draw(self, kind: str, name: str, make: Callable[[torch.Generator], Tensor]) -> Tensor:
+        key = f"{kind}/{name}"
+
+        def drawn() -> Tensor:
+            return make(generator(self.seed, f"training/{key}", self.round_index, self.step)).to(self.device)
+
+        return self.once(key, drawn)
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """(batch, *shape) N(0, I), drawn in float32, of type `dtype`."""
+
+        def make(source: torch.Generator) -> Tensor:
+            return torch.randn(self.batch, *shape, generator=source).to(self.dtype)
+
+        return self._draw(f"normal {shape}", name, make)
+
+    def uniform(self, name: str) -> Tensor:
+        """(batch,) uniform in [0, 1), float64: noise levels are computed from it."""
+        return self._draw("uniform", name, lambda g: torch.rand(self.batch, generator=g, dtype=torch.float64))
+
+    def gaussian(self, name: str) -> Tensor:
+        """(batch,) N(0, 1), float64."""
+        return self._draw("gaussian", name, lambda g: torch.randn(self.batch, generator=g, dtype=torch.float64))
+
+    def integers(self, name: str, high: int) -> Tensor:
+        """(batch,) uniform in 0 ... high - 1, int64."""
+        return self._draw(f"integers {high}", name, lambda g: torch.randint(high, (self.batch,), generator=g))
+
+    def generator(self, name: str) -> torch.Generator:
+        """A fresh CPU generator of this name, for what is drawn for the whole batch at once."""
+        return generator(self.seed, f"training/{name}", self.round_index, self.step)
+
+    def integer(self, name: str, high: int) -> int:
+        """One integer for the whole batch, uniform in 0 ... high - 1."""
+        return int(torch.randint(high, (), generator=self.generator(f"integer {high}/{name}")))

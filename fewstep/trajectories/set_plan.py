@@ -1,0 +1,137 @@
+"""From a teacher and settings to everything that determines a set: its key fields and its division into records."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.guidance import is_guided, told
+from fewstep.diffusion.solvers import is_stochastic, network_evaluations
+from fewstep.trajectories.set_key import code_digest
+from fewstep.trajectories.trajectory_settings import TrajectorySettings
+from fewstep.util.errors import SettingsError, laid_at
+from fewstep.util.io import canonical_json
+
+LONG_ENOUGH = 6e13
+"""Floating-point operations of a whole set from which "auto" compiles: about ten minutes of one CPU core, against one
+minute for compiling."""
+_CONTENT = "fewstep-trajectory-record-1"
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """A set to be made.
+
+    Attributes:
+        settings: with ``compile`` resolved to true or false.
+        seed: of noise and conditions.
+        shape: (C, H, W) of a sample.
+        num_classes: 0 for an unconditional teacher.
+        device: where the teacher lies.
+        fields: everything that determines the bytes of a record, as JSON; the count is not among it.
+    """
+
+    settings: TrajectorySettings
+    seed: int
+    shape: tuple[int, ...]
+    num_classes: int
+    device: torch.device
+    fields: dict
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits that name this set, its count included."""
+        text = canonical_json({"fields": self.fields, "count": self.settings.count})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def records(self) -> int:
+        """Number of records; the last is as long as the others, its samples beyond ``count`` wait for a larger set."""
+        return -(-self.settings.count // self.settings.record_size)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.records // self.settings.records_per_shard)
+
+    def records_of(self, shard: int) -> list[int]:
+        """Numbers of the records in shard number ``shard``."""
+        first = shard * self.settings.records_per_shard
+        return list(range(first, min(first + self.settings.records_per_shard, self.records)))
+
+    def indices_of(self, record: int) -> Tensor:
+        """Sample indices in record number ``record``, (record_size,) int64."""
+        first = record * self.settings.record_size
+        return torch.arange(first, first + self.settings.record_size)
+
+
+def plan_set(
+    denoiser: Denoiser,
+    settings: TrajectorySettings,
+    *,
+    seed: int,
+    teacher_digest: str,
+    num_classes: int | None = None,
+) -> SetPlan:
+    """Check that ``denoiser`` can make what ``settings`` ask for, and say what that is.
+
+    Args:
+        denoiser: the teacher.
+        settings: of the set.
+        seed: of noise and conditions.
+        teacher_digest: hash of the teacher's weights and configuration.
+        num_classes: classes that conditions are drawn from; default: the teacher's.
+
+    Raises:
+        SettingsError: an unknown or stochastic solver, guidance for a teacher without a null class, bfloat16 or
+            compilation for a teacher without weights, states that the solver does not pass.
+    """
+    classes = denoiser.num_classes if num_classes is None else num_classes
+    if not 0 <= classes <= denoiser.num_classes:
+        raise SettingsError(f"trajectories: {classes} classes, the teacher has {denoiser.num_classes}")
+    if is_guided(settings.guidance) and not classes:
+        raise SettingsError(f"trajectories.guidance: {told(settings.guidance)} needs a teacher with classes")
+    with laid_at("trajectories.guidance"):
+        denoiser.require_guidance(settings.guidance)
+    weights = any(True for _ in denoiser.parameters())
+    if settings.precision != "float32" and not weights:
+        raise SettingsError(f"trajectories.precision: {settings.precision} needs a teacher with weights")
+    evaluations = network_evaluations(settings.solver, settings.steps, settings.guidance)
+    if is_stochastic(settings.solver):
+        raise SettingsError(f"trajectories.solver: {settings.solver} draws noise; use a deterministic solver")
+    if isinstance(settings.keep, tuple) and any(state >= settings.steps for state in settings.keep):
+        raise SettingsError(f"trajectories.keep: states are 0 … {settings.steps - 1}, got {list(settings.keep)}")
+    compiled = settings.compile
+    if compiled == "auto":
+        compiled = weights and evaluations * settings.count * operations(denoiser) >= LONG_ENOUGH
+    elif compiled and not weights:
+        raise SettingsError("trajectories.compile: true needs a teacher with weights")
+    resolved = settings.model_copy(update={"compile": compiled})
+    fields = {
+        "content": _CONTENT,
+        "teacher": teacher_digest,
+        "process": hashlib.sha256(canonical_json(denoiser.process.to_dict()).encode()).hexdigest(),
+        "prediction": denoiser.prediction_type,
+        "shape": list(denoiser.sample_shape),
+        "condition": {"source": "uniform classes", "classes": classes} if classes else {"source": "none"},
+        "negative": "null class" if is_guided(settings.guidance) else "none",
+        "evaluations": evaluations,
+        "seed": seed,
+        "code": code_digest(),
+        **resolved.model_dump(mode="json", exclude={"count"}),
+    }
+    device = next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))
+    return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, device, fields)
+
+
+def operations(denoiser: Denoiser) -> int:
+    """Floating-point operations of one network evaluation of one sample, counted by running one."""
+    x = torch.zeros((1, *denoiser.sample_shape), device=next(denoiser.parameters()).device)
+    condition = torch.zeros(1, dtype=torch.int64, device=x.device) if denoiser.num_classes else None
+    time = torch.full((1,), float(denoiser.process.t_max), device=x.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        denoiser.x0(x, time, condition)
+    return counter.get_total_flops()

@@ -1,0 +1,68 @@
+"""The teacher as it is run: precision, compilation, no gradients."""
+
+import copy
+import warnings
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.trajectories.set_plan import SetPlan
+
+_PRECISION = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@contextmanager
+def one_thread(device: torch.device):
+    """One thread per operation on a CPU: the bits then cannot depend on how many workers share the machine, and
+    workers on all cores are faster than operations on all cores."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def prepare(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
+    """The teacher with the weights' precision and the compilation that ``plan`` asks for; ``denoiser`` stays as it is.
+
+    A compiled network is compiled here, for batches of one record, so that workers only run it.
+    """
+    teacher = copy.copy(denoiser)
+    teacher._modules = dict(denoiser._modules)
+    network = denoiser.network
+    dtype = _PRECISION[plan.settings.precision]
+    if any(parameter.dtype != dtype for parameter in network.parameters()):
+        # nn.Module's own conversion: diffusers' override prints a remark about modules that it keeps in float32.
+        network = nn.Module.to(copy.deepcopy(network), dtype)
+    if network.training:
+        network = copy.deepcopy(network) if network is denoiser.network else network
+        network.eval()
+    teacher.network = network
+    if plan.settings.compile:
+        _compile(teacher, plan)
+    return teacher
+
+
+def _compile(teacher: Denoiser, plan: SetPlan) -> None:
+    from torch._inductor import config
+
+    # The whole network or an error: a part that fell back to the interpreter would give other bits.
+    teacher.network = torch.compile(teacher.network, dynamic=False, fullgraph=True)
+    size = plan.settings.record_size
+    # One thread, as the workers have: the number is compiled into the kernels. Folding the weights into them is worth a
+    # tenth on a CPU; CUDA graphs would be tied to one thread. The input is made in inference mode, as the workers' is,
+    # or they would compile again.
+    with (
+        one_thread(plan.device),
+        config.patch(freezing=plan.device.type == "cpu"),
+        warnings.catch_warnings(),
+        torch.inference_mode(),
+    ):
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
+        x = torch.zeros((size, *plan.shape), device=plan.device)
+        condition = torch.zeros(size, dtype=torch.int64, device=plan.device) if plan.num_classes else None
+        teacher.x0(x, float(teacher.process.t_max), condition, plan.settings.guidance)

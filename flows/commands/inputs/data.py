@@ -1,0 +1,51 @@
+"""`fewstep data add`: own images, with classes or captions, into data/raw under DVC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from flows.output import emit, examples
+
+PATH = typer.Argument(help="A folder of CLASS/NAME.png; or a CSV or JSON-lines table with the columns name and caption "
+                           "or class, names relative to the table; or the folder with such a table (metadata.csv).")
+REPLACE = typer.Option(False, "--replace", help="Forget the images that are in data/raw now.")
+JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the commands to `app`."""
+    data = typer.Typer(help="Own images for the pipeline.", rich_markup_mode="rich", no_args_is_help=True)
+
+    @data.callback()
+    def group() -> None:
+        """Own images for the pipeline."""
+
+    @data.command("add", epilog=examples("fewstep data add ~/flowers", "fewstep data add ~/flowers/captions.csv",
+                                         "fewstep data add ~/flowers --replace"))
+    def add_images(
+        path: Path = PATH, replace: bool = REPLACE, as_json: bool = JSON
+    ) -> None:
+        """Copy images into data/raw and put them under DVC's control.
+
+        Images that are there stay, unless --replace is given. Nothing is changed if anything is wrong.
+        """
+        from tasks.data.import_images import bring
+        from tasks.storage.workspace import Workspace
+
+        result = bring(Workspace.find(), path, replace=replace)
+        emit(result, as_json, lambda console: _print(console, result))
+
+    app.add_typer(data, name="data")
+
+
+def _print(console, result: dict) -> None:
+    kinds = [f"{result['images']} images"]
+    if result["classes"]:
+        kinds.append(f"{len(result['classes'])} classes")
+    if result["captions"]:
+        kinds.append(f"{result['captions']} captions")
+    console.print(f"data/raw holds {', '.join(kinds)}; DVC's record of them is data/raw.dvc")
+    if result["source"] != "raw":
+        console.print("  → [dim]$[/] fewstep run --set data.source=raw     [dim]to use them[/]")

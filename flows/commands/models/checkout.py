@@ -1,0 +1,39 @@
+"""`fewstep checkout`: the params.yaml, dvc.lock and data that a registered version came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.output import emit, examples
+
+
+def add(app: typer.Typer) -> None:
+    @app.command("checkout", epilog=examples("fewstep checkout digits@champion",
+                                             "fewstep checkout digits/3 --into ../v3"))
+    def checkout(model: str = typer.Argument(..., metavar="MODEL@ALIAS", help="NAME, NAME@ALIAS or NAME/VERSION."),
+                 force: bool = typer.Option(False, "--force", help="Overwrite local changes."),
+                 into: Annotated[Path | None, typer.Option("--into", metavar="DIR",
+                                                           help="A new worktree there instead.")] = None,
+                 as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
+        """Restore what a registered version came from; data comes from DVC's cache or its remote and is verified.
+
+        Local changes are never overwritten without --force.
+        """
+        from tasks.registry.checkout import checkout as restore
+        from tasks.registry.model_registry import Registry
+        from tasks.storage.workspace import Workspace
+
+        registry = Registry(Workspace.find())
+        done = restore(registry, registry.resolve(model), force=force, into=into)
+        result = {"version": done.version.name, "root": str(done.root), "outputs": list(done.outputs)}
+
+        def show(out) -> None:
+            out.print(f"[green]restored[/]  {done.version.name}: params.yaml, dvc.lock and {len(done.outputs)} "
+                      "verified outputs", soft_wrap=True)
+            if into is not None:
+                out.print(f"  in {done.root}", markup=False, soft_wrap=True)
+
+        emit(result, as_json, show)

@@ -1,0 +1,87 @@
+"""`fewstep lineage`: what a registered version came from, every byte hashed again; and who uses a hash."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.output import count, emit, examples
+
+MARKS = {"verified": ("✓", "green"), "differs": ("✗", "red"), "unavailable": ("?", "yellow")}
+
+
+def add(app: typer.Typer) -> None:
+    @app.command("lineage", epilog=examples("fewstep lineage digits@champion", "fewstep lineage digits/3 --json",
+                                            "fewstep lineage --uses 3f2a91c0"))
+    def lineage(model: str = typer.Argument(None, metavar="MODEL@ALIAS", help="NAME, NAME@ALIAS or NAME/VERSION."),
+                uses: str = typer.Option(None, "--uses", metavar="HASH",
+                                         help="List the versions that used a file, output or commit with this hash."),
+                as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
+        """Walk from a version to its weights, trajectories, teacher, raw data and commit, hashing every byte.
+
+        Exit code 3 when something differs, 4 when something is not available here.
+        """
+        from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
+        from tasks.registry import lineage as tracing
+        from tasks.registry.model_registry import Registry
+        from tasks.storage.workspace import Workspace
+
+        if (model is None) == (uses is None):
+            raise SettingsError("give a model, such as digits@champion, or --uses HASH")
+        registry = Registry(Workspace.find())
+        if uses is not None:
+            found = tracing.uses(registry, uses)
+            emit(found, as_json, lambda out: _show_uses(out, uses, found))
+            return
+        link = tracing.trace(registry, registry.resolve(model))
+        state = tracing.state(link)
+        emit({"state": state, **link.to_dict()}, as_json, lambda out: _show(out, link, state))
+        if state != tracing.VERIFIED:
+            raise typer.Exit({tracing.DIFFERS: DataDiffers, tracing.UNAVAILABLE: NotAvailable}[state].exit_code)
+
+
+def _show(out, link, state: str) -> None:
+    from rich.tree import Tree
+
+    tree = Tree(_line(link), guide_style="dim")
+    _grow(tree, link)
+    out.print(tree)
+    summary = {"verified": "every byte verified", "differs": "something differs from what was recorded",
+               "unavailable": "not everything is available here"}[state]
+    out.print(f"[{MARKS[state][1]}]{summary}[/]")
+
+
+def _grow(tree, link) -> None:
+    for one in link.inputs:
+        _grow(tree.add(_line(one)), one)
+
+
+def _line(link):
+    from rich.text import Text
+
+    mark, colour = MARKS[link.state]
+    text = Text.assemble((f"{mark} ", colour), (link.title, "bold"), (f"  {link.digest[:12]}", "cyan"))
+    if link.files:
+        text.append(f"  {count(link.files)} file{'s' * (link.files > 1)}, {_size(link.bytes)}", "dim")
+    if link.where and link.state == "verified":
+        text.append(f"  {link.where}", "dim")
+    if link.detail:
+        text.append(f"  {link.detail}", colour if link.state != "verified" else "")
+    return text
+
+
+def _size(number: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def _show_uses(out, text: str, found: list[dict]) -> None:
+    if not found:
+        out.print(f"no registered version uses {text}", markup=False)
+    for entry in found:
+        aliases = "".join(f" @{alias}" for alias in entry["aliases"])
+        out.print(f"{entry['version']}{aliases}", style="bold", markup=False)
+        for what in entry["what"]:
+            out.print(f"  {what}", markup=False, soft_wrap=True)

@@ -1,0 +1,34 @@
+"""`fewstep sample`: images from a registered model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from flows.output import emit, examples
+
+
+def add(app: typer.Typer) -> None:
+    @app.command("sample", epilog=examples("fewstep sample digits@champion", "fewstep sample digits --n 100 --steps 2",
+                                           "fewstep sample digits/3 --class 7 --seed 5 --out sevens.png"))
+    def sample(model: str = typer.Argument(..., metavar="MODEL@ALIAS",
+                                           help="NAME (its champion), NAME@ALIAS or NAME/VERSION."),
+               n: int = typer.Option(64, "--n", min=1, max=10_000, help="Number of samples."),
+               steps: int = typer.Option(None, "--steps", min=1, max=1000,
+                                         help="Sampling steps; as trained if left out."),
+               label: int = typer.Option(None, "--class", min=0, help="Only this class; all in turn if left out."),
+               seed: int = typer.Option(0, "--seed", min=0, help="Of the noise."),
+               out: str = typer.Option("samples.png", "--out", help="The picture to write (PNG)."),
+               as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
+        """Draw samples from a registered model, its bytes verified first, into one picture."""
+        from tasks.registry.model_registry import Registry
+        from tasks.registry.sample_pictures import draw
+        from tasks.storage.workspace import Workspace
+
+        registry = Registry(Workspace.find())
+        version = registry.resolve(model)
+        used = draw(registry, version, Path(out), count=n, steps=steps, label=label, seed=seed)
+        result = {"version": version.name, "out": out, "samples": n, "steps": used, "seed": seed}
+        emit(result, as_json, lambda console: console.print(
+            f"{n} samples of {version.name} with {used} step{'s' * (used > 1)} → {out}", markup=False, soft_wrap=True))

@@ -1,0 +1,1 @@
+"""Commands that schedule and serve."""

@@ -1,0 +1,36 @@
+"""`fewstep reconcile`: sets right what a lost machine left behind."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.output import emit, examples, say
+
+
+def add(app: typer.Typer) -> None:
+    @app.command(epilog=examples("fewstep reconcile", "fewstep reconcile --json"))
+    def reconcile(as_json: bool = typer.Option(False, "--json", help="Print what was done as JSON.")) -> None:
+        """Make Prefect, MLflow, run records and temporary files say what is true after a crash; harmless to repeat."""
+        from dataclasses import asdict
+
+        from flows.runs import reconcile as mending
+        from tasks.config import schema as settings_module
+        from tasks.storage.workspace import Workspace
+
+        workspace = Workspace.find()
+        report = mending.reconcile(workspace, settings_module.load(workspace.params).profile)
+        data = asdict(report) | {"changed": report.changed}
+        emit(data, as_json, lambda out: _show(data, out))
+        if report.skipped:
+            raise typer.Exit(4)
+
+
+def _show(data: dict, out) -> None:
+    titles = {"records": "runs", "prefect": "Prefect", "mlflow": "MLflow", "files": "files", "worktrees": "worktrees"}
+    for name, title in titles.items():
+        for line in data[name]:
+            say(out, f"{title}: {line}")
+    for line in data["skipped"]:
+        say(out, f"not looked at: {line}", style="yellow")
+    if not data["changed"] and not data["skipped"]:
+        out.print("nothing to set right")

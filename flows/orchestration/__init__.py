@@ -1,0 +1,1 @@
+"""Prefect: the flows, schedules, the server, and how units of work are executed."""

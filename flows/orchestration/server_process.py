@@ -1,0 +1,25 @@
+"""Prefect's server application in a process of its own: `python -m flows.orchestration.server_process FD`, FD a listening socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+import tasks.tracking.process_env  # noqa: F401
+from tasks.storage.locks import die_with_parent
+
+
+def main() -> None:
+    parent = os.environ.pop("FEWSTEP_PARENT", None)
+    die_with_parent(int(parent) if parent else None)
+    import uvicorn
+
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="warning", lifespan="on",
+                            timeout_graceful_shutdown=3)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()

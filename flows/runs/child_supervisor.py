@@ -1,0 +1,40 @@
+"""Runs a command that has children of its own and ends all of them when its parent dies:
+`python -m flows.runs.child_supervisor COMMAND …`, with the parent's pid in FEWSTEP_PARENT."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    child = subprocess.Popen(sys.argv[1:], start_new_session=True)
+
+    def end(number, frame):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):     # not Linux: ends with its terminal
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(os.environ.get("FEWSTEP_PARENT", os.getppid())):
+        end(None, None)
+    sys.exit(child.wait())
+
+
+if __name__ == "__main__":
+    main()

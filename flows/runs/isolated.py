@@ -1,0 +1,123 @@
+"""Runs in a workspace of their own: the worktree of a recorded commit, frozen params.yaml, a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from fewstep.util.errors import FewstepError, SettingsError
+from flows.orchestration.prefect_api import source_path
+from flows.runs.attempt import freeze, keep_changes, preview, settings_of
+from tasks.config.schema import Settings
+from tasks.engine import graph
+from tasks.engine.plan import PlanItem
+from tasks.storage import worktrees
+from tasks.storage.file_io import atomic_write
+from tasks.storage.workspace import Workspace
+from tasks.tracking.run_records import FINISHED, RunRecord, RunStore, settings_digest
+
+
+def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
+    """The settings of `params` (default: params.yaml) with `sets`, and the file that says so. Writes nothing to the
+    checkout. What lies outside git (a saved teacher, an untracked recipe) gets an absolute path."""
+    settings, _ = preview(workspace, sets, params)
+    outside = []
+    if settings.teacher.given:
+        outside.append(("teacher.path" if settings.teacher.path else "teacher.source", settings.teacher.given))
+    if settings.distill.recipe.endswith((".yaml", ".yml")):
+        outside.append(("distill.recipe", settings.distill.recipe))
+    absolute = [f"{key}={json.dumps(str(workspace.root / path))}" for key, path in outside
+                if not worktrees.is_tracked(workspace, workspace.root / path)]
+    return preview(workspace, [*sets, *absolute], params)
+
+
+def nothing_to_do(workspace: Workspace, items: list[PlanItem]) -> bool:
+    """Whether a run would only bring back what is known: every output is here, in DVC's cache, or (registration, which
+    DVC does not keep) was made by a finished run whose database is still there."""
+    if all(item.state in ("current", "restorable") for item in items):
+        return True
+    store = RunStore(workspace)
+    finished = [record for record in store.all() if record.state == FINISHED]
+    keys = {stage.key for record in finished for stage in record.stages.values()}
+    uri = str(workspace.mlflow_uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return False
+    return all(item.state in ("current", "restorable") or (not graph.stage(item.stage).in_dvc and item.key in keys)
+               for item in items)
+
+
+def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | None = None) -> RunRecord:
+    """The unfinished isolated run with these settings and this code, else a new one, its worktree ready."""
+    store, frozen = RunStore(workspace), freeze(settings)
+    state = worktrees.code_state(workspace, commit_changes=True)
+    if state.commit is None:
+        raise SettingsError(f"{workspace.root} is not in a git repository with a commit",
+                            hint="isolated and scheduled runs work in a worktree of a commit: make one")
+    record = store.unfinished(settings_digest(frozen), isolated=True)
+    if record is not None and not worktrees.same_code(workspace, record.commit, state.commit):
+        record = None
+    if record is None:
+        record = store.new(frozen, isolated=True, origin=origin, commit=state.commit, modified=state.modified)
+        keep_changes(store, record, state.diff)
+    atomic_write(store.folder_of(record.id) / "params.yaml", text)
+    return record
+
+
+def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False, quiet: bool = False) -> RunRecord:
+    """Runs it in a child process that dies with this one, and waits. The worktree stays until `tidy`. With `quiet` what
+    the child says goes into the file output.log in the run's folder.
+
+    Raises SystemExit with the child's exit code when that is not 0; the child has said why.
+    """
+    store = RunStore(workspace)
+    root = worktrees.add(workspace, record.id, record.commit).root
+    frozen = store.folder_of(record.id) / "params.yaml"
+    atomic_write(root / "params.yaml", frozen.read_bytes())
+    if record.root != str(root):
+        record.root = str(root)
+        store.save(record)
+    if settings_of(record).data.source == "raw":
+        worktrees.bring(Workspace(root), "data/raw.dvc")
+    with contextlib.ExitStack() as files:
+        output = files.enter_context(open(store.folder_of(record.id) / "output.log", "ab")) if quiet else None
+        code = _run_child(root, record.id, json_mode, output)
+    record = store.load(record.id)
+    if code:
+        sys.exit(code)
+    if record.state != FINISHED:
+        raise FewstepError(f"run {record.id} ended without saying how", hint=record.resume_command)
+    for name in ("dvc.lock", "data/evaluation/grid.png"):
+        if (root / name).exists():
+            atomic_write(store.folder_of(record.id) / Path(name).name, (root / name).read_bytes())
+    return record
+
+
+def tidy(workspace: Workspace, record: RunRecord) -> None:
+    """Removes the worktree of a finished run; its dvc.lock and pictures lie in the run's folder."""
+    worktrees.remove(workspace, record.id)
+
+
+def _run_child(root: Path, run: str, json_mode: bool, output: IO[bytes] | None) -> int:
+    environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()), PYTHONPATH=source_path({}, root))
+    environment.pop("PYTHONSAFEPATH", None)
+    arguments = [sys.executable, "-m", "flows.runs.attempt", run] + (["--json"] if json_mode else [])
+    child = subprocess.Popen(arguments, cwd=root, env=environment, process_group=0, stdout=output, stderr=output)
+
+    def forward(number, frame):
+        if child.poll() is None:
+            child.send_signal(number)
+
+    former = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code
+

@@ -1,0 +1,39 @@
+"""Profiles: what a run needs around it, as data in infra/profiles. Settings name one; the environment fills it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+import infra
+from fewstep.util.config import Strict, parse
+from fewstep.util.errors import SettingsError
+from tasks.config import schema as settings_module
+
+FOLDER = Path(infra.__file__).parent / "profiles"
+
+
+class Profile(Strict):
+    """`environment`: variables that must be set, with what they are; `optional`: those that may be."""
+
+    description: str
+    environment: dict[str, str] = Field(default_factory=dict)
+    optional: dict[str, str] = Field(default_factory=dict)
+
+
+def load(name: str) -> Profile:
+    """The profile `name` of infra/profiles. Raises SettingsError when there is none or it is malformed."""
+    path = FOLDER / f"{name}.yaml"
+    return parse(Profile, settings_module.read(path), f"infra/profiles/{path.name}")
+
+
+def check(name: str) -> Profile:
+    """The profile, if the environment has what it needs. Raises SettingsError naming the variables that are missing."""
+    profile = load(name)
+    missing = [variable for variable in profile.environment if not os.environ.get(variable)]
+    if missing:
+        words = "; ".join(f"{variable}: {profile.environment[variable]}" for variable in missing)
+        raise SettingsError(f"profile {name!r} needs {' and '.join(missing)} in the environment", hint=words)
+    return profile

@@ -1,0 +1,213 @@
+"""What a person sees while a run works: a table that updates in place in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from flows.output import console, count, duration, rate, say
+from tasks.engine.events import Observer
+
+WINDOW = 30.0           # seconds over which the rate is taken
+LINE_SECONDS = 15.0     # between two lines of progress of a stage, where the output is no terminal
+MARKS = {"waiting": "·", "current": "✓", "restored": "✓", "made": "✓", "failed": "✗", "stopped": "■", "running": "▸"}
+STYLES = {"waiting": "dim", "current": "green", "restored": "green", "made": "green", "failed": "red",
+          "stopped": "yellow", "running": "cyan"}
+WORDS = {"current": "up to date", "restored": "restored from the cache", "made": "done"}
+PLURAL = {"image": "images", "record": "records", "shard": "shards", "step": "steps"}
+
+
+class Rate:
+    """Progress per second over the last WINDOW seconds, and the time that is left at that rate."""
+
+    def __init__(self, clock=time.monotonic):
+        self.clock = clock
+        self.points: deque[tuple[float, int]] = deque()
+
+    def add(self, done: int) -> None:
+        now = self.clock()
+        if self.points and done < self.points[-1][1]:
+            self.points.clear()     # a new round or attempt counts from the beginning
+        self.points.append((now, done))
+        while len(self.points) > 2 and now - self.points[0][0] > WINDOW:
+            self.points.popleft()
+
+    def per_second(self) -> float | None:
+        """None until something has moved."""
+        if len(self.points) < 2:
+            return None
+        (start, first), (end, last) = self.points[0], self.points[-1]
+        return (last - first) / (end - start) if end > start and last > first else None
+
+    def left(self, total: int) -> float | None:
+        """Seconds until `total`, counted from the last report; None while there is no rate."""
+        per_second = self.per_second()
+        if per_second is None:
+            return None
+        return max(0.0, (total - self.points[-1][1]) / per_second - (self.clock() - self.points[-1][0]))
+
+
+@dataclass
+class Row:
+    state: str = "waiting"
+    done: int = 0
+    total: int = 0
+    unit: str = "images"
+    started: float | None = None
+    seconds: float | None = None
+    note: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    rate: Rate = field(default_factory=Rate)
+    printed: float = 0.0
+
+
+class LiveView(Observer):
+    """Shows the stages of one run. Use as `with view.shown(): …`; safe to report to from several threads."""
+
+    def __init__(self, stages: list[str], title: str, out=None):
+        self.out = out or console()
+        self.title = title
+        self.rows = {name: Row() for name in stages}
+        self._lock = threading.RLock()
+        self._live = None
+        self._passing = ""
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[LiveView]:
+        if not self.out.is_terminal:
+            self.out.print(self.title)
+            yield self
+            return
+        from rich.live import Live
+
+        with Live(get_renderable=self.render, console=self.out, refresh_per_second=4, redirect_stdout=False,
+                  redirect_stderr=False) as self._live:
+            try:
+                yield self
+            finally:
+                self._settle()
+                self._live.refresh()
+        self._live = None
+
+    def _settle(self) -> None:
+        with self._lock:
+            for row in self.rows.values():
+                if row.state == "running":
+                    row.state, row.seconds = "stopped", time.monotonic() - (row.started or time.monotonic())
+
+    def notice(self, text: str, *, passing: bool = False) -> None:
+        """A line for the person watching; a `passing` one only stands in the heading until a stage starts."""
+        with self._lock:
+            if passing and self._live is not None:
+                self._passing = text
+            elif not passing:
+                say(self.out, text)
+
+    # the observer's calls
+
+    def stage_started(self, stage, key):
+        with self._lock:
+            row = self.rows[stage]
+            row.state, row.started, row.note, row.rate = "running", time.monotonic(), "", Rate()
+            self._passing = ""
+
+    def stage_progress(self, stage, done, total, unit="images", metrics=None, step=None):
+        with self._lock:
+            row = self.rows[stage]
+            row.done, row.total, row.unit = int(done), int(total), unit
+            row.metrics.update(metrics or {})
+            row.rate.add(int(done))
+            if self._live is None and time.monotonic() - row.printed >= LINE_SECONDS:
+                row.printed = time.monotonic()
+                self._line(stage, self._progress_text(row))
+
+    def stage_warned(self, stage, text):
+        from rich.text import Text
+
+        with self._lock:
+            if self._live is None:
+                self._line(stage, f"warning: {text}")
+            else:
+                line = Text("warning: ", style="yellow").append(f"{stage}: {text}", style="default")
+                say(self.out, line)
+
+    def stage_finished(self, stage, outcome, cost):
+        with self._lock:
+            row = self.rows[stage]
+            row.state, row.note = outcome.state, WORDS[outcome.state]
+            row.seconds = outcome.seconds
+            row.metrics = {}
+            row.done = row.total
+            if self._live is None:
+                self._line(stage, row.note + (f" in {duration(row.seconds)}" if outcome.state == "made" else ""))
+
+    def stage_failed(self, stage, error):
+        with self._lock:
+            row = self.rows[stage]
+            row.seconds = time.monotonic() - (row.started or time.monotonic())
+            row.state, row.note = "failed", "failed"
+            if self._live is None:
+                self._line(stage, "failed")
+
+    # what is shown
+
+    def _line(self, stage: str, text: str) -> None:
+        say(self.out, f"{time.strftime('%H:%M:%S')} {stage}: {text}")
+
+    @staticmethod
+    def _progress_text(row: Row) -> str:
+        of = f" of {count(row.total)}" if row.total else ""
+        parts = [f"{count(row.done)}{of} {row.unit}"]
+        if row.rate.per_second() is not None:
+            parts.append(f"{rate(row.rate.per_second())}/s")
+            if row.total and row.total > row.done:
+                parts.append(f"{duration(row.rate.left(row.total))} left")
+        parts += [f"{name} {value:.4g}" for name, value in list(row.metrics.items())[:2]]
+        return ", ".join(parts)
+
+    def render(self):
+        from rich.progress_bar import ProgressBar
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        wide = self.out.width >= 76
+        with self._lock:
+            table = Table.grid(padding=(0, 1), expand=True)
+            table.add_column(width=1)
+            table.add_column(width=12, no_wrap=True)
+            table.add_column(ratio=1, no_wrap=True)
+            table.add_column(width=18 if wide else 5, justify="right", no_wrap=True)
+            table.add_column(width=9, justify="right", no_wrap=True)
+            table.add_column(width=15 if wide else 14, justify="right", no_wrap=True)
+            for name, row in self.rows.items():
+                style = STYLES[row.state]
+                if row.state != "running":
+                    mark = Text(MARKS[row.state], style=style)
+                    seconds = duration(row.seconds) if row.state in ("made", "failed", "stopped") else ""
+                    table.add_row(mark, Text(name, style="dim" if row.state == "waiting" else ""),
+                                  Text(row.note, style="dim" if row.state != "failed" else "red"), "", "", seconds)
+                    continue
+                share = row.done / row.total if row.total else 0.0
+                bar = ProgressBar(total=max(row.total, 1), completed=row.done, pulse=not row.total)
+                amount = f"{count(row.done)}/{count(row.total)}" if wide else f"{share:.0%}"
+                per_second, left = row.rate.per_second(), row.rate.left(row.total)
+                table.add_row(Spinner("dots", style=style), Text(name, style="bold"), bar, amount if row.total else "",
+                              f"{rate(per_second)}/s" if per_second is not None else "",
+                              Text(f"{duration(left)} left" if left is not None else duration(
+                                  time.monotonic() - row.started), style="cyan"))
+            heading = Text(self.title, style="bold", no_wrap=True, overflow="ellipsis")
+            if self._passing:
+                heading.append(f"  {self._passing}", style="dim")
+            frame = Table.grid(expand=True)
+            frame.add_row(heading)
+            frame.add_row(table)
+            running = next((row for row in self.rows.values() if row.state == "running" and row.metrics), None)
+            if running is not None:
+                text = "   ".join(f"{name} {value:.4g}" for name, value in list(running.metrics.items())[:6])
+                frame.add_row(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
+        return frame

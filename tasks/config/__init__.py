@@ -1,0 +1,1 @@
+"""params.yaml: its schema, the file, and the checks before any work."""

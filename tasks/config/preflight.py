@@ -1,0 +1,74 @@
+"""All that can be known to be wrong before anything starts: raises SettingsError and changes nothing. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewstep.diffusion.guidance import is_guided, told
+from fewstep.diffusion.label_groups import conditions, require_groups
+from fewstep.util.errors import SettingsError, laid_at
+from tasks.config.schema import Settings
+from tasks.engine import graph
+
+
+def validate(root: Path, settings: Settings) -> None:
+    """Check what the types cannot: the recipe and its needs, the teacher folder, the images, combinations of keys."""
+    from fewstep.recipes import load_recipe
+
+    recipe = load_recipe(_recipe(root, settings))
+    _states(settings, recipe)
+    _solvers(settings)
+    given = graph.given(settings, root)
+    _guidance(settings, recipe, given["teacher"])
+    if given["images"] is not None:
+        from tasks.data.image_folder import list_images
+
+        list_images(given["images"])
+
+
+def _guidance(settings: Settings, recipe, teacher: Path | None) -> None:
+    asked = {"trajectories.guidance": [settings.trajectories.guidance],
+             "evaluate.guidance": [settings.evaluate.guidance], f"recipe {recipe.name}: guidance": recipe.guidance}
+    groups, where, classes = settings.teacher.groups, "teacher.groups", None
+    if teacher is not None:
+        from fewstep.teachers.inspection import inspect_teacher
+
+        info = inspect_teacher(teacher)
+        groups, where, classes = info.groups, f"the teacher {teacher}", info.num_classes
+    with laid_at(where):  # how many classes the data have is seen later: as if there were one beyond the largest
+        some = 2 + max((label for group in groups for label in group), default=0) if classes is None else classes
+        require_groups(groups, some, some)
+    wanted = conditions(groups)
+    for key, found in asked.items():
+        for scales in found:
+            if is_guided(scales) and classes == 0:
+                raise SettingsError(f"{key} is {told(scales)}, which needs classes; {where} has none",
+                                    hint="set it to 1")
+            if isinstance(scales, tuple) and len(scales) != wanted:
+                raise SettingsError(f"{key} has {len(scales)} scales, {told(scales)}; by {where} a label has {wanted} "
+                                    f"condition{'s' * (wanted > 1)}", hint="give one scale, or one for each condition")
+
+
+def _recipe(root: Path, settings: Settings) -> str | Path:
+    path = graph.given(settings, root)["recipe"]
+    return settings.distill.recipe if path is None else path
+
+
+def _states(settings: Settings, recipe) -> None:
+    needed, kept = recipe.needs.states, settings.trajectories.keep
+    if not needed or kept is None or kept == "all":
+        return
+    missing = "all" if needed == "all" else [state for state in needed if state not in kept]
+    if missing:
+        raise SettingsError(f"recipe {recipe.name} needs the states {missing} of the teacher's trajectories, "
+                            f"trajectories.keep has {list(kept)}", hint="leave trajectories.keep out, or set it to all")
+
+
+def _solvers(settings: Settings) -> None:
+    from fewstep.diffusion.solvers import is_stochastic, scheduler_name
+
+    if is_stochastic(settings.trajectories.solver):
+        raise SettingsError(f"trajectories.solver is {settings.trajectories.solver!r}, which draws noise on the way: "
+                            "a sample would be no function of its noise", hint="take dpmsolver++, say")
+    for solver in settings.evaluate.solvers:
+        scheduler_name(solver)

@@ -1,0 +1,315 @@
+"""params.yaml: its sections, their types and ranges, and how `--set` and `--params` change it. No torch here."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from fewstep.diffusion.guidance import SampledScales
+from fewstep.training.training_settings import Overrides
+from fewstep.util.config import Strict, parse
+from fewstep.util.errors import SettingsError
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class Split(Strict):
+    """Shares of the images, by hash of the image: training, fitting the classifier, reference."""
+
+    train: Share = 0.6
+    fit: Share = 0.15
+    test: Share = 0.25
+
+    @model_validator(mode="after")
+    def _sums_to_one(self):
+        if not math.isclose(self.train + self.fit + self.test, 1, abs_tol=1e-6):
+            raise ValueError(f"the shares must add up to 1, they add up to {self.train + self.fit + self.test:g}")
+        return self
+
+
+class Data(Strict):
+    """The images: `digits` comes with scikit-learn; `raw` is what `fewstep data add PATH` brought into data/raw."""
+
+    source: Literal["digits", "raw"] = "digits"
+    size: Annotated[int, Field(ge=4, le=1024)] | None = None    # pixels; null: the size of the first image
+    channels: Literal[1, 3] | None = None                        # null: 1 when every image is grey
+    max_corrupt_share: Share = 0.01
+    split: Split = Split()
+    record_size: Count = 256
+    records_per_shard: Count = 8
+
+
+class TeacherCheck(Strict):
+    """What a teacher must fulfil. Distances are sliced Wasserstein, relative to real against real."""
+
+    samples: Annotated[int, Field(ge=16)] = 512
+    steps: Count = 32
+    max_distance_ratio: Positive = 4.0
+    max_terminal_snr: Positive = 0.01
+
+
+class Teacher(Strict):
+    """A network trained here, or `source`: the folder of a saved diffusers pipeline (`path` says the same)."""
+
+    source: str = "train"
+    path: str | None = None
+    images: Count = 250_000
+    batch: Count = 128
+    lr: Positive = 1.5e-3
+    channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 32)
+    layers: Annotated[int, Field(ge=1, le=8)] = 1
+    class_dropout: Share = 0.1
+    groups: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()  # of classes; share class_dropout with no class
+    ema: Share = 0.02                                             # half-life of the average, as a share of the images
+    check: TeacherCheck = TeacherCheck()
+
+    @model_validator(mode="after")
+    def _groups_are_learnt(self):
+        if self.groups and not self.class_dropout:
+            raise ValueError("groups: their labels are learnt in the share of class_dropout, which is 0")
+        return self
+
+    @field_validator("source", "path")
+    @classmethod
+    def _not_empty(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("expected 'train' or the path of a saved pipeline, got an empty text")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if self.path is not None and self.source not in ("train", self.path):
+            raise ValueError(f"source is {self.source!r} and path is {self.path!r}: give one of them")
+        return self
+
+    @property
+    def given(self) -> str | None:
+        """The path of a teacher that is not trained here, else None."""
+        return self.path or (None if self.source == "train" else self.source)
+
+
+class Trajectories(Strict):
+    """The teacher's outputs that a recipe trains on. `keep`: states along the way, null leaves it to the recipe."""
+
+    count: Count = 8192
+    solver: str = "dpmsolver++"
+    steps: Count = 16
+    guidance: SampledScales = 1.0
+    keep: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    record_size: Count = 256
+    records_per_shard: Count = 8
+    dtype: Literal["float32", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: Literal["auto"] | bool = False
+    workers: Annotated[int, Field(ge=1, le=256)] | None = None   # null: one per CPU core; changes no byte
+
+
+class Distill(Overrides):
+    """The recipe and its length; what Overrides has replaces the recipe's own settings where it is given."""
+
+    recipe: str = "kd"
+    images: Count = 200_000
+    checkpoint_images: Count | None = None                       # null: by time; changes no byte
+
+
+class Classifier(Strict):
+    """The network whose features the distances are measured in; `features` is their number."""
+
+    images: Count = 60_000
+    batch: Count = 128
+    lr: Positive = 2e-3
+    features: Annotated[int, Field(ge=2, le=16)] = 16
+
+
+class Evaluate(Strict):
+    """How students and baselines are measured. `extractors`: further features, by the hash of their local files."""
+
+    samples: Annotated[int, Field(ge=32)] = 5000
+    steps: Steps = (1, 2, 4, 8)
+    baseline_steps: Steps = (1, 2, 4, 8, 16)
+    solvers: Annotated[tuple[str, ...], Field(min_length=1)] = ("ddim", "dpmsolver++", "unipc", "heun")
+    guidance: SampledScales = 1.0
+    batch: Count = 500
+    seed: int = 1_000_003                                         # held out: training never draws from it
+    grid: Annotated[int, Field(ge=1, le=32)] = 10
+    classifier: Classifier = Classifier()
+    extractors: dict[Literal["inception", "dinov2", "clip"], Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = {}
+
+
+class Floors(Strict):
+    """A student that misses one of these is not promoted. Null: not asked."""
+
+    max_distance_ratio: Positive | None = 0.5        # to the best training-free solver's at equal evaluations
+    min_class_accuracy: Share | None = 0.8
+    min_recall: Share | None = 0.3
+    max_copies: Share | None = 0.3                   # share nearer to training images than 95 % of held-out ones are
+
+
+class Margins(Strict):
+    """How much worse than the champion's a gated figure may be. Kernel distances are in the features' own scale."""
+
+    kid: Positive = 0.01
+    class_kid: Positive = 0.2
+    class_accuracy: Positive = 0.02
+    accuracy_in_class: Positive = 0.1
+    copies: Positive = 0.05
+    repeats: Positive = 0.02
+
+
+class Gate(Strict):
+    """The test against the champion: `level` of each error, `power` asked for, and what `cheaper` means."""
+
+    level: Annotated[float, Field(gt=0, le=0.2)] = 0.05
+    power: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    cheaper: Annotated[float, Field(gt=0, lt=1)] = 0.1     # share of evaluations or parameters saved by an equal model
+    margins: Margins = Margins()
+    approval_hours: Positive = 72.0                        # how long a decision waits for a person
+
+
+class Register(Strict):
+    """What happens with the student: `first` promotes it when there is no champion and the floors hold."""
+
+    promote: Literal["never", "first", "gated"] = "first"
+    floors: Floors = Floors()
+    samples: Annotated[int, Field(ge=32)] | None = None    # of the gate's paired test; null: as in evaluate
+    gate: Gate = Gate()
+
+
+# pydantic remarks that classes have a method `register`; instances, which is what we read, do not use it.
+warnings.filterwarnings("ignore", message='Field name "register".*shadows')
+
+
+class Settings(Strict):
+    """Everything in params.yaml."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "digits"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    profile: Literal["local", "server"] = "local"
+    data: Data = Data()
+    teacher: Teacher = Teacher()
+    trajectories: Trajectories = Trajectories()
+    distill: Distill = Distill()
+    evaluate: Evaluate = Evaluate()
+    register: Register = Register()
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _no_cluster_yet(cls, value: Any) -> Any:
+        if value == "cluster":
+            raise ValueError("the profile 'cluster' is not available yet; use 'local' or 'server'")
+        return value
+
+
+WATCHED = ("seed", "data", "teacher", "trajectories", "distill", "evaluate")     # in dvc.yaml; DVC has no defaults
+
+
+def read(path: Path) -> dict:
+    """The mapping in a YAML 1.2 file. Raises SettingsError when it is absent, unreadable or not a mapping."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        data = YAML(typ="safe", pure=True).load(Path(path))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file") from None
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if data is not None and not isinstance(data, dict):
+        raise SettingsError(f"{path}: expected sections such as 'data:' and 'teacher:', got {type(data).__name__}")
+    return data or {}
+
+
+def load(path: Path) -> Settings:
+    """The settings in `path`, validated. Raises SettingsError naming file and key."""
+    path = Path(path)
+    return parse(Settings, read(path), path.name)
+
+
+def apply(data: dict, sets: list[str]) -> dict:
+    """`data` with `a.b=value` assignments made in place; values are YAML. Raises SettingsError for a malformed one."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    for text in sets:
+        name, equals, value = text.partition("=")
+        parts = name.strip().split(".")
+        if not equals or not all(parts):
+            raise SettingsError(f"--set {text!r}: expected a.b=value, such as distill.images=50000")
+        try:
+            value = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            raise SettingsError(f"--set {text!r}: the value is not readable as YAML") from None
+        section = data
+        for part in parts[:-1]:
+            if section.get(part) is None:
+                section[part] = {}
+            section = section[part]
+            if not isinstance(section, dict):
+                raise SettingsError(f"--set {text!r}: {part!r} holds a value, not a section")
+        section[parts[-1]] = value
+    return data
+
+
+def write_overrides(path: Path, sets: list[str], params: Path | None = None, root: Path | None = None) -> Settings:
+    """Write `params` (if given) and the assignments into `path`, keeping its comments, and return the settings.
+
+    Everything is validated before a byte is written, and the write is atomic: on SettingsError the file is as it was.
+    Relative paths in it are below `root` (default: the checkout that holds `path`, else the one we are in). Sections
+    that DVC watches and the file leaves to their defaults are added, empty.
+    """
+    import io
+
+    from ruamel.yaml import YAML
+
+    from tasks.config.preflight import validate
+    from tasks.storage.file_io import atomic_write
+
+    path = Path(path)
+    source = Path(params) if params is not None else path
+    read(source)
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 10_000, True
+    with open(source, "rb") as stream:
+        document = yaml.load(stream) or {}
+    apply(document, sets)
+    added = [section for section in WATCHED if section not in document]
+    for section in added:
+        document[section] = Settings.model_fields[section].default if section == "seed" else {}
+    if sets or added:
+        stream = io.StringIO()
+        yaml.dump(document, stream)
+        text = stream.getvalue()
+    else:
+        text = source.read_text()
+    label = " and ".join(filter(None, [source.name, "--set" if sets else ""]))
+    settings = parse(Settings, YAML(typ="safe", pure=True).load(text), label)
+    validate(root or _checkout(path), settings)
+    if not path.exists() or text != path.read_text():
+        atomic_write(path, text)
+    return settings
+
+
+def _checkout(path: Path) -> Path:
+    from tasks.storage.workspace import Workspace
+
+    folder = path.resolve().parent
+    return folder if (folder / "dvc.yaml").is_file() else Workspace.find().root
+
+
+def keys(model: type[Strict], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every leaf key below `model` as a tuple of names."""
+    found = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Strict):
+            found += keys(kind, (*prefix, name))
+        else:
+            found.append((*prefix, name))
+    return found

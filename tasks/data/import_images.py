@@ -1,0 +1,113 @@
+"""`fewstep data add`: own images into data/raw, whole or not at all, and into DVC's record. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+
+from fewstep.util.errors import SettingsError
+from tasks.config import schema
+from tasks.data.image_folder import TABLE, Item, Listing, list_images
+from tasks.storage.file_io import clone_or_copy, fsync_tree
+from tasks.storage.locks import workspace_lock
+from tasks.storage.workspace import Workspace
+
+
+def bring(workspace: Workspace, path: Path | str, *, replace: bool = False) -> dict:
+    """What `fewstep data add` does: copy into data/raw, then record the folder in DVC (data/raw.dvc).
+
+    Returns:
+        {"images", "classes", "captions", "added", "source"}: counts after the call, and the data.source in params.yaml.
+
+    Raises:
+        SettingsError: as `add_images`; nothing has changed.
+        Busy: a run works in this checkout.
+        FewstepError: DVC refused; the images are in data/raw, and calling again records them.
+    """
+    from tasks.storage import dvc_repo
+
+    path = Path(path).expanduser().resolve()
+    raw = workspace.data / "raw"
+    source = schema.load(workspace.params).data.source
+    with workspace_lock(workspace, "fewstep data add"):
+        complete_swap(raw)
+        before = 0 if replace else len(_there(raw))
+        listing = add_images(path, raw, replace=replace)
+        with dvc_repo.repository(workspace) as repo:
+            repo.add([str(raw)])
+    return {
+        "images": len(listing.items),
+        "classes": list(listing.classes),
+        "captions": listing.captioned,
+        "added": len(listing.items) - before,
+        "source": source,
+    }
+
+
+def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing:
+    """Copy the images that `path` holds into the folder `raw`, together with those that are there.
+
+    The new folder is made beside the old one and put in its place when it is whole.
+
+    Args:
+        path: as in `list_images`.
+        raw: data/raw of the workspace.
+        replace: forget what is there.
+
+    Returns:
+        The listing of `raw` as it then is.
+
+    Raises:
+        SettingsError: as `list_images`; or an image of the same name and other content is there, or classes would be
+            mixed with images without. Nothing has changed then.
+    """
+    new = list_images(path)
+    raw = Path(raw)
+    if raw.resolve() == new.folder.resolve():
+        return new
+    complete_swap(raw)
+    known = {item.name: item for item in (() if replace else _there(raw))}
+    if known and any(item.label is not None for item in known.values()) != bool(new.classes):
+        raise SettingsError(f"{raw}: only one of the old and the new images have classes", hint="use --replace")
+    for item in new.items:
+        if item.name in known and (known[item.name] != item or not _equal(raw / item.name, new.folder / item.name)):
+            raise SettingsError(f"{raw / item.name}: another image of this name is there", hint="rename it")
+    making = raw.with_name(f".{raw.name}.new")
+    shutil.rmtree(making, ignore_errors=True)
+    items = sorted({**known, **{item.name: item for item in new.items}}.values(), key=lambda item: item.name)
+    for item in items:
+        source = (raw if item.name in known else new.folder) / item.name
+        (making / item.name).parent.mkdir(parents=True, exist_ok=True)
+        clone_or_copy(source, making / item.name)
+    if any(item.caption is not None or item.label != PurePosixPath(item.name).parts[0] for item in items):
+        with open(making / TABLE, "w", encoding="utf-8") as file:
+            for item in items:
+                row = {"name": item.name, "class": item.label, "caption": item.caption}
+                file.write(json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False) + "\n")
+    list_images(making)
+    fsync_tree(making)
+    aside = raw.with_name(f".{raw.name}.old")
+    if raw.exists():
+        os.rename(raw, aside)
+    os.rename(making, raw)
+    shutil.rmtree(aside, ignore_errors=True)
+    return list_images(raw)
+
+
+def complete_swap(raw: Path) -> None:
+    """Set right what a killed `add_images` left: the old folder comes back unless the new one is in place."""
+    aside = raw.with_name(f".{raw.name}.old")
+    if aside.exists() and not raw.exists():
+        os.rename(aside, raw)
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(raw.with_name(f".{raw.name}.new"), ignore_errors=True)
+
+
+def _there(raw: Path) -> tuple[Item, ...]:
+    return list_images(raw).items if raw.is_dir() and any(raw.iterdir()) else ()
+
+
+def _equal(one: Path, two: Path) -> bool:
+    return one.stat().st_size == two.stat().st_size and one.read_bytes() == two.read_bytes()

@@ -1,0 +1,65 @@
+"""What a run tells whoever listens: the terminal, the run record, MLflow. Methods not overridden do nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from tasks.engine.runner import Outcome
+
+
+class Observer:
+    """One listener. Calls come from the process that runs the stage; progress may come from several of its threads."""
+
+    def stage_started(self, stage: str, key: str) -> None:
+        """A stage begins (or looks whether it has to)."""
+
+    def stage_progress(self, stage: str, done: int, total: int, unit: str = "images",
+                       metrics: dict[str, float] | None = None, step: int | None = None) -> None:
+        """`done` of `total` `unit`; `metrics` belong to `step` (a stage's own counter, usually images seen)."""
+
+    def stage_warned(self, stage: str, text: str) -> None:
+        """Something a person should know that does not stop the stage."""
+
+    def stage_aside(self, stage: str, folder: Path) -> None:
+        """What stands beside the stage's output was made, or is there: the report of an evaluation."""
+
+    def stage_finished(self, stage: str, outcome: Outcome, cost: dict) -> None:
+        """The stage's output is published and valid."""
+
+    def stage_failed(self, stage: str, error: BaseException) -> None:
+        """The stage stopped; what it finished is kept."""
+
+
+class Observers(Observer):
+    """Several listeners as one, called in order."""
+
+    def __init__(self, observers: Iterable[Observer] = ()):
+        self.observers = list(observers)
+
+    def stage_started(self, stage, key):
+        for observer in self.observers:
+            observer.stage_started(stage, key)
+
+    def stage_progress(self, stage, done, total, unit="images", metrics=None, step=None):
+        for observer in self.observers:
+            observer.stage_progress(stage, done, total, unit, metrics, step)
+
+    def stage_warned(self, stage, text):
+        for observer in self.observers:
+            observer.stage_warned(stage, text)
+
+    def stage_aside(self, stage, folder):
+        for observer in self.observers:
+            observer.stage_aside(stage, folder)
+
+    def stage_finished(self, stage, outcome, cost):
+        for observer in self.observers:
+            observer.stage_finished(stage, outcome, cost)
+
+    def stage_failed(self, stage, error):
+        for observer in self.observers:
+            observer.stage_failed(stage, error)

@@ -1,0 +1,225 @@
+"""The model registry: names, versions, aliases, and bytes that are verified before anybody uses them.
+
+A version's tags carry its lineage (`fewstep.…`), the files it came from are artifacts of its run, and the exported
+student lies in the registered MLflow model. Aliases: `candidate` (newest registered), `champion`, `previous`.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
+from tasks.engine.manifest import File, tree_digest
+from tasks.storage.file_io import fsync_dir, list_files, sha256
+from tasks.storage.locks import locked
+from tasks.tracking.mlflow_client import Tracking
+
+PREFIX = "fewstep-"
+CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
+SNAPSHOT = "snapshot"  # the artifact folder with params.yaml, dvc.lock, manifests, metrics and the grid
+PIPELINE = "artifacts/pipeline"  # where MLflow puts the exported student inside a registered model
+_REFERENCE = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:@(?P<alias>[A-Za-z][A-Za-z0-9_-]*)|/v?(?P<version>[0-9]+))?$")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version. `tags` are strings; `aliases` are those it holds at the time of asking."""
+
+    model: str
+    number: int
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+    run_id: str | None
+    source: str
+    created: int
+    status: str = "READY"
+    fields: dict = field(default_factory=dict, compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}/{self.number}"
+
+    @property
+    def git_tag(self) -> str:
+        """Names the version and its registered model: a clone may bring the tags of another registry's version 1."""
+        return f"fewstep/{self.model}/v{self.number}-{hashlib.sha256(self.source.encode()).hexdigest()[:8]}"
+
+    def json(self, tag: str) -> dict:
+        """A tag that holds JSON; empty where it is missing."""
+        return json.loads(self.tags.get(f"fewstep.{tag}", "{}"))
+
+    @property
+    def inputs(self) -> dict[str, dict]:
+        """Per stage that this version came from: `key` and `digest` of its manifest."""
+        return self.json("stages")
+
+
+def model_name(name: str) -> str:
+    """`digits` → `fewstep-digits`; a full name stays."""
+    return name if name.startswith(PREFIX) else PREFIX + name
+
+
+def parse(reference: str) -> tuple[str, str | None, int | None]:
+    """`NAME`, `NAME@ALIAS` or `NAME/VERSION` → (model, alias, number). Raises SettingsError for anything else."""
+    match = _REFERENCE.match(reference)
+    if not match:
+        raise SettingsError(f"{reference!r} names no model: expected NAME, NAME@ALIAS or NAME/VERSION, "
+                            "such as digits@champion or digits/3")  # fmt: skip
+    version = match["version"]
+    return model_name(match["name"]), match["alias"], int(version) if version else None
+
+
+def folder_digest(folder: Path) -> str:
+    """Tree digest of all files in `folder`, every byte read now."""
+    paths = {name: folder / name for name in list_files(folder)}
+    return tree_digest([File(name, path.stat().st_size, sha256(path)) for name, path in paths.items()])
+
+
+class Registry:
+    """The registry that a workspace's settings point to, or the one behind `tracking` with its records in `folder`."""
+
+    def __init__(self, workspace, tracking: Tracking | None = None, folder: Path | None = None):
+        self.workspace = workspace
+        self.tracking = tracking or Tracking.of(workspace)
+        self.folder = folder or Path(workspace.shared) / "registry"
+
+    # reading
+
+    def models(self) -> list[str]:
+        """Names of all registered models of ours."""
+        found = self.tracking.pages("search_registered_models", max_results=100)
+        return sorted(model.name for model in found if model.name.startswith(PREFIX))
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Alias → version number; empty for an unknown model."""
+        found = self.tracking.find("get_registered_model", model)
+        return {} if found is None else {alias: int(number) for alias, number in (found.aliases or {}).items()}
+
+    def versions(self, model: str) -> list[Version]:
+        """All versions, oldest first; empty for an unknown model."""
+        aliases = self.aliases(model)
+        found = self.tracking.pages("search_model_versions", f"name='{model}'", max_results=200)
+        return sorted((_version(item, aliases) for item in found), key=lambda version: version.number)
+
+    def get(self, model: str, number: int) -> Version:
+        """Raises NotAvailable when there is no such version."""
+        found = self.tracking.find("get_model_version", model, str(number))
+        if found is None:
+            known = ", ".join(str(version.number) for version in self.versions(model)) or "none"
+            raise NotAvailable(f"{model} has no version {number} (versions: {known})")
+        return _version(found, self.aliases(model))
+
+    def resolve(self, reference: str, default: str = CHAMPION) -> Version:
+        """The version that `reference` names; a bare name means its `default` alias.
+
+        Raises SettingsError for a malformed reference and NotAvailable for an unknown model, alias or version.
+        """
+        model, alias, number = parse(reference)
+        if number is not None:
+            return self.get(model, number)
+        alias, aliases = alias or default, self.aliases(model)
+        if alias in aliases:
+            return self.get(model, aliases[alias])
+        if aliases or self.versions(model):
+            known = ", ".join(sorted(aliases)) or "none"
+            raise NotAvailable(f"{model} has no alias {alias!r} (aliases: {known})")
+        known = ", ".join(name.removeprefix(PREFIX) for name in self.models()) or "none"
+        raise NotAvailable(f"no model {model!r} is registered (models: {known})",
+                           hint="`fewstep run` registers one at its end")  # fmt: skip
+
+    def with_tag(self, model: str, **tags: str) -> list[Version]:
+        """Versions whose `fewstep.<tag>` has this value, for all given tags."""
+        wanted = {f"fewstep.{key}": value for key, value in tags.items()}
+        return [version for version in self.versions(model) if wanted.items() <= version.tags.items()]
+
+    # bytes
+
+    def snapshot(self, version: Version, into: Path) -> Path:
+        """Downloads the files that the version came from to the new folder `into` and returns it."""
+        if not version.run_id:
+            raise NotAvailable(f"{version.name} has no run in MLflow, so its params.yaml and dvc.lock are not recorded")
+        into.mkdir(parents=True, exist_ok=True)
+        found = Path(self.tracking.call("download_artifacts", version.run_id, SNAPSHOT, str(into)))
+        expected = version.json("snapshot")
+        for name, digest in expected.items():
+            path = found / name
+            if not path.is_file():
+                raise NotAvailable(f"{version.name}: {name} is missing in MLflow's artifacts")
+            if sha256(path) != digest:
+                raise DataDiffers(f"{version.name}: {name} in MLflow's artifacts is not what was registered")
+        return found
+
+    def pipeline(self, version: Version) -> Path:
+        """A local folder with the exported student, its tree digest verified now.
+
+        Raises DataDiffers when the bytes are not those registered, NotAvailable when they cannot be had.
+        """
+        expected = version.tags.get("fewstep.weights")
+        if not expected:
+            raise DataDiffers(f"{version.name} carries no weights digest, so its bytes cannot be verified",
+                              hint="only versions registered by fewstep can be used")  # fmt: skip
+        folder, is_copy = self._fetch(version, expected)
+        found = folder_digest(folder)
+        if found != expected:
+            if is_copy:
+                shutil.rmtree(folder)
+            raise DataDiffers(f"{version.name}: the registered weights differ from what was registered "
+                              f"(tree digest {found[:12]}, expected {expected[:12]}) in {folder}")  # fmt: skip
+        return folder
+
+    def _fetch(self, version: Version, digest: str) -> tuple[Path, bool]:
+        uri = self.tracking.call("get_model_version_download_uri", version.model, str(version.number))
+        parts = urlsplit(uri)
+        if parts.scheme in ("", "file"):
+            folder = Path(unquote(parts.path)) / PIPELINE
+            if not folder.is_dir():
+                raise NotAvailable(f"{version.name}: its files are gone from {folder}",
+                                   hint="put the folder back, or use a version whose files are here")  # fmt: skip
+            return folder, False
+        target = Path(self.workspace.shared) / "models" / digest
+        if not target.is_dir():
+            with locked(target.with_name(f"{digest}.lock")):
+                if not target.is_dir():
+                    partial = target.with_name(f"{digest}.partial")
+                    shutil.rmtree(partial, ignore_errors=True)
+                    partial.mkdir(parents=True)
+                    source = f"models:/{version.model}/{version.number}"
+                    (self.tracking.download(source, partial) / PIPELINE).rename(target)
+                    shutil.rmtree(partial, ignore_errors=True)
+                    fsync_dir(target.parent)
+        return target, True
+
+    # writing; callers hold `lock(model)`
+
+    @contextlib.contextmanager
+    def lock(self, model: str) -> Iterator[Path]:
+        """Exclusive right to change the model's versions and aliases on this machine; yields its folder of records."""
+        folder = self.folder / model
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock"):
+            yield folder
+
+    def set_alias(self, version: Version, alias: str) -> None:
+        self.tracking.call("set_registered_model_alias", version.model, alias, str(version.number))
+
+    def drop_alias(self, model: str, alias: str) -> None:
+        self.tracking.call("delete_registered_model_alias", model, alias)
+
+    def set_tags(self, version: Version, **tags: str) -> None:
+        for key, value in tags.items():
+            self.tracking.call("set_model_version_tag", version.model, str(version.number), f"fewstep.{key}", value)
+
+
+def _version(item, aliases: dict[str, int]) -> Version:
+    number = int(item.version)
+    held = tuple(sorted(alias for alias, other in aliases.items() if other == number))
+    if item.status not in ("READY", "PENDING_REGISTRATION", "FAILED_REGISTRATION"):
+        raise FewstepError(f"{item.name}/{number} has the unknown status {item.status!r} in MLflow")
+    return Version(model=item.name, number=number, tags=dict(item.tags), aliases=held, run_id=item.run_id or None,
+                   source=item.source, created=item.creation_timestamp, status=item.status)  # fmt: skip

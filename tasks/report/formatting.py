@@ -1,0 +1,123 @@
+"""How figures are shown: names, digits, intervals, panels. Shared by the sections of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from html import escape
+
+from fewstep.metrics.metric_names import metric_name
+from tasks.report.report_data import Material
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is shown: `scale` multiplies, `better` says which way, `axis` is the kind of its plot's axis."""
+
+    name: str
+    title: str
+    digits: int
+    scale: float = 1.0
+    better: str = "lower"
+    axis: str = "linear"
+    explained: str = ""
+
+
+METRICS = (
+    Metric("fd_infinite", "FD∞", 3, axis="log", explained="Fréchet distance, extrapolated to infinitely many samples"),
+    Metric("fd", "FD", 3, explained="Fréchet distance of this many samples, with its bias"),
+    Metric("kid", "KID·10³", 1, 1000, axis="log", explained="kernel distance, unbiased"),
+    Metric("mmd", "MMD·10³", 2, 1000, explained="kernel distance with a Gaussian kernel, unbiased"),
+    Metric("precision", "precision %", 1, 100, "higher", explained="samples within the manifold of real images"),
+    Metric("recall", "recall %", 1, 100, "higher", explained="real images within the manifold of the samples"),
+    Metric("density", "density", 2, better="one", explained="real neighbourhoods around a sample; 1 expected"),
+    Metric("coverage", "coverage %", 1, 100, "higher", explained="real neighbourhoods with a sample in them"),
+    Metric("diversity", "diversity", 3, better="one", explained="mean distance within a class, over real images'"),
+    Metric("class_accuracy", "class %", 1, 100, "higher", explained="recognised as the class that was asked for"),
+    Metric("agreement_rms", "rms to teacher", 3, explained="root mean square difference from the same noise"),
+    Metric("agreement_correlation", "corr. to teacher", 3, better="higher",
+           explained="correlation of deviations from the mean image, from the same noise"),
+    Metric("nearest_ratio", "nearest (pixels)", 2, better="one",
+           explained="median distance to the nearest training image, over held-out images'; near 0: copies"),
+    Metric("nearest_ratio_features", "nearest (features)", 2, better="one", explained="the same in feature space"),
+)  # fmt: skip
+BY_NAME = {metric.name: metric for metric in METRICS}
+PLOTTED = ("fd_infinite", "kid", "recall", "precision", "class_accuracy", "agreement_rms")
+
+
+
+
+def section(name: str, title: str, body: str, intro: str = "") -> str:
+    lead = f'<p class="intro">{intro}</p>' if intro else ""
+    return f'<section id="{name}"><h2>{escape(title)}</h2>{lead}{body}</section>' if body else ""
+
+
+def tabs(group: str, panels: Iterable[tuple[str, str, bool]]) -> str:
+    """Panels of (title, HTML, whether it is printed), one shown at a time."""
+    panels = list(panels)
+    if len(panels) == 1:
+        return f'<div class="panel on print">{panels[0][1]}</div>'
+    buttons = "".join(f'<button type="button" data-tab="{group}" data-n="{i}"{" class=on" if i == 0 else ""}>'
+                      f"{title}</button>" for i, (title, _, _) in enumerate(panels))  # fmt: skip
+    shown = "".join(
+        f'<div class="panel{" on" if i == 0 else ""}{" print" if printed else ""}" data-tab="{group}" data-n="{i}">'
+        f'<p class="printed">{title}</p>{body}</div>' for i, (title, body, printed) in enumerate(panels))  # fmt: skip
+    return f'<div class="tabs" role="tablist">{buttons}</div>{shown}'
+
+
+def number(value: float | None, metric: Metric) -> str:
+    return "–" if value is None else f"{metric.scale * value:.{metric.digits}f}".replace("-", "−")
+
+
+def with_interval(entry: dict | None, metric: Metric) -> str:
+    """`0.096 ±0.044`, as HTML."""
+    if not entry or entry["value"] is None:
+        return '<span class="dim">–</span>'
+    text = f"<b>{number(entry['value'], metric)}</b>"
+    if entry.get("interval"):
+        low, high = entry["interval"]
+        text += f' <span class="dim">±{metric.scale * (high - low) / 2:.{metric.digits}f}</span>'
+    return text
+
+
+def told(entry: dict, metric: Metric) -> str:
+    """A value in words: number, interval, n."""
+    text = f"{metric.title} {number(entry['value'], metric)}"
+    if entry.get("interval"):
+        text += f" (95 %: {' to '.join(number(x, metric) for x in entry['interval'])})"
+    return f"{text}, n {entry['n']:,}"
+
+
+def frechet_name(document: dict) -> str:
+    """How the extrapolated Fréchet distance of an evaluation is called."""
+    return metric_name("fd_infinite", document["features"])
+
+
+def title(metric: Metric, document: dict) -> str:
+    """A metric's name in print; a Fréchet distance carries its features, being called FID in Inception's only."""
+    if metric.name in ("fd", "fd_infinite"):
+        return metric_name(metric.name, document["features"])
+    return metric.title
+
+
+def measured(document: dict) -> list[Metric]:
+    """The metrics that the first student has, those in further features (`kid@dinov2`) last."""
+    values = document["student"][0]["values"]
+    found = [metric for metric in METRICS if metric.name in values]
+    for name in values:
+        base, _, features = name.partition("@")
+        if features and base != "fd_bias":
+            like = BY_NAME.get(base, BY_NAME["fd"])
+            called = metric_name(base, features)
+            shown = called if features in called or called in ("FID", "FID∞", "CMMD") else f"{called} {features}"
+            unit = "·10³" if like.scale == 1000 and base != "cmmd" else ""
+            found.append(replace(like, name=name, title=shown + unit, explained=f"{like.explained} (in {features})"))
+    return found
+
+
+def teachers(materials: list[Material]) -> list[Material]:
+    """One material per set of baselines: students of one teacher share theirs."""
+    seen: dict[str, Material] = {}
+    for material in materials:
+        seen.setdefault(material.stages.get("baselines", {}).get("digest") or str(id(material)), material)
+    return list(seen.values())

@@ -1,0 +1,355 @@
+"""DVC, imported here alone: what is recorded is what was read. `record` never lets dvc.lock say more than is true.
+
+DVC writes parameters and inputs down as they are at the end of a stage. So the key is computed from what lies on disk
+before and after DVC has hashed, and dvc.lock is written only if it is the key of the output both times. The bytes go to
+DVC's cache in any case, under `published/<key>.json`: an output made before is put back instead of made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import tasks.tracking.process_env  # noqa: F401  (no telemetry)
+from fewstep.util.errors import FewstepError, NotAvailable
+from tasks.config import schema as settings_module
+from tasks.engine import graph, stage_key
+from tasks.engine import manifest as manifests
+from tasks.engine.manifest import Manifest
+from tasks.engine.plan import changes, restorable, stat_table
+from tasks.storage import dvc_lockfile
+from tasks.storage.file_io import atomic_write, disk_full, is_disk_full, write_if_other, writing
+from tasks.storage.git import git, worktrees
+from tasks.storage.workspace import Workspace
+
+_ATTEMPTS = 20
+
+
+@contextlib.contextmanager
+def repository(workspace: Workspace) -> Iterator:
+    """The DVC repository of the checkout. DVC's errors become FewstepError; a full disk DiskFull."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    _quiet()
+    try:
+        repo = Repo(str(workspace.root), config=_shared_remote(workspace))
+        try:
+            _mend_claims(repo)
+            yield repo
+        finally:
+            repo.close()
+    except FewstepError:
+        raise
+    except (DvcException, OSError) as error:
+        if is_disk_full(error):
+            raise disk_full(f"DVC's cache ({workspace.root})") from error
+        dvc_lockfile.lock_entries(workspace)  # where that is what broke, it says so
+        raise FewstepError(f"DVC: {' '.join(str(error).split())}", hint="`fewstep doctor` checks the set-up") from error
+
+
+def _mend_claims(repo) -> None:
+    """Removes DVC's file of claims on paths if it is broken: DVC would refuse to do anything.
+
+    DVC writes it in place, under a lock of its own; who holds that lock and finds no JSON finds what a killed DVC left.
+    """
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    path = Path(repo.tmp_dir, RWLOCK_FILE)
+    if not _is_broken(path):
+        return
+    linked = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(os.path.join(repo.tmp_dir, RWLOCK_LOCK), tmp_dir=repo.tmp_dir, hardlink_lock=linked):
+        if _is_broken(path):
+            path.unlink()
+
+
+def _is_broken(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
+def _target(workspace: Workspace, stage: str) -> str:
+    """The stage as DVC finds it from any current folder."""
+    return f"{workspace.root / 'dvc.yaml'}:{stage}"
+
+
+def _shared_remote(workspace: Workspace) -> dict | None:
+    """In a worktree the local default remote is the main checkout's, not a folder that goes away with the worktree."""
+    if workspace.is_main:
+        return None
+    import configparser
+
+    parser = configparser.ConfigParser()
+    parser.read([workspace.root / ".dvc" / "config", workspace.root / ".dvc" / "config.local"])
+    name = parser.get("core", "remote", fallback=None)
+    section = f"'remote \"{name}\"'"
+    url = parser.get(section, "url", fallback="")
+    here = Path(os.path.normpath(workspace.root / ".dvc" / url))
+    if not url or "://" in url or not here.is_relative_to(workspace.local):
+        return None
+    return {"remote": {name: {"url": str(workspace.shared / here.relative_to(workspace.local))}}}
+
+
+def _quiet() -> None:
+    import logging
+
+    for name in ("dvc", "dvc_data", "dvc_objects"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+
+
+@contextlib.contextmanager
+def _dvc_lock(repo) -> Iterator[None]:
+    """DVC's own lock, waited for: `dvc status` and the like hold it for a moment."""
+    from dvc.lock import LockError
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            repo.lock.lock()
+            break
+        except LockError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.25)
+    try:
+        yield
+    finally:
+        repo.lock.unlock()
+
+
+def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
+    """Put the stage's published output into DVC's cache and, if it is still the truth, its record into dvc.lock.
+
+    Returns None when dvc.lock now says what the manifest says, else the reason why it was left as it was.
+    """
+    stage = graph.stage(name)
+    if not git(workspace.root, "rev-parse", "--git-dir", check=False):
+        return _refusal(stage, f"{workspace.root} is not in a git repository, which DVC needs (`git init`)")
+    with repository(workspace) as repo:
+        before = disagreement(workspace, stage, manifest)
+        with _dvc_lock(repo):
+            (entry,) = repo.stage.collect(_target(workspace, name))
+            entry.save_outs()
+            entry.commit(relink=False)
+            _remember_output(workspace, repo, stage, manifest, entry.outs[0])
+            if before:
+                return _refusal(stage, before)
+            missing = [section for section in stage.params if section not in settings_module.read(workspace.params)]
+            if missing:
+                return _refusal(stage, f"params.yaml has no section {' and '.join(map(repr, missing))}, "
+                                       f"which dvc.yaml watches (an empty one, `{missing[0]}: {{}}`, will do)")
+            entry.save_deps()
+            entry.md5 = entry.compute_md5()
+            after = disagreement(workspace, stage, manifest) or _other_params(workspace, stage, entry)
+            if after:
+                return _refusal(stage, after)
+            _write_lock(repo, entry)
+    _note_true(workspace, stage, manifest)
+    return None
+
+
+def _write_lock(repo, entry) -> None:
+    """Puts the stage's record into dvc.lock, which is replaced whole: DVC itself empties the file before it writes."""
+    from dvc.dvcfile import Lockfile
+
+    path = Path(repo.root_dir) / "dvc.lock"
+    with tempfile.TemporaryDirectory() as scratch:
+        changed = Path(scratch) / path.name
+        if path.exists():
+            shutil.copyfile(path, changed)
+        Lockfile(repo, str(changed)).dump(entry)
+        atomic_write(path, changed.read_bytes())
+
+
+def _refusal(stage: graph.Stage, why: str) -> str:
+    return (f"the result of '{stage.name}' is kept with its true manifest, but not recorded in dvc.lock: {why}")
+
+
+def _other_params(workspace: Workspace, stage: graph.Stage, entry) -> str | None:
+    params = settings_module.read(workspace.params)
+    for dependency in entry.deps:
+        values = getattr(dependency, "params", None) and dependency.hash_info.value or {}
+        if any(values.get(name) != params.get(name) for name in values):
+            return "params.yaml was edited meanwhile"
+    return None
+
+
+def disagreement(workspace: Workspace, stage: graph.Stage, manifest: Manifest) -> str | None:
+    """Why what lies on disk now (params.yaml, code, inputs, output) is not what `manifest` says; None if it is."""
+    table = stat_table(workspace)
+    try:
+        settings = settings_module.load(workspace.params)
+        resolved = stage_key.resolved(stage, settings, workspace.root)
+        edited = [f"{key}: {json.dumps(old)} → {json.dumps(new)}"
+                  for key, old, new in changes(manifest.settings, resolved)]
+        if manifest.seed != settings.seed:
+            edited.append(f"seed: {manifest.seed} → {settings.seed}")
+        if edited:
+            return f"params.yaml was edited meanwhile ({', '.join(edited[:4])})"
+        given = stage_key.given_digests(stage, settings, workspace, table)
+        digests = {name: manifests.verify(workspace.root / graph.stage(name).output, table).digest
+                   for name in stage.inputs}
+        for name in stage.inputs:
+            if digests[name] != manifest.inputs[name]["digest"]:
+                return f"its input {graph.stage(name).output} was changed meanwhile"
+        code = stage_key.code_hash(stage, stage_key.root_of_code(workspace, stage))
+        if code != manifest.code:
+            return "its code was edited meanwhile"
+        if stage_key.key(stage, code, resolved, settings.seed, digests, given) != manifest.key:
+            return "what it reads from outside was changed meanwhile"
+        differing = manifests.problems(workspace.root / stage.output, manifest, table)
+        return f"its output was changed meanwhile: {differing[0]}" if differing else None
+    except FewstepError as error:
+        return f"an input was changed meanwhile: {error}"
+    finally:
+        table.close()
+
+
+def _remember_output(workspace: Workspace, repo, stage: graph.Stage, manifest: Manifest, out) -> None:
+    known = {"stage": stage.name, "key": manifest.key, "digest": manifest.digest, "md5": out.hash_info.value,
+             "store": os.path.relpath(repo.cache.local.path, workspace.shared)}
+    path = workspace.published / f"{manifest.key}.json"
+    write_if_other(path, json.dumps(known, sort_keys=True) + "\n")
+
+
+def _note_true(workspace: Workspace, stage: graph.Stage, manifest: Manifest) -> None:
+    entry = dvc_lockfile.lock_entries(workspace)[stage.name]
+    params = settings_module.read(workspace.params)
+    dvc_lockfile.remember(workspace, stage, manifest.key, dvc_lockfile.view(workspace, stage, params, manifest.given), entry)
+
+
+def materialise(workspace: Workspace, key: str, target: Path) -> None:
+    """Copy the output made under `key` from DVC's cache (where that lacks it: the remote) into the new folder `target`.
+
+    Raises NotAvailable when it is in neither. The caller verifies the bytes.
+    """
+    from tasks.storage.dvc_cache import from_cache
+
+    known = restorable(workspace, key)
+    if known is None:
+        raise NotAvailable(f"no output of key {key[:12]} is known here")
+    from_cache(workspace, known["md5"], target)
+
+
+def fetch(workspace: Workspace, hashes: list[str]) -> None:
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    with repository(workspace) as repo:
+        if not repo.config.get("core", {}).get("remote"):
+            raise NotAvailable(f"DVC's cache lacks {len(hashes)} files, and there is no remote")
+        repo.cloud.pull([HashInfo("md5", value) for value in hashes])
+
+
+def status(workspace: Workspace, name: str | None = None) -> dict:
+    """What `dvc status` reports for a stage (or all): an empty mapping when DVC sees nothing to do."""
+    with repository(workspace) as repo:
+        return repo.status(targets=[_target(workspace, name)] if name else None)
+
+
+def has_remote(workspace: Workspace) -> bool:
+    """Whether a default remote is configured."""
+    with repository(workspace) as repo:
+        return bool(repo.config.get("core", {}).get("remote"))
+
+
+def push(workspace: Workspace) -> int:
+    """Copy what dvc.lock names to the default remote; returns the number of files sent, 0 without a remote or git."""
+    if not git(workspace.root, "rev-parse", "--git-dir", check=False):
+        return 0
+    with repository(workspace) as repo:
+        if not repo.config.get("core", {}).get("remote"):
+            return 0
+        with writing("the DVC remote"):
+            return repo.push()
+
+
+def pull(workspace: Workspace, targets: list[str] | None = None, *, force: bool = False) -> None:
+    """Bring `targets` (paths below the root; None: all that dvc.lock names) into place, from the cache or the remote.
+
+    Raises NotAvailable naming what is in neither.
+    """
+    from dvc.exceptions import CheckoutError, FileTransferError
+
+    targets = [str(workspace.root / target) for target in targets] if targets is not None else None
+    with repository(workspace) as repo:
+        try:
+            try:
+                repo.checkout(targets=targets, force=force)
+            except CheckoutError:
+                if not repo.config.get("core", {}).get("remote"):
+                    raise
+                repo.pull(targets=targets, force=force)
+        except (CheckoutError, FileTransferError) as error:
+            raise NotAvailable(f"not in DVC's cache and not on its remote: {' '.join(str(error).split())}") from error
+
+
+def share_cache(main: Workspace, worktree: Workspace) -> None:
+    """Let a worktree use the main checkout's DVC cache and its local settings (written to its .dvc/config.local)."""
+    with repository(main) as repo:
+        cache = Path(repo.cache.local.path).parent.parent      # …/files/md5
+    local = main.root / ".dvc" / "config.local"
+    text = local.read_text().rstrip() + "\n" if local.is_file() else ""
+    if "[cache]" not in text:
+        text += f"[cache]\n    dir = {cache}\n"
+    atomic_write(worktree.root / ".dvc" / "config.local", text)
+
+
+def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:
+    """Delete from DVC's cache what no checkout, no git tag or branch and none of `keep_keys` uses.
+
+    Returns {removed, bytes, kept, forgotten}: files (to be) removed and their size; keys kept and forgotten. Worktrees
+    of the repository count as checkouts.
+    """
+    from dvc_data.hashfile.gc import gc
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    with repository(workspace) as repo, _dvc_lock(repo):
+        used = set()
+        for found in repo.used_objs(all_tags=True, all_branches=True, force=True).values():
+            used.update(found)
+        for root in worktrees(workspace):
+            other = Workspace(root)
+            for entry in dvc_lockfile.lock_entries(other).values() if (root / "dvc.lock").is_file() else []:
+                used.update(HashInfo("md5", out["md5"]) for out in entry.get("outs") or [])
+        kept = 0
+        doomed = []
+        for path in sorted(workspace.published.glob("*.json")):
+            known = json.loads(path.read_bytes())
+            info = HashInfo("md5", known["md5"])
+            if path.stem in keep_keys or info in used:
+                used.add(info)
+                kept += 1
+            else:
+                doomed.append(path)
+        odb = repo.cache.local
+        used = {info for top in used for info in _with_members(odb, top)}
+        names = {info.value for info in used}
+        removable = [value for value in odb.all() if value not in names]
+        size = sum(os.path.getsize(odb.oid_to_path(value)) for value in removable)
+        if not dry:
+            for path in doomed:
+                path.unlink()
+            gc(odb, used)
+        return {"removed": len(removable), "bytes": size, "kept": kept, "forgotten": len(doomed)}
+
+
+def _with_members(odb, info) -> Iterator:
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    yield info
+    if info and info.isdir and os.path.exists(odb.oid_to_path(info.value)):
+        for row in json.loads(Path(odb.oid_to_path(info.value)).read_bytes()):
+            yield HashInfo("md5", row["md5"])

@@ -1,0 +1,104 @@
+"""Where things lie: the checkout a run works in, and what all worktrees of one repository share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fewstep.util.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A checkout: the folder that holds params.yaml and dvc.yaml. `root` is absolute."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, start: str | os.PathLike | None = None) -> Workspace:
+        """The nearest checkout at or above `start` (default: the current folder). Raises SettingsError without one."""
+        start = Path(start or os.getcwd()).resolve()
+        for folder in (start, *start.parents):
+            if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+                return cls(folder)
+        raise SettingsError(f"no params.yaml with a dvc.yaml beside it in {start} or above",
+                            hint="start fewstep in a checkout of the project")
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def local(self) -> Path:
+        """What belongs to this checkout alone: lock, work in progress."""
+        return self.root / ".fewstep"
+
+    @property
+    def partial(self) -> Path:
+        """Work in progress, one folder per key; on the file system of `data`, so that publishing is a rename."""
+        return self.local / "partial"
+
+    @cached_property
+    def shared(self) -> Path:
+        """What all worktrees of the repository share: the main checkout's .fewstep."""
+        main = _main_checkout(self.root)
+        return (main or self.root) / ".fewstep"
+
+    @property
+    def is_main(self) -> bool:
+        return self.shared == self.local
+
+    @property
+    def published(self) -> Path:
+        """One JSON file per key that was ever published and given to DVC's cache."""
+        return self.shared / "published"
+
+    @property
+    def runs(self) -> Path:
+        return self.shared / "runs"
+
+    @property
+    def reference(self) -> Path:
+        """What was seen in reference images, by content: made again where it is missing."""
+        return self.shared / "reference"
+
+    @property
+    def pages(self) -> Path:
+        """What `fewstep report` and `fewstep compare` wrote without being told where to."""
+        return self.local / "reports"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLFLOW_TRACKING_URI when set, else one SQLite file shared by all worktrees."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.shared / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.shared / "mlartifacts"
+
+    @property
+    def prefect_home(self) -> Path:
+        return Path(os.environ.get("PREFECT_HOME") or self.shared / "prefect")
+
+
+def _main_checkout(root: Path) -> Path | None:
+    """The folder in the repository's first checkout that matches `root`; None outside git. Only reads files."""
+    for folder in (root, *root.parents):
+        mark = folder / ".git"
+        if mark.is_dir():
+            return root
+        if mark.is_file():
+            git_dir = Path(mark.read_text().removeprefix("gitdir:").strip())
+            git_dir = git_dir if git_dir.is_absolute() else (folder / git_dir).resolve()
+            common = git_dir / "commondir"
+            if not common.is_file():    # a submodule or --separate-git-dir: a checkout of its own
+                return root
+            git = (git_dir / common.read_text().strip()).resolve()
+            return git.parent / root.relative_to(folder) if git.name == ".git" else root
+    return None

@@ -1,0 +1,118 @@
+"""Workspaces of their own for isolated and scheduled runs: git worktrees of a recorded commit below .fewstep/worktrees.
+
+Uncommitted changes become a commit that no branch points at, kept from git's garbage collection by a reference of the
+run's; the user's files, index, branches and stash are not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.storage import dvc_repo, git
+from tasks.storage.workspace import Workspace
+
+_CODE = (".py", ".yaml", ".yml", ".toml", ".dvc", ".lock")
+_NO_DOCUMENTS = ":(exclude)docs"     # tables and pictures that commands write there change no run
+_NOBODY = {"GIT_AUTHOR_NAME": "fewstep", "GIT_AUTHOR_EMAIL": "fewstep@localhost",
+           "GIT_COMMITTER_NAME": "fewstep", "GIT_COMMITTER_EMAIL": "fewstep@localhost"}
+
+
+@dataclass(frozen=True)
+class CodeState:
+    """What a run is made of: `commit` (None outside git) and the difference of the files to HEAD."""
+
+    commit: str | None
+    diff: str
+
+    @property
+    def modified(self) -> bool:
+        return bool(self.diff)
+
+
+def code_state(workspace: Workspace, *, commit_changes: bool = False) -> CodeState:
+    """HEAD and the uncommitted changes: of tracked files, and new files of code and settings (not of data; that
+    dvc.lock differs after a run is no change).
+
+    With `commit_changes` the returned commit holds them: a child of HEAD that no branch knows.
+    """
+    root = workspace.root
+    head, _ = git.head(root)
+    if head is None:
+        return CodeState(None, "")
+    with tempfile.TemporaryDirectory() as folder:   # an index of our own
+        own = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
+        git.git(root, "read-tree", "HEAD", env=own)
+        git.git(root, "add", "--update", ".", _NO_DOCUMENTS, env=own)
+        others = git.git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ".", _NO_DOCUMENTS, env=own)
+        new = [name for name in others.split("\0") if name.endswith(_CODE)]
+        if new:
+            git.git(root, "update-index", "--add", "-z", "--stdin", env=own,
+                    data=("\0".join(new) + "\0").encode(errors="surrogateescape"))
+        diff = git.git(root, "diff", "--cached", "--binary", "HEAD", "--", ".", ":(exclude)dvc.lock", env=own)
+        if not commit_changes:
+            return CodeState(head, diff)
+        tree = git.git(root, "write-tree", env=own)
+    if tree == git.git(root, "rev-parse", "HEAD^{tree}"):
+        return CodeState(head, diff)
+    commit = git.git(root, "commit-tree", tree, "-p", head, "-m", "fewstep: uncommitted changes of a run", env=_NOBODY)
+    return CodeState(commit, diff)
+
+
+def same_code(workspace: Workspace, commit: str | None, other: str | None) -> bool:
+    """Whether two commits hold the same files."""
+    if not commit or not other:
+        return False
+    trees = [git.git(workspace.root, "rev-parse", "--verify", "--quiet", f"{name}^{{tree}}", check=False)
+             for name in (commit, other)]
+    return bool(trees[0]) and trees[0] == trees[1]
+
+
+def is_tracked(workspace: Workspace, path: Path) -> bool:
+    return bool(git.git(workspace.root, "ls-files", "--", str(path), check=False))
+
+
+def folder(workspace: Workspace, run: str) -> Path:
+    return workspace.shared / "worktrees" / run
+
+
+def add(workspace: Workspace, run: str, commit: str) -> Workspace:
+    """A worktree of `commit` for `run`, over the shared DVC cache; the one that is there when the run is continued."""
+    path = folder(workspace, run)
+    ready = path.with_name(run + ".ready")      # written last: a kill leaves no half checkout that counts
+    prefix = git.git(workspace.root, "rev-parse", "--show-prefix")
+    if not ready.exists():
+        remove(workspace, run)
+        git.git(workspace.root, "update-ref", f"refs/fewstep/runs/{run}", commit)
+        git.add_worktree(workspace, path, commit)
+        dvc_repo.share_cache(Workspace(workspace.shared.parent), Workspace((path / prefix).resolve()))
+        ready.touch()
+    return Workspace((path / prefix).resolve())
+
+
+def bring(worktree: Workspace, target: str) -> None:
+    """Put data that a .dvc file of the worktree names into its place, from the shared cache or the remote."""
+    with dvc_repo.repository(worktree) as repo:
+        if repo.config.get("core", {}).get("remote"):
+            repo.pull(targets=[target])
+        else:
+            repo.checkout(targets=[target])
+
+
+def remove(workspace: Workspace, run: str) -> None:
+    """Deletes the run's worktree, if there is one; its outputs are in DVC's cache, its commit stays known to git."""
+    path = folder(workspace, run)
+    path.with_name(run + ".ready").unlink(missing_ok=True)
+    git.git(workspace.root, "worktree", "remove", "--force", "--force", str(path), check=False)
+    if path.exists():
+        shutil.rmtree(path)
+    git.git(workspace.root, "worktree", "prune")
+
+
+def present(workspace: Workspace) -> list[str]:
+    """Runs that have a worktree."""
+    base = workspace.shared / "worktrees"
+    return sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []

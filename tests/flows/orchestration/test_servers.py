@@ -1,0 +1,101 @@
+"""The servers that Prefect and MLflow ship start under the versions that constraints.txt pins, and do their work.
+
+Package metadata does not catch what breaks here: fastapi from 0.151 on (Prefect's server refuses its own client), and
+SQLAlchemy from 2.1 on (Prefect's scheduler cannot write the runs of a schedule).
+"""
+
+import datetime
+import http.client
+import json
+import os
+from urllib.parse import urlsplit
+
+import pytest
+from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
+
+from flows.orchestration.prefect_api import bind, prefect_environment, start_prefect
+from tasks.storage.workspace import Workspace
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@retry(retry=retry_if_result(lambda answer: answer[0] == 503), stop=stop_after_delay(60), wait=wait_fixed(0.2),
+       retry_error_callback=lambda state: state.outcome.result())
+def ask(url, body=None):
+    """Status and answer; asked again, as Prefect's client does, while a 503 says that SQLite has another writer."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    connection.request("GET" if body is None else "POST", parts.path, None if body is None else json.dumps(body),
+                       {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read() or b"null")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Prefect's server as `fewstep run` starts it, without its background services."""
+    folder = tmp_path_factory.mktemp("prefect")
+    child = start_prefect(Workspace(folder), folder / "server.log")
+    try:
+        child.wait("/api/health", "Prefect's server")
+        yield child
+    finally:
+        child.stop()
+
+
+def test_prefects_server_accepts_its_clients_explicit_nulls(server):
+    nulls = {"flows": None, "flow_runs": None, "task_runs": None, "deployments": None, "work_pools": None,
+             "sort": "NAME_ASC", "limit": 5, "offset": 0}
+    assert ask(server.url + "/api/flows/filter", nulls) == (200, [])
+
+
+def test_prefects_scheduler_makes_the_runs_of_a_schedule(server):
+    status, flow = ask(server.url + "/api/flows/", {"name": "f"})
+    assert status == 201
+    status, deployment = ask(server.url + "/api/deployments/", {
+        "name": "d", "flow_id": flow["id"],
+        "schedules": [{"schedule": {"cron": "0 2 * * *", "timezone": "UTC"}, "active": True}]})
+    assert status == 201
+    end = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).isoformat()
+    status, answer = ask(f"{server.url}/api/deployments/{deployment['id']}/schedule", {"end_time": end})
+    assert status == 200, answer
+    status, runs = ask(server.url + "/api/flow_runs/filter", {})
+    assert status == 200 and len(runs) >= 2 and {run["state_type"] for run in runs} == {"SCHEDULED"}
+
+
+def test_mlflows_server_app_answers(tmp_path, monkeypatch):
+    import subprocess
+    import sys
+
+    code = ("import os, sys\n"
+            "os.environ.update(_MLFLOW_SERVER_FILE_STORE=sys.argv[1], _MLFLOW_SERVER_ARTIFACT_ROOT=sys.argv[2])\n"
+            "from starlette.testclient import TestClient\n"
+            "from mlflow.server.fastapi_app import app\n"
+            "client = TestClient(app, base_url='http://localhost')\n"
+            "assert client.get('/health').status_code == 200\n"
+            "answer = client.post('/api/2.0/mlflow/experiments/search', json={'max_results': 5})\n"
+            "print(answer.status_code, [item['name'] for item in answer.json()['experiments']])\n")
+    done = subprocess.run([sys.executable, "-c", code, f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path)],
+                          capture_output=True, text=True, timeout=200,
+                          env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    assert done.stdout.strip().endswith("200 ['Default']"), done.stdout + done.stderr
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path, monkeypatch):
+    from fewstep.util.errors import FewstepError
+
+    with bind("127.0.0.1", 0) as taken, pytest.raises(FewstepError, match="cannot listen on 127.0.0.1"):
+        start_prefect(Workspace(tmp_path), tmp_path / "log", port=taken.getsockname()[1])
+    child = start_prefect(Workspace(tmp_path), tmp_path / "log",
+                          addition={"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////no/such/folder/x.db"})
+    try:
+        with pytest.raises(FewstepError, match="unable to open database file"):
+            child.wait("/api/health", "Prefect's server")
+    finally:
+        child.stop()
+
+
+def test_prefect_is_configured_by_the_checkout_not_by_the_user(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    values = prefect_environment(Workspace(tmp_path))
+    assert values["PREFECT_HOME"].startswith(str(tmp_path)) and values["DO_NOT_TRACK"] == "true"

@@ -1,0 +1,164 @@
+"""params.yaml: the stable sections, --set and --params, nothing written that does not hold, every key is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fewstep.util.errors import SettingsError
+from tasks.config import schema
+from tasks.config.preflight import validate
+from tasks.engine.graph import STAGES, given
+from tests.closure import ROOT, closure
+
+ISSUE = """
+name: digits
+seed: 0
+profile: local
+data: {source: digits}
+teacher: {source: train}
+trajectories: {count: 8192, solver: dpmsolver++, steps: 16, guidance: 1.0}
+distill: {recipe: kd, images: 200000}
+evaluate: {samples: 5000, steps: [1, 2, 4], baseline_steps: [1, 2, 4, 8, 16]}
+register: {promote: first}
+"""
+
+
+@pytest.fixture
+def params(tmp_path) -> Path:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    path = tmp_path / "params.yaml"
+    path.write_text("# mine\n" + ISSUE)
+    return path
+
+
+def test_the_stable_sections_are_accepted_as_they_stand_in_the_readme(params):
+    loaded = schema.load(params)
+    assert (loaded.name, loaded.trajectories.solver, loaded.evaluate.baseline_steps) \
+        == ("digits", "dpmsolver++", (1, 2, 4, 8, 16))
+    assert schema.load(ROOT / "params.yaml").profile == "local"
+
+
+def test_set_changes_one_value_and_keeps_comments(params):
+    changed = schema.write_overrides(params, ["distill.images=1e3", "distill.images=5000", "evaluate.steps=[1, 2]"])
+    assert changed.distill.images == 5000 and changed.evaluate.steps == (1, 2)
+    assert params.read_text().startswith("# mine\n") and schema.load(params) == changed
+
+
+def test_params_replaces_the_file_and_set_comes_on_top(params, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("name: other\ndistill: {recipe: ect}\n")
+    got = schema.write_overrides(params, ["seed=3"], other)
+    assert (got.name, got.seed, got.distill.recipe) == ("other", 3, "ect")
+    written = schema.read(params)
+    assert set(schema.WATCHED) <= set(written)     # DVC knows no defaults
+    assert other.read_text() == "name: other\ndistill: {recipe: ect}\n"
+
+
+def test_without_a_change_the_file_is_not_touched(params):
+    def written():  # reading moves the access time, so only what a write moves is compared
+        found = params.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+    before = written()
+    schema.write_overrides(params, [])
+    assert written() == before
+
+
+@pytest.mark.parametrize(("sets", "message"), [
+    (["trajectories.solvr=ddim"], "trajectories.solvr: unknown key; did you mean 'solver'?"),
+    (["distill.images=many"], "distill.images: expected an integer ≥ 1, got 'many'"),
+    (["distill.images=-1"], "distill.images: expected an integer ≥ 1, got -1"),
+    (["distill.recipe=kdd"], "unknown recipe 'kdd'; did you mean 'kd'?"),
+    (["distill.recipe=none.yaml"], "none.yaml does not exist"),
+    (["teacher.source=/no/such/folder"], "/no/such/folder: no such teacher folder"),
+    (["data.source=raw"], "no such folder"),
+    (["profile=cluster"], "the profile 'cluster' is not available yet"),
+    (["data.split.train=0.9"], "the shares must add up to 1"),
+    (["teacher.source=a", "teacher.path=b"], "give one of them"),
+    (["distill"], "--set 'distill': expected a.b=value"),
+    (["seed.deeper=1"], "'seed' holds a value, not a section"),
+    (["distill.images=[1"], "the value is not readable as YAML"),
+])
+def test_what_does_not_hold_is_refused_and_nothing_is_written(params, sets, message):
+    before = sorted((path, path.stat().st_mtime_ns) for path in params.parent.rglob("*"))
+    with pytest.raises(SettingsError) as caught:
+        schema.write_overrides(params, sets)
+    assert message in str(caught.value)
+    assert sorted((path, path.stat().st_mtime_ns) for path in params.parent.rglob("*")) == before
+
+
+def test_unreadable_files_are_named(tmp_path):
+    cases = {"a: [": "not readable as YAML", "- 1": "expected sections", "seed: 1\nseed: 2": "duplicate"}
+    for text, message in cases.items():
+        (tmp_path / "p.yaml").write_text(text)
+        with pytest.raises(SettingsError, match=message):
+            schema.load(tmp_path / "p.yaml")
+    with pytest.raises(SettingsError, match="no such file"):
+        schema.load(tmp_path / "absent.yaml")
+
+
+def test_both_spellings_of_a_given_teacher(tmp_path):
+    for section in ({"source": "t"}, {"path": "t"}, {"source": "t", "path": "t"}):
+        loaded = schema.parse(schema.Settings, {"teacher": section}, "p")
+        assert given(loaded, tmp_path)["teacher"] == tmp_path / "t"
+    assert given(schema.Settings(), tmp_path) == {"images": None, "teacher": None, "recipe": None}
+
+
+def test_a_recipe_whose_states_are_not_kept_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("summary: states\nreference: {title: t}\nrounds:\n"
+                                        "  - terms:\n      - {term: regression, at: states}\n")
+    loaded = schema.parse(schema.Settings, {"distill": {"recipe": "mine.yaml"}, "trajectories": {"keep": [0]}}, "p")
+    with pytest.raises(SettingsError, match="recipe mine needs the states all"):
+        validate(tmp_path, loaded)
+
+
+@pytest.mark.parametrize(("section", "message"), [
+    ({"trajectories": {"solver": "dpmsolver"}}, r"unknown solver 'dpmsolver'; did you mean 'dpmsolver\+\+'"),
+    ({"trajectories": {"solver": "ddpm"}}, "draws noise on the way"),
+    ({"evaluate": {"solvers": ["ddim", "heum"]}}, "unknown solver 'heum'; did you mean 'heun'"),
+])
+def test_solvers_are_checked_before_any_work(tmp_path, section, message):
+    with pytest.raises(SettingsError, match=message):
+        validate(tmp_path, schema.parse(schema.Settings, section, "p"))
+
+
+def test_as_many_guidance_scales_as_conditions_are_asked_for_before_any_work(tmp_path):
+    (tmp_path / "mine.yaml").write_text("rounds:\n  - terms:\n"
+                                        "      - {term: output_matching, guidance: [1.5, 3], source: pairs}\n")
+    several = {"trajectories": {"guidance": [1.5, 3]}, "evaluate": {"guidance": [1.5, 3]},
+               "distill": {"recipe": "mine.yaml"}}  # fmt: skip
+    loaded = schema.parse(schema.Settings, {**several, "teacher": {"groups": [[0, 1], [2, 3]]}}, "p")
+    validate(tmp_path, loaded)
+    with pytest.raises(SettingsError, match="mine: guidance has 2 scales, 1.5, 3; by teacher.groups a label has 1"):
+        validate(tmp_path, schema.parse(schema.Settings, {"distill": several["distill"]}, "p"))
+    with pytest.raises(SettingsError, match="teacher.groups: groups are nested or have no class in common"):
+        validate(tmp_path, schema.parse(schema.Settings, {"teacher": {"groups": [[0, 1], [1, 2]]}}, "p"))
+    with pytest.raises(SettingsError, match="learnt in the share of class_dropout, which is 0"):
+        schema.parse(schema.Settings, {"teacher": {"groups": [[0, 1]], "class_dropout": 0.0}}, "p")
+    with pytest.raises(SettingsError, match="trajectories.guidance has 3 scales"):
+        validate(tmp_path, loaded.model_copy(update={"trajectories": schema.Trajectories(guidance=(1, 2, 3))}))
+
+
+def test_every_key_is_read_somewhere():
+    """A key nobody reads is a promise nobody keeps: its name must occur in code other than its declaration."""
+    flat = {stage.name: _leaves(stage.settings(schema.Settings())) for stage in STAGES}
+    above = "\n".join(path.read_text() for folder in ("tasks", "flows") for path in (ROOT / folder).rglob("*.py"))
+    unread = []
+    for key in schema.keys(schema.Settings):
+        name = key[-1]
+        if key[:2] == ("register", "floors"):       # read by prefix
+            name = re.sub(r"^(min|max)_", "", name)
+        users = [stage.implementation for stage in STAGES if key[-1] in flat[stage.name]]
+        files = {file for user in users for file in closure(user) if "settings" not in file}
+        code = "\n".join((ROOT / file).read_text() for file in files)
+        if not re.search(rf"\.{name}\b|[\"'_]{name}[\"']|\b{name}=", code) \
+                and not re.search(rf"\b(settings|{key[-2] if len(key) > 1 else 'self'})\.{name}\b", above):
+            unread.append(".".join(key))
+    assert unread == []
+
+
+def _leaves(tree: dict) -> set[str]:
+    return set(tree) | {inner for value in tree.values() if isinstance(value, dict) for inner in _leaves(value)}

@@ -1,0 +1,54 @@
+"""What a contest's figures lead to: better, as good and cheaper, as good and no cheaper, worse, or not to be told."""
+
+import itertools
+
+import pytest
+
+from fewstep.metrics.comparison.noninferiority import Contrast, judge
+from fewstep.metrics.speed_ratio import Ratio, latency_ratio
+from tasks.config.schema import Gate
+from tasks.registry.gate import champion_test
+from tasks.registry.model_registry import Version
+
+CHAMPION = Version("fewstep-toy", 1, {}, (), None, "", 0)
+BETTER, SAME, WORSE, WEAK = (-1.0, 0.1), (0.0, 0.1), (2.0, 0.1), (0.0, 5.0)
+
+
+def verdict(*found, evaluations=(2, 2), parameters=(100, 100), latency=(1.0, (0.9, 1.1))):
+    judged = judge([Contrast("kid", str(i), excess, error, 50, 0.5, 0, 0) for i, (excess, error) in enumerate(found)],
+                   0.05, 0.8)  # fmt: skip
+    cost = {"evaluations": list(evaluations), "parameters": list(parameters)}
+    kind, reasons = champion_test._verdict(judged, CHAMPION, cost, Gate(), lambda: Ratio(*latency, 41))
+    assert bool(kind) == bool(reasons)
+    return kind
+
+
+def test_better_somewhere_and_worse_nowhere_wins():
+    assert verdict(BETTER, SAME) == "" and verdict(BETTER, WORSE) == "inferior"
+    assert verdict(BETTER, WEAK) == "power" and verdict(WEAK, WORSE) == "inferior"
+
+
+@pytest.mark.parametrize(("cost", "kind"), [
+    ({}, "equal"),
+    ({"evaluations": (1, 2)}, ""),
+    ({"parameters": (89, 100)}, ""),
+    ({"parameters": (95, 100)}, "equal"),
+    ({"evaluations": (4, 2), "parameters": (50, 100)}, ""),
+    ({"latency": (0.8, (0.7, 0.89))}, ""),
+    ({"latency": (0.8, (0.7, 0.91))}, "equal"),  # the interval does not clear the share
+])  # fmt: skip
+def test_as_good_needs_to_be_cheaper(cost, kind):
+    assert verdict(SAME, SAME, **cost) == kind
+    assert verdict(WORSE, SAME, **cost) == "inferior", "no saving makes up for a figure that is worse"
+
+
+def test_latency_is_a_ratio_of_neighbours_in_time():
+    """A machine that slows down by a quarter in every call: the ratio of neighbours knows nothing of it."""
+    ticks = itertools.count()
+    now = [0.0]
+
+    def work(duration):
+        now[0] += duration * 1.25 ** (next(ticks) // 2)
+
+    found = latency_ratio(lambda: work(3.0), lambda: work(4.0), rounds=21, clock=lambda: now[0])
+    assert found.value == pytest.approx(0.75) and found.interval == pytest.approx((0.75, 0.75)) and found.n == 21

@@ -1,0 +1,279 @@
+"""The shard stage, run as the pipeline runs it: real images, real digits, damaged files."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewstep.data.images import SPLITS, load_split, to_bytes
+from fewstep.data.records import verify_shard
+from fewstep.util.errors import CorruptData, SettingsError, StageFailed
+from tasks.config.schema import Data
+from tasks.engine.events import Observer
+from tasks.engine.runner import Context
+from tasks.stages import shard
+from tasks.storage.workspace import Workspace
+
+
+class Notes(Observer):
+    def __init__(self):
+        self.warnings: list[str] = []
+        self.done: list[tuple[int, int]] = []
+
+    def stage_warned(self, stage, text):
+        self.warnings.append(text)
+
+    def stage_progress(self, stage, done, total, unit, metrics, step):
+        self.done.append((done, total))
+
+
+def context(work: Path, raw: Path | None = None, **settings) -> Context:
+    data = Data(source="raw" if raw else "digits", **settings).model_dump(mode="json")
+    for name in ("out", "scratch"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    return Context(
+        stage="shard", key="k", settings=data, seed=0, inputs={}, manifests={},
+        given={"images": raw} if raw else {}, work=work, previous=None, workspace=Workspace(work), observer=Notes(),
+    )  # fmt: skip
+
+
+def run(ctx: Context, order=sorted) -> dict:
+    shard.check(ctx)
+    for unit in order(shard.units(ctx)):
+        shard.run_unit(ctx, unit)
+    return shard.finish(ctx)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Context:
+    ctx = context(tmp_path_factory.mktemp("digits"))
+    ctx.summary = run(ctx)
+    return ctx
+
+
+def draw(path: Path, seed: int, size: int = 8, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., 0] if mode == "L" else pixels[..., :3] if mode == "RGB" else pixels).save(path)
+
+
+@pytest.fixture
+def flowers(tmp_path) -> Path:
+    folder = tmp_path / "flowers"
+    for number in range(60):
+        draw(folder / ("rose", "tulip", "iris")[number % 3] / f"{number:03d}.png", number)
+    return folder
+
+
+def test_digits(digits):
+    from sklearn.datasets import load_digits
+
+    assert digits.summary["samples"] == 1797 and digits.summary["classes"] == 10
+    truth = {}
+    for pixels, label in zip(*load_digits(return_X_y=True), strict=True):
+        truth.setdefault(np.rint(pixels * 255 / 16).astype(np.uint8).tobytes(), []).append(int(label))
+    counts = {}
+    for name in SPLITS:
+        split = load_split(digits.out, name)
+        counts[name] = len(split)
+        images = split.images()
+        assert images.shape == (len(split), 1, 8, 8) and split.shape == (1, 8, 8)
+        assert images.dtype == torch.float32 and float(images.min()) == -1 and float(images.max()) == 1
+        assert split.class_names == list("0123456789") and split.num_classes == 10
+        for image, label in zip(to_bytes(images), split.labels.tolist(), strict=True):
+            truth[image.numpy().tobytes()].remove(label)
+    assert not any(truth.values()) and sum(counts.values()) == 1797
+    shares = {name: count / 1797 for name, count in counts.items()}
+    assert shares == pytest.approx({"train": 0.6, "fit": 0.15, "test": 0.25}, abs=0.04)
+    assert all(verify_shard(path) == [] for path in digits.out.rglob("*.tar"))
+
+
+def test_twice_the_same_bytes(digits, tmp_path):
+    again = context(tmp_path / "again")
+    run(again)
+    assert files(again.out) == files(digits.out)
+
+
+def test_in_any_order_and_after_interruptions(tmp_path, flowers, monkeypatch):
+    monkeypatch.setattr(shard, "UNIT", 7)
+    plain = context(tmp_path / "plain", flowers)
+    run(plain)
+    other = context(tmp_path / "other", flowers)
+    todo = shard.units(other)
+    random.Random(0).shuffle(todo)
+    for unit in todo[:4]:
+        shard.run_unit(other, unit)
+    (other.scratch / "images" / "00000007.abc.tmp").write_bytes(b"half")
+    (other.out / "train").mkdir()
+    (other.out / "train" / "00000.tar.tmp").write_bytes(b"half")
+    assert sorted(shard.units(other)) == sorted(todo[4:])
+    run(other, order=lambda units: units[::-1])
+    assert files(other.out) == files(plain.out)
+    assert other.observer.done[-1] == (60, 60)
+
+
+def test_duplicates_land_in_one_split(tmp_path):
+    folder = tmp_path / "images"
+    for number in range(40):
+        draw(folder / "a" / f"{number}.png", number)
+        for copy, end in enumerate(("png", "bmp", "tiff")):  # the same pixels in other files
+            with Image.open(folder / "a" / f"{number}.png") as image:
+                image.save(folder / "a" / f"{number}-{copy}.{end}")
+    ctx = context(tmp_path / "work", folder)
+    summary = run(ctx)
+    assert summary["samples"] == 160
+    where: dict[bytes, set] = {}
+    for name in SPLITS:
+        for image in to_bytes(load_split(ctx.out, name).images()):
+            where.setdefault(image.numpy().tobytes(), set()).add(name)
+    assert len(where) == 40 and all(len(splits) == 1 for splits in where.values())
+
+
+def test_classes_sizes_and_colours(tmp_path):
+    folder = tmp_path / "images"
+    for number in range(30):
+        draw(folder / "grey" / f"{number}.png", number, 16, "L")
+    ctx = context(tmp_path / "grey", folder)
+    assert run(ctx)["shape"] == [1, 16, 16]
+    draw(folder / "colour" / "0.png", 99, 20, "RGBA")
+    Image.new("RGB", (31, 10), (255, 0, 0)).save(folder / "colour" / "1.png")
+    ctx = context(tmp_path / "mixed", folder, size=12)
+    assert run(ctx)["shape"] == [3, 12, 12]
+    parts = [load_split(ctx.out, name) for name in SPLITS]
+    assert all(part.class_names == ["colour", "grey"] for part in parts)
+    assert sum(int((part.labels == 0).sum()) for part in parts) == 2
+    red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 12, 12)
+    assert any(torch.equal(image, red) for part in parts for image in part.images())
+
+
+def test_transparent_becomes_white_and_sixteen_bits_are_scaled(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    assert (shard.to_array(clear, 4, 3) == 255).all()
+    deep = Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16))
+    assert (shard.to_array(deep, 4, 1) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_captions(tmp_path, kind):
+    folder = tmp_path / "images"
+    rows = []
+    for number in range(40):
+        draw(folder / "sub" / f"{number:02d}.png", number)
+        rows.append((f"sub/{number:02d}.png", f"flower {number}, red"))
+    if kind == "csv":
+        lines = ["file_name,text", *(f'{name},"{text}"' for name, text in rows)]
+    else:
+        lines = [json.dumps({"name": name, "caption": text}) for name, text in rows]
+    table = folder / f"metadata.{kind}"
+    table.write_text("\n".join(lines) + "\n")
+    ctx = context(tmp_path / "work", folder)
+    summary = run(ctx)
+    assert summary["classes"] == 0
+    from fewstep.data.records import ShardReader
+
+    found = {}
+    for path in ctx.out.rglob("*.tar"):
+        for record in ShardReader(path):
+            found |= dict(zip(record.metadata["keys"], record.metadata["captions"], strict=True))
+    assert found == dict(rows)
+    x, y = load_split(ctx.out, "train").batch(0, 0, 4)
+    assert y is None and x.shape == (4, 3, 8, 8)
+
+
+def test_corrupt_images_are_counted_and_named(tmp_path, flowers):
+    (flowers / "rose" / "broken.png").write_bytes(b"not a picture")
+    whole = (flowers / "iris" / "002.png").read_bytes()
+    (flowers / "iris" / "half.png").write_bytes(whole[: len(whole) // 2])
+    (flowers / "iris" / "empty.png").write_bytes(b"")
+    ctx = context(tmp_path / "work", flowers, max_corrupt_share=0.05)
+    summary = run(ctx)
+    assert summary["samples"] == 60 and summary["corrupt"]["count"] == 3
+    assert summary["corrupt"]["names"] == ["iris/empty.png", "iris/half.png", "rose/broken.png"]
+    assert json.loads((ctx.out / "corrupt.json").read_text()) == summary["corrupt"]["names"]
+    assert "3 of 63 images" in ctx.observer.warnings[0] and "iris/half.png" in ctx.observer.warnings[0]
+    strict = context(tmp_path / "strict", flowers, max_corrupt_share=0.04)
+    with pytest.raises(StageFailed, match=r"3 of 63 .* rose/broken.png: 4.76%, at most 4.00% allowed"):
+        run(strict)
+
+
+def test_a_block_without_one_good_image(tmp_path, flowers, monkeypatch):
+    monkeypatch.setattr(shard, "UNIT", 4)
+    for number in range(8):
+        (flowers / "a" / f"{number}.png").parent.mkdir(exist_ok=True)
+        (flowers / "a" / f"{number}.png").write_bytes(b"x")
+    summary = run(context(tmp_path / "work", flowers, max_corrupt_share=0.5))
+    assert summary["samples"] == 60 and summary["corrupt"]["count"] == 8
+
+
+def test_nothing_readable(tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "a" / "x.png").write_bytes(b"x")
+    with pytest.raises(StageFailed, match="none of the 1 images"):
+        run(context(tmp_path / "work", tmp_path / "images", max_corrupt_share=1.0))
+
+
+def test_a_split_that_stays_empty(tmp_path):
+    draw(tmp_path / "images" / "a" / "x.png", 0)
+    with pytest.raises(StageFailed, match="the split '.*' got none of the 1 images"):
+        run(context(tmp_path / "work", tmp_path / "images"))
+    ctx = context(tmp_path / "all", tmp_path / "images", split={"train": 1.0, "fit": 0.0, "test": 0.0})
+    assert run(ctx)["splits"] == {"train": 1, "fit": 0, "test": 0}
+    assert len(load_split(ctx.out, "test")) == 0
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(SettingsError, match="no such folder"):
+        shard.check(context(tmp_path / "work", tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="no images there"):
+        shard.check(context(tmp_path / "work", tmp_path / "empty"))
+    assert not any((tmp_path / "work" / "out").iterdir())
+
+
+def test_a_flipped_bit_is_found_before_use(digits, tmp_path):
+    shutil.copytree(digits.out, tmp_path / "shards")
+    path = tmp_path / "shards" / "train" / "00000.tar"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    split = load_split(tmp_path / "shards", "train")
+    with pytest.raises(CorruptData, match="train/00000.tar"):
+        split.batch(0, 0, 16)
+    with pytest.raises(CorruptData, match="train/00000.tar"):
+        split.images()
+
+
+def test_a_damaged_description(digits, tmp_path):
+    with pytest.raises(SettingsError, match="no images here"):
+        load_split(tmp_path, "train")
+    shutil.copytree(digits.out, tmp_path / "shards")
+    path = tmp_path / "shards" / "images.json"
+    path.write_text(path.read_text().replace('"9"', '"8"'))
+    with pytest.raises(CorruptData, match="images.json"):
+        load_split(tmp_path / "shards", "train")
+    with pytest.raises(SettingsError, match="unknown split 'tset'"):
+        load_split(digits.out, "tset")
+
+
+def test_batches_visit_every_image_once_per_epoch(digits):
+    split = load_split(digits.out, "train")
+    everything = to_bytes(split.images()).flatten(1).double() @ torch.arange(1, 65, dtype=torch.float64)
+    n, orders = len(split), []
+    for epoch in range(2):
+        x = torch.cat([split.batch(3, epoch * n + start, 49)[0] for start in range(0, n - 48, 49)])
+        rest = split.batch(3, epoch * n + len(x), n - len(x))[0] if len(x) < n else x[:0]
+        keys = to_bytes(torch.cat([x, rest])).flatten(1).double() @ torch.arange(1, 65, dtype=torch.float64)
+        assert torch.equal(keys.sort().values, everything.sort().values)
+        orders.append(keys)
+    assert not torch.equal(*orders)
+    x, y = split.batch(3, n - 5, 10)  # across the end of an epoch
+    assert torch.equal(x[:5], split.batch(3, n - 5, 5)[0]) and torch.equal(y[5:], split.batch(3, n, 5)[1])

@@ -1,0 +1,254 @@
+"""The profile `server`: MLflow by URL with its files in S3, DVC's remote in S3; moto stands in for the store."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from fewstep.util.errors import DataDiffers
+from tasks.registry import register_model
+from tasks.registry.model_registry import Registry
+from tasks.storage.object_store import Store
+from tasks.storage.workspace import Workspace
+from tests.fake_project import FakeProject
+from tests.registry_world import Place, save_student
+from tests.registry_world import registration as what
+
+CANARY = "canary-6f1e0b"
+SECRETS = {"AWS_ACCESS_KEY_ID": f"{CANARY}-key", "AWS_SECRET_ACCESS_KEY": f"{CANARY}-secret",
+           "MLFLOW_TRACKING_PASSWORD": f"{CANARY}-password", "MLFLOW_TRACKING_USERNAME": "somebody"}  # fmt: skip
+
+
+class Remote(Place):
+    mlflow_uri = ""
+
+
+@pytest.fixture(scope="module")
+def environment():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    address = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**SECRETS, **address}.items():
+        patch.setenv(name, value)
+    Store("s3://fewstep").client.create_bucket(Bucket="fewstep")
+    yield dict(os.environ)
+    patch.undo()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def mlflow_url(environment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", "s3://fewstep/mlflow"]
+    settings = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    url = f"http://127.0.0.1:{port}"
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen(command, env=settings, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(timeout=30)
+
+
+def test_a_student_goes_to_the_server_and_comes_back_verified(mlflow_url, tmp_path):
+    place = Remote(tmp_path / "here")
+    place.mlflow_uri = mlflow_url
+    (place.shared).mkdir(parents=True)
+    (place.shared / "mlflow.db").touch()  # the world's helper would make one
+    version, made = register_model.register(what(place, save_student(tmp_path / "student")))
+    assert made
+    stored = list(Store("s3://fewstep").names("mlflow"))
+    assert any(name.endswith("params.yaml") for name in stored) and any(".safetensors" in name for name in stored)
+    other = Remote(tmp_path / "elsewhere")  # another machine: nothing here but the address
+    other.mlflow_uri = mlflow_url
+    registry = Registry(other)
+    found = registry.resolve("toy@candidate")
+    folder = registry.pipeline(found)
+    assert (folder / "model_index.json").is_file()
+    assert (registry.snapshot(found, tmp_path / "files") / "params.yaml").read_text() == "name: toy\n"
+    assert register_model.tidy(registry) == []
+    # what the store hands out is verified as well
+    shutil.rmtree(folder)
+    store = Store("s3://fewstep")
+    name = next(name for name in stored if ".safetensors" in name)
+    store.client.put_object(Bucket="fewstep", Key=name, Body=store.read(name)[:-1] + b"\0")
+    with pytest.raises(DataDiffers, match="differ from what was registered"):
+        registry.pipeline(found)
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    for name in Store("s3://fewstep").names():
+        assert CANARY.encode() not in store.read(name), name
+
+
+PROMOTE = """
+import sys
+from tasks.registry.gate import promotion_gate as gate
+from tasks.registry.aliases import Decision
+from tasks.registry.model_registry import Registry
+from tests.tasks.storage.test_server_profile import Remote
+from pathlib import Path
+
+place, number = Remote(Path(sys.argv[1])), int(sys.argv[3])
+place.mlflow_uri = sys.argv[2]
+registry, decided = Registry(place), []
+
+def assess(registry, version, *_, **__):
+    decided.append(registry.aliases(version.model).get("champion"))
+    return Decision(version.model, version.number, "champion", "gated", decided[-1] != number, (), decided[-1], {})
+
+gate.assess = assess
+for _ in range(4):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    gate.promote(registry, registry.get("fewstep-race", number), None)
+    print(" ".join(map(str, decided)), flush=True)
+    decided.clear()
+"""
+
+
+def test_of_two_hosts_on_one_server_one_wins_and_the_other_decides_again(mlflow_url, environment, tmp_path):
+    """Two processes in two checkouts, whose locks know nothing of each other, promote at once, four times."""
+    from tasks.registry.alias_claims import Moves
+    from tasks.registry.aliases import history
+
+    first = Remote(tmp_path / "host-0")
+    first.mlflow_uri = mlflow_url
+    first.shared.mkdir(parents=True)
+    registry = Registry(first)
+    run = registry.tracking.call("create_run", registry.tracking.experiment("race"))
+    registry.tracking.call("create_registered_model", "fewstep-race")
+    for _ in range(2):
+        registry.tracking.call("create_model_version", "fewstep-race", run.info.artifact_uri, run.info.run_id)
+    places = [tmp_path / f"host-{number}" for number in (0, 1)]
+    settings = {**environment, "PYTHONPATH": os.pathsep.join(sys.path)}
+    hosts = [subprocess.Popen([sys.executable, "-c", PROMOTE, str(place), mlflow_url, str(number)], env=settings,
+                              text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+             for number, place in enumerate(places, 1)]  # fmt: skip
+    won = 0
+    try:
+        for _ in range(4):
+            assert [host.stdout.readline() for host in hosts] == ["ready\n"] * 2
+            for host in hosts:
+                host.stdin.write("\n")
+                host.stdin.flush()
+            tries = [host.stdout.readline().split() for host in hosts]  # the champions that each decided against
+            last = registry.aliases("fewstep-race")
+            assert last["champion"] in (1, 2) and (not won or last["previous"] == 3 - last["champion"])
+            won += sum(1 for number, seen in enumerate(tries, 1) if seen[-1] != str(number))
+            assert {seen[0] for seen in tries} <= {"None", "1", "2"} and all(len(seen) <= 3 for seen in tries)
+        assert [host.wait(30) for host in hosts] == [0, 0]
+    finally:
+        for host in hosts:
+            host.kill()
+            host.communicate()
+    moves = Moves(registry, "fewstep-race")
+    chain = [moves._move("champion", number).entry for number in range(1, moves.newest("champion").number + 1)]
+    assert len(chain) == won and [entry["from"] for entry in chain] == [None, *(entry["to"] for entry in chain[:-1])]
+    assert chain[-1]["to"] == registry.aliases("fewstep-race")["champion"]
+    for number in (1, 2):
+        place = Remote(tmp_path / f"host-{number - 1}")
+        place.mlflow_uri = mlflow_url
+        mine = [entry["to"] for entry in history(Registry(place), "fewstep-race") if entry["event"] == "promoted"]
+        assert mine == [number] * len(mine) and len(mine) == sum(entry["to"] == number for entry in chain)
+
+
+def test_dvc_pushes_to_and_pulls_from_the_store(environment, tmp_path):
+    from tasks.storage import dvc_cache, dvc_repo
+
+    root = tmp_path / "checkout"
+    (root / "data").mkdir(parents=True)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"],
+                    [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", "s3://fewstep/dvc"]):
+        subprocess.run(command, cwd=root, check=True, env=environment, capture_output=True)
+    (root / "params.yaml").write_text("name: toy\n")
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    raw = root / "data" / "raw"
+    raw.mkdir()
+    for number in range(3):
+        (raw / f"{number}.txt").write_text(str(number) * 100)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data/raw"], cwd=root, check=True, env=environment)
+    workspace = Workspace(root)
+    assert dvc_repo.push(workspace) > 0 and dvc_repo.push(workspace) == 0
+    shutil.rmtree(root / ".dvc" / "cache")
+    shutil.rmtree(raw)
+    dvc_repo.pull(workspace, ["data/raw.dvc"])
+    assert (raw / "2.txt").read_text() == "2" * 100
+    shutil.rmtree(root / ".dvc" / "cache")
+    md5 = next(line.split()[-1] for line in (root / "data/raw.dvc").read_text().splitlines() if "md5:" in line)
+    copy = dvc_cache.from_cache(workspace, md5, tmp_path / "copy")  # as lineage does
+    assert sorted(path.name for path in copy.iterdir()) == ["0.txt", "1.txt", "2.txt"]
+    for path in root.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    assert Path(workspace.shared).parent == root
+
+
+PUSH = """
+from tasks.storage import remote_outputs as sharing; from tasks.storage import dvc_repo as versioning
+from tasks.storage.workspace import Workspace
+print(versioning.push(Workspace.find()), sharing.announce(Workspace.find()))
+"""
+
+
+def test_another_machine_takes_what_this_one_made_and_hears_of_other_bytes(environment, tmp_path):
+    given = {name: value for name, value in environment.items() if name.startswith("AWS_")}
+    machines = [FakeProject(tmp_path / name) for name in ("one", "two", "three")]
+    for machine in machines:
+        machine.dvc("init", "-q")
+        machine.dvc("remote", "add", "-q", "-f", "-d", "store", "s3://fewstep/machines")
+    one, two, three = machines
+    stages = ("shard", "classifier")
+    assert set(one.all(*stages, **given).values()) == {"made"}
+    assert one.python(PUSH, **given).stdout.endswith("{}\n")
+    assert set(two.all(*stages, **given).values()) == {"restored"}
+    made = sorted((one.folder / "data").rglob("*.bin"))
+    assert made
+    for path in made:
+        assert (two.folder / path.relative_to(one.folder)).read_bytes() == path.read_bytes()
+    # announced under a key of ours with other bytes: both are kept, and it is said
+    key = json.loads((one.folder / "data/shards/manifest.json").read_text())["key"]
+    store = Store("s3://fewstep/machines")
+    said = json.loads(store.read(f"fewstep/{key}.json"))
+    store.client.put_object(Bucket="fewstep", Key=f"machines/fewstep/{key}.json",
+                            Body=json.dumps({**said, "digest": "0" * 64}).encode())
+    assert "other bytes under the same key (000000000000" in one.python(PUSH, **given).stdout
+    # a store that does not answer is no reason not to make it
+    outcome = three.all("shard", **{**given, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    assert outcome == {"shard": "made"}
+
+
+def test_an_upload_that_a_death_left_is_given_up_once_it_is_old(environment, tmp_path):
+    from tasks.storage import remote_outputs
+
+    project = FakeProject(tmp_path / "checkout")
+    project.dvc("init", "-q")
+    project.dvc("remote", "add", "-q", "-f", "-d", "store", "s3://fewstep/uploads")
+    client = Store("s3://fewstep/uploads").client
+    client.create_multipart_upload(Bucket="fewstep", Key="uploads/half")
+    workspace = Workspace(project.folder)
+    assert remote_outputs.give_up_uploads(workspace, timedelta(days=100 * 365)) == []  # moto dates every upload to 2010
+    assert remote_outputs.give_up_uploads(workspace, timedelta(days=1)) == ["uploads/half"]
+    assert remote_outputs.give_up_uploads(workspace, timedelta(days=1)) == []
