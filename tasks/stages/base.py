@@ -1,0 +1,159 @@
+"""The contract between a stage, which does the work, and the engine, which makes its result trustworthy. No torch here.
+
+A stage is a subclass of `Stage` in a file of this folder, and is found by being there (tasks.engine.graph). The graph
+reads every stage's file before any work, to decide whether there is any: libraries that take seconds to load (torch and
+all that imports it) are imported inside the methods that compute.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Generic, Literal, TypeVar
+
+from fewstep.util.config import Strict
+from tasks.config.schema import Settings
+from tasks.engine.events import Observer
+from tasks.engine.manifest import Manifest
+from tasks.storage.workspace import Workspace
+
+S = TypeVar("S", bound=Strict)
+R = TypeVar("R", bound=Strict)
+Outside = Literal["images", "teacher", "recipe"]
+"""What settings may bring in from outside the pipeline: a folder of images, a saved teacher, a recipe file."""
+
+
+@dataclass
+class Context(Generic[S]):
+    """What a stage works with.
+
+    Attributes:
+        stage: name of the stage.
+        key: identity of the output: SHA-256 of code, settings, seed and inputs (tasks.engine.stage_key).
+        settings: the stage's own settings, resolved.
+        seed: seed of the experiment.
+        inputs: verified output folders of earlier stages, by stage name; read only.
+        manifests: their manifests.
+        outside: paths of what the settings bring in from outside the pipeline.
+        work: folder of this work; it survives kills.
+        previous: the output published now, whatever its key; None without one.
+        previous_code_equal: whether `previous` was made by this code, or by code accepted as equal to it.
+        workspace: the checkout.
+        workers: units that may run at once; changes no byte.
+        checkpoint_images: images between two checkpoints, None: by time; changes no byte.
+        observer: who is told of progress and warnings.
+        cost: durations, latency, memory: all that never repeats.
+    """
+
+    stage: str
+    key: str
+    settings: S
+    seed: int
+    inputs: dict[str, Path]
+    manifests: dict[str, Manifest]
+    outside: dict[str, Path]
+    work: Path
+    workspace: Workspace
+    previous: Path | None = None
+    previous_code_equal: bool = True
+    workers: int = 1
+    checkpoint_images: int | None = None
+    observer: Observer = field(default_factory=Observer)
+    cost: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._lock = threading.Lock()
+
+    @property
+    def out(self) -> Path:
+        """The folder that becomes the output, whole."""
+        return self.work / "out"
+
+    @property
+    def scratch(self) -> Path:
+        """Checkpoints and finished units; deleted after publishing."""
+        return self.work / "scratch"
+
+    def progress(self, done: int, total: int, unit: str = "images", metrics: dict[str, float] | None = None,
+                 step: int | None = None) -> None:
+        """Tell the observer that `done` of `total` units of work are done; any thread may call."""
+        with self._lock:
+            self.observer.stage_progress(self.stage, done, total, unit, metrics, step)
+
+    def warn(self, text: str) -> None:
+        """Tell the observer what a person should know and what does not stop the stage."""
+        with self._lock:
+            self.observer.stage_warned(self.stage, text)
+
+    def record_cost(self, figures: dict) -> None:
+        """Add figures to data/cost/<stage>.json, which is outside every digest and key."""
+        with self._lock:
+            self.cost.update(figures)
+
+
+class Stage(ABC, Generic[S, R]):
+    """One stage of the pipeline. Class attributes declare it; methods do its work.
+
+    Attributes:
+        name: name in dvc.yaml, in messages and of the stage's folder of work.
+        output: output folder, relative to the checkout.
+        settings_type: pydantic model of the resolved settings; what it holds enters the key.
+        result_type: pydantic model of what `finish` returns; it becomes the manifest's summary.
+        inputs: names of the stages whose outputs this one reads.
+        outside: what it reads from outside the pipeline, where the settings bring that in.
+        params: sections of params.yaml that decide the resolved settings; DVC watches them.
+        in_dvc: whether the output is data that DVC versions.
+        parallel: whether units are independent of each other and may run at once.
+    """
+
+    name: ClassVar[str]
+    output: ClassVar[str]
+    settings_type: ClassVar[type[Strict]]
+    result_type: ClassVar[type[Strict]]
+    inputs: ClassVar[tuple[str, ...]] = ()
+    outside: ClassVar[tuple[Outside, ...]] = ()
+    params: ClassVar[tuple[str, ...]] = ()
+    in_dvc: ClassVar[bool] = True
+    parallel: ClassVar[bool] = False
+
+    @abstractmethod
+    def resolve(self, settings: Settings) -> S:
+        """The stage's own settings out of params.yaml. Raises SettingsError where they cannot be resolved."""
+
+    def terms(self, settings: S) -> Iterable[str]:
+        """Names of the terms of objectives (folders of fewstep/objectives) whose code decides the output."""
+        return ()
+
+    def absent(self, workspace: Workspace, manifest: Manifest) -> str | None:
+        """Why a verified output is not enough (a database that is gone); None if it is."""
+        return None
+
+    def check(self, context: Context[S]) -> None:
+        """Refuse, before any work, what cannot succeed. Raises SettingsError."""
+
+    @abstractmethod
+    def units(self, context: Context[S]) -> list[str]:
+        """Names of the units of work that are not finished; a unit is what a kill can cost."""
+
+    @abstractmethod
+    def run_unit(self, context: Context[S], unit: str) -> None:
+        """Do one unit of work, from its newest checkpoint. Its result lies in `context.work` when this returns."""
+
+    @abstractmethod
+    def finish(self, context: Context[S]) -> R:
+        """Make `context.out` out of the finished units; a killed `finish` is called again."""
+
+    def costs(self, context: Context[S]) -> dict:
+        """Figures for data/cost/<stage>.json beside the durations, measured after `finish`."""
+        return {}
+
+    def beside(self, workspace: Workspace) -> Path | None:
+        """Make what stands beside the output and enters no key (a report); returns its folder."""
+        return None
+
+    def shortened(self, settings: S) -> S:
+        """Settings of a run of this stage that takes seconds and goes through the same code (tasks.engine.accept)."""
+        return settings
