@@ -13,7 +13,7 @@ from benchmarks import measure
 from tests.project import TINY, Project
 
 BARE = """
-from tasks.tracking import process_env as environment; from tasks.engine import graph; from tasks.config import schema as settings
+from tasks.tracking import process_env as environment; from tasks.engine import graph; from tasks.config import params_file as settings
 from tasks.engine.runner import run_stage
 from tasks.storage.workspace import Workspace
 workspace = Workspace.find()

@@ -12,55 +12,80 @@ from pathlib import Path
 from tasks.engine import graph
 from tests.project import Project, _git
 
-STAGES = [stage.name for stage in graph.STAGES if stage.in_dvc]
+STAGES = [stage.name for stage in graph.IN_DVC]
 
 STAGE = '''
-"""A stage that writes files made of its settings and inputs, in four units of work."""
-import hashlib, json, os, time
-from pathlib import Path
-from fewstep.util.errors import NonFinite
 
-PARALLEL = False
+# the methods of this stage do nothing worth doing, quickly and without torch
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from fewstep.util.config import Strict
+from fewstep.util.errors import NonFinite
+from tasks.storage.file_io import atomic_write
+
 UNITS = ["a", "b", "c", "d"]
 
 
-def _done(ctx, unit):
-    return ctx.scratch / unit
+class Made(Strict):
+    samples: int
 
 
-def units(ctx):
-    return [unit for unit in UNITS if not _done(ctx, unit).exists()]
+def _done(context, unit):
+    return context.scratch / unit
 
 
-def run_unit(ctx, unit):
-    from tasks.storage.file_io import atomic_write
+class Quick:
+    def check(self, context):
+        pass
 
-    pause = float(os.environ.get("FAKE_PAUSE_" + ctx.stage, os.environ.get("FAKE_PAUSE", 0)))
-    mark = Path(os.environ.get("FAKE_MARKS", ctx.work)) / f"{ctx.stage}-{unit}.started"
-    if "FAKE_MARKS" in os.environ:
-        mark.parent.mkdir(exist_ok=True)
-        with open(mark, "a") as stream:
-            stream.write("x")
-    time.sleep(pause)
-    if os.environ.get("FAKE_FAIL") == f"{ctx.stage}-{unit}":
-        raise NonFinite("the loss is NaN", step=3, term="regression", role="student")
-    inputs = {name: manifest.digest for name, manifest in ctx.manifests.items()}
-    text = json.dumps([ctx.stage, ctx.settings, ctx.seed, inputs, unit], sort_keys=True)
-    size = int(os.environ.get("FAKE_BYTES", 2000))
-    data = hashlib.sha256(text.encode()).hexdigest().encode() * (size // 64)
-    for folder in ctx.inputs.values():
-        (folder / "a.bin").read_bytes()
-    atomic_write(_done(ctx, unit), data)
-    ctx.progress(len(UNITS) - len(units(ctx)), len(UNITS), "units")
+    def units(self, context):
+        return [unit for unit in UNITS if not _done(context, unit).exists()]
+
+    def run_unit(self, context, unit):
+        stage = context.stage
+        pause = float(os.environ.get("FAKE_PAUSE_" + stage, os.environ.get("FAKE_PAUSE", 0)))
+        mark = Path(os.environ.get("FAKE_MARKS", context.work)) / f"{stage}-{unit}.started"
+        if "FAKE_MARKS" in os.environ:
+            mark.parent.mkdir(exist_ok=True)
+            with open(mark, "a") as stream:
+                stream.write("x")
+        time.sleep(pause)
+        if os.environ.get("FAKE_FAIL") == f"{stage}-{unit}":
+            raise NonFinite("the loss is NaN", step=3, term="regression", role="student")
+        inputs = {name: manifest.digest for name, manifest in context.manifests.items()}
+        settings = context.settings.model_dump(mode="json")
+        text = json.dumps([stage, settings, context.seed, inputs, unit], sort_keys=True)
+        size = int(os.environ.get("FAKE_BYTES", 2000))
+        data = hashlib.sha256(text.encode()).hexdigest().encode() * (size // 64)
+        for folder in context.inputs.values():
+            (folder / "a.bin").read_bytes()
+        atomic_write(_done(context, unit), data)
+        context.progress(len(UNITS) - len(self.units(context)), len(UNITS), "units")
+
+    def finish(self, context):
+        for unit in UNITS:
+            (context.out / f"{unit}.bin").write_bytes(_done(context, unit).read_bytes())
+            time.sleep(float(os.environ.get("FAKE_PAUSE_FINISH", 0)))
+        if context.stage == "evaluate":
+            figures = {"distance": len(context.settings.model_dump())}
+            (context.out / "metrics.json").write_text(json.dumps(figures))
+        return Made(samples=len(UNITS))
+
+    def costs(self, context):
+        return {}
+
+    def beside(self, workspace):
+        return None
 
 
-def finish(ctx):
-    for unit in UNITS:
-        (ctx.out / f"{unit}.bin").write_bytes(_done(ctx, unit).read_bytes())
-        time.sleep(float(os.environ.get("FAKE_PAUSE_FINISH", 0)))
-    if ctx.stage == "evaluate":
-        (ctx.out / "metrics.json").write_text(json.dumps({"distance": len(ctx.settings)}))
-    return {"samples": len(UNITS)}
+for _name in ("check", "units", "run_unit", "finish", "costs", "beside"):
+    setattr(CLASS, _name, getattr(Quick, _name))
+CLASS.parallel = False
 '''
 FINGERPRINT = '''
 """No torch here."""
@@ -81,14 +106,9 @@ class FakeProject(Project):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        for stage in graph.STAGES:
-            if stage.in_dvc:
-                (folder / stage.module_file).write_text(STAGE)
-                for name in stage.modules:      # a module that is declared and not written yet
-                    path = folder / name
-                    if not path.exists():
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_text("") if name.endswith(".py") else path.mkdir()
+        for stage in graph.IN_DVC:
+            path = folder / f"{type(stage).__module__.replace('.', '/')}.py"
+            path.write_text(path.read_text() + STAGE.replace("CLASS", type(stage).__name__))
         (folder / "tasks" / "engine" / "environment_fingerprint.py").write_text(FINGERPRINT)
         params = (folder / "params.yaml").read_text().replace("{count: ", "{workers: 1, count: ")
         (folder / "params.yaml").write_text(params)
@@ -144,7 +164,7 @@ class FakeProject(Project):
 
 ALL = '''
 import sys
-from tasks.engine import graph; from tasks.config import schema as settings
+from tasks.engine import graph; from tasks.config import params_file as settings
 from tasks.storage.locks import workspace_lock
 from tasks.engine.events import Observer
 from tasks.engine.runner import run_stage
@@ -157,14 +177,14 @@ class Loud(Observer):
 workspace = Workspace.find()
 frozen = settings.load(workspace.params)
 with workspace_lock(workspace, "the-first-run"):
-    for stage in graph.STAGES:
-        if stage.in_dvc and (not sys.argv[1:] or stage.name in sys.argv[1:]):
+    for stage in graph.IN_DVC:
+        if not sys.argv[1:] or stage.name in sys.argv[1:]:
             outcome = run_stage(workspace, stage.name, frozen, observer=Loud())
             print(stage.name, outcome.state, outcome.dvc_refused or "")
 '''
 PLAN = '''
 import json, sys
-from tasks.config import schema as settings
+from tasks.config import params_file as settings
 from tasks.engine.plan import plan
 from tasks.storage.workspace import Workspace
 

@@ -54,7 +54,7 @@ class Project:
 
     def set(self, settings: dict[str, object]) -> None:
         """Changes params.yaml through the same code as `--set`."""
-        code = ("import sys; from pathlib import Path; from tasks.config.schema import write_overrides; "
+        code = ("import sys; from pathlib import Path; from tasks.config.params_file import write_overrides; "
                 "write_overrides(Path('params.yaml'), sys.argv[1:], None)")
         sets = [f"{key}={value}" for key, value in settings.items()]
         done = subprocess.run([sys.executable, "-c", code, *sets], cwd=self.folder, env=self.environment(),

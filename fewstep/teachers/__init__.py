@@ -1,6 +1,8 @@
 """Teachers: a diffusers pipeline folder or a closed form, as a `Denoiser`. Importing this package imports no torch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fewstep.util.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from fewstep.networks.unet_mlp import new_unet
@@ -18,11 +20,4 @@ _HOMES = {
     "save_teacher": "fewstep.teachers.saving",
 }
 __all__ = ["GaussianMixture", "TeacherInfo", "inspect_teacher", "load_teacher", "new_unet", "save_teacher"]
-
-
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -1,6 +1,8 @@
 """Training: `distill` in one call, and the parts that stages use. Importing this package alone imports no torch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fewstep.util.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from fewstep.training.api import distill
@@ -16,11 +18,4 @@ _HOMES = {
     "distill": "fewstep.training.api",
 }
 __all__ = ["Distillation", "RoundTrainer", "Sources", "TensorData", "distill"]
-
-
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -4,15 +4,14 @@ import functools
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import diffusers
 import torch
 
 from fewstep.util.io import canonical_json
+from fewstep.util.source_code import SourceTree
 
-_PACKAGE = Path(__file__).parent.parent
-CODE = ("data/records", "diffusion", "networks", "teachers", "trajectories", "util/io.py")
+_APART = ("fewstep/__init__.py", "fewstep/util/config.py", "fewstep/util/errors.py", "fewstep/util/source_code.py")
 _CPU_FEATURES = ("avx", "amx", "fma", "sse4", "f16c")
 
 
@@ -48,15 +47,8 @@ def backend(device: torch.device | str = "cpu") -> dict:
 
 @functools.cache
 def code_digest() -> str:
-    """SHA-256 over the source files of fewstep that take part in making a set."""
-    found = hashlib.sha256()
-    for name in CODE:
-        path = _PACKAGE / name
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.is_file() else []
-        for file in files:
-            found.update(f"{file.relative_to(_PACKAGE).as_posix()}\0".encode())
-            found.update(hashlib.sha256(file.read_bytes()).digest())
-    return found.hexdigest()
+    """Digest of the code of fewstep that making a set may run (fewstep.util.source_code)."""
+    return SourceTree().code(["fewstep.trajectories.generate"], apart=_APART).digest
 
 
 def set_key(fields: Mapping, backends: Sequence[Mapping]) -> str:

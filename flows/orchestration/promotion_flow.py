@@ -11,14 +11,14 @@ from prefect.cache_policies import NO_CACHE
 @task(name="gate", task_run_name="gate {reference}", cache_policy=NO_CACHE, persist_result=False)
 def gate(root: str, reference: str, to: str, mode: str, why: str, who: str | None, store: str | None) -> dict:
     """Lineage, floors, the contest with the champion and, if all hold, what `mode` says."""
-    from tasks.config import schema as settings_module
+    from tasks.config import params_file
     from tasks.registry import copy_version, webhooks
     from tasks.registry.gate import promotion_gate
     from tasks.registry.model_registry import CANDIDATE, Registry
     from tasks.storage.workspace import Workspace
 
     workspace = Workspace.find(root)
-    rules = settings_module.load(workspace.params).register
+    rules = params_file.load(workspace.params).register
     registry = Registry(workspace)
     version = registry.resolve(reference, default=CANDIDATE)
     if store is not None:

@@ -16,14 +16,14 @@ from pathlib import Path
 from fewstep.util.errors import FewstepError, NotAvailable, StageFailed
 from flows.output import console, duration, report_error, say
 from flows.runs.signals import EXIT_CODE, interruptible
-from tasks.config import schema as settings_module
+from tasks.config import params_file
 from tasks.config.schema import Settings
 from tasks.engine.events import Observers
 from tasks.engine.graph import STAGES
 from tasks.engine.plan import PlanItem
+from tasks.storage.code_state import code_state
 from tasks.storage.locks import die_with_parent, workspace_lock
 from tasks.storage.workspace import Workspace
-from tasks.storage.worktrees import code_state
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_records import (
     CANCELLED,
@@ -63,11 +63,11 @@ def named_problems(items: list[PlanItem]) -> list[str]:
 def preview(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
     """What params.yaml would be after `--params` and `--set`: settings and text. Writes nothing to the checkout."""
     source = Path(params) if params else workspace.params
-    settings_module.read(source)
+    params_file.read(source)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / source.name
         copy.write_bytes(source.read_bytes())
-        settings = settings_module.write_overrides(copy, sets)
+        settings = params_file.write_overrides(copy, sets)
         return settings, copy.read_text()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.util.errors import FewstepError
-from tasks.config import schema as settings_module
+from tasks.config import params_file
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 
@@ -107,7 +107,7 @@ def _installed(name: str) -> str | None:
 def _settings(workspace: Workspace) -> Iterator[Finding]:
     from tasks.config.preflight import validate
 
-    settings = settings_module.load(workspace.params)
+    settings = params_file.load(workspace.params)
     validate(workspace.root, settings)
     yield Finding("params.yaml", "ok", f"{settings.name}, profile {settings.profile}, recipe {settings.distill.recipe}")
 
@@ -169,7 +169,7 @@ def _dvc(workspace: Workspace) -> Iterator[Finding]:
     if not (workspace.root / ".dvc" / "config").exists():
         yield Finding("dvc", "error", "no DVC repository here", "dvc init, or restore .dvc from git")
         return
-    false = [item.false_record for item in plan(workspace, settings_module.load(workspace.params)) if item.false_record]
+    false = [item.false_record for item in plan(workspace, params_file.load(workspace.params)) if item.false_record]
     for text in false:
         yield Finding("dvc", "warning", text, "`fewstep run` makes the stage anew and records the truth")
     if not dvc_repo.has_remote(workspace):
@@ -206,7 +206,7 @@ def _servers(workspace: Workspace) -> Iterator[Finding]:
     from flows.orchestration.prefect_api import answers
     from flows.runs import profiles
 
-    settings = settings_module.load(workspace.params)
+    settings = params_file.load(workspace.params)
     profiles.check(settings.profile)
     prefect, mlflow = os.environ.get("PREFECT_API_URL"), os.environ.get("MLFLOW_TRACKING_URI")
     for name, address, path in (("Prefect", prefect, "/health"), ("MLflow", mlflow, "/health")):

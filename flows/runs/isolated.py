@@ -18,6 +18,7 @@ from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.plan import PlanItem
 from tasks.storage import worktrees
+from tasks.storage.code_state import code_state
 from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import FINISHED, RunRecord, RunStore, settings_digest
@@ -55,7 +56,7 @@ def nothing_to_do(workspace: Workspace, items: list[PlanItem]) -> bool:
 def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | None = None) -> RunRecord:
     """The unfinished isolated run with these settings and this code, else a new one, its worktree ready."""
     store, frozen = RunStore(workspace), freeze(settings)
-    state = worktrees.code_state(workspace, commit_changes=True)
+    state = code_state(workspace, commit_changes=True)
     if state.commit is None:
         raise SettingsError(f"{workspace.root} is not in a git repository with a commit",
                             hint="isolated and scheduled runs work in a worktree of a commit: make one")

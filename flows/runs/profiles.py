@@ -10,7 +10,7 @@ from pydantic import Field
 import infra
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
-from tasks.config import schema as settings_module
+from tasks.config import params_file
 
 FOLDER = Path(infra.__file__).parent / "profiles"
 
@@ -26,7 +26,7 @@ class Profile(Strict):
 def load(name: str) -> Profile:
     """The profile `name` of infra/profiles. Raises SettingsError when there is none or it is malformed."""
     path = FOLDER / f"{name}.yaml"
-    return parse(Profile, settings_module.read(path), f"infra/profiles/{path.name}")
+    return parse(Profile, params_file.read(path), f"infra/profiles/{path.name}")
 
 
 def check(name: str) -> Profile:

@@ -6,33 +6,31 @@ from pathlib import Path
 
 from fewstep.diffusion.guidance import is_guided, told
 from fewstep.diffusion.label_groups import conditions, require_groups
+from fewstep.diffusion.solvers import is_stochastic, scheduler_name
+from fewstep.recipes import Recipe, load_recipe
+from fewstep.teachers.inspection import inspect_teacher
 from fewstep.util.errors import SettingsError, laid_at
+from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
-from tasks.engine import graph
+from tasks.data.image_folder import list_images
 
 
 def validate(root: Path, settings: Settings) -> None:
     """Check what the types cannot: the recipe and its needs, the teacher folder, the images, combinations of keys."""
-    from fewstep.recipes import load_recipe
-
     recipe = load_recipe(_recipe(root, settings))
     _states(settings, recipe)
     _solvers(settings)
-    given = graph.given(settings, root)
-    _guidance(settings, recipe, given["teacher"])
-    if given["images"] is not None:
-        from tasks.data.image_folder import list_images
-
-        list_images(given["images"])
+    outside = outside_paths(settings, root)
+    _guidance(settings, recipe, outside["teacher"])
+    if outside["images"] is not None:
+        list_images(outside["images"])
 
 
-def _guidance(settings: Settings, recipe, teacher: Path | None) -> None:
+def _guidance(settings: Settings, recipe: Recipe, teacher: Path | None) -> None:
     asked = {"trajectories.guidance": [settings.trajectories.guidance],
              "evaluate.guidance": [settings.evaluate.guidance], f"recipe {recipe.name}: guidance": recipe.guidance}
     groups, where, classes = settings.teacher.groups, "teacher.groups", None
     if teacher is not None:
-        from fewstep.teachers.inspection import inspect_teacher
-
         info = inspect_teacher(teacher)
         groups, where, classes = info.groups, f"the teacher {teacher}", info.num_classes
     with laid_at(where):  # how many classes the data have is seen later: as if there were one beyond the largest
@@ -50,11 +48,11 @@ def _guidance(settings: Settings, recipe, teacher: Path | None) -> None:
 
 
 def _recipe(root: Path, settings: Settings) -> str | Path:
-    path = graph.given(settings, root)["recipe"]
+    path = outside_paths(settings, root)["recipe"]
     return settings.distill.recipe if path is None else path
 
 
-def _states(settings: Settings, recipe) -> None:
+def _states(settings: Settings, recipe: Recipe) -> None:
     needed, kept = recipe.needs.states, settings.trajectories.keep
     if not needed or kept is None or kept == "all":
         return
@@ -65,8 +63,6 @@ def _states(settings: Settings, recipe) -> None:
 
 
 def _solvers(settings: Settings) -> None:
-    from fewstep.diffusion.solvers import is_stochastic, scheduler_name
-
     if is_stochastic(settings.trajectories.solver):
         raise SettingsError(f"trajectories.solver is {settings.trajectories.solver!r}, which draws noise on the way: "
                             "a sample would be no function of its noise", hint="take dpmsolver++, say")

@@ -1,18 +1,16 @@
-"""params.yaml: its sections, their types and ranges, and how `--set` and `--params` change it. No torch here."""
+"""params.yaml: its sections, with their types and ranges. No torch here."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from fewstep.diffusion.guidance import SampledScales
 from fewstep.training.training_settings import Overrides
-from fewstep.util.config import Strict, parse
-from fewstep.util.errors import SettingsError
+from fewstep.util.config import Strict
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -55,11 +53,9 @@ class TeacherCheck(Strict):
     max_terminal_snr: Positive = 0.01
 
 
-class Teacher(Strict):
-    """A network trained here, or `source`: the folder of a saved diffusers pipeline (`path` says the same)."""
+class TeacherTraining(Strict):
+    """The network of a teacher that is trained here, and how it is trained."""
 
-    source: str = "train"
-    path: str | None = None
     images: Count = 250_000
     batch: Count = 128
     lr: Positive = 1.5e-3
@@ -75,6 +71,13 @@ class Teacher(Strict):
         if self.groups and not self.class_dropout:
             raise ValueError("groups: their labels are learnt in the share of class_dropout, which is 0")
         return self
+
+
+class Teacher(TeacherTraining):
+    """A network trained here, or `source`: the folder of a saved diffusers pipeline (`path` says the same)."""
+
+    source: str = "train"
+    path: str | None = None
 
     @field_validator("source", "path")
     @classmethod
@@ -205,111 +208,3 @@ class Settings(Strict):
         if value == "cluster":
             raise ValueError("the profile 'cluster' is not available yet; use 'local' or 'server'")
         return value
-
-
-WATCHED = ("seed", "data", "teacher", "trajectories", "distill", "evaluate")     # in dvc.yaml; DVC has no defaults
-
-
-def read(path: Path) -> dict:
-    """The mapping in a YAML 1.2 file. Raises SettingsError when it is absent, unreadable or not a mapping."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = YAML(typ="safe", pure=True).load(Path(path))
-    except FileNotFoundError:
-        raise SettingsError(f"{path}: no such file") from None
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise SettingsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if data is not None and not isinstance(data, dict):
-        raise SettingsError(f"{path}: expected sections such as 'data:' and 'teacher:', got {type(data).__name__}")
-    return data or {}
-
-
-def load(path: Path) -> Settings:
-    """The settings in `path`, validated. Raises SettingsError naming file and key."""
-    path = Path(path)
-    return parse(Settings, read(path), path.name)
-
-
-def apply(data: dict, sets: list[str]) -> dict:
-    """`data` with `a.b=value` assignments made in place; values are YAML. Raises SettingsError for a malformed one."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    for text in sets:
-        name, equals, value = text.partition("=")
-        parts = name.strip().split(".")
-        if not equals or not all(parts):
-            raise SettingsError(f"--set {text!r}: expected a.b=value, such as distill.images=50000")
-        try:
-            value = YAML(typ="safe", pure=True).load(value)
-        except YAMLError:
-            raise SettingsError(f"--set {text!r}: the value is not readable as YAML") from None
-        section = data
-        for part in parts[:-1]:
-            if section.get(part) is None:
-                section[part] = {}
-            section = section[part]
-            if not isinstance(section, dict):
-                raise SettingsError(f"--set {text!r}: {part!r} holds a value, not a section")
-        section[parts[-1]] = value
-    return data
-
-
-def write_overrides(path: Path, sets: list[str], params: Path | None = None, root: Path | None = None) -> Settings:
-    """Write `params` (if given) and the assignments into `path`, keeping its comments, and return the settings.
-
-    Everything is validated before a byte is written, and the write is atomic: on SettingsError the file is as it was.
-    Relative paths in it are below `root` (default: the checkout that holds `path`, else the one we are in). Sections
-    that DVC watches and the file leaves to their defaults are added, empty.
-    """
-    import io
-
-    from ruamel.yaml import YAML
-
-    from tasks.config.preflight import validate
-    from tasks.storage.file_io import atomic_write
-
-    path = Path(path)
-    source = Path(params) if params is not None else path
-    read(source)
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 10_000, True
-    with open(source, "rb") as stream:
-        document = yaml.load(stream) or {}
-    apply(document, sets)
-    added = [section for section in WATCHED if section not in document]
-    for section in added:
-        document[section] = Settings.model_fields[section].default if section == "seed" else {}
-    if sets or added:
-        stream = io.StringIO()
-        yaml.dump(document, stream)
-        text = stream.getvalue()
-    else:
-        text = source.read_text()
-    label = " and ".join(filter(None, [source.name, "--set" if sets else ""]))
-    settings = parse(Settings, YAML(typ="safe", pure=True).load(text), label)
-    validate(root or _checkout(path), settings)
-    if not path.exists() or text != path.read_text():
-        atomic_write(path, text)
-    return settings
-
-
-def _checkout(path: Path) -> Path:
-    from tasks.storage.workspace import Workspace
-
-    folder = path.resolve().parent
-    return folder if (folder / "dvc.yaml").is_file() else Workspace.find().root
-
-
-def keys(model: type[Strict], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Every leaf key below `model` as a tuple of names."""
-    found = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Strict):
-            found += keys(kind, (*prefix, name))
-        else:
-            found.append((*prefix, name))
-    return found

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from fewstep.util.errors import SettingsError
-from tasks.config import schema
+from tasks.config import params_file
 from tasks.data.image_folder import TABLE, Item, Listing, list_images
 from tasks.storage.file_io import clone_or_copy, fsync_tree
 from tasks.storage.locks import workspace_lock
@@ -30,7 +30,7 @@ def bring(workspace: Workspace, path: Path | str, *, replace: bool = False) -> d
 
     path = Path(path).expanduser().resolve()
     raw = workspace.data / "raw"
-    source = schema.load(workspace.params).data.source
+    source = params_file.load(workspace.params).data.source
     with workspace_lock(workspace, "fewstep data add"):
         complete_swap(raw)
         before = 0 if replace else len(_there(raw))

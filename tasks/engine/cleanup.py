@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from fewstep.util.errors import FewstepError
-from tasks.config.schema import load
+from tasks.config.params_file import load
 from tasks.engine import publish
 from tasks.engine.plan import plan
 from tasks.storage.workspace import Workspace

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+from tasks.engine.manifest import Manifest
 
-    from tasks.engine.runner import Outcome
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended.
+
+    Attributes:
+        state: `current` (nothing done), `restored` (from DVC's cache) or `made`.
+        manifest: the output's.
+        seconds: that it took.
+        dvc_refused: why dvc.lock was left as it was although the result is valid; None when it was written.
+    """
+
+    state: Literal["current", "restored", "made"]
+    manifest: Manifest
+    seconds: float
+    dvc_refused: str | None = None
 
 
 class Observer:

@@ -1,7 +1,8 @@
 """What makes an output valid: its manifest.json, which lists every file and all that determined them.
 
-Nothing in a manifest depends on when or how long: the same work gives the same manifest. `digest` covers paths, sizes
-and hashes of the files only; a later stage's key contains it, so an input made anew with equal bytes changes nothing.
+Nothing in a manifest depends on when or how long: the same work gives the same manifest; only what a person accepted
+later is added to it. `digest` covers paths, sizes and hashes of the files only; a later stage's key contains it, so an
+input made again with equal bytes changes nothing.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fewstep.util.errors import CorruptData, FewstepError
+from fewstep.util.config import Strict, parse
+from fewstep.util.errors import CorruptData, FewstepError, SettingsError
 from tasks.storage.file_io import StatTable, atomic_write, list_files
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)   # 1: without code_files and accepted
 
 
-@dataclass(frozen=True)
-class File:
+class File(Strict):
     """One file of an output: POSIX path relative to the folder, bytes, SHA-256."""
 
     path: str
@@ -28,34 +30,80 @@ class File:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """A finished output. `inputs` maps input names to {key, digest}; `given` maps outside inputs to their digest."""
+class InputRecord(Strict):
+    """The output of an earlier stage that was read: its key and the digest of its files."""
+
+    key: str
+    digest: str
+
+
+class Acceptance(Strict):
+    """Code that a person declared to make the same output as the code that made it.
+
+    Attributes:
+        code: digest of the accepted code; `files`: SHA-256 of the statements of each of its files.
+        who, when, why: the person, the time in UTC (ISO 8601), the reason given.
+        checked: how it was compared: "bit for bit" (a short run of both codes) or "not".
+        compared: commits, files and digest of the short run; empty where nothing was compared.
+    """
+
+    code: str
+    files: dict[str, str]
+    who: str
+    when: str
+    why: str
+    checked: str
+    compared: dict[str, Any] = {}
+
+
+class Manifest(Strict):
+    """A finished output.
+
+    Attributes:
+        stage, key: the stage and the identity of the output (tasks.engine.stage_key).
+        digest: `tree_digest` of the files.
+        files: every file but the manifest.
+        settings, seed: the stage's resolved settings and the experiment's seed.
+        inputs: outputs of earlier stages that were read, by stage.
+        given: digests of what came from outside the pipeline, by name.
+        code, code_files: digest of the code that made it, and of the statements of each of its files.
+        versions: of Python and libraries.
+        fingerprint: the machines it was made on (fewstep.util.fingerprint).
+        summary: what the stage says of its result.
+        accepted: code accepted since as making the same output.
+    """
 
     stage: str
     key: str
     digest: str
     files: tuple[File, ...]
-    settings: dict
+    settings: dict[str, Any]
     seed: int
-    inputs: dict
-    given: dict
+    inputs: dict[str, InputRecord]
+    given: dict[str, str]
     code: str
-    versions: dict
-    fingerprint: list
-    summary: dict = field(default_factory=dict)
+    versions: dict[str, str]
+    fingerprint: tuple[dict[str, Any], ...]
+    summary: dict[str, Any] = {}
+    code_files: dict[str, str] = {}
+    accepted: tuple[Acceptance, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        """The text of manifest.json."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
     def bytes(self) -> int:
         """Size of all files."""
         return sum(file.bytes for file in self.files)
 
+    def made_by(self, code: str) -> bool:
+        """Whether the code of this digest made the output, or was accepted as making the same."""
+        return code == self.code or any(acceptance.code == code for acceptance in self.accepted)
 
-def canonical(value) -> bytes:
+
+def canonical(value: Any) -> bytes:
     """One byte string per JSON value, whatever the order of its keys. Raises ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
@@ -67,7 +115,7 @@ def tree_digest(files: list[File] | tuple[File, ...]) -> str:
 
 def scan(folder: Path, table: StatTable, *, fresh: bool = False) -> tuple[File, ...]:
     """Every file in `folder` except its manifest, with size and hash (known ones from the table unless `fresh`)."""
-    files = tuple(File(name, os.stat(folder / name).st_size, table.sha256(folder / name, fresh=fresh))
+    files = tuple(File(path=name, bytes=os.stat(folder / name).st_size, sha256=table.sha256(folder / name, fresh=fresh))
                   for name in list_files(folder) if name != NAME)
     table.commit()
     return files
@@ -78,23 +126,31 @@ def write(folder: Path, manifest: Manifest) -> None:
     atomic_write(folder / NAME, manifest.to_json())
 
 
+def parse_manifest(data: Any, source: str) -> Manifest:
+    """The manifest in a JSON document. Raises FewstepError for a format not known here, CorruptData for damage."""
+    if isinstance(data, dict) and data.get("format") not in READABLE:
+        raise FewstepError(f"{source}: manifest format {data.get('format')!r}, this version reads "
+                           f"{' and '.join(map(str, READABLE))}",
+                           hint="use the version of fewstep that wrote it, or remove the folder to make it anew")
+    try:
+        manifest = parse(Manifest, data, source)
+    except SettingsError as error:
+        raise CorruptData(f"{source}: not a valid manifest ({str(error).splitlines()[0]})") from None
+    if tree_digest(manifest.files) != manifest.digest:
+        raise CorruptData(f"{source}: the digest does not fit the list of files")
+    return manifest
+
+
 def load(folder: Path) -> Manifest | None:
     """The manifest in `folder`, or None when there is none. Raises CorruptData when it is damaged."""
     path = Path(folder) / NAME
     try:
         data = json.loads(path.read_bytes())
-        if data.get("format") != FORMAT:
-            raise FewstepError(f"{path}: manifest format {data.get('format')!r}, this version reads {FORMAT}",
-                               hint="use the version of fewstep that wrote it, or remove the folder to make it anew")
-        data["files"] = tuple(File(**file) for file in data["files"])
-        manifest = Manifest(**data)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except ValueError as error:
         raise CorruptData(f"{path}: not a valid manifest ({error})") from None
-    if tree_digest(manifest.files) != manifest.digest:
-        raise CorruptData(f"{path}: the digest does not fit the list of files")
-    return manifest
+    return parse_manifest(data, str(path))
 
 
 def problems(folder: Path, manifest: Manifest, table: StatTable, *, fresh: bool = False) -> list[str]:
@@ -102,22 +158,22 @@ def problems(folder: Path, manifest: Manifest, table: StatTable, *, fresh: bool 
 
     With `fresh` every byte is read; else only files whose size, times or inode are new to the table.
     """
-    folder, found = Path(folder), []
+    folder = Path(folder)
     expected = {file.path: file for file in manifest.files}
     try:
         present = set(list_files(folder)) - {NAME}
     except FewstepError as error:
         return [str(error)]
-    found += [f"{folder / name}: is missing" for name in sorted(expected.keys() - present)]
-    found += [f"{folder / name}: is not in the manifest" for name in sorted(present - expected.keys())]
+    differences = [f"{folder / name}: is missing" for name in sorted(expected.keys() - present)]
+    differences += [f"{folder / name}: is not in the manifest" for name in sorted(present - expected.keys())]
     for name in sorted(expected.keys() & present):
         size = os.stat(folder / name).st_size
         if size != expected[name].bytes:
-            found.append(f"{folder / name}: has {size} bytes instead of {expected[name].bytes}")
+            differences.append(f"{folder / name}: has {size} bytes instead of {expected[name].bytes}")
         elif table.sha256(folder / name, fresh=fresh) != expected[name].sha256:
-            found.append(f"{folder / name}: its bytes differ from its checksum")
+            differences.append(f"{folder / name}: its bytes differ from its checksum")
     table.commit()
-    return found
+    return differences
 
 
 def verify(folder: Path, table: StatTable, *, fresh: bool = False) -> Manifest:
@@ -125,10 +181,10 @@ def verify(folder: Path, table: StatTable, *, fresh: bool = False) -> Manifest:
     manifest = load(folder)
     if manifest is None:
         raise CorruptData(f"{folder}: has no {NAME}, so it is not a finished output")
-    found = problems(folder, manifest, table, fresh=fresh)
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise CorruptData(found[0] + more, hint="`fewstep run` makes or restores what does not verify")
+    differences = problems(folder, manifest, table, fresh=fresh)
+    if differences:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise CorruptData(differences[0] + more, hint="`fewstep run` makes or restores what does not verify")
     return manifest
 
 

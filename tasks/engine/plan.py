@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
-from fewstep.util.errors import CorruptData, FewstepError
-from tasks.config import schema as settings_module
+from fewstep.util.errors import FewstepError
+from tasks.config import params_file
 from tasks.config.schema import Settings
-from tasks.engine import graph, stage_key
+from tasks.engine import graph
 from tasks.engine.manifest import Manifest, load, problems
+from tasks.engine.stage_code import changed_files
+from tasks.engine.stage_key import Identity, identify, outside_digests
+from tasks.stages.base import Stage
 from tasks.storage import dvc_lockfile
 from tasks.storage.file_io import StatTable
+from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace
 
 State = Literal["current", "stale", "restorable", "missing"]
+REASONS = 4     # listed by name; more are counted
 
 
 @dataclass(frozen=True)
 class PlanItem:
-    """One stage: `current` (nothing to do), `restorable` (made before, in the cache), `stale`, `missing` (never made).
+    """The state of one stage.
 
-    `key` is None while an input has yet to be made. `recorded` says that dvc.lock is known to agree with a current
-    stage; `false_record` names what plain `dvc repro` recorded wrongly.
+    Attributes:
+        stage: name.
+        key: identity of the wanted output; None while an input has yet to be made.
+        state: `current` (nothing to do), `restorable` (made before, in the cache), `stale`, `missing` (never made).
+        why: what differs, in words.
+        recorded: whether dvc.lock is known to agree with a current stage.
+        false_record: what plain `dvc repro` recorded wrongly; None if nothing.
+        code_files: files whose change makes the output stale; empty where its code is the same.
+        only_code: whether nothing but code differs from the output that is there, so that it can be accepted.
+        last_seconds: how long it took when it was made last, on whatever machine; None if not known.
     """
 
     stage: str
@@ -34,8 +46,12 @@ class PlanItem:
     why: str
     recorded: bool = True
     false_record: str | None = None
+    code_files: tuple[str, ...] = ()
+    only_code: bool = False
+    last_seconds: float | None = None
 
     def to_dict(self) -> dict:
+        """As JSON data."""
         return asdict(self)
 
 
@@ -50,19 +66,14 @@ def nothing_to_do(items: list[PlanItem]) -> bool:
 
 
 def plan(workspace: Workspace, settings: Settings, *, table: StatTable | None = None,
-         stages: tuple[graph.Stage, ...] | None = None) -> list[PlanItem]:
+         stages: tuple[Stage, ...] | None = None) -> list[PlanItem]:
     """The state of every stage under `settings`. Raises SettingsError when an outside input is missing.
 
-    Stages whose inputs will be made anew have no key yet; they are listed as stale because they follow.
+    Stages whose inputs will be made again have no key yet; they are listed as stale because they follow.
     """
-    own = table is None
-    table = table or stat_table(workspace)
-    try:
-        survey = Survey(workspace, settings, table)
+    with contextlib.nullcontext(table) if table else contextlib.closing(stat_table(workspace)) as open_table:
+        survey = Survey(workspace, settings, open_table)
         return [survey.look(stage) for stage in (stages or graph.STAGES)]
-    finally:
-        if own:
-            table.close()
 
 
 class Survey:
@@ -71,89 +82,116 @@ class Survey:
     def __init__(self, workspace: Workspace, settings: Settings, table: StatTable):
         self.workspace, self.settings, self.table = workspace, settings, table
         self.digests: dict[str, str | None] = {}
-        self.params = settings_module.read(workspace.params)
+        self.params = params_file.read(workspace.params)
         self.entries = dvc_lockfile.lock_entries(workspace)
 
-    def look(self, stage: graph.Stage) -> PlanItem:
+    def look(self, stage: Stage) -> PlanItem:
         """The state of one stage; its inputs must have been looked at before."""
         folder = self.workspace.root / stage.output
-        given = stage_key.given_digests(stage, self.settings, self.workspace, self.table)
-        resolved = stage_key.resolved(stage, self.settings, self.workspace.root)
         self.digests[stage.name] = None
         waiting = [name for name in stage.inputs if self.digests[name] is None]
         try:
-            manifest, damage, false = load(folder), None, None
-        except (CorruptData, FewstepError) as error:
-            manifest, damage, false = None, str(error), None
+            manifest, damage = load(folder), None
+        except FewstepError as error:
+            manifest, damage = None, str(error)
+        seconds = last_seconds(self.workspace, stage)
         if waiting:
+            outside_digests(stage, self.settings, self.workspace, self.table)   # refused now, not after hours
             state = "missing" if manifest is None else "stale"
-            return PlanItem(stage.name, None, state, damage or f"follows {' and '.join(waiting)}")
-        inputs = {name: self.digests[name] for name in stage.inputs}
-        key = stage_key.key(stage, stage_key.this_code(stage.name), resolved, self.settings.seed, inputs, given)
-        if manifest is not None and manifest.key == key:
-            differing = problems(folder, manifest, self.table)
-            absent = stage.present(self.workspace, manifest) if stage.present else None
-            if not differing and not absent:
+            return PlanItem(stage.name, None, state, damage or f"follows {' and '.join(waiting)}", last_seconds=seconds)
+        identity = self.identity(stage)
+        key = identity.key_of(manifest)
+        if key is not None:
+            why = _broken(self.workspace, stage, manifest, self.table)
+            if why is None:
                 self.digests[stage.name] = manifest.digest
-                return PlanItem(stage.name, key, "current", "up to date", self._recorded(stage, key, given))
-            why = absent or differing[0] + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
-        elif manifest is not None:
-            why = self._difference(stage, manifest, resolved, inputs, given)
-            false = self._false_record(stage, why)
+                return PlanItem(stage.name, key, "current", "up to date", self._recorded(stage, key, identity))
+            differences, code_files = [], []
         else:
-            why = damage or "never made"
-        known = restorable(self.workspace, key)
+            differences, code_files = compare(manifest, identity)
+            why = damage or (_listed([*differences, *_code_changed(code_files)]) if manifest else "never made")
+        false = self._false_record(stage, why) if manifest is not None and key is None else None
+        known = restorable(self.workspace, identity.key)
         if known is not None:
-            self.digests[stage.name] = known["digest"]
-            return PlanItem(stage.name, key, "restorable", why, false_record=false)
-        state = "missing" if manifest is None and not damage else "stale"
-        return PlanItem(stage.name, key, state, why, false_record=false)
+            self.digests[stage.name] = known.digest
+            return PlanItem(stage.name, identity.key, "restorable", why, false_record=false)
+        return PlanItem(stage.name, identity.key, "missing" if manifest is None and not damage else "stale", why,
+                        false_record=false, code_files=tuple(code_files), last_seconds=seconds,
+                        only_code=bool(code_files) and not differences)
 
-    def _false_record(self, stage: graph.Stage, why: str) -> str | None:
+    def identity(self, stage: Stage) -> Identity:
+        """All that determines the output that is wanted of the stage; its inputs' digests must be known."""
+        return identify(stage, self.settings, self.workspace, self.digests, self.table)
+
+    def _false_record(self, stage: Stage, why: str) -> str | None:
         if stage.in_dvc and dvc_lockfile.claims_current(self.workspace, stage, self.params, self.entries):
             return (f"dvc.lock says that '{stage.name}' is up to date, but its output was made before: {why} "
                     "(edited while `dvc repro` ran)")
         return None
 
-    def _recorded(self, stage: graph.Stage, key: str, given: dict) -> bool:
+    def _recorded(self, stage: Stage, key: str, identity: Identity) -> bool:
         if not stage.in_dvc:
             return True
-        seen = dvc_lockfile.view(self.workspace, stage, self.params, given)
+        seen = dvc_lockfile.view(self.workspace, stage, self.params, identity.given, self.table)
         return dvc_lockfile.is_recorded(self.workspace, stage, key, seen, self.entries.get(stage.name))
 
-    def _difference(self, stage: graph.Stage, manifest: Manifest, resolved: dict, inputs: dict, given: dict) -> str:
-        reasons = [f"{name}: {_short(old)} → {_short(new)}" for name, old, new in changes(manifest.settings, resolved)]
-        if manifest.seed != self.settings.seed:
-            reasons.append(f"seed: {manifest.seed} → {self.settings.seed}")
-        reasons += [f"its input {name} has changed" for name in inputs
-                    if manifest.inputs.get(name, {}).get("digest") != inputs[name]]
-        reasons += [f"{name} from outside has changed" for name in sorted({*given, *manifest.given})
-                    if given.get(name) != manifest.given.get(name)]
-        if manifest.code != stage_key.this_code(stage.name):
-            reasons.append("its code has changed")
-        return ", ".join(reasons[:4]) + (f" (and {len(reasons) - 4} more)" if len(reasons) > 4 else "")
+
+def _broken(workspace: Workspace, stage: Stage, manifest: Manifest, table: StatTable) -> str | None:
+    """Why the output of the right key is not valid as it lies there; None if it is."""
+    differing = problems(workspace.root / stage.output, manifest, table)
+    if differing:
+        return differing[0] + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
+    return stage.absent(workspace, manifest)
+
+
+def compare(manifest: Manifest | None, identity: Identity) -> tuple[list[str], list[str]]:
+    """What differs between a recorded output and the wanted one: settings, seed and inputs in words; files of code."""
+    if manifest is None:
+        return [], []
+    reasons = [f"{name}: {_short(old)} → {_short(new)}"
+               for name, old, new in changes(manifest.settings, identity.settings)]
+    if manifest.seed != identity.seed:
+        reasons.append(f"seed: {manifest.seed} → {identity.seed}")
+    digests = {name: record.digest for name, record in manifest.inputs.items()}
+    reasons += [f"its input {name} has changed" for name in identity.inputs
+                if digests.get(name) != identity.inputs[name]]
+    reasons += [f"{name} from outside has changed" for name in sorted({*identity.given, *manifest.given})
+                if identity.given.get(name) != manifest.given.get(name)]
+    if manifest.made_by(identity.code.digest):
+        return reasons, []
+    return reasons, changed_files(manifest.code_files, identity.code.files) or ["(not recorded)"]
+
+
+def _code_changed(files: list[str]) -> list[str]:
+    if not files:
+        return []
+    more = f" and {len(files) - 2} more" if len(files) > 2 else ""
+    return [f"its code has changed: {', '.join(files[:2])}{more}"]
+
+
+def _listed(reasons: list[str]) -> str:
+    more = f" (and {len(reasons) - REASONS} more)" if len(reasons) > REASONS else ""
+    return ", ".join(reasons[:REASONS]) + more
+
+
+def last_seconds(workspace: Workspace, stage: Stage) -> float | None:
+    """How long the stage took when its output was made last; None if that is not known."""
+    try:
+        return float(json.loads((workspace.data / "cost" / f"{stage.name}.json").read_bytes())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def changes(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
     """Dotted keys whose values differ between two nested mappings, with both values (None where absent)."""
-    found = []
+    differing = []
     for name in sorted({*old, *new}):
         a, b = old.get(name), new.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += changes(a, b, f"{prefix}{name}.")
+            differing += changes(a, b, f"{prefix}{name}.")
         elif a != b or (name in old) != (name in new):
-            found.append((prefix + name, a, b))
-    return found
-
-
-def restorable(workspace: Workspace, key: str) -> dict | None:
-    """What is known of an output made before under `key`, when DVC's cache still lists its files; else None."""
-    try:
-        known = json.loads((workspace.published / f"{key}.json").read_bytes())
-        store, name = Path(os.path.normpath(workspace.shared / known["store"])), known["md5"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    return known if os.path.exists(store / name[:2] / name[2:]) else None
+            differing.append((prefix + name, a, b))
+    return differing
 
 
 def _short(value: object) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from fewstep.util.errors import FewstepError
 from tasks.engine import graph
 from tasks.engine.manifest import NAME
+from tasks.stages.base import Stage
 from tasks.storage.file_io import discard, fsync_dir, fsync_tree, sweep
 from tasks.storage.workspace import Workspace
 
@@ -18,7 +19,7 @@ def trash(workspace: Workspace) -> Path:
     return workspace.local / "trash"
 
 
-def publish(workspace: Workspace, stage: graph.Stage, work: Path) -> Path:
+def publish(workspace: Workspace, stage: Stage, work: Path) -> Path:
     """Move `work/out`, which holds a written manifest, to the stage's output folder; the former one is deleted.
 
     Everything is synced before the first rename. Between the renames there is no output, but the new one lies in
@@ -31,7 +32,7 @@ def publish(workspace: Workspace, stage: graph.Stage, work: Path) -> Path:
     return _swap(workspace, stage, work)
 
 
-def _swap(workspace: Workspace, stage: graph.Stage, work: Path) -> Path:
+def _swap(workspace: Workspace, stage: Stage, work: Path) -> Path:
     target = workspace.root / stage.output
     target.parent.mkdir(parents=True, exist_ok=True)
     if (work / "out").exists():

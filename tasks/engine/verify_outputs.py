@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewstep.util.config import unknown
 from fewstep.util.errors import FewstepError, SettingsError
-from tasks.config.schema import load as load_settings
+from tasks.config.params_file import load as load_settings
 from tasks.engine import graph
 from tasks.engine.manifest import NAME, load, problems
 from tasks.engine.plan import plan, stat_table

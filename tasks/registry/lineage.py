@@ -187,12 +187,12 @@ class _Trace:
 
     def given(self, name: str, digest: str) -> Link:
         """Raw images, a saved teacher or a recipe file: what lay outside the pipeline."""
-        from tasks.config import schema as settings_module
+        from tasks.config import params_file
 
         title = {"images": "raw data", "teacher": "given teacher", "recipe": "recipe file"}.get(name, name)
         link = Link(title, digest, where="outside")
         try:
-            path = graph.given(settings_module.load(self.snapshot / "params.yaml"), self.workspace.root)[name]
+            path = graph.given(params_file.load(self.snapshot / "params.yaml"), self.workspace.root)[name]
             found = stage_key.outside_digest(name, path, self.table) if path is not None and path.exists() else None
             if found != digest:
                 inside = path is not None and path.is_relative_to(self.workspace.root)

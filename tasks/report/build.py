@@ -111,9 +111,9 @@ def _of_version(workspace: Workspace, text: str) -> Material:
 
 
 def _name(workspace: Workspace) -> str:
-    from tasks.config import schema
+    from tasks.config import params_file
 
     try:
-        return schema.load(workspace.params).name
+        return params_file.load(workspace.params).name
     except SettingsError:
         return workspace.root.name

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from fewstep.util.config import Strict
+from fewstep.util.config import Strict, parse
 from tasks.config.schema import Settings
 from tasks.engine.events import Observer
 from tasks.engine.manifest import Manifest
@@ -22,6 +22,7 @@ from tasks.storage.workspace import Workspace
 
 S = TypeVar("S", bound=Strict)
 R = TypeVar("R", bound=Strict)
+T = TypeVar("T")
 Outside = Literal["images", "teacher", "recipe"]
 """What settings may bring in from outside the pipeline: a folder of images, a saved teacher, a recipe file."""
 
@@ -66,6 +67,15 @@ class Context(Generic[S]):
 
     def __post_init__(self):
         self._lock = threading.Lock()
+        self._once: dict[Callable, Any] = {}
+        self._making = threading.RLock()
+
+    def once(self, make: Callable[[Context[S]], T]) -> T:
+        """`make(self)`, made at the first call; the threads that work with this context share it."""
+        with self._making:
+            if make not in self._once:
+                self._once[make] = make(self)
+            return self._once[make]
 
     @property
     def out(self) -> Path:
@@ -100,28 +110,34 @@ class Stage(ABC, Generic[S, R]):
     Attributes:
         name: name in dvc.yaml, in messages and of the stage's folder of work.
         output: output folder, relative to the checkout.
-        settings_type: pydantic model of the resolved settings; what it holds enters the key.
-        result_type: pydantic model of what `finish` returns; it becomes the manifest's summary.
+        settings_type: pydantic model of the resolved settings; all that it holds enters the key.
         inputs: names of the stages whose outputs this one reads.
         outside: what it reads from outside the pipeline, where the settings bring that in.
         params: sections of params.yaml that decide the resolved settings; DVC watches them.
         in_dvc: whether the output is data that DVC versions.
         parallel: whether units are independent of each other and may run at once.
+        metrics: files of the output that `dvc metrics` shows.
+        plots: definitions for `dvc plots`, by title.
     """
 
     name: ClassVar[str]
     output: ClassVar[str]
     settings_type: ClassVar[type[Strict]]
-    result_type: ClassVar[type[Strict]]
     inputs: ClassVar[tuple[str, ...]] = ()
     outside: ClassVar[tuple[Outside, ...]] = ()
     params: ClassVar[tuple[str, ...]] = ()
     in_dvc: ClassVar[bool] = True
     parallel: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ()
+    plots: ClassVar[tuple[dict, ...]] = ()
 
     @abstractmethod
     def resolve(self, settings: Settings) -> S:
         """The stage's own settings out of params.yaml. Raises SettingsError where they cannot be resolved."""
+
+    def parse(self, data: dict[str, Any], source: str) -> S:
+        """Resolved settings as a manifest holds them, parsed again. Raises SettingsError naming `source`."""
+        return parse(self.settings_type, data, source)
 
     def terms(self, settings: S) -> Iterable[str]:
         """Names of the terms of objectives (folders of fewstep/objectives) whose code decides the output."""
@@ -144,7 +160,10 @@ class Stage(ABC, Generic[S, R]):
 
     @abstractmethod
     def finish(self, context: Context[S]) -> R:
-        """Make `context.out` out of the finished units; a killed `finish` is called again."""
+        """Make `context.out` out of the finished units; a killed `finish` is called again.
+
+        What is returned becomes the summary in the manifest.
+        """
 
     def costs(self, context: Context[S]) -> dict:
         """Figures for data/cost/<stage>.json beside the durations, measured after `finish`."""

@@ -1,120 +1,169 @@
 """The distill stage: a recipe's rounds, one after the other, from the teacher to a student folder."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from fewstep.data.images import load_split
-from fewstep.recipes import Overrides, Recipe, check_needs, parse_recipe
+from fewstep.recipes import Overrides, Recipe, check_needs, load_recipe, parse_recipe
+from fewstep.recipes.recipe import DESCRIBES
+from fewstep.teachers.inspection import inspect_teacher
+from fewstep.trajectories.trajectory_settings import TrajectorySettings
+from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
+from tasks.config.schema import Settings
+from tasks.stages.base import Context, Stage
+from tasks.storage.file_io import atomic_write
 
-PARALLEL = False
+# torch is imported in the methods that compute: the graph reads this file
 
+if TYPE_CHECKING:
+    from fewstep.training import Distillation
 
-def check(ctx) -> None:
-    """Raises SettingsError if the recipe, its overrides and what the earlier stages made do not fit together."""
-    from fewstep.teachers import inspect_teacher
-
-    recipe = _recipe(ctx)
-    inspect_teacher(ctx.inputs["teacher"])
-    made = ctx.manifests["trajectories"].settings
-    check_needs(
-        recipe,
-        data=not recipe.needs.data or len(load_split(ctx.inputs["shard"], "train")) > 0,
-        pairs=made.get("needs") != "nothing",
-    )
-    if recipe.needs.states and not made.get("keep"):
-        raise SettingsError(f"recipe {recipe.name} needs states along the trajectories; set trajectories.keep: all")
+_SHORT_BATCHES = 8      # of each round, at the least
 
 
-def units(ctx) -> list[str]:
-    """The rounds that are not finished."""
-    return [name for name in _names(_recipe(ctx)) if not _manifest(ctx, name).is_file()]
+class DistillSettings(Overrides):
+    """The recipe with the overrides of params.yaml applied, without what only describes it; those overrides beside it."""
+
+    recipe: Recipe
+    images: int
 
 
-def run_unit(ctx, unit: str) -> None:
-    """Train one round to its end, from its newest checkpoint; earlier rounds are read from theirs."""
-    from fewstep.training.distillation import network_digest
+class RoundResult(Strict):
+    """A finished round: training images, turns of each role, SHA-256 of the student's weights."""
 
-    recipe = _recipe(ctx)
-    index = _names(recipe).index(unit)
-    lengths = [recipe.images_of(k, ctx.settings["images"]) for k in range(len(recipe.rounds))]
-    before, total, begun = sum(lengths[:index]), sum(lengths), time.monotonic()
-
-    def on_progress(done: int, _round: int, figures: dict[str, float]) -> None:
-        ctx.progress(before + done, total, metrics=figures, step=before + done)
-
-    student = _distillation(ctx, recipe).student_after(index, on_progress)
-    seconds = time.monotonic() - begun
-    ctx.record_cost({unit: {"seconds": round(seconds, 3), "images": lengths[index]}})
-    manifest = {
-        "round": unit,
-        "images": lengths[index],
-        "turns": recipe.rounds[index].turns,
-        "weights": network_digest(student.denoiser),
-    }
-    path = _manifest(ctx, unit)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(manifest, sort_keys=True, indent=1))
-    os.replace(temporary, path)
+    round: str
+    images: int
+    turns: dict[str, int]
+    weights: str
 
 
-def finish(ctx) -> dict:
-    """Export the last round's student as the stage's output."""
-    from fewstep.students.export import export_student
+class DistillResult(Strict):
+    """The student: its recipe, steps, kind of sampler, number of weights, and its rounds."""
 
-    recipe = _recipe(ctx)
-    names = _names(recipe)
-    student = _distillation(ctx, recipe).student()
-    student.denoiser.to("cpu")
-    export = ctx.scratch / "export"
-    shutil.rmtree(export, ignore_errors=True)
-    export_student(student, export)
-    shutil.rmtree(ctx.out, ignore_errors=True)
-    os.rename(export, ctx.out)
-    return {
-        "recipe": recipe.name,
-        "steps": recipe.student.steps,
-        "sampler": student.sampler.kind,
-        "parameters": sum(value.numel() for value in student.denoiser.parameters()),
-        "rounds": [json.loads(_manifest(ctx, name).read_text()) for name in names],
-    }
+    recipe: str
+    steps: int
+    sampler: str
+    parameters: int
+    rounds: tuple[RoundResult, ...]
 
 
-def _recipe(ctx) -> Recipe:
-    chosen = {key: value for key, value in ctx.settings.items() if key in Overrides.model_fields}
-    return parse_recipe(ctx.settings["recipe"], "recipe").override(Overrides(**chosen))
+class DistillStage(Stage[DistillSettings, DistillResult]):
+    """A student in a pipeline folder; a unit is a round."""
+
+    name = "distill"
+    output = "data/student"
+    settings_type = DistillSettings
+    inputs = ("shard", "teacher", "trajectories")
+    outside = ("recipe",)
+    params = ("seed", "distill")
+
+    def resolve(self, settings: Settings) -> DistillSettings:
+        distill = settings.distill
+        overrides = Overrides(**{name: getattr(distill, name) for name in Overrides.model_fields})
+        recipe = load_recipe(distill.recipe).override(overrides)
+        plain = parse_recipe(recipe.model_dump(mode="json", exclude=DESCRIBES), recipe.name)
+        return DistillSettings(**overrides.model_dump(), recipe=plain, images=distill.images)
+
+    def terms(self, settings: DistillSettings) -> Iterable[str]:
+        return sorted({term.term for own in settings.recipe.rounds for term in own.terms})
+
+    def shortened(self, settings: DistillSettings) -> DistillSettings:
+        recipe = settings.recipe
+        least = min(own.share for own in recipe.rounds) / sum(own.share for own in recipe.rounds)
+        images = int(_SHORT_BATCHES * recipe.training.batch / least)
+        return settings.model_copy(update={"images": min(settings.images, images)})
+
+    def check(self, context: Context[DistillSettings]) -> None:
+        """Refuse a recipe, overrides and results of earlier stages that do not fit together."""
+        from fewstep.data.images import load_split
+
+        recipe = context.settings.recipe
+        inspect_teacher(context.inputs["teacher"])
+        made = context.manifests["trajectories"].settings
+        check_needs(
+            recipe,
+            data=not recipe.needs.data or len(load_split(context.inputs["shard"], "train")) > 0,
+            pairs=made.get("needs") != "nothing",
+        )
+        if recipe.needs.states and not made.get("keep"):
+            raise SettingsError(f"recipe {recipe.name} needs states along the trajectories; set trajectories.keep: all")
+
+    def units(self, context: Context[DistillSettings]) -> list[str]:
+        return [name for name in _names(context.settings.recipe) if not _result_file(context, name).is_file()]
+
+    def run_unit(self, context: Context[DistillSettings], unit: str) -> None:
+        """Train one round to its end, from its newest checkpoint; earlier rounds are read from theirs."""
+        from fewstep.training.distillation import network_digest
+
+        recipe = context.settings.recipe
+        index = _names(recipe).index(unit)
+        lengths = [recipe.images_of(k, context.settings.images) for k in range(len(recipe.rounds))]
+        before, total, begun = sum(lengths[:index]), sum(lengths), time.monotonic()
+
+        def on_progress(done: int, _round: int, figures: dict[str, float]) -> None:
+            context.progress(before + done, total, metrics=figures, step=before + done)
+
+        student = _distillation(context).student_after(index, on_progress)
+        context.record_cost({unit: {"seconds": round(time.monotonic() - begun, 3), "images": lengths[index]}})
+        result = RoundResult(round=unit, images=lengths[index], turns=recipe.rounds[index].turns,
+                             weights=network_digest(student.denoiser))  # fmt: skip
+        atomic_write(_result_file(context, unit), result.model_dump_json(indent=1))
+
+    def finish(self, context: Context[DistillSettings]) -> DistillResult:
+        """Export the last round's student as the stage's output."""
+        from fewstep.students.export import export_student
+
+        recipe = context.settings.recipe
+        student = _distillation(context).student()
+        student.denoiser.to("cpu")
+        export = context.scratch / "export"
+        shutil.rmtree(export, ignore_errors=True)
+        export_student(student, export)
+        shutil.rmtree(context.out, ignore_errors=True)
+        os.rename(export, context.out)
+        files = [_result_file(context, name) for name in _names(recipe)]
+        return DistillResult(
+            recipe=recipe.name, steps=recipe.student.steps, sampler=student.sampler.kind,
+            parameters=sum(value.numel() for value in student.denoiser.parameters()),
+            rounds=tuple(parse(RoundResult, json.loads(path.read_bytes()), path.name) for path in files),
+        )  # fmt: skip
 
 
 def _names(recipe: Recipe) -> list[str]:
     return [f"round-{k + 1}" for k in range(len(recipe.rounds))]
 
 
-def _manifest(ctx, unit: str):
-    return ctx.scratch / unit / "round.json"
+def _result_file(context: Context[DistillSettings], unit: str) -> Path:
+    return context.scratch / unit / "round.json"
 
 
-def _distillation(ctx, recipe: Recipe):
+def _distillation(context: Context[DistillSettings]) -> Distillation:
+    from fewstep.data.images import load_split
     from fewstep.teachers import load_teacher
     from fewstep.training import Distillation
-    from fewstep.trajectories import TrajectorySettings, open_set
+    from fewstep.trajectories import open_set
+    from fewstep.util.device import default_device
 
-    made = ctx.manifests["trajectories"].settings
-    taken = {key: made[key] for key in TrajectorySettings.model_fields if key in made}
+    recipe, made = context.settings.recipe, context.manifests["trajectories"].settings
+    chosen = {key: made[key] for key in TrajectorySettings.model_fields if key in made}
     return Distillation(
         recipe,
-        load_teacher(ctx.inputs["teacher"]),
-        images=ctx.settings["images"],
-        seed=ctx.seed,
-        folder=ctx.scratch,
-        data=load_split(ctx.inputs["shard"], "train") if recipe.needs.data else None,
-        pairs=open_set(ctx.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
-        trajectories=TrajectorySettings(**taken),
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        checkpoint_images=ctx.checkpoint_images,
-        warn=ctx.warn,
-        on_pairs=lambda done, total: ctx.progress(done, total, unit="pairs"),
+        load_teacher(context.inputs["teacher"]),
+        images=context.settings.images,
+        seed=context.seed,
+        folder=context.scratch,
+        data=load_split(context.inputs["shard"], "train") if recipe.needs.data else None,
+        pairs=open_set(context.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
+        trajectories=parse(TrajectorySettings, chosen, "trajectories"),
+        device=default_device(),
+        checkpoint_images=context.checkpoint_images,
+        warn=context.warn,
+        on_pairs=lambda done, total: context.progress(done, total, unit="pairs"),
     )

@@ -1,175 +1,144 @@
 """The teacher stage: trains a small diffusion model, or takes a saved one, and lets it pass only if it samples well."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from fewstep.data.images import ImageSet, load_split
 from fewstep.diffusion.label_groups import require_groups
-from fewstep.diffusion.randomness import Permutation, derive, generator, integers, noise
-from fewstep.recipes import Recipe
-from fewstep.util.errors import SettingsError, StageFailed, laid_at
+from fewstep.teachers.inspection import inspect_teacher
+from fewstep.util.config import Strict, parse
+from fewstep.util.errors import SettingsError, laid_at
+from tasks.config.schema import Settings, TeacherCheck, TeacherTraining
+from tasks.stages.base import Context, Stage
+from tasks.storage.file_io import atomic_write
 
-PARALLEL = False
-SOLVER = "dpmsolver++"
-BATCH = 256
+# torch is imported in the methods that compute: the graph reads this file
 
-
-def check(ctx) -> None:
-    """Raises SettingsError for a given teacher that cannot be loaded, or images or groups that do not fit."""
-    from fewstep.teachers import inspect_teacher
-
-    images = load_split(ctx.inputs["shard"], "train")
-    if len(images) < 2:
-        raise SettingsError(f"the train split has {len(images)} images; add images or raise data.split.train")
-    if "teacher" not in ctx.given:
-        with laid_at("teacher.groups"):
-            require_groups(ctx.settings["groups"], images.num_classes, images.num_classes)
-        return
-    info = inspect_teacher(ctx.given["teacher"])
-    if tuple(info.sample_shape) != tuple(images.shape):
-        raise SettingsError(
-            f"{info.folder}: the teacher makes images of shape {tuple(info.sample_shape)}, the data are {images.shape}",
-            hint="set data.size and data.channels, or take another teacher",
-        )
-    if info.num_classes and images.num_classes > info.num_classes:
-        raise SettingsError(f"{info.folder}: {info.num_classes} classes, the data have {images.num_classes}")
-
-
-def units(ctx) -> list[str]:
-    if (ctx.scratch / "checked.json").is_file() and any(ctx.out.iterdir()):
-        return []
-    return ["check"] if "teacher" in ctx.given else ["train", "check"]
-
-
-def run_unit(ctx, unit: str) -> None:
-    """Train to the end from the newest checkpoint; or export and examine."""
-    if unit == "train":
-        begun = time.monotonic()
-        _trained(ctx, lambda done, total, figures: ctx.progress(done, total, metrics=figures, step=done))
-        ctx.record_cost({"training_seconds": round(time.monotonic() - begun, 3)})
-        return
-    from fewstep.teachers import load_teacher, save_teacher
-
-    teacher = load_teacher(ctx.given["teacher"]) if "teacher" in ctx.given else _trained(ctx)
-    export = ctx.scratch / "export"
-    shutil.rmtree(export, ignore_errors=True)
-    save_teacher(teacher, export)
-    found = examine(load_teacher(export), load_split(ctx.inputs["shard"], "train"), ctx.settings["check"], ctx.seed)
-    shutil.rmtree(ctx.out, ignore_errors=True)
-    os.rename(export, ctx.out)
-    (ctx.scratch / "checked.json").write_text(json.dumps(found))
-
-
-def finish(ctx) -> dict:
-    return json.loads((ctx.scratch / "checked.json").read_text())
-
-
-def teacher_recipe(settings: dict[str, Any]) -> Recipe:
-    """Denoising score matching with these settings of the stage, in the form that the training loop takes."""
-    from fewstep.recipes import parse_recipe
-
-    return parse_recipe(
-        {
-            "name": "teacher",
-            "student": {"init": "random"},
-            "optimiser": {"lr": settings["lr"], "weight_decay": 0.01},
-            "training": {"batch": settings["batch"], "ema": settings["ema"]},
-            "rounds": [{"terms": [{"term": "denoising", "class_dropout": settings["class_dropout"]}]}],
-        },
-        "teacher",
-    )
-
-
-def _trained(ctx, on_progress=None):
-    """The trained network; a run that was finished before is read from its last checkpoint."""
+if TYPE_CHECKING:
     from fewstep.diffusion.denoiser import Denoiser
-    from fewstep.diffusion.processes import VariancePreserving
-    from fewstep.teachers import new_unet
-    from fewstep.training import RoundTrainer, Sources
+    from fewstep.teachers.sampling_check import TeacherReport
 
-    images, settings = load_split(ctx.inputs["shard"], "train"), ctx.settings
-    channels, size, classes = images.shape[0], images.shape[-1], images.num_classes
-    groups = require_groups(settings["groups"], classes, classes or None)
-    network = new_unet(
-        size, channels, classes, settings["channels"], settings["layers"],
-        generator=generator(ctx.seed, "teacher-init"), groups=len(groups),
+_SHORT_BATCHES = 8
+_ANYTHING = {"max_distance_ratio": 1e9, "max_terminal_snr": 1e9}
+
+
+class TrainedTeacher(TeacherTraining):
+    """A teacher that is trained here."""
+
+    source: Literal["train"] = "train"
+
+
+class GivenTeacher(Strict):
+    """A saved teacher, which is copied and checked."""
+
+    source: Literal["given"] = "given"
+    check: TeacherCheck
+
+
+class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
+    """A teacher in a pipeline folder; units: `train`, where it is not given, then `check`."""
+
+    name = "teacher"
+    output = "data/teacher"
+    settings_type = TrainedTeacher
+    inputs = ("shard",)
+    outside = ("teacher",)
+    params = ("seed", "teacher")
+
+    def resolve(self, settings: Settings) -> TrainedTeacher | GivenTeacher:
+        teacher = settings.teacher
+        if teacher.given:
+            return GivenTeacher(check=teacher.check)
+        return TrainedTeacher(**{name: getattr(teacher, name) for name in TeacherTraining.model_fields})
+
+    def parse(self, data: dict[str, Any], source: str) -> TrainedTeacher | GivenTeacher:
+        return parse(TrainedTeacher if data.get("source") == "train" else GivenTeacher, data, source)
+
+    def terms(self, settings: TrainedTeacher | GivenTeacher) -> Iterable[str]:
+        return ("denoising",) if isinstance(settings, TrainedTeacher) else ()
+
+    def shortened(self, settings: TrainedTeacher | GivenTeacher) -> TrainedTeacher | GivenTeacher:
+        check = settings.check.model_copy(update={**_ANYTHING, "samples": min(settings.check.samples, 64)})
+        short = settings.model_copy(update={"check": check})
+        if isinstance(short, GivenTeacher):
+            return short
+        return short.model_copy(update={"images": min(short.images, _SHORT_BATCHES * short.batch)})
+
+    def check(self, context: Context[TrainedTeacher | GivenTeacher]) -> None:
+        """Refuse a given teacher that cannot be loaded, and images or groups that do not fit."""
+        from fewstep.data.images import load_split
+
+        images = load_split(context.inputs["shard"], "train")
+        if len(images) < 2:
+            raise SettingsError(f"the train split has {len(images)} images; add images or raise data.split.train")
+        if isinstance(context.settings, TrainedTeacher):
+            with laid_at("teacher.groups"):
+                require_groups(context.settings.groups, images.num_classes, images.num_classes)
+            return
+        info = inspect_teacher(context.outside["teacher"])
+        if tuple(info.sample_shape) != tuple(images.shape):
+            raise SettingsError(
+                f"{info.folder}: the teacher makes images of shape {tuple(info.sample_shape)}, the data are "
+                f"{images.shape}",
+                hint="set data.size and data.channels, or take another teacher",
+            )
+        if info.num_classes and images.num_classes > info.num_classes:
+            raise SettingsError(f"{info.folder}: {info.num_classes} classes, the data have {images.num_classes}")
+
+    def units(self, context: Context[TrainedTeacher | GivenTeacher]) -> list[str]:
+        if (context.scratch / "checked.json").is_file() and any(context.out.iterdir()):
+            return []
+        return ["train", "check"] if isinstance(context.settings, TrainedTeacher) else ["check"]
+
+    def run_unit(self, context: Context[TrainedTeacher | GivenTeacher], unit: str) -> None:
+        """Train to the end from the newest checkpoint; or export the teacher and check it."""
+        if unit == "train":
+            begun = time.monotonic()
+            _trained(context, report=True)
+            context.record_cost({"training_seconds": round(time.monotonic() - begun, 3)})
+            return
+        from fewstep.data.images import load_split
+        from fewstep.teachers import load_teacher, save_teacher
+        from fewstep.teachers.sampling_check import check_teacher
+        from fewstep.util.device import default_device
+
+        given = context.outside.get("teacher")
+        teacher = _trained(context) if given is None else load_teacher(given)
+        export = context.scratch / "export"
+        shutil.rmtree(export, ignore_errors=True)
+        save_teacher(teacher, export)
+        saved = load_teacher(export).to(default_device())
+        report = check_teacher(saved, load_split(context.inputs["shard"], "train"), seed=context.seed,
+                               **context.settings.check.model_dump())  # fmt: skip
+        shutil.rmtree(context.out, ignore_errors=True)
+        os.rename(export, context.out)
+        atomic_write(context.scratch / "checked.json", report.model_dump_json())
+
+    def finish(self, context: Context[TrainedTeacher | GivenTeacher]) -> TeacherReport:
+        from fewstep.teachers.sampling_check import TeacherReport
+
+        return parse(TeacherReport, json.loads((context.scratch / "checked.json").read_bytes()), "checked.json")
+
+
+def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser:
+    """The trained teacher; a training that was finished before is read from its last checkpoint."""
+    from fewstep.data.images import load_split
+    from fewstep.teachers.training import teacher_recipe, train_teacher
+    from fewstep.util.device import default_device
+
+    def on_progress(done: int, total: int, figures: dict[str, float]) -> None:
+        context.progress(done, total, metrics=figures, step=done)
+
+    settings = context.settings
+    return train_teacher(
+        teacher_recipe(settings.lr, settings.batch, settings.ema, settings.class_dropout),
+        load_split(context.inputs["shard"], "train"), images=settings.images, channels=settings.channels,
+        layers=settings.layers, groups=settings.groups, seed=context.seed, folder=context.scratch / "checkpoints",
+        device=default_device(), checkpoint_images=context.checkpoint_images, warn=context.warn,
+        on_progress=on_progress if report else None,
     )  # fmt: skip
-    teacher = Denoiser(
-        network, VariancePreserving.cosine(), "v_prediction", images.shape, classes, classes or None, groups=groups
-    )
-    recipe = teacher_recipe(settings)
-    trainer = RoundTrainer(
-        recipe,
-        0,
-        {"student": teacher},
-        [teacher.process.t_max],
-        Sources(data=images),
-        images=recipe.images_of(0, settings["images"]),
-        seed=derive(ctx.seed, "teacher"),
-        folder=ctx.scratch / "checkpoints",
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        checkpoint_images=ctx.checkpoint_images,
-        warn=ctx.warn,
-    )
-    return trainer.run(on_progress).to("cpu")
-
-
-def examine(teacher, images: ImageSet, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Weights finite, noise end noisy enough, samples near the images: what was found, or StageFailed.
-
-    The distance is sliced Wasserstein between as many samples as images, over that between two halves of the images.
-    """
-    from fewstep.diffusion.sampling import sample
-    from fewstep.metrics.distances.sliced import sliced_wasserstein
-
-    for name, value in teacher.state_dict().items():
-        if not bool(torch.isfinite(value).all()):
-            raise StageFailed(f"the teacher's weight {name} holds NaN or infinite values")
-    process = teacher.process
-    snr = float(process.log_snr(torch.tensor(process.t_max, dtype=torch.float64)).exp())
-    if snr > settings["max_terminal_snr"]:
-        raise StageFailed(
-            f"the teacher's terminal signal-to-noise ratio is {snr:.3g}, above {settings['max_terminal_snr']:g}",
-            hint="its noise schedule leaves data visible at the start of sampling; take another teacher or raise "
-            "teacher.check.max_terminal_snr",
-        )
-    count = min(settings["samples"], len(images) // 2)
-    order = Permutation(len(images), seed, "teacher-check")(torch.arange(2 * count))
-    one, other = images.images(order[:count]), images.images(order[count:])
-    numbers = range(count)
-    condition = None
-    if teacher.num_classes:
-        labels = images.labels[order[:count]]
-        condition = labels if images.num_classes else integers(seed, "teacher-check", numbers, teacher.num_classes)
-    start = noise(seed, "teacher-check", numbers, teacher.sample_shape)
-    parts = [
-        sample(
-            teacher, start[i : i + BATCH], solver=SOLVER, steps=settings["steps"],
-            condition=None if condition is None else condition[i : i + BATCH],
-        ).x
-        for i in range(0, count, BATCH)
-    ]  # fmt: skip
-    drawn = torch.cat(parts)
-    if not bool(torch.isfinite(drawn).all()):
-        raise StageFailed(f"the teacher's samples hold NaN or infinite values ({SOLVER}, {settings['steps']} steps)")
-    null, distance = sliced_wasserstein(one, other), sliced_wasserstein(drawn.clamp(-1, 1), one)
-    ratio = distance / null
-    if ratio > settings["max_distance_ratio"]:
-        raise StageFailed(
-            f"the teacher's samples are too far from the images: sliced Wasserstein distance {distance:.4g} is "
-            f"{ratio:.2f} times that of real against real, allowed are {settings['max_distance_ratio']:g}",
-            hint="train longer (teacher.images) or wider (teacher.channels), or raise teacher.check.max_distance_ratio",
-        )
-    return {
-        "parameters": sum(value.numel() for value in teacher.parameters()),
-        "terminal_snr": snr,
-        "quality": {
-            "sliced_wasserstein": distance, "real_against_real": null, "ratio": ratio, "samples": count,
-            "solver": SOLVER, "steps": settings["steps"],
-        },
-    }  # fmt: skip

@@ -1,95 +1,136 @@
-"""The trajectory stage: what the teacher makes of keyed noise, shard by shard, each an independent unit of work."""
+"""The trajectories stage: the teacher's outputs for keyed noise, shard by shard, each an independent unit of work."""
 
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING, Any, Literal
 
-from fewstep.trajectories import SetWriter, TrajectorySettings, plan_set, set_description
-from fewstep.trajectories.teacher_runtime import prepare
+from fewstep.trajectories.trajectory_settings import TrajectorySettings
+from fewstep.util.config import Strict, parse
+from tasks.config.recipe_needs import recipe_needs
+from tasks.config.schema import Settings
+from tasks.stages.base import Context, Stage
 
-PARALLEL = True
-_NOTHING = "nothing"
+# torch is imported in the methods that compute: the graph reads this file
+
+if TYPE_CHECKING:
+    from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.trajectories import SetWriter
 
 
-class _Work:
-    """What the workers of one process share: the teacher, whose weights nobody changes, and the count of samples."""
+class NothingNeeded(Strict):
+    """The recipe trains on no outputs of the teacher that could be made before."""
 
-    def __init__(self, ctx):
+    needs: Literal["nothing"] = "nothing"
+
+
+class NeededSet(TrajectorySettings):
+    """A set of pairs (noise, sample), or of trajectories with states along the way."""
+
+    needs: Literal["pairs", "trajectories"]
+
+
+class TrajectoriesResult(Strict, extra="allow"):
+    """What was made; a set's own summary (fewstep.trajectories) beside it."""
+
+    samples: int
+    needs: str | None = None
+
+
+class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
+    """A trajectory set for the recipe; a unit is a shard. Nothing for a recipe that needs none."""
+
+    name = "trajectories"
+    output = "data/trajectories"
+    settings_type = NeededSet
+    inputs = ("teacher",)
+    outside = ("recipe",)
+    params = ("seed", "trajectories", "distill")
+    parallel = True
+
+    def resolve(self, settings: Settings) -> NeededSet | NothingNeeded:
+        needs = recipe_needs(settings)
+        if not needs.pairs and not needs.states:
+            return NothingNeeded()
+        chosen = settings.trajectories.model_dump(exclude={"workers", "keep"})
+        keep = needs.states if settings.trajectories.keep is None else settings.trajectories.keep
+        return NeededSet(needs="trajectories" if keep else "pairs", keep=keep, **chosen)
+
+    def parse(self, data: dict[str, Any], source: str) -> NeededSet | NothingNeeded:
+        return parse(NothingNeeded if data.get("needs") == "nothing" else NeededSet, data, source)
+
+    def shortened(self, settings: NeededSet | NothingNeeded) -> NeededSet | NothingNeeded:
+        if isinstance(settings, NothingNeeded):
+            return settings
+        return settings.model_copy(update={"count": min(settings.count, settings.record_size)})
+
+    def check(self, context: Context[NeededSet | NothingNeeded]) -> None:
+        """Refuse settings that the teacher cannot serve."""
+        if isinstance(context.settings, NeededSet):
+            context.once(_OpenSet)
+
+    def units(self, context: Context[NeededSet | NothingNeeded]) -> list[str]:
+        if isinstance(context.settings, NothingNeeded):
+            return []
+        writer = context.once(_OpenSet).writer()
+        writer.sweep()
+        context.record_cost({"records_reused": len(writer.previous.records), "records_to_make": len(writer.missing())})
+        return [f"{shard:05d}" for shard in writer.missing_shards()]
+
+    def run_unit(self, context: Context[NeededSet | NothingNeeded], unit: str) -> None:
+        """Make and pack one shard; records that are there already are kept."""
+        opened = context.once(_OpenSet)
+        opened.writer().make_shard(opened.teacher, int(unit), opened.add)
+
+    def finish(self, context: Context[NeededSet | NothingNeeded]) -> TrajectoriesResult:
+        """Verify every shard and write the set's description."""
+        from fewstep.trajectories import set_description
+
+        if isinstance(context.settings, NothingNeeded):
+            empty = {"count": 0, "fields": {}, "backends": [], "key": "", "shards": []}
+            set_description.write(context.out, empty)
+            return TrajectoriesResult(samples=0, needs="nothing")
+        return TrajectoriesResult(**context.once(_OpenSet).writer().finish())
+
+
+class _OpenSet:
+    """What the threads of one process share: the teacher, whose weights nobody changes, and the count of samples."""
+
+    def __init__(self, context: Context[NeededSet]):
         from fewstep.teachers import load_teacher
+        from fewstep.trajectories import plan_set
+        from fewstep.util.device import default_device
 
-        self.denoiser = load_teacher(ctx.inputs["teacher"])
-        digest = ctx.manifests["teacher"].digest
-        self.plan = plan_set(self.denoiser, _settings(ctx), seed=ctx.seed, teacher_digest=digest)
-        self.done = 0
-        self._prepared = None
+        self.context = context
+        chosen = {name: getattr(context.settings, name) for name in TrajectorySettings.model_fields}
+        denoiser = load_teacher(context.inputs["teacher"]).to(default_device())
+        self.plan = plan_set(denoiser, TrajectorySettings(**chosen), seed=context.seed,
+                             teacher_digest=context.manifests["teacher"].digest)  # fmt: skip
+        self.done = (self.plan.records - len(self.writer().missing())) * self.plan.settings.record_size
+        self._denoiser: Denoiser = denoiser
+        self._prepared: Denoiser | None = None
         self._lock = threading.Lock()
 
-    def teacher(self):
+    def writer(self) -> SetWriter:
+        """A writer of the set, for one thread."""
+        from fewstep.trajectories import SetWriter
+
+        context = self.context
+        return SetWriter(context.out, context.scratch, self.plan, context.previous, context.warn,
+                         equal_code=context.previous_code_equal)  # fmt: skip
+
+    def teacher(self) -> Denoiser:
         """The teacher in the set's precision, compiled if the set is; made once."""
+        from fewstep.trajectories.teacher_runtime import prepare
+
         with self._lock:
             if self._prepared is None:
-                self._prepared = prepare(self.denoiser, self.plan)
+                self._prepared = prepare(self._denoiser, self.plan)
             return self._prepared
 
-    def made(self, ctx, samples: int) -> None:
-        """Count and report samples."""
+    def add(self, samples: int) -> None:
+        """Count samples that were made, and report them."""
         with self._lock:
             self.done += samples
             total = self.plan.settings.count
-            ctx.progress(min(self.done, total), total)
-
-
-_work: dict[str, _Work] = {}
-_opening = threading.Lock()
-
-
-def _settings(ctx) -> TrajectorySettings | None:
-    if ctx.settings["needs"] == _NOTHING:
-        return None
-    named = {name: value for name, value in ctx.settings.items() if name in TrajectorySettings.model_fields}
-    return TrajectorySettings.model_validate(named)
-
-
-def _open(ctx) -> tuple[_Work, SetWriter]:
-    with _opening:
-        known = _work.get(ctx.key)
-        if known is None:
-            known = _Work(ctx)
-            writer = SetWriter(ctx.out, ctx.scratch, known.plan, ctx.previous, ctx.warn)
-            known.done = (known.plan.records - len(writer.missing())) * known.plan.settings.record_size
-            _work.clear()
-            _work[ctx.key] = known
-    return known, SetWriter(ctx.out, ctx.scratch, known.plan, ctx.previous, ctx.warn)
-
-
-def check(ctx) -> None:
-    """SettingsError if the teacher cannot make what is asked for."""
-    if _settings(ctx) is not None:
-        _work.clear()
-        _open(ctx)
-
-
-def units(ctx) -> list[str]:
-    """Shards that are not finished; none if the recipe needs none."""
-    if _settings(ctx) is None:
-        return []
-    _, writer = _open(ctx)
-    writer.sweep()
-    ctx.record_cost({"records_reused": len(writer.previous.records), "records_to_make": len(writer.missing())})
-    return [f"{shard:05d}" for shard in writer.missing_shards()]
-
-
-def run_unit(ctx, unit: str) -> None:
-    """Make and pack one shard; records that are there already are kept."""
-    work, writer = _open(ctx)
-    writer.make_shard(work.teacher, int(unit), lambda samples: work.made(ctx, samples))
-
-
-def finish(ctx) -> dict:
-    """Verify every shard and write the set's description."""
-    if _settings(ctx) is None:
-        set_description.write(ctx.out, {"count": 0, "fields": {}, "backends": [], "key": "", "shards": []})
-        return {"samples": 0, "needs": _NOTHING}
-    summary = _open(ctx)[1].finish()
-    _work.clear()
-    return summary
+            self.context.progress(min(self.done, total), total)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -9,10 +10,13 @@ import yaml
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
+from tasks.storage import dvc_repo
 from tasks.storage.file_io import clone_or_copy
+from tasks.storage.published_outputs import restorable
+from tasks.storage.workspace import Workspace
 
 
-def locate(workspace, stage: str, digest: str, md5: str | None, scratch: Path,
+def locate(workspace: Workspace, stage: str, digest: str, md5: str | None, scratch: Path,
            key: str | None = None) -> tuple[Path, str]:
     """A folder that holds the output of `stage` with this manifest digest, and where it was: `workspace` or `cache`.
 
@@ -42,13 +46,11 @@ def locked_md5(lock: Path, path: str, kind: str = "outs") -> str | None:
     return rows[0].get("md5") if rows else None
 
 
-def from_cache(workspace, md5: str, target: Path) -> Path:
+def from_cache(workspace: Workspace, md5: str, target: Path) -> Path:
     """Copies the folder or file that DVC knows as `md5` to the new path `target`; what the cache lacks is pulled.
 
     Raises NotAvailable when neither cache nor remote has it.
     """
-    from tasks.storage import dvc_repo
-
     with dvc_repo.repository(workspace) as repo:
         store = Path(repo.cache.local.path)
 
@@ -76,9 +78,7 @@ def from_cache(workspace, md5: str, target: Path) -> Path:
     return target
 
 
-def _pull(workspace, names: list[str], place) -> None:
-    from tasks.storage import dvc_repo
-
+def _pull(workspace: Workspace, names: list[str], place: Callable[[str], Path]) -> None:
     absent = [name for name in names if not os.path.exists(place(name))]
     if not absent:
         return
@@ -91,3 +91,14 @@ def _pull(workspace, names: list[str], place) -> None:
     still = sum(not os.path.exists(place(name)) for name in absent)
     if still:
         raise NotAvailable(f"neither DVC's cache nor its remote has {still} of the files")
+
+
+def materialise(workspace: Workspace, key: str, target: Path) -> None:
+    """Copy the output known under `key` from DVC's cache, or its remote, into the new folder `target`.
+
+    Raises NotAvailable when it is in neither. The caller verifies the bytes.
+    """
+    known = restorable(workspace, key)
+    if known is None:
+        raise NotAvailable(f"no output of key {key[:12]} is known here")
+    from_cache(workspace, known.md5, target)

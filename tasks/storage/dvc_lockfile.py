@@ -1,7 +1,7 @@
-"""dvc.lock as plain data: what DVC claims about a stage, and whether we know the claim to be true. DVC is not imported.
+"""dvc.lock as plain data: what DVC claims about a stage, and whether the claim is known to be true. No DVC here.
 
-`recorded/<stage>.json` remembers, for each stage, the entry of dvc.lock that was found true, for which key, and under
-which state of everything DVC looks at. While all of it is as it was, there is no need to ask DVC.
+`recorded/<stage>.json` remembers, for each stage, the entry of dvc.lock that was verified, for which key, and under which
+state of everything DVC looks at. While all of it is as it was, there is no need to ask DVC.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from pathlib import Path
 
 from fewstep.util.errors import SettingsError
-from tasks.config import schema as settings_module
+from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine.manifest import canonical
-from tasks.storage.file_io import atomic_write, sha256
+from tasks.engine.stage_code import DECIDES
+from tasks.stages.base import Stage
+from tasks.storage.file_io import StatTable, atomic_write, sha256
 from tasks.storage.workspace import Workspace
 
-PLAIN = r"[A-Za-z0-9_./-]+"
 IGNORED = ("__pycache__",)
 _BROKEN_HINT = "remove dvc.lock: the next run writes it anew"
-NONE_GIVEN = "fewstep/__init__.py"      # stands in dvc.yaml where the settings bring in nothing from outside
 
 
 def lock_entries(workspace: Workspace) -> dict:
@@ -31,7 +30,7 @@ def lock_entries(workspace: Workspace) -> dict:
     if not path.is_file():
         return {}
     try:
-        content = settings_module.read(path)
+        content = params_file.read(path)
     except SettingsError as error:
         raise SettingsError(str(error), hint=_BROKEN_HINT) from None
     if "schema" not in content:
@@ -39,41 +38,41 @@ def lock_entries(workspace: Workspace) -> dict:
     return content.get("stages") or {}
 
 
-def declared_files(stage: graph.Stage, root: Path) -> list[str]:
-    """All files that DVC sees in the stage's modules (not only Python ones), relative to `root`, sorted."""
-    found = []
-    for name in stage.modules:
-        found += _walk(root / name, root) if (root / name).is_dir() else [name] * (root / name).is_file()
-    return sorted(found)
+def watched_files(root: Path) -> list[str]:
+    """All files of the code that DVC watches (not only Python ones), relative to `root`, sorted."""
+    names = []
+    for folder in DECIDES:
+        names += _walk(root / folder, root)
+    return sorted(names)
 
 
 def _walk(folder: Path, root: Path) -> list[str]:
-    found = []
-    for parent, folders, names in os.walk(folder):
+    names = []
+    for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in IGNORED]
-        found += [Path(parent, name).relative_to(root).as_posix() for name in names if not name.endswith(".pyc")]
-    return found
+        names += [Path(parent, name).relative_to(root).as_posix() for name in files if not name.endswith(".pyc")]
+    return names
 
 
-def view(workspace: Workspace, stage: graph.Stage, params: dict, given: dict) -> str:
+def view(workspace: Workspace, stage: Stage, params: dict, given: dict, table: StatTable) -> str:
     """Digest of all that DVC compares for this stage, data folders apart: params, code, dvc.yaml, outside inputs."""
     root = workspace.root
     seen = {
         "params": {name: params.get(name) for name in stage.params},
-        "code": [[name, sha256(root / name)] for name in declared_files(stage, root)],
+        "code": [[name, table.sha256(root / name)] for name in watched_files(root)],
         "dvc.yaml": sha256(root / "dvc.yaml"),
         "given": given,
     }
     return hashlib.sha256(canonical(seen)).hexdigest()
 
 
-def remember(workspace: Workspace, stage: graph.Stage, key: str, seen: str, entry: dict) -> None:
+def remember(workspace: Workspace, stage: Stage, key: str, seen: str, entry: dict) -> None:
     """Note that `entry` is the true record of `key` under the view `seen`."""
     atomic_write(workspace.local / "recorded" / f"{stage.name}.json",
                  json.dumps({"key": key, "view": seen, "entry": entry}, sort_keys=True))
 
 
-def recorded(workspace: Workspace, stage: graph.Stage) -> dict | None:
+def recorded(workspace: Workspace, stage: Stage) -> dict | None:
     """What `remember` noted last: {key, view, entry}."""
     try:
         return json.loads((workspace.local / "recorded" / f"{stage.name}.json").read_bytes())
@@ -81,16 +80,19 @@ def recorded(workspace: Workspace, stage: graph.Stage) -> dict | None:
         return None
 
 
-def is_recorded(workspace: Workspace, stage: graph.Stage, key: str, seen: str, entry: dict | None) -> bool:
+def is_recorded(workspace: Workspace, stage: Stage, key: str, seen: str, entry: dict | None) -> bool:
     """Whether dvc.lock is known to hold the true record of `key`."""
     return entry is not None and recorded(workspace, stage) == {"key": key, "view": seen, "entry": entry}
 
 
-def claims_current(workspace: Workspace, stage: graph.Stage, params: dict, entries: dict) -> bool:
-    """Whether dvc.lock says that nothing the stage depends on has changed: what `dvc status` would conclude."""
+def claims_current(workspace: Workspace, stage: Stage, params: dict, entries: dict) -> bool:
+    """Whether dvc.lock says that nothing the stage depends on has changed: what `dvc status` would conclude.
+
+    False for an entry that is known to be true: it is of another output than the one that lies there, which DVC sees.
+    """
     entry = entries.get(stage.name)
     if not entry or (recorded(workspace, stage) or {}).get("entry") == entry:
-        return False    # known to be true, of another output than the one that lies there: DVC will see that
+        return False
     values = (entry.get("params") or {}).get("params.yaml") or {}
     if any(values.get(name) != params.get(name) for name in stage.params):
         return False
@@ -116,24 +118,3 @@ def dvc_md5(path: Path) -> str | None:
     rows = [{"md5": dvc_md5(path / name), "relpath": name} for name in sorted(_walk(path, path))]
     rows.sort(key=lambda row: tuple(row["relpath"].split("/")))
     return hashlib.md5(json.dumps(rows, sort_keys=True).encode()).hexdigest() + ".dir"
-
-
-def sync_given(workspace: Workspace, settings: settings_module.Settings) -> bool:
-    """Let dvc.yaml name what the settings bring in from outside as dependencies; returns whether it was changed.
-
-    The block `given:` under `vars:` has one line per outside input; one that is not used names a file that is always
-    there, since DVC knows no optional dependency.
-    """
-    path = workspace.root / "dvc.yaml"
-    text = wanted = path.read_text()
-    for name, outside in graph.given(settings, workspace.root).items():
-        value = NONE_GIVEN
-        if outside is not None:
-            outside = Path(os.path.abspath(outside))
-            inside = outside.is_relative_to(workspace.root)
-            value = outside.relative_to(workspace.root).as_posix() if inside else str(outside)
-        line = f"      {name}: {value if re.fullmatch(PLAIN, value) else json.dumps(value)}"
-        wanted = re.sub(rf"^      {name}: .*$", lambda _, line=line: line, wanted, count=1, flags=re.M)
-    if wanted != text:
-        atomic_write(path, wanted)
-    return wanted != text

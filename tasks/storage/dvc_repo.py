@@ -18,13 +18,17 @@ from pathlib import Path
 
 import tasks.tracking.process_env  # noqa: F401  (no telemetry)
 from fewstep.util.errors import FewstepError, NotAvailable
-from tasks.config import schema as settings_module
-from tasks.engine import graph, stage_key
+from tasks.config import params_file
+from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.manifest import Manifest
-from tasks.engine.plan import changes, restorable, stat_table
-from tasks.storage import dvc_lockfile
-from tasks.storage.file_io import atomic_write, disk_full, is_disk_full, write_if_other, writing
+from tasks.engine.plan import compare, stat_table
+from tasks.engine.stage_code import checked_out_code
+from tasks.engine.stage_key import identify, resolve
+from tasks.stages.base import Stage
+from tasks.storage import dvc_lockfile, published_outputs
+from tasks.storage.code_state import commit_of
+from tasks.storage.file_io import atomic_write, disk_full, is_disk_full, writing
 from tasks.storage.git import git, worktrees
 from tasks.storage.workspace import Workspace
 
@@ -147,7 +151,7 @@ def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
             _remember_output(workspace, repo, stage, manifest, entry.outs[0])
             if before:
                 return _refusal(stage, before)
-            missing = [section for section in stage.params if section not in settings_module.read(workspace.params)]
+            missing = [section for section in stage.params if section not in params_file.read(workspace.params)]
             if missing:
                 return _refusal(stage, f"params.yaml has no section {' and '.join(map(repr, missing))}, "
                                        f"which dvc.yaml watches (an empty one, `{missing[0]}: {{}}`, will do)")
@@ -174,12 +178,12 @@ def _write_lock(repo, entry) -> None:
         atomic_write(path, changed.read_bytes())
 
 
-def _refusal(stage: graph.Stage, why: str) -> str:
+def _refusal(stage: Stage, why: str) -> str:
     return (f"the result of '{stage.name}' is kept with its true manifest, but not recorded in dvc.lock: {why}")
 
 
-def _other_params(workspace: Workspace, stage: graph.Stage, entry) -> str | None:
-    params = settings_module.read(workspace.params)
+def _other_params(workspace: Workspace, stage: Stage, entry) -> str | None:
+    params = params_file.read(workspace.params)
     for dependency in entry.deps:
         values = getattr(dependency, "params", None) and dependency.hash_info.value or {}
         if any(values.get(name) != params.get(name) for name in values):
@@ -187,29 +191,19 @@ def _other_params(workspace: Workspace, stage: graph.Stage, entry) -> str | None
     return None
 
 
-def disagreement(workspace: Workspace, stage: graph.Stage, manifest: Manifest) -> str | None:
+def disagreement(workspace: Workspace, stage: Stage, manifest: Manifest) -> str | None:
     """Why what lies on disk now (params.yaml, code, inputs, output) is not what `manifest` says; None if it is."""
     table = stat_table(workspace)
     try:
-        settings = settings_module.load(workspace.params)
-        resolved = stage_key.resolved(stage, settings, workspace.root)
-        edited = [f"{key}: {json.dumps(old)} → {json.dumps(new)}"
-                  for key, old, new in changes(manifest.settings, resolved)]
-        if manifest.seed != settings.seed:
-            edited.append(f"seed: {manifest.seed} → {settings.seed}")
-        if edited:
-            return f"params.yaml was edited meanwhile ({', '.join(edited[:4])})"
-        given = stage_key.given_digests(stage, settings, workspace, table)
+        settings = params_file.load(workspace.params)
         digests = {name: manifests.verify(workspace.root / graph.stage(name).output, table).digest
                    for name in stage.inputs}
-        for name in stage.inputs:
-            if digests[name] != manifest.inputs[name]["digest"]:
-                return f"its input {graph.stage(name).output} was changed meanwhile"
-        code = stage_key.code_hash(stage, stage_key.root_of_code(workspace, stage))
-        if code != manifest.code:
-            return "its code was edited meanwhile"
-        if stage_key.key(stage, code, resolved, settings.seed, digests, given) != manifest.key:
-            return "what it reads from outside was changed meanwhile"
+        code = checked_out_code(stage, resolve(stage, settings, workspace.root), workspace, table)
+        identity = identify(stage, settings, workspace, digests, table, code)
+        if identity.key_of(manifest) is None:
+            differences, files = compare(manifest, identity)
+            edited = differences + [f"code: {', '.join(files[:4])}"] * bool(files)
+            return f"edited meanwhile: {', '.join(edited[:4])}"
         differing = manifests.problems(workspace.root / stage.output, manifest, table)
         return f"its output was changed meanwhile: {differing[0]}" if differing else None
     except FewstepError as error:
@@ -218,30 +212,19 @@ def disagreement(workspace: Workspace, stage: graph.Stage, manifest: Manifest) -
         table.close()
 
 
-def _remember_output(workspace: Workspace, repo, stage: graph.Stage, manifest: Manifest, out) -> None:
-    known = {"stage": stage.name, "key": manifest.key, "digest": manifest.digest, "md5": out.hash_info.value,
-             "store": os.path.relpath(repo.cache.local.path, workspace.shared)}
-    path = workspace.published / f"{manifest.key}.json"
-    write_if_other(path, json.dumps(known, sort_keys=True) + "\n")
+def _remember_output(workspace: Workspace, repo, stage: Stage, manifest: Manifest, out) -> None:
+    store = os.path.relpath(repo.cache.local.path, workspace.shared)
+    published_outputs.write(workspace, published_outputs.PublishedOutput(
+        stage=stage.name, key=manifest.key, digest=manifest.digest, md5=out.hash_info.value, store=store,
+        commit=commit_of(workspace, manifest.code)))
 
 
-def _note_true(workspace: Workspace, stage: graph.Stage, manifest: Manifest) -> None:
+def _note_true(workspace: Workspace, stage: Stage, manifest: Manifest) -> None:
     entry = dvc_lockfile.lock_entries(workspace)[stage.name]
-    params = settings_module.read(workspace.params)
-    dvc_lockfile.remember(workspace, stage, manifest.key, dvc_lockfile.view(workspace, stage, params, manifest.given), entry)
-
-
-def materialise(workspace: Workspace, key: str, target: Path) -> None:
-    """Copy the output made under `key` from DVC's cache (where that lacks it: the remote) into the new folder `target`.
-
-    Raises NotAvailable when it is in neither. The caller verifies the bytes.
-    """
-    from tasks.storage.dvc_cache import from_cache
-
-    known = restorable(workspace, key)
-    if known is None:
-        raise NotAvailable(f"no output of key {key[:12]} is known here")
-    from_cache(workspace, known["md5"], target)
+    params = params_file.read(workspace.params)
+    with contextlib.closing(stat_table(workspace)) as table:
+        seen = dvc_lockfile.view(workspace, stage, params, manifest.given, table)
+    dvc_lockfile.remember(workspace, stage, manifest.key, seen, entry)
 
 
 def fetch(workspace: Workspace, hashes: list[str]) -> None:
@@ -251,12 +234,6 @@ def fetch(workspace: Workspace, hashes: list[str]) -> None:
         if not repo.config.get("core", {}).get("remote"):
             raise NotAvailable(f"DVC's cache lacks {len(hashes)} files, and there is no remote")
         repo.cloud.pull([HashInfo("md5", value) for value in hashes])
-
-
-def status(workspace: Workspace, name: str | None = None) -> dict:
-    """What `dvc status` reports for a stage (or all): an empty mapping when DVC sees nothing to do."""
-    with repository(workspace) as repo:
-        return repo.status(targets=[_target(workspace, name)] if name else None)
 
 
 def has_remote(workspace: Workspace) -> bool:

@@ -207,6 +207,7 @@ class StatTable:
         self.path = Path(path)
         self.hashed = 0     # files hashed by this object, for tests and reports
         self._database: sqlite3.Connection | None = None
+        self._learnt: dict[tuple[int, int], tuple] = {}     # written by commit: an open transaction would block others
 
     def sha256(self, path: str | os.PathLike, *, fresh: bool = False) -> str:
         """SHA-256 of `path`; with `fresh` its bytes are read whatever the table says, and the table is set right."""
@@ -226,13 +227,15 @@ class StatTable:
 
     def commit(self) -> None:
         """Make what was learnt durable; called after a batch of files."""
-        if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.commit()
+        if self._learnt:
+            with contextlib.suppress(sqlite3.Error, OSError), self._open() as database:
+                database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", self._learnt.values())
+            self._learnt = {}
 
     def close(self) -> None:
+        """Commit, and close the database."""
+        self.commit()
         if self._database is not None:
-            self.commit()
             self._database.close()
             self._database = None
 
@@ -250,6 +253,9 @@ class StatTable:
         return self._database
 
     def _get(self, row: tuple) -> str | None:
+        if row[:2] in self._learnt:
+            size, mtime, ctime, digest = self._learnt[row[:2]][2:]
+            return digest if (size, mtime, ctime) == row[2:] else None
         try:
             found = self._open().execute("SELECT size, mtime, ctime, sha256 FROM files WHERE device=? AND inode=?",
                                          row[:2]).fetchone()
@@ -258,5 +264,4 @@ class StatTable:
         return found[3] if found and tuple(found[:3]) == row[2:] else None
 
     def _put(self, row: tuple, digest: str) -> None:
-        with contextlib.suppress(sqlite3.Error, OSError):
-            self._open().execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (*row, digest))
+        self._learnt[row[:2]] = (*row, digest)

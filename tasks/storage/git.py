@@ -10,7 +10,7 @@ from pathlib import Path
 from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
 from tasks.storage.workspace import Workspace
 
-_NOBODY = {"GIT_AUTHOR_NAME": "fewstep", "GIT_AUTHOR_EMAIL": "fewstep@localhost",
+NOBODY = {"GIT_AUTHOR_NAME": "fewstep", "GIT_AUTHOR_EMAIL": "fewstep@localhost",
            "GIT_COMMITTER_NAME": "fewstep", "GIT_COMMITTER_EMAIL": "fewstep@localhost"}
 
 
@@ -82,7 +82,7 @@ def tag_snapshot(root: Path, name: str, files: dict[str, Path | bytes | str]) ->
         return git(root, "rev-parse", f"refs/tags/{name}^{{commit}}")
     date = git(root, "show", "--no-patch", "--format=%cd", "--date=raw", parent)
     stamps = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
-    commit = git(root, "commit-tree", tree, "-p", parent, "-m", f"Snapshot {name}", env={**_NOBODY, **stamps})
+    commit = git(root, "commit-tree", tree, "-p", parent, "-m", f"Snapshot {name}", env={**NOBODY, **stamps})
     git(root, "update-ref", f"refs/tags/{name}", commit, "0" * 40)
     return commit
 

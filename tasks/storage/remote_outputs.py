@@ -14,9 +14,8 @@ import os
 from fewstep.util.errors import FewstepError
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
-from tasks.engine.plan import restorable
-from tasks.storage import dvc_lockfile
-from tasks.storage.file_io import atomic_write
+from tasks.storage import dvc_lockfile, dvc_repo, published_outputs
+from tasks.storage.published_outputs import PublishedOutput, restorable
 from tasks.storage.workspace import Workspace
 
 FOLDER = "fewstep"
@@ -49,9 +48,9 @@ def announce(workspace: Workspace) -> dict[str, str]:
         manifest = manifests.load_quietly(workspace.root / stage.output)
         known = restorable(workspace, manifest.key) if manifest is not None else None
         outs = locked.get(stage.name, {}).get("outs") or [{}]
-        if known is None or known["md5"] != outs[0].get("md5"):
+        if known is None or known.md5 != outs[0].get("md5"):
             continue
-        said = {name: known[name] for name in ("stage", "key", "digest", "md5")}
+        said = known.model_dump(exclude={"store"})
         if remote.put_if_absent(_name(manifest.key), json.dumps(said, sort_keys=True).encode()):
             continue
         other = json.loads(remote.read(_name(manifest.key)))
@@ -63,8 +62,6 @@ def announce(workspace: Workspace) -> dict[str, str]:
 
 def learn(workspace: Workspace, key: str) -> str | None:
     """Asks whether another machine made `key`: if so it can be restored afterwards. Returns why it could not ask."""
-    from tasks.storage import dvc_repo
-
     try:
         remote = store(workspace)
         said = remote.find(_name(key)) if remote is not None else None
@@ -76,7 +73,7 @@ def learn(workspace: Workspace, key: str) -> str | None:
             known["store"] = os.path.relpath(repo.cache.local.path, workspace.shared)
     except (FewstepError, KeyError, TypeError, ValueError) as error:
         return f"whether another machine made it could not be learnt: {error}"
-    atomic_write(workspace.published / f"{key}.json", json.dumps(known, sort_keys=True) + "\n")
+    published_outputs.write(workspace, PublishedOutput.model_validate(known), key)
     return None
 
 

@@ -4,13 +4,14 @@ import contextlib
 from pathlib import Path
 
 from fewstep.util.errors import NotAvailable
-from tasks.config import schema as settings_module
+from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
-from tasks.engine.plan import restorable, stat_table
-from tasks.storage import dvc_lockfile, dvc_repo
+from tasks.engine.plan import stat_table
+from tasks.storage import dvc_lockfile, dvc_repo, dvc_yaml
 from tasks.storage.file_io import atomic_write
 from tasks.storage.git import SNAPSHOT, add_worktree, read_at
+from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace
 
 
@@ -57,7 +58,7 @@ def restore(workspace: Workspace, revision: str, wanted: dict[str, bytes], into:
         dvc_repo.share_cache(workspace, target)
     for name in SNAPSHOT:
         atomic_write(target.root / name, wanted[name])
-    dvc_lockfile.sync_given(target, settings_module.load(target.params))
+    dvc_yaml.sync_given(target, params_file.load(target.params))
     known = dvc_lockfile.lock_entries(target)
     outputs = [stage.output for stage in graph.STAGES if stage.in_dvc and stage.name in known]
     raw = ["data/raw.dvc"] if (target.root / "data" / "raw.dvc").is_file() else []

@@ -31,7 +31,7 @@ def add(app: typer.Typer) -> None:
         """
         from fewstep.util.errors import SettingsError
         from flows.orchestration.decisions import show
-        from tasks.config import schema as settings_module
+        from tasks.config import params_file
         from tasks.registry.model_registry import CANDIDATE, PREVIOUS, parse
         from tasks.storage.workspace import Workspace
         from tasks.tracking.redaction import redact
@@ -46,7 +46,7 @@ def add(app: typer.Typer) -> None:
         if dry_run and store:
             raise SettingsError("--dry-run writes nothing, --registry copies into another store: give one of them")
         mode = "dry-run" if dry_run else "approve" if approve else "promote"
-        decision = _flow(workspace, settings_module.load(workspace.params).profile, model, to, mode, why, store)
+        decision = _flow(workspace, params_file.load(workspace.params).profile, model, to, mode, why, store)
         if store:
             decision |= {"registry": redact(store), "copy_of": model}
         emit(decision, as_json, lambda out: show(out, decision, dry=dry_run))

@@ -55,7 +55,7 @@ def _choose(store, run: str | None):
 def _here(workspace, record, restore: bool, as_json: bool):
     from fewstep.util.errors import SettingsError
     from flows.runs.attempt import differences, execute, settings_of
-    from tasks.config import schema as settings_module
+    from tasks.config import params_file
     from tasks.config.preflight import validate
     from tasks.storage.file_io import atomic_write
     from tasks.storage.locks import workspace_lock
@@ -66,7 +66,7 @@ def _here(workspace, record, restore: bool, as_json: bool):
         other = Workspace.find(record.root)
         raise SettingsError(f"run {record.id} works in {other.root}",
                             hint=f"cd {other.root} && {record.resume_command}")
-    changed = differences(record, settings_module.load(workspace.params))
+    changed = differences(record, params_file.load(workspace.params))
     with workspace_lock(workspace, record.id):
         if changed and not restore:
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""

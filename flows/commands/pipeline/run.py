@@ -36,7 +36,7 @@ def add(app: typer.Typer) -> None:
 def _here(workspace, sets: list[str], params: Path | None, as_json: bool):
     from flows.runs import profiles
     from flows.runs.attempt import execute, named_problems, new_here, preview, unfinished_here
-    from tasks.config import schema as settings_module
+    from tasks.config import params_file
     from tasks.config.preflight import validate
     from tasks.engine.plan import nothing_to_do, plan
     from tasks.engine.runner import settle
@@ -50,7 +50,7 @@ def _here(workspace, sets: list[str], params: Path | None, as_json: bool):
     record = unfinished_here(workspace, settings)
     run = record.id if record else RunStore.new_id(settings.name)
     with workspace_lock(workspace, run):
-        settings = settings_module.write_overrides(workspace.params, sets, params)
+        settings = params_file.write_overrides(workspace.params, sets, params)
         items = plan(workspace, settings)
         if nothing_to_do(items) and record is None:
             return _nothing(workspace, settings, items, settle(workspace, settings, items))

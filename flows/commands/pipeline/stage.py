@@ -46,7 +46,7 @@ def add(app: typer.Typer) -> None:
     def run(name: str = typer.Argument(help="Name of the stage, as in dvc.yaml."),
             as_json: bool = typer.Option(False, "--json", help="Print the outcome as JSON.")) -> None:
         """Bring one stage up to date from params.yaml and the outputs of the stages before it."""
-        from tasks.config import schema as settings_module
+        from tasks.config import params_file
         from tasks.config.preflight import validate
         from tasks.engine import graph
         from tasks.engine.runner import run_stage, under_dvc
@@ -57,7 +57,7 @@ def add(app: typer.Typer) -> None:
             die_with_dvc()
         workspace = Workspace.find()
         graph.stage(name)
-        settings = settings_module.load(workspace.params)
+        settings = params_file.load(workspace.params)
         validate(workspace.root, settings)
         with workspace_lock(workspace, f"stage {name}"):
             outcome = run_stage(workspace, name, settings, observer=Terminal().observer)

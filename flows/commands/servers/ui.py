@@ -17,7 +17,7 @@ def add(app: typer.Typer) -> None:
         import json
 
         from flows.runs import web_pages
-        from tasks.config import schema as settings_module
+        from tasks.config import params_file
         from tasks.storage.workspace import Workspace
 
         workspace = Workspace.find()
@@ -33,5 +33,5 @@ def add(app: typer.Typer) -> None:
 
         if not as_json:
             out.print("starting …", style="dim")
-        settings = settings_module.load(workspace.params)
+        settings = params_file.load(workspace.params)
         web_pages.show(workspace, settings.profile, settings.name, host=host, say=tell)

@@ -14,11 +14,11 @@ def add(app: typer.Typer) -> None:
         from dataclasses import asdict
 
         from flows.runs import reconcile as mending
-        from tasks.config import schema as settings_module
+        from tasks.config import params_file
         from tasks.storage.workspace import Workspace
 
         workspace = Workspace.find()
-        report = mending.reconcile(workspace, settings_module.load(workspace.params).profile)
+        report = mending.reconcile(workspace, params_file.load(workspace.params).profile)
         data = asdict(report) | {"changed": report.changed}
         emit(data, as_json, lambda out: _show(data, out))
         if report.skipped:

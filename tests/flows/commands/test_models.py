@@ -17,7 +17,7 @@ from tests.project import TINY, Project
 
 STAGES = """
 import sys
-from tasks.engine import graph; from tasks.engine import runner; from tasks.config import schema as settings
+from tasks.engine import graph; from tasks.engine import runner; from tasks.config import params_file as settings
 from tasks.tracking.mlflow_logger import MlflowObserver
 from types import SimpleNamespace
 from tasks.storage.workspace import Workspace
@@ -251,13 +251,13 @@ def test_checkout_into_a_folder_of_its_own(project, fewstep, tmp_path):
 
 
 def test_the_promotion_flow_decides_and_rollback_undoes_it(project, fewstep):
-    from tasks.config import schema
+    from tasks.config import params_file, schema
     from tasks.registry.aliases import history, move
     from tasks.registry.gate import champion_test, promotion_gate
     from tasks.registry.model_registry import Registry
     from tasks.storage.workspace import Workspace
 
-    registry, rules = Registry(Workspace(project.folder)), schema.load(project.folder / "params.yaml").register
+    registry, rules = Registry(Workspace(project.folder)), params_file.load(project.folder / "params.yaml").register
     before = history(registry, "fewstep-digits")
     code, out, err = fewstep("promote", "digits", "--dry-run")  # through Prefect
     assert code in (0, 1) and "class_accuracy, class 7" in out and "64 samples each from common noise" in out, out
@@ -287,12 +287,12 @@ def test_the_promotion_flow_decides_and_rollback_undoes_it(project, fewstep):
 
 
 def test_the_gate_refuses_a_version_whose_lineage_does_not_verify(project, fewstep):
-    from tasks.config import schema
+    from tasks.config import params_file, schema
     from tasks.registry.gate import promotion_gate
     from tasks.registry.model_registry import Registry
     from tasks.storage.workspace import Workspace
 
-    registry, rules = Registry(Workspace(project.folder)), schema.load(project.folder / "params.yaml").register
+    registry, rules = Registry(Workspace(project.folder)), params_file.load(project.folder / "params.yaml").register
     with damaged(next((project.folder / "data" / "teacher").rglob("*.safetensors"))):
         decision = promotion_gate.promote(registry, registry.get("fewstep-digits", 2), rules, policy="gated", alias="live")
     assert not decision.promoted and "lineage does not verify: teacher" in decision.reasons[0]

@@ -161,7 +161,7 @@ def test_sigterm_ends_serve_and_the_run_under_way(project):
 
 
 EXPERIMENT = """
-from tasks.config import schema as settings
+from tasks.config import params_file as settings
 from tasks.tracking.mlflow_client import Tracking
 from tasks.storage.workspace import Workspace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.util.errors import SettingsError
-from tasks.config import schema
+from tasks.config import params_file, schema
 from tasks.config.preflight import validate
 from tasks.engine.graph import STAGES, given
 from tests.closure import ROOT, closure
@@ -35,25 +35,25 @@ def params(tmp_path) -> Path:
 
 
 def test_the_stable_sections_are_accepted_as_they_stand_in_the_readme(params):
-    loaded = schema.load(params)
+    loaded = params_file.load(params)
     assert (loaded.name, loaded.trajectories.solver, loaded.evaluate.baseline_steps) \
         == ("digits", "dpmsolver++", (1, 2, 4, 8, 16))
-    assert schema.load(ROOT / "params.yaml").profile == "local"
+    assert params_file.load(ROOT / "params.yaml").profile == "local"
 
 
 def test_set_changes_one_value_and_keeps_comments(params):
-    changed = schema.write_overrides(params, ["distill.images=1e3", "distill.images=5000", "evaluate.steps=[1, 2]"])
+    changed = params_file.write_overrides(params, ["distill.images=1e3", "distill.images=5000", "evaluate.steps=[1, 2]"])
     assert changed.distill.images == 5000 and changed.evaluate.steps == (1, 2)
-    assert params.read_text().startswith("# mine\n") and schema.load(params) == changed
+    assert params.read_text().startswith("# mine\n") and params_file.load(params) == changed
 
 
 def test_params_replaces_the_file_and_set_comes_on_top(params, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("name: other\ndistill: {recipe: ect}\n")
-    got = schema.write_overrides(params, ["seed=3"], other)
+    got = params_file.write_overrides(params, ["seed=3"], other)
     assert (got.name, got.seed, got.distill.recipe) == ("other", 3, "ect")
-    written = schema.read(params)
-    assert set(schema.WATCHED) <= set(written)     # DVC knows no defaults
+    written = params_file.read(params)
+    assert set(params_file.watched()) <= set(written)     # DVC knows no defaults
     assert other.read_text() == "name: other\ndistill: {recipe: ect}\n"
 
 
@@ -63,7 +63,7 @@ def test_without_a_change_the_file_is_not_touched(params):
         return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
     before = written()
-    schema.write_overrides(params, [])
+    params_file.write_overrides(params, [])
     assert written() == before
 
 
@@ -85,7 +85,7 @@ def test_without_a_change_the_file_is_not_touched(params):
 def test_what_does_not_hold_is_refused_and_nothing_is_written(params, sets, message):
     before = sorted((path, path.stat().st_mtime_ns) for path in params.parent.rglob("*"))
     with pytest.raises(SettingsError) as caught:
-        schema.write_overrides(params, sets)
+        params_file.write_overrides(params, sets)
     assert message in str(caught.value)
     assert sorted((path, path.stat().st_mtime_ns) for path in params.parent.rglob("*")) == before
 
@@ -95,9 +95,9 @@ def test_unreadable_files_are_named(tmp_path):
     for text, message in cases.items():
         (tmp_path / "p.yaml").write_text(text)
         with pytest.raises(SettingsError, match=message):
-            schema.load(tmp_path / "p.yaml")
+            params_file.load(tmp_path / "p.yaml")
     with pytest.raises(SettingsError, match="no such file"):
-        schema.load(tmp_path / "absent.yaml")
+        params_file.load(tmp_path / "absent.yaml")
 
 
 def test_both_spellings_of_a_given_teacher(tmp_path):

@@ -18,7 +18,7 @@ from tests.fake_project import ALL, PLAN, STAGES, FakeProject, lock, plan
 HINT = """
 from fewstep.util.errors import FewstepError
 from tasks.engine.plan import plan
-from tasks.config.schema import load
+from tasks.config.params_file import load
 from tasks.storage.workspace import Workspace
 workspace = Workspace.find()
 try:
@@ -96,7 +96,7 @@ import copy, json, sys
 from pathlib import Path
 from ruamel.yaml import YAML
 from dvc.repo import Repo
-from tasks.storage import dvc_lockfile as dvclock; from tasks.config import schema as settings
+from tasks.storage import dvc_lockfile as dvclock; from tasks.config import params_file as settings
 from tasks.engine.plan import plan
 from tasks.storage.workspace import Workspace
 
@@ -168,7 +168,7 @@ EVERY_FILE = '''
 import json, sys
 from pathlib import Path
 from dvc.repo import Repo
-from tasks.engine import graph; from tasks.engine import stage_key as keys; from tasks.config import schema as settings
+from tasks.engine import graph; from tasks.engine import stage_key as keys; from tasks.config import params_file as settings
 from tasks.engine.plan import plan
 from tasks.storage.workspace import Workspace
 

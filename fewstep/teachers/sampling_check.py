@@ -1,0 +1,100 @@
+"""Whether a teacher samples well enough to be distilled: finite weights, a noisy end of its process, samples near data."""
+
+import torch
+
+from fewstep.data.images import ImageSet
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.randomness import Permutation, integers, noise
+from fewstep.diffusion.sampling import sample
+from fewstep.metrics.distances.sliced import sliced_wasserstein
+from fewstep.util.config import Strict
+from fewstep.util.device import device_of
+from fewstep.util.errors import StageFailed
+
+SOLVER = "dpmsolver++"
+BATCH = 256
+
+
+class SampleQuality(Strict):
+    """Distance of a teacher's samples to images.
+
+    Attributes:
+        sliced_wasserstein: between as many samples as images; `real_against_real`: between two halves of the images.
+        ratio: of the first to the second.
+        samples, solver, steps: how the samples were drawn.
+    """
+
+    sliced_wasserstein: float
+    real_against_real: float
+    ratio: float
+    samples: int
+    solver: str
+    steps: int
+
+
+class TeacherReport(Strict):
+    """What the check saw: number of weights, signal-to-noise ratio where sampling begins, quality of samples."""
+
+    parameters: int
+    terminal_snr: float
+    quality: SampleQuality
+
+
+def check_teacher(teacher: Denoiser, images: ImageSet, *, samples: int, steps: int, max_distance_ratio: float,
+                  max_terminal_snr: float, seed: int) -> TeacherReport:  # fmt: skip
+    """Check a teacher, on the device where it is.
+
+    Args:
+        teacher: to be checked.
+        images: that it should sample like; `samples` of them, at most half, are compared with as many samples.
+        steps: of the solver.
+        max_distance_ratio: allowed distance, in units of that between two halves of the images.
+        max_terminal_snr: allowed signal-to-noise ratio where sampling begins.
+        seed: of noise, labels and the choice of images.
+
+    Raises:
+        StageFailed: a check failed; the message says which, with its figures.
+    """
+    for name, value in teacher.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise StageFailed(f"the teacher's weight {name} holds NaN or infinite values")
+    process = teacher.process
+    snr = float(process.log_snr(torch.tensor(process.t_max, dtype=torch.float64)).exp())
+    if snr > max_terminal_snr:
+        raise StageFailed(
+            f"the teacher's terminal signal-to-noise ratio is {snr:.3g}, above {max_terminal_snr:g}",
+            hint="its noise schedule leaves data visible at the start of sampling; take another teacher or raise "
+            "teacher.check.max_terminal_snr",
+        )
+    quality = _quality(teacher, images, min(samples, len(images) // 2), steps, seed)
+    if quality.ratio > max_distance_ratio:
+        raise StageFailed(
+            f"the teacher's samples are too far from the images: sliced Wasserstein distance "
+            f"{quality.sliced_wasserstein:.4g} is {quality.ratio:.2f} times that of real against real, allowed are "
+            f"{max_distance_ratio:g}",
+            hint="train longer (teacher.images) or wider (teacher.channels), or raise teacher.check.max_distance_ratio",
+        )
+    parameters = sum(value.numel() for value in teacher.parameters())
+    return TeacherReport(parameters=parameters, terminal_snr=snr, quality=quality)
+
+
+def _quality(teacher: Denoiser, images: ImageSet, count: int, steps: int, seed: int) -> SampleQuality:
+    order = Permutation(len(images), seed, "teacher-check")(torch.arange(2 * count))
+    one, other = images.images(order[:count]), images.images(order[count:])
+    condition = None
+    if teacher.num_classes:
+        labels = images.labels[order[:count]]
+        drawn = integers(seed, "teacher-check", range(count), teacher.num_classes)
+        condition = labels if images.num_classes else drawn
+    device, start = device_of(teacher), noise(seed, "teacher-check", range(count), teacher.sample_shape)
+    batches = []
+    for i in range(0, count, BATCH):
+        labels = None if condition is None else condition[i : i + BATCH].to(device)
+        drawn = sample(teacher, start[i : i + BATCH].to(device), solver=SOLVER, steps=steps, condition=labels)
+        batches.append(drawn.x.cpu())
+    samples = torch.cat(batches)
+    if not bool(torch.isfinite(samples).all()):
+        raise StageFailed(f"the teacher's samples hold NaN or infinite values ({SOLVER}, {steps} steps)")
+    null, distance = sliced_wasserstein(one, other), sliced_wasserstein(samples.clamp(-1, 1), one)
+    return SampleQuality(sliced_wasserstein=distance, real_against_real=null, ratio=distance / null, samples=count,
+                         solver=SOLVER, steps=steps)  # fmt: skip

@@ -1,0 +1,25 @@
+"""What the settings bring in from outside the pipeline: raw images, a saved teacher, a recipe file. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.config.schema import Settings
+
+
+def outside_paths(settings: Settings, root: Path) -> dict[str, Path | None]:
+    """Paths by name (images, teacher, recipe), below the checkout `root` where relative; None for what is not used."""
+    teacher, recipe = settings.teacher.given, settings.distill.recipe
+    return {
+        "images": root / "data" / "raw" if settings.data.source == "raw" else None,
+        "teacher": (root / Path(teacher).expanduser()) if teacher else None,
+        "recipe": (root / Path(recipe).expanduser()) if recipe.endswith((".yaml", ".yml")) else None,
+    }
+
+
+def with_recipe_below(settings: Settings, root: Path) -> Settings:
+    """The settings with the path of a recipe file taken from the checkout `root`, wherever the command was started."""
+    recipe = outside_paths(settings, root)["recipe"]
+    if recipe is None:
+        return settings
+    return settings.model_copy(update={"distill": settings.distill.model_copy(update={"recipe": str(recipe)})})

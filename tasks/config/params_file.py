@@ -1,0 +1,101 @@
+"""The file params.yaml: reading it, and changing it as `--set` and `--params` ask. No torch here."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from fewstep.util.config import parse
+from fewstep.util.errors import SettingsError
+from tasks.config.preflight import validate
+from tasks.config.schema import Settings
+from tasks.engine import graph
+from tasks.storage.file_io import atomic_write
+from tasks.storage.workspace import Workspace
+
+
+def watched() -> tuple[str, ...]:
+    """Sections that dvc.yaml watches, in the order of the schema. The file must have them: DVC knows no defaults."""
+    names = {name for stage in graph.IN_DVC for name in stage.params}
+    return tuple(name for name in Settings.model_fields if name in names)
+
+
+def read(path: Path) -> dict:
+    """The mapping in a YAML 1.2 file. Raises SettingsError when it is absent, unreadable or not a mapping."""
+    try:
+        data = YAML(typ="safe", pure=True).load(Path(path))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file") from None
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if data is not None and not isinstance(data, dict):
+        raise SettingsError(f"{path}: expected sections such as 'data:' and 'teacher:', got {type(data).__name__}")
+    return data or {}
+
+
+def load(path: Path) -> Settings:
+    """The settings in `path`, validated. Raises SettingsError naming file and key."""
+    path = Path(path)
+    return parse(Settings, read(path), path.name)
+
+
+def apply(data: dict, sets: list[str]) -> dict:
+    """`data` with `a.b=value` assignments made in place; values are YAML. Raises SettingsError for a malformed one."""
+    for text in sets:
+        name, equals, value = text.partition("=")
+        parts = name.strip().split(".")
+        if not equals or not all(parts):
+            raise SettingsError(f"--set {text!r}: expected a.b=value, such as distill.images=50000")
+        try:
+            value = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            raise SettingsError(f"--set {text!r}: the value is not readable as YAML") from None
+        section = data
+        for part in parts[:-1]:
+            if section.get(part) is None:
+                section[part] = {}
+            section = section[part]
+            if not isinstance(section, dict):
+                raise SettingsError(f"--set {text!r}: {part!r} holds a value, not a section")
+        section[parts[-1]] = value
+    return data
+
+
+def write_overrides(path: Path, sets: list[str], params: Path | None = None, root: Path | None = None) -> Settings:
+    """Write `params` (if given) and the assignments into `path`, keeping its comments, and return the settings.
+
+    Everything is validated before a byte is written, and the write is atomic: on SettingsError the file is as it was.
+    Relative paths in it are below `root` (default: the checkout that holds `path`, else the one we are in). Sections
+    that DVC watches and the file leaves to their defaults are added, empty.
+    """
+    path = Path(path)
+    source = Path(params) if params is not None else path
+    read(source)
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 10_000, True
+    with open(source, "rb") as stream:
+        document = yaml.load(stream) or {}
+    apply(document, sets)
+    added = [section for section in watched() if section not in document]
+    for section in added:
+        document[section] = Settings.model_fields[section].default if section == "seed" else {}
+    if sets or added:
+        stream = io.StringIO()
+        yaml.dump(document, stream)
+        text = stream.getvalue()
+    else:
+        text = source.read_text()
+    label = " and ".join(filter(None, [source.name, "--set" if sets else ""]))
+    settings = parse(Settings, YAML(typ="safe", pure=True).load(text), label)
+    validate(root or _checkout(path), settings)
+    if not path.exists() or text != path.read_text():
+        atomic_write(path, text)
+    return settings
+
+
+def _checkout(path: Path) -> Path:
+    folder = path.resolve().parent
+    return folder if (folder / "dvc.yaml").is_file() else Workspace.find().root

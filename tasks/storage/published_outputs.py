@@ -1,0 +1,55 @@
+"""Outputs that were published and given to DVC's cache: one JSON file per key, shared by all worktrees. No DVC here."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from fewstep.util.config import Strict
+from tasks.storage.file_io import write_if_other
+from tasks.storage.workspace import Workspace
+
+
+class PublishedOutput(Strict):
+    """Where the bytes of an output are.
+
+    Attributes:
+        stage, key, digest: the output's stage, the key it was made under, and the digest of its files.
+        md5: DVC's name of the folder.
+        store: DVC's cache, relative to the shared .fewstep folder.
+        commit: of the code that made it, where that is known; uncommitted changes have a commit of their own.
+    """
+
+    stage: str
+    key: str
+    digest: str
+    md5: str
+    store: str
+    commit: str | None = None
+
+
+def write(workspace: Workspace, output: PublishedOutput, key: str | None = None) -> None:
+    """Note an output under its key, or under `key` where code of another digest was accepted as making the same."""
+    write_if_other(_path(workspace, key or output.key), json.dumps(output.model_dump(), sort_keys=True) + "\n")
+
+
+def read(workspace: Workspace, key: str) -> PublishedOutput | None:
+    """The output known under `key`, wherever its bytes are; None where none is known."""
+    try:
+        return PublishedOutput.model_validate(json.loads(_path(workspace, key).read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def restorable(workspace: Workspace, key: str) -> PublishedOutput | None:
+    """The output known under `key` when DVC's cache still lists its files; else None."""
+    output = read(workspace, key)
+    if output is None:
+        return None
+    store = Path(os.path.normpath(workspace.shared / output.store))
+    return output if os.path.exists(store / output.md5[:2] / output.md5[2:]) else None
+
+
+def _path(workspace: Workspace, key: str) -> Path:
+    return workspace.published / f"{key}.json"
