@@ -1,16 +1,20 @@
-"""What a stage can import: the closure over all packages, without what every stage is run through."""
+"""What modules of this tree import, for tests of who may import whom."""
 
 from __future__ import annotations
 
-import functools
+import ast
 
-from fewstep.util.import_closure import ROOT, imports
-from fewstep.util.import_closure import closure as closure_of
+from fewstep.util.source_code import ROOT, imports, module_name
 
-__all__ = ["ROOT", "closure", "imports"]
+__all__ = ["ROOT", "imported"]
 
-MACHINERY = frozenset({   # it decides whether and where a stage runs, never which bytes
-    "fewstep/__init__.py", "fewstep/util/config.py", "fewstep/util/errors.py", "tasks/__init__.py", "tasks/storage/file_io.py",
-    "tasks/engine/manifest.py",
-})
-closure = functools.partial(closure_of, packages=("fewstep", "tasks", "flows"), apart=MACHINERY)
+
+def imported(layer: str) -> list[tuple[str, str]]:
+    """(path, dotted name) of every import below a folder of the tree, imports for type checking left out."""
+    pairs = []
+    for path in sorted((ROOT / layer).rglob("*.py")):
+        short = path.relative_to(ROOT).as_posix()
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = imports(tree, module_name(short), path.name == "__init__.py")
+        pairs += [(short, name) for name in names]
+    return pairs

@@ -9,9 +9,8 @@ import diffusers
 import torch
 
 from fewstep.util.io import canonical_json
-from fewstep.util.source_code import SourceTree
+from fewstep.util.source_code import APART, SourceTree
 
-_APART = ("fewstep/__init__.py", "fewstep/util/config.py", "fewstep/util/errors.py", "fewstep/util/source_code.py")
 _CPU_FEATURES = ("avx", "amx", "fma", "sse4", "f16c")
 
 
@@ -48,7 +47,7 @@ def backend(device: torch.device | str = "cpu") -> dict:
 @functools.cache
 def code_digest() -> str:
     """Digest of the code of fewstep that making a set may run (fewstep.util.source_code)."""
-    return SourceTree().code(["fewstep.trajectories.generate"], apart=_APART).digest
+    return SourceTree().code(["fewstep.trajectories.generate"], apart=APART).digest
 
 
 def set_key(fields: Mapping, backends: Sequence[Mapping]) -> str:

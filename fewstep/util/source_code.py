@@ -19,6 +19,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = 1
 """Of the rules by which statements are compared; part of every digest."""
+APART = ("fewstep/__init__.py", "fewstep/util/config.py", "fewstep/util/errors.py", "fewstep/util/source_code.py")
+"""Files of fewstep that decide no byte: typed settings (their values enter keys), errors, and this one."""
 LAZY_NAMES = "_HOMES"
 """A package that imports a name when it is asked for lists `{name: module}` under this name in its `__init__`."""
 

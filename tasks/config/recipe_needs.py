@@ -1,4 +1,4 @@
-"""What the chosen recipe trains on, for stages that make it and do not depend on the recipe otherwise. No torch here."""
+"""What the chosen recipe trains on, for stages that depend on nothing else of the recipe. No torch here."""
 
 from __future__ import annotations
 

@@ -217,14 +217,18 @@ def prepare(context: Context) -> list[dict]:
     return known
 
 
-def run_units(stage: Stage, context: Context, execute: Execute | None = None) -> dict:
-    """Do what is left of the stage's work, so that `context.out` is the whole output; returns the stage's summary."""
+def run_units(stage: Stage, context: Context, execute: Execute | None = None, measure: bool = True) -> dict:
+    """Do what is left of the stage's work, so that `context.out` is the whole output; returns the stage's summary.
+
+    `measure`: whether durations, latency and memory are recorded.
+    """
     begun = time.monotonic()
     (execute or in_threads(context.workers))(lambda unit: stage.run_unit(context, unit), stage.units(context),
                                              stage.parallel)
     result = stage.finish(context)
-    context.record_cost({"seconds": round(time.monotonic() - begun, 3)})
-    context.record_cost(stage.costs(context))
+    if measure:
+        context.record_cost({"seconds": round(time.monotonic() - begun, 3)})
+        context.record_cost(stage.costs(context))
     return result.model_dump(mode="json", exclude_none=True)
 
 

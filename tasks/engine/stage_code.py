@@ -11,6 +11,7 @@ import json
 import platform
 from pathlib import Path
 
+from fewstep.util import source_code
 from fewstep.util.errors import SettingsError
 from fewstep.util.source_code import ROOT, VERSION, Code, Parsed, SourceTree, parse_file
 from tasks.stages.base import S, Stage
@@ -22,8 +23,7 @@ DECIDES = ("fewstep", "tasks/data", "tasks/evaluation", "tasks/stages")
 """Folders whose code may decide bytes: what DVC watches."""
 MACHINERY = ("tasks/config/", "tasks/engine/", "tasks/registry/", "tasks/report/", "tasks/storage/", "tasks/tracking/")
 """Folders whose code decides whether, where and when a stage runs, or what is made of its output: never its bytes."""
-APART = (*MACHINERY, "tasks/__init__.py", "tasks/stages/__init__.py", "tasks/stages/base.py", "fewstep/__init__.py",
-         "fewstep/util/config.py", "fewstep/util/errors.py", "fewstep/util/source_code.py")  # fmt: skip
+APART = (*source_code.APART, *MACHINERY, "tasks/__init__.py", "tasks/stages/__init__.py", "tasks/stages/base.py")
 
 
 def stage_code(stage: Stage[S, object], settings: S, tree: SourceTree) -> Code:
@@ -58,7 +58,7 @@ def running_code(stage: Stage[S, object], settings: S, workspace: Workspace) -> 
 
 
 def checked_out_code(stage: Stage[S, object], settings: S, workspace: Workspace, table: StatTable) -> Code:
-    """The stage's code on disk now: of the checkout or, where that has only data and settings, of where it runs from."""
+    """The stage's code on disk now: of the checkout or, where that has no code, of where this process runs it from."""
     tree = source_tree(workspace.root, workspace, table)
     if tree.path(type(stage).__module__) is None:
         tree = source_tree(ROOT, workspace, table)

@@ -29,7 +29,7 @@ _SHORT_BATCHES = 8      # of each round, at the least
 
 
 class DistillSettings(Overrides):
-    """The recipe with the overrides of params.yaml applied, without what only describes it; those overrides beside it."""
+    """The recipe with the overrides of params.yaml in it, without what only describes it; and those overrides."""
 
     recipe: Recipe
     images: int

@@ -8,7 +8,7 @@ import torch
 
 from fewstep.conformance import cells, conformance_table, verdict
 from fewstep.conformance.__main__ import usual_process
-from fewstep.conformance.cell_code import COLLECTIONS, code_digest, statements
+from fewstep.conformance.cell_code import code_digest, modules_of
 from fewstep.conformance.cells import Cell, make_all
 from fewstep.conformance.known_misses import DIGITS, known_misses, surprises
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
@@ -19,7 +19,7 @@ from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import Student
 from fewstep.training.roles import fit_network
 from fewstep.util.errors import SettingsError
-from fewstep.util.import_closure import ROOT, closure
+from fewstep.util.source_code import ROOT, SourceTree
 
 RECIPES = ROOT / "fewstep" / "recipes"
 

@@ -1,0 +1,76 @@
+"""A short run of one stage, to compare the bits that two versions of the code make: `python -m tasks.engine.short_run`.
+
+Run with PYTHONPATH at the code to be tried. The request on standard input and the answer on standard output are JSON
+(`Request`, `Answer`): they are the only interface between two versions of the code, so they change only with VERSION.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fewstep.util.config import Strict, parse
+from tasks.engine import graph
+from tasks.engine import manifest as manifests
+from tasks.engine.runner import prepare, run_units
+from tasks.stages.base import Context
+from tasks.storage.file_io import StatTable
+from tasks.storage.workspace import Workspace
+
+VERSION = 1
+
+
+class Request(Strict):
+    """What to run.
+
+    Attributes:
+        version: of this protocol.
+        stage: name.
+        settings: of the stage, already shortened (Stage.shortened).
+        seed: of the experiment.
+        root: checkout that the inputs belong to.
+        inputs: output folders of earlier stages, by name.
+        outside: paths of what comes from outside the pipeline, by name.
+        work: new folder for the run.
+    """
+
+    version: int
+    stage: str
+    settings: dict[str, Any]
+    seed: int
+    root: str
+    inputs: dict[str, str]
+    outside: dict[str, str]
+    work: str
+
+
+class Answer(Strict):
+    """What the run made: SHA-256 of every file by path, the digest of all files, and the stage's summary."""
+
+    version: int
+    digest: str
+    files: dict[str, str]
+    summary: dict[str, Any]
+
+
+def run(request: Request) -> Answer:
+    """Run the stage in one thread and without what exists beside its output."""
+    stage = graph.stage(request.stage)
+    context = Context(
+        stage=stage.name, key="short", settings=stage.parse(request.settings, "short run"), seed=request.seed,
+        inputs={name: Path(folder) for name, folder in request.inputs.items()},
+        manifests={name: manifests.load(Path(folder)) for name, folder in request.inputs.items()},
+        outside={name: Path(path) for name, path in request.outside.items()}, work=Path(request.work),
+        workspace=Workspace(Path(request.root)))
+    stage.check(context)
+    prepare(context)
+    summary = run_units(stage, context, measure=False)
+    files = manifests.scan(context.out, StatTable(context.work / "stat.sqlite"))
+    return Answer(version=VERSION, digest=manifests.tree_digest(files), summary=summary,
+                  files={file.path: file.sha256 for file in files})
+
+
+if __name__ == "__main__":
+    print(run(parse(Request, json.load(sys.stdin), "request")).model_dump_json())
