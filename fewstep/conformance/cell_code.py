@@ -7,30 +7,26 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from fewstep.objectives.registry import term_modules
 from fewstep.recipes import Recipe
 from fewstep.util.import_closure import ROOT, closure
 
 JUDGING = ("fewstep.conformance.verdict", "fewstep.conformance.problems")
 TRAINING = ("fewstep.training.api",)
-COLLECTIONS = frozenset({"fewstep/objectives/registry.py", "fewstep/objectives/term_union.py"})
-"""Import every term; a recipe depends on those that it names."""
 
 
 def modules_of(recipe: Recipe) -> set[str]:
     """The modules of the recipe's terms and of their settings."""
-    from fewstep.objectives.registry import TERMS
-
-    terms = [term for r in recipe.rounds for term in r.terms]
-    return {TERMS[term.term].__module__ for term in terms} | {type(term).__module__ for term in terms}
+    return {module for r in recipe.rounds for term in r.terms for module in term_modules(term.term)}
 
 
 def code_digest(*modules: str) -> str:
-    """SHA-256 over the names and statements of all files of fewstep that these modules may load, COLLECTIONS apart.
+    """SHA-256 over the names and statements of all files of fewstep that these modules may load.
 
     Comments, layout and strings that only describe do not count.
     """
     digest = hashlib.sha256()
-    for path in sorted(frozenset().union(*(closure(module, apart=COLLECTIONS) for module in modules))):
+    for path in sorted(frozenset().union(*(closure(module) for module in modules))):
         content = statements(ROOT / path).encode()
         digest.update(f"{path} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -1,10 +1,10 @@
 """What a term is: a loss for each role that it trains, from one step's networks and keyed draws."""
 
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from fewstep.objectives.term_union import TermSettings
+from fewstep.objectives.term_settings import TermSettings
 from fewstep.training.training_settings import Times
 
 if TYPE_CHECKING:
@@ -21,11 +21,14 @@ class Term(Generic[S]):
     optimises and checkpoints.
     """
 
-    name: ClassVar[str]
-
     def __init__(self, settings: S):
         self.settings = settings
         self.heads: dict[str, nn.Module] = {}
+
+    @property
+    def name(self) -> str:
+        """The term's name in a recipe, which is that of its folder."""
+        return self.settings.term
 
     def prepare(self, step: "Step", seed: int) -> None:
         """Builds `heads`, by the role in whose turn each is trained; called once, with a step to look at shapes.

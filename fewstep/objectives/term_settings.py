@@ -33,9 +33,10 @@ class Needs(Strict):
 
 
 class TermSettings(Strict):
-    """What every term has."""
+    """What every term has. A term's own settings class is named <Term>Settings and narrows `term` to one name."""
 
     weight: Annotated[float, Field(ge=0)] = 1.0
+    term: str
 
     @property
     def needs(self) -> Needs:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales, is_guided
-from fewstep.objectives.term_union import AnyTerm, Needs
+from fewstep.objectives.registry import AnyTerm
+from fewstep.objectives.term_settings import Needs
 from fewstep.training.training_settings import (
     Inputs,
     MergedRound,

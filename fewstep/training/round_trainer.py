@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.randomness import derive
-from fewstep.objectives.registry import Term, build
+from fewstep.objectives.registry import build
+from fewstep.objectives.term import Term
 from fewstep.recipes import Recipe
 from fewstep.training.checkpoints import Checkpoint, Checkpoints
 from fewstep.training.digests import differences, tensor_digest

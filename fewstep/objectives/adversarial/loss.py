@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from fewstep.diffusion.processes import like
-from fewstep.objectives.adversarial import settings
+from fewstep.objectives.adversarial.settings import AdversarialSettings
 from fewstep.objectives.common.feature_heads import FeatureHeads
 from fewstep.objectives.common.pixel_features import OwnFeatures, given
 from fewstep.objectives.common.solver_steps import make_hop, student_at
@@ -56,7 +56,7 @@ def change_under_noise(before: Tensor, after: Tensor, sigma: float) -> Tensor:
     return (after - before).square().mean() / sigma**2
 
 
-class Adversarial(Term[settings.Adversarial]):
+class Adversarial(Term[AdversarialSettings]):
     """Heads on the features of the fake score, the teacher or a network for samples; softplus or hinge loss.
 
     `fake_score`: DMD2 (Yin et al., 2405.14867, section 4.3); the heads share the fake score's turn. `teacher`: latent
@@ -68,7 +68,6 @@ class Adversarial(Term[settings.Adversarial]):
     al., 2412.02030); the optimiser's moments of a head outlive its weights.
     """
 
-    name = "adversarial"
 
     def prepare(self, step: "Step", seed: int) -> None:
         s, student = self.settings, step.student

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.processes import like
-from fewstep.objectives.bootstrap import settings
+from fewstep.objectives.bootstrap.settings import BootstrapSettings
 from fewstep.objectives.common.distances import squared
 from fewstep.objectives.consistency.level_pairs import pair
 from fewstep.objectives.consistency.states import State, chosen, predict, second_time_of, towards
@@ -22,7 +22,7 @@ def signal(state: State, start: State) -> Tensor:
     return (state.x - share * start.x) / (1 - share)
 
 
-class Bootstrap(Term[settings.Bootstrap]):
+class Bootstrap(Term[BootstrapSettings]):
     """L = E |y(e, s') - sg y'|^2, y' = D + (nu' / nu) (y(e, s) - D), s' the next level below s.
 
     Gu et al., BOOT (2306.05544), eq. 6 to 9. The student maps the noise e to the signal y of the state y + nu epsilon
@@ -30,7 +30,6 @@ class Bootstrap(Term[settings.Bootstrap]):
     fixed (a DDIM step). At the noise end y is the teacher's own prediction.
     """
 
-    name = "bootstrap"
 
     def loss(self, step: "Step") -> Loss:
         student = step.student

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fewstep.objectives.common.distances import per_sample
-from fewstep.objectives.term_union import Hop as HopSettings
+from fewstep.objectives.common.solver_step_settings import HopSettings
 
 if TYPE_CHECKING:
     from fewstep.diffusion.denoiser import Prediction

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fewstep.objectives.common.distances import pseudo_huber, squared
-from fewstep.objectives.consistency import settings
 from fewstep.objectives.consistency.level_pairs import between, cells, pair
 from fewstep.objectives.consistency.point_pairs import Pair, noised, stored
+from fewstep.objectives.consistency.settings import ConsistencySettings
 from fewstep.objectives.consistency.states import State, chosen, predict, second_time_of, towards
 from fewstep.objectives.term import Loss, Term
 
@@ -21,7 +21,7 @@ CLEAN = 0.002
 """A destination below this noise ratio is clean data."""
 
 
-class Consistency(Term[settings.Consistency]):
+class Consistency(Term[ConsistencySettings]):
     """L = E w d(G(x_t, t), sg G'(x_r, r)), x_t and x_r two points of one path, r the nearer to the data.
 
     Song et al., Consistency Models (2303.01469), eq. 7 and 10. G' is the student itself or its moving average. Where
@@ -32,7 +32,6 @@ class Consistency(Term[settings.Consistency]):
     formula of the variance-exploding process holds in any process.
     """
 
-    name = "consistency"
 
     def target_decay(self, progress: float) -> float | None:
         s = self.settings

@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/consistency. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -93,7 +93,7 @@ class Truncation(Strict):
     """Weight of that part over the rest's, whatever the gap."""
 
 
-class Consistency(TermSettings):
+class ConsistencySettings(TermSettings):
     """Predictions at two points of one path agree, the nearer one being the target."""
 
     term: Literal["consistency"]
@@ -133,7 +133,7 @@ class Consistency(TermSettings):
         return ("start",) if self.truncation else ()
 
     @model_validator(mode="after")
-    def _fits(self) -> "Consistency":
+    def _fits(self) -> "ConsistencySettings":
         stored = self.points.kind == "trajectory"
         if stored and (self.to != "clean" or self.truncation):
             raise ValueError("points: stored states go with `to: clean` and without truncation")

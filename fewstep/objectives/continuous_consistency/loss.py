@@ -11,7 +11,7 @@ from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.distances import squared
 from fewstep.objectives.consistency.point_pairs import stored_count, stored_state
 from fewstep.objectives.consistency.states import State, predict, time_of
-from fewstep.objectives.continuous_consistency import settings
+from fewstep.objectives.continuous_consistency.settings import ContinuousConsistencySettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class LevelWeight(nn.Module):
         return torch.cat([torch.ones_like(phases[:, :1]), phases.cos(), phases.sin()], dim=1) @ self.weights
 
 
-class ContinuousConsistency(Term[settings.ContinuousConsistency]):
+class ContinuousConsistency(Term[ContinuousConsistencySettings]):
     """L = E e^-q |F - sg F - g / (|g| + c)|^2 + q, q a learnt function of the noise level.
 
     Lu and Song (2410.11081), section 4: TrigFlow in any process by its angle, tangent normalisation and warm-up,
@@ -65,7 +65,6 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
     the points where generation goes).
     """
 
-    name = "continuous_consistency"
 
     def prepare(self, step: "Step", seed: int) -> None:
         self.heads = {"student": LevelWeight(self.settings.width).to(step.full(0.0).device)}

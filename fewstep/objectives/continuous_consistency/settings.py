@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/continuous_consistency/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ class StoredStates(Strict):
     kind: Literal["trajectory"]
 
 
-class ContinuousConsistency(TermSettings):
+class ContinuousConsistencySettings(TermSettings):
     """Consistency in the limit of no gap: the tangent of the student along the flow (sCM)."""
 
     term: Literal["continuous_consistency"]
@@ -49,7 +49,7 @@ class ContinuousConsistency(TermSettings):
         return Needs(data=not stored, pairs=stored, states=states, teacher=self.velocity == "teacher")
 
     @model_validator(mode="after")
-    def _fits(self) -> "ContinuousConsistency":
+    def _fits(self) -> "ContinuousConsistencySettings":
         if self.velocity == "data" and self.points.kind != "data":
             raise ValueError("velocity: stored states have no data of their own; take the teacher's")
         return self

@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/denoising/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from fewstep.objectives.term_settings import Needs, TermSettings
 from fewstep.training.training_settings import NativeTimes, Share, Times
 
 
-class Denoising(TermSettings):
+class DenoisingSettings(TermSettings):
     """Denoising score matching on data: what trains a teacher."""
 
     term: Literal["denoising"]

@@ -9,11 +9,10 @@ from fewstep.diffusion.guidance import Scales
 from fewstep.diffusion.processes import like
 from fewstep.objectives.common.distances import per_sample, pseudo_huber, squared
 from fewstep.objectives.denoising.loss import own_error
-from fewstep.objectives.distribution_matching import settings
 from fewstep.objectives.distribution_matching.correction import corrected
 from fewstep.objectives.distribution_matching.divergences import WEIGHTS
 from fewstep.objectives.distribution_matching.score_identity import expanded_divergence
-from fewstep.objectives.distribution_matching.settings import GuidanceRange
+from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings, RandomGuidance
 from fewstep.objectives.distribution_matching.weighting import level_weight
 from fewstep.objectives.term import Loss, Term
 from fewstep.util.errors import SettingsError
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 JUDGED = {"samples": "fake", "phases": "phases"}
 
 
-class DistributionMatching(Term[settings.DistributionMatching]):
+class DistributionMatching(Term[DistributionMatchingSettings]):
     """Student: descends D_f(teacher | student) of noised samples. Fake score: denoising of the student's samples.
 
     `score_difference`: the loss is 1/2 |x - sg(x - w h(r) (fake - teacher))|^2, all three clean samples: x of the
@@ -41,7 +40,6 @@ class DistributionMatching(Term[settings.DistributionMatching]):
     (`raise_level`), so that nothing but the states needs to follow the teacher's marginals.
     """
 
-    name = "distribution_matching"
 
     def prepare(self, step: "Step", seed: int) -> None:
         if self.settings.correction is not None and len(step.grid) > 1:
@@ -70,7 +68,7 @@ class DistributionMatching(Term[settings.DistributionMatching]):
     def _guidance(self, step: "Step") -> Scales | Tensor:
         """Guidance of each sample. A random one is PG-SB's (SNOOPI, Nguyen et al., 2412.02687, section 4.1)."""
         s = self.settings.guidance
-        return s.low + (s.high - s.low) * step.uniform("guidance") if isinstance(s, GuidanceRange) else s
+        return s.low + (s.high - s.low) * step.uniform("guidance") if isinstance(s, RandomGuidance) else s
 
     def _ratio(self, step: "Step") -> Tensor | None:
         """r (N,) of the noised samples; None where the divergence needs none."""

@@ -10,7 +10,7 @@ from fewstep.diffusion.randomness import generator
 from fewstep.networks.unet_blocks import matching, watched
 from fewstep.networks.unet_mlp import build
 from fewstep.objectives.common.distances import squared, wide
-from fewstep.objectives.features import settings
+from fewstep.objectives.features.settings import FeaturesSettings
 from fewstep.objectives.output_matching.loss import output_error
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
@@ -37,7 +37,7 @@ def feature_error(
     return error / everywhere(squared(wanted, torch.zeros_like(wanted))).mean().clamp_min(1e-12)
 
 
-class Features(Term[settings.Features]):
+class Features(Term[FeaturesSettings]):
     """L = output * |F_S - F_T|^2 + mean over stages k of |P_k f_S,k - f_T,k|^2 / |f_T,k|^2, all at noised data.
 
     LAPTOP-Diff (2404.11098); stages are paired as `matching` says. P_k is the identity, or where the student has fewer
@@ -45,7 +45,6 @@ class Features(Term[settings.Features]):
     features with those of its network: for a closed form the network that was fitted to it.
     """
 
-    name = "features"
 
     def prepare(self, step: "Step", seed: int) -> None:
         x_t, t, _ = step.noised("real", self.settings.times)

@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/flow_matching/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from fewstep.objectives.term_settings import Needs, TermSettings
 from fewstep.training.training_settings import Share, Times, UniformTimes
 
 
-class FlowMatching(TermSettings):
+class FlowMatchingSettings(TermSettings):
     """Velocity of the straight path between noise and sample: on data, or on pairs (reflow)."""
 
     term: Literal["flow_matching"]

@@ -12,7 +12,7 @@ from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.dispersion import dispersion
 from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.common.flow_coordinates import flow_time, tangent
-from fewstep.objectives.mean_velocity import settings
+from fewstep.objectives.mean_velocity.settings import MeanVelocitySettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def adaptive(error: Tensor, power: float | Tensor, offset: float) -> Tensor:
     return error / (error.detach() + offset) ** power
 
 
-class MeanVelocity(Term[settings.MeanVelocity]):
+class MeanVelocity(Term[MeanVelocitySettings]):
     """L = E |U(y_u, r, u) - sg target|^2 in flow coordinates, where U is what the student's output is read as.
 
     target: the flow's velocity where the interval [r, u] is a point; over others `from_derivative` or `from_parts` of
@@ -62,7 +62,6 @@ class MeanVelocity(Term[settings.MeanVelocity]):
     Dispersion is of one block a step, drawn at random: in expectation the mean over all, at a fraction of the cost.
     """
 
-    name = "mean_velocity"
 
     def loss(self, step: "Step") -> Loss:
         s, student = self.settings, step.student

@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/mean_velocity/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ class Dispersion(Strict):
     """Of exp(-distance / temperature), distances being means over a feature's dimensions."""
 
 
-class MeanVelocity(TermSettings):
+class MeanVelocitySettings(TermSettings):
     """The mean velocity of the flow between two times (MeanFlow, SplitMeanFlow, shortcut models)."""
 
     term: Literal["mean_velocity"]
@@ -66,7 +66,7 @@ class MeanVelocity(TermSettings):
         return Needs(data=True, teacher=self.velocity == "teacher")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "MeanVelocity":
+    def _consistent(self) -> "MeanVelocitySettings":
         if self.instantaneous + self.whole + self.clean > 1:
             raise ValueError("instantaneous, whole and clean: shares of one batch, of 1 at most in sum")
         if self.whole and self.identity == "derivative":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.objectives.mmd import settings
+from fewstep.objectives.mmd.settings import MmdSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 
@@ -43,7 +43,7 @@ def unbiased(own: Tensor, real: Tensor, across: Tensor) -> Tensor:
     return (total.sum() - total.diagonal().sum()) / (count * (count - 1))
 
 
-class Mmd(Term[settings.MaximumMeanDiscrepancy]):
+class Mmd(Term[MmdSettings]):
     """L = sum over bandwidths of MMD^2(student's samples, data), differentiated through every step of the sampler.
 
     Aiello et al., Fast Inference in Denoising Diffusion Models via MMD Finetuning (2301.07969). From the abstract: a
@@ -53,7 +53,6 @@ class Mmd(Term[settings.MaximumMeanDiscrepancy]):
     With labels what is compared is the joint distribution: the kernel is multiplied by [c = c'].
     """
 
-    name = "mmd"
 
     def loss(self, step: "Step") -> Loss:
         x, y = (step.everywhere(self._space(step, samples).flatten(1)) for samples in (step.sampled, step.data))

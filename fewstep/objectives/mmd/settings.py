@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/mmd/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSetting
 from fewstep.training.training_settings import Positive
 
 
-class MaximumMeanDiscrepancy(TermSettings):
+class MmdSettings(TermSettings):
     """Kernel distance of the student's samples to data, through all of its steps (MMD-DDM)."""
 
     term: Literal["mmd"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fewstep.networks.unet_blocks import last_layer, watched_inputs
 from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.common.flow_coordinates import flow_time
-from fewstep.objectives.policy_imitation import settings
+from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def mean_weights(start: float, end: float, count: int) -> Tensor:
     return weights(torch.tensor([end], dtype=torch.float64), start, end, count)[0] / (1 - end / start)
 
 
-class PolicyImitation(Term[settings.PolicyImitation]):
+class PolicyImitation(Term[PolicyImitationSettings]):
     """L = E |pi(y_u, u) - v_teacher(y_u, u)|^2 at states y_u of the policy's own detached path.
 
     Chen et al., pi-Flow: Policy-Based Few-Step Generation via Imitation Distillation (2510.14974), in flow
@@ -92,7 +92,6 @@ class PolicyImitation(Term[settings.PolicyImitation]):
     of by 128 Euler steps; there are no teacher steps mixed into it.
     """
 
-    name = "policy_imitation"
 
     def prepare(self, step: "Step", seed: int) -> None:
         layer = last_layer(step.student.network)

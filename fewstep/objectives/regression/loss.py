@@ -10,7 +10,7 @@ from torch import Tensor
 from fewstep.objectives.common.distances import high_frequency_error, per_sample, perceptual, pseudo_huber, squared
 from fewstep.objectives.common.pixel_features import given
 from fewstep.objectives.common.solver_steps import landing, make_hop, student_at
-from fewstep.objectives.regression import settings
+from fewstep.objectives.regression.settings import RegressionSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.util.errors import SettingsError
@@ -30,7 +30,7 @@ def snr_trunc(nu: Tensor) -> Tensor:
     return nu.clamp(max=1.0) ** -2
 
 
-class Regression(Term[settings.Regression]):
+class Regression(Term[RegressionSettings]):
     """L = 1/2 E w d(G(x_t, t), target), d mean square, pseudo-Huber or perceptual.
 
     `at: noise`: x_t is the student's starting state of the noise z, the target the end of its trajectory (Luhman and
@@ -45,7 +45,6 @@ class Regression(Term[settings.Regression]):
     same student, so lambda moves no optimum, only where an adapter of low rank spends its error.
     """
 
-    name = "regression"
 
     def prepare(self, step: "Step", seed: int) -> None:
         s = self.settings

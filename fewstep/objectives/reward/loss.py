@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.networks.feature_classifier import train_classifier
-from fewstep.objectives.reward import settings
-from fewstep.objectives.reward.settings import ClassifierReward, LinearReward, PythonReward
+from fewstep.objectives.reward.settings import ClassifierReward, LinearReward, PythonReward, RewardSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.util.errors import SettingsError
 
@@ -21,7 +20,7 @@ FITTED_ON = 4096
 """Labelled samples that a classifier is fitted to, at most."""
 
 
-class Reward(Term[settings.Reward]):
+class Reward(Term[RewardSettings]):
     """L = -E min(r(x), clamp), x the student's samples.
 
     Beside a KL divergence to the teacher, weighted 1, a reward weighted w has the optimum p(x) ~ p_teacher(x) exp(w
@@ -29,7 +28,6 @@ class Reward(Term[settings.Reward]):
     the teacher attains from being exploited (SwiftBrush v2, Dao et al., 2408.14176, eq. 8, a hinge on the similarity).
     """
 
-    name = "reward"
 
     def prepare(self, step: "Step", seed: int) -> None:
         self._function = build_reward(self.settings.reward, step, seed)

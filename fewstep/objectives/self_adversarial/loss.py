@@ -6,14 +6,14 @@ import torch
 
 from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.distribution_matching.weighting import normaliser
-from fewstep.objectives.self_adversarial import settings
+from fewstep.objectives.self_adversarial.settings import SelfAdversarialSettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
 
 
-class SelfAdversarial(Term[settings.SelfAdversarial]):
+class SelfAdversarial(Term[SelfAdversarialSettings]):
     """L = E |v(x'_t, -t) - (z' - x')|^2 + rectification / 2 |x' - sg(x' - direction)|^2, x' the student's own samples.
 
     TwinFlow (2512.05150): no teacher, no discriminator, no fake score. The first part is flow matching of the samples
@@ -24,7 +24,6 @@ class SelfAdversarial(Term[settings.SelfAdversarial]):
     term (mean_velocity) must train. Gradients reach the network through x' only.
     """
 
-    name = "self_adversarial"
 
     def loss(self, step: "Step") -> Loss:
         student, x = step.student, step.generated

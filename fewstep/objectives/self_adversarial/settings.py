@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/self_adversarial/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from fewstep.objectives.term_settings import TermSettings
 from fewstep.training.training_settings import Positive, Share, Times, UniformTimes
 
 
-class SelfAdversarial(TermSettings):
+class SelfAdversarialSettings(TermSettings):
     """The student judges its own samples, whose flow it learns at negative times (TwinFlow; `negative_time`)."""
 
     term: Literal["self_adversarial"]

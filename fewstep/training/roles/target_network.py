@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fewstep.objectives.registry import Term
+from fewstep.objectives.term import Term
 from fewstep.training.roles.ema import Average
 from fewstep.training.roles.trainable import trained_state
 from fewstep.util.errors import SettingsError

@@ -8,7 +8,7 @@ import torch
 
 from fewstep.conformance import cells, conformance_table, verdict
 from fewstep.conformance.__main__ import usual_process
-from fewstep.conformance.cell_code import COLLECTIONS, code_digest, statements
+from fewstep.conformance.cell_code import code_digest, statements
 from fewstep.conformance.cells import Cell, make_all
 from fewstep.conformance.known_misses import DIGITS, known_misses, surprises
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
@@ -143,9 +143,9 @@ def test_a_flow_map_is_compared_in_one_step_whatever_steps_it_is_sampled_by(quic
 
 
 def test_code_that_a_recipe_does_not_load_is_no_part_of_its_key():
-    files = closure("fewstep.objectives.regression.loss", apart=COLLECTIONS)
+    files = closure("fewstep.objectives.regression.loss")
     assert "fewstep/objectives/common/distances.py" in files and "fewstep/objectives/adversarial/loss.py" not in files
-    assert "fewstep/training/round_trainer.py" in closure("fewstep.training.api", apart=COLLECTIONS)
+    assert "fewstep/training/round_trainer.py" in closure("fewstep.training.api")
     assert code_digest("fewstep.objectives.regression.loss") != code_digest("fewstep.objectives.adversarial.loss")
     keys = {Cell("kd", Problem("ring")).key, Cell("kd", Problem("grid")).key, Cell("ect", Problem("ring")).key,
             Cell("kd", Problem("ring"), seed=1).key, Cell("kd", Problem("ring"), images=1).key}  # fmt: skip

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
-from fewstep.objectives import term_union as settings
+from fewstep.objectives.bootstrap.settings import BootstrapSettings
 from fewstep.objectives.consistency.level_pairs import cells, pair
 from fewstep.objectives.consistency.loss import phase_edge
 from fewstep.objectives.consistency.point_pairs import solver_step
-from fewstep.objectives.consistency.settings import Grid, TeacherPoints
+from fewstep.objectives.consistency.settings import ConsistencySettings, Grid, TeacherPoints
 from fewstep.objectives.consistency.states import State
 from fewstep.objectives.registry import build
 from fewstep.training.training_settings import LogNormalTimes, UniformTimes
@@ -39,7 +39,7 @@ GRID = [3.0, 1.0, 0.3]
 
 
 def term(**choice):
-    return build(settings.Consistency(term="consistency", **{"distance": "l2", "weighting": "even", **choice}))
+    return build(ConsistencySettings(term="consistency", **{"distance": "l2", "weighting": "even", **choice}))
 
 
 def orders(values):
@@ -223,10 +223,10 @@ def test_bootstrapping_at_the_exact_map_vanishes_at_the_order_of_its_step(proces
     networks = {"student": TwoTimes(process), "teacher": gaussian(process)}
     residuals = []
     for n in (20, 40):
-        own = build(settings.Bootstrap(term="bootstrap", levels={"kind": "grid", "cells": n}, boundary_share=0.0))
+        own = build(BootstrapSettings(term="bootstrap", levels={"kind": "grid", "cells": n}, boundary_share=0.0))
         residuals.append(float(own.loss(step_of(networks, ratios=(5.0,), n=1 << 11))[0].detach().sqrt()))
     assert residuals[0] < 0.05 and abs(orders(residuals)[0] - 2) < 0.45, residuals
-    held = build(settings.Bootstrap(term="bootstrap", boundary_share=1.0))
+    held = build(BootstrapSettings(term="bootstrap", boundary_share=1.0))
     step = step_of(networks, n=256)
     assert held.loss(step)[0] < 1e-6  # at the noise end, the exact map to that very time reads as the denoiser
 

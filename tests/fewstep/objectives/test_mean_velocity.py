@@ -12,15 +12,14 @@ from fewstep.diffusion.processes import EDM, Flow, like
 from fewstep.networks.extra_inputs import ExtraInputs, add_inputs
 from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.networks.unet_mlp import build as initialised
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.dispersion import dispersion
 from fewstep.objectives.common.distances import per_sample
 from fewstep.objectives.common.flow_coordinates import flow_time, tangent
 from fewstep.objectives.mean_velocity.loss import adaptive, from_derivative, from_parts
-from fewstep.objectives.mean_velocity.settings import Dispersion
+from fewstep.objectives.mean_velocity.settings import Dispersion, MeanVelocitySettings
 from fewstep.objectives.registry import build
-from fewstep.objectives.term_union import Needs
+from fewstep.objectives.term_settings import Needs
 from fewstep.recipes import load_recipe
 from fewstep.training.training_settings import UniformTimes
 from tests.fewstep.objectives.gaussian import (
@@ -68,7 +67,7 @@ class TwoTimes(Denoiser):
 
 
 def term(**options):
-    return build(settings.MeanVelocity(term="mean_velocity", **{"times": TIMES, "instantaneous": 0.5, **options}))
+    return build(MeanVelocitySettings(term="mean_velocity", **{"times": TIMES, "instantaneous": 0.5, **options}))
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.mmd.loss import KERNELS, gaussian, unbiased
+from fewstep.objectives.mmd.settings import MmdSettings
 from fewstep.objectives.registry import build
 from fewstep.training.step.batches import Sources, TensorData
 from fewstep.training.step.keyed_draws import Draws
@@ -68,7 +68,7 @@ def step_of(own, n, k, steps, classes=0):
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_it_vanishes_in_expectation_at_the_exact_flow_map_and_pulls_the_mean_back(process):
-    term = build(settings.MaximumMeanDiscrepancy(term="mmd", bandwidths=(1.0,)))
+    term = build(MmdSettings(term="mmd", bandwidths=(1.0,)))
     own = student(process, consistency)
     zero(*mean_and_error([term.loss(step_of(own, 256, k, 1))[0].detach() for k in range(16)]))
     own.network.shift.data += 0.3
@@ -98,7 +98,7 @@ def test_the_gradient_goes_through_every_step_of_the_chain():
 
 
 def test_with_labels_only_samples_of_one_class_are_compared():
-    term = build(settings.MaximumMeanDiscrepancy(term="mmd", bandwidths=(1.0,)))
+    term = build(MmdSettings(term="mmd", bandwidths=(1.0,)))
     own = student(PROCESSES[1], consistency)
     own.num_classes, own.null_class = 2, None
     step = step_of(own, 64, 0, 1, classes=2)

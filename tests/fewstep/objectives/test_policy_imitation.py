@@ -8,9 +8,9 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow
 from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.networks.unet_mlp import build as initialised
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.common.flow_coordinates import flow_time
 from fewstep.objectives.policy_imitation.loss import Policy, hats, mean_weights, weights
+from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings
 from fewstep.objectives.registry import build
 from fewstep.training.step.batches import Sources
 from fewstep.training.step.keyed_draws import Draws
@@ -65,7 +65,7 @@ def test_the_loss_vanishes_at_the_exact_policy_with_the_fourth_power_of_the_anch
     teacher = gaussian(process)
     losses = []
     for count in (9, 17):
-        term = build(settings.PolicyImitation(term="policy_imitation", anchors=count, least=0.1, compared=compared))
+        term = build(PolicyImitationSettings(term="policy_imitation", anchors=count, least=0.1, compared=compared))
         step = Step("student", {"student": teacher, "teacher": teacher}, [process.t_max], Sources(),
                     Draws(0, 0, 0, 4096, torch.device("cpu")))  # fmt: skip
         start = float(flow_time(process, torch.tensor([process.t_max])))
@@ -86,7 +86,7 @@ def test_predictions_of_x0_are_compared_as_velocities_are_by_the_square_of_the_f
     y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     off, losses = Policy(y, torch.zeros(64, 3, 2, dtype=torch.float64), 1.0, 0.0), {}
     for compared in ("velocity", "x0"):
-        term = build(settings.PolicyImitation(term="policy_imitation", states=1, least=1e-12, compared=compared))
+        term = build(PolicyImitationSettings(term="policy_imitation", states=1, least=1e-12, compared=compared))
         monkeypatch.setattr(term, "_policy", lambda _step: off)
         losses[compared] = term.loss(step)[0].double()
     torch.testing.assert_close(losses["x0"], u.square() * losses["velocity"], rtol=1e-4, atol=0)
@@ -103,7 +103,7 @@ def networks(process):
 def test_a_policy_of_either_network_lands_on_the_students_own_next_state(number, steps):
     process = Flow()
     own = networks(process)[number].requires_grad_(False)
-    term = build(settings.PolicyImitation(term="policy_imitation", anchors=5))
+    term = build(PolicyImitationSettings(term="policy_imitation", anchors=5))
     step = Step("student", {"student": own, "teacher": own}, process.grid(steps).tolist(), Sources(),
                 Draws(0, 0, 0, 6, torch.device("cpu")), sampler="ode")  # fmt: skip
     term.prepare(step, 0)
@@ -128,7 +128,7 @@ def test_the_gradient_reaches_student_and_head_and_lowers_the_loss():
     step = Step("student", {"student": own, "teacher": gaussian(process)}, [1.0], Sources(),
                 Draws(0, 0, 0, 256, torch.device("cpu")))  # fmt: skip
     step.__dict__["condition"] = None
-    term = build(settings.PolicyImitation(term="policy_imitation", dropout=0.05))
+    term = build(PolicyImitationSettings(term="policy_imitation", dropout=0.05))
     term.prepare(step, 0)
     before, statistics = term.loss(step)
     assert statistics["deviation"] == 0

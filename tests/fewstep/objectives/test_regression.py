@@ -7,8 +7,8 @@ is MU + c (x0 + nu n - MU) with c = S^2 / (S^2 + nu^2), so a sample misses it by
 import pytest
 import torch
 
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.registry import build
+from fewstep.objectives.regression.settings import RegressionSettings
 from fewstep.training.training_settings import UniformTimes
 from tests.fewstep.objectives.gaussian import (
     IDS,
@@ -27,7 +27,7 @@ TIMES = UniformTimes(low=0.1, high=0.8)
 
 def found_and_expected(process, mean, std, weighting, steps=48, n=512):
     """(K, 4) of loss and gradients to shift (2) and gain, over K batches: the term's and the closed form's."""
-    term = build(settings.Regression(term="regression", at="samples", weighting=weighting, times=TIMES))
+    term = build(RegressionSettings(term="regression", at="samples", weighting=weighting, times=TIMES))
     networks = {"student": generator_of(process, mean, std), "teacher": gaussian(process)}
     found, expected = [], []
     for k in range(steps):

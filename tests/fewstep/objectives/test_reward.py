@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fewstep.diffusion.processes import EDM
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.registry import build
+from fewstep.objectives.reward.settings import RewardSettings
 from fewstep.teachers import GaussianMixture
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import MU, gaussian, generator_of, make_step
@@ -13,7 +13,7 @@ from tests.fewstep.objectives.gaussian import MU, gaussian, generator_of, make_s
 
 def prepared(reward: dict, clamp=None, n=512):
     """(term, step) with the student at N(MU, S^2)."""
-    term = build(settings.Reward(term="reward", reward=reward, clamp=clamp))
+    term = build(RewardSettings(term="reward", reward=reward, clamp=clamp))
     step = make_step({"student": generator_of(EDM(), MU), "teacher": gaussian(EDM())}, n=n)
     term.prepare(step, 0)
     return term, step
@@ -48,7 +48,7 @@ def test_a_python_function_is_imported_or_refused():
         with pytest.raises(SettingsError, match="cannot import"):
             prepared({"kind": "python", "function": name})
     with pytest.raises(ValueError, match="pattern"):
-        settings.Reward(term="reward", reward={"kind": "python", "function": "no colon"})
+        RewardSettings(term="reward", reward={"kind": "python", "function": "no colon"})
 
 
 def test_the_classifier_of_a_mixture_is_its_posterior():
@@ -62,7 +62,7 @@ def test_the_classifier_of_a_mixture_is_its_posterior():
     (gradient,) = torch.autograd.grad(teacher.log_posterior(far)[0, 0], far)
     assert torch.allclose(gradient, torch.tensor([[8.0, 0.0]]))
 
-    term = build(settings.Reward(term="reward", reward={"kind": "classifier"}))
+    term = build(RewardSettings(term="reward", reward={"kind": "classifier"}))
     own = GaussianMixture([[1.0, 0.0], [-1.0, 0.0]], 0.5)
     step = make_step({"student": own, "teacher": teacher}, n=256)
     term.prepare(step, 0)

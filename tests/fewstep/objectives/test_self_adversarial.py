@@ -9,8 +9,8 @@ from fewstep.diffusion.processes import Flow, like
 from fewstep.networks.extra_inputs import ExtraInputs, add_inputs
 from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.networks.unet_mlp import build as initialised
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.registry import build
+from fewstep.objectives.self_adversarial.settings import SelfAdversarialSettings
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import (
     IDS,
@@ -44,7 +44,7 @@ class Twin(Denoiser):
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_at_equal_distributions_nothing_pulls_and_the_own_flow_has_the_known_error(process):
     networks = {"student": Twin(process)}
-    term = build(settings.SelfAdversarial(term="self_adversarial", delay=0.0))
+    term = build(SelfAdversarialSettings(term="self_adversarial", delay=0.0))
     mean, _ = gradients(term, networks, steps=2)
     assert mean.abs().max() < 1e-6
     values = []
@@ -61,7 +61,7 @@ def test_at_equal_distributions_nothing_pulls_and_the_own_flow_has_the_known_err
 def test_samples_beside_the_data_are_pulled_to_them(process):
     for mean in (MU + 0.4, MU - 0.4):
         own = Twin(process, mean)
-        term = build(settings.SelfAdversarial(term="self_adversarial"))
+        term = build(SelfAdversarialSettings(term="self_adversarial"))
         step = make_step({"student": own}, n=512)
         loss, statistics = term.loss(step)
         assert loss == statistics["own"]

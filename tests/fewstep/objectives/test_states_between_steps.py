@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewstep.diffusion.processes import Flow
-from fewstep.objectives import term_union as settings
+from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings
 from fewstep.objectives.registry import build
 from fewstep.recipes import parse_recipe
 from fewstep.training.step.noise_levels import distribution
@@ -118,7 +118,7 @@ def test_states_between_deterministic_steps_rest_at_the_teachers_flow(process):
     """The student's state after each step has the teacher's marginal, so its scores agree and nothing pulls; the fake
     score's regression rests at the teacher's denoiser. Moved predictions are pulled back."""
     own, grid = two_steps(process)
-    term = build(settings.DistributionMatching(term="distribution_matching", at="phases", times=TIMES))
+    term = build(DistributionMatchingSettings(term="distribution_matching", at="phases", times=TIMES))
     fake = student(process, posterior_mean)
     found, seen = [], set()
     for k in range(48):
