@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from fewstep.diffusion.noise_level_settings import Times
 from fewstep.objectives.term_settings import TermSettings
-from fewstep.training.training_settings import Times
 
 if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fewstep.training.training_settings import TurnSettings
+from fewstep.objectives.role_settings import TurnSettings
 from fewstep.util.config import Strict
 
 TEACHER_NETWORK = "teacher_network"

@@ -7,18 +7,18 @@ from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales, is_guided
 from fewstep.objectives.registry import AnyTerm
+from fewstep.objectives.role_settings import TurnSettings
 from fewstep.objectives.term_settings import Needs
-from fewstep.training.training_settings import (
+from fewstep.recipes.training_settings import (
     Inputs,
     MergedRound,
     OptimiserSettings,
     Overrides,
     Recording,
     RoundTrajectories,
-    StudentSettings,
     TrainingSettings,
-    TurnSettings,
 )
+from fewstep.students.student_settings import StudentSettings
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
 

@@ -12,6 +12,8 @@ import torch
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
+from fewstep.networks.folding import fold_additions
+from fewstep.objectives.role_settings import RoleSettings
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.recipes import Recipe, check_needs
 from fewstep.students.sampler_settings import SamplerSettings
@@ -26,7 +28,6 @@ from fewstep.training.roles.multi_student import Sifted, join, route
 from fewstep.training.roles.teacher_schedule import way_back
 from fewstep.training.round_trainer import RoundTrainer
 from fewstep.training.step.batches import DataSource, MixedPairs, PairSource, Sources
-from fewstep.training.training_settings import RoleSettings
 from fewstep.trajectories import TrajectorySettings, make_set
 
 
@@ -198,7 +199,7 @@ class Distillation:
 
     def _beside(self, role: str, source: Denoiser, settings: RoleSettings, index: int) -> Denoiser:
         """A copy of `source` without the student's adapters and further inputs, to be trained in `role`."""
-        network = copy.deepcopy(source.plain())
+        network = copy.deepcopy(fold_additions(source))
         network.held = frozenset()
         return adapt(network, settings.lora, derive(self.seed, f"{role}-lora", index))
 

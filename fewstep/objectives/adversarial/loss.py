@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from fewstep.diffusion.noise_level_settings import Times
 from fewstep.diffusion.processes import like
+from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.objectives.adversarial.settings import AdversarialSettings
 from fewstep.objectives.common.feature_heads import FeatureHeads
 from fewstep.objectives.common.pixel_features import OwnFeatures, given
 from fewstep.objectives.common.solver_steps import make_hop, student_at
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
-from fewstep.training.training_settings import Times
 
 if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
@@ -186,7 +187,7 @@ class Adversarial(Term[AdversarialSettings]):
     def _read(self, step: "Step", x: Tensor, t: Tensor | None) -> list[Tensor]:
         """Features of states x (N, ...) at native times t (N,), or of clean samples (None)."""
         if self._network:
-            return step.networks[self._network].features(x, t, step.condition)[1]
+            return predict_with_features(step.networks[self._network], x, t, step.condition)[1]
         if self._extract is not None:
             return self._extract(x)
         return self._modules["features"](x / spread(step, t, x), angle(step, t))

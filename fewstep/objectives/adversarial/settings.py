@@ -4,10 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.common.solver_step_settings import HopSettings
+from fewstep.objectives.role_settings import TurnSettings
 from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
-from fewstep.training.training_settings import Positive, Share, Times, TurnSettings, UniformTimes
 from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive, Share
 
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]

@@ -5,7 +5,7 @@ from typing import Literal
 from fewstep.diffusion.guidance import Scales
 from fewstep.objectives.consistency.settings import Grid
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Share
+from fewstep.util.number_types import Share
 
 
 class BootstrapSettings(TermSettings):

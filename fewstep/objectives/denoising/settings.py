@@ -2,8 +2,9 @@
 
 from typing import Literal
 
+from fewstep.diffusion.noise_level_settings import NativeTimes, Times
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import NativeTimes, Share, Times
+from fewstep.util.number_types import Share
 
 
 class DenoisingSettings(TermSettings):

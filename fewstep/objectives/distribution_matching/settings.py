@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
+from fewstep.objectives.role_settings import RoleSettings
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Positive, RoleSettings, Times, UniformTimes
 from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive
 
 Divergence = Literal[
     "reverse_kl", "forward_kl", "jensen_shannon", "softened_reverse_kl", "hellinger", "jeffreys", "neyman"

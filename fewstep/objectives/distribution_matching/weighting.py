@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fewstep.training.step.noise_levels import distribution
+from fewstep.diffusion.noise_levels import distribution
 from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:

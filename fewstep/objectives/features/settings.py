@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
-from fewstep.training.training_settings import Times, UniformTimes
 
 
 class FeaturesSettings(TermSettings):

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Share, Times, UniformTimes
+from fewstep.util.number_types import Share
 
 
 class FlowMatchingSettings(TermSettings):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fewstep.diffusion.prediction import to_epsilon, to_x0
 from fewstep.diffusion.processes import like
+from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.dispersion import dispersion
 from fewstep.objectives.common.distances import per_sample, squared
@@ -71,7 +72,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
         x_t = student.process.add_noise(x0, noise, t)
         velocity = self._velocity(step, x_t, t, condition, noise - x0)
         if s.dispersion:
-            prediction, features = student.features(x_t, t, condition, second=r, every=True)
+            prediction, features = predict_with_features(student, x_t, t, condition, second=r, every=True)
         else:
             prediction, features = student.predict(x_t, t, condition, second=r), []
         target = self._target(step, x_t, t, r, condition, velocity)

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, Times
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import LogNormalTimes, Positive, Share, Times
 from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive, Share
 
 
 class Dispersion(Strict):

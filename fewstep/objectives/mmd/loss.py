@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.objectives.mmd.settings import MmdSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
@@ -70,7 +71,7 @@ class Mmd(Term[MmdSettings]):
             return samples
         t = step.levels.time(torch.full((step.size,), self.settings.feature_noise, device=samples.device))
         noised = step.student.process.add_noise(samples, step.normal("feature-noise", like=samples), t)
-        return step.networks[TEACHER_NETWORK].features(noised, t, step.condition)[1][0].to(noised.dtype)
+        return predict_with_features(step.networks[TEACHER_NETWORK], noised, t, step.condition)[1][0].to(noised.dtype)
 
 
 def _median_distance(y: Tensor) -> float:

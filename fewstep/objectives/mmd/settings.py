@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
-from fewstep.training.training_settings import Positive
+from fewstep.util.number_types import Positive
 
 
 class MmdSettings(TermSettings):

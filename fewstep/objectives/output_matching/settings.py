@@ -3,8 +3,8 @@
 from typing import Literal
 
 from fewstep.diffusion.guidance import Scales
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Times, UniformTimes
 
 
 class OutputMatchingSettings(TermSettings):

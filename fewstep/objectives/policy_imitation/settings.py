@@ -6,7 +6,7 @@ from pydantic import Field
 
 from fewstep.diffusion.guidance import Scales
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Share
+from fewstep.util.number_types import Share
 
 
 class PolicyImitationSettings(TermSettings):

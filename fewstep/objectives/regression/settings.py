@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.common.solver_step_settings import HopSettings
 from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
-from fewstep.training.training_settings import Positive, Share, Times, UniformTimes
+from fewstep.util.number_types import Positive, Share
 
 
 class RegressionSettings(TermSettings):

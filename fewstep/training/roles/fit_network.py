@@ -9,7 +9,9 @@ import copy
 import torch
 
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.noise_level_settings import UniformTimes
 from fewstep.objectives.common.distances import squared
+from fewstep.recipes.training_settings import OptimiserSettings
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training.digests import tensor_digest
 from fewstep.training.loss_meter import Figures
@@ -19,7 +21,6 @@ from fewstep.training.roles.fresh_networks import fresh_network
 from fewstep.training.step.batches import ExactData, Sources
 from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.step_context import Step
-from fewstep.training.training_settings import OptimiserSettings, UniformTimes
 
 STEPS, BATCH = 1000, 256
 HINT = "look at the teacher's means and deviations: the network is fitted best to samples of a size about 1"

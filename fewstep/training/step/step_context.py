@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.guidance import Scales, is_guided, told
+from fewstep.diffusion.noise_level_settings import Times
+from fewstep.diffusion.noise_levels import Levels, distribution
+from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.objectives.term_settings import Needs
+from fewstep.recipes.training_settings import Inputs
 from fewstep.training.distributed import World, everywhere
 from fewstep.training.step.batches import Source, Sources
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.noise_levels import Levels, distribution
 from fewstep.training.step.renoise import Noised, raise_level
-from fewstep.training.training_settings import Inputs, Times
 from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -338,7 +340,7 @@ class Step:
             with torch.set_grad_enabled(self.role == role or through):
                 network = self.networks[role]
                 if reads:
-                    return network.features(at.x, at.t, self.condition)
+                    return predict_with_features(network, at.x, at.t, self.condition)
                 return network.predict(at.x, at.t, self.condition, guidance), []
 
         return self.once(("judged", role, what, repr(times)), make) if plain else make()

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.adapters import Adapter
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_inputs import ExtraInputs
 from fewstep.diffusion.processes import EDM, Flow, Process, VariancePreserving, like
-from fewstep.networks.extra_inputs import ExtraInputs
 from fewstep.teachers import GaussianMixture
 from fewstep.training.step.batches import Sources, TensorData
 from fewstep.training.step.keyed_draws import Draws
@@ -162,7 +162,6 @@ class ToSecond(Adapter):
 class TwoTimes(Denoiser):
     """The exact flow map between any two times, with disturbances to differentiate to."""
 
-    inputs = ExtraInputs(second_time=True)
-
     def __init__(self, process: Process):
         super().__init__(Disturbed(), process, "sample", (2,), adapter=ToSecond())
+        self.inputs = ExtraInputs(second_time=True)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, UniformTimes
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
 from fewstep.objectives.bootstrap.settings import BootstrapSettings
 from fewstep.objectives.consistency.level_pairs import cells, pair
@@ -13,7 +14,6 @@ from fewstep.objectives.consistency.point_pairs import solver_step
 from fewstep.objectives.consistency.settings import ConsistencySettings, Grid, TeacherPoints
 from fewstep.objectives.consistency.states import State
 from fewstep.objectives.registry import build
-from fewstep.training.training_settings import LogNormalTimes, UniformTimes
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,

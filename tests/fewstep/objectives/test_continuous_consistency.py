@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes
 from fewstep.diffusion.processes import Flow
 from fewstep.objectives.continuous_consistency.loss import LevelWeight, normalised
 from fewstep.objectives.continuous_consistency.settings import ContinuousConsistencySettings
 from fewstep.objectives.registry import build
-from fewstep.training.training_settings import LogNormalTimes
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,

@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, UniformTimes
 from fewstep.diffusion.processes import EDM, VariancePreserving
 from fewstep.objectives.distribution_matching.correction import corrected
 from fewstep.objectives.distribution_matching.divergences import WEIGHTS
@@ -19,7 +20,6 @@ from fewstep.objectives.distribution_matching.weighting import normaliser
 from fewstep.objectives.registry import build
 from fewstep.teachers import GaussianMixture
 from fewstep.training.roles.fresh_networks import fresh_network
-from fewstep.training.training_settings import LogNormalTimes, UniformTimes
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import (
     IDS,

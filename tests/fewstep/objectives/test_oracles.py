@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, NativeTimes, UniformTimes
 from fewstep.diffusion.processes import EDM, VariancePreserving
 from fewstep.objectives.adversarial.loss import critic_loss, student_loss
 from fewstep.objectives.common.distances import pseudo_huber, squared
@@ -19,7 +20,6 @@ from fewstep.objectives.distribution_matching.weighting import normaliser
 from fewstep.objectives.flow_matching.settings import FlowMatchingSettings
 from fewstep.objectives.registry import build
 from fewstep.objectives.regression.settings import RegressionSettings
-from fewstep.training.training_settings import LogNormalTimes, NativeTimes, UniformTimes
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,

@@ -19,11 +19,11 @@ from fewstep.objectives.output_matching.settings import OutputMatchingSettings
 from fewstep.objectives.registry import build as build_term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.students.student import make_student
+from fewstep.students.student_settings import GuidanceInput, SizeSettings, StudentSettings
 from fewstep.teachers import GaussianMixture
 from fewstep.training.step.batches import ExactData, Sources
 from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.step_context import Step
-from fewstep.training.training_settings import GuidanceInput, SizeSettings, StudentSettings
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import IDS, PROCESSES, Disturbed, Pairs, gradients, make_step
 from tests.fewstep.objectives.gaussian import student as formula_student
@@ -78,11 +78,9 @@ def test_its_optimum_guides_each_condition_by_its_own_scale():
 def test_a_student_with_the_scale_as_an_input_learns_every_scale_at_once():
     teacher = pair(VP)
     term = build_term(OutputMatchingSettings(term="output_matching", guidance="input"))
-    network = Disturbed()
     scales = StudentSettings(guidance_input=GuidanceInput(low=1.0, high=5.0, sample=2.0))
-    embedding = make_student(mlp(), scales).denoiser.network.embed_label
-    network.embed_label = embedding  # where a network says which inputs it takes
-    student = Denoiser(network, VP, "v_prediction", (2,), 2, 2, Guided(teacher, None))
+    student = Denoiser(Disturbed(), VP, "v_prediction", (2,), 2, 2, Guided(teacher, None))
+    student.inputs = make_student(mlp(), scales).denoiser.inputs
     step = view(student, teacher)
     assert step.scale.min() < 1.5 and step.scale.max() > 4.5
     assert term.loss(step)[0] <= 1e-9

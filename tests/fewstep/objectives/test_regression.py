@@ -7,9 +7,9 @@ is MU + c (x0 + nu n - MU) with c = S^2 / (S^2 + nu^2), so a sample misses it by
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import UniformTimes
 from fewstep.objectives.registry import build
 from fewstep.objectives.regression.settings import RegressionSettings
-from fewstep.training.training_settings import UniformTimes
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,

@@ -1,12 +1,16 @@
 """Self-adversarial flows against closed forms, and negative times as an input of both networks."""
 
+import copy
+
 import pytest
 import torch
 
 from fewstep.diffusion.adapters import Angle
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_inputs import ExtraInputs
 from fewstep.diffusion.processes import Flow, like
-from fewstep.networks.extra_inputs import ExtraInputs, add_inputs
+from fewstep.networks.extra_inputs import add_inputs
+from fewstep.networks.folding import fold_additions
 from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.networks.unet_mlp import build as initialised
 from fewstep.objectives.registry import build
@@ -80,12 +84,12 @@ def test_negative_times_start_without_effect_differ_once_trained_and_leave_the_e
     before = own.predict(x, t).x0
     with pytest.raises(SettingsError, match="negative_time"):
         own.predict(x, t, negative=True)
-    add_inputs(network, ExtraInputs(second_time=True, negative=True))
+    add_inputs(own, ExtraInputs(second_time=True, negative=True))
     assert torch.equal(own.predict(x, t, negative=True).x0, before) and torch.equal(own.predict(x, t).x0, before)
     (network.embed_label if name == "mlp" else network.class_embedding).negative.weight.data.fill_(0.3)
     assert torch.equal(own.predict(x, t).x0, before) and not torch.equal(own.predict(x, t, negative=True).x0, before)
-    again = Denoiser.described(own.describe(), new_unet(8, 1, 3) if name == "unet" else ResidualMLP((2,), 4))
-    assert again.inputs.negative
-    folded = own.plain()
+    again = Denoiser.described(own.describe(), copy.deepcopy(network))
+    assert again.inputs.negative and torch.equal(again.predict(x, t).x0, before)
+    folded = fold_additions(own)
     assert not folded.inputs
     torch.testing.assert_close(folded.predict(x, t).x0, before)

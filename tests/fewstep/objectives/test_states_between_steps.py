@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, NativeTimes, UniformTimes
+from fewstep.diffusion.noise_levels import distribution
 from fewstep.diffusion.processes import Flow
 from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings
 from fewstep.objectives.registry import build
 from fewstep.recipes import parse_recipe
-from fewstep.training.step.noise_levels import distribution
 from fewstep.training.step.renoise import raise_level
-from fewstep.training.training_settings import LogNormalTimes, NativeTimes, UniformTimes
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import (
     IDS,

@@ -9,6 +9,7 @@ from fewstep.diffusion.processes import VariancePreserving
 from fewstep.recipes import parse_recipe
 from fewstep.students.export import export_student, load_student
 from fewstep.students.student import Student, make_student
+from fewstep.students.student_settings import StudentSettings
 from fewstep.teachers import GaussianMixture, load_teacher, new_unet, save_teacher
 from fewstep.training import distill
 from fewstep.training.roles.fresh_networks import fresh_network
@@ -16,7 +17,6 @@ from fewstep.training.roles.multi_student import route
 from fewstep.training.step.batches import ExactData, Sources
 from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.step_context import Step
-from fewstep.training.training_settings import StudentSettings
 from fewstep.util.errors import SettingsError
 
 GROUPS = [(0, 1), (2, 3)]

@@ -5,13 +5,13 @@ import torch
 
 from fewstep.objectives.regression.loss import Regression
 from fewstep.recipes import parse_recipe
+from fewstep.recipes.training_settings import OptimiserSettings
 from fewstep.teachers import GaussianMixture
 from fewstep.training import RoundTrainer, Sources
 from fewstep.training.loss_meter import Figures
 from fewstep.training.optimiser import rate
 from fewstep.training.roles.fit_network import fit
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.training_settings import OptimiserSettings
 from fewstep.util.errors import NonFinite, SettingsError
 from tests.fewstep.training.small import BATCH, RECIPES, Pairs, data, finish, run, teacher, tiny
 
