@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from fewstep.diffusion.noise_level_settings import Times
 from fewstep.objectives.term_settings import TermSettings
 
 if TYPE_CHECKING:
@@ -61,11 +60,3 @@ class Term(Generic[S]):
     def differentiates(self, role: str) -> bool:
         """Whether this term differentiates a prediction of the frozen `role` to its input in the student's turn."""
         return False
-
-    def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
-        """log p_data / p_student (size,) at `step.raised(what, times)`, if this term estimates it."""
-        return None
-
-    def compared(self, step: "Step") -> tuple[Tensor, Tensor, Tensor] | None:
-        """The student's states, their targets (size, ...) and noise ratios (size,), if this term compares any."""
-        return None

@@ -30,7 +30,7 @@ from fewstep.training.roles.teacher_schedule import Recorder, teacher_at
 from fewstep.training.roles.trainable import trained_state
 from fewstep.training.step.batches import Source, Sources
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
+from fewstep.training.step.step_context import Step, StepSetup
 from fewstep.util.errors import DataDiffers, SettingsError
 from fewstep.util.torch_threads import threads, useful_threads
 
@@ -158,9 +158,9 @@ class RoundTrainer:
         progress, networks = step / self.steps, self.networks
         if self.path:
             networks = networks | {"teacher": teacher_at(self.path, progress, self.round.backtrack)}
-        return Step(role, networks, self.grid, self.sources, draws, part, progress, self.features,
-                    graphs=self.graphs, sampler=self.recipe.student.sampler, terms=self.terms,
-                    finest=self.finest, labelled_by=labelled_by, inputs=self.round.inputs)  # fmt: skip
+        setup = StepSetup(networks, self.grid, self.sources, self.recipe.student.sampler, self.finest, self.terms,
+                          self.round.inputs, self.features, self.graphs)  # fmt: skip
+        return Step(setup, role, draws, part, progress, labelled_by)
 
     def _draws(self, step: int) -> Draws:
         return Draws(self.seed, self.round_index, step, self.training.batch, self.device, self.dtype)

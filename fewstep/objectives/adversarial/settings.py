@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.common.solver_step_settings import HopSettings
 from fewstep.objectives.role_settings import TurnSettings
-from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
+from fewstep.objectives.term_settings import COMPARED_STATES, DENSITY_RATIO, TEACHER_NETWORK, Needs, TermSettings
 from fewstep.util.config import Strict
 from fewstep.util.number_types import Positive, Share
 
@@ -89,8 +89,13 @@ class AdversarialSettings(TermSettings):
         return Needs(data=source == "data", pairs=source == "pairs", teacher=teacher)
 
     @property
-    def judges(self) -> bool:
-        return self.at == "compared"
+    def offers(self) -> tuple[str, ...]:
+        told = self.loss == "softplus" and self.times is not None and self.at == "samples"
+        return (DENSITY_RATIO,) if told else ()
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return (COMPARED_STATES,) if self.at == "compared" else ()
 
     @property
     def parts(self) -> int:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales
 from fewstep.diffusion.noise_level_settings import LogNormalTimes, Times
-from fewstep.objectives.term_settings import Needs, TermSettings
+from fewstep.objectives.term_settings import COMPARED_STATES, START, Needs, TermSettings
 from fewstep.util.config import Strict
 from fewstep.util.number_types import Positive, Share
 
@@ -126,12 +126,12 @@ class ConsistencySettings(TermSettings):
         return self.to == "any"
 
     @property
-    def compares(self) -> bool:
-        return True
+    def offers(self) -> tuple[str, ...]:
+        return (COMPARED_STATES,)
 
     @property
-    def keeps(self) -> tuple[str, ...]:
-        return ("start",) if self.truncation else ()
+    def frozen(self) -> tuple[str, ...]:
+        return (START,) if self.truncation else ()
 
     @model_validator(mode="after")
     def _fits(self) -> "ConsistencySettings":

@@ -36,9 +36,9 @@ class Denoising(Term[DenoisingSettings]):
 
 
     def loss(self, step: "Step") -> Loss:
-        student, x0, noise = step.student, step.data, step.normal("noise", like=step.data)
+        student, x0, noise = step.student, step.batch.data, step.draws.normal("noise", like=step.batch.data)
         t = step.times(self.settings.times)
-        condition = step.dropped_condition(self.settings.class_dropout)
+        condition = step.batch.dropped_condition(self.settings.class_dropout)
         x_t = student.process.add_noise(x0, noise, t)
         prediction = student.predict(x_t, t, condition, second=t if self.settings.at_own_time else None)
         return own_error(student, prediction, x0, noise, t).mean(), {}

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from fewstep.diffusion.guidance import Scales
 from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.role_settings import RoleSettings
-from fewstep.objectives.term_settings import Needs, TermSettings
+from fewstep.objectives.term_settings import DENSITY_RATIO, Needs, TermSettings
 from fewstep.util.config import Strict
 from fewstep.util.number_types import Positive
 
@@ -77,6 +77,10 @@ class DistributionMatchingSettings(TermSettings):
     @property
     def roles(self) -> dict[str, RoleSettings]:
         return {"fake_score": self.fake_score}
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return () if self.divergence == "reverse_kl" else (DENSITY_RATIO,)
 
     @property
     def trains(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Features(Term[FeaturesSettings]):
 
 
     def prepare(self, step: "Step", seed: int) -> None:
-        x_t, t, _ = step.noised("real", self.settings.times)
+        x_t, t, _ = step.shared.noised("real", self.settings.times)
         found, wanted = (features for _, features in self._pair(step, x_t, t))
         maps = [
             nn.Identity() if f.shape[1] == w.shape[1] else
@@ -59,7 +59,7 @@ class Features(Term[FeaturesSettings]):
 
     def loss(self, step: "Step") -> Loss:
         s = self.settings
-        x_t, t, _ = step.noised("real", s.times)
+        x_t, t, _ = step.shared.noised("real", s.times)
         (own, found), (theirs, wanted) = self._pair(step, x_t, t)
         maps = self.heads.get("student", [nn.Identity()] * len(found))
         parts = [
@@ -78,12 +78,12 @@ class Features(Term[FeaturesSettings]):
         student, teacher, network = step.student, step.networks["teacher"], step.networks[TEACHER_NETWORK]
         pairs = matching(student.network, network.network)
         with watched([mine for mine, _ in pairs]) as found:
-            own = student.predict(x_t, t, step.condition)
+            own = student.predict(x_t, t, step.batch.condition)
         with torch.no_grad():
             with watched([other for _, other in pairs]) as wanted:
-                theirs = network.predict(x_t, t, step.condition)
+                theirs = network.predict(x_t, t, step.batch.condition)
             if teacher is not network:  # a closed form: its output is exact, its features are its network's
-                theirs = teacher.predict(x_t, t, step.condition)
+                theirs = teacher.predict(x_t, t, step.batch.condition)
         return (own, found), (theirs, wanted)
 
 

@@ -31,13 +31,13 @@ class FlowMatching(Term[FlowMatchingSettings]):
 
     def loss(self, step: "Step") -> Loss:
         if self.settings.source == "pairs":
-            x0, noise = step.pair["x"], step.pair["noise"]
+            x0, noise = step.batch.pair["x"], step.batch.pair["noise"]
             if self.settings.anneal:
                 beta = max(1 - step.progress / self.settings.anneal, 0.0)
-                noise = annealed(noise, step.normal("fresh-noise", like=x0), beta)
+                noise = annealed(noise, step.draws.normal("fresh-noise", like=x0), beta)
         else:
-            x0, noise = step.data, step.normal("noise", like=step.data)
+            x0, noise = step.batch.data, step.draws.normal("noise", like=step.batch.data)
         t = step.times(self.settings.times)
         x_t = step.student.process.add_noise(x0, noise, t)
-        prediction = step.student.predict(x_t, t, step.condition)
+        prediction = step.student.predict(x_t, t, step.batch.condition)
         return squared(prediction.epsilon - prediction.x0, noise - x0).mean(), {}

@@ -66,8 +66,8 @@ class MeanVelocity(Term[MeanVelocitySettings]):
 
     def loss(self, step: "Step") -> Loss:
         s, student = self.settings, step.student
-        x0, noise = step.data, step.normal("noise", like=step.data)
-        condition = step.dropped_condition(s.class_dropout)
+        x0, noise = step.batch.data, step.draws.normal("noise", like=step.batch.data)
+        condition = step.batch.dropped_condition(s.class_dropout)
         t, r = self._interval(step)
         x_t = student.process.add_noise(x0, noise, t)
         velocity = self._velocity(step, x_t, t, condition, noise - x0)
@@ -81,7 +81,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
         loss = adaptive(error, power, s.offset).mean()
         statistics = {"error": error.mean().detach()}
         if s.dispersion:
-            feature = features[step.integer("dispersion", len(features))]
+            feature = features[step.draws.integer("dispersion", len(features))]
             spread = dispersion(step.everywhere(feature), s.dispersion.temperature)
             loss, statistics["dispersion"] = loss + s.dispersion.weight * spread, spread.detach()
         return loss, statistics
@@ -94,8 +94,8 @@ class MeanVelocity(Term[MeanVelocitySettings]):
         """
         s = self.settings
         if s.dyadic:
-            length = 0.5 ** step.integers("dyadic", s.dyadic).double()
-            end = length * ((step.uniform("dyadic-place") / length).floor() + 1)
+            length = 0.5 ** step.draws.integers("dyadic", s.dyadic).double()
+            end = length * ((step.draws.uniform("dyadic-place") / length).floor() + 1)
             t, r = (step.levels.of_flow_time(u) for u in (end, end - length))
             start = t
         else:
@@ -105,7 +105,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
             high, low = (flow_time(step.student.process, time) for time in (t, r))
             u = torch.lerp(high, low, step.progress / s.growth)
             r = step.levels.of_flow_time(u).minimum(t)
-        kind = step.uniform("instantaneous")
+        kind = step.draws.uniform("instantaneous")
         r = torch.where(kind < s.instantaneous, t, r)
         whole, clean = kind >= 1 - s.whole, kind >= 1 - s.whole - s.clean
         t = torch.where(clean, start, t).masked_fill(whole, step.grid[0])
@@ -192,7 +192,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
     ) -> Tensor:
         student = step.student
         high, low = (flow_time(student.process, time) for time in (t, r))
-        share = step.uniform("split")[rows] if self.settings.split == "uniform" else torch.full_like(high, 0.5)
+        share = step.draws.uniform("split")[rows] if self.settings.split == "uniform" else torch.full_like(high, 0.5)
         u = torch.lerp(high, low, share)
         s = step.levels.of_flow_time(u).double().clamp(min=r, max=t)
         first = student.predict(x, t, condition, second=s)

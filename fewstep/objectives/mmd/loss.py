@@ -56,8 +56,9 @@ class Mmd(Term[MmdSettings]):
 
 
     def loss(self, step: "Step") -> Loss:
-        x, y = (step.everywhere(self._space(step, samples).flatten(1)) for samples in (step.sampled, step.data))
-        labels = None if step.condition is None else step.everywhere(step.condition)
+        samples, condition = (step.shared.sampled, step.batch.data), step.batch.condition
+        x, y = (step.everywhere(self._space(step, part).flatten(1)) for part in samples)
+        labels = None if condition is None else step.everywhere(condition)
         alike = 1.0 if labels is None else (labels[:, None] == labels).float()
         kernel, scale = KERNELS[self.settings.kernel], _median_distance(y)
         value = torch.zeros((), device=x.device)
@@ -69,9 +70,10 @@ class Mmd(Term[MmdSettings]):
     def _space(self, step: "Step", samples: Tensor) -> Tensor:
         if self.settings.space == "samples":
             return samples
-        t = step.levels.time(torch.full((step.size,), self.settings.feature_noise, device=samples.device))
-        noised = step.student.process.add_noise(samples, step.normal("feature-noise", like=samples), t)
-        return predict_with_features(step.networks[TEACHER_NETWORK], noised, t, step.condition)[1][0].to(noised.dtype)
+        t = step.levels.time(torch.full((step.draws.size,), self.settings.feature_noise, device=samples.device))
+        noised = step.student.process.add_noise(samples, step.draws.normal("feature-noise", like=samples), t)
+        features = predict_with_features(step.networks[TEACHER_NETWORK], noised, t, step.batch.condition)[1]
+        return features[0].to(noised.dtype)
 
 
 def _median_distance(y: Tensor) -> float:

@@ -43,11 +43,11 @@ class OutputMatching(Term[OutputMatchingSettings]):
 
     def loss(self, step: "Step") -> Loss:
         s = self.settings
-        guidance = step.scale if s.guidance == "input" else s.guidance
+        guidance = step.batch.scale if s.guidance == "input" else s.guidance
         if guidance is None:
             raise SettingsError("output_matching: guidance: input needs a student with `guidance_input`")
-        x_t, t, _ = step.noised("real" if s.source == "data" else "pair", s.times)
+        x_t, t, _ = step.shared.noised("real" if s.source == "data" else "pair", s.times)
         with torch.no_grad():
-            wanted = step.networks["teacher"].predict(x_t, t, step.condition, guidance)
-        found = step.student.predict(x_t, t, step.condition, scale=guidance if s.guidance == "input" else None)
+            wanted = step.networks["teacher"].predict(x_t, t, step.batch.condition, guidance)
+        found = step.student.predict(x_t, t, step.batch.condition, scale=guidance if s.guidance == "input" else None)
         return output_error(step.student, found, wanted).mean(), {}

@@ -26,14 +26,14 @@ class SelfAdversarial(Term[SelfAdversarialSettings]):
 
 
     def loss(self, step: "Step") -> Loss:
-        student, x = step.student, step.generated
-        x_t, t, noise = step.noised("fake", self.settings.times)
+        student, x = step.student, step.shared.generated
+        x_t, t, noise = step.shared.noised("fake", self.settings.times)
         x_t = x_t.detach()
         point = {"second": t} if student.inputs.second_time else {}
-        fake = student.predict(x_t, t, step.condition, negative=True, **point)
+        fake = student.predict(x_t, t, step.batch.condition, negative=True, **point)
         own = squared(fake.as_type("flow_prediction"), noise - x.detach()).mean()
         with torch.no_grad():
-            real = student.predict(x_t, t, step.condition, **point)
+            real = student.predict(x_t, t, step.batch.condition, **point)
             direction = per_sample(normaliser(x, real.x0), x) * (fake.x0 - real.x0)
         pull = 0.5 * squared(x, (x - direction).detach()).mean()
         statistics = {"own": own.detach(), "distance": direction.square().mean().sqrt()}

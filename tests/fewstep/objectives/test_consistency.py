@@ -140,8 +140,8 @@ def test_a_stochastic_step_keeps_the_marginal(process):
     """For data in one point the denoiser is exact all along the way, and so is every step, however much it renews."""
     teacher = gaussian(process, std=1e-4)
     step = make_step({"student": teacher}, n=1 << 15)
-    nu = torch.full((step.size,), 2.0, dtype=torch.float64)
-    begin = State.noised(torch.full((step.size, 2), MU), step.normal("noise"), nu)
+    nu = torch.full((step.draws.size,), 2.0, dtype=torch.float64)
+    begin = State.noised(torch.full((step.draws.size, 2), MU), step.draws.normal("noise"), nu)
     for churn in (0.0, 0.5, 1.0):
         points = TeacherPoints(kind="teacher", churn=churn)
         end = solver_step(step, teacher, begin, nu / 2, points, 1.0, "churn").x

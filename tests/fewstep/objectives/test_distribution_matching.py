@@ -12,10 +12,11 @@ import torch
 
 from fewstep.diffusion.noise_level_settings import LogNormalTimes, UniformTimes
 from fewstep.diffusion.processes import EDM, VariancePreserving
+from fewstep.objectives.common.density_ratio import EstimatesDensityRatio
 from fewstep.objectives.distribution_matching.correction import corrected
 from fewstep.objectives.distribution_matching.divergences import WEIGHTS
 from fewstep.objectives.distribution_matching.score_identity import expanded_divergence, score_identity
-from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings
+from fewstep.objectives.distribution_matching.settings import Correction, DistributionMatchingSettings
 from fewstep.objectives.distribution_matching.weighting import normaliser
 from fewstep.objectives.registry import build
 from fewstep.teachers import GaussianMixture
@@ -159,14 +160,14 @@ def test_score_identity_has_the_known_value_and_for_equal_variances_one_gradient
 # --- the term --------------------------------------------------------------------------------------------------------
 
 
-class ExactRatio:
+class ExactRatio(EstimatesDensityRatio):
     """Stands for an adversarial term whose head is perfect."""
 
     def __init__(self, teacher, own):
         self.teacher, self.own = teacher, own
 
     def log_ratio(self, step, what, times):
-        at = step.raised(what, times)
+        at = step.shared.raised(what, times)
         return self.teacher.log_prob(at.x, at.t) - self.own.log_prob(at.x, at.t)
 
 
@@ -232,7 +233,8 @@ def test_the_chain_samples_the_teacher_and_cancels_its_noise():
 
     def chain(difference, steps, size=0.05):
         start = (draws("z"), draws("e"), one, NU * one)
-        return corrected(lambda z: mean + S * z, difference, *start, draws, steps, size, size)
+        return corrected(lambda z: mean + S * z, difference, *start, draws,
+                         Correction(steps=steps, noise_size=size, latent_size=size))  # fmt: skip
 
     def difference(x, x_t):
         return teacher.predict(x_t, NU).score - own.predict(x_t, NU).score

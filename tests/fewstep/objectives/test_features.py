@@ -46,7 +46,7 @@ def prepared(process: Process, own: tuple[Tensor, ...], theirs: tuple[Tensor, ..
 
 def moment(step: Step, term) -> Tensor:
     """M (2, 2): the second moment of the states that the networks see."""
-    x_t, t, _ = step.noised("real", term.settings.times)
+    x_t, t, _ = step.shared.noised("real", term.settings.times)
     process = step.student.process
     u = x_t / like((process.alpha(t).square() + process.sigma(t).square()).sqrt(), x_t)
     return u.T @ u / len(u)

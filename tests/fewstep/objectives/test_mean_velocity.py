@@ -219,7 +219,7 @@ def test_a_share_of_the_intervals_ends_at_clean_data_with_starts_as_the_times_ar
     step = make_step({"student": TwoTimes(Flow())}, n=8192, data=samples(8))
     step.progress = 0.75
     t, r = built._interval(step)
-    at_end = (r == Flow().t_min) & (step.uniform("instantaneous") >= 0.5)
+    at_end = (r == Flow().t_min) & (step.draws.uniform("instantaneous") >= 0.5)
     whole = at_end & (t == step.grid[0])
     assert abs(at_end.double().mean() - 0.375) < 0.03 and abs((r == t).double().mean() - 0.5) < 0.03
     assert whole.double().mean() >= 0.125 - 0.02
@@ -288,7 +288,7 @@ def test_dispersion_is_of_every_block_in_turn_of_chance():
     for k in range(40):
         step = make_step({"student": student}, n=8, k=k, data=samples(8))
         t, r = own._interval(step)
-        x = student.process.add_noise(step.data, step.normal("noise", like=step.data), t)
+        x = student.process.add_noise(step.batch.data, step.draws.normal("noise", like=step.batch.data), t)
         with torch.no_grad():
             features = predict_with_features(student, x, t, None, second=r, every=True)[1]
         each = [float(dispersion(feature, 1.0)) for feature in features]

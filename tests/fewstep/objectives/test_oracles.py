@@ -169,7 +169,7 @@ def test_consistency_at_the_exact_function_vanishes_at_the_stated_order(process)
         term = tuning(huber=1e3, k=0, q=1e6, ratio_cap=cap, times=times)
         networks = {"student": student(process, consistency)}
         step = make_step(networks, n=1 << 15, data=data)
-        x0, noise, t = step.data, step.normal("noise", like=step.data), step.times(times)
+        x0, noise, t = step.batch.data, step.draws.normal("noise", like=step.batch.data), step.times(times)
         nu = step.levels.ratio(t).double()
         r = step.levels.time(nu * cap)
         far, near = (networks["student"].x0(process.add_noise(x0, noise, u), u).detach() for u in (t, r))

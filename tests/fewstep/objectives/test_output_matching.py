@@ -23,7 +23,7 @@ from fewstep.students.student_settings import GuidanceInput, SizeSettings, Stude
 from fewstep.teachers import GaussianMixture
 from fewstep.training.step.batches import ExactData, Sources
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
+from fewstep.training.step.step_context import Step, StepSetup
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import IDS, PROCESSES, Disturbed, Pairs, gradients, make_step
 from tests.fewstep.objectives.gaussian import student as formula_student
@@ -52,7 +52,7 @@ class Guided(Adapter):
 def view(student, teacher, n=256, k=0, **networks) -> Step:
     draws = Draws(0, 0, k, n, torch.device("cpu"))
     everyone = {"student": student, "teacher": teacher, **networks}
-    return Step("student", everyone, [teacher.process.t_max], Sources(data=ExactData(teacher)), draws)
+    return Step(StepSetup(everyone, [teacher.process.t_max], Sources(data=ExactData(teacher))), "student", draws)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
@@ -82,7 +82,7 @@ def test_a_student_with_the_scale_as_an_input_learns_every_scale_at_once():
     student = Denoiser(Disturbed(), VP, "v_prediction", (2,), 2, 2, Guided(teacher, None))
     student.inputs = make_student(mlp(), scales).denoiser.inputs
     step = view(student, teacher)
-    assert step.scale.min() < 1.5 and step.scale.max() > 4.5
+    assert step.batch.scale.min() < 1.5 and step.batch.scale.max() > 4.5
     assert term.loss(step)[0] <= 1e-9
     with pytest.raises(SettingsError, match="guidance_input"):
         term.loss(view(mlp(), teacher))

@@ -71,7 +71,7 @@ def test_every_folder_holds_one_term_that_bears_its_name(name):
     modules = term_modules(name)
     assert kind.__module__ == modules[0] and kind.__name__ == "".join(map(str.title, name.split("_"))) + "Settings"
     source = (ROOT / (modules[1].replace(".", "/") + ".py")).read_text()
-    assert f"class {kind.__name__.removesuffix('Settings')}(Term[{kind.__name__}])" in source
+    assert f"class {kind.__name__.removesuffix('Settings')}(Term[{kind.__name__}]" in source
 
 
 def test_terms_of_recipes_are_built_from_their_folders():

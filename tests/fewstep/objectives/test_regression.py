@@ -36,7 +36,7 @@ def found_and_expected(process, mean, std, weighting, steps=48, n=512):
         parts = torch.autograd.grad(loss, list(networks["student"].network.parameters()))
         found.append(torch.cat([loss.detach().reshape(1), *(part.reshape(-1) for part in parts)]).double())
 
-        nu = step.levels.ratio(step.noised("fake", TIMES)[1]).double()
+        nu = step.levels.ratio(step.shared.noised("fake", TIMES)[1]).double()
         weight = 1 / (1 + nu**2).sqrt() if weighting == "alpha" else torch.ones_like(nu)
         c, off = S**2 / (S**2 + nu**2), mean - MU
         value = 0.5 * (weight * ((1 - c) ** 2 * (off**2 + std**2) + (c * nu) ** 2)).mean()

@@ -32,7 +32,7 @@ def test_a_clamped_reward_stops_pulling_where_it_is_attained():
     term, step = prepared({"kind": "linear", "direction": [1.0, 0.0]}, clamp=MU, n=4096)
     loss, _ = term.loss(step)
     (gradient,) = torch.autograd.grad(loss, step.student.network.shift)
-    below = (step.generated[:, 0] < MU).float().mean()
+    below = (step.shared.generated[:, 0] < MU).float().mean()
     assert torch.allclose(gradient[0], -below) and 0.45 < below < 0.55
 
 
@@ -43,7 +43,7 @@ def double(x, condition):
 
 def test_a_python_function_is_imported_or_refused():
     term, step = prepared({"kind": "python", "function": f"{__name__}:double"})
-    assert torch.allclose(-term.loss(step)[0], 2 * step.generated.sum(1).mean())
+    assert torch.allclose(-term.loss(step)[0], 2 * step.shared.generated.sum(1).mean())
     for name in ("no_such_module:f", f"{__name__}:nothing"):
         with pytest.raises(SettingsError, match="cannot import"):
             prepared({"kind": "python", "function": name})
@@ -66,11 +66,11 @@ def test_the_classifier_of_a_mixture_is_its_posterior():
     own = GaussianMixture([[1.0, 0.0], [-1.0, 0.0]], 0.5)
     step = make_step({"student": own, "teacher": teacher}, n=256)
     term.prepare(step, 0)
-    condition = step.condition
+    condition = step.batch.condition
     assert set(condition.tolist()) == {0, 1}
-    found = teacher.log_posterior(step.generated)[torch.arange(256), condition]
+    found = teacher.log_posterior(step.shared.generated)[torch.arange(256), condition]
     assert torch.allclose(term.loss(step)[1]["reward"].double(), found.mean())
-    step.__dict__["condition"] = torch.full_like(condition, 2)  # the null label
+    step.batch.__dict__["condition"] = torch.full_like(condition, 2)  # the null label
     assert term.loss(step)[0] == 0
 
 

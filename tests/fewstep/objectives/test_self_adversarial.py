@@ -55,7 +55,7 @@ def test_at_equal_distributions_nothing_pulls_and_the_own_flow_has_the_known_err
     for k in range(16):
         step = make_step(networks, n=1024, k=k)
         statistics = term.loss(step)[1]
-        _, t, _ = step.noised("fake", term.settings.times)
+        _, t, _ = step.shared.noised("fake", term.settings.times)
         a, s = process.alpha(t.double()), process.sigma(t.double())
         values.append(statistics["own"] - ((a + s) ** 2 * S**2 / (a**2 * S**2 + s**2)).mean())
     zero(*mean_and_error(values))

@@ -14,7 +14,7 @@ from fewstep.objectives.regression.settings import RegressionSettings
 from fewstep.recipes import load_recipe
 from fewstep.training.step.batches import Sources, TensorData
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
+from fewstep.training.step.step_context import Step, StepSetup
 from tests.fewstep.objectives.gaussian import (
     IDS,
     PROCESSES,
@@ -46,8 +46,8 @@ def hop_step(process, own, parts=2, n=512):
     finest = process.grid(4 * parts).tolist()
     sources = Sources(data=TensorData(samples(1 << 12)))
     draws = Draws(0, 0, 0, n, torch.device("cpu"))
-    return Step("student", {"student": own, "teacher": gaussian(process)}, finest[::parts], sources, draws,
-                finest=finest)  # fmt: skip
+    setup = StepSetup({"student": own, "teacher": gaussian(process)}, finest[::parts], sources, finest=finest)
+    return Step(setup, "student", draws)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
