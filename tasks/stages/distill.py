@@ -99,7 +99,7 @@ def _manifest(ctx, unit: str):
 
 def _distillation(ctx, recipe: Recipe):
     from fewstep.teachers import load_teacher
-    from fewstep.training import Distillation
+    from fewstep.training import Distillation, RunOptions
     from fewstep.trajectories import TrajectorySettings, open_set
 
     made = ctx.manifests["trajectories"].settings
@@ -107,14 +107,16 @@ def _distillation(ctx, recipe: Recipe):
     return Distillation(
         recipe,
         load_teacher(ctx.inputs["teacher"]),
-        images=ctx.settings["images"],
-        seed=ctx.seed,
-        folder=ctx.scratch,
+        RunOptions(
+            images=ctx.settings["images"],
+            seed=ctx.seed,
+            folder=ctx.scratch,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            checkpoint_images=ctx.checkpoint_images,
+            warn=ctx.warn,
+        ),
         data=load_split(ctx.inputs["shard"], "train") if recipe.needs.data else None,
         pairs=open_set(ctx.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
         trajectories=TrajectorySettings(**taken),
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        checkpoint_images=ctx.checkpoint_images,
-        warn=ctx.warn,
         on_pairs=lambda done, total: ctx.progress(done, total, unit="pairs"),
     )

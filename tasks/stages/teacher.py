@@ -90,7 +90,7 @@ def _trained(ctx, on_progress=None):
     from fewstep.diffusion.denoiser import Denoiser
     from fewstep.diffusion.processes import VariancePreserving
     from fewstep.teachers import new_unet
-    from fewstep.training import RoundTrainer, Sources
+    from fewstep.training import RoundTrainer, RunOptions, Sources
 
     images, settings = load_split(ctx.inputs["shard"], "train"), ctx.settings
     channels, size, classes = images.shape[0], images.shape[-1], images.num_classes
@@ -109,12 +109,14 @@ def _trained(ctx, on_progress=None):
         {"student": teacher},
         [teacher.process.t_max],
         Sources(data=images),
-        images=recipe.images_of(0, settings["images"]),
-        seed=derive(ctx.seed, "teacher"),
-        folder=ctx.scratch / "checkpoints",
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        checkpoint_images=ctx.checkpoint_images,
-        warn=ctx.warn,
+        RunOptions(
+            images=recipe.images_of(0, settings["images"]),
+            seed=derive(ctx.seed, "teacher"),
+            folder=ctx.scratch / "checkpoints",
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            checkpoint_images=ctx.checkpoint_images,
+            warn=ctx.warn,
+        ),
     )
     return trainer.run(on_progress).to("cpu")
 
