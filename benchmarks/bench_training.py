@@ -24,7 +24,7 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
 from fewstep.recipes import Overrides, Recipe, load_recipe, recipe_names
 from fewstep.teachers import new_unet
-from fewstep.training import Distillation, RoundTrainer, TensorData
+from fewstep.training import Distillation, RoundTrainer, RunOptions, TensorData
 from fewstep.trajectories import TrajectorySettings
 
 CLASSES, LIMIT = 10, 1 / 1.10
@@ -50,8 +50,8 @@ def trainer_of(name: str, index: int, folder: Path, batch: int, cycles: int) -> 
     share = own.share / sum(r.share for r in recipe.rounds)
     images = round(sum(own.turns.values()) * cycles * batch / share)
     settings = TrajectorySettings(count=2048, solver="ddim", steps=1 if recipe.needs.states is None else 4)
-    run = Distillation(recipe, teacher(), images=images, seed=0, folder=folder / name, data=TensorData(x, y),
-                       trajectories=settings, keep_checkpoints=False)  # fmt: skip
+    options = RunOptions(images, seed=0, folder=folder / name, keep_checkpoints=False)
+    run = Distillation(recipe, teacher(), options, data=TensorData(x, y), trajectories=settings)
     return run.trainer(index)[0]
 
 

@@ -76,8 +76,8 @@ class Minimal:
         self.trainer = trainer
         roles = [trainer.cycle[k % len(trainer.cycle)] for k in range(trainer.steps)]
         self.turns = [(role, self._recorded(k, role)) for k, role in enumerate(roles)]
-        self.optimisers = {role: self._optimiser(own.parameters) for role, own in trainer.optimisers.items()}
-        self.student = [p for p in trainer.networks["student"].parameters() if p.is_floating_point()]
+        self.optimisers = {role: self._optimiser(own.parameters) for role, own in trainer.state.optimisers.items()}
+        self.student = [p for p in trainer.state.networks["student"].parameters() if p.is_floating_point()]
         self.average = [copy.deepcopy(p.detach()) for p in self.student]
 
     def run(self) -> None:
@@ -85,8 +85,7 @@ class Minimal:
         trained = None
         for role, calls in self.turns:
             if role != trained:
-                for other, own in self.trainer.optimisers.items():
-                    own.train(other == role)
+                self.trainer.state.train_only(role)
                 trained = role
             outputs = [value for call in calls for value in call.again()]
             _loss(outputs).backward()
@@ -104,14 +103,13 @@ class Minimal:
 
     def _recorded(self, step: int, role: str) -> list[Call]:
         calls: list[Call] = []
-        for other, own in self.trainer.optimisers.items():
-            own.train(other == role)
+        self.trainer.state.train_only(role)
         with _listening(self._modules(), calls):
             self.trainer._step(step, role, Figures("the benchmark"))
         return calls
 
     def _modules(self) -> list[nn.Module]:
-        networks = [denoiser.network for denoiser in self.trainer.networks.values()]
+        networks = [denoiser.network for denoiser in self.trainer.state.networks.values()]
         heads = [head for term in self.trainer.terms for head in term.heads.values()]
         inner = [module for head in heads for module in (head.values() if isinstance(head, nn.ModuleDict) else [head])]
         return list({id(module): module for module in (*networks, *inner)}.values())

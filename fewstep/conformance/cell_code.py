@@ -2,6 +2,7 @@
 
 from functools import cache
 
+from fewstep.objectives.registry import term_modules
 from fewstep.recipes import Recipe
 from fewstep.util.source_code import APART, SourceTree
 
@@ -11,8 +12,7 @@ TRAINING = ("fewstep.training.api",)
 
 def modules_of(recipe: Recipe) -> set[str]:
     """The modules of the recipe's terms and of their settings."""
-    terms = {term.term for own in recipe.rounds for term in own.terms}
-    return {f"fewstep.objectives.{term}.{part}" for term in terms for part in ("settings", "loss")}
+    return {module for own in recipe.rounds for term in own.terms for module in term_modules(term.term)}
 
 
 def code_digest(*modules: str) -> str:

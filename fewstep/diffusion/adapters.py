@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fewstep.diffusion.network_inputs import Given
 from fewstep.diffusion.processes import EDM, Process, VariancePreserving, like
-from fewstep.networks.extra_inputs import Given
 from fewstep.util.errors import SettingsError
 
 Labels = Tensor | Given | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,25 @@ from fewstep.diffusion.adapters import Adapter, Labels, adapter_for
 from fewstep.diffusion.conditions import require_condition
 from fewstep.diffusion.guidance import calls, is_guided, told
 from fewstep.diffusion.label_groups import Groups, chains, require_groups
+from fewstep.diffusion.network_inputs import ExtraInputs, Given
 from fewstep.diffusion.prediction import PredictionType
 from fewstep.diffusion.processes import Process, like
-from fewstep.networks.extra_inputs import ExtraInputs, Given, add_inputs, extra_inputs, fold_inputs
-from fewstep.networks.lora import merge_lora
-from fewstep.networks.unet_blocks import stages, watched
 from fewstep.util.errors import SettingsError
 
 Guidance = float | Tensor | Sequence[float]
 """A scale, one per sample (N,), or one per condition."""
+
+
+class Further(NamedTuple):
+    """Values of the further inputs of one call, as `Denoiser.predict` takes them."""
+
+    second: Tensor | float | None
+    scale: Tensor | float | None
+    negative: bool
+
+    def repeated(self, count: int) -> Further:
+        """The same for `count` copies of the batch, one after the other."""
+        return Further(_repeat(self.second, count), _repeat(self.scale, count), self.negative)
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,11 @@ class Denoiser(nn.Module):
         adapter: how the network wants its input; by default what diffusers' UNet2DModel expects in this process.
         groups: of classes, whose labels (num_classes + 1, ... in turn) the network was trained with too; see groups.py.
 
-    `evaluations` counts network calls per sample since construction (with guidance 2 or more). `held` names parameters
-    that training leaves as they are and does not store.
+    Attributes:
+        evaluations: network calls per sample since construction (with guidance 2 or more).
+        held: names of parameters that training leaves as they are and does not store.
+        inputs: what the network takes beside x, t and the label; whoever changes the network says so here
+            (`fewstep.networks.extra_inputs.add_inputs`).
     """
 
     FIELDS = ("process", "prediction_type", "adapter", "sample_shape", "num_classes", "null_class")
@@ -115,11 +128,7 @@ class Denoiser(nn.Module):
         self.adapter = adapter or adapter_for(process)
         self.evaluations = 0
         self.held: frozenset[str] = frozenset()
-
-    @property
-    def inputs(self) -> ExtraInputs:
-        """What the network takes beside x, t and the label; `fewstep.networks.extra_inputs.add_inputs` gives it more."""
-        return extra_inputs(self.network)
+        self.inputs = ExtraInputs()
 
     @property
     def labels(self) -> int:
@@ -171,12 +180,12 @@ class Denoiser(nn.Module):
         Raises SettingsError where the network cannot follow, or for labels that it does not know (on a GPU such labels
         are the network's own error, since looking at them would wait for the device).
         """
-        t = self._per_sample(t, x)
+        t, further = self._per_sample(t, x), Further(second, scale, negative)
         if is_guided(guidance):
-            output = self._guided(x, t, condition, guidance, second, scale, negative)
+            output = self._guided(x, t, condition, guidance, further)
         else:
             labels = self._labels(condition, len(x), x.device)
-            output = self._evaluate(x, t, self._given(labels, x, second, scale, negative))
+            output = self._evaluate(x, t, self._given(labels, x, further))
         self.evaluations += calls(guidance)
         return self._prediction(x, t, output)
 
@@ -185,24 +194,6 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Short for `predict(...).x0`."""
         return self.predict(x, t, condition, guidance).x0
-
-    def features(
-        self,
-        x: Tensor,
-        t: Tensor | float,
-        condition: Tensor | None = None,
-        *,
-        second: Tensor | float | None = None,
-        every: bool = False,
-    ) -> tuple[Prediction, list[Tensor]]:
-        """A prediction together with the output of the network's middle block, or of every block from first to last: a
-        list of (N, …) tensors."""
-        if getattr(self.network, "mid_block", None) is None:
-            raise SettingsError(f"{type(self.network).__name__} has no mid_block to take features from")
-        blocks = [block for part in stages(self.network).values() for block in part] if every else []
-        with watched(blocks or [self.network.mid_block]) as seen:
-            result = self.predict(x, t, condition, second=second)
-        return result, seen
 
     def require_samples(self, x: Tensor, condition: Tensor | None) -> None:
         """Raises SettingsError unless x is (N, *sample_shape) and condition (N,) known labels, or None where it may be.
@@ -254,27 +245,23 @@ class Denoiser(nn.Module):
 
     @classmethod
     def described(cls, description: dict[str, Any], network: nn.Module) -> Denoiser:
-        """The denoiser that `describe` described, around `network`; it gets the further inputs if it lacks them."""
+        """The denoiser that `describe` described, around `network`, which takes the further inputs described."""
         fields = dict(description)
-        if "inputs" in fields:
-            add_inputs(network, ExtraInputs.from_dict(fields.pop("inputs")))
-        process = Process.from_dict(fields.pop("process"))
-        return cls(network, process, adapter=Adapter.from_dict(fields.pop("adapter")), **fields)
+        inputs = fields.pop("inputs", None)
+        process, adapter = Process.from_dict(fields.pop("process")), Adapter.from_dict(fields.pop("adapter"))
+        denoiser = cls(network, process, adapter=adapter, **fields)
+        if inputs is not None:
+            denoiser.inputs = ExtraInputs.from_dict(inputs)
+        return denoiser
+
+    def angle(self, t: Tensor) -> Tensor:
+        """atan(σ/α), in [0, π/2], of native times."""
+        return torch.atan2(self.process.sigma(t), self.process.alpha(t))
 
     def hold(self, names: frozenset[str]) -> Denoiser:
         """Keeps these parameters of the network out of training, beside those that are already."""
         self.held = self.held | {f"network.{name}" for name in names}
         return self
-
-    def plain(self) -> Denoiser:
-        """This denoiser with a network of the original kind: adapters merged, further inputs folded in at the clean end
-        and at `default_scale`. Itself if it is that already; otherwise a copy."""
-        angle = float(self._angle(torch.tensor(self.process.t_min, dtype=torch.float64)))
-        network = fold_inputs(merge_lora(self.network), angle, self.default_scale)
-        if network is self.network:
-            return self
-        description = {name: value for name, value in self.describe().items() if name != "inputs"}
-        return Denoiser.described(description, network).train(self.training)
 
     def _prediction(self, x: Tensor, t: Tensor, output: Tensor) -> Prediction:
         alpha, sigma = like(self.process.alpha(t), x), like(self.process.sigma(t), x)
@@ -285,14 +272,7 @@ class Denoiser(nn.Module):
         return output.to(x.dtype)
 
     def _guided(
-        self,
-        x: Tensor,
-        t: Tensor,
-        condition: Tensor | None,
-        guidance: Guidance,
-        second: Tensor | float | None,
-        scale: Tensor | float | None,
-        negative: bool,
+        self, x: Tensor, t: Tensor, condition: Tensor | None, guidance: Guidance, further: Further
     ) -> Tensor:
         self.require_guidance(guidance)
         if condition is None:
@@ -302,23 +282,16 @@ class Denoiser(nn.Module):
         weaker = [self.with_conditions(whole, conditions) for conditions in range(len(scales))]
         count = len(scales) + 1
         many = torch.cat([x] * count)
-        given = self._given(torch.cat([*weaker, whole]), many, _repeat(second, count), _repeat(scale, count), negative)
+        given = self._given(torch.cat([*weaker, whole]), many, further.repeated(count))
         outputs = self._evaluate(many, torch.cat([t] * count), given).chunk(count)
         total = outputs[0]
         for s, less, more in zip(scales, outputs[:-1], outputs[1:], strict=True):
             total = total + like(torch.as_tensor(s, device=x.device), x) * (more - less)
         return total
 
-    def _given(
-        self,
-        labels: Tensor | None,
-        x: Tensor,
-        second: Tensor | float | None,
-        scale: Tensor | float | None,
-        negative: bool,
-    ) -> Labels:
+    def _given(self, labels: Tensor | None, x: Tensor, further: Further) -> Labels:
         """What goes in the labels' place: the labels, and the further inputs of a network that has some."""
-        inputs = self.inputs
+        inputs, (second, scale, negative) = self.inputs, further
         for value, there, what in ((second, inputs.second_time, "second time"), (scale, inputs.guidance, "scale")):
             if value is not None and not there:
                 raise SettingsError(f"this network takes no {what}; give it one in the recipe's `student`")
@@ -328,15 +301,11 @@ class Denoiser(nn.Module):
             return labels
         angle = None
         if inputs.second_time:
-            angle = self._angle(self._per_sample(self.process.t_min if second is None else second, x))
+            angle = self.angle(self._per_sample(self.process.t_min if second is None else second, x))
         if inputs.guidance:
             scale = self._per_sample(inputs.guidance.sample if scale is None else scale, x)
         sign = torch.full((len(x),), float(negative), device=x.device) if inputs.negative else None
         return Given(labels, angle, scale, sign)
-
-    def _angle(self, t: Tensor) -> Tensor:
-        """atan(σ/α), in [0, π/2], of native times."""
-        return torch.atan2(self.process.sigma(t), self.process.alpha(t))
 
     @staticmethod
     def _per_sample(value: Tensor | float, x: Tensor) -> Tensor:

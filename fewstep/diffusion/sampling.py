@@ -69,7 +69,7 @@ def sample(
     """Solve the probability-flow ODE from N(0, I) `noise` (N, …) to samples.
 
     Args:
-        solver: ddim, dpmsolver++, unipc, heun, euler, ddpm, or a diffusers class that `fewstep.diffusion.solvers` knows.
+        solver: ddim, dpmsolver++, unipc, heun, euler, ddpm, or a diffusers class known to `fewstep.diffusion.solvers`.
         steps: solver steps, at least 1; `network_evaluations` says what they cost.
         condition: (N,) int64 labels. guidance: s of u + s (c − u), 1 is none; or one for each condition (guidance.py).
         keep: None, "all", or node numbers; node 0 is the start, node k the state after k steps, up to steps − 1.

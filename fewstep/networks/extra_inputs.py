@@ -9,64 +9,17 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_inputs import ExtraInputs, Given
 from fewstep.networks.unet_mlp import build, time_features
 from fewstep.util.errors import SettingsError
 
 OCTAVES = 8
 SCALE_OCTAVES = 4
-
-
-@dataclass(frozen=True)
-class GuidanceRange:
-    """Guidance scales from `low` to `high`; `sample` is the one a student is sampled and exported at."""
-
-    low: float
-    high: float
-    sample: float
-
-
-@dataclass(frozen=True)
-class ExtraInputs:
-    """What a network takes beside x, t and the label."""
-
-    second_time: bool = False
-    guidance: GuidanceRange | None = None
-    negative: bool = False
-
-    def __bool__(self) -> bool:
-        return self.second_time or self.guidance is not None or self.negative
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready description."""
-        further = {"negative": True} if self.negative else {}
-        return {"second_time": self.second_time, "guidance": vars(self.guidance) if self.guidance else None, **further}
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> ExtraInputs:
-        """The inputs that `to_dict` described."""
-        scales = data["guidance"]
-        return ExtraInputs(
-            data["second_time"], GuidanceRange(**scales) if scales else None, data.get("negative", False)
-        )
-
-
-class Given(NamedTuple):
-    """One batch of inputs: labels (N,) int64, angle (N,) of the second time, guidance scale (N,), whether the time is
-    negative (N,), as 0 or 1; None: no such input.
-
-    It takes the place of the labels in the network's call.
-    """
-
-    labels: Tensor | None
-    angle: Tensor | None
-    scale: Tensor | None
-    negative: Tensor | None = None
 
 
 class InputEmbedding(nn.Module):
@@ -105,26 +58,19 @@ def _projection(features: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def extra_inputs(network: nn.Module) -> ExtraInputs:
-    """What `network` takes beside x, t and the label; for one with a guide, what the guide takes."""
-    network = getattr(network, "guide", network)
-    for slot in ("class_embedding", "embed_label"):
-        if isinstance(embedding := getattr(network, slot, None), InputEmbedding):
-            return embedding.inputs
-    return ExtraInputs()
-
-
-def add_inputs(network: nn.Module, inputs: ExtraInputs, generator: torch.Generator | None = None) -> nn.Module:
-    """Gives `network` these inputs, in place; what it computes stays the same bit for bit.
+def add_inputs(
+    denoiser: Denoiser, inputs: ExtraInputs, generator: torch.Generator | None = None
+) -> Denoiser:
+    """Gives the network of `denoiser` these inputs, in place; what it computes stays the same bit for bit.
 
     The inner layers of the new embeddings are drawn from `generator` (default: seed 0). A network that has these inputs
     already stays as it is. Raises SettingsError for other ones, or for a network that has no place for them.
     """
-    there = extra_inputs(network)
-    if not inputs or there == inputs:
-        return network
-    if there:
-        raise SettingsError(f"the network already has further inputs, {there}, which are not {inputs}")
+    if not inputs or denoiser.inputs == inputs:
+        return denoiser
+    if denoiser.inputs:
+        raise SettingsError(f"the network already has further inputs, {denoiser.inputs}, which are not {inputs}")
+    network = denoiser.network
     place, slot, bias = _places(network)
     first = next(network.parameters())
     embedding = build(lambda: InputEmbedding(None, inputs, len(bias)), generator).to(first.device, first.dtype)
@@ -136,24 +82,23 @@ def add_inputs(network: nn.Module, inputs: ExtraInputs, generator: torch.Generat
         nn.init.zeros_(embedding.negative.weight)
     embedding.labels = getattr(place, slot)
     setattr(place, slot, embedding.requires_grad_(first.requires_grad).train(network.training))
-    return network
+    denoiser.inputs = inputs
+    return denoiser
 
 
 @torch.no_grad()
-def fold_inputs(network: nn.Module, angle: float, scale: float | None) -> nn.Module:
-    """`network` itself if it has no further inputs, else a copy without them that computes the same as at these values:
-    the angle of a second time, and a guidance scale."""
-    if not extra_inputs(network):
-        return network
+def fold_inputs(network: nn.Module, given: Given) -> nn.Module:
+    """A copy of `network` without its further inputs that computes the same as at these values of them.
+
+    given: one row, without a label: the angle of a second time, a guidance scale, the sign of the time.
+    """
     network = copy.deepcopy(network)
     place, slot, bias = _places(network)
     embedding = getattr(place, slot)
-    one = {"device": bias.device, "dtype": bias.dtype}
     setattr(place, slot, embedding.labels)
     embedding.labels = None
-    scales = None if scale is None else torch.full((1,), scale, **one)
-    fixed = Given(None, torch.full((1,), angle, **one), scales, torch.zeros(1, **one))
-    bias.add_(embedding(fixed)[0])
+    fixed = [None if value is None else value.to(bias.device, bias.dtype) for value in given]
+    bias.add_(embedding(Given(*fixed))[0])
     return network
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.networks.extra_inputs import Given
+from fewstep.diffusion.network_inputs import Given
 from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.util.errors import SettingsError
 

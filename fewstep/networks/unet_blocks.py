@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fewstep.diffusion.denoiser import Denoiser, Prediction
 from fewstep.util.errors import SettingsError
 
 
@@ -59,6 +60,29 @@ def watched(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
         for handle in handles:
             handle.remove()
         outputs.extend(seen[number] for number in sorted(seen))
+
+
+def predict_with_features(
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Tensor | float,
+    condition: Tensor | None = None,
+    *,
+    second: Tensor | float | None = None,
+    every: bool = False,
+) -> tuple[Prediction, list[Tensor]]:
+    """A prediction with the output of the network's middle block, or with `every` of each block from first to last.
+
+    Arguments as of `Denoiser.predict`. Features are (N, …) tensors. Raises SettingsError for a network without a middle
+    block.
+    """
+    network = denoiser.network
+    if getattr(network, "mid_block", None) is None:
+        raise SettingsError(f"{type(network).__name__} has no mid_block to take features from")
+    blocks = [block for part in stages(network).values() for block in part] if every else [network.mid_block]
+    with watched(blocks) as features:
+        prediction = denoiser.predict(x, t, condition, second=second)
+    return prediction, features
 
 
 def last_layer(network: nn.Module) -> nn.Module:

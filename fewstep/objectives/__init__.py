@@ -1,2 +1,2 @@
-"""The terms that objectives are made of: one folder each, which holds its settings (`settings.py`, torch-free), its loss
-(`loss.py`) and their helpers. `common` holds what several terms use."""
+"""The terms that objectives are made of. A folder with settings (`settings.py`, torch-free) and a loss (`loss.py`) is a
+term by being there (`registry`); `common` holds what several terms use."""

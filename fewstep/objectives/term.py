@@ -1,11 +1,10 @@
 """What a term is: a loss for each role that it trains, from one step's networks and keyed draws."""
 
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from fewstep.objectives.term_union import TermSettings
-from fewstep.training.training_settings import Times
+from fewstep.objectives.term_settings import TermSettings
 
 if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
@@ -21,11 +20,14 @@ class Term(Generic[S]):
     optimises and checkpoints.
     """
 
-    name: ClassVar[str]
-
     def __init__(self, settings: S):
         self.settings = settings
         self.heads: dict[str, nn.Module] = {}
+
+    @property
+    def name(self) -> str:
+        """The term's name in a recipe, which is that of its folder."""
+        return self.settings.term
 
     def prepare(self, step: "Step", seed: int) -> None:
         """Builds `heads`, by the role in whose turn each is trained; called once, with a step to look at shapes.
@@ -58,11 +60,3 @@ class Term(Generic[S]):
     def differentiates(self, role: str) -> bool:
         """Whether this term differentiates a prediction of the frozen `role` to its input in the student's turn."""
         return False
-
-    def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
-        """log p_data / p_student (size,) at `step.raised(what, times)`, if this term estimates it."""
-        return None
-
-    def compared(self, step: "Step") -> tuple[Tensor, Tensor, Tensor] | None:
-        """The student's states, their targets (size, ...) and noise ratios (size,), if this term compares any."""
-        return None

@@ -4,11 +4,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fewstep.training.training_settings import TurnSettings
+from fewstep.objectives.role_settings import TurnSettings
 from fewstep.util.config import Strict
 
 TEACHER_NETWORK = "teacher_network"
 """Role of the teacher's weights, whose features terms read: the teacher, or for a closed form what was fitted to it."""
+START = "start"
+"""Role of a copy of the student as the round began."""
+
+COMPARED_STATES, DENSITY_RATIO = "compared states", "density ratio"
+OFFERED = {
+    COMPARED_STATES: "a term in its round that compares states with targets, such as consistency",
+    DENSITY_RATIO: "a term in its round that estimates the ratio of densities, such as adversarial",
+}
+"""What a term may offer to another one of its round, and in words which term that is."""
 
 
 class Needs(Strict):
@@ -33,9 +42,10 @@ class Needs(Strict):
 
 
 class TermSettings(Strict):
-    """What every term has."""
+    """What every term has. A term's own settings class is named <Term>Settings and narrows `term` to one name."""
 
     weight: Annotated[float, Field(ge=0)] = 1.0
+    term: str
 
     @property
     def needs(self) -> Needs:
@@ -54,7 +64,7 @@ class TermSettings(Strict):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Frozen networks besides "teacher" that this term reads, by role."""
+        """Frozen networks besides "teacher" that this term reads, by role: TEACHER_NETWORK, START."""
         return ()
 
     @property
@@ -68,16 +78,11 @@ class TermSettings(Strict):
         return False
 
     @property
-    def compares(self) -> bool:
-        """Whether this term compares states of the student with targets, which another may judge (`judges`)."""
-        return False
+    def offers(self) -> tuple[str, ...]:
+        """What other terms of its round may ask of this term: keys of OFFERED."""
+        return ()
 
     @property
-    def judges(self) -> bool:
-        """Whether this term judges what another of its round compares."""
-        return False
-
-    @property
-    def keeps(self) -> tuple[str, ...]:
-        """Frozen copies of the student that this term reads: "start", as the round began."""
+    def asks(self) -> tuple[str, ...]:
+        """What this term asks of another term of its round: keys of OFFERED."""
         return ()

@@ -6,18 +6,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales, is_guided
-from fewstep.objectives.term_union import AnyTerm, Needs
-from fewstep.training.training_settings import (
+from fewstep.objectives.registry import AnyTerm
+from fewstep.objectives.role_settings import TurnSettings
+from fewstep.objectives.term_settings import COMPARED_STATES, OFFERED, Needs
+from fewstep.recipes.training_settings import (
     Inputs,
     MergedRound,
     OptimiserSettings,
     Overrides,
     Recording,
     RoundTrajectories,
-    StudentSettings,
     TrainingSettings,
-    TurnSettings,
 )
+from fewstep.students.student_settings import StudentSettings
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
 
@@ -103,9 +104,12 @@ class Round(Strict):
             trained.discard("student")  # which may rest meanwhile
         for role in sorted(trained - set(self.turns)):
             raise ValueError(f"turns: role '{role}' has no turn")
-        judging = [term.term for term in self.terms if term.judges]
-        if judging and not any(term.compares for term in self.terms):
-            raise ValueError(f"{judging[0]} at: compared needs a term in its round that compares, such as consistency")
+        offered = {what for term in self.terms for what in term.offers}
+        for term in self.terms:
+            for what in term.asks:
+                if what not in offered:
+                    raise ValueError(f"{term.term} needs {OFFERED[what]}")
+        judging = any(COMPARED_STATES in term.asks for term in self.terms)
         if (judging or self.inputs != "own") and self.needs.data and self.needs.pairs:
             what = "at: compared" if judging else f"inputs: {self.inputs}"
             raise ValueError(f"{what}: data and pairs in one round have labels of their own, which one term would mix; "

@@ -19,6 +19,7 @@ from fewstep.diffusion import prediction
 from fewstep.diffusion.adapters import Timestep, UNetAdapter
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
+from fewstep.networks.folding import fold_additions
 from fewstep.networks.guide_network import GuidedNetwork
 from fewstep.students.pipelines.routed import RoutedUNet
 from fewstep.students.sampler_settings import SamplerSettings
@@ -46,7 +47,7 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
     UNet2DModel.
     """
     folder = Path(folder)
-    student = Student(student.denoiser.plain(), student.sampler)
+    student = Student(fold_additions(student.denoiser), student.sampler)
     denoiser, sampler = student.denoiser, student.sampler
     if not isinstance(denoiser.adapter, UNetAdapter):
         raise SettingsError(f"a {type(denoiser.network).__name__} cannot be exported as a diffusers pipeline")

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_inputs import ExtraInputs, GuidanceRange
 from fewstep.diffusion.processes import Process, VariancePreserving
 from fewstep.diffusion.randomness import generator
 from fewstep.diffusion.randomness import noise as keyed_noise
-from fewstep.networks.extra_inputs import ExtraInputs, GuidanceRange, add_inputs
+from fewstep.networks.extra_inputs import add_inputs
+from fewstep.networks.folding import fold_additions
 from fewstep.networks.guide_network import GuidedNetwork, hidden_channels, open_input, silence
 from fewstep.networks.lora import add_lora
 from fewstep.networks.pruning import inherit, most_needed, smaller
 from fewstep.networks.unet_mlp import initialise
 from fewstep.students.sampler_settings import SamplerSettings
-from fewstep.training.training_settings import LoraSettings, SizeSettings, StudentSettings
+from fewstep.students.student_settings import LoraSettings, SizeSettings, StudentSettings
 from fewstep.util.errors import SettingsError
 
 __all__ = ["SamplerSettings", "Student", "adapt", "make_student"]
@@ -113,7 +115,7 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
     """
     if not any(True for _ in teacher.network.parameters()):
         raise SettingsError(f"a {type(teacher).__name__} has no weights for a student; fit a network to it first")
-    denoiser = copy.deepcopy(teacher if settings.size is None else teacher.plain())
+    denoiser = copy.deepcopy(teacher if settings.size is None else fold_additions(teacher))
     denoiser.evaluations, denoiser.held = 0, frozenset()
     if settings.size is not None:
         denoiser.network = _smaller(denoiser, settings.size, settings.init == "teacher", seed)
@@ -125,7 +127,7 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
     scales = settings.guidance_input
     scales = GuidanceRange(scales.low, scales.high, scales.sample) if scales else None
     inputs = ExtraInputs(settings.second_time, scales, settings.negative_time)
-    add_inputs(denoiser.network, inputs, generator(seed, "student-inputs"))
+    add_inputs(denoiser, inputs, generator(seed, "student-inputs"))
     adapt(denoiser, settings.lora, seed)
     start = _start(denoiser.process, denoiser.prediction_type, settings.max_noise_ratio)
     sampler = SamplerSettings(kind=settings.sampler, steps=settings.steps, start=start, spacing=settings.spacing)

@@ -1,9 +1,7 @@
 """Training a small teacher on images: denoising score matching with a UNet, in the loop that students are trained in."""
 
+import dataclasses
 from collections.abc import Callable
-from pathlib import Path
-
-import torch
 
 from fewstep.data.images import ImageSet
 from fewstep.diffusion.denoiser import Denoiser
@@ -12,7 +10,7 @@ from fewstep.diffusion.processes import VariancePreserving
 from fewstep.diffusion.randomness import derive, generator
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.recipes import Recipe, parse_recipe
-from fewstep.training import RoundTrainer, Sources
+from fewstep.training import RoundTrainer, RunOptions, Sources
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -41,16 +39,11 @@ def teacher_recipe(lr: float, batch: int, ema: float, class_dropout: float) -> R
 def train_teacher(
     recipe: Recipe,
     data: ImageSet,
+    options: RunOptions,
     *,
-    images: int,
     channels: tuple[int, ...],
     layers: int,
     groups: tuple[tuple[int, ...], ...],
-    seed: int,
-    folder: Path,
-    device: torch.device | str,
-    checkpoint_images: int | None,
-    warn: Callable[[str], None],
     on_progress: Progress | None = None,
 ) -> Denoiser:
     """Train a UNet on images, from its newest checkpoint; a training that was finished is read from its last one.
@@ -58,14 +51,9 @@ def train_teacher(
     Args:
         recipe: of `teacher_recipe`.
         data: training images (C, H, W) with their labels.
-        images: training samples in all.
+        options: length, seed, folder of the checkpoints, device.
         channels, layers: of the UNet, by resolution.
         groups: groups of classes whose labels the network learns too.
-        seed: of weights, noise and order.
-        folder: of the checkpoints.
-        device: to train on.
-        checkpoint_images: images between two checkpoints; None: by time.
-        warn: told what does not stop the training.
         on_progress: called with images done, images in all, and figures.
 
     Returns:
@@ -77,20 +65,13 @@ def train_teacher(
     classes = data.num_classes
     groups = require_groups(groups, classes, classes or None)
     network = new_unet(data.shape[-1], data.shape[0], classes, channels, layers,
-                       generator=generator(seed, "teacher-init"), groups=len(groups))  # fmt: skip
+                       generator=generator(options.seed, "teacher-init"), groups=len(groups))  # fmt: skip
     teacher = Denoiser(network, VariancePreserving.cosine(), "v_prediction", data.shape, classes, classes or None,
                        groups=groups)  # fmt: skip
-    trainer = RoundTrainer(
-        recipe,
-        0,
-        {"student": teacher},
-        [teacher.process.t_max],
-        Sources(data=data),
-        images=recipe.images_of(0, images),
-        seed=derive(seed, "teacher"),
-        folder=folder,
-        device=device,
-        checkpoint_images=checkpoint_images,
-        warn=warn,
+    round_options = dataclasses.replace(
+        options, images=recipe.images_of(0, options.images), seed=derive(options.seed, "teacher")
     )
+    trainer = RoundTrainer(
+        recipe, 0, {"student": teacher}, [teacher.process.t_max], Sources(data=data), round_options
+    )  # fmt: skip
     return trainer.run(on_progress).to("cpu")

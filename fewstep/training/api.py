@@ -16,6 +16,7 @@ from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training import arguments
 from fewstep.training.distillation import Distillation
 from fewstep.training.roles.fresh_networks import untrained
+from fewstep.training.run_options import RunOptions
 from fewstep.training.step.batches import DataSource, ExactData, PartlyLabelled
 from fewstep.trajectories import TrajectorySettings
 from fewstep.util.errors import SettingsError
@@ -75,17 +76,9 @@ def distill(
         count = min(max(recipe.images_of(0, images), 4096), 65536)
         trajectories = TrajectorySettings(count=count, steps=32, record_size=2048)
     with tempfile.TemporaryDirectory(prefix="fewstep-") as scratch:
-        run = Distillation(
-            recipe,
-            own,
-            images=images,
-            seed=seed,
-            folder=Path(workdir) if workdir is not None else Path(scratch),
-            data=source,
-            trajectories=trajectories,
-            device=device,
-            keep_checkpoints=workdir is not None,
-        )
+        kept = workdir is not None
+        options = RunOptions(images, seed, Path(workdir if kept else scratch), device, keep_checkpoints=kept)
+        run = Distillation(recipe, own, options, data=source, trajectories=trajectories)
         for index in range(len(recipe.rounds)):
             run.student_after(index, _printer(recipe, index) if progress else None)
         student = run.student()

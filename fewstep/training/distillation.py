@@ -1,9 +1,9 @@
 """A whole run of a recipe: its rounds in order, each with pairs of its own teacher where it asks for them."""
 
 import copy
+import dataclasses
 import hashlib
 import json
-import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,8 @@ import torch
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
+from fewstep.networks.folding import fold_additions
+from fewstep.objectives.role_settings import RoleSettings
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.recipes import Recipe, check_needs
 from fewstep.students.sampler_settings import SamplerSettings
@@ -25,9 +27,10 @@ from fewstep.training.roles.fresh_networks import fresh_network
 from fewstep.training.roles.multi_student import Sifted, join, route
 from fewstep.training.roles.teacher_schedule import way_back
 from fewstep.training.round_trainer import RoundTrainer
+from fewstep.training.run_options import RunOptions
 from fewstep.training.step.batches import DataSource, MixedPairs, PairSource, Sources
-from fewstep.training.training_settings import RoleSettings
 from fewstep.trajectories import TrajectorySettings, make_set
+from fewstep.util.errors import SettingsError
 
 
 class Distillation:
@@ -37,11 +40,10 @@ class Distillation:
         recipe: with overrides applied.
         teacher: is moved to `device`, frozen and cast as it stands, so give a copy of one that is needed further
             (`distill` does); a closed-form one gets a fitted stand-in where weights are needed.
-        images: training samples over all rounds.
-        folder: where checkpoints and pairs of rounds stand (`round-N/…`).
+        options: images over all rounds, seed, device, and the folder where checkpoints and pairs of rounds stand
+            (`round-N/…`).
         data: real data. pairs: of the teacher, for the first round; None: the round makes them itself.
         trajectories: what rounds take over for the pairs they make, where the recipe leaves it open.
-        checkpoint_seconds, checkpoint_images, warn: see RoundTrainer; None for `checkpoints` keeps none.
         on_pairs: called with (pairs made, pairs in all).
 
     Raises SettingsError if the recipe needs data and there are none.
@@ -51,32 +53,25 @@ class Distillation:
         self,
         recipe: Recipe,
         teacher: Denoiser,
+        options: RunOptions,
         *,
-        images: int,
-        seed: int,
-        folder: Path,
         data: DataSource | None = None,
         pairs: PairSource | None = None,
         trajectories: TrajectorySettings | None = None,
-        device: torch.device | str = "cpu",
-        keep_checkpoints: bool = True,
-        checkpoint_seconds: float = 20.0,
-        checkpoint_images: int | None = None,
-        warn: Callable[[str], None] = warnings.warn,
         on_pairs: Callable[[int, int], None] | None = None,
     ):
         check_needs(recipe, data=data is not None, pairs=True)
         for scales in recipe.guidance:
             teacher.require_guidance(scales)
-        self.recipe, self.seed, self.folder, self.images = recipe, seed, Path(folder), images
-        self.device = torch.device(device)
+        if options.folder is None:
+            raise SettingsError("a run needs a folder, where rounds keep their pairs")
+        self.recipe, self.options, self.seed = recipe, options, options.seed
+        self.device = torch.device(options.device)
         self.teacher = teacher.to(self.device).requires_grad_(False)
         self.closed_form = isinstance(teacher, GaussianMixture)
         self.trajectories = trajectories or TrajectorySettings()
-        self.warn, self.on_pairs = warn, on_pairs
+        self.on_pairs = on_pairs
         self._data, self._first_pairs = data, pairs
-        self._keep = keep_checkpoints
-        self._checkpoint = {"checkpoint_seconds": checkpoint_seconds, "checkpoint_images": checkpoint_images}
         self._students: dict[int, Student] = {}
         self._trainers: dict[int, RoundTrainer] = {}
 
@@ -99,7 +94,7 @@ class Distillation:
 
     def folder_of(self, index: int) -> Path:
         """Where round `index` keeps its checkpoints and pairs."""
-        return self.folder / f"round-{index + 1}"
+        return Path(self.options.folder) / f"round-{index + 1}"
 
     def _run(self, index: int, on_progress: OnProgress | None) -> Student:
         trainer, sampler = self.trainer(index)
@@ -127,17 +122,21 @@ class Distillation:
             networks,
             student.times().tolist(),
             self._sources(index, teacher),
+            self._options_of(index),
             finest=self._times(student, self.recipe.finest),
-            images=self.recipe.images_of(index, self.images),
-            seed=self.seed,
-            folder=self.folder_of(index) / "checkpoints" if self._keep else None,
-            device=self.device,
-            warn=self.warn,
-            path=way_back(self._trainers[before].recorder.networks(), teacher) if this.teacher == "recorded" else (),
-            **self._checkpoint,
+            path=way_back(self._recorded(before), teacher) if this.teacher == "recorded" else (),
         )
         self._trainers[index] = trainer
         return trainer, student.sampler
+
+    def _options_of(self, index: int) -> RunOptions:
+        folder = self.folder_of(index) / "checkpoints" if self.options.keep_checkpoints else None
+        images = self.recipe.images_of(index, self.options.images)
+        return dataclasses.replace(self.options, images=images, folder=folder)
+
+    def _recorded(self, index: int) -> list[Denoiser]:
+        """The checkpoints that round `index` took down."""
+        return self._trainers[index].state.recorder.networks()
 
     @torch.no_grad()
     def _merged(self, index: int, student: Denoiser) -> Denoiser:
@@ -166,7 +165,7 @@ class Distillation:
     def _source(self, role: str, settings: RoleSettings, student: Student, index: int) -> Denoiser:
         """What the network of this role starts from."""
         if settings.init == "previous":
-            return self._trainers[self.recipe.before(index)].networks[role]
+            return self._trainers[self.recipe.before(index)].state.networks[role]
         return student.denoiser if settings.init == "student" else self._weights(index)
 
     def _weights(self, index: int) -> Denoiser:
@@ -198,7 +197,7 @@ class Distillation:
 
     def _beside(self, role: str, source: Denoiser, settings: RoleSettings, index: int) -> Denoiser:
         """A copy of `source` without the student's adapters and further inputs, to be trained in `role`."""
-        network = copy.deepcopy(source.plain())
+        network = copy.deepcopy(fold_additions(source))
         network.held = frozenset()
         return adapt(network, settings.lora, derive(self.seed, f"{role}-lora", index))
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fewstep.recipes.training_settings import OptimiserSettings
 from fewstep.training.roles.trainable import trained_parameters
-from fewstep.training.training_settings import OptimiserSettings
 
 
 def rate(settings: OptimiserSettings, progress: float) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fewstep.diffusion.guidance import SampledScales
-from fewstep.training.training_settings import Overrides
+from fewstep.recipes.training_settings import Overrides
 from fewstep.util.config import Strict
 
 Count = Annotated[int, Field(ge=1)]

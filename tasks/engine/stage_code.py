@@ -11,6 +11,7 @@ import json
 import platform
 from pathlib import Path
 
+from fewstep.objectives.registry import term_modules
 from fewstep.util import source_code
 from fewstep.util.errors import SettingsError
 from fewstep.util.source_code import ROOT, VERSION, Code, Parsed, SourceTree, parse_file
@@ -31,7 +32,7 @@ def stage_code(stage: Stage[S, object], settings: S, tree: SourceTree) -> Code:
     module = type(stage).__module__
     if tree.path(module) is None:
         raise SettingsError(f"the code of stage '{stage.name}' is incomplete: {tree.root} has no module {module}")
-    terms = [f"fewstep.objectives.{term}.{part}" for term in stage.terms(settings) for part in ("settings", "loss")]
+    terms = [name for term in stage.terms(settings) for name in term_modules(term)]
     return tree.code([module, *terms], PACKAGES, APART)
 
 

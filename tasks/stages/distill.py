@@ -147,7 +147,7 @@ def _result_file(context: Context[DistillSettings], unit: str) -> Path:
 def _distillation(context: Context[DistillSettings]) -> Distillation:
     from fewstep.data.images import load_split
     from fewstep.teachers import load_teacher
-    from fewstep.training import Distillation
+    from fewstep.training import Distillation, RunOptions
     from fewstep.trajectories import open_set
     from fewstep.util.device import default_device
 
@@ -156,14 +156,16 @@ def _distillation(context: Context[DistillSettings]) -> Distillation:
     return Distillation(
         recipe,
         load_teacher(context.inputs["teacher"]),
-        images=context.settings.images,
-        seed=context.seed,
-        folder=context.scratch,
+        RunOptions(
+            images=context.settings.images,
+            seed=context.seed,
+            folder=context.scratch,
+            device=default_device(),
+            checkpoint_images=context.checkpoint_images,
+            warn=context.warn,
+        ),
         data=load_split(context.inputs["shard"], "train") if recipe.needs.data else None,
         pairs=open_set(context.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
         trajectories=parse(TrajectorySettings, chosen, "trajectories"),
-        device=default_device(),
-        checkpoint_images=context.checkpoint_images,
-        warn=context.warn,
         on_pairs=lambda done, total: context.progress(done, total, unit="pairs"),
     )

@@ -129,6 +129,7 @@ def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser
     """The trained teacher; a training that was finished before is read from its last checkpoint."""
     from fewstep.data.images import load_split
     from fewstep.teachers.training import teacher_recipe, train_teacher
+    from fewstep.training import RunOptions
     from fewstep.util.device import default_device
 
     def on_progress(done: int, total: int, figures: dict[str, float]) -> None:
@@ -137,8 +138,17 @@ def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser
     settings = context.settings
     return train_teacher(
         teacher_recipe(settings.lr, settings.batch, settings.ema, settings.class_dropout),
-        load_split(context.inputs["shard"], "train"), images=settings.images, channels=settings.channels,
-        layers=settings.layers, groups=settings.groups, seed=context.seed, folder=context.scratch / "checkpoints",
-        device=default_device(), checkpoint_images=context.checkpoint_images, warn=context.warn,
+        load_split(context.inputs["shard"], "train"),
+        RunOptions(
+            images=settings.images,
+            seed=context.seed,
+            folder=context.scratch / "checkpoints",
+            device=default_device(),
+            checkpoint_images=context.checkpoint_images,
+            warn=context.warn,
+        ),
+        channels=settings.channels,
+        layers=settings.layers,
+        groups=settings.groups,
         on_progress=on_progress if report else None,
-    )  # fmt: skip
+    )

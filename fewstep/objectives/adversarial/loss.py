@@ -6,14 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from fewstep.diffusion.noise_level_settings import Times
 from fewstep.diffusion.processes import like
-from fewstep.objectives.adversarial import settings
+from fewstep.networks.unet_blocks import predict_with_features
+from fewstep.objectives.adversarial.settings import AdversarialSettings
+from fewstep.objectives.common.compared_states import compared_states
+from fewstep.objectives.common.density_ratio import EstimatesDensityRatio
 from fewstep.objectives.common.feature_heads import FeatureHeads
 from fewstep.objectives.common.pixel_features import OwnFeatures, given
 from fewstep.objectives.common.solver_steps import make_hop, student_at
 from fewstep.objectives.term import Loss, Term
-from fewstep.objectives.term_settings import TEACHER_NETWORK
-from fewstep.training.training_settings import Times
+from fewstep.objectives.term_settings import DENSITY_RATIO, TEACHER_NETWORK
 
 if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
@@ -56,7 +59,7 @@ def change_under_noise(before: Tensor, after: Tensor, sigma: float) -> Tensor:
     return (after - before).square().mean() / sigma**2
 
 
-class Adversarial(Term[settings.Adversarial]):
+class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
     """Heads on the features of the fake score, the teacher or a network for samples; softplus or hinge loss.
 
     `fake_score`: DMD2 (Yin et al., 2405.14867, section 4.3); the heads share the fake score's turn. `teacher`: latent
@@ -68,7 +71,6 @@ class Adversarial(Term[settings.Adversarial]):
     al., 2412.02030); the optimiser's moments of a head outlive its weights.
     """
 
-    name = "adversarial"
 
     def prepare(self, step: "Step", seed: int) -> None:
         s, student = self.settings, step.student
@@ -76,9 +78,9 @@ class Adversarial(Term[settings.Adversarial]):
         self._extract = None
         if s.features == "samples":
             if s.extractor:
-                self._extract = given(s.extractor, step.generated.device)
+                self._extract = given(s.extractor, step.shared.generated.device)
             else:
-                parts["features"] = OwnFeatures(student.sample_shape, s.width, seed).to(step.generated)
+                parts["features"] = OwnFeatures(student.sample_shape, s.width, seed).to(step.shared.generated)
         self.heads = {s.critic: nn.ModuleDict(parts)}
         features = self._features(step, "fake")[0]
         labels = student.labels if s.labels else 0
@@ -111,7 +113,7 @@ class Adversarial(Term[settings.Adversarial]):
         pool = self.settings.pool
         if pool is None or step.role != self.settings.critic:
             return
-        source = step.generator("refresh")
+        source = step.draws.generator("refresh")
         which = (torch.rand(pool.size, generator=source) < pool.refreshed).nonzero().flatten().tolist()
         self._modules["heads"].refresh(which, source)
 
@@ -133,9 +135,9 @@ class Adversarial(Term[settings.Adversarial]):
     def _judge(self, step: "Step", features: list[Tensor]) -> Tensor:
         pool, asked = self.settings.pool, None
         if pool is not None:
-            order = torch.randperm(pool.size, generator=step.generator("asked"))[: pool.asked]
+            order = torch.randperm(pool.size, generator=step.draws.generator("asked"))[: pool.asked]
             asked = order.to(features[0].device)
-        return self._modules["heads"](features, step.condition if self.settings.labels else None, asked)
+        return self._modules["heads"](features, step.batch.condition if self.settings.labels else None, asked)
 
     def _features(
         self, step: "Step", what: str, leaf: bool = False, noise: float = 0.0, times: Times | None = None
@@ -150,8 +152,8 @@ class Adversarial(Term[settings.Adversarial]):
         if s.at != "samples":
             return (self._at_hop if s.at == "hops" else self._at_compared)(step, what, leaf, noise)
         if not leaf and not noise and self._network:
-            return step.judged(self._network, source, times)[1], []
-        x, t, _ = step.noised(source, times)
+            return step.shared.judged(self._network, source, times)[1], []
+        x, t, _ = step.shared.noised(source, times)
         x = self._given(step, x, t, leaf, noise)
         return self._read(step, x, t), [x]
 
@@ -170,32 +172,32 @@ class Adversarial(Term[settings.Adversarial]):
 
         In x / alpha noise of the ratio m takes a state at nu to sqrt(nu^2 + m^2), whether it is clean or not.
         """
-        states, targets, nu = step.compared()
+        states, targets, nu = compared_states(step)
         x, times = states if what == "fake" else targets, step.times(self.settings.times, "compared/times")
         more = step.levels.ratio(times.double())
         t = step.levels.exact_time((nu.square() + more.square()).sqrt())
-        x = like((1 + nu.square()).sqrt(), x) * x + like(more, x) * step.normal(f"compared/{what}", like=x)
+        x = like((1 + nu.square()).sqrt(), x) * x + like(more, x) * step.draws.normal(f"compared/{what}", like=x)
         x = self._given(step, x * like(step.student.process.alpha(t), x), t, leaf, noise)
         return self._read(step, x, t), [x]
 
     def _given(self, step: "Step", x: Tensor, t: Tensor | None, leaf: bool, noise: float) -> Tensor:
         """What the critic is given: x disturbed by `noise`, as an input to differentiate to if `leaf`."""
         if noise:
-            x = x + noise * spread(step, t, x) * step.normal("penalty", like=x)
+            x = x + noise * spread(step, t, x) * step.draws.normal("penalty", like=x)
         return x.detach().requires_grad_() if leaf else x
 
     def _read(self, step: "Step", x: Tensor, t: Tensor | None) -> list[Tensor]:
         """Features of states x (N, ...) at native times t (N,), or of clean samples (None)."""
         if self._network:
-            return step.networks[self._network].features(x, t, step.condition)[1]
+            return predict_with_features(step.networks[self._network], x, t, step.batch.condition)[1]
         if self._extract is not None:
             return self._extract(x)
         return self._modules["features"](x / spread(step, t, x), angle(step, t))
 
-    def log_ratio(self, step: "Step", what: str, times: Times) -> Tensor | None:
-        if self.settings.loss != "softplus" or self.settings.times is None or self.settings.at != "samples":
+    def log_ratio(self, step: "Step", samples: str, times: Times) -> Tensor | None:
+        if DENSITY_RATIO not in self.settings.offers:
             return None
-        return self._judge(step, self._features(step, what, times=times)[0]).mean(1)
+        return self._judge(step, self._features(step, samples, times=times)[0]).mean(1)
 
 
 def spread(step: "Step", t: Tensor | None, x: Tensor) -> Tensor:
@@ -206,5 +208,5 @@ def spread(step: "Step", t: Tensor | None, x: Tensor) -> Tensor:
 def angle(step: "Step", t: Tensor | None) -> Tensor:
     """atan(sigma / alpha) (N,) float32 at native times t, from 0 (clean samples, None) to pi / 2."""
     if t is None:
-        return step.full(0.0)
+        return step.draws.full(0.0)
     return torch.atan2(step.student.process.sigma(t), step.student.process.alpha(t)).float()

@@ -1,13 +1,15 @@
-"""Settings of fewstep/objectives/adversarial/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fewstep.objectives.common.solver_step_settings import Hop
-from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
-from fewstep.training.training_settings import Positive, Share, Times, TurnSettings, UniformTimes
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
+from fewstep.objectives.common.solver_step_settings import HopSettings
+from fewstep.objectives.role_settings import TurnSettings
+from fewstep.objectives.term_settings import COMPARED_STATES, DENSITY_RATIO, TEACHER_NETWORK, Needs, TermSettings
 from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive, Share
 
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -41,7 +43,7 @@ class HeadPool(Strict):
         return self
 
 
-class Adversarial(TermSettings):
+class AdversarialSettings(TermSettings):
     """Heads on features tell noised samples of the student from noised real ones."""
 
     term: Literal["adversarial"]
@@ -55,7 +57,7 @@ class Adversarial(TermSettings):
     """samples: the student's samples against real ones; hops: where one step of the student lands, against where the
     teacher's finer steps do (SDXL-Lightning); compared: the states that the round's consistency term compares, against
     their targets (PCM)."""
-    hop: Hop = Hop()
+    hop: HopSettings = HopSettings()
     paired: bool = False
     """hops: the critic also sees the state that the step began at, so that the student cannot leave its path."""
     real: Literal["data", "pairs"] = "data"
@@ -87,8 +89,13 @@ class Adversarial(TermSettings):
         return Needs(data=source == "data", pairs=source == "pairs", teacher=teacher)
 
     @property
-    def judges(self) -> bool:
-        return self.at == "compared"
+    def offers(self) -> tuple[str, ...]:
+        told = self.loss == "softplus" and self.times is not None and self.at == "samples"
+        return (DENSITY_RATIO,) if told else ()
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return (COMPARED_STATES,) if self.at == "compared" else ()
 
     @property
     def parts(self) -> int:
@@ -107,7 +114,7 @@ class Adversarial(TermSettings):
         return ("student", self.critic)
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Adversarial":
+    def _consistent(self) -> "AdversarialSettings":
         if self.extractor and self.features != "samples":
             raise ValueError(f"extractor: goes with `features: samples`, not with {self.features}")
         if self.at != "samples" and (self.features == "fake_score" or self.extractor):

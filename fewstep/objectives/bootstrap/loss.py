@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.processes import like
-from fewstep.objectives.bootstrap import settings
+from fewstep.objectives.bootstrap.settings import BootstrapSettings
 from fewstep.objectives.common.distances import squared
 from fewstep.objectives.consistency.level_pairs import pair
 from fewstep.objectives.consistency.states import State, chosen, predict, second_time_of, towards
@@ -22,7 +22,7 @@ def signal(state: State, start: State) -> Tensor:
     return (state.x - share * start.x) / (1 - share)
 
 
-class Bootstrap(Term[settings.Bootstrap]):
+class Bootstrap(Term[BootstrapSettings]):
     """L = E |y(e, s') - sg y'|^2, y' = D + (nu' / nu) (y(e, s) - D), s' the next level below s.
 
     Gu et al., BOOT (2306.05544), eq. 6 to 9. The student maps the noise e to the signal y of the state y + nu epsilon
@@ -30,22 +30,21 @@ class Bootstrap(Term[settings.Bootstrap]):
     fixed (a DDIM step). At the noise end y is the teacher's own prediction.
     """
 
-    name = "bootstrap"
 
     def loss(self, step: "Step") -> Loss:
         student = step.student
         nu, nu_after = pair(step, self.settings.levels)
-        held = step.uniform("boundary") < self.settings.boundary_share
+        held = step.draws.uniform("boundary") < self.settings.boundary_share
         top = torch.full_like(nu, step.levels.start)
         nu, nu_after = torch.where(held, top, nu), torch.where(held, top, nu_after)
-        t = step.full(step.grid[0]).double()
-        x = step.start(step.normal("noise"))
+        t = step.draws.full(step.grid[0]).double()
+        x = step.shared.start(step.draws.normal("noise"))
         start = State(x / like(student.process.scale(t), x) * like((1 + top.square()).sqrt(), x), top)
         with torch.no_grad():
-            now = predict(step, student, start, second=second_time_of(step, nu), **step.scale_input)
+            now = predict(step, student, start, second=second_time_of(step, nu), **step.batch.scale_input)
             now = State(chosen(nu < top, towards(now, nu).x, start.x), nu)
-            teacher = predict(step, step.networks["teacher"], now, guidance=step.guidance(self.settings.guidance))
+            teacher = predict(step, step.networks["teacher"], now, guidance=step.batch.guidance(self.settings.guidance))
             after = towards(teacher, nu_after)
             target = chosen(held, teacher.x0, signal(after, State(start.x, torch.where(held, 2 * top, top))))
-        found = predict(step, student, start, second=second_time_of(step, nu_after), **step.scale_input).x0
+        found = predict(step, student, start, second=second_time_of(step, nu_after), **step.batch.scale_input).x0
         return squared(found, target).mean(), {}

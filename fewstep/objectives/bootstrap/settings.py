@@ -1,14 +1,14 @@
-"""Settings of fewstep/objectives/bootstrap/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Literal
 
 from fewstep.diffusion.guidance import Scales
 from fewstep.objectives.consistency.settings import Grid
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Share
+from fewstep.util.number_types import Share
 
 
-class Bootstrap(TermSettings):
+class BootstrapSettings(TermSettings):
     """From the noise, the student's state a little later is its state now and a step of the teacher there (BOOT)."""
 
     term: Literal["bootstrap"]

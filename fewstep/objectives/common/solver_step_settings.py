@@ -8,7 +8,7 @@ from fewstep.diffusion.guidance import Scales
 from fewstep.util.config import Strict
 
 
-class Hop(Strict):
+class HopSettings(Strict):
     """One step of the student between two of its own times, and the teacher's finer steps over the same stretch."""
 
     teacher_steps: Annotated[int, Field(ge=1)] = 2

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fewstep.objectives.common.distances import per_sample
-from fewstep.objectives.term_union import Hop as HopSettings
+from fewstep.objectives.common.solver_step_settings import HopSettings
 
 if TYPE_CHECKING:
     from fewstep.diffusion.denoiser import Prediction
@@ -56,8 +56,8 @@ def make_hop(step: "Step", settings: HopSettings) -> Hop:
 
     def make() -> Hop:
         process, parts = step.student.process, settings.teacher_steps
-        x0 = step.data if settings.source == "data" else step.pair["x"]
-        first = step.integers("hop", len(step.grid)) * parts
+        x0 = step.batch.data if settings.source == "data" else step.batch.pair["x"]
+        first = step.draws.integers("hop", len(step.grid)) * parts
         times = torch.tensor([*step.nodes(parts), process.t_min], dtype=torch.float64, device=x0.device)
         alpha, sigma = process.alpha(times), process.sigma(times)
         alpha[-1], sigma[-1] = 1.0, 0.0
@@ -66,10 +66,10 @@ def make_hop(step: "Step", settings: HopSettings) -> Hop:
             return per_sample(values[first + j], x0)
 
         t = times[first]
-        x_t = process.add_noise(x0, step.normal("hop-noise", like=x0), t)
+        x_t = process.add_noise(x0, step.draws.normal("hop-noise", like=x0), t)
         x = x_t
         for j in range(parts):
-            found = step.networks["teacher"].predict(x, times[first + j], step.condition, settings.guidance)
+            found = step.networks["teacher"].predict(x, times[first + j], step.batch.condition, settings.guidance)
             x = (at(alpha, j + 1) * found.x0 + at(sigma, j + 1) * found.epsilon).to(x0.dtype)
         ends = at(alpha, 0), at(sigma, 0), at(alpha, parts), at(sigma, parts)
         return Hop(x_t, t, x, times[first + parts], *ends)
@@ -83,6 +83,6 @@ def student_at(step: "Step", settings: HopSettings) -> "Prediction":
     def make() -> "Prediction":
         hop = make_hop(step, settings)
         with torch.set_grad_enabled(step.role == "student"):
-            return step.student.predict(hop.x_t, hop.t, step.condition)
+            return step.student.predict(hop.x_t, hop.t, step.batch.condition)
 
     return step.once(("hop-student", repr(settings)), make)

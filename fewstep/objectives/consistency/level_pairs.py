@@ -58,13 +58,13 @@ def _gap(step: "Step", s: Gap) -> tuple[Tensor, Tensor]:
 def _grid(step: "Step", s: Grid) -> tuple[Tensor, Tensor]:
     n = cells(s, step.progress)
     if s.times is None:
-        upper = (step.uniform("cell") * n).floor() + 1
+        upper = (step.draws.uniform("cell") * n).floor() + 1
     else:
         drawn = step.levels.ratio(step.times(s.times, "cell")).double()
         upper = (n * _place(step, s, drawn)).ceil().clamp(1, n)
     lower = upper - 1
     if s.reach > 1:
-        lower = (upper - 1 - step.integers("reach", s.reach)).clamp_min(0)
+        lower = (upper - 1 - step.draws.integers("reach", s.reach)).clamp_min(0)
     r = _level(step, s, lower / n)
     return _level(step, s, upper / n), torch.where(lower > 0, r, torch.zeros_like(r))
 

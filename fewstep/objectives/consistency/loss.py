@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fewstep.objectives.common.compared_states import Compared, ComparesStates
 from fewstep.objectives.common.distances import pseudo_huber, squared
-from fewstep.objectives.consistency import settings
 from fewstep.objectives.consistency.level_pairs import between, cells, pair
 from fewstep.objectives.consistency.point_pairs import Pair, noised, stored
+from fewstep.objectives.consistency.settings import ConsistencySettings
 from fewstep.objectives.consistency.states import State, chosen, predict, second_time_of, towards
 from fewstep.objectives.term import Loss, Term
+from fewstep.objectives.term_settings import START
 
 if TYPE_CHECKING:
     from fewstep.diffusion.denoiser import Denoiser
@@ -21,7 +23,7 @@ CLEAN = 0.002
 """A destination below this noise ratio is clean data."""
 
 
-class Consistency(Term[settings.Consistency]):
+class Consistency(Term[ConsistencySettings], ComparesStates):
     """L = E w d(G(x_t, t), sg G'(x_r, r)), x_t and x_r two points of one path, r the nearer to the data.
 
     Song et al., Consistency Models (2303.01469), eq. 7 and 10. G' is the student itself or its moving average. Where
@@ -32,7 +34,6 @@ class Consistency(Term[settings.Consistency]):
     formula of the variance-exploding process holds in any process.
     """
 
-    name = "consistency"
 
     def target_decay(self, progress: float) -> float | None:
         s = self.settings
@@ -51,8 +52,8 @@ class Consistency(Term[settings.Consistency]):
             weight = weight.masked_fill(joint, s.truncation.boundary_weight)
         return (weight * distance).mean(), {"gap": (gap / points.far.nu).mean().detach()}
 
-    def compared(self, step: "Step") -> tuple[Tensor, Tensor, Tensor]:
-        def make() -> tuple[Tensor, Tensor, Tensor]:
+    def compared(self, step: "Step") -> Compared:
+        def make() -> Compared:
             points, edge, _ = step.once(("points", id(self)), lambda: self._points(step))
             with torch.set_grad_enabled(step.role == "student"):
                 found = self._at(step, step.student, points.far, edge, points.scale)
@@ -72,14 +73,14 @@ class Consistency(Term[settings.Consistency]):
         nu, nu_near = pair(step, points.levels)
         joint = torch.zeros_like(nu, dtype=torch.bool)
         if cut is not None:  # Lee et al., Truncated Consistency Models (2410.14895), eq. 9
-            joint = (step.uniform("boundary") < cut.boundary_share) | (nu <= cut.at)
+            joint = (step.draws.uniform("boundary") < cut.boundary_share) | (nu <= cut.at)
             nu, nu_near = nu.masked_fill(joint, cut.at), nu_near.masked_fill(joint, cut.at)
         edge = torch.zeros_like(nu)
         if self.settings.to == "phase":
             edge = phase_edge(step, nu)
             nu_near = torch.maximum(nu_near, edge)
         elif self.settings.to == "any":
-            edge = between(nu_near, 0.0, step.uniform("destination"))
+            edge = between(nu_near, 0.0, step.draws.uniform("destination"))
             edge = edge.masked_fill(edge < CLEAN, 0.0)
         return noised(step, points, nu, nu_near), edge, joint
 
@@ -93,7 +94,7 @@ class Consistency(Term[settings.Consistency]):
         cut = self.settings.truncation
         if cut is not None:
             below = near.nu <= cut.at * (1 + 1e-6)
-            found = chosen(below, self._at(step, step.networks["start"], near, edge, points.scale), found)
+            found = chosen(below, self._at(step, step.networks[START], near, edge, points.scale), found)
         own = near.unit if not self.settings.carry else self._carried(step, near, points.scale)
         return chosen(there, own, found)
 

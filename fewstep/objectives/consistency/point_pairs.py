@@ -29,17 +29,17 @@ class Pair:
 
 def noised(step: "Step", points: DataPoints | TeacherPoints, nu: Tensor, nu_near: Tensor) -> Pair:
     """A pair that begins at noised data."""
-    x0, noise = step.data, step.normal("noise", like=step.data)
+    x0, noise = step.batch.data, step.draws.normal("noise", like=step.batch.data)
     far = State.noised(x0, noise, nu)
     if points.kind == "data":
         return Pair(far, State.noised(x0, noise, nu_near))
-    guidance = step.guidance(points.guidance)
+    guidance = step.batch.guidance(points.guidance)
     near = far
     with torch.no_grad():
         for k in range(points.substeps):
             level = nu_near if k + 1 == points.substeps else between(nu, nu_near, (k + 1) / points.substeps)
             near = solver_step(step, step.networks["teacher"], near, level, points, guidance, f"churn/{k}")
-    return Pair(far, near, step.scale)
+    return Pair(far, near, step.batch.scale)
 
 
 def solver_step(
@@ -67,7 +67,7 @@ def solver_step(
         return State.noised(x0, direction, nu)
     fresh = points.churn * nu * (1 - (nu / state.nu).square()).clamp_min(0).sqrt()
     kept = State.noised(x0, direction, (nu.square() - fresh.square()).sqrt()).x
-    return State(kept + like(fresh, x0) * step.normal(name, like=x0), nu)
+    return State(kept + like(fresh, x0) * step.draws.normal(name, like=x0), nu)
 
 
 def stored(step: "Step", points: TrajectoryPoints) -> Pair:
@@ -80,24 +80,24 @@ def stored(step: "Step", points: TrajectoryPoints) -> Pair:
     near one is ahead at most; along one solve a longer reach costs no accuracy.
     """
     count = stored_count(step)
-    first = step.integers("state", count)
-    second = first + 1 + (step.integers("reach", points.reach) if points.reach > 1 else 0)
+    first = step.draws.integers("state", count)
+    second = first + 1 + (step.draws.integers("reach", points.reach) if points.reach > 1 else 0)
     ended = second >= count
     near = stored_state(step, second.clamp_max(count - 1))
-    end = State(chosen(ended, step.pair["x"], near.x), near.nu.masked_fill(ended, 0.0))
+    end = State(chosen(ended, step.batch.pair["x"], near.x), near.nu.masked_fill(ended, 0.0))
     return Pair(stored_state(step, first), end)
 
 
 def stored_count(step: "Step") -> int:
     """States per stored trajectory. Raises SettingsError if there are none."""
-    states = step.pair.get("states")
-    if states is None or step.pair.get("times") is None:
+    states = step.batch.pair.get("states")
+    if states is None or step.batch.pair.get("times") is None:
         raise SettingsError("consistency on trajectories needs a set with states (trajectories.keep)")
     return states.shape[1]
 
 
 def stored_state(step: "Step", index: Tensor) -> State:
     """The stored states of these numbers (N,); noise beyond the student's start counts as lying there."""
-    x, t = step.pair["states"][step.rows, index], step.pair["times"][index].double()
+    x, t = step.batch.pair["states"][step.draws.rows, index], step.batch.pair["times"][index].double()
     nu = step.levels.ratio(t).clamp_max(step.levels.start)
     return State(x * like((1 + nu.square()).sqrt() / step.student.process.scale(t), x), nu)

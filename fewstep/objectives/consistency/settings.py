@@ -1,13 +1,14 @@
-"""Settings of fewstep/objectives/consistency. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales
-from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import LogNormalTimes, Positive, Share, Times
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, Times
+from fewstep.objectives.term_settings import COMPARED_STATES, START, Needs, TermSettings
 from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive, Share
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -93,7 +94,7 @@ class Truncation(Strict):
     """Weight of that part over the rest's, whatever the gap."""
 
 
-class Consistency(TermSettings):
+class ConsistencySettings(TermSettings):
     """Predictions at two points of one path agree, the nearer one being the target."""
 
     term: Literal["consistency"]
@@ -125,15 +126,15 @@ class Consistency(TermSettings):
         return self.to == "any"
 
     @property
-    def compares(self) -> bool:
-        return True
+    def offers(self) -> tuple[str, ...]:
+        return (COMPARED_STATES,)
 
     @property
-    def keeps(self) -> tuple[str, ...]:
-        return ("start",) if self.truncation else ()
+    def frozen(self) -> tuple[str, ...]:
+        return (START,) if self.truncation else ()
 
     @model_validator(mode="after")
-    def _fits(self) -> "Consistency":
+    def _fits(self) -> "ConsistencySettings":
         stored = self.points.kind == "trajectory"
         if stored and (self.to != "clean" or self.truncation):
             raise ValueError("points: stored states go with `to: clean` and without truncation")

@@ -48,7 +48,7 @@ def second_time_of(step: "Step", nu: Tensor) -> Tensor:
 def predict(step: "Step", denoiser: "Denoiser", state: State, **inputs: Tensor | float | None) -> "Prediction":
     """What `denoiser` says at this state, under the step's condition; `inputs` as Denoiser.predict takes them."""
     t = time_of(step, state.nu)
-    return denoiser.predict(state.x * like(denoiser.process.alpha(t), state.x), t, step.condition, **inputs)
+    return denoiser.predict(state.x * like(denoiser.process.alpha(t), state.x), t, step.batch.condition, **inputs)
 
 
 def towards(prediction: "Prediction", nu: Tensor) -> State:

@@ -11,7 +11,7 @@ from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.distances import squared
 from fewstep.objectives.consistency.point_pairs import stored_count, stored_state
 from fewstep.objectives.consistency.states import State, predict, time_of
-from fewstep.objectives.continuous_consistency import settings
+from fewstep.objectives.continuous_consistency.settings import ContinuousConsistencySettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class LevelWeight(nn.Module):
         return torch.cat([torch.ones_like(phases[:, :1]), phases.cos(), phases.sin()], dim=1) @ self.weights
 
 
-class ContinuousConsistency(Term[settings.ContinuousConsistency]):
+class ContinuousConsistency(Term[ContinuousConsistencySettings]):
     """L = E e^-q |F - sg F - g / (|g| + c)|^2 + q, q a learnt function of the noise level.
 
     Lu and Song (2410.11081), section 4: TrigFlow in any process by its angle, tangent normalisation and warm-up,
@@ -65,10 +65,9 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
     the points where generation goes).
     """
 
-    name = "continuous_consistency"
 
     def prepare(self, step: "Step", seed: int) -> None:
-        self.heads = {"student": LevelWeight(self.settings.width).to(step.full(0.0).device)}
+        self.heads = {"student": LevelWeight(self.settings.width).to(step.draws.full(0.0).device)}
 
     def loss(self, step: "Step") -> Loss:
         s = self.settings
@@ -88,7 +87,7 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         process, t = step.student.process, time_of(step, state.nu)
 
         def own(x: Tensor, t: Tensor) -> Tensor:
-            return unit_velocity(step.student.predict(x, t, step.condition, **step.scale_input))
+            return unit_velocity(step.student.predict(x, t, step.batch.condition, **step.batch.scale_input))
 
         x = state.x * like(process.alpha(t), state.x)
         return jvp(own, (x, t), self._direction(step, state, velocity, t))
@@ -98,23 +97,23 @@ class ContinuousConsistency(Term[settings.ContinuousConsistency]):
         x0, epsilon = _pair(state, velocity)
         nearer = State.noised(x0, epsilon, state.nu * math.exp(-self.settings.difference))
         with torch.autocast(velocity.device.type, enabled=False):
-            own = unit_velocity(predict(step, step.student, state, **step.scale_input))
+            own = unit_velocity(predict(step, step.student, state, **step.batch.scale_input))
             with torch.no_grad():
-                before = unit_velocity(predict(step, step.student, nearer, **step.scale_input))
+                before = unit_velocity(predict(step, step.student, nearer, **step.batch.scale_input))
         return own, (own.detach() - before) / self.settings.difference
 
     def _points(self, step: "Step") -> tuple[State, Tensor]:
         """A state and the velocity du/dphi of the flow there."""
         points = self.settings.points
         if points.kind == "data":
-            noise = step.normal("noise", like=step.data)
-            state = State.noised(step.data, noise, step.levels.ratio(step.times(points.times)).double())
+            noise = step.draws.normal("noise", like=step.batch.data)
+            state = State.noised(step.batch.data, noise, step.levels.ratio(step.times(points.times)).double())
         else:
-            state = stored_state(step, step.integers("state", stored_count(step)))
+            state = stored_state(step, step.draws.integers("state", stored_count(step)))
         if self.settings.velocity == "data":
             angle = state.nu.atan()
-            return state, like(angle.cos(), noise) * noise - like(angle.sin(), noise) * step.data
-        guidance = step.guidance(self.settings.guidance)
+            return state, like(angle.cos(), noise) * noise - like(angle.sin(), noise) * step.batch.data
+        guidance = step.batch.guidance(self.settings.guidance)
         with torch.no_grad():
             return state, unit_velocity(predict(step, step.networks["teacher"], state, guidance=guidance))
 

@@ -1,13 +1,14 @@
-"""Settings of fewstep/objectives/continuous_consistency/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, Times
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import LogNormalTimes, Positive, Share, Times
 from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive, Share
 
 
 class NoisedData(Strict):
@@ -23,7 +24,7 @@ class StoredStates(Strict):
     kind: Literal["trajectory"]
 
 
-class ContinuousConsistency(TermSettings):
+class ContinuousConsistencySettings(TermSettings):
     """Consistency in the limit of no gap: the tangent of the student along the flow (sCM)."""
 
     term: Literal["continuous_consistency"]
@@ -49,7 +50,7 @@ class ContinuousConsistency(TermSettings):
         return Needs(data=not stored, pairs=stored, states=states, teacher=self.velocity == "teacher")
 
     @model_validator(mode="after")
-    def _fits(self) -> "ContinuousConsistency":
+    def _fits(self) -> "ContinuousConsistencySettings":
         if self.velocity == "data" and self.points.kind != "data":
             raise ValueError("velocity: stored states have no data of their own; take the teacher's")
         return self

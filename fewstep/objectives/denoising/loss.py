@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fewstep.diffusion.prediction import from_pair
 from fewstep.objectives.common.distances import per_sample, squared
-from fewstep.objectives.denoising import settings
+from fewstep.objectives.denoising.settings import DenoisingSettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -31,15 +31,14 @@ def own_error(denoiser: "Denoiser", prediction: "Prediction", x0: Tensor, noise:
     return error * (1 + (alpha / sigma).square()).flatten() if kind == "sample" else error
 
 
-class Denoising(Term[settings.Denoising]):
+class Denoising(Term[DenoisingSettings]):
     """E |network(x_t, t) - target|^2 over data x, noise z and time t."""
 
-    name = "denoising"
 
     def loss(self, step: "Step") -> Loss:
-        student, x0, noise = step.student, step.data, step.normal("noise", like=step.data)
+        student, x0, noise = step.student, step.batch.data, step.draws.normal("noise", like=step.batch.data)
         t = step.times(self.settings.times)
-        condition = step.dropped_condition(self.settings.class_dropout)
+        condition = step.batch.dropped_condition(self.settings.class_dropout)
         x_t = student.process.add_noise(x0, noise, t)
         prediction = student.predict(x_t, t, condition, second=t if self.settings.at_own_time else None)
         return own_error(student, prediction, x0, noise, t).mean(), {}

@@ -1,12 +1,13 @@
-"""Settings of fewstep/objectives/denoising/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Literal
 
+from fewstep.diffusion.noise_level_settings import NativeTimes, Times
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import NativeTimes, Share, Times
+from fewstep.util.number_types import Share
 
 
-class Denoising(TermSettings):
+class DenoisingSettings(TermSettings):
     """Denoising score matching on data: what trains a teacher."""
 
     term: Literal["denoising"]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.processes import like
+from fewstep.objectives.distribution_matching.settings import Correction
 
 Score = Callable[[Tensor, Tensor], Tensor]
 Generate = Callable[[Tensor], Tensor]
@@ -19,9 +20,7 @@ def corrected(
     alpha: Tensor,
     sigma: Tensor,
     draws: Callable[[str], Tensor],
-    steps: int,
-    noise_size: float,
-    latent_size: float,
+    chain: Correction,
 ) -> tuple[Tensor, Tensor]:
     """(latent, drift) after a Langevin chain on (latent z, noise e) of x_t = alpha G(z) + sigma e.
 
@@ -35,11 +34,12 @@ def corrected(
     direction of distribution matching; where the densities agree it vanishes.
 
     generate: z (N, ...) -> G(z), differentiable. difference: (G(z), x_t) -> D. alpha, sigma: (N,).
-    draws: name -> N(0, I) of noise's shape.
+    draws: name -> N(0, I) of noise's shape. chain: its steps and their sizes c and k.
     """
+    noise_size, latent_size = chain.noise_size, chain.latent_size
     drift, total = torch.zeros_like(noise), 0.0
     alpha, sigma = like(alpha, noise), like(sigma, noise)
-    for k in range(steps):
+    for k in range(chain.steps):
         with torch.enable_grad():
             z = latent.detach().requires_grad_()
             x = generate(z)

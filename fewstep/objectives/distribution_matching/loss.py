@@ -7,13 +7,13 @@ from torch import Tensor
 
 from fewstep.diffusion.guidance import Scales
 from fewstep.diffusion.processes import like
+from fewstep.objectives.common.density_ratio import log_ratio
 from fewstep.objectives.common.distances import per_sample, pseudo_huber, squared
 from fewstep.objectives.denoising.loss import own_error
-from fewstep.objectives.distribution_matching import settings
 from fewstep.objectives.distribution_matching.correction import corrected
 from fewstep.objectives.distribution_matching.divergences import WEIGHTS
 from fewstep.objectives.distribution_matching.score_identity import expanded_divergence
-from fewstep.objectives.distribution_matching.settings import GuidanceRange
+from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings, RandomGuidance
 from fewstep.objectives.distribution_matching.weighting import level_weight
 from fewstep.objectives.term import Loss, Term
 from fewstep.util.errors import SettingsError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 JUDGED = {"samples": "fake", "phases": "phases"}
 
 
-class DistributionMatching(Term[settings.DistributionMatching]):
+class DistributionMatching(Term[DistributionMatchingSettings]):
     """Student: descends D_f(teacher | student) of noised samples. Fake score: denoising of the student's samples.
 
     `score_difference`: the loss is 1/2 |x - sg(x - w h(r) (fake - teacher))|^2, all three clean samples: x of the
@@ -41,7 +41,6 @@ class DistributionMatching(Term[settings.DistributionMatching]):
     (`raise_level`), so that nothing but the states needs to follow the teacher's marginals.
     """
 
-    name = "distribution_matching"
 
     def prepare(self, step: "Step", seed: int) -> None:
         if self.settings.correction is not None and len(step.grid) > 1:
@@ -64,24 +63,24 @@ class DistributionMatching(Term[settings.DistributionMatching]):
     def _scores(self, step: "Step") -> tuple[Tensor, Tensor]:
         """Clean samples predicted by teacher and fake score from the student's noised samples."""
         s = self.settings
-        teacher = step.judged("teacher", self._what, s.times, self._guidance(step))[0].x0
-        return teacher, step.judged("fake_score", self._what, s.times)[0].x0
+        teacher = step.shared.judged("teacher", self._what, s.times, self._guidance(step))[0].x0
+        return teacher, step.shared.judged("fake_score", self._what, s.times)[0].x0
 
     def _guidance(self, step: "Step") -> Scales | Tensor:
         """Guidance of each sample. A random one is PG-SB's (SNOOPI, Nguyen et al., 2412.02687, section 4.1)."""
         s = self.settings.guidance
-        return s.low + (s.high - s.low) * step.uniform("guidance") if isinstance(s, GuidanceRange) else s
+        return s.low + (s.high - s.low) * step.draws.uniform("guidance") if isinstance(s, RandomGuidance) else s
 
     def _ratio(self, step: "Step") -> Tensor | None:
         """r (N,) of the noised samples; None where the divergence needs none."""
         if self.settings.divergence == "reverse_kl":
             return None
         low, high = self.settings.ratio_limits
-        return step.log_ratio(self._what, self.settings.times).float().exp().clamp(low, high)
+        return log_ratio(step, self._what, self.settings.times).float().exp().clamp(low, high)
 
     def _difference(self, step: "Step") -> Loss:
-        s, x = self.settings, step.generated
-        t = step.raised(self._what, s.times).t
+        s, x = self.settings, step.shared.generated
+        t = step.shared.raised(self._what, s.times).t
         teacher, fake = (score.detach() for score in self._scores(step))
         weight, figures = level_weight(s, step, t, x, teacher), {}
         ratio = self._ratio(step)
@@ -95,7 +94,7 @@ class DistributionMatching(Term[settings.DistributionMatching]):
 
     def _identity(self, step: "Step") -> Loss:
         s, process = self.settings, step.student.process
-        at = step.raised(self._what, s.times)
+        at = step.shared.raised(self._what, s.times)
         teacher, fake = self._scores(step)
         weight, figures, ratio = level_weight(s, step, at.t, at.x0, teacher), {}, self._ratio(step)
         if ratio is None:
@@ -114,10 +113,10 @@ class DistributionMatching(Term[settings.DistributionMatching]):
         s, process, chain = self.settings, step.student.process, self.settings.correction
         t, guidance = step.times(s.times, "chain/times"), self._guidance(step)
         alpha, sigma = process.alpha(t.double()), process.sigma(t.double())
-        networks, condition, start = step.networks, step.condition, step.full(step.grid[0])
+        networks, condition, first = step.networks, step.batch.condition, step.draws.full(step.grid[0])
 
         def generate(z: Tensor) -> Tensor:
-            return step.student.predict(step.start(z), start, condition).x0
+            return step.student.predict(step.shared.start(z), first, condition).x0
 
         weights: list[Tensor] = []  # of each step of the chain; that of the last one is used
 
@@ -127,10 +126,8 @@ class DistributionMatching(Term[settings.DistributionMatching]):
             weights.append(level_weight(s, step, t, x, teacher.x0))
             return teacher.score - networks["fake_score"].predict(x_t, t, condition).score
 
-        latent, drift = corrected(
-            generate, difference, step.normal("generator"), step.normal("chain/noise"), alpha, sigma, step.normal,
-            chain.steps, chain.noise_size, chain.latent_size,
-        )  # fmt: skip
+        start, noise = (step.draws.normal(name) for name in ("generator", "chain/noise"))
+        latent, drift = corrected(generate, difference, start, noise, alpha, sigma, step.draws.normal, chain)
         x = generate(latent)
         pull = like(sigma / alpha, x) * drift  # without a chain: teacher - fake
         figures = {"distance": pull.square().mean().sqrt()}
@@ -147,7 +144,7 @@ class DistributionMatching(Term[settings.DistributionMatching]):
         return 0.5 * squared(x, target).mean()
 
     def _fake_score(self, step: "Step") -> Loss:
-        at = step.raised(self._what, self.settings.times)
-        prediction = step.judged("fake_score", self._what, self.settings.times)[0]
+        at = step.shared.raised(self._what, self.settings.times)
+        prediction = step.shared.judged("fake_score", self._what, self.settings.times)[0]
         error = own_error(step.networks["fake_score"], prediction, at.x0, at.noise, at.t)
         return (at.weight * error).mean(), {}

@@ -1,27 +1,29 @@
-"""Settings of fewstep/objectives/distribution_matching. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales
-from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Positive, RoleSettings, Times, UniformTimes
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
+from fewstep.objectives.role_settings import RoleSettings
+from fewstep.objectives.term_settings import DENSITY_RATIO, Needs, TermSettings
 from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive
 
 Divergence = Literal[
     "reverse_kl", "forward_kl", "jensen_shannon", "softened_reverse_kl", "hellinger", "jeffreys", "neyman"
 ]
 
 
-class GuidanceRange(Strict):
+class RandomGuidance(Strict):
     """Guidance drawn anew for each sample, uniform in [low, high] (SNOOPI)."""
 
     low: float
     high: float
 
     @model_validator(mode="after")
-    def _ordered(self) -> "GuidanceRange":
+    def _ordered(self) -> "RandomGuidance":
         if self.low > self.high:
             raise ValueError(f"low {self.low} lies above high {self.high}")
         return self
@@ -37,7 +39,7 @@ class Correction(Strict):
     """Step size of the student's own input."""
 
 
-class DistributionMatching(TermSettings):
+class DistributionMatchingSettings(TermSettings):
     """Matches the student's distribution to the teacher's by two scores: the teacher's, and that of a network trained
     on the student's samples."""
 
@@ -59,7 +61,7 @@ class DistributionMatching(TermSettings):
     at: Literal["samples", "phases"] = "samples"
     """samples: the student's prediction of clean samples at a random step. phases: its state at the end of a random
     step, noised within that step's interval (TDM, Phased DMD)."""
-    guidance: Scales | GuidanceRange = 1.0
+    guidance: Scales | RandomGuidance = 1.0
     """Guidance of the teacher's score, u + guidance (c - u)."""
     huber: Annotated[float, Field(ge=0)] | None = None
     """score_difference: the pseudo-Huber distance, with c = huber sqrt(D), in place of the squared one (TDM): samples
@@ -77,11 +79,15 @@ class DistributionMatching(TermSettings):
         return {"fake_score": self.fake_score}
 
     @property
+    def asks(self) -> tuple[str, ...]:
+        return () if self.divergence == "reverse_kl" else (DENSITY_RATIO,)
+
+    @property
     def trains(self) -> tuple[str, ...]:
         return ("student", "fake_score")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "DistributionMatching":
+    def _fits_together(self) -> "DistributionMatchingSettings":
         if self.correction is not None and (self.gradient != "score_difference" or self.at != "samples"):
             raise ValueError("correction: needs gradient: score_difference and at: samples")
         if self.huber is not None and self.gradient != "score_difference":

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fewstep.training.step.noise_levels import distribution
+from fewstep.diffusion.noise_levels import distribution
 from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fewstep.objectives.distribution_matching.settings import DistributionMatching
+    from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings
     from fewstep.training.step.step_context import Step
 
 
@@ -17,7 +17,9 @@ def normaliser(x: Tensor, teacher: Tensor) -> Tensor:
     return 1 / (x - teacher).abs().flatten(1).mean(1).clamp_min(1e-5)
 
 
-def level_weight(settings: "DistributionMatching", step: "Step", t: Tensor, x: Tensor, teacher: Tensor) -> Tensor:
+def level_weight(
+    settings: "DistributionMatchingSettings", step: "Step", t: Tensor, x: Tensor, teacher: Tensor
+) -> Tensor:
     """(N,) weight at native times t, without a gradient; nu = sigma / alpha.
 
     normalised: `normaliser` (DMD, SiD). x0: 1. epsilon: 1 / nu, a difference of predicted noises (VSD, 2305.16213).

@@ -10,7 +10,7 @@ from fewstep.diffusion.randomness import generator
 from fewstep.networks.unet_blocks import matching, watched
 from fewstep.networks.unet_mlp import build
 from fewstep.objectives.common.distances import squared, wide
-from fewstep.objectives.features import settings
+from fewstep.objectives.features.settings import FeaturesSettings
 from fewstep.objectives.output_matching.loss import output_error
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
@@ -37,7 +37,7 @@ def feature_error(
     return error / everywhere(squared(wanted, torch.zeros_like(wanted))).mean().clamp_min(1e-12)
 
 
-class Features(Term[settings.Features]):
+class Features(Term[FeaturesSettings]):
     """L = output * |F_S - F_T|^2 + mean over stages k of |P_k f_S,k - f_T,k|^2 / |f_T,k|^2, all at noised data.
 
     LAPTOP-Diff (2404.11098); stages are paired as `matching` says. P_k is the identity, or where the student has fewer
@@ -45,10 +45,9 @@ class Features(Term[settings.Features]):
     features with those of its network: for a closed form the network that was fitted to it.
     """
 
-    name = "features"
 
     def prepare(self, step: "Step", seed: int) -> None:
-        x_t, t, _ = step.noised("real", self.settings.times)
+        x_t, t, _ = step.shared.noised("real", self.settings.times)
         found, wanted = (features for _, features in self._pair(step, x_t, t))
         maps = [
             nn.Identity() if f.shape[1] == w.shape[1] else
@@ -60,7 +59,7 @@ class Features(Term[settings.Features]):
 
     def loss(self, step: "Step") -> Loss:
         s = self.settings
-        x_t, t, _ = step.noised("real", s.times)
+        x_t, t, _ = step.shared.noised("real", s.times)
         (own, found), (theirs, wanted) = self._pair(step, x_t, t)
         maps = self.heads.get("student", [nn.Identity()] * len(found))
         parts = [
@@ -79,12 +78,12 @@ class Features(Term[settings.Features]):
         student, teacher, network = step.student, step.networks["teacher"], step.networks[TEACHER_NETWORK]
         pairs = matching(student.network, network.network)
         with watched([mine for mine, _ in pairs]) as found:
-            own = student.predict(x_t, t, step.condition)
+            own = student.predict(x_t, t, step.batch.condition)
         with torch.no_grad():
             with watched([other for _, other in pairs]) as wanted:
-                theirs = network.predict(x_t, t, step.condition)
+                theirs = network.predict(x_t, t, step.batch.condition)
             if teacher is not network:  # a closed form: its output is exact, its features are its network's
-                theirs = teacher.predict(x_t, t, step.condition)
+                theirs = teacher.predict(x_t, t, step.batch.condition)
         return (own, found), (theirs, wanted)
 
 

@@ -1,14 +1,14 @@
-"""Settings of fewstep/objectives/features/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
-from fewstep.training.training_settings import Times, UniformTimes
 
 
-class Features(TermSettings):
+class FeaturesSettings(TermSettings):
     """A smaller student's output and inner features against the teacher's, at noised data (LAPTOP-Diff)."""
 
     term: Literal["features"]

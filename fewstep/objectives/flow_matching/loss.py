@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fewstep.objectives.common.distances import squared
-from fewstep.objectives.flow_matching import settings
+from fewstep.objectives.flow_matching.settings import FlowMatchingSettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def annealed(noise: Tensor, fresh: Tensor, beta: float) -> Tensor:
     return math.sqrt(1 - beta * beta) * noise + beta * fresh
 
 
-class FlowMatching(Term[settings.FlowMatching]):
+class FlowMatching(Term[FlowMatchingSettings]):
     """L = E |v(x_u, u) - (z - x)|^2, x_u = (1 - u) x + u z (Liu et al., 2209.03003, eq. 1; Lipman et al., 2210.02747).
 
     In any process the point at equal log-SNR is used: x_t = alpha x + sigma z is x_u up to a factor, a DDIM step is an
@@ -28,17 +28,16 @@ class FlowMatching(Term[settings.FlowMatching]):
     learns an ordinary flow, at the end it is the pair's.
     """
 
-    name = "flow_matching"
 
     def loss(self, step: "Step") -> Loss:
         if self.settings.source == "pairs":
-            x0, noise = step.pair["x"], step.pair["noise"]
+            x0, noise = step.batch.pair["x"], step.batch.pair["noise"]
             if self.settings.anneal:
                 beta = max(1 - step.progress / self.settings.anneal, 0.0)
-                noise = annealed(noise, step.normal("fresh-noise", like=x0), beta)
+                noise = annealed(noise, step.draws.normal("fresh-noise", like=x0), beta)
         else:
-            x0, noise = step.data, step.normal("noise", like=step.data)
+            x0, noise = step.batch.data, step.draws.normal("noise", like=step.batch.data)
         t = step.times(self.settings.times)
         x_t = step.student.process.add_noise(x0, noise, t)
-        prediction = step.student.predict(x_t, t, step.condition)
+        prediction = step.student.predict(x_t, t, step.batch.condition)
         return squared(prediction.epsilon - prediction.x0, noise - x0).mean(), {}

@@ -1,12 +1,13 @@
-"""Settings of fewstep/objectives/flow_matching/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Literal
 
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Share, Times, UniformTimes
+from fewstep.util.number_types import Share
 
 
-class FlowMatching(TermSettings):
+class FlowMatchingSettings(TermSettings):
     """Velocity of the straight path between noise and sample: on data, or on pairs (reflow)."""
 
     term: Literal["flow_matching"]

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from fewstep.diffusion.prediction import to_epsilon, to_x0
 from fewstep.diffusion.processes import like
+from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.dispersion import dispersion
 from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.common.flow_coordinates import flow_time, tangent
-from fewstep.objectives.mean_velocity import settings
+from fewstep.objectives.mean_velocity.settings import MeanVelocitySettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def adaptive(error: Tensor, power: float | Tensor, offset: float) -> Tensor:
     return error / (error.detach() + offset) ** power
 
 
-class MeanVelocity(Term[settings.MeanVelocity]):
+class MeanVelocity(Term[MeanVelocitySettings]):
     """L = E |U(y_u, r, u) - sg target|^2 in flow coordinates, where U is what the student's output is read as.
 
     target: the flow's velocity where the interval [r, u] is a point; over others `from_derivative` or `from_parts` of
@@ -62,17 +63,16 @@ class MeanVelocity(Term[settings.MeanVelocity]):
     Dispersion is of one block a step, drawn at random: in expectation the mean over all, at a fraction of the cost.
     """
 
-    name = "mean_velocity"
 
     def loss(self, step: "Step") -> Loss:
         s, student = self.settings, step.student
-        x0, noise = step.data, step.normal("noise", like=step.data)
-        condition = step.dropped_condition(s.class_dropout)
+        x0, noise = step.batch.data, step.draws.normal("noise", like=step.batch.data)
+        condition = step.batch.dropped_condition(s.class_dropout)
         t, r = self._interval(step)
         x_t = student.process.add_noise(x0, noise, t)
         velocity = self._velocity(step, x_t, t, condition, noise - x0)
         if s.dispersion:
-            prediction, features = student.features(x_t, t, condition, second=r, every=True)
+            prediction, features = predict_with_features(student, x_t, t, condition, second=r, every=True)
         else:
             prediction, features = student.predict(x_t, t, condition, second=r), []
         target = self._target(step, x_t, t, r, condition, velocity)
@@ -81,7 +81,7 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         loss = adaptive(error, power, s.offset).mean()
         statistics = {"error": error.mean().detach()}
         if s.dispersion:
-            feature = features[step.integer("dispersion", len(features))]
+            feature = features[step.draws.integer("dispersion", len(features))]
             spread = dispersion(step.everywhere(feature), s.dispersion.temperature)
             loss, statistics["dispersion"] = loss + s.dispersion.weight * spread, spread.detach()
         return loss, statistics
@@ -94,8 +94,8 @@ class MeanVelocity(Term[settings.MeanVelocity]):
         """
         s = self.settings
         if s.dyadic:
-            length = 0.5 ** step.integers("dyadic", s.dyadic).double()
-            end = length * ((step.uniform("dyadic-place") / length).floor() + 1)
+            length = 0.5 ** step.draws.integers("dyadic", s.dyadic).double()
+            end = length * ((step.draws.uniform("dyadic-place") / length).floor() + 1)
             t, r = (step.levels.of_flow_time(u) for u in (end, end - length))
             start = t
         else:
@@ -105,7 +105,7 @@ class MeanVelocity(Term[settings.MeanVelocity]):
             high, low = (flow_time(step.student.process, time) for time in (t, r))
             u = torch.lerp(high, low, step.progress / s.growth)
             r = step.levels.of_flow_time(u).minimum(t)
-        kind = step.uniform("instantaneous")
+        kind = step.draws.uniform("instantaneous")
         r = torch.where(kind < s.instantaneous, t, r)
         whole, clean = kind >= 1 - s.whole, kind >= 1 - s.whole - s.clean
         t = torch.where(clean, start, t).masked_fill(whole, step.grid[0])
@@ -192,7 +192,7 @@ class MeanVelocity(Term[settings.MeanVelocity]):
     ) -> Tensor:
         student = step.student
         high, low = (flow_time(student.process, time) for time in (t, r))
-        share = step.uniform("split")[rows] if self.settings.split == "uniform" else torch.full_like(high, 0.5)
+        share = step.draws.uniform("split")[rows] if self.settings.split == "uniform" else torch.full_like(high, 0.5)
         u = torch.lerp(high, low, share)
         s = step.levels.of_flow_time(u).double().clamp(min=r, max=t)
         first = student.predict(x, t, condition, second=s)

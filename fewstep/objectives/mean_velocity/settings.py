@@ -1,13 +1,14 @@
-"""Settings of fewstep/objectives/mean_velocity/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, Times
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import LogNormalTimes, Positive, Share, Times
 from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive, Share
 
 
 class Dispersion(Strict):
@@ -18,7 +19,7 @@ class Dispersion(Strict):
     """Of exp(-distance / temperature), distances being means over a feature's dimensions."""
 
 
-class MeanVelocity(TermSettings):
+class MeanVelocitySettings(TermSettings):
     """The mean velocity of the flow between two times (MeanFlow, SplitMeanFlow, shortcut models)."""
 
     term: Literal["mean_velocity"]
@@ -66,7 +67,7 @@ class MeanVelocity(TermSettings):
         return Needs(data=True, teacher=self.velocity == "teacher")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "MeanVelocity":
+    def _consistent(self) -> "MeanVelocitySettings":
         if self.instantaneous + self.whole + self.clean > 1:
             raise ValueError("instantaneous, whole and clean: shares of one batch, of 1 at most in sum")
         if self.whole and self.identity == "derivative":

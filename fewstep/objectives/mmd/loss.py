@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.objectives.mmd import settings
+from fewstep.networks.unet_blocks import predict_with_features
+from fewstep.objectives.mmd.settings import MmdSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 
@@ -43,7 +44,7 @@ def unbiased(own: Tensor, real: Tensor, across: Tensor) -> Tensor:
     return (total.sum() - total.diagonal().sum()) / (count * (count - 1))
 
 
-class Mmd(Term[settings.MaximumMeanDiscrepancy]):
+class Mmd(Term[MmdSettings]):
     """L = sum over bandwidths of MMD^2(student's samples, data), differentiated through every step of the sampler.
 
     Aiello et al., Fast Inference in Denoising Diffusion Models via MMD Finetuning (2301.07969). From the abstract: a
@@ -53,11 +54,11 @@ class Mmd(Term[settings.MaximumMeanDiscrepancy]):
     With labels what is compared is the joint distribution: the kernel is multiplied by [c = c'].
     """
 
-    name = "mmd"
 
     def loss(self, step: "Step") -> Loss:
-        x, y = (step.everywhere(self._space(step, samples).flatten(1)) for samples in (step.sampled, step.data))
-        labels = None if step.condition is None else step.everywhere(step.condition)
+        samples, condition = (step.shared.sampled, step.batch.data), step.batch.condition
+        x, y = (step.everywhere(self._space(step, part).flatten(1)) for part in samples)
+        labels = None if condition is None else step.everywhere(condition)
         alike = 1.0 if labels is None else (labels[:, None] == labels).float()
         kernel, scale = KERNELS[self.settings.kernel], _median_distance(y)
         value = torch.zeros((), device=x.device)
@@ -69,9 +70,10 @@ class Mmd(Term[settings.MaximumMeanDiscrepancy]):
     def _space(self, step: "Step", samples: Tensor) -> Tensor:
         if self.settings.space == "samples":
             return samples
-        t = step.levels.time(torch.full((step.size,), self.settings.feature_noise, device=samples.device))
-        noised = step.student.process.add_noise(samples, step.normal("feature-noise", like=samples), t)
-        return step.networks[TEACHER_NETWORK].features(noised, t, step.condition)[1][0].to(noised.dtype)
+        t = step.levels.time(torch.full((step.draws.size,), self.settings.feature_noise, device=samples.device))
+        noised = step.student.process.add_noise(samples, step.draws.normal("feature-noise", like=samples), t)
+        features = predict_with_features(step.networks[TEACHER_NETWORK], noised, t, step.batch.condition)[1]
+        return features[0].to(noised.dtype)
 
 
 def _median_distance(y: Tensor) -> float:

@@ -1,14 +1,14 @@
-"""Settings of fewstep/objectives/mmd/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
-from fewstep.training.training_settings import Positive
+from fewstep.util.number_types import Positive
 
 
-class MaximumMeanDiscrepancy(TermSettings):
+class MmdSettings(TermSettings):
     """Kernel distance of the student's samples to data, through all of its steps (MMD-DDM)."""
 
     term: Literal["mmd"]

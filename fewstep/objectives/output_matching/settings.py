@@ -1,20 +1,20 @@
-"""Settings of fewstep/objectives/output_matching/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Literal
 
 from fewstep.diffusion.guidance import Scales
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Times, UniformTimes
 
 
-class OutputMatching(TermSettings):
+class OutputMatchingSettings(TermSettings):
     """The student's output against the live teacher's, guided or not, at noised samples: compression, guidance
     in one pass."""
 
     term: Literal["output_matching"]
     guidance: Scales | Literal["input"] = 1.0
-    """Guidance of the teacher's output, u + guidance (c - u), or one scale for each condition (fewstep/diffusion/guidance.py);
-    input: the scale that the student is given."""
+    """Guidance of the teacher's output, u + guidance (c - u), or one scale for each condition
+    (fewstep.diffusion.guidance); input: the scale that the student is given."""
     source: Literal["data", "pairs"] = "data"
     """What is noised: data, or the teacher's samples, which with the round's guidance lie where a guided one goes."""
     times: Times = UniformTimes()

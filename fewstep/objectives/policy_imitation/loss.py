@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fewstep.networks.unet_blocks import last_layer, watched_inputs
 from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.common.flow_coordinates import flow_time
-from fewstep.objectives.policy_imitation import settings
+from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def mean_weights(start: float, end: float, count: int) -> Tensor:
     return weights(torch.tensor([end], dtype=torch.float64), start, end, count)[0] / (1 - end / start)
 
 
-class PolicyImitation(Term[settings.PolicyImitation]):
+class PolicyImitation(Term[PolicyImitationSettings]):
     """L = E |pi(y_u, u) - v_teacher(y_u, u)|^2 at states y_u of the policy's own detached path.
 
     Chen et al., pi-Flow: Policy-Based Few-Step Generation via Imitation Distillation (2510.14974), in flow
@@ -92,7 +92,6 @@ class PolicyImitation(Term[settings.PolicyImitation]):
     of by 128 Euler steps; there are no teacher steps mixed into it.
     """
 
-    name = "policy_imitation"
 
     def prepare(self, step: "Step", seed: int) -> None:
         layer = last_layer(step.student.network)
@@ -111,13 +110,13 @@ class PolicyImitation(Term[settings.PolicyImitation]):
         detached = Policy(policy.y, policy.anchors.detach(), policy.start, policy.end)
         total, low = torch.zeros((), device=policy.y.device), max(policy.end, s.least)
         for k in range(s.states):
-            u = low + (policy.start - low) * step.uniform(f"policy/{k}")
+            u = low + (policy.start - low) * step.draws.uniform(f"policy/{k}")
             t = step.levels.of_flow_time(u)
             u = flow_time(process, t)
             y = detached.state(u)
             scale = per_sample(process.alpha(t.double()) + process.sigma(t.double()), y).to(y.dtype)
             with torch.no_grad():
-                teacher = step.networks["teacher"].predict(scale * y, t, step.condition, s.guidance)
+                teacher = step.networks["teacher"].predict(scale * y, t, step.batch.condition, s.guidance)
             if s.compared == "x0":
                 total = total + squared(policy.prediction(u), teacher.x0).mean()
             else:
@@ -127,18 +126,18 @@ class PolicyImitation(Term[settings.PolicyImitation]):
     def _policy(self, step: "Step") -> Policy:
         """The policy of one of the student's steps, from its own state there."""
         s, student = self.settings, step.student
-        number, x = step.exit, step.exit_state
-        t = step.full(step.grid[number])
+        number, x = step.shared.exit, step.shared.exit_state
+        t = step.draws.full(step.grid[number])
         start = float(flow_time(student.process, t[:1].double()))
         end = 0.0
         if number + 1 < len(step.grid):
             end = float(flow_time(student.process, torch.tensor([step.grid[number + 1]], dtype=torch.float64)))
         with watched_inputs([last_layer(student.network)]) as inner:
-            mean = student.predict(x, t, step.condition).x0
+            mean = student.predict(x, t, step.batch.condition).x0
         extra = self.heads["student"](inner[0])
         deviations = extra.reshape(len(x), s.anchors, *student.sample_shape).to(mean.dtype)
         if s.dropout:
-            kept = (step.uniform("policy-dropout") >= s.dropout).to(mean.dtype)
+            kept = (step.draws.uniform("policy-dropout") >= s.dropout).to(mean.dtype)
             deviations = deviations * per_sample(kept, deviations)
         centre = mean_weights(start, end, s.anchors).to(mean.device).expand(len(x), -1)
         anchors = mean[:, None] + deviations - _mixed(deviations, centre)[:, None]

@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/policy_imitation/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -6,10 +6,10 @@ from pydantic import Field
 
 from fewstep.diffusion.guidance import Scales
 from fewstep.objectives.term_settings import Needs, TermSettings
-from fewstep.training.training_settings import Share
+from fewstep.util.number_types import Share
 
 
-class PolicyImitation(TermSettings):
+class PolicyImitationSettings(TermSettings):
     """A step gives a policy that needs no network; its velocities follow the teacher's where it leads (pi-Flow)."""
 
     term: Literal["policy_imitation"]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.objectives.common.distances import high_frequency_error, per_sample, perceptual, pseudo_huber, squared
 from fewstep.objectives.common.pixel_features import given
 from fewstep.objectives.common.solver_steps import landing, make_hop, student_at
-from fewstep.objectives.regression import settings
+from fewstep.objectives.regression.settings import RegressionSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.util.errors import SettingsError
@@ -30,7 +31,7 @@ def snr_trunc(nu: Tensor) -> Tensor:
     return nu.clamp(max=1.0) ** -2
 
 
-class Regression(Term[settings.Regression]):
+class Regression(Term[RegressionSettings]):
     """L = 1/2 E w d(G(x_t, t), target), d mean square, pseudo-Huber or perceptual.
 
     `at: noise`: x_t is the student's starting state of the noise z, the target the end of its trajectory (Luhman and
@@ -45,13 +46,12 @@ class Regression(Term[settings.Regression]):
     same student, so lambda moves no optimum, only where an adapter of low rank spends its error.
     """
 
-    name = "regression"
 
     def prepare(self, step: "Step", seed: int) -> None:
         s = self.settings
         self._features = None
         if s.distance == "perceptual" and s.extractor:
-            self._features = given(s.extractor, step.rows.device)
+            self._features = given(s.extractor, step.draws.rows.device)
 
     def loss(self, step: "Step") -> Loss:
         s = self.settings
@@ -67,22 +67,22 @@ class Regression(Term[settings.Regression]):
         return 0.5 * distance.mean(), {}
 
     def _noise(self, step: "Step") -> Compared:
-        x_t, t = step.start(step.pair["noise"]), step.full(step.grid[0])
-        return step.student.predict(x_t, t, step.condition).x0, step.pair["x"], step.levels.ratio(t)
+        x_t, t = step.shared.start(step.batch.pair["noise"]), step.draws.full(step.grid[0])
+        return step.student.predict(x_t, t, step.batch.condition).x0, step.batch.pair["x"], step.levels.ratio(t)
 
     def _states(self, step: "Step") -> Compared:
-        states, times = step.pair.get("states"), step.pair.get("times")
+        states, times = step.batch.pair.get("states"), step.batch.pair.get("times")
         if states is None or times is None:
             raise SettingsError("regression at states needs a trajectory set with states (trajectories.keep)")
-        chosen = step.integers("state", states.shape[1])
-        x_t, t = states[step.rows, chosen], times[chosen]
-        student = step.student.predict(x_t, t, step.condition).x0
+        chosen = step.draws.integers("state", states.shape[1])
+        x_t, t = states[step.draws.rows, chosen], times[chosen]
+        student = step.student.predict(x_t, t, step.batch.condition).x0
         if self.settings.to == "end":
-            return student, step.pair["x"], step.levels.ratio(t)
+            return student, step.batch.pair["x"], step.levels.ratio(t)
         process = step.student.process
         alpha = torch.cat([process.alpha(times), times.new_ones(1)])  # behind the last state come clean samples
         sigma = torch.cat([process.sigma(times), times.new_zeros(1)])
-        following = torch.cat([states[:, 1:], step.pair["x"][:, None]], 1)[step.rows, chosen]
+        following = torch.cat([states[:, 1:], step.batch.pair["x"][:, None]], 1)[step.draws.rows, chosen]
         ends = (per_sample(f[chosen + k], x_t) for k in (0, 1) for f in (alpha, sigma))
         return student, landing(x_t, following, *ends), step.levels.ratio(t)
 
@@ -91,10 +91,10 @@ class Regression(Term[settings.Regression]):
         return student_at(step, self.settings.hop).x0, hop.target, step.levels.ratio(hop.t)
 
     def _samples(self, step: "Step") -> Compared:
-        x_t, t, _ = step.noised("fake", self.settings.times)
+        x_t, t, _ = step.shared.noised("fake", self.settings.times)
         with torch.no_grad():
-            target = step.networks["teacher"].predict(x_t, t, step.condition, self.settings.hop.guidance).x0
-        return step.generated, target, step.levels.ratio(t)
+            target = step.networks["teacher"].predict(x_t, t, step.batch.condition, self.settings.hop.guidance).x0
+        return step.shared.generated, target, step.levels.ratio(t)
 
     def _distance(self, step: "Step") -> Callable[[Tensor, Tensor], Tensor]:
         s = self.settings
@@ -104,10 +104,10 @@ class Regression(Term[settings.Regression]):
             return partial(pseudo_huber, huber=s.huber)
         if self._features is not None:
             return partial(perceptual, features=self._features)
-        network, t = step.networks[TEACHER_NETWORK], step.levels.time(step.full(s.level))
+        network, t = step.networks[TEACHER_NETWORK], step.levels.time(step.draws.full(s.level))
 
         def read(x: Tensor) -> list[Tensor]:
             state = x * per_sample(step.student.process.alpha(t), x)
-            return network.features(state, t, step.condition)[1]
+            return predict_with_features(network, state, t, step.batch.condition)[1]
 
         return partial(perceptual, features=read)

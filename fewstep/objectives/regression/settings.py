@@ -1,15 +1,16 @@
-"""Settings of fewstep/objectives/regression/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fewstep.objectives.common.solver_step_settings import Hop
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
+from fewstep.objectives.common.solver_step_settings import HopSettings
 from fewstep.objectives.term_settings import TEACHER_NETWORK, Needs, TermSettings
-from fewstep.training.training_settings import Positive, Share, Times, UniformTimes
+from fewstep.util.number_types import Positive, Share
 
 
-class Regression(TermSettings):
+class RegressionSettings(TermSettings):
     """The student's prediction against what the teacher's solver made of the same state."""
 
     term: Literal["regression"]
@@ -18,7 +19,7 @@ class Regression(TermSettings):
     samples at the student's own times; samples: its own sample, which the teacher denoises from `times` (ADD)."""
     to: Literal["end", "next"] = "end"
     """states: the end of the trajectory, or its next state."""
-    hop: Hop = Hop()
+    hop: HopSettings = HopSettings()
     times: Times = UniformTimes(low=0.02, high=0.98)
     weighting: Literal["none", "snr_trunc", "alpha"] = "none"
     """snr_trunc: the larger error, of x or of the noise; alpha: the share of the data in what the teacher saw."""
@@ -56,7 +57,7 @@ class Regression(TermSettings):
         return self.hop.teacher_steps if self.at == "hops" else 1
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Regression":
+    def _consistent(self) -> "RegressionSettings":
         if self.to == "next" and self.at != "states":
             raise ValueError(f"to: next goes with `at: states`, not with {self.at}")
         if self.weighting == "snr_trunc" and self.at == "samples" or self.weighting == "alpha" and self.at != "samples":

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.networks.feature_classifier import train_classifier
-from fewstep.objectives.reward import settings
-from fewstep.objectives.reward.settings import ClassifierReward, LinearReward, PythonReward
+from fewstep.objectives.reward.settings import ClassifierReward, LinearReward, PythonReward, RewardSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.util.errors import SettingsError
 
@@ -21,7 +20,7 @@ FITTED_ON = 4096
 """Labelled samples that a classifier is fitted to, at most."""
 
 
-class Reward(Term[settings.Reward]):
+class Reward(Term[RewardSettings]):
     """L = -E min(r(x), clamp), x the student's samples.
 
     Beside a KL divergence to the teacher, weighted 1, a reward weighted w has the optimum p(x) ~ p_teacher(x) exp(w
@@ -29,13 +28,12 @@ class Reward(Term[settings.Reward]):
     the teacher attains from being exploited (SwiftBrush v2, Dao et al., 2408.14176, eq. 8, a hinge on the similarity).
     """
 
-    name = "reward"
 
     def prepare(self, step: "Step", seed: int) -> None:
         self._function = build_reward(self.settings.reward, step, seed)
 
     def loss(self, step: "Step") -> Loss:
-        reward = self._function(step.generated.float(), step.condition)
+        reward = self._function(step.shared.generated.float(), step.batch.condition)
         counted = reward if self.settings.clamp is None else reward.clamp(max=self.settings.clamp)
         return -counted.mean(), {"reward": reward.mean().detach()}
 
@@ -66,10 +64,10 @@ def build_reward(reward: LinearReward | ClassifierReward | PythonReward, step: "
 
 
 def _linear(direction: list[float], step: "Step") -> RewardFunction:
-    size = step.generated[0].numel()
+    size = step.shared.generated[0].numel()
     if len(direction) > size:
         raise SettingsError(f"reward.direction: {len(direction)} numbers for samples of {size} dimensions")
-    slope = torch.zeros(size, device=step.generated.device)
+    slope = torch.zeros(size, device=step.shared.generated.device)
     slope[: len(direction)] = torch.tensor(direction)
     return lambda x, condition: x.flatten(1) @ slope.to(x.dtype)
 
@@ -84,7 +82,7 @@ def _imported(name: str) -> RewardFunction:
 
 def _fitted(step: "Step", seed: int, steps: int) -> Callable[[Tensor], Tensor]:
     """x (N, C, H, W) -> log-probabilities (N, classes) of a classifier fitted to the labelled data from `seed`."""
-    x, y = step.examples(FITTED_ON)
+    x, y = step.batch.examples(FITTED_ON)
     if y is None or x.ndim != 4:
         raise SettingsError("the classifier's reward needs labelled images, or a mixture of Gaussians as the teacher")
     with torch.enable_grad():

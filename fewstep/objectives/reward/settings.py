@@ -1,4 +1,4 @@
-"""Settings of fewstep/objectives/reward/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -36,7 +36,7 @@ class PythonReward(Strict):
 AnyReward = Annotated[LinearReward | ClassifierReward | PythonReward, Field(discriminator="kind")]
 
 
-class Reward(TermSettings):
+class RewardSettings(TermSettings):
     """The student's samples climb a differentiable reward."""
 
     term: Literal["reward"]

@@ -6,14 +6,14 @@ import torch
 
 from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.distribution_matching.weighting import normaliser
-from fewstep.objectives.self_adversarial import settings
+from fewstep.objectives.self_adversarial.settings import SelfAdversarialSettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
 
 
-class SelfAdversarial(Term[settings.SelfAdversarial]):
+class SelfAdversarial(Term[SelfAdversarialSettings]):
     """L = E |v(x'_t, -t) - (z' - x')|^2 + rectification / 2 |x' - sg(x' - direction)|^2, x' the student's own samples.
 
     TwinFlow (2512.05150): no teacher, no discriminator, no fake score. The first part is flow matching of the samples
@@ -24,17 +24,16 @@ class SelfAdversarial(Term[settings.SelfAdversarial]):
     term (mean_velocity) must train. Gradients reach the network through x' only.
     """
 
-    name = "self_adversarial"
 
     def loss(self, step: "Step") -> Loss:
-        student, x = step.student, step.generated
-        x_t, t, noise = step.noised("fake", self.settings.times)
+        student, x = step.student, step.shared.generated
+        x_t, t, noise = step.shared.noised("fake", self.settings.times)
         x_t = x_t.detach()
         point = {"second": t} if student.inputs.second_time else {}
-        fake = student.predict(x_t, t, step.condition, negative=True, **point)
+        fake = student.predict(x_t, t, step.batch.condition, negative=True, **point)
         own = squared(fake.as_type("flow_prediction"), noise - x.detach()).mean()
         with torch.no_grad():
-            real = student.predict(x_t, t, step.condition, **point)
+            real = student.predict(x_t, t, step.batch.condition, **point)
             direction = per_sample(normaliser(x, real.x0), x) * (fake.x0 - real.x0)
         pull = 0.5 * squared(x, (x - direction).detach()).mean()
         statistics = {"own": own.detach(), "distance": direction.square().mean().sqrt()}

@@ -1,12 +1,13 @@
-"""Settings of fewstep/objectives/self_adversarial/loss.py. Torch-free."""
+"""Settings of the term. Torch-free."""
 
 from typing import Literal
 
+from fewstep.diffusion.noise_level_settings import Times, UniformTimes
 from fewstep.objectives.term_settings import TermSettings
-from fewstep.training.training_settings import Positive, Share, Times, UniformTimes
+from fewstep.util.number_types import Positive, Share
 
 
-class SelfAdversarial(TermSettings):
+class SelfAdversarialSettings(TermSettings):
     """The student judges its own samples, whose flow it learns at negative times (TwinFlow; `negative_time`)."""
 
     term: Literal["self_adversarial"]

@@ -9,7 +9,9 @@ import copy
 import torch
 
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.noise_level_settings import UniformTimes
 from fewstep.objectives.common.distances import squared
+from fewstep.recipes.training_settings import OptimiserSettings
 from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training.digests import tensor_digest
 from fewstep.training.loss_meter import Figures
@@ -18,8 +20,7 @@ from fewstep.training.roles.ema import Average
 from fewstep.training.roles.fresh_networks import fresh_network
 from fewstep.training.step.batches import ExactData, Sources
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
-from fewstep.training.training_settings import OptimiserSettings, UniformTimes
+from fewstep.training.step.step_context import Step, StepSetup
 
 STEPS, BATCH = 1000, 256
 HINT = "look at the teacher's means and deviations: the network is fitted best to samples of a size about 1"
@@ -49,16 +50,17 @@ def fit(teacher: GaussianMixture, seed: int, device: torch.device | str = "cpu",
     teacher = teacher.to(device)
     optimiser = RoleOptimiser({"student": student}, SETTINGS)
     average = Average(student, 0.99)
-    sources, networks = Sources(data=ExactData(teacher)), {"student": student, "teacher": teacher}
+    networks = {"student": student, "teacher": teacher}
+    setup = StepSetup(networks, [teacher.process.t_max], Sources(data=ExactData(teacher)))
     figures = Figures("the network fitted to the closed-form teacher", HINT)
     for k in range(steps):
         draws = Draws(seed, -1, k, BATCH, device)
-        step = Step("student", networks, [teacher.process.t_max], sources, draws)
-        x0, t = step.data, step.times(UniformTimes())
-        x_t = teacher.process.add_noise(x0, step.normal("noise"), t)
+        step = Step(setup, "student", draws)
+        x0, t, condition = step.batch.data, step.times(UniformTimes()), step.batch.condition
+        x_t = teacher.process.add_noise(x0, step.draws.normal("noise"), t)
         with torch.no_grad():
-            target = teacher.predict(x_t, t, step.condition).as_type("v_prediction").float()
-        found = student.predict(x_t, t, step.condition).as_type("v_prediction")
+            target = teacher.predict(x_t, t, condition).as_type("v_prediction").float()
+        found = student.predict(x_t, t, condition).as_type("v_prediction")
         loss = (squared(found, target) / teacher.process.scale(t).square()).mean()
         figures.require_finite(k, "the fit", "student", loss.detach())
         loss.backward()

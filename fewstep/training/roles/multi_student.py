@@ -12,6 +12,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.networks.folding import fold_additions
 from fewstep.students.pipelines.routed import RoutedUNet, dispatch
 from fewstep.students.student import Student
 from fewstep.util.errors import SettingsError
@@ -77,8 +78,9 @@ class Routed(nn.Module):
 
 def join(students: Sequence[Student]) -> Student:
     """One student of several, which samples each label by its own; it exports as one pipeline."""
-    plain = [student.denoiser.plain() for student in students]
-    labels, networks, first = route(plain[0], len(plain)), [denoiser.network for denoiser in plain], plain[0]
+    denoisers = [fold_additions(student.denoiser) for student in students]
+    first, networks = denoisers[0], [denoiser.network for denoiser in denoisers]
+    labels = route(first, len(networks))
     if isinstance(networks[0], UNet2DModel):
         config = {name: value for name, value in networks[0].config.items() if not name.startswith("_")}
         shared = {name: config[name] for name in ("sample_size", "in_channels", "num_class_embeds")}

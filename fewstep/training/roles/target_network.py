@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fewstep.objectives.registry import Term
+from fewstep.objectives.term import Term
+from fewstep.objectives.term_settings import START
 from fewstep.training.roles.ema import Average
 from fewstep.training.roles.trainable import trained_state
 from fewstep.util.errors import SettingsError
@@ -26,8 +27,8 @@ class Copies:
         self.networks: dict[str, Denoiser] = {}
         self._asking = [term for term in terms if term.target_decay(0.0) is not None]
         self._average: Average | None = None
-        if any("start" in term.settings.keeps for term in terms):
-            self.networks["start"] = copy.deepcopy(student).requires_grad_(False)
+        if any(START in term.settings.frozen for term in terms):
+            self.networks[START] = copy.deepcopy(student).requires_grad_(False)
         if self._asking:
             target = self.networks["target"] = copy.deepcopy(student).requires_grad_(False)
             self._average = Average(student, 0.0, into=trained_state(target))

@@ -1,6 +1,7 @@
 """Everything random in a step, as a pure function of (seed, round, step, purpose): no generator state to save."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -69,3 +70,49 @@ class Draws:
     def integer(self, name: str, high: int) -> int:
         """One integer for the whole batch, uniform in 0 ... high - 1."""
         return int(torch.randint(high, (), generator=self.generator(f"integer {high}/{name}")))
+
+
+class PartDraws:
+    """The rows of one part of `whole`, the draws of a step's batch. Equal names are equal draws within a step.
+
+    Args:
+        part: the rows. sample_shape: of what `normal` draws unless told otherwise.
+    """
+
+    def __init__(self, whole: Draws, part: slice, sample_shape: tuple[int, ...]):
+        self.whole, self.part, self.device = whole, part, whole.device
+        self.size = len(range(*part.indices(whole.batch)))
+        self._shape = sample_shape
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """0 ... size - 1, to index one entry per sample."""
+        return torch.arange(self.size, device=self.device)
+
+    def full(self, value: float) -> Tensor:
+        """(size,) float32 of one value, such as one native time."""
+        return torch.full((self.size,), value, device=self.device)
+
+    def normal(self, name: str, like: Tensor | None = None) -> Tensor:
+        """(size, *sample shape) N(0, I); of the shape of the samples `like` where they are given."""
+        return self.whole.normal(name, tuple(self._shape if like is None else like.shape[1:]))[self.part]
+
+    def uniform(self, name: str) -> Tensor:
+        """(size,) uniform in [0, 1), float64."""
+        return self.whole.uniform(name)[self.part]
+
+    def gaussian(self, name: str) -> Tensor:
+        """(size,) N(0, 1), float64."""
+        return self.whole.gaussian(name)[self.part]
+
+    def integers(self, name: str, high: int) -> Tensor:
+        """(size,) uniform in 0 ... high - 1."""
+        return self.whole.integers(name, high)[self.part]
+
+    def integer(self, name: str, high: int) -> int:
+        """One integer for the whole batch, uniform in 0 ... high - 1."""
+        return self.whole.integer(name, high)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A CPU generator for what the whole batch has in common."""
+        return self.whole.generator(name)

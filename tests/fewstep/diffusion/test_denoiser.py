@@ -8,6 +8,7 @@ import torch
 from fewstep.diffusion.adapters import Adapter, Angle, Preconditioned, Timestep
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
+from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
 from fewstep.util.errors import SettingsError
 
@@ -114,7 +115,7 @@ def test_conditions_that_do_not_fit_are_refused():
 def test_features_come_with_the_prediction_and_carry_gradients():
     d, (x, t, labels) = denoiser(), batch()
     x = x.requires_grad_()
-    prediction, (middle,) = d.features(x, t, labels)
+    prediction, (middle,) = predict_with_features(d, x, t, labels)
     assert torch.equal(prediction.output, d.predict(x, t, labels).output)
     assert middle.shape == (5, 16, 4, 4)
     middle.square().sum().backward()

@@ -8,10 +8,13 @@ from diffusers import DiffusionPipeline, UNet2DModel
 
 from fewstep.diffusion.adapters import Angle
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_inputs import ExtraInputs
+from fewstep.networks.extra_inputs import add_inputs
+from fewstep.networks.folding import fold_additions
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.students.export import export_student, load_student
 from fewstep.students.student import Student, make_student
-from fewstep.training.training_settings import GuidanceInput, StudentSettings
+from fewstep.students.student_settings import GuidanceInput, StudentSettings
 from fewstep.util.errors import SettingsError
 from tests.fewstep.networks.untrained import KINDS, VP, learnt, origin
 
@@ -84,14 +87,14 @@ def test_its_derivative_in_each_input_is_that_of_finite_differences(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_folding_gives_back_a_network_of_the_original_kind(kind):
     student, plain = disturbed(kind).denoiser, origin(kind)
-    folded = student.plain()
+    folded = fold_additions(student)
     assert not folded.inputs and {n: v.shape for n, v in folded.state_dict().items()} == {
         n: v.shape for n, v in plain.state_dict().items()
     }
     x, t, labels, *_ = batch(student)
     assert torch.allclose(folded.predict(x, t, labels).output, student.predict(x, t, labels).output, atol=1e-5)
     assert not torch.allclose(folded.predict(x, t, labels).output, plain.predict(x, t, labels).output, atol=1e-4)
-    assert plain.plain() is plain
+    assert fold_additions(plain) is plain
 
 
 @pytest.mark.parametrize("kind", ["unet", "flow", "plain"])
@@ -113,7 +116,9 @@ def test_it_exports_as_a_plain_pipeline_that_samples_as_it_does(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_description_brings_them_back(kind):
     student = disturbed(kind).denoiser
-    again = Denoiser.described(student.describe(), origin(kind).network)
+    described = student.describe()
+    again = add_inputs(origin(kind), ExtraInputs.from_dict(described["inputs"]))
+    again = Denoiser.described(described, again.network)
     again.load_state_dict(student.state_dict())
     x, t, labels, second, scale = batch(student)
     expected = student.predict(x, t, labels, second=second, scale=scale).output

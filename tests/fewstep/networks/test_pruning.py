@@ -10,7 +10,7 @@ from fewstep.networks.unet_blocks import matching, stages
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.students.export import export_student, load_student
 from fewstep.students.student import make_student
-from fewstep.training.training_settings import SizeSettings, StudentSettings
+from fewstep.students.student_settings import SizeSettings, StudentSettings
 from fewstep.util.errors import SettingsError
 from tests.fewstep.networks.untrained import VP, batch, origin
 

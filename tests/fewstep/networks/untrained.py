@@ -9,7 +9,7 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
 from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
 from fewstep.students.student import Student, make_student
-from fewstep.training.training_settings import StudentSettings
+from fewstep.students.student_settings import StudentSettings
 
 VP = VariancePreserving.cosine()
 KINDS = {

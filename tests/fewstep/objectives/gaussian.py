@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.adapters import Adapter
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_inputs import ExtraInputs
 from fewstep.diffusion.processes import EDM, Flow, Process, VariancePreserving, like
-from fewstep.networks.extra_inputs import ExtraInputs
 from fewstep.teachers import GaussianMixture
 from fewstep.training.step.batches import Sources, TensorData
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
+from fewstep.training.step.step_context import Step, StepSetup
 
 MU, S = 0.7, 0.5
 SIGMAS = 4.5  # of 3 components in some 40 comparisons
@@ -82,19 +82,21 @@ def samples(n: int, mean: float = MU, std: float = S, seed: int = 3) -> Tensor:
     return mean + std * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
 
 
-def make_step(networks: dict, *, n: int, role="student", k=0, data=None, pairs=None, grid=None, **kwargs):
-    """Step number k of a batch of n."""
+def make_step(
+    networks: dict, *, n: int, role="student", k=0, data=None, pairs=None, grid=None, progress=0.0, **setup
+) -> Step:
+    """Step number k of a batch of n; `setup` as StepSetup has it."""
     process = networks["student"].process
     sources = Sources(data=None if data is None else TensorData(data), pairs=pairs)
     draws = Draws(0, 0, k, n, torch.device("cpu"))
-    return Step(role, networks, grid or [process.t_max], sources, draws, **kwargs)
+    return Step(StepSetup(networks, grid or [process.t_max], sources, **setup), role, draws, progress=progress)
 
 
 def step_of(networks: dict, ratios=(80.0,), **kwargs) -> Step:
     """A step of a student that starts at the first of these noise ratios and goes through the others."""
-    step = make_step(networks, **kwargs)
-    step.grid = step.student.process.time(-2 * torch.tensor(ratios, dtype=torch.float64).log()).tolist()
-    return step
+    process = networks["student"].process
+    grid = process.time(-2 * torch.tensor(ratios, dtype=torch.float64).log()).tolist()
+    return make_step(networks, grid=grid, **kwargs)
 
 
 class Pairs:
@@ -162,7 +164,6 @@ class ToSecond(Adapter):
 class TwoTimes(Denoiser):
     """The exact flow map between any two times, with disturbances to differentiate to."""
 
-    inputs = ExtraInputs(second_time=True)
-
     def __init__(self, process: Process):
         super().__init__(Disturbed(), process, "sample", (2,), adapter=ToSecond())
+        self.inputs = ExtraInputs(second_time=True)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fewstep.diffusion.processes import Flow
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.adversarial.loss import change_under_noise, critic_hinge, gradient_norm, student_hinge
+from fewstep.objectives.adversarial.settings import AdversarialSettings, HeadPool
 from fewstep.objectives.common.feature_heads import FeatureHeads
+from fewstep.objectives.consistency.settings import ConsistencySettings
 from fewstep.objectives.registry import build
 from fewstep.recipes import parse_recipe
 from fewstep.util.errors import SettingsError
@@ -37,7 +38,7 @@ def itself():
 
 def critic_of(kind="softplus", **more):
     """(term, networks): an untrained critic of samples N(FAKE, S^2) against data N(MU, S^2)."""
-    term = build(settings.Adversarial(term="adversarial", features="samples", times=None, loss=kind,
+    term = build(AdversarialSettings(term="adversarial", features="samples", times=None, loss=kind,
                                       extractor=f"{__name__}:itself", **more))  # fmt: skip
     own = student(Flow(), lambda x, alpha, sigma: FAKE + S * x / sigma)
     return term, {"student": own}
@@ -153,13 +154,13 @@ def test_a_pool_asks_some_heads_and_begins_some_anew():
 
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="goes with `features: samples`"):
-        settings.Adversarial(term="adversarial", features="teacher", extractor="a:b")
+        AdversarialSettings(term="adversarial", features="teacher", extractor="a:b")
     with pytest.raises(ValueError, match="needs noise levels"):
-        settings.Adversarial(term="adversarial", features="teacher", times=None)
+        AdversarialSettings(term="adversarial", features="teacher", times=None)
     with pytest.raises(ValueError, match="of a frozen network"):
-        settings.Adversarial(term="adversarial", features="samples", gradient_penalty={"kind": "features"})
+        AdversarialSettings(term="adversarial", features="samples", gradient_penalty={"kind": "features"})
     with pytest.raises(ValueError, match="9 heads of a pool of 8"):
-        settings.HeadPool(size=8, asked=9)
+        HeadPool(size=8, asked=9)
     term, networks = critic_of()
     term.settings = term.settings.model_copy(update={"extractor": "tests.nowhere:network"})
     with pytest.raises(SettingsError, match="tests.nowhere:network"):
@@ -189,8 +190,8 @@ def test_what_a_consistency_term_compares_is_judged_at_the_level_where_it_lies(p
     own = student(process, consistency if to == "clean" else to_the_edge)
     networks = {"student": own, "teacher": gaussian(process), "teacher_network": gaussian(process)}
     networks["target"] = student(process, consistency)
-    terms = [build(settings.Consistency(term="consistency", points=points, **where)),
-             build(settings.Adversarial(term="adversarial", at="compared", features="samples"))]  # fmt: skip
+    terms = [build(ConsistencySettings(term="consistency", points=points, **where)),
+             build(AdversarialSettings(term="adversarial", at="compared", features="samples"))]  # fmt: skip
     read = []
     terms[1]._read = lambda step, x, t: read.append((x, t)) or [x]
     for role, shift in (("discriminator", 0.0), ("student", 0.0), ("student", 0.6)):
@@ -221,7 +222,7 @@ def test_what_is_compared_needs_a_term_that_compares():
     for wrong, why in (({"paired": True}, "goes with `at: hops`"), ({"real": "pairs"}, "goes with `at: samples`"),
                        ({"features": "samples", "times": None}, "give its levels")):  # fmt: skip
         with pytest.raises(ValueError, match=why):
-            settings.Adversarial(**{**critic, **wrong})
+            AdversarialSettings(**{**critic, **wrong})
 
 
 @pytest.mark.parametrize("inputs", ["data", "pairs"])

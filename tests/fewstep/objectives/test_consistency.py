@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, UniformTimes
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
-from fewstep.objectives import term_union as settings
+from fewstep.objectives.bootstrap.settings import BootstrapSettings
 from fewstep.objectives.consistency.level_pairs import cells, pair
 from fewstep.objectives.consistency.loss import phase_edge
 from fewstep.objectives.consistency.point_pairs import solver_step
-from fewstep.objectives.consistency.settings import Grid, TeacherPoints
+from fewstep.objectives.consistency.settings import ConsistencySettings, Grid, TeacherPoints
 from fewstep.objectives.consistency.states import State
 from fewstep.objectives.registry import build
-from fewstep.training.training_settings import LogNormalTimes, UniformTimes
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,
@@ -39,7 +39,7 @@ GRID = [3.0, 1.0, 0.3]
 
 
 def term(**choice):
-    return build(settings.Consistency(term="consistency", **{"distance": "l2", "weighting": "even", **choice}))
+    return build(ConsistencySettings(term="consistency", **{"distance": "l2", "weighting": "even", **choice}))
 
 
 def orders(values):
@@ -140,8 +140,8 @@ def test_a_stochastic_step_keeps_the_marginal(process):
     """For data in one point the denoiser is exact all along the way, and so is every step, however much it renews."""
     teacher = gaussian(process, std=1e-4)
     step = make_step({"student": teacher}, n=1 << 15)
-    nu = torch.full((step.size,), 2.0, dtype=torch.float64)
-    begin = State.noised(torch.full((step.size, 2), MU), step.normal("noise"), nu)
+    nu = torch.full((step.draws.size,), 2.0, dtype=torch.float64)
+    begin = State.noised(torch.full((step.draws.size, 2), MU), step.draws.normal("noise"), nu)
     for churn in (0.0, 0.5, 1.0):
         points = TeacherPoints(kind="teacher", churn=churn)
         end = solver_step(step, teacher, begin, nu / 2, points, 1.0, "churn").x
@@ -223,10 +223,10 @@ def test_bootstrapping_at_the_exact_map_vanishes_at_the_order_of_its_step(proces
     networks = {"student": TwoTimes(process), "teacher": gaussian(process)}
     residuals = []
     for n in (20, 40):
-        own = build(settings.Bootstrap(term="bootstrap", levels={"kind": "grid", "cells": n}, boundary_share=0.0))
+        own = build(BootstrapSettings(term="bootstrap", levels={"kind": "grid", "cells": n}, boundary_share=0.0))
         residuals.append(float(own.loss(step_of(networks, ratios=(5.0,), n=1 << 11))[0].detach().sqrt()))
     assert residuals[0] < 0.05 and abs(orders(residuals)[0] - 2) < 0.45, residuals
-    held = build(settings.Bootstrap(term="bootstrap", boundary_share=1.0))
+    held = build(BootstrapSettings(term="bootstrap", boundary_share=1.0))
     step = step_of(networks, n=256)
     assert held.loss(step)[0] < 1e-6  # at the noise end, the exact map to that very time reads as the denoiser
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes
 from fewstep.diffusion.processes import Flow
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.continuous_consistency.loss import LevelWeight, normalised
+from fewstep.objectives.continuous_consistency.settings import ContinuousConsistencySettings
 from fewstep.objectives.registry import build
-from fewstep.training.training_settings import LogNormalTimes
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,
@@ -27,7 +27,7 @@ from tests.fewstep.objectives.gaussian import (
 
 def term(**choice):
     points = choice.pop("points", {"kind": "data", "times": LogNormalTimes(mean=0.0, std=1.0)})
-    own = build(settings.ContinuousConsistency(term="continuous_consistency", warmup=0.0, points=points, **choice))
+    own = build(ContinuousConsistencySettings(term="continuous_consistency", warmup=0.0, points=points, **choice))
     own.heads = {"student": LevelWeight(2)}
     return own
 
@@ -111,7 +111,7 @@ def test_normalisation_bounds_the_tangent_and_the_weight_starts_even():
 def test_the_networks_own_derivative_comes_in_over_the_warm_up():
     process = PROCESSES[1]
     networks = {"student": student(process, posterior_mean), "teacher": gaussian(process)}
-    own = build(settings.ContinuousConsistency(term="continuous_consistency", warmup=0.5))
+    own = build(ContinuousConsistencySettings(term="continuous_consistency", warmup=0.5))
     own.heads = {"student": LevelWeight(2)}
     found = []
     for progress in (0.0, 0.25, 0.5, 0.9):

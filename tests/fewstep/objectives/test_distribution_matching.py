@@ -10,16 +10,17 @@ import math
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, UniformTimes
 from fewstep.diffusion.processes import EDM, VariancePreserving
-from fewstep.objectives import term_union as settings
+from fewstep.objectives.common.density_ratio import EstimatesDensityRatio
 from fewstep.objectives.distribution_matching.correction import corrected
 from fewstep.objectives.distribution_matching.divergences import WEIGHTS
 from fewstep.objectives.distribution_matching.score_identity import expanded_divergence, score_identity
+from fewstep.objectives.distribution_matching.settings import Correction, DistributionMatchingSettings
 from fewstep.objectives.distribution_matching.weighting import normaliser
 from fewstep.objectives.registry import build
 from fewstep.teachers import GaussianMixture
 from fewstep.training.roles.fresh_networks import fresh_network
-from fewstep.training.training_settings import LogNormalTimes, UniformTimes
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import (
     IDS,
@@ -159,14 +160,14 @@ def test_score_identity_has_the_known_value_and_for_equal_variances_one_gradient
 # --- the term --------------------------------------------------------------------------------------------------------
 
 
-class ExactRatio:
+class ExactRatio(EstimatesDensityRatio):
     """Stands for an adversarial term whose head is perfect."""
 
     def __init__(self, teacher, own):
         self.teacher, self.own = teacher, own
 
     def log_ratio(self, step, what, times):
-        at = step.raised(what, times)
+        at = step.shared.raised(what, times)
         return self.teacher.log_prob(at.x, at.t) - self.own.log_prob(at.x, at.t)
 
 
@@ -194,7 +195,7 @@ def networks_of(process, mean):
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_pulls_the_student_to_the_teacher_and_rests_there(name, process):
-    term = build(settings.DistributionMatching(term="distribution_matching", **({"times": TIMES} | SETTINGS[name])))
+    term = build(DistributionMatchingSettings(term="distribution_matching", **({"times": TIMES} | SETTINGS[name])))
     for mean, sign in ((MU, 0), (MU + 0.5, 1), (MU - 0.5, -1)):
         networks = networks_of(process, mean)
         ratio = ExactRatio(networks["teacher"], networks["fake_score"])
@@ -210,7 +211,7 @@ def test_level_weights_make_the_score_identity_the_kl_divergence_of_the_samples(
     """weighting: likelihood has the gradient of KL(student | teacher) to the mean, (m - MU) / S^2."""
     mean = MU + 0.3
     times = UniformTimes(low=1e-3, high=1 - 1e-3)
-    one = settings.DistributionMatching(
+    one = DistributionMatchingSettings(
         term="distribution_matching", gradient="score_identity", weighting="likelihood", times=times
     )
     term = build(one)
@@ -232,7 +233,8 @@ def test_the_chain_samples_the_teacher_and_cancels_its_noise():
 
     def chain(difference, steps, size=0.05):
         start = (draws("z"), draws("e"), one, NU * one)
-        return corrected(lambda z: mean + S * z, difference, *start, draws, steps, size, size)
+        return corrected(lambda z: mean + S * z, difference, *start, draws,
+                         Correction(steps=steps, noise_size=size, latent_size=size))  # fmt: skip
 
     def difference(x, x_t):
         return teacher.predict(x_t, NU).score - own.predict(x_t, NU).score
@@ -259,10 +261,10 @@ def hash_of(name: str) -> int:
 def test_the_normaliser_is_the_inverse_error_and_guidance_covers_its_range():
     x, y = torch.randn(64, 5), torch.randn(64, 5)
     assert torch.allclose(normaliser(x, y), 1 / (x - y).abs().mean(1))
-    term = build(settings.DistributionMatching(term="distribution_matching", guidance={"low": 1.5, "high": 3.0}))
+    term = build(DistributionMatchingSettings(term="distribution_matching", guidance={"low": 1.5, "high": 3.0}))
     drawn_scales = term._guidance(make_step(networks_of(EDM(), MU), n=4096))
     assert 1.5 <= drawn_scales.min() < 1.51 and 2.99 < drawn_scales.max() <= 3
-    fixed = build(settings.DistributionMatching(term="distribution_matching", guidance=2.0))
+    fixed = build(DistributionMatchingSettings(term="distribution_matching", guidance=2.0))
     assert fixed._guidance(make_step(networks_of(EDM(), MU), n=2)) == 2.0
 
 
@@ -273,7 +275,7 @@ def test_random_guidance_pulls_as_its_mean_does():
 
     def gradient(guidance, k: int) -> torch.Tensor:
         own = {"term": "distribution_matching", "weighting": "x0", "guidance": guidance}
-        loss = build(settings.DistributionMatching(**own)).loss(make_step(networks, n=2048, k=k))[0]
+        loss = build(DistributionMatchingSettings(**own)).loss(make_step(networks, n=2048, k=k))[0]
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, networks["student"].parameters())])
 
     drawn, middle, low = zip(*[[gradient(s, k) for s in ({"low": 1.0, "high": 3.0}, 2.0, 1.0)] for k in range(12)],
@@ -286,12 +288,12 @@ def test_random_guidance_pulls_as_its_mean_does():
 
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="correction"):
-        settings.DistributionMatching(term="distribution_matching", correction={}, gradient="score_identity")
+        DistributionMatchingSettings(term="distribution_matching", correction={}, gradient="score_identity")
     with pytest.raises(ValueError, match="lies above"):
-        settings.DistributionMatching(term="distribution_matching", guidance={"low": 3, "high": 1})
+        DistributionMatchingSettings(term="distribution_matching", guidance={"low": 3, "high": 1})
     with pytest.raises(ValueError, match="lies above"):
-        settings.DistributionMatching(term="distribution_matching", ratio_limits=(2, 1))
-    term = build(settings.DistributionMatching(term="distribution_matching", divergence="neyman"))
+        DistributionMatchingSettings(term="distribution_matching", ratio_limits=(2, 1))
+    term = build(DistributionMatchingSettings(term="distribution_matching", divergence="neyman"))
     with pytest.raises(SettingsError, match="adversarial"):
         term.loss(make_step(networks_of(VariancePreserving.cosine(), MU), n=4))
 
@@ -299,7 +301,7 @@ def test_what_does_not_fit_together_is_refused():
 @pytest.mark.parametrize("huber", [None, 0.0, 0.3])
 def test_a_sample_follows_the_scores_by_their_distance_or_by_no_more_than_one(huber):
     """d / D of the squared distance, d / sqrt(|d|^2 + c^2) with c = huber sqrt(D) of the pseudo-Huber one."""
-    term = build(settings.DistributionMatching(term="distribution_matching", huber=huber))
+    term = build(DistributionMatchingSettings(term="distribution_matching", huber=huber))
     source = torch.Generator().manual_seed(0)
     x, d = (torch.randn(5, 3, dtype=torch.float64, generator=source) for _ in range(2))
     (found,) = torch.autograd.grad(term._surrogate(x.requires_grad_(), d), x)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fewstep.diffusion.adapters import Angle
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import Process, like
-from fewstep.objectives import term_union as settings
+from fewstep.objectives.features.settings import FeaturesSettings
 from fewstep.objectives.registry import build
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.training.step.step_context import Step
@@ -39,14 +39,14 @@ def prepared(process: Process, own: tuple[Tensor, ...], theirs: tuple[Tensor, ..
     """(term, step, student's layers) of a student and a teacher with these weights."""
     student, teacher = (Denoiser(Layers(*w), process, "v_prediction", (2,), adapter=Angle()) for w in (own, theirs))
     step = make_step({"student": student, "teacher": teacher, TEACHER_NETWORK: teacher}, n=64, data=samples(64))
-    term = build(settings.Features(term="features", **kwargs))
+    term = build(FeaturesSettings(term="features", **kwargs))
     term.prepare(step, 0)
     return term, step, student.network.blocks
 
 
 def moment(step: Step, term) -> Tensor:
     """M (2, 2): the second moment of the states that the networks see."""
-    x_t, t, _ = step.noised("real", term.settings.times)
+    x_t, t, _ = step.shared.noised("real", term.settings.times)
     process = step.student.process
     u = x_t / like((process.alpha(t).square() + process.sigma(t).square()).sqrt(), x_t)
     return u.T @ u / len(u)

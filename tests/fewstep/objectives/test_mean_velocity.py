@@ -8,21 +8,22 @@ import torch
 
 from fewstep.diffusion.adapters import Angle
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_inputs import ExtraInputs
+from fewstep.diffusion.noise_level_settings import UniformTimes
 from fewstep.diffusion.processes import EDM, Flow, like
-from fewstep.networks.extra_inputs import ExtraInputs, add_inputs
+from fewstep.networks.extra_inputs import add_inputs
+from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.networks.unet_mlp import build as initialised
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.dispersion import dispersion
 from fewstep.objectives.common.distances import per_sample
 from fewstep.objectives.common.flow_coordinates import flow_time, tangent
 from fewstep.objectives.mean_velocity.loss import adaptive, from_derivative, from_parts
-from fewstep.objectives.mean_velocity.settings import Dispersion
+from fewstep.objectives.mean_velocity.settings import Dispersion, MeanVelocitySettings
 from fewstep.objectives.registry import build
-from fewstep.objectives.term_union import Needs
+from fewstep.objectives.term_settings import Needs
 from fewstep.recipes import load_recipe
-from fewstep.training.training_settings import UniformTimes
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,
@@ -68,7 +69,7 @@ class TwoTimes(Denoiser):
 
 
 def term(**options):
-    return build(settings.MeanVelocity(term="mean_velocity", **{"times": TIMES, "instantaneous": 0.5, **options}))
+    return build(MeanVelocitySettings(term="mean_velocity", **{"times": TIMES, "instantaneous": 0.5, **options}))
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
@@ -218,7 +219,7 @@ def test_a_share_of_the_intervals_ends_at_clean_data_with_starts_as_the_times_ar
     step = make_step({"student": TwoTimes(Flow())}, n=8192, data=samples(8))
     step.progress = 0.75
     t, r = built._interval(step)
-    at_end = (r == Flow().t_min) & (step.uniform("instantaneous") >= 0.5)
+    at_end = (r == Flow().t_min) & (step.draws.uniform("instantaneous") >= 0.5)
     whole = at_end & (t == step.grid[0])
     assert abs(at_end.double().mean() - 0.375) < 0.03 and abs((r == t).double().mean() - 0.5) < 0.03
     assert whole.double().mean() >= 0.125 - 0.02
@@ -266,9 +267,14 @@ def test_dispersion_asks_for_no_more_where_features_are_far_apart():
     assert h.grad.abs().max() < 1e-6
 
 
+def of_two_times() -> Denoiser:
+    """An untrained network that takes a second time."""
+    network = initialised(lambda: ResidualMLP((2,)))
+    return add_inputs(Denoiser(network, Flow(), "v_prediction", (2,), adapter=Angle()), ExtraInputs(second_time=True))
+
+
 def test_dispersion_joins_the_loss_with_its_weight():
-    network = add_inputs(initialised(lambda: ResidualMLP((2,))), ExtraInputs(second_time=True))
-    networks = {"student": Denoiser(network, Flow(), "v_prediction", (2,), adapter=Angle())}
+    networks = {"student": of_two_times()}
     step = make_step(networks, n=64, data=samples(64))
     plain, _ = term().loss(step)
     loss, statistics = term(dispersion=Dispersion(weight=0.3, temperature=2.0)).loss(step)
@@ -277,15 +283,14 @@ def test_dispersion_joins_the_loss_with_its_weight():
 
 
 def test_dispersion_is_of_every_block_in_turn_of_chance():
-    network = add_inputs(initialised(lambda: ResidualMLP((2,))), ExtraInputs(second_time=True))
-    student, own = Denoiser(network, Flow(), "v_prediction", (2,), adapter=Angle()), term(dispersion=Dispersion())
+    student, own = of_two_times(), term(dispersion=Dispersion())
     found = []
     for k in range(40):
         step = make_step({"student": student}, n=8, k=k, data=samples(8))
         t, r = own._interval(step)
-        x = student.process.add_noise(step.data, step.normal("noise", like=step.data), t)
+        x = student.process.add_noise(step.batch.data, step.draws.normal("noise", like=step.batch.data), t)
         with torch.no_grad():
-            features = student.features(x, t, None, second=r, every=True)[1]
+            features = predict_with_features(student, x, t, None, second=r, every=True)[1]
         each = [float(dispersion(feature, 1.0)) for feature in features]
         drawn = float(own.loss(step)[1]["dispersion"])
         found.append(min(range(len(each)), key=lambda block, drawn=drawn, each=each: abs(each[block] - drawn)))

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.mmd.loss import KERNELS, gaussian, unbiased
+from fewstep.objectives.mmd.settings import MmdSettings
 from fewstep.objectives.registry import build
 from fewstep.training.step.batches import Sources, TensorData
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
+from fewstep.training.step.step_context import Step, StepSetup
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,
@@ -63,12 +63,13 @@ def step_of(own, n, k, steps, classes=0):
     y = torch.arange(8192) % classes if classes else None
     sources = Sources(data=TensorData(samples(8192), y))
     grid = process.grid(steps).tolist()
-    return Step("student", {"student": own}, grid, sources, Draws(0, 0, k, n, torch.device("cpu")), sampler="ode")
+    setup = StepSetup({"student": own}, grid, sources, sampler="ode")
+    return Step(setup, "student", Draws(0, 0, k, n, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_it_vanishes_in_expectation_at_the_exact_flow_map_and_pulls_the_mean_back(process):
-    term = build(settings.MaximumMeanDiscrepancy(term="mmd", bandwidths=(1.0,)))
+    term = build(MmdSettings(term="mmd", bandwidths=(1.0,)))
     own = student(process, consistency)
     zero(*mean_and_error([term.loss(step_of(own, 256, k, 1))[0].detach() for k in range(16)]))
     own.network.shift.data += 0.3
@@ -82,8 +83,8 @@ def test_the_gradient_goes_through_every_step_of_the_chain():
     step = step_of(own, 4, 0, 2)
     assert step.grid == [1.0, 0.5]
     gain, shift = own.network.gain, own.network.shift
-    step.sampled.sum().backward()
-    z = step.normal("generator")
+    step.shared.sampled.sum().backward()
+    z = step.draws.normal("generator")
 
     def chain(shift):
         x = z
@@ -98,12 +99,12 @@ def test_the_gradient_goes_through_every_step_of_the_chain():
 
 
 def test_with_labels_only_samples_of_one_class_are_compared():
-    term = build(settings.MaximumMeanDiscrepancy(term="mmd", bandwidths=(1.0,)))
+    term = build(MmdSettings(term="mmd", bandwidths=(1.0,)))
     own = student(PROCESSES[1], consistency)
     own.num_classes, own.null_class = 2, None
     step = step_of(own, 64, 0, 1, classes=2)
     value = term.loss(step)[0]
-    x, y, labels = step.sampled, step.data, step._data[1]
+    x, y, labels = step.shared.sampled, step.batch.data, step.batch._data[1]
     scale = float(torch.pdist(y).median())
     total, pairs = 0.0, 0
     for i in range(64):

@@ -8,14 +8,18 @@ import math
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, NativeTimes, UniformTimes
 from fewstep.diffusion.processes import EDM, VariancePreserving
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.adversarial.loss import critic_loss, student_loss
 from fewstep.objectives.common.distances import pseudo_huber, squared
 from fewstep.objectives.consistency.level_pairs import nearer
+from fewstep.objectives.consistency.settings import ConsistencySettings
+from fewstep.objectives.denoising.settings import DenoisingSettings
+from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings
 from fewstep.objectives.distribution_matching.weighting import normaliser
+from fewstep.objectives.flow_matching.settings import FlowMatchingSettings
 from fewstep.objectives.registry import build
-from fewstep.training.training_settings import LogNormalTimes, NativeTimes, UniformTimes
+from fewstep.objectives.regression.settings import RegressionSettings
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,
@@ -57,7 +61,7 @@ def as_type(kind):
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_denoising_is_the_posterior_variance_and_stationary_at_the_exact_denoiser(process, kind):
     times = UniformTimes(low=0.05, high=0.95)
-    term = build(settings.Denoising(term="denoising", times=times))
+    term = build(DenoisingSettings(term="denoising", times=times))
     networks, data = {"student": student(process, as_type(kind), kind)}, samples(1 << 15)
     zero(*gradients(term, networks, data=data))
 
@@ -95,7 +99,7 @@ def test_noise_levels_are_those_asked_for_in_every_process(process):
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_flow_matching_on_data_is_stationary_at_the_exact_denoiser_with_the_known_value(process):
     times = UniformTimes(low=0.05, high=0.95)
-    term = build(settings.FlowMatching(term="flow_matching", source="data", times=times))
+    term = build(FlowMatchingSettings(term="flow_matching", source="data", times=times))
     networks, data = {"student": student(process, as_type("flow_prediction"), "flow_prediction")}, samples(1 << 15)
     zero(*gradients(term, networks, data=data))
     values = []
@@ -109,7 +113,7 @@ def test_flow_matching_on_data_is_stationary_at_the_exact_denoiser_with_the_know
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_reflow_is_zero_at_the_straight_flow_of_the_pairs_and_pulls_back_to_it(process):
-    term = build(settings.FlowMatching(term="flow_matching", source="pairs"))
+    term = build(FlowMatchingSettings(term="flow_matching", source="pairs"))
 
     def straight(x, alpha, sigma):
         noise = (x - alpha * MU) / (alpha * S + sigma)
@@ -126,7 +130,7 @@ def test_reflow_is_zero_at_the_straight_flow_of_the_pairs_and_pulls_back_to_it(p
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_regression_is_zero_at_the_flow_map_and_half_the_variance_at_the_mean(process):
-    term = build(settings.Regression(term="regression"))
+    term = build(RegressionSettings(term="regression"))
     exact = student(process, consistency)
     loss = term.loss(make_step({"student": exact}, n=4096, pairs=Pairs()))[0]
     assert loss < 1e-4 * S**2  # EDM ends at sigma 80, not at infinity
@@ -142,7 +146,7 @@ def test_regression_is_zero_at_the_flow_map_and_half_the_variance_at_the_mean(pr
 
 def test_regression_from_stored_states_uses_their_times():
     process = EDM()
-    term = build(settings.Regression(term="regression", at="states", distance="pseudo_huber"))
+    term = build(RegressionSettings(term="regression", at="states", distance="pseudo_huber"))
     assert term.loss(make_step({"student": student(process, consistency)}, n=512, pairs=States(process)))[0] < 1e-6
     assert term.loss(make_step({"student": student(process, posterior_mean)}, n=512, pairs=States(process)))[0] > 0.01
 
@@ -150,7 +154,7 @@ def test_regression_from_stored_states_uses_their_times():
 def tuning(huber, **levels):
     """Consistency tuning on data, at continuous levels."""
     points = {"kind": "data", "levels": {"kind": "gap", **levels}}
-    return build(settings.Consistency(term="consistency", huber=huber, points=points))
+    return build(ConsistencySettings(term="consistency", huber=huber, points=points))
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
@@ -165,7 +169,7 @@ def test_consistency_at_the_exact_function_vanishes_at_the_stated_order(process)
         term = tuning(huber=1e3, k=0, q=1e6, ratio_cap=cap, times=times)
         networks = {"student": student(process, consistency)}
         step = make_step(networks, n=1 << 15, data=data)
-        x0, noise, t = step.data, step.normal("noise", like=step.data), step.times(times)
+        x0, noise, t = step.batch.data, step.draws.normal("noise", like=step.batch.data), step.times(times)
         nu = step.levels.ratio(t).double()
         r = step.levels.time(nu * cap)
         far, near = (networks["student"].x0(process.add_noise(x0, noise, u), u).detach() for u in (t, r))
@@ -223,7 +227,7 @@ def test_distribution_matching_direction_has_the_closed_form_mean(sigma):
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_distribution_matching_pulls_the_student_to_the_teacher_and_rests_there(process):
-    term = build(settings.DistributionMatching(term="distribution_matching"))
+    term = build(DistributionMatchingSettings(term="distribution_matching"))
     for mean, sign in ((MU, 0), (MU + 0.5, 1), (MU - 0.5, -1)):
         networks = {
             "student": generator_of(process, mean),
@@ -241,7 +245,7 @@ def test_distribution_matching_pulls_the_student_to_the_teacher_and_rests_there(
 def test_fake_score_is_stationary_at_the_denoiser_of_the_students_samples(process):
     """Its loss is the students' denoising: at the exact denoiser of N(m, s^2) the gradient vanishes."""
     m = 1.3
-    term = build(settings.DistributionMatching(term="distribution_matching"))
+    term = build(DistributionMatchingSettings(term="distribution_matching"))
     fake = student(process, lambda x, a, s: posterior_mean(x, a, s, mean=m))
     own = generator_of(process, m)
     own.requires_grad_(False)

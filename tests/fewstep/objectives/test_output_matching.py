@@ -10,18 +10,20 @@ from fewstep.diffusion.adapters import Adapter, Angle
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
 from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.common.distances import high_frequency_error
 from fewstep.objectives.features.loss import feature_error
+from fewstep.objectives.features.settings import FeaturesSettings
 from fewstep.objectives.flow_matching.loss import annealed
+from fewstep.objectives.flow_matching.settings import FlowMatchingSettings
+from fewstep.objectives.output_matching.settings import OutputMatchingSettings
 from fewstep.objectives.registry import build as build_term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.students.student import make_student
+from fewstep.students.student_settings import GuidanceInput, SizeSettings, StudentSettings
 from fewstep.teachers import GaussianMixture
 from fewstep.training.step.batches import ExactData, Sources
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
-from fewstep.training.training_settings import GuidanceInput, SizeSettings, StudentSettings
+from fewstep.training.step.step_context import Step, StepSetup
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import IDS, PROCESSES, Disturbed, Pairs, gradients, make_step
 from tests.fewstep.objectives.gaussian import student as formula_student
@@ -50,13 +52,13 @@ class Guided(Adapter):
 def view(student, teacher, n=256, k=0, **networks) -> Step:
     draws = Draws(0, 0, k, n, torch.device("cpu"))
     everyone = {"student": student, "teacher": teacher, **networks}
-    return Step("student", everyone, [teacher.process.t_max], Sources(data=ExactData(teacher)), draws)
+    return Step(StepSetup(everyone, [teacher.process.t_max], Sources(data=ExactData(teacher))), "student", draws)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_its_optimum_is_the_guided_prediction_in_one_pass(process):
     teacher = pair(process)
-    term = build_term(settings.OutputMatching(term="output_matching", guidance=2.5))
+    term = build_term(OutputMatchingSettings(term="output_matching", guidance=2.5))
     for scale, least in ((2.5, 0.0), (1.0, 1e-3)):
         student = Denoiser(Disturbed(), process, "v_prediction", (2,), 2, 2, Guided(teacher, scale))
         loss = term.loss(view(student, teacher))[0]
@@ -67,7 +69,7 @@ def test_its_optimum_is_the_guided_prediction_in_one_pass(process):
 
 def test_its_optimum_guides_each_condition_by_its_own_scale():
     teacher = GaussianMixture([[0.6, 0.0], [-0.6, 0.3], [0.0, -0.8]], [0.5, 0.7, 0.4], groups=[(0, 1)])
-    term = build_term(settings.OutputMatching(term="output_matching", guidance=[1.5, 3.0]))
+    term = build_term(OutputMatchingSettings(term="output_matching", guidance=[1.5, 3.0]))
     for scales, exact in (((1.5, 3.0), True), (1.5, False), (3.0, False), ((3.0, 1.5), False)):
         student = Denoiser(Disturbed(), VP, "v_prediction", (2,), 3, 3, Guided(teacher, scales), [(0, 1)])
         assert bool(term.loss(view(student, teacher))[0] <= 1e-9) is exact
@@ -75,14 +77,12 @@ def test_its_optimum_guides_each_condition_by_its_own_scale():
 
 def test_a_student_with_the_scale_as_an_input_learns_every_scale_at_once():
     teacher = pair(VP)
-    term = build_term(settings.OutputMatching(term="output_matching", guidance="input"))
-    network = Disturbed()
+    term = build_term(OutputMatchingSettings(term="output_matching", guidance="input"))
     scales = StudentSettings(guidance_input=GuidanceInput(low=1.0, high=5.0, sample=2.0))
-    embedding = make_student(mlp(), scales).denoiser.network.embed_label
-    network.embed_label = embedding  # where a network says which inputs it takes
-    student = Denoiser(network, VP, "v_prediction", (2,), 2, 2, Guided(teacher, None))
+    student = Denoiser(Disturbed(), VP, "v_prediction", (2,), 2, 2, Guided(teacher, None))
+    student.inputs = make_student(mlp(), scales).denoiser.inputs
     step = view(student, teacher)
-    assert step.scale.min() < 1.5 and step.scale.max() > 4.5
+    assert step.batch.scale.min() < 1.5 and step.batch.scale.max() > 4.5
     assert term.loss(step)[0] <= 1e-9
     with pytest.raises(SettingsError, match="guidance_input"):
         term.loss(view(mlp(), teacher))
@@ -101,7 +101,7 @@ def test_features_of_a_copy_cost_nothing_and_of_a_disturbed_one_something(kind):
     else:
         teacher = Denoiser(new_unet(8, 1, 0, (8, 8)), VP, "v_prediction", (1, 8, 8))
         data = torch.randn(32, 1, 8, 8)
-    term = build_term(settings.Features(term="features"))
+    term = build_term(FeaturesSettings(term="features"))
     for spoil, least in ((0.0, 0.0), (0.05, 1e-6)):
         student = copy.deepcopy(teacher)
         with torch.no_grad():
@@ -122,14 +122,14 @@ def test_features_of_different_sizes_are_mapped_by_what_trains_with_the_student(
     size = SizeSettings(width=0.5, depth=0.67)
     student = make_student(teacher, StudentSettings(size=size)).denoiser
     exact = pair(VP)
-    term = build_term(settings.Features(term="features"))
+    term = build_term(FeaturesSettings(term="features"))
     step = view(student, exact, n=64, **{TEACHER_NETWORK: teacher})
     term.prepare(step, 3)
     assert [layer.weight.shape for layer in term.heads["student"]] == [(16, 8)] * 3  # two layers and the middle
     loss = term.loss(step)[0]
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in term.heads["student"].parameters())
-    again = build_term(settings.Features(term="features"))
+    again = build_term(FeaturesSettings(term="features"))
     again.prepare(step, 3)
     assert torch.equal(again.heads["student"][0].weight, term.heads["student"][0].weight)
 
@@ -160,7 +160,7 @@ def test_annealed_reflow_starts_as_flow_matching_and_ends_as_reflow(process):
     def posterior(x, alpha, sigma, mean=0.7, std=0.5):
         return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
 
-    term = build_term(settings.FlowMatching(term="flow_matching", anneal=0.5))
+    term = build_term(FlowMatchingSettings(term="flow_matching", anneal=0.5))
     for progress, formula in ((0.0, posterior), (0.5, straight)):
         networks = {"student": formula_student(process, formula)}
         mean, error = gradients(term, networks, pairs=Pairs(), progress=progress)

@@ -8,13 +8,13 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow
 from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.networks.unet_mlp import build as initialised
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.common.flow_coordinates import flow_time
 from fewstep.objectives.policy_imitation.loss import Policy, hats, mean_weights, weights
+from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings
 from fewstep.objectives.registry import build
 from fewstep.training.step.batches import Sources
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
+from fewstep.training.step.step_context import Step, StepSetup
 from tests.fewstep.objectives.gaussian import IDS, MU, PROCESSES, S, gaussian
 
 TIMES = torch.linspace(0.3, 0.9, 7, dtype=torch.float64)
@@ -65,12 +65,13 @@ def test_the_loss_vanishes_at_the_exact_policy_with_the_fourth_power_of_the_anch
     teacher = gaussian(process)
     losses = []
     for count in (9, 17):
-        term = build(settings.PolicyImitation(term="policy_imitation", anchors=count, least=0.1, compared=compared))
-        step = Step("student", {"student": teacher, "teacher": teacher}, [process.t_max], Sources(),
-                    Draws(0, 0, 0, 4096, torch.device("cpu")))  # fmt: skip
+        term = build(PolicyImitationSettings(term="policy_imitation", anchors=count, least=0.1, compared=compared))
+        setup = StepSetup({"student": teacher, "teacher": teacher}, [process.t_max], Sources())
+        step = Step(setup, "student", Draws(0, 0, 0, 4096, torch.device("cpu")))
         start = float(flow_time(process, torch.tensor([process.t_max])))
         last = torch.tensor(process.t_max, dtype=torch.float64)
-        y = step.start(step.normal("generator")).double() / float(process.alpha(last) + process.sigma(last))
+        y = step.shared.start(step.draws.normal("generator")).double()
+        y = y / float(process.alpha(last) + process.sigma(last))
         exact = Policy(y, exact_anchors(y, start, 0.0, count), start, 0.0)
         monkeypatch.setattr(term, "_policy", lambda _step, exact=exact: exact)
         losses.append(float(term.loss(step)[0]))
@@ -80,13 +81,13 @@ def test_the_loss_vanishes_at_the_exact_policy_with_the_fourth_power_of_the_anch
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_predictions_of_x0_are_compared_as_velocities_are_by_the_square_of_the_flow_time(process, monkeypatch):
     teacher, u = gaussian(process), torch.tensor(0.4, dtype=torch.float64)
-    step = Step("student", {"student": teacher, "teacher": teacher}, [process.t_max], Sources(),
-                Draws(0, 0, 0, 64, torch.device("cpu")))  # fmt: skip
-    monkeypatch.setattr(step, "uniform", lambda name: torch.full((64,), float(u)))
+    setup = StepSetup({"student": teacher, "teacher": teacher}, [process.t_max], Sources())
+    step = Step(setup, "student", Draws(0, 0, 0, 64, torch.device("cpu")))
+    monkeypatch.setattr(step.draws, "uniform", lambda name: torch.full((64,), float(u)))
     y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     off, losses = Policy(y, torch.zeros(64, 3, 2, dtype=torch.float64), 1.0, 0.0), {}
     for compared in ("velocity", "x0"):
-        term = build(settings.PolicyImitation(term="policy_imitation", states=1, least=1e-12, compared=compared))
+        term = build(PolicyImitationSettings(term="policy_imitation", states=1, least=1e-12, compared=compared))
         monkeypatch.setattr(term, "_policy", lambda _step: off)
         losses[compared] = term.loss(step)[0].double()
     torch.testing.assert_close(losses["x0"], u.square() * losses["velocity"], rtol=1e-4, atol=0)
@@ -103,17 +104,17 @@ def networks(process):
 def test_a_policy_of_either_network_lands_on_the_students_own_next_state(number, steps):
     process = Flow()
     own = networks(process)[number].requires_grad_(False)
-    term = build(settings.PolicyImitation(term="policy_imitation", anchors=5))
-    step = Step("student", {"student": own, "teacher": own}, process.grid(steps).tolist(), Sources(),
-                Draws(0, 0, 0, 6, torch.device("cpu")), sampler="ode")  # fmt: skip
+    term = build(PolicyImitationSettings(term="policy_imitation", anchors=5))
+    setup = StepSetup({"student": own, "teacher": own}, process.grid(steps).tolist(), Sources(), "ode")
+    step = Step(setup, "student", Draws(0, 0, 0, 6, torch.device("cpu")))
     term.prepare(step, 0)
     assert not term.heads["student"](torch.zeros_like(_head_input(term, own))).any()
     torch.nn.init.normal_(term.heads["student"].weight, std=0.1)
     made = term._policy(step)
-    prediction = own.predict(step.exit_state, step.full(step.grid[step.exit]), step.condition)
+    prediction = own.predict(step.shared.exit_state, step.draws.full(step.grid[step.shared.exit]), step.batch.condition)
     end = torch.full((6,), max(made.end, 1e-7), dtype=torch.float64)
     assert (made.anchors.std(1) > 1e-3).any()
-    there = process.add_noise(prediction.x0, prediction.epsilon, step.full(made.end))
+    there = process.add_noise(prediction.x0, prediction.epsilon, step.draws.full(made.end))
     torch.testing.assert_close(made.state(end), there, rtol=1e-3, atol=1e-3)
 
 
@@ -125,10 +126,10 @@ def _head_input(term, own):
 def test_the_gradient_reaches_student_and_head_and_lowers_the_loss():
     process = Flow()
     own = networks(process)[0].requires_grad_(True)
-    step = Step("student", {"student": own, "teacher": gaussian(process)}, [1.0], Sources(),
-                Draws(0, 0, 0, 256, torch.device("cpu")))  # fmt: skip
-    step.__dict__["condition"] = None
-    term = build(settings.PolicyImitation(term="policy_imitation", dropout=0.05))
+    setup = StepSetup({"student": own, "teacher": gaussian(process)}, [1.0], Sources())
+    step = Step(setup, "student", Draws(0, 0, 0, 256, torch.device("cpu")))
+    step.batch.__dict__["condition"] = None
+    term = build(PolicyImitationSettings(term="policy_imitation", dropout=0.05))
     term.prepare(step, 0)
     before, statistics = term.loss(step)
     assert statistics["deviation"] == 0

@@ -7,9 +7,9 @@ is MU + c (x0 + nu n - MU) with c = S^2 / (S^2 + nu^2), so a sample misses it by
 import pytest
 import torch
 
-from fewstep.objectives import term_union as settings
+from fewstep.diffusion.noise_level_settings import UniformTimes
 from fewstep.objectives.registry import build
-from fewstep.training.training_settings import UniformTimes
+from fewstep.objectives.regression.settings import RegressionSettings
 from tests.fewstep.objectives.gaussian import (
     IDS,
     MU,
@@ -27,7 +27,7 @@ TIMES = UniformTimes(low=0.1, high=0.8)
 
 def found_and_expected(process, mean, std, weighting, steps=48, n=512):
     """(K, 4) of loss and gradients to shift (2) and gain, over K batches: the term's and the closed form's."""
-    term = build(settings.Regression(term="regression", at="samples", weighting=weighting, times=TIMES))
+    term = build(RegressionSettings(term="regression", at="samples", weighting=weighting, times=TIMES))
     networks = {"student": generator_of(process, mean, std), "teacher": gaussian(process)}
     found, expected = [], []
     for k in range(steps):
@@ -36,7 +36,7 @@ def found_and_expected(process, mean, std, weighting, steps=48, n=512):
         parts = torch.autograd.grad(loss, list(networks["student"].network.parameters()))
         found.append(torch.cat([loss.detach().reshape(1), *(part.reshape(-1) for part in parts)]).double())
 
-        nu = step.levels.ratio(step.noised("fake", TIMES)[1]).double()
+        nu = step.levels.ratio(step.shared.noised("fake", TIMES)[1]).double()
         weight = 1 / (1 + nu**2).sqrt() if weighting == "alpha" else torch.ones_like(nu)
         c, off = S**2 / (S**2 + nu**2), mean - MU
         value = 0.5 * (weight * ((1 - c) ** 2 * (off**2 + std**2) + (c * nu) ** 2)).mean()

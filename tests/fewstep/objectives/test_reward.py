@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fewstep.diffusion.processes import EDM
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.registry import build
+from fewstep.objectives.reward.settings import RewardSettings
 from fewstep.teachers import GaussianMixture
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import MU, gaussian, generator_of, make_step
@@ -13,7 +13,7 @@ from tests.fewstep.objectives.gaussian import MU, gaussian, generator_of, make_s
 
 def prepared(reward: dict, clamp=None, n=512):
     """(term, step) with the student at N(MU, S^2)."""
-    term = build(settings.Reward(term="reward", reward=reward, clamp=clamp))
+    term = build(RewardSettings(term="reward", reward=reward, clamp=clamp))
     step = make_step({"student": generator_of(EDM(), MU), "teacher": gaussian(EDM())}, n=n)
     term.prepare(step, 0)
     return term, step
@@ -32,7 +32,7 @@ def test_a_clamped_reward_stops_pulling_where_it_is_attained():
     term, step = prepared({"kind": "linear", "direction": [1.0, 0.0]}, clamp=MU, n=4096)
     loss, _ = term.loss(step)
     (gradient,) = torch.autograd.grad(loss, step.student.network.shift)
-    below = (step.generated[:, 0] < MU).float().mean()
+    below = (step.shared.generated[:, 0] < MU).float().mean()
     assert torch.allclose(gradient[0], -below) and 0.45 < below < 0.55
 
 
@@ -43,12 +43,12 @@ def double(x, condition):
 
 def test_a_python_function_is_imported_or_refused():
     term, step = prepared({"kind": "python", "function": f"{__name__}:double"})
-    assert torch.allclose(-term.loss(step)[0], 2 * step.generated.sum(1).mean())
+    assert torch.allclose(-term.loss(step)[0], 2 * step.shared.generated.sum(1).mean())
     for name in ("no_such_module:f", f"{__name__}:nothing"):
         with pytest.raises(SettingsError, match="cannot import"):
             prepared({"kind": "python", "function": name})
     with pytest.raises(ValueError, match="pattern"):
-        settings.Reward(term="reward", reward={"kind": "python", "function": "no colon"})
+        RewardSettings(term="reward", reward={"kind": "python", "function": "no colon"})
 
 
 def test_the_classifier_of_a_mixture_is_its_posterior():
@@ -62,15 +62,15 @@ def test_the_classifier_of_a_mixture_is_its_posterior():
     (gradient,) = torch.autograd.grad(teacher.log_posterior(far)[0, 0], far)
     assert torch.allclose(gradient, torch.tensor([[8.0, 0.0]]))
 
-    term = build(settings.Reward(term="reward", reward={"kind": "classifier"}))
+    term = build(RewardSettings(term="reward", reward={"kind": "classifier"}))
     own = GaussianMixture([[1.0, 0.0], [-1.0, 0.0]], 0.5)
     step = make_step({"student": own, "teacher": teacher}, n=256)
     term.prepare(step, 0)
-    condition = step.condition
+    condition = step.batch.condition
     assert set(condition.tolist()) == {0, 1}
-    found = teacher.log_posterior(step.generated)[torch.arange(256), condition]
+    found = teacher.log_posterior(step.shared.generated)[torch.arange(256), condition]
     assert torch.allclose(term.loss(step)[1]["reward"].double(), found.mean())
-    step.__dict__["condition"] = torch.full_like(condition, 2)  # the null label
+    step.batch.__dict__["condition"] = torch.full_like(condition, 2)  # the null label
     assert term.loss(step)[0] == 0
 
 

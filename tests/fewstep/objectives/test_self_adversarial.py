@@ -1,16 +1,20 @@
 """Self-adversarial flows against closed forms, and negative times as an input of both networks."""
 
+import copy
+
 import pytest
 import torch
 
 from fewstep.diffusion.adapters import Angle
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_inputs import ExtraInputs
 from fewstep.diffusion.processes import Flow, like
-from fewstep.networks.extra_inputs import ExtraInputs, add_inputs
+from fewstep.networks.extra_inputs import add_inputs
+from fewstep.networks.folding import fold_additions
 from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.networks.unet_mlp import build as initialised
-from fewstep.objectives import term_union as settings
 from fewstep.objectives.registry import build
+from fewstep.objectives.self_adversarial.settings import SelfAdversarialSettings
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import (
     IDS,
@@ -44,14 +48,14 @@ class Twin(Denoiser):
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_at_equal_distributions_nothing_pulls_and_the_own_flow_has_the_known_error(process):
     networks = {"student": Twin(process)}
-    term = build(settings.SelfAdversarial(term="self_adversarial", delay=0.0))
+    term = build(SelfAdversarialSettings(term="self_adversarial", delay=0.0))
     mean, _ = gradients(term, networks, steps=2)
     assert mean.abs().max() < 1e-6
     values = []
     for k in range(16):
         step = make_step(networks, n=1024, k=k)
         statistics = term.loss(step)[1]
-        _, t, _ = step.noised("fake", term.settings.times)
+        _, t, _ = step.shared.noised("fake", term.settings.times)
         a, s = process.alpha(t.double()), process.sigma(t.double())
         values.append(statistics["own"] - ((a + s) ** 2 * S**2 / (a**2 * S**2 + s**2)).mean())
     zero(*mean_and_error(values))
@@ -61,7 +65,7 @@ def test_at_equal_distributions_nothing_pulls_and_the_own_flow_has_the_known_err
 def test_samples_beside_the_data_are_pulled_to_them(process):
     for mean in (MU + 0.4, MU - 0.4):
         own = Twin(process, mean)
-        term = build(settings.SelfAdversarial(term="self_adversarial"))
+        term = build(SelfAdversarialSettings(term="self_adversarial"))
         step = make_step({"student": own}, n=512)
         loss, statistics = term.loss(step)
         assert loss == statistics["own"]
@@ -80,12 +84,12 @@ def test_negative_times_start_without_effect_differ_once_trained_and_leave_the_e
     before = own.predict(x, t).x0
     with pytest.raises(SettingsError, match="negative_time"):
         own.predict(x, t, negative=True)
-    add_inputs(network, ExtraInputs(second_time=True, negative=True))
+    add_inputs(own, ExtraInputs(second_time=True, negative=True))
     assert torch.equal(own.predict(x, t, negative=True).x0, before) and torch.equal(own.predict(x, t).x0, before)
     (network.embed_label if name == "mlp" else network.class_embedding).negative.weight.data.fill_(0.3)
     assert torch.equal(own.predict(x, t).x0, before) and not torch.equal(own.predict(x, t, negative=True).x0, before)
-    again = Denoiser.described(own.describe(), new_unet(8, 1, 3) if name == "unet" else ResidualMLP((2,), 4))
-    assert again.inputs.negative
-    folded = own.plain()
+    again = Denoiser.described(own.describe(), copy.deepcopy(network))
+    assert again.inputs.negative and torch.equal(again.predict(x, t).x0, before)
+    folded = fold_additions(own)
     assert not folded.inputs
     torch.testing.assert_close(folded.predict(x, t).x0, before)

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, NativeTimes, UniformTimes
+from fewstep.diffusion.noise_levels import distribution
 from fewstep.diffusion.processes import Flow
-from fewstep.objectives import term_union as settings
+from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings
 from fewstep.objectives.registry import build
 from fewstep.recipes import parse_recipe
-from fewstep.training.step.noise_levels import distribution
 from fewstep.training.step.renoise import raise_level
-from fewstep.training.training_settings import LogNormalTimes, NativeTimes, UniformTimes
 from fewstep.util.errors import SettingsError
 from tests.fewstep.objectives.gaussian import (
     IDS,
@@ -104,12 +104,12 @@ def test_with_fresh_noise_the_clean_samples_themselves_are_noised_within_the_int
     seen = set()
     for k in range(8):
         step = make_step({"student": own}, n=64, k=k, role="fake_score", grid=grid, sampler="renoise")
-        at = step.raised("phases", TIMES)
-        low, high = [*grid[1:], process.t_min][step.exit], grid[step.exit]
-        assert torch.equal(at.x0, step.generated) and torch.equal(at.weight, torch.ones(64))
+        at = step.shared.raised("phases", TIMES)
+        low, high = [*grid[1:], process.t_min][step.shared.exit], grid[step.shared.exit]
+        assert torch.equal(at.x0, step.shared.generated) and torch.equal(at.weight, torch.ones(64))
         assert torch.allclose(at.x, process.add_noise(at.x0, at.noise, at.t))
         assert bool(((at.t >= low - 1e-5) & (at.t <= high + 1e-5)).all())
-        seen.add(step.exit)
+        seen.add(step.shared.exit)
     assert seen == {0, 1}
 
 
@@ -118,14 +118,14 @@ def test_states_between_deterministic_steps_rest_at_the_teachers_flow(process):
     """The student's state after each step has the teacher's marginal, so its scores agree and nothing pulls; the fake
     score's regression rests at the teacher's denoiser. Moved predictions are pulled back."""
     own, grid = two_steps(process)
-    term = build(settings.DistributionMatching(term="distribution_matching", at="phases", times=TIMES))
+    term = build(DistributionMatchingSettings(term="distribution_matching", at="phases", times=TIMES))
     fake = student(process, posterior_mean)
     found, seen = [], set()
     for k in range(48):
         step = make_step({"student": own, "fake_score": fake}, n=512, k=k, role="fake_score", grid=grid, sampler="ode")
         parts = torch.autograd.grad(term.loss(step)[0], list(fake.network.parameters()))
         found.append(torch.cat([p.reshape(-1) for p in parts]))
-        level, t = step.exit, step.levels.ratio(step.raised("phases", TIMES).t)
+        level, t = step.shared.exit, step.levels.ratio(step.shared.raised("phases", TIMES).t)
         seen.add(level)
         assert level or t.min() > 0.99
         assert not level or t.max() < 1.01
@@ -136,7 +136,7 @@ def test_states_between_deterministic_steps_rest_at_the_teachers_flow(process):
     states = {}
     for k in range(8):
         step = make_step({"student": own, "teacher": gaussian(process)}, n=4096, k=k, grid=grid, sampler="ode")
-        states[step.exit] = step._after(step._exit_prediction, step.exit).detach()
+        states[step.shared.exit] = step.shared._after(step.shared._exit_prediction, step.shared.exit).detach()
     end = states[1].mean() - MU  # clean: what remains of the first step's shift, and all of the second's
     assert end > 0.2
     fakes = gaussian(process, MU + 0.2)
@@ -156,12 +156,12 @@ def test_a_later_step_is_given_what_the_round_says(inputs):
     for k in range(6):
         step = make_step({"student": own}, n=n, k=k, grid=grid, inputs=inputs, data=samples(n, mean=means["data"]),
                          pairs=Pairs(mean=means["pairs"]))  # fmt: skip
-        seen.add(step.exit)
-        state, t = step.exit_state, torch.tensor(grid[step.exit])
+        seen.add(step.shared.exit)
+        state, t = step.shared.exit_state, torch.tensor(grid[step.shared.exit])
         alpha, sigma = Flow().alpha(t), Flow().sigma(t)
-        variance = float(alpha**2 * S**2 + sigma**2) if step.exit else 1.0
+        variance = float(alpha**2 * S**2 + sigma**2) if step.shared.exit else 1.0
         off = state.double().mean() - float(alpha) * means[inputs]
-        assert abs(float(off)) < 4.5 * (variance / state.numel()) ** 0.5, (step.exit, off)
+        assert abs(float(off)) < 4.5 * (variance / state.numel()) ** 0.5, (step.shared.exit, off)
         assert float(state.var()) == pytest.approx(variance, rel=0.05)
     assert seen == {0, 1}
 

@@ -16,7 +16,7 @@ from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
 from fewstep.students.export import export_student, is_stock, load_student
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import Student, make_student
-from fewstep.training.training_settings import StudentSettings
+from fewstep.students.student_settings import StudentSettings
 from fewstep.util.errors import SettingsError
 
 VP = VariancePreserving.cosine()

@@ -10,9 +10,9 @@ from fewstep.diffusion.randomness import noise as keyed_noise
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import Student, make_student
+from fewstep.students.student_settings import StudentSettings
 from fewstep.teachers import GaussianMixture
 from fewstep.training.roles.fresh_networks import fresh_network
-from fewstep.training.training_settings import StudentSettings
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
 

@@ -1,4 +1,4 @@
-"""What test_world.py has one process do, and one of several: started with folder, rank, size and meeting point."""
+"""What test_distributed.py has each process of a group do: started with folder, rank, size and meeting point."""
 
 import sys
 import traceback
@@ -11,7 +11,7 @@ from torch import distributed
 
 from fewstep.conformance.problems import Problem
 from fewstep.recipes import Overrides, Recipe, load_recipe, parse_recipe, recipe_names
-from fewstep.training import Distillation
+from fewstep.training import Distillation, RunOptions
 from fewstep.training.loss_meter import Figures
 from fewstep.training.roles import fit_network
 from fewstep.training.round_trainer import RoundTrainer
@@ -43,8 +43,8 @@ def distillation(name: str, folder: Path, seed: int = 0, **overrides) -> Distill
     fit_network.fit.__defaults__ = ("cpu", 2)
     teacher = Problem("ring").teacher()
     sets = TrajectorySettings(count=16, steps=2, record_size=8)
-    return Distillation(recipe, teacher, images=BATCH, seed=seed, folder=folder, data=ExactData(teacher),
-                        trajectories=sets)  # fmt: skip
+    options = RunOptions(images=BATCH, seed=seed, folder=folder)
+    return Distillation(recipe, teacher, options, data=ExactData(teacher), trajectories=sets)
 
 
 def gradients(name: str, folder: Path) -> dict[str, torch.Tensor]:
@@ -69,16 +69,16 @@ def gradients(name: str, folder: Path) -> dict[str, torch.Tensor]:
 def disturb(trainer: RoundTrainer) -> None:
     """Moves every trained weight a little, the same in every process."""
     source = torch.Generator().manual_seed(0)
-    for optimiser in trainer.optimisers.values():
+    for optimiser in trainer.state.optimisers.values():
         for parameter in optimiser.parameters:
             parameter += 0.02 * torch.randn(parameter.shape, generator=source, dtype=parameter.dtype)
 
 
 def turn(trainer: RoundTrainer, step: int, role: str) -> dict[str, torch.Tensor]:
     """Gradients by parameter of one turn, which leaves the weights as they are."""
-    for other, optimiser in trainer.optimisers.items():
+    for other, optimiser in trainer.state.optimisers.items():
         optimiser.train(other == role)
-    own = trainer.optimisers[role]
+    own = trainer.state.optimisers[role]
     own.step = lambda progress, norm: None
     trainer._step(step, role, Figures(trainer.where))
     found = {name: p.grad.clone() for name, p in zip(own.names, own.parameters, strict=True) if p.grad is not None}

@@ -9,7 +9,7 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
 from fewstep.recipes import Overrides, Recipe, load_recipe
 from fewstep.teachers import new_unet
-from fewstep.training import Distillation, TensorData
+from fewstep.training import Distillation, RunOptions, TensorData
 from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
@@ -52,10 +52,11 @@ def tiny(name: str, **overrides) -> Recipe:
 
 def run(recipe: Recipe, folder: Path, images: int = 24 * BATCH, **kwargs) -> Distillation:
     """A run with checkpoints every six batches."""
-    settings = {"data": data(), "pairs": Pairs(), "seed": 5, "checkpoint_images": 6 * BATCH, **kwargs}
-    own = settings.pop("teacher", None) or teacher()
+    sources = {"data": kwargs.pop("data", data()), "pairs": kwargs.pop("pairs", Pairs())}
+    own = kwargs.pop("teacher", None) or teacher()
+    options = RunOptions(images, folder=folder, **{"seed": 5, "checkpoint_images": 6 * BATCH, **kwargs})
     sets = TrajectorySettings(count=16, steps=2, record_size=8)
-    return Distillation(recipe, own, images=images, folder=folder, trajectories=sets, **settings)
+    return Distillation(recipe, own, options, trajectories=sets, **sources)
 
 
 def finish(job: Distillation, on_progress=None) -> dict[str, torch.Tensor]:

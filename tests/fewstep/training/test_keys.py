@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fewstep.recipes
-from fewstep.objectives.term_union import TermSettings
+from fewstep.objectives.term_settings import TermSettings
 from fewstep.recipes import Overrides, parse_recipe, recipe_names
 from fewstep.util.config import Strict
 from tests.fewstep.training.small import BATCH, finish, run, tiny

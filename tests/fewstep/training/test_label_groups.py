@@ -9,14 +9,14 @@ from fewstep.diffusion.processes import VariancePreserving
 from fewstep.recipes import parse_recipe
 from fewstep.students.export import export_student, load_student
 from fewstep.students.student import Student, make_student
+from fewstep.students.student_settings import StudentSettings
 from fewstep.teachers import GaussianMixture, load_teacher, new_unet, save_teacher
 from fewstep.training import distill
 from fewstep.training.roles.fresh_networks import fresh_network
 from fewstep.training.roles.multi_student import route
 from fewstep.training.step.batches import ExactData, Sources
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
-from fewstep.training.training_settings import StudentSettings
+from fewstep.training.step.step_context import Step, StepSetup
 from fewstep.util.errors import SettingsError
 
 GROUPS = [(0, 1), (2, 3)]
@@ -38,8 +38,8 @@ def test_exact_samples_have_every_label_that_they_may_have():
 def test_dropped_conditions_leave_the_group_as_often_as_nothing():
     one = teacher()
     networks, draws = {"student": fresh_network(one, 0)}, Draws(0, 0, 0, 8192, torch.device("cpu"))
-    step = Step("student", networks, [1.0], Sources(), draws)
-    whole, left = step.condition, step.dropped_condition(0.5)
+    step = Step(StepSetup(networks, [1.0], Sources()), "student", draws)
+    whole, left = step.batch.condition, step.batch.dropped_condition(0.5)
     assert set(whole.tolist()) == {0, 1, 2, 3}
     shares = [float((left == labels).float().mean()) for labels in (whole, one.with_conditions(whole, 1), 4)]
     assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.03)
@@ -50,8 +50,8 @@ def test_students_that_share_the_classes_take_groups_with_the_first_of_them():
     assert route(one, 2) == [0, 0, 1, 1, 0, 0, 1]
     for labels in ((0, 1, 4, 5), (2, 3, 6)):  # drawn where a round reads neither data nor pairs
         networks, draws = {"student": fresh_network(one, 0)}, Draws(0, 0, 0, 512, torch.device("cpu"))
-        step = Step("student", networks, [1.0], Sources(None, None, 0.5, labels), draws)
-        assert set(step.condition.tolist()) == set(labels)
+        step = Step(StepSetup(networks, [1.0], Sources(None, None, 0.5, labels)), "student", draws)
+        assert set(step.batch.condition.tolist()) == set(labels)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
@@ -64,10 +64,11 @@ def test_labels_may_be_of_any_integer_type(dtype):
 def test_a_student_that_is_told_one_scale_is_not_guided_by_several():
     told = StudentSettings(guidance_input={"low": 1, "high": 4, "sample": 2})
     student = make_student(fresh_network(teacher(), 0), told)
-    step = Step("student", {"student": student.denoiser}, [1.0], Sources(), Draws(0, 0, 0, 8, torch.device("cpu")))
+    setup = StepSetup({"student": student.denoiser}, [1.0], Sources())
+    step = Step(setup, "student", Draws(0, 0, 0, 8, torch.device("cpu")))
     with pytest.raises(SettingsError, match="1.5, 3 is several scales, and the student is told one"):
-        step.guidance((1.5, 3.0))
-    assert step.guidance(2.0) is step.scale
+        step.batch.guidance((1.5, 3.0))
+    assert step.batch.guidance(2.0) is step.batch.scale
 
 
 def test_one_pass_learns_what_three_make_of_two_scales():

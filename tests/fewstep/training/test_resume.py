@@ -99,7 +99,7 @@ def test_killed_and_continued_is_the_same(name, tmp_path):
 def distilled(folder: Path | None, on_progress=lambda *_: None) -> dict:
     """Weights of the student that distill() makes in five rounds of six batches; on_progress: round, images done."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "Distillation", partial(api.Distillation, checkpoint_images=2 * BATCH))
+        patch.setattr(api, "RunOptions", partial(api.RunOptions, checkpoint_images=2 * BATCH))
         patch.setattr(api, "_printer", lambda _, index: lambda done, *_: on_progress(index + 1, done))
         student = api.distill(tiny("progressive"), teacher(), data=small.data(), images=30 * BATCH, seed=5,
                               device="cpu", workdir=folder, progress=True)  # fmt: skip

@@ -5,13 +5,13 @@ import torch
 
 from fewstep.objectives.regression.loss import Regression
 from fewstep.recipes import parse_recipe
+from fewstep.recipes.training_settings import OptimiserSettings
 from fewstep.teachers import GaussianMixture
-from fewstep.training import RoundTrainer, Sources
+from fewstep.training import RoundTrainer, RunOptions, Sources
 from fewstep.training.loss_meter import Figures
 from fewstep.training.optimiser import rate
 from fewstep.training.roles.fit_network import fit
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.training_settings import OptimiserSettings
 from fewstep.util.errors import NonFinite, SettingsError
 from tests.fewstep.training.small import BATCH, RECIPES, Pairs, data, finish, run, teacher, tiny
 
@@ -23,7 +23,7 @@ def test_one_and_two_parts_of_a_batch_give_the_same_gradients(name):
         trainer = trainer_of(name, accumulate=parts, precision="float32")
         for k in range(len(trainer.cycle)):
             take_turn(trainer, k, update=False)
-        found.append({(r, n): p.grad.clone() for r, o in trainer.optimisers.items()
+        found.append({(r, n): p.grad.clone() for r, o in trainer.state.optimisers.items()
                       for n, p in zip(o.names, o.parameters, strict=True) if p.grad is not None})  # fmt: skip
     assert found[0].keys() == found[1].keys() and len(found[0]) > 40
     size = max(float(value.abs().max()) for value in found[0].values())
@@ -41,7 +41,7 @@ def test_terms_that_read_data_and_pairs_in_one_round_have_the_labels_of_what_the
         recipe["rounds"] = [{"terms": [terms[k] for k in used], "turns": turns}]
         trainer = trainer_of(parse_recipe(recipe, "x"))
         take_turn(trainer, 0, update=False)
-        grads = {n: p.grad for n, p in trainer.networks["student"].named_parameters()}
+        grads = {n: p.grad for n, p in trainer.state.networks["student"].named_parameters()}
         found.append({n: grad.clone() for n, grad in grads.items() if grad is not None})
     both, pairs, data = found
     assert both.keys() == pairs.keys() == data.keys() and len(both) > 20
@@ -58,15 +58,14 @@ def trainer_of(recipe, **overrides) -> RoundTrainer:
     sources = Sources(data=data() if needs.data else None, pairs=Pairs() if needs.pairs else None)
     finest = torch.linspace(1, 0, recipe.finest + 1)[:-1].tolist()
     grid = finest[:: recipe.finest // recipe.rounds[0].times_steps]
-    return RoundTrainer(recipe, 0, networks, grid, sources, images=12 * BATCH, seed=3, finest=finest)
+    return RoundTrainer(recipe, 0, networks, grid, sources, RunOptions(images=12 * BATCH, seed=3), finest=finest)
 
 
 def take_turn(trainer: RoundTrainer, k: int, update: bool = True, figures: Figures | None = None) -> None:
     role = trainer.cycle[k]
-    for other, optimiser in trainer.optimisers.items():
-        optimiser.train(other == role)
+    trainer.state.train_only(role)
     if not update:
-        trainer.optimisers[role].step = lambda progress, norm: None
+        trainer.state.optimisers[role].step = lambda progress, norm: None
     trainer._step(k, role, figures or _Ignore())
 
 
@@ -117,12 +116,12 @@ def test_a_gradient_that_is_not_finite_is_laid_at_its_term_and_nothing_of_the_st
     trainer = trainer_of("dmd2", accumulate=parts, precision="float32")
     for k in odd:
         steep(trainer.terms[k])
-    start = {name: value.clone() for name, value in trainer._weights().items()}
+    start = {name: value.clone() for name, value in trainer.state.weights().items()}
     with pytest.raises(NonFinite, match=f"dmd2, round 1, step 5: the gradient of {named} of role 'student' is nan"):
         take_turn(trainer, 5, figures=Figures(trainer.where))
-    assert all(torch.equal(value, start[name]) for name, value in trainer._weights().items())
-    assert not trainer.optimisers["student"].state()
-    assert all(p.grad is None for p in trainer.optimisers["student"].parameters)
+    assert all(torch.equal(value, start[name]) for name, value in trainer.state.weights().items())
+    assert not trainer.state.optimisers["student"].state()
+    assert all(p.grad is None for p in trainer.state.optimisers["student"].parameters)
 
 
 def test_where_a_gradient_cannot_be_computed_anew_all_terms_of_the_turn_are_named():
@@ -157,9 +156,10 @@ def test_the_fit_of_a_closed_form_teacher_stops_where_it_is_not_finite():
 
 def test_turns_train_their_own_role_only_and_the_teacher_never_changes():
     trainer = trainer_of("dmd2")
-    networks = trainer.networks
+    networks = trainer.state.networks
     assert trainer.cycle == ["fake_score"] * 5 + ["student"]
-    assert len(trainer.optimisers["fake_score"].modules) == 2  # the network and the adversarial head share one turn
+    # the network and the adversarial head share one turn
+    assert len(trainer.state.optimisers["fake_score"].modules) == 2
 
     def weights():
         return {role: {n: v.clone() for n, v in net.state_dict().items()} for role, net in networks.items()}
@@ -180,9 +180,9 @@ def test_turns_train_their_own_role_only_and_the_teacher_never_changes():
 def test_terms_share_network_calls_within_a_step():
     trainer, counts = trainer_of("dmd2"), {}
     for role, k in (("fake_score", 0), ("student", 5)):
-        before = {name: net.evaluations for name, net in trainer.networks.items()}
+        before = {name: net.evaluations for name, net in trainer.state.networks.items()}
         take_turn(trainer, k)
-        counts[role] = {name: net.evaluations - before[name] for name, net in trainer.networks.items()}
+        counts[role] = {name: net.evaluations - before[name] for name, net in trainer.state.networks.items()}
     assert counts["student"] == {"student": 1, "teacher": 1, "fake_score": 1, "teacher_network": 0}
     assert counts["fake_score"] == {"student": 1, "teacher": 0, "fake_score": 2, "teacher_network": 0}
 
@@ -195,7 +195,7 @@ def test_terms_share_network_calls_within_a_step():
 def test_frozen_networks_have_a_graph_only_where_a_term_differentiates_through_them(name, through):
     """In the student's turn: to the input of adversarial features (DMD2, LADD) and of the score identity (SiD)."""
     trainer, found = trainer_of(name), set()
-    for role, denoiser in trainer.networks.items():
+    for role, denoiser in trainer.state.networks.items():
         if role != "student":
             denoiser.network.register_forward_hook(
                 lambda _m, _i, output, role=role: found.add(role) if output[0].requires_grad else None
@@ -241,9 +241,10 @@ def test_autocast_changes_the_step_a_little_and_weights_stay_float32(precision, 
     trainer = trainer_of("kd", precision=precision)
     assert trainer.precision == precision
     take_turn(trainer, 0)
-    assert all(value.dtype == torch.float32 for value in trainer.networks["student"].parameters())
+    assert all(value.dtype == torch.float32 for value in trainer.state.networks["student"].parameters())
     plain = trainer_of("kd", precision="float32")
     take_turn(plain, 0)
-    pairs = zip(trainer.networks["student"].parameters(), plain.networks["student"].parameters(), strict=True)
+    students = (own.state.networks["student"].parameters() for own in (trainer, plain))
+    pairs = zip(*students, strict=True)
     apart = max(float((a - b).detach().abs().max()) for a, b in pairs)
     assert (apart == 0) == (precision == "float32") and apart < 1e-2

@@ -287,7 +287,7 @@ def test_the_promotion_flow_decides_and_rollback_undoes_it(project, fewstep):
 
 
 def test_the_gate_refuses_a_version_whose_lineage_does_not_verify(project, fewstep):
-    from tasks.config import params_file, schema
+    from tasks.config import params_file
     from tasks.registry.gate import promotion_gate
     from tasks.registry.model_registry import Registry
     from tasks.storage.workspace import Workspace

@@ -4,15 +4,17 @@ import pytest
 import torch
 
 from fewstep.diffusion.processes import EDM, VariancePreserving
-from fewstep.objectives import term_union as settings
+from fewstep.objectives.adversarial.settings import AdversarialSettings
 from fewstep.objectives.common.distances import perceptual, squared
+from fewstep.objectives.common.solver_step_settings import HopSettings
 from fewstep.objectives.common.solver_steps import landing, make_hop
 from fewstep.objectives.registry import build
 from fewstep.objectives.regression.loss import snr_trunc
+from fewstep.objectives.regression.settings import RegressionSettings
 from fewstep.recipes import load_recipe
 from fewstep.training.step.batches import Sources, TensorData
 from fewstep.training.step.keyed_draws import Draws
-from fewstep.training.step.step_context import Step
+from fewstep.training.step.step_context import Step, StepSetup
 from tests.fewstep.objectives.gaussian import (
     IDS,
     PROCESSES,
@@ -44,8 +46,8 @@ def hop_step(process, own, parts=2, n=512):
     finest = process.grid(4 * parts).tolist()
     sources = Sources(data=TensorData(samples(1 << 12)))
     draws = Draws(0, 0, 0, n, torch.device("cpu"))
-    return Step("student", {"student": own, "teacher": gaussian(process)}, finest[::parts], sources, draws,
-                finest=finest)  # fmt: skip
+    setup = StepSetup({"student": own, "teacher": gaussian(process)}, finest[::parts], sources, finest=finest)
+    return Step(setup, "student", draws)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
@@ -53,7 +55,7 @@ def hop_step(process, own, parts=2, n=512):
 def test_a_hop_is_the_teachers_ddim_steps_and_the_loss_vanishes_at_its_target(process, parts):
     own = student(process, consistency)
     step = hop_step(process, own, parts)
-    hop = make_hop(step, settings.Hop(teacher_steps=parts))
+    hop = make_hop(step, HopSettings(teacher_steps=parts))
     nodes, exact = [*step.nodes(parts), None], gaussian(process)
     for i in range(0, 512, 37):
         k = next(k for k, t in enumerate(step.grid) if t == float(hop.t[i])) * parts
@@ -63,7 +65,7 @@ def test_a_hop_is_the_teachers_ddim_steps_and_the_loss_vanishes_at_its_target(pr
             x = found.x0 if s is None else process.add_noise(found.x0, found.epsilon, torch.tensor([s]))
         assert torch.allclose(hop.x_s[i], x[0], atol=1e-5 * float(process.scale(hop.t[i]) + 1))
     ideal = student(process, lambda *_: hop.target)
-    term = build(settings.Regression(term="regression", at="hops", hop={"teacher_steps": parts}, weighting="snr_trunc"))
+    term = build(RegressionSettings(term="regression", at="hops", hop={"teacher_steps": parts}, weighting="snr_trunc"))
     assert term.loss(hop_step(process, ideal, parts))[0] == 0
     if parts == 1:  # one teacher step: its target is the teacher itself
         assert torch.allclose(hop.target, exact.x0(hop.x_t, hop.t), atol=1e-3)
@@ -97,10 +99,10 @@ def test_the_next_state_is_reached_where_the_flow_map_is_known(process):
         end = torch.where(first, alphas[1], 1.0).to(x), torch.where(first, sigmas[1], 0.0).to(x)
         return leading_to(flow_map(x, alpha, sigma, *end), x, alpha, sigma, *end)
 
-    term = build(settings.Regression(term="regression", at="states", to="next"))
+    term = build(RegressionSettings(term="regression", at="states", to="next"))
     step = make_step({"student": student(process, exact)}, n=256, pairs=states)
     assert term.loss(step)[0] < 1e-6
-    ends = build(settings.Regression(term="regression", at="states"))
+    ends = build(RegressionSettings(term="regression", at="states"))
     assert ends.loss(make_step({"student": student(process, exact)}, n=256, pairs=states))[0] > 1e-3
 
 
@@ -135,7 +137,7 @@ def test_the_steps_of_all_rounds_nest_and_the_last_are_the_students_own(process,
 def test_a_critic_of_hops_tells_the_students_landing_from_the_teachers(paired):
     """At the teacher's own landing nothing is to be told; elsewhere the student is drawn towards it."""
     process = VariancePreserving.cosine()
-    term = build(settings.Adversarial(term="adversarial", at="hops", features="samples", paired=paired, times=None,
+    term = build(AdversarialSettings(term="adversarial", at="hops", features="samples", paired=paired, times=None,
                                       gradient_penalty={"kind": "exact"}))  # fmt: skip
     own = student(process, consistency)
     term.prepare(hop_step(process, own, n=2), 1)

@@ -18,8 +18,8 @@ def test_degraded_teachers_lead_from_the_students_samples_to_the_teacher(tmp_pat
     job = run(tiny("disback"), tmp_path, images=60 * BATCH)
     finish(job)
     before, after = job._trainers[0], job._trainers[1]
-    recorded = before.recorder.networks()
-    assert len(recorded) == 5 and len(after.path) == 5 and after.path[-1] is after.networks["teacher"]
+    recorded = before.state.recorder.networks()
+    assert len(recorded) == 5 and len(after.path) == 5 and after.path[-1] is after.state.networks["teacher"]
 
     def distance(one, other):
         pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
@@ -27,7 +27,7 @@ def test_degraded_teachers_lead_from_the_students_samples_to_the_teacher(tmp_pat
 
     far = [distance(network, job.teacher) for network in after.path]
     assert far == sorted(far, reverse=True) and far[-1] == 0 and far[0] < distance(recorded[-1], job.teacher)
-    assert distance(recorded[-1], before.networks["fake_score"]) == 0
+    assert distance(recorded[-1], before.state.networks["fake_score"]) == 0
     start = teacher().state_dict()  # the student rested meanwhile
     assert all(torch.equal(value, start[name]) for name, value in job.student_after(0).denoiser.state_dict().items())
 
@@ -43,7 +43,7 @@ def test_a_round_may_end_with_the_mean_of_several_students(tmp_path):
     job = run(recipe(shares), tmp_path, images=12 * BATCH)
     merged = finish(job)
     parts = [job.student_after(k).denoiser.state_dict() for k in (0, 1)]
-    third = {name: value.clone() for name, value in job._trainers[2].networks["student"].state_dict().items()}
+    third = {name: value.clone() for name, value in job._trainers[2].state.networks["student"].state_dict().items()}
     for name, value in merged.items():
         assert torch.allclose(value, 0.5 * parts[0][name] + 0.25 * parts[1][name] + 0.25 * third[name], atol=1e-6)
     assert any(not torch.equal(third[name], merged[name]) for name in merged)

@@ -2,16 +2,13 @@
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.noise_level_settings import LogNormalTimes, NativeTimes, Times, UniformTimes
 from fewstep.diffusion.processes import Process
-from fewstep.training.training_settings import LogNormalTimes, NativeTimes, Times, UniformTimes
-
-if TYPE_CHECKING:
-    from fewstep.training.step.step_context import Step
 
 
 class Levels:
@@ -63,10 +60,20 @@ class Levels:
         return max(float(ends[0]), -2 * math.log(1e5)), min(float(ends[1]), 2 * math.log(1e5))
 
 
+class NamedDraws(Protocol):
+    """Random numbers by name, float64: what a distribution of noise levels is drawn from."""
+
+    def uniform(self, name: str) -> Tensor:
+        """(N,) uniform in [0, 1)."""
+
+    def gaussian(self, name: str) -> Tensor:
+        """(N,) N(0, 1)."""
+
+
 class _ByShare:
-    def drawn(self, step: "Step", name: str) -> Tensor:
-        """(size,) native times, float32, by the step's keyed draw `name`."""
-        return self.at(step.uniform(name))
+    def drawn(self, draws: NamedDraws, name: str) -> Tensor:
+        """Native times (N,), float32, by the draw `name`."""
+        return self.at(draws.uniform(name))
 
 
 class Native(_ByShare):
@@ -114,8 +121,8 @@ class LogNormal:
     def __init__(self, settings: LogNormalTimes, levels: Levels):
         self.mean, self.std, self.levels = settings.mean, settings.std, levels
 
-    def drawn(self, step: "Step", name: str) -> Tensor:
-        return self._of(step.gaussian(name))
+    def drawn(self, draws: NamedDraws, name: str) -> Tensor:
+        return self._of(draws.gaussian(name))
 
     def at(self, share: Tensor) -> Tensor:
         return self._of(torch.special.ndtri(share.clamp(1e-9, 1 - 1e-9)))

@@ -1,0 +1,75 @@
+"""Settings of a recipe beside its student and its terms: optimiser, training, what rounds exchange. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fewstep.diffusion.guidance import Scales
+from fewstep.util.config import Strict
+from fewstep.util.number_types import Positive, Share
+
+Inputs = Literal["own", "data", "pairs"]
+
+
+class OptimiserSettings(Strict):
+    """One optimiser; `lr` is that of the student, other roles scale it."""
+
+    kind: Literal["adamw", "radam"] = "adamw"
+    lr: Positive = 1e-3
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup: Share = 0.02
+    """Share of the round over which the rate rises from zero."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm of one role; 0: no clipping."""
+
+
+class TrainingSettings(Strict):
+    """How a step is taken."""
+
+    batch: Annotated[int, Field(ge=1)] = 128
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts that a batch is split into, each with its own forward and backward pass."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    """Decay per update of the student's moving average, at most (1 + n) / (10 + n) after n updates; 0: no average."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """auto: bfloat16 autocast on a device that has it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32.
+    float64 is for proofs: there several processes and one give equal gradients."""
+
+
+class Recording(Strict):
+    """Checkpoints of a role that a round takes down, for the next one to walk back along."""
+
+    role: str = "fake_score"
+    count: Annotated[int, Field(ge=2)] = 4
+
+
+class MergedRound(Strict):
+    """A share of an earlier round's student in what a round ends with."""
+
+    round: Annotated[int, Field(ge=1)]
+    weight: Share
+
+
+class RoundTrajectories(Strict):
+    """Trajectories that a round makes of its own teacher; None: as in the first set."""
+
+    count: Annotated[int, Field(ge=1)] | None = None
+    solver: str | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    guidance: Scales = 1.0
+
+
+class Overrides(Strict):
+    """What params.yaml may set over a recipe (section `distill`); None: as in the recipe."""
+
+    steps: Annotated[int, Field(ge=1, le=64)] | None = None
+    batch: Annotated[int, Field(ge=1)] | None = None
+    accumulate: Annotated[int, Field(ge=1)] | None = None
+    lr: Positive | None = None
+    schedule: Literal["constant", "cosine", "linear"] | None = None
+    warmup: Share | None = None
+    clip: Annotated[float, Field(ge=0)] | None = None
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "float64"] | None = None

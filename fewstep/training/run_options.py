@@ -1,0 +1,40 @@
+"""How a run goes, whatever it trains: its length, seed, device and checkpoints."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run (`Distillation`) or of one round (`RoundTrainer`).
+
+    Attributes:
+        images: training samples, over all turns; for a run over all rounds.
+        seed: of everything random.
+        folder: where checkpoints, and for a run the rounds' pairs, stand; None: a round keeps no checkpoints. Several
+            processes share it; the first writes.
+        device: where to train.
+        keep_checkpoints: whether a run keeps checkpoints beside its pairs.
+        checkpoint_seconds, checkpoint_images: a checkpoint is due after this long, or after this many images where
+            they are given.
+        warn: told what the user should know, such as another fingerprint.
+    """
+
+    images: int
+    seed: int = 0
+    folder: Path | None = None
+    device: torch.device | str = "cpu"
+    keep_checkpoints: bool = True
+    checkpoint_seconds: float = 20.0
+    checkpoint_images: int | None = None
+    warn: Callable[[str], None] = warnings.warn
+
+    def checkpoint_due(self, seconds: float, images: int) -> bool:
+        """Whether a checkpoint is due so long, or so many images, after the last one."""
+        if self.checkpoint_images is None:
+            return seconds >= self.checkpoint_seconds
+        return images >= self.checkpoint_images
