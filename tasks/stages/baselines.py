@@ -1,263 +1,133 @@
-"""The baselines stage: the teacher under training-free solvers at several costs, examined once for all students."""
+"""The baselines stage: the teacher under training-free solvers at several costs, measured once for all students."""
 
-import json
-import resource
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
-
-from fewstep.data.images import load_split, to_bytes
-from fewstep.diffusion.guidance import calls, told
-from fewstep.diffusion.randomness import generator
-from fewstep.diffusion.sampling import sample
-from fewstep.diffusion.solvers import is_stochastic, network_evaluations, steps_for
-from fewstep.metrics.evaluator import Examination
-from fewstep.metrics.extractors.extractor import load_extractor
-from fewstep.metrics.latency import time_latency, time_throughput
-from fewstep.metrics.metric_names import counted, solver_name
-from fewstep.metrics.protocol import Sampling, store
-from fewstep.metrics.sample_set import Sampled, collect, pack, unpack
-from fewstep.teachers import inspect_teacher, load_teacher
 from fewstep.util.errors import NonFinite, SettingsError
-from fewstep.util.torch_threads import threads
-from tasks.data import extractor_files
-from tasks.storage.file_io import atomic_write
+from tasks.config.schema import Settings
+from tasks.evaluation.documents import BASELINES, to_json
+from tasks.evaluation.settings import BaselinesResult, BaselinesSettings
+from tasks.stages.base import Context, Stage
 
-PARALLEL = True
-PICTURES_PER_CLASS = 32
-"""Images of every baseline that are kept for grids, of each of the first ten classes."""
-TRAJECTORIES = 6
-"""Samples whose way from noise is kept to be looked at."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One solver at one cost. `asked` are the settings' evaluation counts that it stands for."""
-
-    solver: str
-    evaluations: int
-    steps: int
-    asked: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.solver}-{self.evaluations}"
+if TYPE_CHECKING:
+    from fewstep.metrics.sample_set import Sampled
+    from tasks.evaluation.baseline_plan import Baseline
 
 
-def plan(settings: dict) -> list[Unit]:
-    """Each solver at each count of network evaluations, or at the nearest lower one that it can have.
+class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
+    """Samples and measures every solver at every cost; a unit is one solver at one cost."""
 
-    Heun has odd counts only; under guidance every step counts twice or more. Counts that no number of steps stays below
-    are left out.
-    """
-    found: dict[tuple[str, int], list[int]] = {}
-    for solver in settings["solvers"]:
-        for count in sorted(set(settings["baseline_steps"])):
-            possible = (n for n in range(count, 0, -1) if steps_for(solver, n, settings["guidance"]) is not None)
-            nearest = next(possible, None)
-            if nearest is not None:
-                found.setdefault((solver, nearest), []).append(count)
-    guidance = settings["guidance"]
-    return [Unit(solver, n, steps_for(solver, n, guidance), tuple(asked)) for (solver, n), asked in found.items()]
+    # What computes is imported in the methods: importing torch takes seconds, and the graph imports this file.
 
+    name = "baselines"
+    output = "data/baselines"
+    settings_type = BaselinesSettings
+    result_type = BaselinesResult
+    inputs = ("shard", "classifier", "teacher")
+    params = ("seed", "evaluate")
+    parallel = True
 
-def teacher_unit(units: list[Unit]) -> Unit:
-    """The baseline that stands for the teacher: DPM-Solver++ (else the first solver) at the highest count."""
-    solvers = [unit.solver for unit in units]
-    chosen = "dpmsolver++" if "dpmsolver++" in solvers else solvers[0]
-    return max((unit for unit in units if unit.solver == chosen), key=lambda unit: unit.evaluations)
+    def resolve(self, settings: Settings) -> BaselinesSettings:
+        return BaselinesSettings.of(settings.evaluate)
 
+    def check(self, context: Context[BaselinesSettings]) -> None:
+        """Raises SettingsError for an unknown solver, counts too low for guidance, or a teacher with other classes."""
+        from fewstep.data.images import load_split
+        from fewstep.diffusion.guidance import calls, told
+        from fewstep.diffusion.solvers import network_evaluations
+        from fewstep.teachers import inspect_teacher
+        from tasks.data import extractor_files
+        from tasks.evaluation.baseline_plan import plan
 
-def check(ctx) -> None:
-    """Raises SettingsError for an unknown solver, counts too low for guidance, or a teacher with other classes."""
-    extractor_files.check(ctx)
-    for solver in ctx.settings["solvers"]:
-        network_evaluations(solver, 1, ctx.settings["guidance"])
-    if not plan(ctx.settings):
-        guidance = ctx.settings["guidance"]
-        raise SettingsError(
-            f"evaluate.baseline_steps {list(ctx.settings['baseline_steps'])} are too few network evaluations for "
-            f"guidance {told(guidance)}, under which every step counts {calls(guidance)}"
-        )
-    teacher, data = inspect_teacher(ctx.inputs["teacher"]), load_split(ctx.inputs["shard"], "test")
-    if tuple(teacher.sample_shape) != data.shape:
-        raise SettingsError(
-            f"the teacher draws images of shape {tuple(teacher.sample_shape)}, the data's are {data.shape} "
-            f"(channels, height, width): set data.size and data.channels to the teacher's"
-        )
-    if teacher.num_classes and data.num_classes and teacher.num_classes != data.num_classes:
-        raise SettingsError(
-            f"the teacher knows {teacher.num_classes} classes, the images have {data.num_classes}: "
-            f"class-conditional evaluation needs the same classes in the same order"
-        )
+        settings = context.settings
+        extractor_files.check(context.workspace, settings.extractors)
+        for solver in settings.solvers:
+            network_evaluations(solver, 1, settings.guidance)
+        if not plan(settings):
+            raise SettingsError(
+                f"evaluate.baseline_steps {list(settings.baseline_steps)} are too few network evaluations for "
+                f"guidance {told(settings.guidance)}, under which every step counts {calls(settings.guidance)}"
+            )
+        teacher, data = inspect_teacher(context.inputs["teacher"]), load_split(context.inputs["shard"], "test")
+        if tuple(teacher.sample_shape) != data.shape:
+            raise SettingsError(
+                f"the teacher draws images of shape {tuple(teacher.sample_shape)}, the data's are {data.shape} "
+                f"(channels, height, width): set data.size and data.channels to the teacher's"
+            )
+        if teacher.num_classes and data.num_classes and teacher.num_classes != data.num_classes:
+            raise SettingsError(
+                f"the teacher knows {teacher.num_classes} classes, the images have {data.num_classes}: "
+                f"class-conditional evaluation needs the same classes in the same order"
+            )
 
+    def units(self, context: Context[BaselinesSettings]) -> list[str]:
+        from tasks.evaluation.baseline_plan import plan
 
-def units(ctx) -> list[str]:
-    return [unit.name for unit in plan(ctx.settings) if not _file(ctx, unit.name).is_file()]
+        return [baseline.name for baseline in plan(context.settings) if not _file(context, baseline).is_file()]
 
+    def run_unit(self, context: Context[BaselinesSettings], unit: str) -> None:
+        from tasks.evaluation.baseline_plan import plan, teacher_baseline
+        from tasks.evaluation.examination_setup import stage_examination
+        from tasks.evaluation.samplers import baseline_draw, ready_teacher, sample_unit
 
-def run_unit(ctx, unit: str) -> None:
-    everything = plan(ctx.settings)
-    chosen = next(one for one in everything if one.name == unit)
-    teacher = _teacher(ctx)
-    examination = _examination(ctx, teacher.num_classes)
-    total, done = len(everything) * ctx.settings["samples"], 0
+        everything = plan(context.settings)
+        baseline = next(one for one in everything if one.name == unit)
+        teacher = ready_teacher(context.inputs["teacher"])
 
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        finished = sum(_file(ctx, one.name).is_file() for one in everything)
-        ctx.progress(finished * ctx.settings["samples"] + done, total)
+        def accept(sampled: Sampled) -> None:
+            if sampled.finite < 1 and baseline == teacher_baseline(everything):
+                raise NonFinite(
+                    f"teacher: {1 - sampled.finite:.1%} of its samples with {baseline.solver} at "
+                    f"{baseline.evaluations} network evaluations are NaN or infinite", role="teacher",
+                )  # fmt: skip
 
-    sampled = collect(examination, _sampler(ctx, teacher, chosen), report)
-    if sampled.finite < 1 and chosen == teacher_unit(everything):
-        raise NonFinite(
-            f"teacher: {1 - sampled.finite:.1%} of its samples with {chosen.solver} at {chosen.evaluations} network "
-            f"evaluations are NaN or infinite", role="teacher",
-        )  # fmt: skip
-    atomic_write(_file(ctx, unit), pack(sampled))
+        sample_unit(context, stage_examination(context, teacher.num_classes),
+                    baseline_draw(teacher, baseline, context.settings.seed), _file(context, baseline),
+                    [_file(context, one) for one in everything], accept)  # fmt: skip
 
+    def finish(self, context: Context[BaselinesSettings]) -> BaselinesResult:
+        from fewstep.util.torch_threads import threads
+        from tasks.evaluation.baseline_measurement import measure_baselines
+        from tasks.evaluation.baseline_plan import plan
+        from tasks.evaluation.examination_setup import stage_examination
+        from tasks.evaluation.samplers import ready_teacher
 
-@threads(1)
-def finish(ctx) -> dict:
-    everything = plan(ctx.settings)
-    reference = teacher_unit(everything)
-    teacher = _teacher(ctx)
-    examination = _examination(ctx, teacher.num_classes)
-    indices = torch.arange(ctx.settings["samples"])
-    conditions = examination.conditions(indices)
-    shown = pictured(conditions, len(indices))
-    best = unpack(_file(ctx, reference.name)).images
-    protocols: dict = {}
-    rows, features, pictures, replicates = [], {}, {}, {}
-    floor = {"subject": "real images", "values": store(examination.floor(), protocols),
-             "classes": examination.floor_per_class()}  # fmt: skip
+        everything, teacher = plan(context.settings), ready_teacher(context.inputs["teacher"])
+        with threads(1):
+            document, arrays = measure_baselines(
+                stage_examination(context, teacher.num_classes), teacher, everything,
+                [_file(context, baseline) for baseline in everything], context.settings, context.settings.seed,
+                context.workers, context.warn)  # fmt: skip
+            context.out.mkdir(parents=True, exist_ok=True)
+            arrays.save(context.out)
+        (context.out / BASELINES).write_text(to_json(document), encoding="utf-8")
+        return BaselinesResult(samples=context.settings.samples, baselines=len(document.rows),
+                               features=document.features)  # fmt: skip
 
-    def measured(unit: Unit) -> tuple[Sampled, dict, list, torch.Tensor | None]:
-        sampled = unpack(_file(ctx, unit.name))
-        if sampled.seen is None:
-            return sampled, {}, [], None
-        fd = examination.frechet(sampled.seen, conditions)
-        values = examination.measure(sampled.seen, _subject(unit), conditions=conditions, images=sampled.images, fd=fd,
-                                     teacher=None if unit == reference else best, sampling=_sampling(ctx, unit))
-        return sampled, values, examination.per_class(sampled.seen, conditions), torch.from_numpy(fd.replicates)
+    def costs(self, context: Context[BaselinesSettings]) -> dict:
+        """Latency of every baseline, throughput of the teacher at its highest count, and peak memory."""
+        from fewstep.metrics.latency import time_latency, time_throughput
+        from tasks.evaluation.baseline_plan import plan, teacher_baseline
+        from tasks.evaluation.examination_setup import stage_examination
+        from tasks.evaluation.samplers import baseline_draw, footprint, ready_teacher, timed_draw
 
-    with ThreadPoolExecutor(ctx.workers) as pool:
-        for unit, (sampled, values, classes, groups) in zip(everything, pool.map(measured, everything), strict=True):
-            row = {"subject": _subject(unit), "solver": unit.solver, "evaluations": unit.evaluations,
-                   "steps": unit.steps, "asked": list(unit.asked), "teacher": unit == reference,
-                   "sampling": _sampling(ctx, unit).model_dump(), "values": store(values, protocols),
-                   "classes": classes}  # fmt: skip
-            pictures[unit.name] = sampled.images[shown].contiguous()
-            if sampled.seen is None:
-                row["note"] = f"{1 - sampled.finite:.1%} of the samples are NaN or infinite"
-                ctx.warn(f"{row['subject']}: {row['note']}")
-            else:
-                features[unit.name] = torch.from_numpy(sampled.seen.features)
-                replicates[unit.name] = groups
-            rows.append(row)
-    document = {"format": 1, "guidance": ctx.settings["guidance"], "features": examination.extractor.name,
-                "reference": len(examination.test), "num_classes": teacher.num_classes, "floor": floor, "rows": rows,
-                "protocols": protocols}  # fmt: skip
-    ctx.out.mkdir(parents=True, exist_ok=True)
-    save_file({"images": best}, ctx.out / "teacher.safetensors")
-    save_file(features, ctx.out / "features.safetensors")
-    save_file(replicates, ctx.out / "replicates.safetensors")
-    ways = _trajectories(ctx, teacher, examination, reference, followed(shown), conditions, best)
-    save_file({"states": ways, "indices": followed(shown)}, ctx.out / "trajectories.safetensors")
-    save_file({**pictures, "indices": shown}, ctx.out / "pictures.safetensors")
-    (ctx.out / "baselines.json").write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    return {"samples": ctx.settings["samples"], "baselines": len(rows), "features": examination.extractor.name}
+        settings, everything = context.settings, plan(context.settings)
+        teacher, best = ready_teacher(context.inputs["teacher"]), teacher_baseline(everything)
+        samples = stage_examination(context, teacher.num_classes).plan
+        draws = {one.name: timed_draw(samples, baseline_draw(teacher, one, settings.seed)) for one in everything}
+        solvers = {name: time_latency(draw, repeats=5) for name, draw in draws.items()}
+        throughput = time_throughput(draws[best.name], settings.batch, seconds=0.5)
+        of_teacher = {"solver": best.solver, "evaluations": best.evaluations, **solvers[best.name], **throughput}
+        return {"teacher": of_teacher, "solvers": solvers, **footprint(teacher)}
+
+    def shortened(self, settings: BaselinesSettings) -> BaselinesSettings:
+        """All solvers, with few samples and at the highest count only: under guidance lower ones may not exist."""
+        return settings.model_copy(update={
+            "samples": min(settings.samples, 64), "batch": min(settings.batch, 32),
+            "baseline_steps": (max(settings.baseline_steps),)})  # fmt: skip
 
 
-def cost(ctx) -> dict:
-    """Latency of every baseline, throughput of the teacher at its highest count, and peak memory of the process."""
-    everything, teacher = plan(ctx.settings), _teacher(ctx)
-    best, solvers = teacher_unit(everything), {}
-    examination = _examination(ctx, teacher.num_classes)
-    for unit in everything:
-        draw = _sampler(ctx, teacher, unit)
-
-        def some(count: int, draw=draw) -> None:
-            indices = torch.arange(count)
-            draw(examination.noise(indices), examination.conditions(indices), indices).cpu()
-
-        solvers[unit.name] = time_latency(some, repeats=5)
-        if unit == best:
-            timed = {**solvers[unit.name], **time_throughput(some, ctx.settings["batch"], seconds=0.5)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    parameters = sum(p.numel() for p in teacher.parameters())
-    return {"teacher": {"solver": best.solver, "evaluations": best.evaluations, **timed}, "solvers": solvers,
-            "parameters": parameters, "peak_memory_mb": peak}  # fmt: skip
-
-
-def pictured(conditions: torch.Tensor | None, samples: int) -> torch.Tensor:
-    """Indices of the samples kept as pictures: the first of each of the first ten classes, in order of class."""
-    if conditions is None:
-        return torch.arange(min(samples, PICTURES_PER_CLASS * 10))
-    rows = [(conditions == label).nonzero().flatten()[:PICTURES_PER_CLASS] for label in conditions.unique()[:10]]
-    return torch.cat(rows)
-
-
-def followed(shown: torch.Tensor) -> torch.Tensor:
-    """The few of the pictured samples that are followed on their way from noise, of different classes."""
-    return shown[torch.linspace(0, len(shown) - 1, min(TRAJECTORIES, len(shown))).round().long()].unique()
-
-
-def _trajectories(ctx, teacher, examination: Examination, unit: Unit, indices: torch.Tensor, conditions, best):
-    """(n, S + 1, C, H, W) uint8: the teacher's states from noise on, at unit variance, and the samples they end in."""
-    chance = {}
-    if is_stochastic(unit.solver):
-        chance["generator"] = generator(ctx.settings["seed"], "evaluation-solver-pictures")
-    made = sample(teacher, examination.noise(indices).to(_device()), solver=unit.solver, steps=unit.steps,
-                  condition=None if conditions is None else conditions[indices].to(_device()),
-                  guidance=ctx.settings["guidance"], keep="all", **chance)  # fmt: skip
-    scale = teacher.process.scale(made.times).clamp(min=1).to(made.states)
-    states = made.states / scale.reshape(1, -1, 1, 1, 1)
-    return torch.cat([to_bytes(states.cpu()), best[indices][:, None]], dim=1).contiguous()
-
-
-def _subject(unit: Unit) -> str:
-    return f"{solver_name(unit.solver)}, {counted(unit.evaluations, 'evaluation')}"
-
-
-def _sampling(ctx, unit: Unit) -> Sampling:
-    return Sampling(solver=unit.solver, steps=unit.steps, evaluations=unit.evaluations,
-                    guidance=ctx.settings["guidance"])  # fmt: skip
-
-
-def _file(ctx, unit: str) -> Path:
-    return ctx.scratch / f"{unit}.safetensors"
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _teacher(ctx):
-    return load_teacher(ctx.inputs["teacher"]).to(_device()).eval().requires_grad_(False)
-
-
-def _sampler(ctx, teacher, unit: Unit):
-    def draw(noise, classes, indices):
-        chance = {}
-        if is_stochastic(unit.solver):
-            chance["generator"] = generator(ctx.settings["seed"], "evaluation-solver", int(indices[0]))
-        classes = None if classes is None else classes.to(_device())
-        return sample(teacher, noise.to(_device()), solver=unit.solver, steps=unit.steps, condition=classes,
-                      guidance=ctx.settings["guidance"], **chance).x  # fmt: skip
-
-    return draw
-
-
-def _examination(ctx, num_classes: int) -> Examination:
-    shards = ctx.inputs["shard"]
-    return Examination(
-        load_extractor(ctx.inputs["classifier"]), load_split(shards, "test"), load_split(shards, "train"),
-        samples=ctx.settings["samples"], seed=ctx.settings["seed"], batch=ctx.settings["batch"],
-        reference_digest=ctx.manifests["shard"].digest, num_classes=num_classes,
-        more=extractor_files.load(ctx), cache=extractor_files.cache(ctx),
-    )  # fmt: skip
+def _file(context: Context[BaselinesSettings], baseline: Baseline) -> Path:
+    return context.scratch / f"{baseline.name}.safetensors"
