@@ -6,8 +6,9 @@ No torch here: promotion and summaries read values without loading a network.
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_serializer
 
 from fewstep.diffusion.guidance import SampledScales
 from fewstep.util.config import Strict
@@ -94,11 +95,6 @@ class Value(Strict):
     sampling: Sampling | None = None
     """How the samples were drawn; None for real images."""
 
-    def minus(self, other: "Value") -> float:
-        """This value minus another under the same protocol. Raises ProtocolsDiffer."""
-        ensure_comparable(self, other)
-        return self.value - other.value
-
     def over(self, other: "Value") -> float:
         """This value divided by another under the same protocol.
 
@@ -139,23 +135,64 @@ def rounded(x: float) -> float | None:
     return float(f"{x:.6g}") if math.isfinite(x) else None
 
 
-def store(values: dict[str, Value], protocols: dict[str, dict]) -> dict[str, dict]:
-    """Values as JSON: each `{value, n, interval, protocol: digest}`; the protocols themselves go into `protocols`."""
+class StoredValue(Strict):
+    """A `Value` as documents hold it, with six significant digits.
+
+    `protocol` is the digest under which the document keeps the protocol; subject and sampling stand beside the values.
+    """
+
+    value: float
+    n: int
+    interval: tuple[float, float] | None
+    protocol: str
+
+
+class ClassFigures(Strict):
+    """Figures of one class, each with its 95 % interval, rounded as stored values are.
+
+    Attributes:
+        name: of the class; `class` in JSON.
+        n: samples that were asked for with this class.
+        reference: reference images of the class.
+        accuracy: share of the n samples that the extractor recognises as the class.
+        mmd: kernel distance to the reference images of the class, and
+        diversity: mean distance within it over that of the reference images; None (and left out of JSON) where there
+            are fewer than three samples or reference images.
+    """
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    name: str = Field(alias="class")
+    n: int
+    reference: int
+    accuracy: float
+    interval: tuple[float, float]
+    mmd: float | None = None
+    mmd_interval: tuple[float, float] | None = None
+    diversity: float | None = None
+    diversity_interval: tuple[float, float] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialise) -> dict:
+        return {name: value for name, value in serialise(self).items() if value is not None}
+
+
+def store(values: Mapping[str, Value], protocols: dict[str, Protocol]) -> dict[str, StoredValue]:
+    """Values as documents hold them; the protocols themselves are added to `protocols`, by digest."""
     stored = {}
     for name, value in values.items():
         digest = value.protocol.digest()
-        protocols[digest] = value.protocol.model_dump()
-        interval = None if value.interval is None else [rounded(x) for x in value.interval]
-        stored[name] = {"value": rounded(value.value), "n": value.n, "interval": interval, "protocol": digest}
+        protocols[digest] = value.protocol
+        interval = value.interval and (rounded(value.interval[0]), rounded(value.interval[1]))
+        stored[name] = StoredValue(value=rounded(value.value), n=value.n, interval=interval, protocol=digest)
     return stored
 
 
-def restore(stored: dict[str, dict], protocols: dict[str, dict], subject: str,
-            sampling: dict | None = None) -> dict[str, Value]:  # fmt: skip
-    """The inverse of `store`."""
+def restore(stored: Mapping[str, StoredValue], protocols: Mapping[str, Protocol], subject: str,
+            sampling: Sampling | None = None) -> dict[str, Value]:  # fmt: skip
+    """The inverse of `store`, up to the rounding."""
     return {
-        name: Value(value=float(entry["value"]), n=entry["n"], interval=entry["interval"] and tuple(entry["interval"]),
-                    protocol=Protocol(**protocols[entry["protocol"]]), subject=subject,
-                    sampling=Sampling(**sampling) if sampling else None)
+        name: Value(value=entry.value, n=entry.n, interval=entry.interval, protocol=protocols[entry.protocol],
+                    subject=subject, sampling=sampling)
         for name, entry in stored.items()
     }

@@ -35,22 +35,23 @@ def collect(
     draw: Callable[[Tensor, Tensor | None, Tensor], Tensor],
     on_batch: Callable[[int], None] | None = None,
 ) -> Sampled:
-    """Draws the examination's samples from a model and observes them.
+    """Draws the samples of the examination's plan from a model and observes them.
 
     Args:
         draw: (noise (N, C, H, W), classes (N,) or None, indices (N,)) → samples (N, C, H, W) in about [-1, 1].
         on_batch: called with the number of samples of each batch when it is done.
     """
     images, finite = [], 0
-    for indices in examination.batches():
-        found = draw(examination.noise(indices), examination.conditions(indices), indices).detach().float().cpu()
-        fine = torch.isfinite(found.flatten(1)).all(dim=1)
+    plan = examination.plan
+    for indices in plan.batches():
+        drawn = draw(plan.noise(indices), plan.conditions(indices), indices).detach().float().cpu()
+        fine = torch.isfinite(drawn.flatten(1)).all(dim=1)
         finite += int(fine.sum())
-        images.append(to_bytes(torch.where(fine[:, None, None, None], found, 0.0)))
+        images.append(to_bytes(torch.where(fine[:, None, None, None], drawn, 0.0)))
         if on_batch is not None:
             on_batch(len(indices))
     together = torch.cat(images)
-    seen = examination.observe(together) if finite == len(together) else None
+    seen = examination.images.observe(together) if finite == len(together) else None
     return Sampled(together, seen, finite / len(together))
 
 

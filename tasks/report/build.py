@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fewstep.metrics.protocol import ProtocolsDiffer, restore
-from fewstep.util.errors import NotAvailable, SettingsError
+from fewstep.metrics.protocol import ProtocolsDiffer, Value
+from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
+from tasks.config import params_file
+from tasks.engine import manifest as manifests
 from tasks.report import FOLDER, PAGE
+from tasks.report.page import render
 from tasks.report.report_data import Material, of_checkout, of_version
 from tasks.storage.file_io import write_if_other
-
-if TYPE_CHECKING:
-    from tasks.storage.workspace import Workspace
+from tasks.storage.workspace import Workspace
+from tasks.tracking.run_records import RunRecord, RunStore
 
 
 def make(workspace: Workspace, label: str | None = None) -> Path:
@@ -32,8 +31,6 @@ def make(workspace: Workspace, label: str | None = None) -> Path:
 
 def write(path: Path, materials: list[Material]) -> None:
     """Writes the page of these materials. Raises ProtocolsDiffer when several were measured differently."""
-    from tasks.report.page import render
-
     ensure_one_protocol(materials)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_if_other(path, render(materials))
@@ -47,16 +44,12 @@ def find(workspace: Workspace, text: str | None) -> Material:
     """
     if text is None:
         return of_checkout(workspace, _name(workspace))
-    from tasks.tracking.run_records import RunStore
-
     store = RunStore(workspace)
     ids = store.ids()
     if any(text == run or run.startswith(text) or run.endswith(text) for run in ids):
         return _of_run(store, store.find(text), workspace)
     if "@" in text or "/" in text:
         return _of_version(workspace, text)
-    from fewstep.util.errors import FewstepError
-
     try:
         return _of_version(workspace, text)
     except FewstepError as error:
@@ -81,20 +74,17 @@ def ensure_one_protocol(materials: list[Material]) -> None:
             )
 
 
-def _values(material: Material) -> dict:
-    document = material.document
-    row = document["student"][0]
-    return restore(row["values"], document["protocols"], row["subject"])
+def _values(material: Material) -> dict[str, Value]:
+    return material.document.restored(material.document.first)
 
 
-def _of_run(store, record, workspace: Workspace) -> Material:
-    kept = store.folder_of(record.id) / FOLDER
+def _of_run(store: RunStore, record: RunRecord, workspace: Workspace) -> Material:
     try:
-        return replace(Material.load(kept), label=record.id)
+        return Material.load(store.folder_of(record.id) / FOLDER).model_copy(update={"label": record.id})
     except NotAvailable:
         made = record.stages.get("evaluate")
-        here = workspace.data / "evaluation" / "manifest.json"
-        if made and here.is_file() and json.loads(here.read_text()).get("digest") == made.digest:
+        here = manifests.load_quietly(workspace.data / "evaluation")
+        if made and here is not None and here.digest == made.digest:
             return of_checkout(workspace, record.id)
         raise NotAvailable(f"run {record.id} kept no report",
                            hint="a run keeps one when its evaluation is done; `fewstep report MODEL@ALIAS` makes one "
@@ -102,7 +92,7 @@ def _of_run(store, record, workspace: Workspace) -> Material:
 
 
 def _of_version(workspace: Workspace, text: str) -> Material:
-    from tasks.registry.model_registry import Registry
+    from tasks.registry.model_registry import Registry  # loads MLflow
 
     registry = Registry(workspace)
     version = registry.resolve(text)
@@ -111,8 +101,6 @@ def _of_version(workspace: Workspace, text: str) -> Material:
 
 
 def _name(workspace: Workspace) -> str:
-    from tasks.config import params_file
-
     try:
         return params_file.load(workspace.params).name
     except SettingsError:

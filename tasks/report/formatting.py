@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from fewstep.metrics.metric_names import metric_name
+from fewstep.metrics.protocol import StoredValue
+from tasks.evaluation.documents import Baselines, Evaluation
 from tasks.report.report_data import Material
 
 
@@ -42,12 +44,10 @@ METRICS = (
     Metric("nearest_ratio_features", "nearest (features)", 2, better="one", explained="the same in feature space"),
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
-PLOTTED = ("fd_infinite", "kid", "recall", "precision", "class_accuracy", "agreement_rms")
-
-
 
 
 def section(name: str, title: str, body: str, intro: str = "") -> str:
+    """A section of the page, as HTML; empty where the body is."""
     lead = f'<p class="intro">{intro}</p>' if intro else ""
     return f'<section id="{name}"><h2>{escape(title)}</h2>{lead}{body}</section>' if body else ""
 
@@ -66,43 +66,44 @@ def tabs(group: str, panels: Iterable[tuple[str, str, bool]]) -> str:
 
 
 def number(value: float | None, metric: Metric) -> str:
+    """A value in the metric's unit and digits, with a true minus sign; a dash for None."""
     return "–" if value is None else f"{metric.scale * value:.{metric.digits}f}".replace("-", "−")
 
 
-def with_interval(entry: dict | None, metric: Metric) -> str:
-    """`0.096 ±0.044`, as HTML."""
-    if not entry or entry["value"] is None:
+def with_interval(entry: StoredValue | None, metric: Metric) -> str:
+    """`0.096 ±0.044`, as HTML; a dash for what was not measured."""
+    return figure(entry and entry.value, entry and entry.interval, metric)
+
+
+def figure(value: float | None, interval: tuple[float, float] | None, metric: Metric) -> str:
+    """`0.096 ±0.044`, as HTML; a dash for None."""
+    if value is None:
         return '<span class="dim">–</span>'
-    text = f"<b>{number(entry['value'], metric)}</b>"
-    if entry.get("interval"):
-        low, high = entry["interval"]
+    text = f"<b>{number(value, metric)}</b>"
+    if interval:
+        low, high = interval
         text += f' <span class="dim">±{metric.scale * (high - low) / 2:.{metric.digits}f}</span>'
     return text
 
 
-def told(entry: dict, metric: Metric) -> str:
+def told(entry: StoredValue, metric: Metric) -> str:
     """A value in words: number, interval, n."""
-    text = f"{metric.title} {number(entry['value'], metric)}"
-    if entry.get("interval"):
-        text += f" (95 %: {' to '.join(number(x, metric) for x in entry['interval'])})"
-    return f"{text}, n {entry['n']:,}"
+    text = f"{metric.title} {number(entry.value, metric)}"
+    if entry.interval:
+        text += f" (95 %: {' to '.join(number(x, metric) for x in entry.interval)})"
+    return f"{text}, n {entry.n:,}"
 
 
-def frechet_name(document: dict) -> str:
-    """How the extrapolated Fréchet distance of an evaluation is called."""
-    return metric_name("fd_infinite", document["features"])
-
-
-def title(metric: Metric, document: dict) -> str:
+def title(metric: Metric, document: Baselines) -> str:
     """A metric's name in print; a Fréchet distance carries its features, being called FID in Inception's only."""
     if metric.name in ("fd", "fd_infinite"):
-        return metric_name(metric.name, document["features"])
+        return metric_name(metric.name, document.features)
     return metric.title
 
 
-def measured(document: dict) -> list[Metric]:
+def measured(document: Evaluation) -> list[Metric]:
     """The metrics that the first student has, those in further features (`kid@dinov2`) last."""
-    values = document["student"][0]["values"]
+    values = document.first.values
     found = [metric for metric in METRICS if metric.name in values]
     for name in values:
         base, _, features = name.partition("@")
@@ -119,5 +120,6 @@ def teachers(materials: list[Material]) -> list[Material]:
     """One material per set of baselines: students of one teacher share theirs."""
     seen: dict[str, Material] = {}
     for material in materials:
-        seen.setdefault(material.stages.get("baselines", {}).get("digest") or str(id(material)), material)
+        baselines = material.stages.get("baselines")
+        seen.setdefault(baselines.digest if baselines else str(id(material)), material)
     return list(seen.values())

@@ -11,17 +11,17 @@ from tasks.report.report_data import Material
 def protocol(materials: list[Material]) -> str:
     """What all values have in common, and what each metric adds."""
     document = materials[0].document
-    values = document["student"][0]["values"]
-    main = document["protocols"][values["fd_infinite"]["protocol"]]
+    values = document.first.values
+    main = document.protocols[values["fd_infinite"].protocol]
     common = "".join(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{_plain(value)}</dd>"
-                     for name, value in main.items() if name not in ("metric", "parameters"))  # fmt: skip
+                     for name, value in sorted(main.model_dump(exclude={"metric", "parameters"}).items()))
     rows = []
     for name, entry in values.items():
-        one = document["protocols"][entry["protocol"]]
-        settings = " · ".join(f"{key} {value}" for key, value in one["parameters"].items())
-        shown = f"{metric_name(one['metric'], one['features'])} <span class='dim'>{escape(name)}</span>"
-        rows.append(f"<tr><th>{shown}</th><td>{escape(one['features'])}</td><td>{escape(settings)}</td>"
-                    f"<td><code>{entry['protocol']}</code></td></tr>")  # fmt: skip
+        used = document.protocols[entry.protocol]
+        parameters = " · ".join(f"{key} {value}" for key, value in used.parameters.items())
+        shown = f"{metric_name(used.metric, used.features)} <span class='dim'>{escape(name)}</span>"
+        rows.append(f"<tr><th>{shown}</th><td>{escape(used.features)}</td><td>{escape(parameters)}</td>"
+                    f"<td><code>{entry.protocol}</code></td></tr>")  # fmt: skip
     return (f'<dl class="terms">{common}</dl><details><summary>Every metric</summary><div class="scroll"><table><thead>'
             f"<tr><th>metric</th><th>features</th><th>settings</th><th>protocol</th></tr></thead><tbody>{''.join(rows)}"
             f"</tbody></table></div></details>")  # fmt: skip
@@ -34,16 +34,16 @@ def lineage(materials: list[Material]) -> str:
         if not material.stages:
             continue
         rows = []
-        for name, one in material.stages.items():
-            inputs = ", ".join(f"{key} {value['digest'][:10]}" for key, value in one["inputs"].items())
-            given = ", ".join(f"{key} {str(value)[:10]}" for key, value in one["given"].items())
-            rows.append(f'<tr id="stage-{escape(name)}"><th>{escape(name)}</th><td><code title="{one["digest"]}">'
-                        f'{one["digest"][:10]}</code></td><td><code title="{one["key"]}">{one["key"][:10]}</code></td>'
-                        f"<td>{escape(', '.join(filter(None, [inputs, given])) or '–')}</td><td>{one['files']} files, "
-                        f"{one['bytes'] / 1e6:.2f} MB</td></tr>")  # fmt: skip
+        for name, stage in material.stages.items():
+            inputs = ", ".join(f"{key} {value['digest'][:10]}" for key, value in stage.inputs.items())
+            outside = ", ".join(f"{key} {value[:10]}" for key, value in stage.given.items())
+            rows.append(f'<tr id="stage-{escape(name)}"><th>{escape(name)}</th><td><code title="{stage.digest}">'
+                        f'{stage.digest[:10]}</code></td><td><code title="{stage.key}">{stage.key[:10]}</code></td>'
+                        f"<td>{escape(', '.join(filter(None, [inputs, outside])) or '–')}</td><td>{stage.files} files, "
+                        f"{stage.bytes / 1e6:.2f} MB</td></tr>")  # fmt: skip
         last = material.stages.get("evaluate") or next(iter(material.stages.values()))
-        machine = last["fingerprint"][-1] if last["fingerprint"] else {}
-        facts = {"commit": material.commit or "not in git", **last["versions"], **machine}
+        machine = last.fingerprint[-1] if last.fingerprint else {}
+        facts = {"commit": material.commit or "not in git", **last.versions, **machine}
         text = " · ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
         blocks.append(f'<h3>{escape(material.label)}</h3><div class="scroll"><table><thead><tr><th>stage</th><th>bytes'
                       f"</th><th>key</th><th>made from</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -53,8 +53,8 @@ def lineage(materials: list[Material]) -> str:
 
 def settings(materials: list[Material]) -> str:
     """Every resolved setting by stage; of several materials only what differs stands open."""
-    flat = [{f"{stage}.{key}": value for stage, one in material.stages.items()
-             for key, value in _flat(one["settings"]).items()} for material in materials]  # fmt: skip
+    flat = [{f"{name}.{key}": value for name, stage in material.stages.items()
+             for key, value in _flat(stage.settings).items()} for material in materials]  # fmt: skip
     if not any(flat):
         return ""
     names = list(dict.fromkeys(name for one in flat for name in one))
@@ -74,6 +74,7 @@ def settings(materials: list[Material]) -> str:
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Nested settings as `a.b.c` → value; the parts of a list are numbered from 1."""
     if isinstance(value, dict) and value:
         return {key: one for name, part in value.items()
                 for key, one in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}  # fmt: skip

@@ -5,9 +5,12 @@ from __future__ import annotations
 from html import escape
 
 from fewstep.metrics.metric_names import counted, solver_name
-from tasks.report import results_table
-from tasks.report.formatting import BY_NAME, Metric, frechet_name, number, tabs, teachers, told
+from fewstep.metrics.protocol import StoredValue
+from tasks.evaluation.costs import Timing
+from tasks.evaluation.documents import SolverRow, StudentRow
+from tasks.report.formatting import BY_NAME, Metric, number, tabs, teachers, title, told
 from tasks.report.report_data import Material
+from tasks.report.results_table import first_equivalence
 from tasks.report.svg_charts import Axis, Band, Bracket, Point, Series, chart
 
 PLOTTED = ("fd_infinite", "kid", "recall", "precision", "class_accuracy", "agreement_rms")
@@ -16,16 +19,16 @@ PLOTTED = ("fd_infinite", "kid", "recall", "precision", "class_accuracy", "agree
 def quality(materials: list[Material]) -> str:
     """Quality against network evaluations and against milliseconds, students and solvers, a plot per metric."""
     panels = []
-    known = materials[0].document["student"][0]["values"]
+    document = materials[0].document
     for name in PLOTTED:
-        if name not in known:
+        if name not in document.first.values:
             continue
         metric = BY_NAME[name]
         both = [_quality(materials, metric, kind) for kind in ("evaluations", "ms")]
         charts = "".join(f'<figure class="plot" data-metric="{name}" data-x="{kind}">{drawn}</figure>'
                          for kind, drawn in zip(("evaluations", "ms"), both, strict=True) if drawn)  # fmt: skip
-        title = metric.title if name != "fd_infinite" else frechet_name(materials[0].document)
-        panels.append((escape(title), f'<div class="pair">{charts}</div>', name in ("fd_infinite", "kid")))
+        printed = name in ("fd_infinite", "kid")
+        panels.append((escape(title(metric, document)), f'<div class="pair">{charts}</div>', printed))
     return _legend(materials) + tabs("quality", panels)
 
 
@@ -36,62 +39,68 @@ def _quality(materials: list[Material], metric: Metric, kind: str) -> str:
     document = materials[0].document
     if not series or (kind == "ms" and not any(one.strong for one in series)):
         return ""
-    floor, bands = document["floor"]["values"].get(metric.name), []
+    floor, bands = document.floor.values.get(metric.name), []
     if floor:
-        low, high = floor["interval"] or (None, None)
-        scaled = [None if x is None else metric.scale * x for x in (low, high)]
-        bands = [Band(f"real images: {number(floor['value'], metric)}", metric.scale * floor["value"], *scaled)]
+        bands = [Band(f"real images: {number(floor.value, metric)}", *_scaled(floor, metric))]
     brackets = []
     if metric.name == "fd_infinite" and kind == "evaluations" and len(materials) == 1:
         brackets = _equal(materials[0])
     x = Axis("network evaluations per sample", "counts") if kind == "evaluations" else Axis("ms for one image", "log")
-    title = metric.title if metric.name != "fd_infinite" else frechet_name(document)
+    name = title(metric, document)
     better = {"lower": "lower is better", "higher": "higher is better", "one": "1 is right"}[metric.better]
-    return chart(series, x, Axis(f"{title} ({better})", metric.axis), bands=bands, brackets=brackets,
-                 label=f"{title} against {x.title}")  # fmt: skip
+    return chart(series, x, Axis(f"{name} ({better})", metric.axis), bands=bands, brackets=brackets,
+                 label=f"{name} against {x.title}")  # fmt: skip
 
 
 def _equal(material: Material) -> list[Bracket]:
-    row = material.document["student"][0]
-    found = material.document["comparisons"][str(row["steps"])]
-    one = (found.get("equals") or {}).get(found.get("equals_solver"))
-    if not one or one["evaluations"] <= row["evaluations"]:
+    row = material.document.first
+    found = material.document.comparison(row)
+    equal = found.equals.get(found.equals_solver)
+    if equal is None or equal.evaluations <= row.evaluations:
         return []
-    return [Bracket(row["values"]["fd_infinite"]["value"], row["evaluations"], one["evaluations"], one["low"],
-                    one["high"], results_table.equivalence(material.priced, row))]  # fmt: skip
+    return [Bracket(row.values["fd_infinite"].value, row.evaluations, equal.evaluations, equal.low, equal.high,
+                    first_equivalence(material.result))]  # fmt: skip
 
 
 def _student(material: Material, metric: Metric, kind: str, i: int, of: int) -> Series:
-    timed = material.cost.get("evaluate", {}).get("student", {})
+    timed = material.cost_of("evaluate").student
     name, points = "student" if of == 1 else material.label, []
-    for row in material.document["student"]:
-        x = row["evaluations"] if kind == "evaluations" else timed.get(str(row["steps"]), {}).get("latency_ms")
-        if x and metric.name in row["values"]:
-            points.append(_point(row, metric, x, f"{name}, {counted(row['steps'], 'step')}"))
+    for row in material.document.student:
+        x = _place(row, timed.get(str(row.steps)), kind)
+        if x and metric.name in row.values:
+            points.append(_point(row, metric, x, f"{name}, {counted(row.steps, 'step')}"))
     return Series(name, points, f"m{i % 6}", 0, strong=True)
 
 
 def _solvers(materials: list[Material], metric: Metric, kind: str) -> list[Series]:
     found = []
     for i, material in enumerate(teachers(materials)):
-        timed = material.cost.get("baselines", {}).get("solvers", {})
-        for j, solver in enumerate(dict.fromkeys(row["solver"] for row in material.document["rows"])):
+        timed = material.cost_of("baselines").solvers
+        for j, solver in enumerate(material.document.solvers):
             points = []
-            for row in sorted(material.document["rows"], key=lambda row: row["evaluations"]):
-                latency = timed.get(f"{row['solver']}-{row['evaluations']}", {}).get("latency_ms")
-                x = row["evaluations"] if kind == "evaluations" else latency
-                if row["solver"] == solver and metric.name in row["values"] and x:
-                    points.append(_point(row, metric, x, row["subject"]))
+            for row in sorted(material.document.rows, key=lambda row: row.evaluations):
+                x = _place(row, timed.get(row.name), kind)
+                if row.solver == solver and metric.name in row.values and x:
+                    points.append(_point(row, metric, x, row.subject))
             name = solver_name(solver) + (f" ({material.label})" if i else "")
             found.append(Series(name, points, f"s{j % 5}", 1 + j))
     return found
 
 
-def _point(row: dict, metric: Metric, x: float, subject: str) -> Point:
-    entry = row["values"][metric.name]
-    low, high = entry["interval"] or (None, None)
-    scaled = [None if value is None else metric.scale * value for value in (low, high)]
-    return Point(x, metric.scale * entry["value"], *scaled, f"{subject}: {told(entry, metric)}")
+def _place(row: StudentRow | SolverRow, timing: Timing | None, kind: str) -> float | None:
+    """Where a row stands on the x axis; None where its time was not measured."""
+    return row.evaluations if kind == "evaluations" else timing and timing.latency_ms
+
+
+def _point(row: StudentRow | SolverRow, metric: Metric, x: float, subject: str) -> Point:
+    entry = row.values[metric.name]
+    return Point(x, *_scaled(entry, metric), f"{subject}: {told(entry, metric)}")
+
+
+def _scaled(entry: StoredValue, metric: Metric) -> tuple[float, float | None, float | None]:
+    """(value, low, high) in the metric's unit."""
+    low, high = (None, None) if entry.interval is None else (metric.scale * bound for bound in entry.interval)
+    return metric.scale * entry.value, low, high
 
 
 def _legend(materials: list[Material]) -> str:

@@ -11,7 +11,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from fewstep.conformance.known_misses import DIGITS, known_misses
+from fewstep.recipes import load_recipe
+from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError
+from tasks.evaluation.costs import cost_of, read_costs
+from tasks.evaluation.documents import HEADLINE, Headline, read
 from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 
@@ -40,13 +45,45 @@ COLUMNS = ("model", "target", "eval.", "FD-digits", "KID × 1000", "recall", "cl
            "found")  # fmt: skip
 
 
+Figures = dict[str, int | float | str | None]
+
+
+class Reference(Strict):
+    """Figures by metric that the students are compared with; `teacher` and `solver` by network evaluations."""
+
+    teacher: dict[str, Figures] = {}
+    solver: dict[str, Figures] = {}
+    real: Figures = {}
+
+
+class RecipeRow(Strict):
+    """One recipe's figures; None for what was not measured. `protocol` and `samples`: what they were measured under."""
+
+    recipe: str
+    evaluations: int
+    fd_infinite: float | None
+    kid: float | None
+    recall: float | None
+    class_accuracy: float | None
+    images_per_second: float | None
+    training_seconds: float | None
+    protocol: str
+    samples: int
+    reference: Reference
+
+    @property
+    def figures(self) -> Figures:
+        """What goes into the recipe's metrics file and into the plot."""
+        return {name: getattr(self, name) for name in FIGURES}
+
+
 def remembered(workspace: Workspace, recipe: str, key: str | None) -> dict | None:
-    """The row of this recipe if it was made under this evaluation key."""
+    """The row of this recipe, as JSON, if it was made under this evaluation key."""
     try:
-        found = json.loads(_path(workspace, recipe).read_text(encoding="utf-8"))
+        kept = json.loads(_path(workspace, recipe).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found["row"] if key is not None and found.get("key") == key else None
+    return kept["row"] if key is not None and kept.get("key") == key else None
 
 
 def remember(workspace: Workspace, recipe: str, key: str, row: dict) -> None:
@@ -57,38 +94,43 @@ def remember(workspace: Workspace, recipe: str, key: str, row: dict) -> None:
 
 
 def row_of(root: Path, recipe: str, steps: int) -> dict:
-    """A recipe's figures, from the outputs and costs of the checkout that its run worked in."""
-    metrics = json.loads((root / "data" / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    own = metrics["student"][str(steps)]
-    row = {"recipe": recipe, "evaluations": steps, **{name: own.get(name) for name in QUALITY}}
-    speed = _cost(root, "evaluate").get("student", {}).get(str(steps), {})
-    row["images_per_second"] = speed.get("images_per_second")
-    rounds = [part for part in _cost(root, "distill").values() if isinstance(part, dict) and "seconds" in part]
-    row["training_seconds"] = round(sum(part["seconds"] for part in rounds), 1) if rounds else None
-    reference = {name: metrics[name] for name in ("teacher", "solver", "real") if name in metrics}
-    return {**row, "protocol": metrics["protocol"], "samples": metrics["samples"], "reference": reference}
+    """A recipe's figures, as the JSON of a `RecipeRow`, from the outputs and costs of the checkout that its run worked
+    in. Raises CorruptData for a damaged file."""
+    metrics, costs = read(Headline, root / "data" / "evaluation" / HEADLINE), read_costs(root / "data" / "cost")
+    timing = cost_of(costs, "evaluate").student.get(str(steps))
+    seconds = cost_of(costs, "distill").rounds.values()
+    return RecipeRow(
+        recipe=recipe, evaluations=steps, **{name: metrics.student[str(steps)].get(name) for name in QUALITY},
+        images_per_second=timing and timing.images_per_second,
+        training_seconds=round(sum(seconds), 1) if seconds else None, protocol=metrics.protocol,
+        samples=metrics.samples, reference=Reference(teacher=metrics.teacher, solver=metrics.solver, real=metrics.real),
+    ).model_dump(mode="json")  # fmt: skip
 
 
 def write(root: Path, rows: Sequence[dict], images: int) -> None:
     """A metrics file, which is a row of `dvc metrics show`, for each recipe; plot data, what tells DVC, docs/digits.md.
 
-    Raises SettingsError if rows were measured under different protocols.
+    Args:
+        rows: JSON of a `RecipeRow` each, or `{recipe, error}` of a recipe that failed.
+        images: training samples of each recipe.
+
+    Raises:
+        SettingsError: rows were measured under different protocols.
     """
-    good = [row for row in rows if "error" not in row]
-    if len({row["protocol"] for row in good}) > 1:
+    good = _measured(rows)
+    if len({row.protocol for row in good}) > 1:
         raise SettingsError("the recipes were measured under different protocols and cannot stand in one table")
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    files = sorted(_file(row["recipe"]) for row in good)
+    files = sorted(_file(row.recipe) for row in good)
     for former in set(folder.glob("*.json")) - {folder / name for name in files}:
         former.unlink()
     for row in good:
-        figures = {name: row[name] for name in FIGURES}
-        atomic_write(folder / _file(row["recipe"]), json.dumps(figures, indent=1) + "\n")
+        atomic_write(folder / _file(row.recipe), json.dumps(row.figures, indent=1) + "\n")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("recipe", *FIGURES))
-    table.writerows([row["recipe"], *(row[name] for name in FIGURES)] for row in good)
+    table.writerows([row.recipe, *row.figures.values()] for row in good)
     atomic_write(folder / "figures.csv", text.getvalue())
     atomic_write(folder / "dvc.yaml", DVC.format(metrics=json.dumps(files)))
     atomic_write(root / DOCUMENT, document(rows, images))
@@ -96,49 +138,42 @@ def write(root: Path, rows: Sequence[dict], images: int) -> None:
 
 def document(rows: Sequence[dict], images: int) -> str:
     """docs/digits.md: what the students are compared with first, then the recipes, those that failed last."""
-    from fewstep.conformance.known_misses import DIGITS, known_misses
-    from fewstep.recipes import load_recipe
-
-    found_of = {recipe: found for (recipe, problem), found in known_misses().items() if problem == DIGITS}
-    good = sorted((row for row in rows if "error" not in row), key=lambda row: (row["fd_infinite"] is None,
-                                                                              row["fd_infinite"]))  # fmt: skip
+    remarks = {recipe: found for (recipe, problem), found in known_misses().items() if problem == DIGITS}
+    good = sorted(_measured(rows), key=lambda row: (row.fd_infinite is None, row.fd_infinite))
     lines = [COLUMNS, ["---"] * len(COLUMNS)]
     if good:
-        reference = good[0]["reference"]
-        lines += [["real images", "–", "–", *_quality(reference["real"]), "–", "–", ""]] if "real" in reference else []
-        lines += [[f"teacher, {count} evaluations", "–", count, *_quality(found), "–", "–", ""]
-                  for count, found in reference.get("teacher", {}).items()]  # fmt: skip
-        lines += [[f"{found.get('name', 'solver')} (training-free)", "–", count, *_quality(found), "–", "–", ""]
-                  for count, found in sorted(_solvers(good).items(), key=lambda pair: int(pair[0]))]  # fmt: skip
-    lines += [[f"`{row['recipe']}`", load_recipe(row["recipe"]).target, str(row["evaluations"]), *_quality(row),
-               _shown(row["images_per_second"], 1, 0), _shown(row["training_seconds"], 1, 0),
-               found_of.get(row["recipe"], "")] for row in good]  # fmt: skip
-    text = HEAD.format(images=images, samples=good[0]["samples"] if good else 0)
+        reference = good[0].reference
+        lines += [["real images", "–", "–", *_quality(reference.real), "–", "–", ""]] if reference.real else []
+        lines += [[f"teacher, {count} evaluations", "–", count, *_quality(figures), "–", "–", ""]
+                  for count, figures in reference.teacher.items()]  # fmt: skip
+        lines += [[f"{figures.get('name', 'solver')} (training-free)", "–", count, *_quality(figures), "–", "–", ""]
+                  for count, figures in sorted(_solvers(good).items(), key=lambda pair: int(pair[0]))]  # fmt: skip
+    lines += [[f"`{row.recipe}`", load_recipe(row.recipe).target, str(row.evaluations), *_quality(row.figures),
+               _shown(row.images_per_second, 1, 0), _shown(row.training_seconds, 1, 0), remarks.get(row.recipe, "")]
+              for row in good]  # fmt: skip
+    text = HEAD.format(images=images, samples=good[0].samples if good else 0)
     text += "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    failed = [row for row in rows if "error" in row]
-    return text + "".join(f"\n* `{row['recipe']}` failed: {row['error']}\n" for row in failed)
+    return text + "".join(f"\n* `{row['recipe']}` failed: {row['error']}\n" for row in rows if "error" in row)
 
 
-def _solvers(rows: Sequence[dict]) -> dict[str, dict]:
+def _measured(rows: Sequence[dict]) -> list[RecipeRow]:
+    """The recipes that did not fail."""
+    return [RecipeRow(**row) for row in rows if "error" not in row]
+
+
+def _solvers(rows: Sequence[RecipeRow]) -> dict[str, Figures]:
     """The best training-free solver at each number of evaluations that some student takes."""
-    return {count: found for row in rows for count, found in row["reference"].get("solver", {}).items()
-            if count == str(row["evaluations"])}  # fmt: skip
+    return {count: figures for row in rows for count, figures in row.reference.solver.items()
+            if count == str(row.evaluations)}  # fmt: skip
 
 
-def _quality(figures: dict) -> list[str]:
+def _quality(figures: Figures) -> list[str]:
     digits = {"kid": (1000, 2)}
     return [_shown(figures.get(name), *digits.get(name, (1, 3))) for name in QUALITY]
 
 
 def _shown(value: float | None, scale: float, digits: int) -> str:
     return "–" if value is None else f"{value * scale:.{digits}f}"
-
-
-def _cost(root: Path, stage: str) -> dict:
-    try:
-        return json.loads((root / "data" / "cost" / f"{stage}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def _path(workspace: Workspace, recipe: str) -> Path:

@@ -3,91 +3,139 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from fewstep.util.errors import CorruptData, NotAvailable
+from fewstep.util.config import Strict
+from fewstep.util.errors import CorruptData, FewstepError, NotAvailable
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
+from tasks.evaluation.costs import StageCost, cost_of, read_costs
+from tasks.evaluation.documents import EVALUATION, FORMAT, Evaluation, parsed, read
+from tasks.report.results_table import Result
+from tasks.storage import git
 from tasks.storage.file_io import write_if_other
 
 if TYPE_CHECKING:
     from tasks.registry.model_registry import Registry, Version
     from tasks.storage.workspace import Workspace
+    from tasks.tracking.mlflow_client import Tracking
 
 FIGURES, PICTURES = "report.json", "report.safetensors"
 _POINTS = 240  # of a training curve: more than a plot shows
 
 
-@dataclass
-class Material:
+class StageFacts(Strict):
+    """What the report tells of a stage's output, from its manifest. `files`: how many there are, of `bytes` in all."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    key: str
+    digest: str
+    settings: dict[str, Any]
+    inputs: dict[str, dict[str, str]]
+    given: dict[str, str]
+    summary: dict[str, Any]
+    versions: dict[str, Any]
+    fingerprint: list[dict[str, Any]]
+    files: int
+    bytes: int
+
+    @classmethod
+    def of(cls, manifest: dict) -> Self:
+        """`manifest`: the content of a manifest.json."""
+        files = manifest["files"]
+        return cls(**{**manifest, "files": len(files), "bytes": sum(file["bytes"] for file in files)})
+
+
+class TrainedRound(Strict):
+    """One round of distillation: how many images it took, and how many turns each role had."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    round: str
+    images: int
+    turns: dict[str, int] = {}
+
+
+class Material(Strict):
     """One student's evaluation with all that a reader may ask about it.
 
     Attributes:
         label: a run, a registered version, or the name of the experiment.
-        document: evaluation.json.
-        cost: by stage, data/cost; empty where it was not measured here.
-        curves: figure of training → [[images seen, value], …].
-        stages: by stage: key, digest, settings, inputs, summary, versions, fingerprint, files, bytes.
+        cost: by stage; what was not measured here is left out.
+        curves: by figure of training, points (images seen, value).
+        stages: by stage.
         commit: of the code, where it is known.
-        pictures: arrays of evaluation's report.safetensors.
+        pictures: arrays of evaluation's report.safetensors, kept in a file of their own.
     """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    format: Literal[1] = FORMAT
     label: str
-    document: dict
-    cost: dict = field(default_factory=dict)
-    curves: dict[str, list] = field(default_factory=dict)
-    stages: dict[str, dict] = field(default_factory=dict)
+    document: Evaluation
+    cost: dict[str, StageCost] = {}
+    curves: dict[str, list[list[float]]] = {}
+    stages: dict[str, StageFacts] = {}
     commit: str | None = None
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = Field(default={}, exclude=True)
 
     @property
-    def priced(self) -> dict:
-        """The document with the costs beside it, as tasks.report.results_table reads it."""
-        return {**self.document, "cost": self.cost}
+    def result(self) -> Result:
+        """Figures and costs, as tasks.report.results_table reads them."""
+        return Result(self.document, self.cost)
+
+    @property
+    def rounds(self) -> list[TrainedRound]:
+        """The rounds that the student went through, from the summary of distill."""
+        summary = self.stages["distill"].summary if "distill" in self.stages else {}
+        return [TrainedRound(**trained) for trained in summary.get("rounds", [])]
+
+    def cost_of(self, stage: str) -> StageCost:
+        """The costs of a stage; empty where they were not measured."""
+        return cost_of(self.cost, stage)
 
     def store(self, folder: Path) -> None:
         """Writes both files into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         write_if_other(folder / PICTURES, save(self.pictures))
-        facts = {name: value for name, value in asdict(self).items() if name != "pictures"}
+        facts = self.model_dump(mode="json", by_alias=True)
+        for stage, cost in self.cost.items():  # as its file has it, without what was not measured
+            facts["cost"][stage] = cost.model_dump(mode="json", exclude_unset=True)
         write_if_other(folder / FIGURES, json.dumps(facts, ensure_ascii=False) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Material:
+    def load(cls, folder: Path) -> Self:
         """The inverse of `store`. Raises NotAvailable when there is nothing, CorruptData when it is damaged."""
         if not (folder / FIGURES).is_file():
             raise NotAvailable(f"{folder}: no report was kept here", hint="`fewstep run` makes one")
         try:
-            return cls(**json.loads((folder / FIGURES).read_text()), pictures=load_file(folder / PICTURES))
+            content = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
+            return parsed(cls, {**content, "pictures": load_file(folder / PICTURES)}, str(folder / FIGURES))
         except (ValueError, TypeError, OSError, SafetensorError) as error:
             raise CorruptData(f"{folder}: damaged report ({error}); remove the folder") from error
 
 
 def of_checkout(workspace: Workspace, label: str) -> Material:
     """Of what is published in a checkout. Raises NotAvailable when nothing was evaluated yet."""
-    from tasks.storage import git
-
     folder = workspace.root / graph.stage("evaluate").output
-    if not (folder / "evaluation.json").is_file():
+    if not (folder / EVALUATION).is_file():
         raise NotAvailable(f"{folder}: nothing was evaluated yet", hint="`fewstep run` trains and evaluates a student")
     made = {stage.name: manifests.load_quietly(workspace.root / stage.output) for stage in graph.STAGES if stage.in_dvc}
-    stages = {name: described(asdict(one)) for name, one in made.items() if one is not None}
-    costs = {}
-    for name, entry in stages.items():
-        path = workspace.data / "cost" / f"{name}.json"
-        found = json.loads(path.read_text()) if path.is_file() else {}
-        if found.get("key") in (None, entry["key"]):  # of another output otherwise
-            costs[name] = found
+    stages = {name: StageFacts.of(json.loads(one.to_json())) for name, one in made.items() if one is not None}
+    costs = read_costs(workspace.data / "cost")
     return Material(
-        label=label, document=_json(folder / "evaluation.json"), cost=costs,
-        curves=curves(workspace, stages.get("distill", {}).get("key")), stages=stages,
-        commit=git.head(workspace.root)[0], pictures=_pictures(folder / PICTURES),
+        label=label, document=read(Evaluation, folder / EVALUATION),
+        cost={name: costs[name] for name, facts in stages.items()  # those of another output are left out
+              if name in costs and costs[name].key in (None, facts.key)},
+        curves=curves(workspace, stages.get("distill")), stages=stages, commit=git.head(workspace.root)[0],
+        pictures=_pictures(folder / PICTURES),
     )  # fmt: skip
 
 
@@ -95,49 +143,39 @@ def of_version(registry: Registry, version: Version, scratch: Path) -> Material:
     """Of a registered version, from the files kept with it. `scratch` is a folder for the download."""
     snapshot = registry.snapshot(version, scratch)
     paths = {stage.name: snapshot / "manifests" / f"{stage.name}.json" for stage in graph.STAGES}
-    stages = {name: described(_json(path)) for name, path in paths.items() if path.is_file()}
-    costs = {path.stem: _json(path) for path in sorted((snapshot / "cost").glob("*.json"))}
+    stages = {name: StageFacts.of(_json(path)) for name, path in paths.items() if path.is_file()}
     return Material(
-        label=version.name, document=_json(snapshot / "evaluation.json"), cost=costs,
-        curves=curves(registry.workspace, stages.get("distill", {}).get("key")), stages=stages,
+        label=version.name, document=read(Evaluation, snapshot / EVALUATION), cost=read_costs(snapshot / "cost"),
+        curves=curves(registry.workspace, stages.get("distill")), stages=stages,
         commit=version.tags.get("fewstep.commit") or None, pictures=_pictures(snapshot / PICTURES),
     )  # fmt: skip
 
 
-def described(manifest: dict) -> dict:
-    """What the report tells of a stage's output, from its manifest."""
-    kept = ("key", "digest", "settings", "seed", "inputs", "given", "summary", "versions", "fingerprint", "code")
-    files = manifest["files"]
-    return {**{name: manifest[name] for name in kept}, "files": len(files),
-            "bytes": sum(file["bytes"] for file in files)}  # fmt: skip
-
-
-def curves(workspace: Workspace, key: str | None) -> dict[str, list]:
-    """The figures of the training that made the student with this key, from MLflow; none where nobody logged it."""
-    if key is None:
+def curves(workspace: Workspace, distill: StageFacts | None) -> dict[str, list[list[float]]]:
+    """The figures of the training that made this student, from MLflow; none where nobody logged it."""
+    if distill is None:
         return {}
-    from fewstep.util.errors import FewstepError
-    from tasks.tracking.mlflow_client import Tracking
+    from tasks.tracking.mlflow_client import Tracking  # loads MLflow
 
     try:
-        return _curves(Tracking.of(workspace), key)
+        return _curves(Tracking.of(workspace), distill.key)
     except FewstepError:  # no server: the report goes without
         return {}
 
 
-def _curves(tracking, key: str) -> dict[str, list]:
+def _curves(tracking: Tracking, key: str) -> dict[str, list[list[float]]]:
     experiments = [item.experiment_id for item in tracking.pages("search_experiments")]
-    found: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {}
     condition = f"tags.`fewstep.stage` = 'distill' and tags.`fewstep.key` = '{key}'"
     for run in tracking.pages("search_runs", experiments, condition) if experiments else []:
         for name in run.data.metrics:
             if name.startswith(("cost/", "progress/")) or "/" not in name and name != "learning_rate":
                 continue
-            points = found.setdefault(name, {})
+            points = curves.setdefault(name, {})
             for metric in tracking.call("get_metric_history", run.info.run_id, name):
                 if np.isfinite(metric.value):
                     points[metric.step] = metric.value
-    return {name: _thinned(sorted(points.items())) for name, points in sorted(found.items()) if len(points) > 1}
+    return {name: _thinned(sorted(points.items())) for name, points in sorted(curves.items()) if len(points) > 1}
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""Samples from the same noise side by side, and their ways from noise."""
+"""Samples from the same noise side by side, and the states between noise and sample."""
 
 from __future__ import annotations
 
@@ -7,43 +7,48 @@ from html import escape
 import numpy as np
 
 from fewstep.metrics.metric_names import counted, solver_name
+from tasks.evaluation.documents import StudentRow, baseline_name
 from tasks.report.formatting import tabs, teachers
 from tasks.report.inline_images import atlas
 from tasks.report.report_data import Material
 
 _COLUMNS, _LARGE_COLUMNS = 10, 5  # of a grid of samples; images above 32 pixels are shown in fewer
-_FRAMES = 9  # of a way from noise to sample
+_FRAMES = 9  # between noise and sample
 
 
 def pictures(materials: list[Material]) -> str:
     """Students, solvers at their cost and the teacher, from the same noise."""
     panels = []
-    most = max((len(one.document["student"]) for one in materials), default=0)
-    for k in range(most):
-        blocks, captions = [], []
-        for material in materials:
-            rows = material.document["student"]
-            if k < len(rows) and f"grid.student-{rows[k]['steps']}" in material.pictures:
-                steps = rows[k]["steps"]
-                name = "student" if len(materials) == 1 else material.label
-                blocks.append(_grid(material, f"grid.student-{steps}", name, counted(steps, "step")))
-                captions.append(counted(steps, "step"))
-        if not blocks:
+    for k in range(max((len(material.document.student) for material in materials), default=0)):
+        students = [(material, material.document.student[k]) for material in materials
+                    if k < len(material.document.student)]
+        shown = [(material, row) for material, row in students if f"grid.student-{row.steps}" in material.pictures]
+        if not shown:
             continue
-        material = materials[0]
-        chosen = material.document["comparisons"].get(str(material.document["student"][min(k, len(
-            material.document["student"]) - 1)]["steps"]), {})  # fmt: skip
-        rival = f"grid.{chosen.get('solver')}-{chosen.get('evaluations')}"
-        if len(materials) == 1 and rival in material.pictures:
-            blocks.append(_grid(material, rival, solver_name(chosen["solver"]),
-                                counted(chosen["evaluations"], "evaluation")))  # fmt: skip
-        for one in teachers(materials):
-            if "grid.teacher" in one.pictures:
-                best = next(row for row in one.document["rows"] if row["teacher"])
-                blocks.append(_grid(one, "grid.teacher", "teacher", f"{solver_name(best['solver'])}, "
-                                    f"{counted(best['evaluations'], 'evaluation')}"))  # fmt: skip
-        panels.append((captions[0], f'<div class="grids">{"".join(blocks)}</div>', k == 0))
+        blocks = [_grid(material, f"grid.student-{row.steps}", "student" if len(materials) == 1 else material.label,
+                        counted(row.steps, "step")) for material, row in shown]  # fmt: skip
+        if len(materials) == 1:
+            blocks += _rival(*shown[0])
+        blocks += [_teacher_grid(material) for material in teachers(materials) if "grid.teacher" in material.pictures]
+        panels.append((counted(shown[0][1].steps, "step"), f'<div class="grids">{"".join(blocks)}</div>', k == 0))
     return tabs("pictures", panels) if panels else ""
+
+
+def _rival(material: Material, row: StudentRow) -> list[str]:
+    """The best solver at the cost of this row of the student, where there is one."""
+    found = material.document.comparison(row)
+    if found.solver is None:
+        return []
+    name = f"grid.{baseline_name(found.solver, found.evaluations)}"
+    if name not in material.pictures:
+        return []
+    return [_grid(material, name, solver_name(found.solver), counted(found.evaluations, "evaluation"))]
+
+
+def _teacher_grid(material: Material) -> str:
+    teacher = material.document.teacher
+    note = f"{solver_name(teacher.solver)}, {counted(teacher.evaluations, 'evaluation')}"
+    return _grid(material, "grid.teacher", "teacher", note)
 
 
 def _grid(material: Material, name: str, title: str, note: str) -> str:
@@ -65,13 +70,13 @@ def ways(materials: list[Material]) -> str:
     blocks = []
     for material in teachers(materials):
         if "way.teacher" in material.pictures:
-            best = next(row for row in material.document["rows"] if row["teacher"])
-            blocks.append(_way(material, "way.teacher", "teacher", counted(best["evaluations"], "evaluation")))
+            evaluations = material.document.teacher.evaluations
+            blocks.append(_way(material, "way.teacher", "teacher", counted(evaluations, "evaluation")))
     for material in materials:
-        for row in material.document["student"][: 4 if len(materials) == 1 else 1]:
-            if f"way.student-{row['steps']}" in material.pictures:
+        for row in material.document.student[: 4 if len(materials) == 1 else 1]:
+            if f"way.student-{row.steps}" in material.pictures:
                 name = "student" if len(materials) == 1 else material.label
-                blocks.append(_way(material, f"way.student-{row['steps']}", name, counted(row["steps"], "step")))
+                blocks.append(_way(material, f"way.student-{row.steps}", name, counted(row.steps, "step")))
     return f'<div class="ways">{"".join(blocks)}</div>' if blocks else ""
 
 

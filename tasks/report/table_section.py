@@ -5,7 +5,10 @@ from __future__ import annotations
 from html import escape
 
 from fewstep.metrics.metric_names import solver_name
-from tasks.report.formatting import BY_NAME, Metric, measured, teachers, title, with_interval
+from fewstep.metrics.protocol import ClassFigures
+from tasks.evaluation.costs import Timing
+from tasks.evaluation.documents import Measured
+from tasks.report.formatting import BY_NAME, Metric, figure, measured, teachers, title, with_interval
 from tasks.report.report_data import Material
 
 
@@ -17,66 +20,65 @@ def everything(materials: list[Material]) -> str:
                    for one in shown)  # fmt: skip
     body = []
     for i, material in enumerate(materials):
-        timed = material.cost.get("evaluate", {}).get("student", {})
+        timed = material.cost_of("evaluate").student
         name = "student" if len(materials) == 1 else material.label
-        for row in material.document["student"]:
-            body.append(_line(f'<i class="swatch m{i % 6}"></i>{escape(name)}', row,
-                              timed.get(str(row["steps"]), {}).get("latency_ms"), shown, "strong"))  # fmt: skip
+        for row in material.document.student:
+            body.append(_line(f'<i class="swatch m{i % 6}"></i>{escape(name)}', row, row.evaluations,
+                              timed.get(str(row.steps)), shown, "strong"))  # fmt: skip
     for material in teachers(materials):
-        timed = material.cost.get("baselines", {}).get("solvers", {})
-        solvers = list(dict.fromkeys(row["solver"] for row in material.document["rows"]))
-        for row in material.document["rows"]:
-            swatch = f'<i class="swatch s{solvers.index(row["solver"]) % 5}"></i>{escape(solver_name(row["solver"]))}'
-            ms = timed.get(f"{row['solver']}-{row['evaluations']}", {}).get("latency_ms")
-            body.append(_line(swatch + (" (teacher)" if row["teacher"] else ""), row, ms, shown, ""))
-        body.append(_line("real images", material.document["floor"], None, shown, "floor"))
+        timed, solvers = material.cost_of("baselines").solvers, material.document.solvers
+        for row in material.document.rows:
+            swatch = f'<i class="swatch s{solvers.index(row.solver) % 5}"></i>{escape(solver_name(row.solver))}'
+            body.append(_line(swatch + (" (teacher)" if row.teacher else ""), row, row.evaluations,
+                              timed.get(row.name), shown, ""))  # fmt: skip
+        body.append(_line("real images", material.document.floor, None, None, shown, "floor"))
     explained = "".join(f"<dt>{escape(title(one, document))}</dt><dd>{escape(one.explained)}</dd>" for one in shown)
     return (f'<div class="scroll"><table class="wide"><thead><tr><th>model</th><th>eval.</th><th>ms</th>{head}</tr>'
             f"</thead><tbody>{''.join(body)}</tbody></table></div><details><summary>What the columns mean</summary>"
             f'<dl class="terms">{explained}</dl></details>')  # fmt: skip
 
 
-def _line(model: str, row: dict, ms: float | None, shown: list[Metric], kind: str) -> str:
+def _line(model: str, row: Measured, evaluations: int | None, timing: Timing | None, shown: list[Metric],
+          kind: str) -> str:  # fmt: skip
     cells = []
     for metric in shown:
-        entry = row["values"].get(metric.name)
-        n = f'<span class="n">n {entry["n"]:,}</span>' if entry else ""
+        entry = row.values.get(metric.name)
+        n = f'<span class="n">n {entry.n:,}</span>' if entry else ""
         cells.append(f"<td>{with_interval(entry, metric)}{n}</td>")
-    time = '<span class="dim">–</span>' if ms is None else f"{ms:.3g}"
-    return (f'<tr class="{kind}"><th>{model}</th><td>{row.get("evaluations", "–")}</td><td>{time}</td>{"".join(cells)}'
-            f"</tr>")
+    time = '<span class="dim">–</span>' if timing is None else f"{timing.latency_ms:.3g}"
+    return (f'<tr class="{kind}"><th>{model}</th><td>{"–" if evaluations is None else evaluations}</td><td>{time}</td>'
+            f'{"".join(cells)}</tr>')
 
 
 def classes(materials: list[Material]) -> str:
     """Per class: recognised, MMD, diversity, beside real images."""
-    rows = materials[0].document["student"][0]["classes"]
-    if not rows:
+    first = materials[0].document
+    if not first.first.classes:
         return ""
-    floor = {one["class"]: one for one in materials[0].document["floor"].get("classes", [])}
+    floor = {figures.name: figures for figures in first.floor.classes}
     head = "".join(f'<th colspan="3"><i class="swatch m{i % 6}"></i>'
                    f"{escape('student' if len(materials) == 1 else one.label)}</th>" for i, one in enumerate(materials))
     second = "<th>recognised %</th><th>MMD·10³</th><th>diversity</th>"
     body = []
-    worst = [min(one.document["student"][0]["classes"], key=lambda row: row["accuracy"])["class"] for one in materials]
-    for row in rows:
-        cells = ""
-        for material, least in zip(materials, worst, strict=True):
-            mine = next((one for one in material.document["student"][0]["classes"] if one["class"] == row["class"]), {})
-            cells += _class_cells(mine, mine.get("class") == least)
-        body.append(f'<tr><th>{escape(row["class"])}</th><td>{row["n"]:,} / {row.get("reference", "–")}</td>{cells}'
-                    f"{_class_cells(floor.get(row['class'], {}), False)}</tr>")  # fmt: skip
+    by_name = [{figures.name: figures for figures in material.document.first.classes} for material in materials]
+    worst = [min(figures.values(), key=lambda figures: figures.accuracy).name for figures in by_name]
+    for name, figures in by_name[0].items():
+        cells = "".join(_class_cells(known.get(name), name == least)
+                        for known, least in zip(by_name, worst, strict=True))  # fmt: skip
+        body.append(f"<tr><th>{escape(name)}</th><td>{figures.n:,} / {figures.reference}</td>{cells}"
+                    f"{_class_cells(floor.get(name), False)}</tr>")  # fmt: skip
     return (f'<div class="scroll"><table class="wide"><thead><tr><th rowspan="2">class</th>'
             f'<th rowspan="2">n / real</th>'
             f'{head}<th colspan="3">real images</th></tr><tr>{second * (len(materials) + 1)}</tr></thead><tbody>'
             f"{''.join(body)}</tbody></table></div>")  # fmt: skip
 
 
-def _class_cells(row: dict, worst: bool) -> str:
-    cells = []
-    for name, bounds, metric in (("accuracy", "interval", BY_NAME["class_accuracy"]),
-                                 ("mmd", "mmd_interval", BY_NAME["mmd"]),
-                                 ("diversity", "diversity_interval", BY_NAME["diversity"])):  # fmt: skip
-        entry = {"value": row[name], "interval": row[bounds]} if row.get(name) is not None else None
-        mark = ' class="worst"' if worst and name == "accuracy" else ""
-        cells.append(f"<td{mark}>{with_interval(entry, metric)}</td>")
-    return "".join(cells)
+def _class_cells(found: ClassFigures | None, worst: bool) -> str:
+    """Recognised, MMD and diversity; dashes for a class that was not asked for."""
+    accuracy = mmd = diversity = (None, None)
+    if found is not None:
+        accuracy, mmd = (found.accuracy, found.interval), (found.mmd, found.mmd_interval)
+        diversity = (found.diversity, found.diversity_interval)
+    mark = ' class="worst"' if worst else ""
+    return (f"<td{mark}>{figure(*accuracy, BY_NAME['class_accuracy'])}</td><td>{figure(*mmd, BY_NAME['mmd'])}</td>"
+            f"<td>{figure(*diversity, BY_NAME['diversity'])}</td>")  # fmt: skip

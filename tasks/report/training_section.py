@@ -6,6 +6,7 @@ from collections.abc import Callable
 from html import escape
 
 from fewstep.metrics.metric_names import counted, solver_name
+from tasks.evaluation.costs import StageCost, Timing
 from tasks.report.formatting import teachers
 from tasks.report.report_data import Material
 from tasks.report.svg_charts import Axis, Point, Series, chart
@@ -29,15 +30,14 @@ def training(materials: list[Material]) -> str:
 def _rounds(materials: list[Material]) -> str:
     rows = []
     for material in materials:
-        summary_of = material.stages.get("distill", {}).get("summary", {})
-        cost, end = material.cost.get("distill", {}), 0
-        for one in summary_of.get("rounds", []):
-            end += one.get("images", 0)
-            seconds = cost.get(one["round"], {}).get("seconds")
-            turns = ", ".join(f"{role} {count}" for role, count in one.get("turns", {}).items())
-            rows.append(f"<tr><th>{escape(material.label)}</th><td>{escape(one['round'])}</td><td>{one['images']:,}</td>"
-                        f"<td>{end:,}</td><td>{escape(turns)}</td><td>{'–' if seconds is None else f'{seconds:,.0f} s'}"
-                        f"</td></tr>")  # fmt: skip
+        timed, end = material.cost_of("distill").rounds, 0
+        for trained in material.rounds:
+            end += trained.images
+            seconds = timed.get(trained.round)
+            turns = ", ".join(f"{role} {count}" for role, count in trained.turns.items())
+            rows.append(f"<tr><th>{escape(material.label)}</th><td>{escape(trained.round)}</td>"
+                        f"<td>{trained.images:,}</td><td>{end:,}</td><td>{escape(turns)}</td>"
+                        f"<td>{'–' if seconds is None else f'{seconds:,.0f} s'}</td></tr>")  # fmt: skip
     if not rows:
         return ""
     return ('<div class="scroll"><table><thead><tr><th></th><th>round</th><th>images</th><th>ends at</th><th>turns</th>'
@@ -48,22 +48,20 @@ def costs(materials: list[Material]) -> str:
     """What sampling takes, and what making the student took."""
     rows = []
     for material in materials:
-        evaluate, baselines = (material.cost.get(name, {}) for name in ("evaluate", "baselines"))
-        for row in material.document["student"]:
-            timed = evaluate.get("student", {}).get(str(row["steps"]))
-            rows.append(_cost(material.label, counted(row["steps"], "step"), row["evaluations"], timed,
-                              evaluate.get("parameters"), evaluate.get("peak_memory_mb")))  # fmt: skip
+        cost = material.cost_of("evaluate")
+        for row in material.document.student:
+            rows.append(_cost(material.label, counted(row.steps, "step"), row.evaluations,
+                              cost.student.get(str(row.steps)), cost))  # fmt: skip
     for material in teachers(materials):
-        baselines = material.cost.get("baselines", {})
-        timed = baselines.get("teacher")
+        cost = material.cost_of("baselines")
+        timed = cost.teacher
         if timed:
-            rows.append(_cost("teacher", solver_name(timed["solver"]), timed["evaluations"], timed,
-                              baselines.get("parameters"), baselines.get("peak_memory_mb")))  # fmt: skip
+            rows.append(_cost("teacher", solver_name(timed.solver), timed.evaluations, timed, cost))
     head = ("<th>model</th><th></th><th>evaluations</th><th>ms, one image</th><th>95 % of images</th><th>images/s</th>"
             "<th>parameters</th><th>peak memory</th>")  # fmt: skip
     spent = []
     for material in materials:
-        parts = [f"{name} {entry['seconds']:,.0f} s" for name, entry in material.cost.items() if "seconds" in entry]
+        parts = [f"{name} {cost.seconds:,.0f} s" for name, cost in material.cost.items() if cost.seconds is not None]
         if parts:
             text = f"Time of the stages, {material.label}: {' · '.join(parts)}"
             spent.append(f"<p class='dim'>{escape(text)}</p>")
@@ -71,14 +69,14 @@ def costs(materials: list[Material]) -> str:
             f"{''.join(spent)}")  # fmt: skip
 
 
-def _cost(label: str, what: str, evaluations: int, timed: dict | None, parameters: int | None,
-          peak: float | None) -> str:  # fmt: skip
-    timed = timed or {}
+def _cost(label: str, setting: str, evaluations: int, timing: Timing | None, cost: StageCost) -> str:
+    """One line: how long sampling takes, and the footprint that the stage measured."""
 
     def cell(value: float | None, form: Callable[[float], str]) -> str:
         return f"<td>{'–' if value is None else form(value)}</td>"
 
-    return (f"<tr><th>{escape(label)}</th><td>{escape(what)}</td><td>{evaluations}</td>"
-            + cell(timed.get("latency_ms"), "{:.3g}".format) + cell(timed.get("latency_ms_p95"), "{:.3g}".format)
-            + cell(timed.get("images_per_second"), "{:,.0f}".format) + cell(parameters, "{:,}".format)
-            + cell(peak, "{:,.0f} MB".format) + "</tr>")  # fmt: skip
+    return (f"<tr><th>{escape(label)}</th><td>{escape(setting)}</td><td>{evaluations}</td>"
+            + cell(timing and timing.latency_ms, "{:.3g}".format)
+            + cell(timing and timing.latency_ms_p95, "{:.3g}".format)
+            + cell(timing and timing.images_per_second, "{:,.0f}".format) + cell(cost.parameters, "{:,}".format)
+            + cell(cost.peak_memory_mb, "{:,.0f} MB".format) + "</tr>")  # fmt: skip

@@ -1,39 +1,141 @@
-"""Temporary."""
+"""The evaluate stage: the student beside teacher, training-free solvers and real images, under one protocol."""
+
 from __future__ import annotations
 
-import dataclasses
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fewstep.util.config import Strict
-from tasks.config.schema import Settings
-from tasks.stages.base import Stage
+from fewstep.metrics.metric_names import counted
+from fewstep.util.errors import NonFinite, SettingsError
+from tasks.config.schema import Evaluate, Settings
+from tasks.evaluation.documents import BASELINES, EVALUATION, HEADLINE, Baselines, read, to_json
+from tasks.evaluation.headline import headline, models, quality_table
+from tasks.evaluation.settings import EvaluateSettings, EvaluationResult
+from tasks.stages.base import Context, Stage
+from tasks.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from fewstep.metrics.sample_set import Sampled
+
+GRID, QUALITY, CURVES, PICTURES = "grid.png", "quality.csv", "curves", "report.safetensors"
 
 
-class Free(Strict, extra="allow"):
-    pass
-class EvaluateStage(Stage):
-    name = "evaluate"; output = "data/evaluation"; settings_type = Free; params = ("seed", "evaluate"); parallel = True
+def _curves(title: str, figure: str) -> dict:
+    """DVC's plot of a figure of student and solvers over network evaluations."""
+    files = (f"data/evaluation/{CURVES}/{model}.csv" for model in ("student", *Evaluate().solvers))
+    return {f"{title} over network evaluations": {"template": "linear", "x": "evaluations",
+                                                  "y": dict.fromkeys(files, figure)}}  # fmt: skip
+
+
+class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
+    """Samples and measures the student and compares it with the baselines; a unit is one number of steps."""
+
+    # What computes is imported in the methods: importing torch takes seconds, and the graph imports this file.
+
+    name = "evaluate"
+    output = "data/evaluation"
+    settings_type = EvaluateSettings
     inputs = ("shard", "classifier", "distill", "baselines")
-    metrics = ("metrics.json",)
-    old = "old_evaluate"
-    left_out = {"baseline_steps", "solvers", "classifier"}
-    def resolve(self, settings: Settings):
-        return Free(**settings.evaluate.model_dump(mode="json", exclude=self.left_out))
-    def _old(self):
-        import importlib
-        return importlib.import_module(f"tasks.data.{self.old}")
-    def _c(self, c):
-        n = dataclasses.replace(c, settings=c.settings.model_dump(mode="json")); n.given = n.outside
-        return n
-    def check(self, context): self._old().check(self._c(context))
-    def units(self, context): return self._old().units(self._c(context))
-    def run_unit(self, context, unit): return self._old().run_unit(self._c(context), unit)
-    def finish(self, context): return Free(**self._old().finish(self._c(context)))
-    def costs(self, context): return self._old().cost(self._c(context))
-    def beside(self, workspace):
-        from tasks.report.build import make
-        return make(workspace)
-class BaselinesStage(EvaluateStage):
-    name = "baselines"; output = "data/baselines"; inputs = ("shard", "classifier", "teacher"); metrics = ()
-    old = "old_baselines"
-    left_out = {"steps", "classifier", "grid"}
-    def beside(self, workspace): return None
+    params = ("seed", "evaluate")
+    parallel = True
+    metrics = (HEADLINE,)
+    plots = (_curves("Distance to real images", "fd_infinite"), _curves("Kernel distance", "kid"))
+
+    def resolve(self, settings: Settings) -> EvaluateSettings:
+        return EvaluateSettings.of(settings.evaluate)
+
+    def check(self, context: Context[EvaluateSettings]) -> None:
+        """Raises SettingsError when the baselines were made under another protocol."""
+        from tasks.data import extractor_files
+
+        extractor_files.check(context.workspace, context.settings.extractors)
+        made = context.manifests["baselines"].settings
+        for name in ("samples", "seed", "batch", "extractors"):
+            wanted = getattr(context.settings, name)
+            if made.get(name) != wanted:
+                raise SettingsError(
+                    f"evaluate.{name} is {wanted}, the baselines were made with {made.get(name)}: "
+                    f"run the baselines stage first"
+                )
+
+    def units(self, context: Context[EvaluateSettings]) -> list[str]:
+        return [f"steps-{steps}" for steps in context.settings.counts if not _file(context, steps).is_file()]
+
+    def run_unit(self, context: Context[EvaluateSettings], unit: str) -> None:
+        from tasks.evaluation.examination_setup import stage_examination
+        from tasks.evaluation.samplers import ready_student, sample_unit, student_draw
+
+        steps = int(unit.removeprefix("steps-"))
+        student = ready_student(context.inputs["distill"])
+
+        def accept(sampled: Sampled) -> None:
+            if sampled.finite < 1:
+                share, cost = f"{1 - sampled.finite:.1%}", counted(steps, "step")
+                raise NonFinite(f"student: {share} of its samples with {cost} are NaN or infinite", role="student")
+
+        sample_unit(context, stage_examination(context, student.denoiser.num_classes),
+                    student_draw(student, context.settings.seed, steps), _file(context, steps),
+                    [_file(context, one) for one in context.settings.counts], accept)  # fmt: skip
+
+    def finish(self, context: Context[EvaluateSettings]) -> EvaluationResult:
+        from safetensors.torch import save_file
+
+        from fewstep.metrics.sample_set import unpack
+        from fewstep.util.image_grid import save
+        from fewstep.util.torch_threads import threads
+        from tasks.evaluation.baseline_arrays import BaselineArrays
+        from tasks.evaluation.examination_setup import stage_examination
+        from tasks.evaluation.picture_grid import picture_grid
+        from tasks.evaluation.report_arrays import report_arrays
+        from tasks.evaluation.samplers import ready_student
+        from tasks.evaluation.student_measurement import measure_student
+
+        student = ready_student(context.inputs["distill"])
+        folder, out = context.inputs["baselines"], context.out
+        baselines, arrays = read(Baselines, folder / BASELINES), BaselineArrays.load(folder)
+        samples = {steps: unpack(_file(context, steps)) for steps in context.settings.counts}
+        out.mkdir(parents=True, exist_ok=True)
+        with threads(1):
+            examination = stage_examination(context, student.denoiser.num_classes)
+            evaluation = measure_student(examination, student, samples, baselines, arrays)
+            save(picture_grid(evaluation, examination.plan, samples, arrays, context.settings.grid), out / GRID)
+            save_file(report_arrays(evaluation, examination, student, samples, arrays, context.settings.seed),
+                      out / PICTURES)  # fmt: skip
+        plain = headline(evaluation)
+        (out / EVALUATION).write_text(to_json(evaluation), encoding="utf-8")
+        (out / HEADLINE).write_text(to_json(plain), encoding="utf-8")
+        (out / QUALITY).write_text(quality_table(evaluation), encoding="utf-8")
+        shutil.rmtree(out / CURVES, ignore_errors=True)
+        (out / CURVES).mkdir()
+        for model in models(evaluation):
+            (out / CURVES / f"{model}.csv").write_text(quality_table(evaluation, model), encoding="utf-8")
+        first = evaluation.first.values
+        return EvaluationResult(samples=evaluation.samples, features=evaluation.features, protocol=plain.measured,
+                                fd_infinite=first["fd_infinite"].value, kid=first["kid"].value)  # fmt: skip
+
+    def costs(self, context: Context[EvaluateSettings]) -> dict:
+        """Latency and throughput of the student at each number of steps, its parameters, and peak memory."""
+        from fewstep.metrics.latency import time_sampling
+        from tasks.evaluation.examination_setup import stage_examination
+        from tasks.evaluation.samplers import footprint, ready_student, student_draw, timed_draw
+
+        settings, student = context.settings, ready_student(context.inputs["distill"])
+        plan = stage_examination(context, student.denoiser.num_classes).plan
+        draws = {steps: timed_draw(plan, student_draw(student, settings.seed, steps)) for steps in settings.counts}
+        timed = {str(steps): time_sampling(draw, settings.batch, seconds=0.5) for steps, draw in draws.items()}
+        return {"student": timed, **footprint(student.denoiser)}
+
+    def beside(self, workspace: Workspace) -> Path | None:
+        """The report: it shows durations, which enter no key."""
+        from tasks.report import build
+
+        return build.make(workspace)
+
+    def shortened(self, settings: EvaluateSettings) -> EvaluateSettings:
+        """The fewest steps only. The number of samples is that of the baselines, with which they are paired."""
+        return settings.model_copy(update={"steps": (min(settings.steps),), "grid": min(settings.grid, 2)})
+
+
+def _file(context: Context[EvaluateSettings], steps: int) -> Path:
+    return context.scratch / f"steps-{steps}.safetensors"

@@ -15,13 +15,6 @@ class Estimate:
     value: float
     standard_error: float
 
-    @property
-    def z(self) -> float:
-        """Value in standard errors."""
-        if self.value == 0:
-            return 0.0
-        return self.value / self.standard_error if self.standard_error > 0 else float(np.copysign(np.inf, self.value))
-
 
 def kernel_distance(
     x: np.ndarray, y: np.ndarray, strata: tuple[np.ndarray, np.ndarray] | None = None, kernel: Kernel | None = None

@@ -90,14 +90,6 @@ def manifolds(samples: np.ndarray, reference: np.ndarray, k: int = 3, k_density:
     )  # fmt: skip
 
 
-def precision_recall(
-    samples: np.ndarray, reference: np.ndarray, k: int = 3, at_most: int = 5000
-) -> tuple[Share, Share]:
-    """(precision, recall) of `manifolds`."""
-    found = manifolds(samples, reference, k, k, at_most)
-    return found.precision, found.recall
-
-
 def _reach(points: np.ndarray, ks: tuple[int, ...]) -> list[np.ndarray]:
     """For each k (n,): distance from every point to its k-th nearest other point."""
     rows = range(0, len(points), _ROWS)

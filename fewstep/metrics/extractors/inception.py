@@ -3,6 +3,9 @@
 The architecture is Szegedy et al. 2015 (arXiv 1512.00567) as TensorFlow's 2015 graph has it, which differs from what
 image libraries call Inception-v3: average pools leave the padding out of the mean, and the last block pools by maximum.
 Parameters are named as in the widespread PyTorch port, so that its published weights fit.
+
+Written here although torch-fidelity, which torchmetrics wraps, has the network too: theirs downloads its weights or
+unpickles a file when it is made, and cannot be made without either; ours takes safetensors of a known hash.
 """
 
 import torch

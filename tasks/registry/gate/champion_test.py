@@ -4,167 +4,174 @@ The noise is keyed by the two models' weights, so neither training nor evaluatio
 under another version number or seed, gives the same answer: a refusal cannot be tried away.
 """
 
+from __future__ import annotations
+
 import json
+import math
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
+
+from fewstep.diffusion.randomness import derive
+from fewstep.metrics.comparison.contrasts import Seen, contrasts
+from fewstep.metrics.comparison.noninferiority import UNCLEAR, WORSE, Judgement, judge
+from fewstep.metrics.evaluator import Examination
+from fewstep.metrics.extractors.feature_cache import Observed
+from fewstep.metrics.sample_set import collect
+from fewstep.metrics.speed_ratio import Ratio, latency_ratio
+from fewstep.students.student import Student
+from fewstep.util.config import parse
 from fewstep.util.errors import FewstepError, NonFinite
+from fewstep.util.torch_threads import threads
 from tasks.config.schema import Gate
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
+from tasks.engine.plan import stat_table
+from tasks.evaluation.examination_setup import examination
+from tasks.evaluation.samplers import ready_student, student_draw
+from tasks.evaluation.settings import EvaluateSettings
+from tasks.registry.gate.contest_figures import ContestFigures, ContrastFigures, CostFigures, LatencyFigures
 from tasks.registry.model_registry import Registry, Version
 from tasks.storage import dvc_cache
+from tasks.storage.workspace import Workspace
 
 PURPOSE = "gate"
+FLOORS = {"class_accuracy": "class_accuracy", "recall": "recall", "copies": "nearest_share"}
+"""Figures of `register.floors` that are measured afresh, and the metrics that they are."""
+Kind = Literal["", "inferior", "power", "equal"]
+"""Why the champion stays: the candidate is worse, too little was measured to tell, or both are alike."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`reasons` against the candidate (none: at least as good, and better or cheaper), of which `kind` they are, the
-    floors' figures measured afresh, and all that was measured as plain data."""
+    """The result of the test.
+
+    Attributes:
+        reasons: against the candidate; none where it is at least as good, and better or cheaper.
+        kind: of these reasons.
+        floors: the figures of `register.floors`, measured afresh.
+        figures: JSON of `ContestFigures`.
+    """
 
     reasons: list[str]
-    kind: str
-    floors: dict[str, float]
-    figures: dict
+    kind: Kind = ""
+    floors: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 def hold(registry: Registry, candidate: Version, champion: Version, rules: Gate, samples: int | None) -> Outcome:
-    """Samples, measures and judges. `samples`: None takes as many as the candidate's evaluation.
+    """Samples, measures and judges.
+
+    Args:
+        samples: of each model; None takes as many as the candidate's evaluation.
 
     Raises:
         FewstepError: the two draw different things.
+        NonFinite: samples of one are NaN or infinite.
         DataDiffers, NotAvailable: bytes that are needed are not those recorded, or not here.
     """
-    from fewstep.metrics.comparison.contrasts import Seen, contrasts
-    from fewstep.metrics.comparison.noninferiority import judge
-    from fewstep.util.torch_threads import threads
-
     registry.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gate-", dir=registry.folder) as scratch, threads(1):
-        both = [student(registry, version) for version in (candidate, champion)]
-        if len({(one.denoiser.num_classes, tuple(one.denoiser.sample_shape)) for one in both}) != 1:
+        students = [student(registry, version) for version in (candidate, champion)]
+        if len({(one.denoiser.num_classes, tuple(one.denoiser.sample_shape)) for one in students}) != 1:
             raise FewstepError(f"{candidate.name} and {champion.name} draw different things (shape, number of classes)",
                                hint="models that cannot be compared belong under different names")  # fmt: skip
-        examination, seed = _examination(registry, candidate, champion, both[0], samples, Path(scratch))
-        asked = _asked(examination)
-        seen, evaluations = [], []
-        for version, one in zip((candidate, champion), both, strict=True):
-            one.denoiser.evaluations = 0
-            seen.append(_look(examination, one, version, seed))
-            evaluations.append(round(one.denoiser.evaluations / -(-examination.samples // examination.batch)))
-        values = examination.measure(seen[0], candidate.name, conditions=asked)
-        reference = examination.reference
-        labels = examination.test.labels.numpy() if asked is not None and examination.test.num_classes else None
-        judgement = judge(
-            contrasts(*(Seen(one.features, one.classes, one.nearest) for one in (*seen, reference)),
-                      None if asked is None else asked.numpy(), labels, rules.margins.model_dump(),
-                      tuple(examination.test.class_names)), rules.level, rules.power)  # fmt: skip
-        parameters = [sum(p.numel() for p in one.denoiser.parameters()) for one in both]
-        cost = {"evaluations": evaluations, "parameters": parameters}
-        kind, reasons = _verdict(judgement, champion, cost, rules, partial(_latency, both, examination, seed))
-    figures = {
-        "champion": champion.number, "n": examination.samples, "seed": seed, "level": rules.level, "power": rules.power,
-        "protocol": values["kid"].protocol.model_dump(), "cost": cost,
-        "contrasts": [finding.to_dict() for finding in judgement.findings],
-    }  # fmt: skip
-    floors = {name: values[metric].value for name, metric in
-              (("class_accuracy", "class_accuracy"), ("recall", "recall"), ("copies", "nearest_share"))
-              if metric in values}  # fmt: skip
-    return Outcome(reasons, kind, floors, figures)
+        test = _examination(registry, candidate, champion, students[0].denoiser.num_classes, samples, Path(scratch))
+        seen, evaluations = zip(*(_examined(test, one, version)
+                                  for one, version in zip(students, (candidate, champion), strict=True)), strict=True)
+        values = test.measure(seen[0], candidate.name, conditions=test.plan.classes)
+        judgement = _judged(test, seen, rules)
+        cost = CostFigures(evaluations=evaluations, parameters=tuple(
+            sum(parameter.numel() for parameter in one.denoiser.parameters()) for one in students))  # fmt: skip
+        kind, reasons, cost = verdict(judgement, champion, cost, rules, partial(_latency, students, test))
+    figures = ContestFigures(
+        champion=champion.number, n=test.plan.samples, seed=test.plan.seed, level=rules.level, power=rules.power,
+        protocol=values["kid"].protocol, cost=cost,
+        contrasts=tuple(ContrastFigures.of(finding) for finding in judgement.findings))  # fmt: skip
+    floors = {name: values[metric].value for name, metric in FLOORS.items() if metric in values}
+    return Outcome(reasons, kind, floors, figures.model_dump(mode="json"))
 
 
-def _verdict(judgement, champion: Version, cost: dict, rules: Gate, latency) -> tuple[str, list[str]]:
-    """('', []) for a candidate that is better, or as good and cheaper; else what kind of refusal, and the reasons."""
+def verdict(judgement: Judgement, champion: Version, cost: CostFigures, rules: Gate,
+            latency: Callable[[], Ratio]) -> tuple[Kind, list[str], CostFigures]:  # fmt: skip
+    """('', []) for a candidate that is better, or as good and cheaper; else why it is refused, and the reasons.
+
+    `latency` is measured where nothing else decides, and returned with the cost.
+    """
     if not judgement.not_inferior:
-        worse = judgement.having("worse", "unclear")
-        return ("inferior" if worse else "power"), judgement.reasons()
+        worse = judgement.having(WORSE, UNCLEAR)
+        return ("inferior" if worse else "power"), judgement.reasons(), cost
     if judgement.superior:
-        return "", []
-    kept = 1 - rules.cheaper
-    ratios = {name: mine / theirs for name, (mine, theirs) in cost.items()}
-    if min(ratios.values()) <= kept:
-        return "", []
-    found = latency()
-    cost["latency"] = {"ratio": found.value, "interval": list(found.interval), "n": found.n}
-    if found.interval[1] <= kept:
-        return "", []
-    said = ", ".join(f"{ratio:.3g} times the {name}" for name, ratio in ratios.items())
+        return "", [], cost
+    most = 1 - rules.cheaper
+    ratios = {"evaluations": cost.evaluations[0] / cost.evaluations[1],
+              "parameters": cost.parameters[0] / cost.parameters[1]}  # fmt: skip
+    if min(ratios.values()) <= most:
+        return "", [], cost
+    took = latency()
+    cost = cost.model_copy(update={"latency": LatencyFigures(ratio=took.value, interval=took.interval, n=took.n)})
+    if took.interval[1] <= most:
+        return "", [], cost
+    told = ", ".join(f"{ratio:.3g} times the {name}" for name, ratio in ratios.items())
     return "equal", [
-        f"neither shown better than {champion.name} in any figure nor cheaper by {rules.cheaper:.0%}: {said}, "
-        f"{found.value:.3g} times the latency (95 % interval {found.interval[0]:.3g} to {found.interval[1]:.3g}); "
-        "more samples (register.samples) show smaller differences"]
+        f"neither shown better than {champion.name} in any figure nor cheaper by {rules.cheaper:.0%}: {told}, "
+        f"{took.value:.3g} times the latency (95 % interval {took.interval[0]:.3g} to {took.interval[1]:.3g}); "
+        "more samples (register.samples) show smaller differences"], cost
 
 
-def student(registry: Registry, version: Version):
+def student(registry: Registry, version: Version) -> Student:
     """The registered student, its bytes verified first; no code from the folder is run."""
-    import torch
-
-    from fewstep.students.export import load_student
-
-    loaded = load_student(registry.pipeline(version))
-    loaded.denoiser.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
-    return loaded
+    return ready_student(registry.pipeline(version))
 
 
-def place(workspace, version: Version, stage: str, snapshot: Path, scratch: Path) -> Path:
+def stage_output(workspace: Workspace, version: Version, stage: str, snapshot: Path, scratch: Path) -> Path:
     """The verified output of `stage` that `version` came from. Raises NotAvailable or DataDiffers."""
-    from tasks.engine.plan import stat_table
-
     md5 = dvc_cache.locked_md5(snapshot / "dvc.lock", graph.stage(stage).output)
     folder, _ = dvc_cache.locate(workspace, stage, version.inputs[stage]["digest"], md5, scratch)
     manifests.verify(folder, stat_table(workspace))
     return folder
 
 
-def _examination(registry: Registry, candidate: Version, champion: Version, one, samples: int | None, scratch: Path):
+def _examination(registry: Registry, candidate: Version, champion: Version, num_classes: int, samples: int | None,
+                 scratch: Path) -> Examination:  # fmt: skip
     """The candidate's protocol, with noise that belongs to this contest alone."""
-    from fewstep.data.images import load_split
-    from fewstep.diffusion.randomness import derive
-    from fewstep.metrics.evaluator import Examination
-    from fewstep.metrics.extractors.extractor import load_extractor
-
     snapshot = registry.snapshot(candidate, scratch / "snapshot")
-    shards, classifier = (place(registry.workspace, candidate, stage, snapshot, scratch)
+    shards, classifier = (stage_output(registry.workspace, candidate, stage, snapshot, scratch)
                           for stage in ("shard", "classifier"))  # fmt: skip
-    settings = json.loads((snapshot / "manifests" / "evaluate.json").read_text())["settings"]
+    path = snapshot / "manifests" / "evaluate.json"
+    evaluated = parse(EvaluateSettings, json.loads(path.read_bytes())["settings"], path.name)
     seed = derive(0, "/".join([PURPOSE, candidate.tags["fewstep.weights"], champion.tags["fewstep.weights"]]))
-    return Examination(
-        load_extractor(classifier), load_split(shards, "test"), load_split(shards, "train"),
-        samples=samples or settings["samples"], seed=seed, batch=settings["batch"],
-        reference_digest=candidate.inputs["shard"]["digest"], num_classes=one.denoiser.num_classes,
-    ), seed  # fmt: skip
+    return examination(shards, classifier, samples=samples or evaluated.samples, seed=seed, batch=evaluated.batch,
+                       digest=candidate.inputs["shard"]["digest"], num_classes=num_classes)  # fmt: skip
 
 
-def _asked(examination):
-    import torch
-
-    return examination.conditions(torch.arange(examination.samples))
-
-
-def _look(examination, one, version: Version, seed: int):
-    from fewstep.metrics.sample_set import collect
-
-    drawn = collect(examination, partial(_draw, one, seed))
+def _examined(test: Examination, model: Student, version: Version) -> tuple[Observed, int]:
+    """What is observed in the model's samples, and its network evaluations per sample."""
+    model.denoiser.evaluations = 0
+    drawn = collect(test, student_draw(model, test.plan.seed))
     if drawn.finite < 1:
         raise NonFinite(f"{version.name}: {1 - drawn.finite:.1%} of its samples are NaN or infinite", role="student")
-    return drawn.seen
+    return drawn.seen, round(model.denoiser.evaluations / math.ceil(test.plan.samples / test.plan.batch))
 
 
-def _draw(one, seed: int, noise, classes, indices):
-    device = next(one.denoiser.parameters()).device
-    classes = None if classes is None else classes.to(device)
-    return one.sample(noise.to(device), condition=classes, seed=seed, indices=indices)
+def _judged(test: Examination, seen: tuple[Observed, Observed], rules: Gate) -> Judgement:
+    """Candidate against champion in every gated figure."""
+    asked, real = test.plan.classes, test.images.test
+    labels = real.labels.numpy() if asked is not None and real.num_classes else None
+    return judge(
+        contrasts(*(Seen(one.features, one.classes, one.nearest) for one in (*seen, test.images.observed)),
+                  None if asked is None else asked.numpy(), labels, rules.margins.model_dump(),
+                  tuple(real.class_names)), rules.level, rules.power)  # fmt: skip
 
 
-def _latency(both: list, examination, seed: int):
+def _latency(students: list[Student], test: Examination) -> Ratio:
     """One image at a time, the two models in turn."""
-    import torch
-
-    from fewstep.metrics.speed_ratio import latency_ratio
-
     first = torch.arange(1)
-    noise, classes = examination.noise(first), examination.conditions(first)
-    return latency_ratio(*(lambda one=one: _draw(one, seed, noise, classes, first).cpu() for one in both))
+    noise, classes = test.plan.noise(first), test.plan.conditions(first)
+    draws = (student_draw(model, test.plan.seed) for model in students)
+    return latency_ratio(*(lambda draw=draw: draw(noise, classes, first).cpu() for draw in draws))

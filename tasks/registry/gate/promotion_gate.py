@@ -1,18 +1,28 @@
 """Promotion from end to end: what the decision needs, the decision, and what follows from it.
 
 `assess` decides and touches nothing; `promote` moves the alias or records the refusal; `propose` leaves the last word
-to a person (tasks.registry.gate.pending_approvals). Checks run from cheap to dear, and the first that has something against a version ends it.
+to a person (tasks.registry.gate.pending_approvals). Checks run from cheap to dear, and the first with a reason against
+a version ends the assessment.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Literal
 
 from fewstep.util.errors import FewstepError, NonFinite
 from tasks.config.schema import Register
+from tasks.evaluation.documents import Headline
 from tasks.registry import aliases
 from tasks.registry.aliases import Decision
-from tasks.registry.gate import champion_test, pending_approvals, promotion_checks
+from tasks.registry.gate import pending_approvals, promotion_checks
 from tasks.registry.model_registry import CHAMPION, Registry, Version
+
+Kind = Literal["", "policy", "floors", "evaluation", "artifact", "identical", "protocol", "lineage", "dvc", "unsound",
+               "inferior", "power", "equal"]  # fmt: skip
+"""The rule that refused a version; empty where none did."""
 
 
 def promote(registry: Registry, version: Version, rules: Register, *, policy: str | None = None,
@@ -57,62 +67,74 @@ def assess(registry: Registry, version: Version, rules: Register, *, policy: str
     policy = policy or rules.promote
     number = registry.aliases(version.model).get(alias)
     champion = None if number is None else registry.get(version.model, number)
-    figures: dict = {}
-    for kind, check in _checks(registry, version, champion, rules, policy, figures):
-        reasons = check()
-        if reasons:
-            return Decision(version.model, version.number, alias, policy, False, tuple(reasons), number, figures,
-                            figures.pop("kind", kind))  # fmt: skip
-    return Decision(version.model, version.number, alias, policy, True, (), number, figures)
+    assessment = _Assessment(registry, version, champion, rules, policy)
+    kind, reasons = assessment.refusal()
+    return Decision(version.model, version.number, alias, policy, not reasons, tuple(reasons), number,
+                    assessment.figures, kind)  # fmt: skip
 
 
-def _checks(registry: Registry, version: Version, champion: Version | None, rules: Register, policy: str,
-            figures: dict) -> Iterator[tuple[str, Callable[[], list[str]]]]:  # fmt: skip
-    """The kind of refusal and the check, in the order in which they are made."""
-    yield "policy", partial(_by_policy, version, champion, policy)
-    yield "floors", partial(_floors, version.json("results").get("floors", {}), rules, figures)
-    if policy == "first":
-        return
-    if policy != "gated":
-        raise FewstepError(f"unknown promotion policy {policy!r}: it is never, first or gated")
-    yield "evaluation", partial(promotion_checks.incomplete, version)
-    yield "artifact", partial(promotion_checks.altered, registry, version)
-    if champion is not None:
-        yield "identical", partial(promotion_checks.same_model, registry, version, champion)
-        yield "protocol", partial(promotion_checks.other_protocol, version, champion)
-    yield "lineage", partial(promotion_checks.without_lineage, registry, version)
-    yield "dvc", partial(promotion_checks.unknown_to_dvc, registry, version)
-    yield "unsound", partial(promotion_checks.unsound, registry, version)
-    if champion is not None:
-        yield "contest", partial(_contest, registry, version, champion, rules, figures)
+@dataclass
+class _Assessment:
+    """The checks of one version, and the figures that they compared."""
 
+    registry: Registry
+    version: Version
+    champion: Version | None
+    rules: Register
+    policy: str
+    figures: dict[str, Any] = field(default_factory=dict)
 
-def _by_policy(version: Version, champion: Version | None, policy: str) -> list[str]:
-    if policy == "never":
-        return ["register.promote is never"]
-    if champion is not None and champion.number == version.number:
-        return [f"{version.name} is the champion already"]
-    if policy == "first" and champion is not None:
-        return [f"there is a champion ({champion.name}) and register.promote is first; "
-                f"`fewstep promote {version.model}/{version.number}` compares the two"]  # fmt: skip
-    return []
+    def refusal(self) -> tuple[Kind, list[str]]:
+        """The rule that refuses the version, and its reasons; ("", []) where none does."""
+        for kind, check in self._checks():
+            reasons = check()
+            if reasons:
+                return kind, reasons
+        if self.policy == "gated" and self.champion is not None:
+            return self._contest(self.champion)
+        return "", []
 
+    def _checks(self) -> Iterator[tuple[Kind, Callable[[], list[str]]]]:
+        """The rules that look at the version alone, in the order in which they are asked. Raises FewstepError."""
+        registry, version, champion = self.registry, self.version, self.champion
+        yield "policy", self._by_policy
+        yield "floors", lambda: self._floors(Headline(**version.json("results")).floors)
+        if self.policy == "first":
+            return
+        if self.policy != "gated":
+            raise FewstepError(f"unknown promotion policy {self.policy!r}: it is never, first or gated")
+        yield "evaluation", partial(promotion_checks.incomplete, version)
+        yield "artifact", partial(promotion_checks.altered, registry, version)
+        if champion is not None:
+            yield "identical", partial(promotion_checks.same_model, registry, version, champion)
+            yield "protocol", partial(promotion_checks.other_protocol, version, champion)
+        yield "lineage", partial(promotion_checks.without_lineage, registry, version)
+        yield "dvc", partial(promotion_checks.unknown_to_dvc, registry, version)
+        yield "unsound", partial(promotion_checks.unsound, registry, version)
 
-def _floors(measured: dict, rules: Register, figures: dict) -> list[str]:
-    reasons, found = promotion_checks.check_floors(measured, rules.floors.model_dump())
-    figures["floors"] = {**figures.get("floors", {}), **found}
-    return reasons
+    def _by_policy(self) -> list[str]:
+        if self.policy == "never":
+            return ["register.promote is never"]
+        if self.champion is not None and self.champion.number == self.version.number:
+            return [f"{self.version.name} is the champion already"]
+        if self.policy == "first" and self.champion is not None:
+            return [f"there is a champion ({self.champion.name}) and register.promote is first; "
+                    f"`fewstep promote {self.version.name}` compares the two"]  # fmt: skip
+        return []
 
+    def _floors(self, measured: dict[str, float | None]) -> list[str]:
+        reasons, compared = promotion_checks.check_floors(measured, self.rules.floors.model_dump())
+        self.figures["floors"] = {**self.figures.get("floors", {}), **compared}
+        return reasons
 
-def _contest(registry: Registry, version: Version, champion: Version, rules: Register, figures: dict) -> list[str]:
-    """Both evaluated afresh: the floors of what was measured, then the judgement."""
-    try:
-        outcome = champion_test.hold(registry, version, champion, rules.gate, rules.samples)
-    except NonFinite as error:
-        figures["kind"] = "unsound"
-        return [str(error)]
-    figures["contest"] = outcome.figures
-    missed = _floors({**figures["floors"], **outcome.floors}, rules, figures)
-    if missed or outcome.kind:
-        figures["kind"] = "floors" if missed else outcome.kind
-    return missed or outcome.reasons
+    def _contest(self, champion: Version) -> tuple[Kind, list[str]]:
+        """Both evaluated afresh: the floors of what was measured, then the judgement."""
+        from tasks.registry.gate import champion_test  # loads torch
+
+        try:
+            outcome = champion_test.hold(self.registry, self.version, champion, self.rules.gate, self.rules.samples)
+        except NonFinite as error:
+            return "unsound", [str(error)]
+        self.figures["contest"] = outcome.figures
+        missed = self._floors({**self.figures["floors"], **outcome.floors})
+        return ("floors", missed) if missed else (outcome.kind, outcome.reasons)

@@ -6,7 +6,16 @@ import sys
 
 import pytest
 
-from fewstep.metrics.protocol import Protocol, ProtocolsDiffer, Value, ensure_comparable, restore, rounded, store
+from fewstep.metrics.protocol import (
+    Protocol,
+    ProtocolsDiffer,
+    StoredValue,
+    Value,
+    ensure_comparable,
+    restore,
+    rounded,
+    store,
+)
 from fewstep.util.errors import SettingsError
 
 
@@ -24,7 +33,6 @@ def value(x: float, subject: str = "student, 1 step", **changed) -> Value:
 
 
 def test_equal_protocols_compare():
-    assert value(0.5).minus(value(0.25, "teacher")) == 0.25
     assert value(0.5).over(value(0.25, "teacher")) == 2
     with pytest.raises(SettingsError, match="not positive"):
         value(0.5).over(value(-0.01, "teacher"))
@@ -42,17 +50,18 @@ def test_the_floor_may_differ_in_its_samples_only():
     floor = value(0.1, "real images", samples=1000, noise="train split", conditions="as they are")
     assert value(0.5).above_floor(floor) == pytest.approx(0.4)
     with pytest.raises(ProtocolsDiffer):
-        value(0.5).minus(floor)
+        value(0.5).over(floor)
     with pytest.raises(ProtocolsDiffer, match="features_digest"):
         value(0.5).above_floor(value(0.1, "real images", samples=1000, features_digest="ef"))
 
 
 def test_stored_values_come_back_through_json():
-    protocols: dict = {}
-    stored = json.loads(json.dumps(store({"fd": value(0.123456789)}, protocols)))
-    assert stored["fd"] == {"value": 0.123457, "n": 5000, "interval": [0.0234568, 0.223457],
-                            "protocol": protocol().digest()}
-    back = restore(stored, json.loads(json.dumps(protocols)), "student, 1 step")["fd"]
+    protocols: dict[str, Protocol] = {}
+    text = json.dumps(store({"fd": value(0.123456789)}, protocols)["fd"].model_dump(mode="json"))
+    assert json.loads(text) == {"value": 0.123457, "n": 5000, "interval": [0.0234568, 0.223457],
+                                "protocol": protocol().digest()}
+    kept = {digest: Protocol(**json.loads(one.model_dump_json())) for digest, one in protocols.items()}
+    back = restore({"fd": StoredValue(**json.loads(text))}, kept, "student, 1 step")["fd"]
     assert back.protocol == protocol() and back.value == 0.123457
     assert rounded(float("nan")) is None
 

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from fewstep.util.source_code import SourceTree
 
 from fewstep import objectives
 from fewstep.objectives.registry import build, term_modules, term_names, term_settings
 from fewstep.objectives.term import Term
 from fewstep.recipes import load_recipe, parse_recipe, recipe_names
 from fewstep.util.errors import SettingsError
+from fewstep.util.source_code import SourceTree
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = '''"""Settings of the term. Torch-free."""

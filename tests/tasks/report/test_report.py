@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 
 from fewstep.metrics.protocol import ProtocolsDiffer
 from fewstep.util.errors import CorruptData, NotAvailable, SettingsError
+from tasks.evaluation.documents import Evaluation, to_json
 from tasks.report import FOLDER, PAGE
 from tasks.report import build as making
 from tasks.report import report_data as materials
@@ -54,7 +54,8 @@ def workspace(world) -> SimpleNamespace:
 def made(world, workspace, tmp_path_factory) -> Material:
     with pytest.MonkeyPatch.context() as patch:
         curve = [[float(i), 2.0 / i] for i in range(1, 40)]
-        patch.setattr(materials, "curves", lambda workspace, key: {"student/regression": curve, "learning_rate": curve})
+        curves = {"student/regression": curve, "learning_rate": curve}
+        patch.setattr(materials, "curves", lambda workspace, distill: curves)
         folder = making.make(workspace, "digits-run")
     assert sorted(path.name for path in folder.iterdir()) == [PAGE, "report.json", "report.safetensors"]
     return Material.load(folder)
@@ -74,10 +75,17 @@ def browser(tmp_path_factory):
 
 def other(made: Material, **changed) -> Material:
     """The same evaluation under another name, with changed fields in the protocols."""
-    document = json.loads(json.dumps(made.document))
-    for protocol in document["protocols"].values():
-        protocol.update(changed)
-    return dataclasses.replace(made, label="other-run", document=document)
+    protocols = {digest: protocol.model_copy(update=changed) for digest, protocol in made.document.protocols.items()}
+    document = made.document.model_copy(update={"protocols": protocols})
+    return made.model_copy(update={"label": "other-run", "document": document})
+
+
+def with_values(made: Material, change) -> Material:
+    """The same evaluation with every row as `change` leaves its JSON."""
+    document = json.loads(to_json(made.document))
+    for row in [*document["student"], *document["rows"], document["floor"]]:
+        change(row)
+    return made.model_copy(update={"document": Evaluation(**document)})
 
 
 def test_one_file_that_fetches_nothing_and_never_changes_by_itself(made, page, tmp_path):
@@ -95,16 +103,16 @@ def test_everything_that_was_asked_for_is_there(made, page):
                  "settings", "lineage"):  # fmt: skip
         assert f'<section id="{name}">' in text, name
     assert "1 step = " in text or "No training-free setting" in text
-    floor = made.document["floor"]["values"]["fd_infinite"]["n"]
+    floor = made.document.floor.values["fd_infinite"].n
     assert f"n {floor:,}" in text and "n 120" in text and "FD-classifier-16∞" in text and ">FID" not in text
-    digest = made.document["student"][0]["values"]["fd_infinite"]["protocol"]
-    assert digest in text and made.stages["evaluate"]["digest"] in text
+    digest = made.document.first.values["fd_infinite"].protocol
+    assert digest in text and made.stages["evaluate"].digest in text
 
 
 def test_the_plots_have_their_points_and_the_console_is_silent(browser, made, page):
     browser.open(page)
     assert browser.said() == []
-    rows = [row for row in made.document["rows"] if row["values"]]
+    rows = [row for row in made.document.rows if row.values]
     assert len(rows) == sum(map(len, SOLVERS.values()))
     for name in ("fd_infinite", "kid", "recall", "precision", "class_accuracy"):
         for kind in ("evaluations", "ms"):
@@ -205,13 +213,13 @@ def test_what_was_kept_is_read_or_said_to_be_missing(made, tmp_path):
 
 
 def test_a_report_without_costs_curves_or_classes(made, tmp_path):
-    document = json.loads(json.dumps(made.document))
-    for row in [*document["student"], *document["rows"], document["floor"]]:
+    def strip(row: dict) -> None:
         row["classes"] = []
         for name in ("class_accuracy", "agreement_rms"):
             row["values"].pop(name, None)
+
     pictures = {name: value for name, value in made.pictures.items() if not name.endswith(".classes")}
-    bare = Material("bare", document, pictures=pictures)
+    bare = Material(label="bare", document=with_values(made, strip).document, pictures=pictures)
     making.write(tmp_path / "bare.html", [bare])
     text = (tmp_path / "bare.html").read_text()
     assert 'id="classes"' not in text and 'data-x="ms"' not in text and "No curves" in text
@@ -236,18 +244,18 @@ def test_a_run_keeps_its_report_and_mlflow_gets_the_page(made, page, tmp_path):
 
 
 def test_further_features_stand_in_the_table_under_their_names(made, tmp_path):
-    document = json.loads(json.dumps(made.document))
-    for row in [*document["student"], *document["rows"], document["floor"]]:
+    def add(row: dict) -> None:
         for name in ("fd", "fd_infinite", "kid"):
             row["values"][f"{name}@inception"] = row["values"][name]
-    making.write(tmp_path / "more.html", [dataclasses.replace(made, document=document)])
+
+    making.write(tmp_path / "more.html", [with_values(made, add)])
     text = (tmp_path / "more.html").read_text()
     assert ">FID</th>" in text and ">FID∞</th>" in text and ">KID inception·10³</th>" in text
     assert ">FD-classifier-16</th>" in text
 
 
 def test_labels_are_text_and_nothing_else(made, tmp_path):
-    making.write(tmp_path / "x.html", [dataclasses.replace(made, label="<script>alert(1)</script>")])
+    making.write(tmp_path / "x.html", [made.model_copy(update={"label": "<script>alert(1)</script>"})])
     assert "<script>alert" not in (tmp_path / "x.html").read_text()
 
 

@@ -1,6 +1,5 @@
 """The stages from images to evaluation, driven as the runner drives them, on a tiny untrained teacher."""
 
-import importlib
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,10 @@ from fewstep.util.config import parse
 from tasks.config.schema import Settings
 from tasks.engine import graph, manifest
 from tasks.engine.events import Observer
-from tasks.engine.runner import Context, in_threads
+from tasks.engine.runner import run_units
+from tasks.stages.base import Context
 from tasks.storage.file_io import StatTable
+from tasks.storage.workspace import Workspace
 
 EVALUATE = {"samples": 150, "batch": 64, "steps": [1, 2], "baseline_steps": [1, 2, 4], "grid": 4,
             "solvers": ["ddim", "dpmsolver++", "heun"], "classifier": {"images": 12_800}}  # fmt: skip
@@ -40,7 +41,7 @@ class World:
     """A folder with data/… like a checkout's, in which single stages are run."""
 
     def __init__(self, root: Path, evaluate: dict | None = None, data: dict | None = None, images: Path | None = None):
-        self.root, self.given = root, {"images": images} if images else {}
+        self.root, self.outside = root, {"images": images} if images else {}
         self.settings = parse(Settings, {"evaluate": {**EVALUATE, **(evaluate or {})}, "data": data or {}}, "test")
         self.listener = Listener()
 
@@ -51,9 +52,9 @@ class World:
         stage = graph.stage(name)
         inputs = {one: self.folder(one) for one in stage.inputs}
         made = Context(
-            stage=name, key="0" * 64, settings=stage.settings(self.settings), seed=self.settings.seed, inputs=inputs,
-            manifests={one: manifest.load(path) for one, path in inputs.items()}, given=self.given,
-            work=self.root / "work" / (work or name), previous=None, workspace=None, observer=self.listener,
+            stage=name, key="0" * 64, settings=stage.resolve(self.settings), seed=self.settings.seed, inputs=inputs,
+            manifests={one: manifest.load(path) for one, path in inputs.items()}, outside=self.outside,
+            work=self.root / "work" / (work or name), workspace=Workspace(self.root), observer=self.listener,
         )  # fmt: skip
         for path in (made.out, made.scratch):
             path.mkdir(parents=True, exist_ok=True)
@@ -61,12 +62,11 @@ class World:
 
     def run(self, name: str, workers: int = 1, work: str | None = None) -> dict:
         """Runs what is left of a stage, publishes it and returns its summary."""
-        module, context = importlib.import_module(graph.stage(name).implementation), self.context(name, work)
-        if hasattr(module, "check"):
-            module.check(context)
-        in_threads(workers)(lambda unit: module.run_unit(context, unit), module.units(context), module.PARALLEL)
-        summary = module.finish(context)
-        self.publish(name, context.out, context.settings, summary)
+        stage, context = graph.stage(name), self.context(name, work)
+        context.workers = workers
+        stage.check(context)
+        summary = run_units(stage, context, measure=False)
+        self.publish(name, context.out, context.settings.model_dump(mode="json"), summary)
         return summary
 
     def publish(self, name: str, made: Path, settings: dict | None = None, summary: dict | None = None) -> None:
@@ -76,7 +76,7 @@ class World:
         files = manifest.scan(target, StatTable(self.root / "stat.sqlite"))
         manifest.write(target, manifest.Manifest(
             stage=name, key="0" * 64, digest=manifest.tree_digest(files), files=files, settings=settings or {}, seed=0,
-            inputs={}, given={}, code="", versions={}, fingerprint=[], summary=summary or {}))  # fmt: skip
+            inputs={}, given={}, code="", versions={}, fingerprint=(), summary=summary or {}))  # fmt: skip
 
     def add_models(self, num_classes: int = 10, channels: int = 1, broken: bool = False) -> None:
         """An untrained teacher of 8 x 8 images, and a student that is its copy (with NaN in it, if broken)."""

@@ -11,9 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 from fewstep.util.errors import NonFinite, NotAvailable, SettingsError
+from tasks.evaluation.baseline_plan import plan, teacher_baseline
+from tasks.evaluation.settings import BaselinesSettings
 from tasks.report import results_table
-from tasks.stages import baselines, evaluate
-from tests.tasks.stages.evaluation_world import World, contents
+from tests.tasks.stages.evaluation_world import STAGES, World, contents
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,14 @@ def test_the_classifier_recognises_what_it_has_not_seen(world):
 
 
 def test_units_are_solvers_at_the_counts_they_can_have():
-    settings = {"solvers": ["ddim", "heun"], "baseline_steps": [1, 2, 4, 8, 16], "guidance": 1.0}
-    named = {unit.name: unit for unit in baselines.plan(settings)}
+    settings = BaselinesSettings(samples=100, batch=10, seed=0, extractors={}, solvers=("ddim", "heun"),
+                                 baseline_steps=(1, 2, 4, 8, 16), guidance=1.0)  # fmt: skip
+    named = {unit.name: unit for unit in plan(settings)}
     assert list(named) == ["ddim-1", "ddim-2", "ddim-4", "ddim-8", "ddim-16", "heun-1", "heun-3", "heun-7", "heun-15"]
     assert named["heun-1"].asked == (1, 2) and named["heun-15"].steps == 8
-    guided = {unit.name: unit.steps for unit in baselines.plan({**settings, "guidance": 2.0})}
+    guided = {unit.name: unit.steps for unit in plan(settings.model_copy(update={"guidance": 2.0}))}
     assert guided == {"ddim-2": 1, "ddim-4": 2, "ddim-8": 4, "ddim-16": 8, "heun-2": 1, "heun-6": 2, "heun-14": 4}
-    assert baselines.teacher_unit(baselines.plan(settings)).name == "ddim-16"
+    assert teacher_baseline(plan(settings)).name == "ddim-16"
 
 
 def test_every_value_has_its_n_interval_and_protocol(world):
@@ -92,12 +94,12 @@ def test_metrics_are_flat_numbers_with_floors(world):
 
 @pytest.mark.parametrize("stage, kept", [("baselines", 3), ("evaluate", 1)])
 def test_what_a_kill_left_is_continued_and_ends_in_the_same_bytes(world, stage, kept):
-    module = {"baselines": baselines, "evaluate": evaluate}[stage]
+    made = STAGES[stage]
     first = world.context(stage, work=f"{stage}-killed")
-    for unit in reversed(module.units(first)[-kept:]):  # another order, then a new start
-        module.run_unit(first, unit)
-    left = module.units(world.context(stage, work=f"{stage}-killed"))
-    assert len(left) == len(module.units(world.context(stage, work=f"{stage}-untouched"))) - kept
+    for unit in reversed(made.units(first)[-kept:]):  # another order, then a new start
+        made.run_unit(first, unit)
+    left = made.units(world.context(stage, work=f"{stage}-killed"))
+    assert len(left) == len(made.units(world.context(stage, work=f"{stage}-untouched"))) - kept
     published = contents(world.folder(stage))
     again = world.context(stage, work=f"{stage}-killed")
     (again.out / "metrics.json").write_text("half a fi") if stage == "evaluate" else None
@@ -110,7 +112,7 @@ def test_what_a_kill_left_is_continued_and_ends_in_the_same_bytes(world, stage, 
 def test_figures_under_another_protocol_are_refused(world):
     other = World(world.root, {"samples": 200})
     with pytest.raises(SettingsError, match="baselines were made with 150"):
-        evaluate.check(other.context("evaluate", work="other"))
+        STAGES["evaluate"].check(other.context("evaluate", work="other"))
 
 
 @pytest.mark.parametrize("changed, message", [
@@ -119,7 +121,7 @@ def test_figures_under_another_protocol_are_refused(world):
 ])  # fmt: skip
 def test_baselines_that_cannot_be_made_are_refused_before_any_work(world, changed, message):
     with pytest.raises(SettingsError, match=message):
-        baselines.check(World(world.root, changed).context("baselines", work="refused"))
+        STAGES["baselines"].check(World(world.root, changed).context("baselines", work="refused"))
 
 
 @pytest.mark.parametrize("models, message", [
@@ -132,18 +134,18 @@ def test_a_teacher_that_does_not_fit_the_images_is_refused(world, tmp_path, mode
         other.publish(stage, world.folder(stage))
     other.add_models(**models)
     with pytest.raises(SettingsError, match=message):
-        baselines.check(other.context("baselines"))
+        STAGES["baselines"].check(other.context("baselines"))
 
 
 def test_a_student_that_draws_nan_is_named(world, tmp_path):
     broken = World(tmp_path)
     for stage in ("shard", "classifier", "baselines"):
-        broken.publish(stage, world.folder(stage), world.context(stage, work="x").settings)
+        broken.publish(stage, world.folder(stage), world.context(stage, work="x").settings.model_dump(mode="json"))
     broken.add_models(broken=True)
     context = broken.context("evaluate")
     with pytest.raises(NonFinite, match="student: 100.0% of its samples with 1 step are NaN"):
-        evaluate.run_unit(context, "steps-1")
-    assert evaluate.units(context) == ["steps-1", "steps-2"]
+        STAGES["evaluate"].run_unit(context, "steps-1")
+    assert STAGES["evaluate"].units(context) == ["steps-1", "steps-2"]
 
 
 def test_images_without_classes_are_measured_in_principal_components_and_in_given_features(tmp_path, monkeypatch):
@@ -165,7 +167,7 @@ def test_images_without_classes_are_measured_in_principal_components_and_in_give
     world.run("evaluate")
     document = read(world, "evaluate", "evaluation.json")
     assert "class_accuracy" not in document["student"][0]["values"] and "no classes" in document["notes"][0]
-    assert "class" not in results_table.markdown(document).split("\n")[2]
+    assert "class" not in results_table.markdown(results_table.load(world.root / "data")).split("\n")[2]
     assert read(world, "evaluate", "metrics.json")["floors"]["class_accuracy"] is None
     for row in (document["student"][0], document["rows"][0], document["floor"]):
         entry = row["values"]["cmmd@clip"]
@@ -175,7 +177,7 @@ def test_images_without_classes_are_measured_in_principal_components_and_in_give
         assert document["protocols"][row["values"]["fd"]["protocol"]]["features"] == "pca-4"
     (tmp_path / "extractors" / "clip" / "config.json").write_text("{}")
     with pytest.raises(SettingsError, match="evaluate.extractors.clip: the hash of"):
-        baselines.check(world.context("baselines", work="other"))
+        STAGES["baselines"].check(world.context("baselines", work="other"))
 
 
 def put_clip(folder: Path) -> str:
@@ -220,8 +222,8 @@ def test_the_summary_in_markdown(world):
 
 
 def test_costs_are_measured_apart(world):
-    cost = evaluate.cost(world.context("evaluate"))
+    cost = STAGES["evaluate"].costs(world.context("evaluate"))
     assert set(cost["student"]) == {"1", "2"} and cost["student"]["1"]["images_per_second"] > 0
-    assert baselines.cost(world.context("baselines"))["teacher"]["latency_ms"] > 0
+    assert STAGES["baselines"].costs(world.context("baselines"))["teacher"]["latency_ms"] > 0
     kept = b"".join(contents(world.folder("evaluate")).values())
     assert b"latency" not in kept and b"per_second" not in kept

@@ -12,7 +12,7 @@ from fewstep.trajectories import open_set
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError, StageFailed
 from tasks.config.schema import Settings
-from tasks.stages import distill, teacher
+from tasks.engine import graph
 from tests.tasks.stages.evaluation_world import Listener, World, contents
 
 TINY = {
@@ -51,21 +51,21 @@ def published(world: World, name: str, work: str | None = None) -> dict[str, byt
     """What a stage makes, without disturbing what is published."""
     ctx = world.context(name, work)
     ctx.checkpoint_images = 128
-    module = {"teacher": teacher, "distill": distill}[name]
-    module.check(ctx)
-    for unit in module.units(ctx):
-        module.run_unit(ctx, unit)
-    module.finish(ctx)
+    stage = graph.stage(name)
+    stage.check(ctx)
+    for unit in stage.units(ctx):
+        stage.run_unit(ctx, unit)
+    stage.finish(ctx)
     return contents(ctx.out)
 
 
 def interrupted(world: World, name: str, work: str, at: int) -> None:
     ctx = world.context(name, work)
     ctx.checkpoint_images, ctx.observer = 128, Stopping(at)
-    module = {"teacher": teacher, "distill": distill}[name]
+    stage = graph.stage(name)
     with pytest.raises(Stopped):
-        for unit in module.units(ctx):
-            module.run_unit(ctx, unit)
+        for unit in stage.units(ctx):
+            stage.run_unit(ctx, unit)
 
 
 @pytest.fixture(scope="module")

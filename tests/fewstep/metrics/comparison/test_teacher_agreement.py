@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fewstep.metrics import agreement
+from fewstep.metrics.comparison.teacher_agreement import agreement
 from fewstep.util.errors import SettingsError
 
 

@@ -5,8 +5,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from fewstep.metrics import Moments, frechet_bias, frechet_distance, frechet_extrapolated
-from fewstep.metrics.distances.moments import merged
+from fewstep.metrics.distances.frechet import frechet_bias, frechet_distance, frechet_extrapolated
+from fewstep.metrics.distances.moments import Moments, merged
 from fewstep.util.errors import NonFinite, SettingsError
 
 

@@ -8,6 +8,7 @@ from fewstep.metrics.comparison.noninferiority import Contrast, judge
 from fewstep.metrics.speed_ratio import Ratio, latency_ratio
 from tasks.config.schema import Gate
 from tasks.registry.gate import champion_test
+from tasks.registry.gate.contest_figures import CostFigures
 from tasks.registry.model_registry import Version
 
 CHAMPION = Version("fewstep-toy", 1, {}, (), None, "", 0)
@@ -17,8 +18,8 @@ BETTER, SAME, WORSE, WEAK = (-1.0, 0.1), (0.0, 0.1), (2.0, 0.1), (0.0, 5.0)
 def verdict(*found, evaluations=(2, 2), parameters=(100, 100), latency=(1.0, (0.9, 1.1))):
     judged = judge([Contrast("kid", str(i), excess, error, 50, 0.5, 0, 0) for i, (excess, error) in enumerate(found)],
                    0.05, 0.8)  # fmt: skip
-    cost = {"evaluations": list(evaluations), "parameters": list(parameters)}
-    kind, reasons = champion_test._verdict(judged, CHAMPION, cost, Gate(), lambda: Ratio(*latency, 41))
+    cost = CostFigures(evaluations=evaluations, parameters=parameters)
+    kind, reasons, _ = champion_test.verdict(judged, CHAMPION, cost, Gate(), lambda: Ratio(*latency, 41))
     assert bool(kind) == bool(reasons)
     return kind
 

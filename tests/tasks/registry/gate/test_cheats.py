@@ -25,7 +25,7 @@ class Contest:
         self.train, test = (load_split(world.folder("shard"), split) for split in ("train", "test"))
         self.examination = Examination(load_extractor(world.folder("classifier")), test, self.train, samples=SAMPLES,
                                        seed=5, batch=500, reference_digest="0" * 64, num_classes=10)  # fmt: skip
-        self.asked = self.examination.conditions(torch.arange(SAMPLES)).numpy()
+        self.asked = self.examination.plan.classes.numpy()
         self.images = {label: self._of_class(label) for label in range(10)}
         self.champion = self.gaussian(0)
         self.of_champion = self.seen(self.champion)
@@ -53,15 +53,15 @@ class Contest:
         return out
 
     def seen(self, images: np.ndarray) -> Seen:
-        found = self.examination.observe(to_bytes(torch.from_numpy(images)))
+        found = self.examination.images.observe(to_bytes(torch.from_numpy(images)))
         return Seen(found.features, found.classes, found.nearest)
 
     def judge(self, candidate: np.ndarray, champion: Seen | None = None):
-        rules, reference = Gate(), self.examination.reference
+        rules, reference = Gate(), self.examination.images.observed
         found = contrasts(self.seen(candidate), champion or self.of_champion,
                           Seen(reference.features, reference.classes, reference.nearest), self.asked,
-                          self.examination.test.labels.numpy(), rules.margins.model_dump(),
-                          tuple(self.examination.test.class_names))  # fmt: skip
+                          self.examination.images.test.labels.numpy(), rules.margins.model_dump(),
+                          tuple(self.examination.images.test.class_names))  # fmt: skip
         return judge(found, rules.level, rules.power)
 
 

@@ -1,0 +1,109 @@
+"""The real images that samples are compared with, and what the extractors observe in images of either kind."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.data.images import ImageSet, to_bytes, to_unit_range
+from fewstep.metrics.distances.nearest_neighbours import nearest, nearest_distances
+from fewstep.metrics.extractors.extractor import Extractor
+from fewstep.metrics.extractors.feature_cache import Observed, content_key, kept
+from fewstep.util.errors import SettingsError
+
+NEAREST = 1000
+"""Samples (and held-out images) whose nearest training image is looked up."""
+FEWEST = 24
+"""Images of a split without which there is no Fréchet distance with an interval."""
+_TRAINING_BLOCK = 4096
+
+
+class ReferenceImages:
+    """Reference and training images of one data set, seen by the extractors.
+
+    Images come as uint8 (clipped to [-1, 1] and quantised to 8 bit, as pictures are seen); features are taken from
+    these, batch by batch of a fixed size, on which their last bits depend.
+
+    Args:
+        extractor: maps images to features.
+        test: reference images, at least 24.
+        train: the images the teacher was trained on, at least 24, for the memorisation control.
+        batch: images per call of an extractor.
+        digest: SHA-256 of the image set that both splits belong to.
+        more: further extractors.
+        cache: folder that keeps what was observed in the reference, by content; None keeps nothing.
+
+    Raises:
+        SettingsError: a split has too few images.
+    """
+
+    def __init__(self, extractor: Extractor, test: ImageSet, train: ImageSet, *, batch: int, digest: str,
+                 more: Sequence[Extractor] = (), cache: Path | None = None):  # fmt: skip
+        if min(len(test), len(train)) < FEWEST:
+            raise SettingsError(
+                f"evaluation needs at least {FEWEST} reference and {FEWEST} training images, there are "
+                f"{len(test)} and {len(train)}; add images or change data.split"
+            )
+        self.extractor, self.test, self.train = extractor, test, train
+        self.batch, self.digest, self.more, self.cache = batch, digest, tuple(more), cache
+
+    def observe(self, images: Tensor) -> Observed:
+        """Features, classes and distances to the nearest training images of (n, C, H, W) uint8 images."""
+        return self._observe(images, self._arrays["training"])
+
+    @property
+    def observed(self) -> Observed:
+        """The test split, seen the same way."""
+        return Observed.of(self._arrays)
+
+    def nearest_training(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """For each of (n, C, H, W) uint8 images the number (n,) of the nearest training image and its distance (n,)."""
+        return nearest(_points(images), self._training_blocks())
+
+    def statistics(self, extractor: Extractor) -> str:
+        """SHA-256 of what the statistics of the reference in this extractor's features are computed from."""
+        return content_key({
+            "images": self.digest, "split": "test", "n": len(self.test), "features": extractor.digest,
+            "dimensions": extractor.dimensions, "resized": extractor.resized, "antialiased": extractor.antialiased,
+        })  # fmt: skip
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """What was observed in the test split and, as `training`, the features of the training images."""
+
+        def make() -> dict[str, np.ndarray]:
+            training = np.concatenate([self._features(self.extractor, to_bytes(self.train.images(rows)))
+                                       for rows in torch.arange(len(self.train)).split(_TRAINING_BLOCK)])  # fmt: skip
+            return {**self._observe(as_bytes(self.test), training).tensors(), "training": training}
+
+        described = [self.statistics(extractor) for extractor in (self.extractor, *self.more)]
+        return kept(self.cache, content_key({"extractors": described, "batch": self.batch}), make)
+
+    def _observe(self, images: Tensor, training: np.ndarray) -> Observed:
+        features = self._features(self.extractor, images)
+        classes = None
+        if self.extractor.num_classes:
+            parts = images.split(self.batch)
+            classes = np.concatenate([self.extractor.classify(to_unit_range(part)) for part in parts])
+        near = nearest_distances(_points(images[:NEAREST]), self._training_blocks())
+        return Observed(features, classes, near, nearest_distances(features[:NEAREST], [training]),
+                        {extractor.name: self._features(extractor, images) for extractor in self.more})  # fmt: skip
+
+    def _features(self, extractor: Extractor, images: Tensor) -> np.ndarray:
+        return np.concatenate([extractor(to_unit_range(part)) for part in images.split(self.batch)])
+
+    def _training_blocks(self) -> Iterator[np.ndarray]:
+        for rows in torch.arange(len(self.train)).split(_TRAINING_BLOCK):
+            yield self.train.images(rows).flatten(1).numpy()
+
+
+def as_bytes(images: ImageSet) -> Tensor:
+    """(n, C, H, W) uint8: all images of a split."""
+    return torch.cat([to_bytes(images.images(rows)) for rows in torch.arange(len(images)).split(_TRAINING_BLOCK)])
+
+
+def _points(images: Tensor) -> np.ndarray:
+    return to_unit_range(images).flatten(1).numpy()

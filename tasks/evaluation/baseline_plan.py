@@ -1,0 +1,85 @@
+"""Which solvers at which costs are the baselines, and which of their samples are kept as pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fewstep.diffusion.solvers import steps_for
+from fewstep.metrics.metric_names import counted, solver_name
+from fewstep.metrics.protocol import Sampling
+from tasks.evaluation.documents import baseline_name
+from tasks.evaluation.settings import BaselinesSettings
+
+PICTURES_PER_CLASS = 32
+"""Images of every baseline that are kept for grids, of each of the first ten classes."""
+TRAJECTORIES = 6
+"""Samples whose trajectories from the noise are kept as pictures."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One solver at one cost.
+
+    Attributes:
+        evaluations: network evaluations per sample, in `steps` steps.
+        asked: the counts in the settings that it stands for.
+        sampling: how its samples are drawn.
+    """
+
+    solver: str
+    evaluations: int
+    steps: int
+    asked: tuple[int, ...]
+    sampling: Sampling
+
+    @property
+    def name(self) -> str:
+        return baseline_name(self.solver, self.evaluations)
+
+    @property
+    def subject(self) -> str:
+        """Name in messages and tables."""
+        return f"{solver_name(self.solver)}, {counted(self.evaluations, 'evaluation')}"
+
+
+def plan(settings: BaselinesSettings) -> list[Baseline]:
+    """Each solver at each count of network evaluations, or at the nearest lower one that it can have.
+
+    Heun has odd counts only; under guidance every step counts twice or more. Counts below a solver's lowest are left
+    out.
+    """
+    asked: dict[tuple[str, int], list[int]] = {}
+    for solver in settings.solvers:
+        for count in sorted(set(settings.baseline_steps)):
+            possible = (n for n in range(count, 0, -1) if steps_for(solver, n, settings.guidance) is not None)
+            nearest = next(possible, None)
+            if nearest is not None:
+                asked.setdefault((solver, nearest), []).append(count)
+    made = []
+    for (solver, evaluations), counts in asked.items():
+        steps = steps_for(solver, evaluations, settings.guidance)
+        sampling = Sampling(solver=solver, steps=steps, evaluations=evaluations, guidance=settings.guidance)
+        made.append(Baseline(solver, evaluations, steps, tuple(counts), sampling))
+    return made
+
+
+def teacher_baseline(baselines: Sequence[Baseline]) -> Baseline:
+    """The baseline that stands for the teacher: DPM-Solver++ (else the first solver) at the highest count."""
+    solvers = [baseline.solver for baseline in baselines]
+    chosen = "dpmsolver++" if "dpmsolver++" in solvers else solvers[0]
+    return max((baseline for baseline in baselines if baseline.solver == chosen),
+               key=lambda baseline: baseline.evaluations)  # fmt: skip
+
+
+def pictured(classes: torch.Tensor | None, samples: int) -> torch.Tensor:
+    """Indices of the samples kept as pictures: the first of each of the first ten classes, in order of class."""
+    if classes is None:
+        return torch.arange(min(samples, PICTURES_PER_CLASS * 10))
+    rows = [(classes == label).nonzero().flatten()[:PICTURES_PER_CLASS] for label in classes.unique()[:10]]
+    return torch.cat(rows)
+
+
+def followed(shown: torch.Tensor) -> torch.Tensor:
+    """The few of the pictured samples whose trajectories are kept, of different classes."""
+    return shown[torch.linspace(0, len(shown) - 1, min(TRAJECTORIES, len(shown))).round().long()].unique()

@@ -1,0 +1,73 @@
+"""The plain numbers of an evaluation: metrics.json, quality.csv and the curves. No torch here."""
+
+import csv
+import io
+
+from tasks.evaluation.documents import Comparison, Evaluation, Headline, Measured, SolverRow, StudentRow
+
+SHOWN = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
+         "agreement_rms", "nearest_ratio", "nearest_ratio_features")  # fmt: skip
+COMPARED = ("fd_ratio", "kid_ratio", "kid_difference", "kid_difference_error", "fd_excess", "fd_excess_teacher",
+            "equals_evaluations")  # fmt: skip
+COMMON = ("samples", "seed", "noise", "conditions", "reference", "reference_samples", "reference_digest",
+          "reference_statistics", "features", "features_digest", "dimensions", "resized", "antialiased",
+          "value_range", "clipped", "quantised")  # fmt: skip
+"""Fields of a protocol that all metrics of one evaluation share."""
+COLUMNS = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
+           "agreement_rms")  # fmt: skip
+STUDENT = "student"
+
+
+def headline(evaluation: Evaluation) -> Headline:
+    """metrics.json of an evaluation."""
+    first, teacher = evaluation.first, evaluation.teacher
+    protocol = first.values["fd_infinite"].protocol
+    measured = evaluation.protocols[protocol]
+    return Headline(
+        measured={name: getattr(measured, name) for name in COMMON},
+        protocols={name: first.values[name].protocol for name in SHOWN if name in first.values},
+        features=evaluation.features,
+        samples=evaluation.samples,
+        reference=evaluation.reference,
+        protocol=protocol,
+        student={str(row.steps): _figures(row) for row in evaluation.student},
+        teacher={str(teacher.evaluations): _figures(teacher)},
+        solver={steps: _named(evaluation.row(found.solver, found.evaluations))
+                for steps, found in evaluation.comparisons.items() if found.solver},
+        real=_figures(evaluation.floor),
+        comparison={steps: _compared(found) for steps, found in evaluation.comparisons.items()},
+        floors={"distance_ratio": evaluation.comparison(first).fd_ratio, "recall": first.value("recall"),
+                "class_accuracy": first.value("class_accuracy"), "copies": first.value("nearest_share")},
+    )  # fmt: skip
+
+
+def models(evaluation: Evaluation) -> list[str]:
+    """The student and every solver, as curves are named."""
+    return [STUDENT, *evaluation.solvers]
+
+
+def quality_table(evaluation: Evaluation, model: str | None = None) -> str:
+    """CSV: quality over network evaluations, one line per model and count; of one model, as DVC draws curves."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "evaluations", *COLUMNS])
+    rows: list[tuple[str, StudentRow | SolverRow]] = [(STUDENT, row) for row in evaluation.student]
+    rows += [(row.solver, row) for row in evaluation.rows]
+    for name, row in rows:
+        if model in (None, name):
+            figures = [row.value(column) for column in COLUMNS]
+            writer.writerow([name, row.evaluations, *("" if x is None else f"{x:.6g}" for x in figures)])
+    return text.getvalue()
+
+
+def _figures(row: Measured) -> dict[str, float]:
+    return {name: row.values[name].value for name in SHOWN if name in row.values}
+
+
+def _named(row: SolverRow) -> dict[str, int | float | str]:
+    return {"name": row.solver, "evaluations": row.evaluations, **_figures(row)}
+
+
+def _compared(found: Comparison) -> dict[str, float]:
+    figures = {name: getattr(found, name) for name in COMPARED}
+    return {name: value for name, value in figures.items() if value is not None}

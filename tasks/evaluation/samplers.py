@@ -1,0 +1,104 @@
+"""Models ready for sampling, and how the samples of an examination are drawn from them."""
+
+import resource
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.randomness import generator
+from fewstep.diffusion.sampling import sample
+from fewstep.diffusion.solvers import is_stochastic
+from fewstep.metrics.evaluator import Examination
+from fewstep.metrics.sample_plan import SamplePlan
+from fewstep.metrics.sample_set import Sampled, collect, pack
+from fewstep.students import export
+from fewstep.students.student import Student
+from fewstep.teachers import load_teacher
+from fewstep.util.device import default_device, device_of
+from tasks.evaluation.baseline_plan import Baseline
+from tasks.evaluation.settings import MeasureSettings
+from tasks.stages.base import Context
+from tasks.storage.file_io import atomic_write
+
+Draw = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+"""(noise (N, C, H, W), classes (N,) or None, indices (N,)) → samples (N, C, H, W) in about [-1, 1]."""
+
+
+def ready_teacher(folder: Path) -> Denoiser:
+    """The teacher in a folder, on the device, for inference."""
+    return load_teacher(folder).to(default_device()).eval().requires_grad_(False)
+
+
+def ready_student(folder: Path) -> Student:
+    """The exported student in a folder, on the device, for inference; no code from the folder is run."""
+    student = export.load_student(folder)
+    student.denoiser.to(default_device()).eval().requires_grad_(False)
+    return student
+
+
+def student_draw(student: Student, seed: int, steps: int | None = None) -> Draw:
+    """Draws from the student with `steps` steps (None: as many as it is made for)."""
+    device = device_of(student.denoiser)
+
+    def draw(noise: Tensor, classes: Tensor | None, indices: Tensor) -> Tensor:
+        classes = None if classes is None else classes.to(device)
+        return student.sample(noise.to(device), steps=steps, condition=classes, seed=seed, indices=indices)
+
+    return draw
+
+
+def baseline_draw(teacher: Denoiser, baseline: Baseline, seed: int) -> Draw:
+    """Draws from the teacher under a training-free solver."""
+    device = device_of(teacher)
+
+    def draw(noise: Tensor, classes: Tensor | None, indices: Tensor) -> Tensor:
+        chance = {}
+        if is_stochastic(baseline.solver):
+            chance["generator"] = generator(seed, "evaluation-solver", int(indices[0]))
+        classes = None if classes is None else classes.to(device)
+        return sample(teacher, noise.to(device), solver=baseline.solver, steps=baseline.steps, condition=classes,
+                      guidance=baseline.sampling.guidance, **chance).x  # fmt: skip
+
+    return draw
+
+
+def sample_unit(context: Context[MeasureSettings], examination: Examination, draw: Draw, path: Path,
+                files: Sequence[Path], accept: Callable[[Sampled], None]) -> None:  # fmt: skip
+    """Draws and observes the samples of one unit and writes them to `path`.
+
+    Args:
+        files: of all units; progress is told in samples of all of them.
+        accept: raises for samples that must not be kept.
+    """
+    samples = examination.plan.samples
+    drawn = 0
+
+    def report(count: int) -> None:
+        nonlocal drawn
+        drawn += count
+        finished = sum(file.is_file() for file in files)
+        context.progress(finished * samples + drawn, len(files) * samples)
+
+    sampled = collect(examination, draw, report)
+    accept(sampled)
+    atomic_write(path, pack(sampled))
+
+
+def timed_draw(plan: SamplePlan, draw: Draw) -> Callable[[int], None]:
+    """`count` samples drawn and waited for, to be timed."""
+    return partial(_draw_first, plan, draw)
+
+
+def _draw_first(plan: SamplePlan, draw: Draw, count: int) -> None:
+    indices = torch.arange(count)
+    draw(plan.noise(indices), plan.conditions(indices), indices).cpu()
+
+
+def footprint(network: nn.Module) -> dict[str, int | float]:
+    """Parameters of the network and peak memory of this process in MiB."""
+    return {"parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}  # fmt: skip

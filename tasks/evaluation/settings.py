@@ -1,0 +1,69 @@
+"""Resolved settings and results of the stages baselines and evaluate. No torch here."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from fewstep.diffusion.guidance import SampledScales
+from fewstep.util.config import Strict
+from tasks.config.schema import Evaluate
+
+
+class MeasureSettings(Strict):
+    """What both stages share, and what decides whether their values can be compared.
+
+    Attributes:
+        samples: of every model.
+        guidance: scale, or a scale for each part of the label, at which the teacher is sampled.
+        batch: samples per call of a network.
+        seed: of noise, classes and orders.
+        extractors: further feature extractors: SHA-256 of their files by name.
+    """
+
+    samples: int
+    guidance: SampledScales
+    batch: int
+    seed: int
+    extractors: dict[str, str]
+
+    @classmethod
+    def of(cls, section: Evaluate) -> Self:
+        """The part of params.yaml's section `evaluate` that this stage's output depends on."""
+        return cls(**section.model_dump(include=set(cls.model_fields)))
+
+
+class BaselinesSettings(MeasureSettings):
+    """`solvers` at `baseline_steps` network evaluations each."""
+
+    baseline_steps: tuple[int, ...]
+    solvers: tuple[str, ...]
+
+
+class EvaluateSettings(MeasureSettings):
+    """The student with each number of `steps`; `grid`: columns of the picture."""
+
+    steps: tuple[int, ...]
+    grid: int
+
+    @property
+    def counts(self) -> list[int]:
+        """The numbers of steps, each once, fewest first."""
+        return sorted(set(self.steps))
+
+
+class BaselinesResult(Strict):
+    """`baselines`: how many rows there are."""
+
+    samples: int
+    baselines: int
+    features: str
+
+
+class EvaluationResult(Strict):
+    """The student in its fewest steps. `protocol`: what the protocols of all values have in common."""
+
+    samples: int
+    features: str
+    fd_infinite: float
+    kid: float
+    protocol: dict[str, bool | int | float | str]

@@ -1,0 +1,50 @@
+"""From the student's samples to evaluation.json."""
+
+from collections.abc import Mapping
+
+from fewstep.metrics.evaluator import Examination
+from fewstep.metrics.metric_names import counted
+from fewstep.metrics.protocol import Sampling, store
+from fewstep.metrics.sample_set import Sampled
+from fewstep.students.student import Student
+from tasks.evaluation.baseline_arrays import BaselineArrays
+from tasks.evaluation.documents import Baselines, Evaluation, StudentRow
+from tasks.evaluation.solver_comparison import compare
+
+
+def measure_student(examination: Examination, student: Student, samples: Mapping[int, Sampled], baselines: Baselines,
+                    arrays: BaselineArrays) -> Evaluation:  # fmt: skip
+    """All figures of the student, and what they are worth beside the baselines.
+
+    Args:
+        samples: by number of steps, fewest first.
+    """
+    classes, protocols = examination.plan.classes, dict(baselines.protocols)
+    rows, comparisons = [], {}
+    for steps, sampled in samples.items():
+        subject = f"student, {counted(steps, 'step')}"
+        sampling = Sampling(solver=student.sampler.kind, steps=steps, evaluations=steps)
+        fd = examination.frechet(sampled.seen, classes)
+        values = examination.measure(sampled.seen, subject, conditions=classes, images=sampled.images,
+                                     teacher=arrays.teacher, sampling=sampling, fd=fd)  # fmt: skip
+        rows.append(StudentRow(subject=subject, steps=steps, evaluations=steps, sampling=sampling,
+                               values=store(values, protocols),
+                               classes=tuple(examination.per_class(sampled.seen, classes))))  # fmt: skip
+        comparisons[str(steps)] = compare(examination, steps, values, sampled, fd, baselines, arrays)
+    return Evaluation(
+        guidance=baselines.guidance, features=baselines.features, reference=baselines.reference,
+        num_classes=baselines.num_classes, floor=baselines.floor, rows=baselines.rows, protocols=protocols,
+        student=tuple(rows), comparisons=comparisons, samples=examination.plan.samples,
+        notes=tuple(_notes(examination)))  # fmt: skip
+
+
+def _notes(examination: Examination) -> list[str]:
+    """What a reader should know before comparing."""
+    notes, extractor, reference = [], examination.images.extractor, len(examination.images.test)
+    if not extractor.num_classes:
+        notes.append("The images have no classes: distances are in principal components, class figures are left out.")
+    elif not examination.plan.num_classes:
+        notes.append("The models take no class: class figures are left out.")
+    if reference < 10 * extractor.dimensions:
+        notes.append(f"Only {reference} reference images for {extractor.dimensions} features: distances are rough.")
+    return notes
