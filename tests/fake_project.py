@@ -33,7 +33,7 @@ def units(ctx):
 
 
 def run_unit(ctx, unit):
-    from tasks.storage.file_io import atomic_write
+    from fewstep.util.files import write_atomically
 
     pause = float(os.environ.get("FAKE_PAUSE_" + ctx.stage, os.environ.get("FAKE_PAUSE", 0)))
     mark = Path(os.environ.get("FAKE_MARKS", ctx.work)) / f"{ctx.stage}-{unit}.started"
@@ -50,7 +50,7 @@ def run_unit(ctx, unit):
     data = hashlib.sha256(text.encode()).hexdigest().encode() * (size // 64)
     for folder in ctx.inputs.values():
         (folder / "a.bin").read_bytes()
-    atomic_write(_done(ctx, unit), data)
+    write_atomically(_done(ctx, unit), data)
     ctx.progress(len(UNITS) - len(units(ctx)), len(UNITS), "units")
 
 

@@ -22,7 +22,7 @@ from fewstep.training.digests import differences, tensor_digest
 from fewstep.training.distributed import World
 from fewstep.training.loss_meter import Figures, OnProgress
 from fewstep.training.optimiser import RoleOptimiser, rate
-from fewstep.training.precision import autocast, dtype_of, fingerprint, resolve
+from fewstep.training.precision import autocast, dtype_of, resolve
 from fewstep.training.roles.ema import Average, load_exactly
 from fewstep.training.roles.target_network import Copies
 from fewstep.training.roles.teacher_schedule import Recorder, teacher_at
@@ -31,6 +31,7 @@ from fewstep.training.step.batches import Source, Sources
 from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.step_context import Step
 from fewstep.util.errors import DataDiffers, SettingsError
+from fewstep.util.fingerprint import fingerprint
 from fewstep.util.torch_threads import threads, useful_threads
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class RoundTrainer:
         for network in self.networks.values():
             network.requires_grad_(False)
         self.threads = useful_threads(self.training.batch * math.prod(self.networks["student"].sample_shape))
-        self.fingerprints = [fingerprint(self.device, self.precision, self.threads)]
+        self.fingerprints = [{**fingerprint(self.device, self.threads), "precision": self.precision}]
         self.terms = [build(settings) for settings in self.round.terms]
         self.copies = Copies(self.networks["student"], self.terms)
         self.networks |= self.copies.networks

@@ -6,7 +6,7 @@
 """
 
 from fewstep.trajectories.generate import make_set
-from fewstep.trajectories.set_key import backend, set_key
+from fewstep.trajectories.set_key import set_key
 from fewstep.trajectories.set_plan import SetPlan, plan_set
 from fewstep.trajectories.set_reader import TrajectorySet, open_set
 from fewstep.trajectories.set_writer import SetWriter
@@ -17,7 +17,6 @@ __all__ = [
     "SetWriter",
     "TrajectorySet",
     "TrajectorySettings",
-    "backend",
     "make_set",
     "open_set",
     "plan_set",

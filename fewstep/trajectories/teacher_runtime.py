@@ -2,35 +2,26 @@
 
 import copy
 import warnings
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.trajectories.set_plan import SetPlan
+from fewstep.util.device import device_of
+from fewstep.util.torch_threads import one_thread
 
 _PRECISION = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@contextmanager
-def one_thread(device: torch.device):
-    """One thread per operation on a CPU: the bits then cannot depend on how many workers share the machine, and
-    workers on all cores are faster than operations on all cores."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def prepare(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
-    """The teacher with the weights' precision and the compilation that ``plan`` asks for; ``denoiser`` stays as it is.
+    """The teacher on the device and with the precision and compilation that ``plan`` asks for.
 
-    A compiled network is compiled here, for batches of one record, so that workers only run it.
+    ``denoiser`` stays where and as it is. A compiled network is compiled here, for batches of one record, so that
+    workers only run it.
     """
+    if device_of(denoiser) != plan.device:
+        denoiser = copy.deepcopy(denoiser).to(plan.device)
     teacher = copy.copy(denoiser)
     teacher._modules = dict(denoiser._modules)
     network = denoiser.network
@@ -57,7 +48,7 @@ def _compile(teacher: Denoiser, plan: SetPlan) -> None:
     # tenth on a CPU; CUDA graphs would be tied to one thread. The input is made in inference mode, as the workers' is,
     # or they would compile again.
     with (
-        one_thread(plan.device),
+        one_thread(),
         config.patch(freezing=plan.device.type == "cpu"),
         warnings.catch_warnings(),
         torch.inference_mode(),

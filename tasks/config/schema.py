@@ -268,8 +268,8 @@ def write_overrides(path: Path, sets: list[str], params: Path | None = None, roo
 
     from ruamel.yaml import YAML
 
+    from fewstep.util.files import write_atomically
     from tasks.config.preflight import validate
-    from tasks.storage.file_io import atomic_write
 
     path = Path(path)
     source = Path(params) if params is not None else path
@@ -292,7 +292,7 @@ def write_overrides(path: Path, sets: list[str], params: Path | None = None, roo
     settings = parse(Settings, YAML(typ="safe", pure=True).load(text), label)
     validate(root or _checkout(path), settings)
     if not path.exists() or text != path.read_text():
-        atomic_write(path, text)
+        write_atomically(path, text)
     return settings
 
 

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-import torch
-
 from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.metrics.extractors.extractor_loading import load_named, verify
+from fewstep.util.device import default_device
 
 
 def folder(ctx) -> Path:
@@ -25,7 +24,7 @@ def check(ctx) -> None:
 def load(ctx) -> list[Extractor]:
     """Those that `evaluate.extractors` names."""
     wanted = ctx.settings.get("extractors", {})
-    return load_named(folder(ctx), wanted, "cuda" if torch.cuda.is_available() else "cpu") if wanted else []
+    return load_named(folder(ctx), wanted, default_device()) if wanted else []
 
 
 def cache(ctx) -> Path | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path, PurePosixPath
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import restore_aside, swap_folders, sync_tree
 from tasks.config import schema
 from tasks.data.image_folder import TABLE, Item, Listing, list_images
-from tasks.storage.file_io import clone_or_copy, fsync_tree
+from tasks.storage.file_io import clone_or_copy
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
 
@@ -87,11 +87,9 @@ def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing
                 row = {"name": item.name, "class": item.label, "caption": item.caption}
                 file.write(json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False) + "\n")
     list_images(making)
-    fsync_tree(making)
+    sync_tree(making)
     aside = raw.with_name(f".{raw.name}.old")
-    if raw.exists():
-        os.rename(raw, aside)
-    os.rename(making, raw)
+    swap_folders(making, raw, aside)
     shutil.rmtree(aside, ignore_errors=True)
     return list_images(raw)
 
@@ -99,8 +97,7 @@ def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing
 def complete_swap(raw: Path) -> None:
     """Set right what a killed `add_images` left: the old folder comes back unless the new one is in place."""
     aside = raw.with_name(f".{raw.name}.old")
-    if aside.exists() and not raw.exists():
-        os.rename(aside, raw)
+    restore_aside(raw, aside)
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(raw.with_name(f".{raw.name}.new"), ignore_errors=True)
 

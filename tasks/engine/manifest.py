@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fewstep.util.errors import CorruptData, FewstepError
-from tasks.storage.file_io import StatTable, atomic_write, list_files
+from fewstep.util.files import write_atomically
+from tasks.storage.file_io import StatTable, list_files
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -75,7 +76,7 @@ def scan(folder: Path, table: StatTable, *, fresh: bool = False) -> tuple[File, 
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json into `folder`, atomically."""
-    atomic_write(folder / NAME, manifest.to_json())
+    write_atomically(folder / NAME, manifest.to_json())
 
 
 def load(folder: Path) -> Manifest | None:

@@ -12,12 +12,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fewstep.util.errors import CorruptData, FewstepError, NotAvailable, SettingsError
+from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomically
+from fewstep.util.workers import in_threads as units_in_threads
 from tasks.config.schema import Settings
 from tasks.engine import graph, publish, stage_key
 from tasks.engine import manifest as manifests
@@ -25,7 +26,7 @@ from tasks.engine.events import Observer
 from tasks.engine.manifest import Manifest
 from tasks.engine.plan import PlanItem, Survey, restorable, stat_table
 from tasks.storage import dvc_lockfile, remote_outputs
-from tasks.storage.file_io import StatTable, atomic_write, disk_full, is_disk_full, sweep_tree
+from tasks.storage.file_io import StatTable
 from tasks.storage.workspace import Workspace
 
 Execute = Callable[[Callable[[str], None], list[str], bool], None]
@@ -224,7 +225,7 @@ def _make(workspace: Workspace, stage: graph.Stage, settings: Settings, key: str
         versions=_versions()))
     publish.publish(workspace, stage, context.work)
     costs = json.dumps({**context.cost, "key": key}, indent=1, sort_keys=True) + "\n"
-    atomic_write(workspace.data / "cost" / f"{stage.name}.json", costs)
+    write_atomically(workspace.data / "cost" / f"{stage.name}.json", costs)
     return context.cost
 
 
@@ -265,7 +266,7 @@ def _fingerprints(context: Context) -> list[dict]:
             context.warn(f"continued on another machine or with other libraries ({changed}): the result is valid, "
                          "equality bit for bit with an undisturbed run is not claimed")
         known.append(here)
-        atomic_write(path, json.dumps(known))
+        write_atomically(path, json.dumps(known))
     return known
 
 
@@ -273,21 +274,7 @@ def in_threads(workers: int) -> Execute:
     """Run units one after another, or independent ones in `workers` threads with one torch thread each."""
 
     def execute(work: Callable[[str], None], units: list[str], parallel: bool) -> None:
-        count = min(workers, len(units))
-        if not parallel or count <= 1:
-            for unit in units:
-                work(unit)
-            return
-        import torch
-
-        threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-        try:
-            for future in as_completed([pool.submit(work, unit) for unit in units]):
-                future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(threads)
+        units_in_threads(workers if parallel else 1)(work, units)
 
     return execute
 

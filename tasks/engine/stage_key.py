@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.hashing import sha256_file
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.manifest import canonical
-from tasks.storage.file_io import StatTable, list_files, sha256
+from tasks.storage.file_io import StatTable, list_files
 from tasks.storage.workspace import Workspace
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def code_files(stage: graph.Stage, root: Path = CODE_ROOT) -> list[str]:
 
 def code_hash(stage: graph.Stage, root: Path = CODE_ROOT) -> str:
     """SHA-256 over the names and bytes of `code_files`."""
-    return hashlib.sha256(canonical([[name, sha256(root / name)] for name in code_files(stage, root)])).hexdigest()
+    return hashlib.sha256(canonical([[name, sha256_file(root / name)] for name in code_files(stage, root)])).hexdigest()
 
 
 def check_code(workspace: Workspace, stage: graph.Stage) -> None:

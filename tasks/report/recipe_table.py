@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.util.errors import SettingsError
-from tasks.storage.file_io import atomic_write
+from fewstep.util.content_cache import ContentCache
+from fewstep.util.files import write_atomically
 from tasks.storage.workspace import Workspace
 
 FOLDER, DOCUMENT = Path("docs/digits"), Path("docs/digits.md")
@@ -42,18 +43,12 @@ COLUMNS = ("model", "target", "eval.", "FD-digits", "KID × 1000", "recall", "cl
 
 def remembered(workspace: Workspace, recipe: str, key: str | None) -> dict | None:
     """The row of this recipe if it was made under this evaluation key."""
-    try:
-        found = json.loads(_path(workspace, recipe).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found["row"] if key is not None and found.get("key") == key else None
+    return None if key is None else _rows(workspace).get([recipe, key])
 
 
 def remember(workspace: Workspace, recipe: str, key: str, row: dict) -> None:
     """Keeps a row for the next sweep."""
-    path = _path(workspace, recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps({"key": key, "row": row}, indent=1) + "\n")
+    _rows(workspace).put([recipe, key], row)
 
 
 def row_of(root: Path, recipe: str, steps: int) -> dict:
@@ -84,14 +79,14 @@ def write(root: Path, rows: Sequence[dict], images: int) -> None:
         former.unlink()
     for row in good:
         figures = {name: row[name] for name in FIGURES}
-        atomic_write(folder / _file(row["recipe"]), json.dumps(figures, indent=1) + "\n")
+        write_atomically(folder / _file(row["recipe"]), json.dumps(figures, indent=1) + "\n")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("recipe", *FIGURES))
     table.writerows([row["recipe"], *(row[name] for name in FIGURES)] for row in good)
-    atomic_write(folder / "figures.csv", text.getvalue())
-    atomic_write(folder / "dvc.yaml", DVC.format(metrics=json.dumps(files)))
-    atomic_write(root / DOCUMENT, document(rows, images))
+    write_atomically(folder / "figures.csv", text.getvalue())
+    write_atomically(folder / "dvc.yaml", DVC.format(metrics=json.dumps(files)))
+    write_atomically(root / DOCUMENT, document(rows, images))
 
 
 def document(rows: Sequence[dict], images: int) -> str:
@@ -141,8 +136,8 @@ def _cost(root: Path, stage: str) -> dict:
         return {}
 
 
-def _path(workspace: Workspace, recipe: str) -> Path:
-    return workspace.shared / "sweep" / _file(recipe)
+def _rows(workspace: Workspace) -> ContentCache:
+    return ContentCache(workspace.shared / "sweep")
 
 
 def _file(recipe: str) -> str:

@@ -21,10 +21,11 @@ from fewstep.metrics.metric_names import counted, solver_name
 from fewstep.metrics.protocol import Sampling, store
 from fewstep.metrics.sample_set import Sampled, collect, pack, unpack
 from fewstep.teachers import inspect_teacher, load_teacher
+from fewstep.util.device import default_device
 from fewstep.util.errors import NonFinite, SettingsError
+from fewstep.util.files import write_atomically
 from fewstep.util.torch_threads import threads
 from tasks.data import extractor_files
-from tasks.storage.file_io import atomic_write
 
 PARALLEL = True
 PICTURES_PER_CLASS = 32
@@ -118,7 +119,7 @@ def run_unit(ctx, unit: str) -> None:
             f"teacher: {1 - sampled.finite:.1%} of its samples with {chosen.solver} at {chosen.evaluations} network "
             f"evaluations are NaN or infinite", role="teacher",
         )  # fmt: skip
-    atomic_write(_file(ctx, unit), pack(sampled))
+    write_atomically(_file(ctx, unit), pack(sampled))
 
 
 @threads(1)
@@ -212,8 +213,8 @@ def _trajectories(ctx, teacher, examination: Examination, unit: Unit, indices: t
     chance = {}
     if is_stochastic(unit.solver):
         chance["generator"] = generator(ctx.settings["seed"], "evaluation-solver-pictures")
-    made = sample(teacher, examination.noise(indices).to(_device()), solver=unit.solver, steps=unit.steps,
-                  condition=None if conditions is None else conditions[indices].to(_device()),
+    made = sample(teacher, examination.noise(indices).to(default_device()), solver=unit.solver, steps=unit.steps,
+                  condition=None if conditions is None else conditions[indices].to(default_device()),
                   guidance=ctx.settings["guidance"], keep="all", **chance)  # fmt: skip
     scale = teacher.process.scale(made.times).clamp(min=1).to(made.states)
     states = made.states / scale.reshape(1, -1, 1, 1, 1)
@@ -233,12 +234,8 @@ def _file(ctx, unit: str) -> Path:
     return ctx.scratch / f"{unit}.safetensors"
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _teacher(ctx):
-    return load_teacher(ctx.inputs["teacher"]).to(_device()).eval().requires_grad_(False)
+    return load_teacher(ctx.inputs["teacher"]).to(default_device()).eval().requires_grad_(False)
 
 
 def _sampler(ctx, teacher, unit: Unit):
@@ -246,8 +243,8 @@ def _sampler(ctx, teacher, unit: Unit):
         chance = {}
         if is_stochastic(unit.solver):
             chance["generator"] = generator(ctx.settings["seed"], "evaluation-solver", int(indices[0]))
-        classes = None if classes is None else classes.to(_device())
-        return sample(teacher, noise.to(_device()), solver=unit.solver, steps=unit.steps, condition=classes,
+        classes = None if classes is None else classes.to(default_device())
+        return sample(teacher, noise.to(default_device()), solver=unit.solver, steps=unit.steps, condition=classes,
                       guidance=ctx.settings["guidance"], **chance).x  # fmt: skip
 
     return draw

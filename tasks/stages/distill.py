@@ -5,11 +5,11 @@ import os
 import shutil
 import time
 
-import torch
-
 from fewstep.data.images import load_split
 from fewstep.recipes import Overrides, Recipe, check_needs, parse_recipe
+from fewstep.util.device import default_device
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
 
 PARALLEL = False
 
@@ -56,10 +56,7 @@ def run_unit(ctx, unit: str) -> None:
         "turns": recipe.rounds[index].turns,
         "weights": network_digest(student.denoiser),
     }
-    path = _manifest(ctx, unit)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(manifest, sort_keys=True, indent=1))
-    os.replace(temporary, path)
+    write_atomically(_manifest(ctx, unit), json.dumps(manifest, sort_keys=True, indent=1))
 
 
 def finish(ctx) -> dict:
@@ -113,7 +110,7 @@ def _distillation(ctx, recipe: Recipe):
         data=load_split(ctx.inputs["shard"], "train") if recipe.needs.data else None,
         pairs=open_set(ctx.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
         trajectories=TrajectorySettings(**taken),
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=default_device(),
         checkpoint_images=ctx.checkpoint_images,
         warn=ctx.warn,
         on_pairs=lambda done, total: ctx.progress(done, total, unit="pairs"),

@@ -20,11 +20,12 @@ from fewstep.metrics.metric_names import counted, solver_name
 from fewstep.metrics.protocol import Sampling, restore, rounded, store
 from fewstep.metrics.sample_set import Sampled, collect, pack, unpack
 from fewstep.students.export import load_student
+from fewstep.util.device import default_device
 from fewstep.util.errors import NonFinite, SettingsError
+from fewstep.util.files import write_atomically
 from fewstep.util.image_grid import Block, save, side_by_side
 from fewstep.util.torch_threads import threads
 from tasks.data import extractor_files
-from tasks.storage.file_io import atomic_write
 
 PARALLEL = True
 HEADLINE = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
@@ -71,7 +72,7 @@ def run_unit(ctx, unit: str) -> None:
     if sampled.finite < 1:
         share, cost = f"{1 - sampled.finite:.1%}", counted(steps, "step")
         raise NonFinite(f"student: {share} of its samples with {cost} are NaN or infinite", role="student")
-    atomic_write(_file(ctx, steps), pack(sampled))
+    write_atomically(_file(ctx, steps), pack(sampled))
 
 
 @threads(1)
@@ -324,8 +325,9 @@ def _way(ctx, student, steps: int, examination: Examination, indices: torch.Tens
         scale = student.denoiser.process.scale(torch.tensor(t, dtype=torch.float64)).clamp(min=1)
         states.append(to_bytes(x.cpu() / float(scale)))
 
-    wanted = None if conditions is None else conditions[indices].to(_device())
-    student.sample(examination.noise(indices).to(_device()), steps=steps, condition=wanted, seed=ctx.settings["seed"],
+    wanted = None if conditions is None else conditions[indices].to(default_device())
+    start = examination.noise(indices).to(default_device())
+    student.sample(start, steps=steps, condition=wanted, seed=ctx.settings["seed"],
                    indices=indices, on_state=keep)  # fmt: skip
     return torch.stack([*states, images[indices]], dim=1)
 
@@ -360,20 +362,16 @@ def _file(ctx, steps: int) -> Path:
     return ctx.scratch / f"steps-{steps}.safetensors"
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _student(ctx):
     student = load_student(ctx.inputs["distill"])
-    student.denoiser.to(_device()).eval().requires_grad_(False)
+    student.denoiser.to(default_device()).eval().requires_grad_(False)
     return student
 
 
 def _sampler(ctx, student, steps: int):
     def draw(noise, classes, indices):
-        classes = None if classes is None else classes.to(_device())
-        return student.sample(noise.to(_device()), steps=steps, condition=classes, seed=ctx.settings["seed"],
+        classes = None if classes is None else classes.to(default_device())
+        return student.sample(noise.to(default_device()), steps=steps, condition=classes, seed=ctx.settings["seed"],
                               indices=indices)  # fmt: skip
 
     return draw

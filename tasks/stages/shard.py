@@ -4,116 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from fewstep.data.images import SPLITS, ImageSetWriter
 from fewstep.data.records import LooseRecords, Record, decode_record, encode_record
 from fewstep.util.errors import SettingsError, StageFailed
-from fewstep.util.io import canonical_json, write_atomically
-from tasks.data.image_folder import Item, list_images
-from tasks.storage.file_io import package_file, sha256
+from fewstep.util.files import write_atomically
+from fewstep.util.hashing import canonical_json
+from tasks.data.image_folder import list_images
+from tasks.data.image_sources import Digits, ImageFolder, ImageSource
 
 PARALLEL = True
-BUILT_IN = "sklearn/datasets/data/digits.csv.gz"
 UNIT = 2048
 """Source images per unit of work: what a kill can cost."""
 _NAMED = 20
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-# What Pillow raises for damaged files: OSError in most formats, SyntaxError and ValueError in the header of some.
 
 
-class Digits:
-    """scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels in 17 levels of grey, ten classes."""
-
-    classes = tuple(str(digit) for digit in range(10))
-
-    def __init__(self):
-        from sklearn.datasets import load_digits
-
-        self.comes_from = {BUILT_IN: sha256(package_file(BUILT_IN))}
-        data = load_digits()
-        levels = np.rint(data.images * (255 / 16)).astype(np.uint8)
-        self.items = tuple(Item(f"{i:04d}", str(label)) for i, label in enumerate(data.target))
-        self.image = lambda item: Image.fromarray(levels[int(item.name)])
+def _source(ctx) -> ImageSource:
+    return Digits() if ctx.settings["source"] == "digits" else ImageFolder(ctx.given["images"])
 
 
-class Raw:
-    """What `fewstep data add` brought into data/raw; its hash is that of what the stage is given."""
-
-    comes_from: dict[str, str] = {}
-
-    def __init__(self, folder: Path):
-        listing = list_images(folder)
-        self.items, self.classes = listing.items, listing.classes
-        self.image = lambda item: Image.open(folder / item.name)
-
-
-def to_array(image: Image.Image, size: int, channels: int) -> Tensor:
-    """An image as uint8 (channels, size, size): the largest centred square, resampled with Lanczos where it differs.
-
-    Transparent parts become white. Raises OSError or ValueError if the file behind `image` is damaged.
-    """
-    image.load()
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_eight_bits(image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    array = torch.from_numpy(np.array(image))
-    return array[None] if channels == 1 else array.permute(2, 0, 1).contiguous()
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode == "F":
-        raise ValueError("floating-point images have no agreed range; convert them to 8 or 16 bits")
-    return Image.fromarray((values.astype(np.int64) * 255 // 65535).clip(0, 255).astype(np.uint8))
-
-
-def _source(ctx) -> Digits | Raw:
-    return Digits() if ctx.settings["source"] == "digits" else Raw(ctx.given["images"])
-
-
-def _tries(image: Callable[[], Image.Image]) -> Image.Image | None:
-    try:
-        return image()
-    except _UNREADABLE:
-        return None
-
-
-def _shape(ctx, source: Digits | Raw) -> tuple[int, int]:
-    """(size, channels), from the settings or, where they leave it open, from the images' headers."""
+def _size_and_channels(ctx, source: ImageSource) -> tuple[int, int]:
+    """Of the images to be made; looked up once, since that may open every file."""
     note = ctx.scratch / "shape.json"
     if note.is_file():
         shape = json.loads(note.read_bytes())
         return shape["size"], shape["channels"]
-    size, channels = ctx.settings["size"], ctx.settings["channels"]
-    for item in source.items:
-        if size is not None and channels == 3:
-            break
-        image = _tries(lambda item=item: source.image(item))
-        if image is None:
-            continue
-        with image:
-            size = size or min(image.size)
-            if ctx.settings["channels"] is None:
-                grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-                channels = 1 if grey and channels != 3 else 3
-        if ctx.settings["channels"] is not None:
-            break
-    if size is None or channels is None:
-        raise StageFailed(f"none of the {len(source.items)} images can be read, such as {source.items[0].name}")
+    size, channels = source.size_and_channels(ctx.settings["size"], ctx.settings["channels"])
     write_atomically(note, canonical_json({"size": size, "channels": channels}))
     return size, channels
 
@@ -130,7 +48,7 @@ def _loose(ctx) -> LooseRecords:
     return LooseRecords(ctx.scratch / "images")
 
 
-def _unit_numbers(source: Digits | Raw) -> range:
+def _unit_numbers(source: ImageSource) -> range:
     return range(-(-len(source.items) // UNIT))
 
 
@@ -139,7 +57,7 @@ def units(ctx) -> list[str]:
     loose = _loose(ctx)
     loose.sweep()
     source = _source(ctx)
-    _shape(ctx, source)
+    _size_and_channels(ctx, source)
     done = loose.find()
     return [f"{number:05d}" for number in _unit_numbers(source) if number not in done]
 
@@ -147,11 +65,11 @@ def units(ctx) -> list[str]:
 def run_unit(ctx, unit: str) -> None:
     """Decode one block; what cannot be read is named."""
     number, source = int(unit), _source(ctx)
-    size, channels = _shape(ctx, source)
+    size, channels = _size_and_channels(ctx, source)
     labels = {name: label for label, name in enumerate(source.classes)}
     images, kept, corrupt = [], [], []
     for item in source.items[number * UNIT : (number + 1) * UNIT]:
-        array = _tries(lambda item=item: _decoded(source, item, size, channels))
+        array = source.decode(item, size, channels)
         if array is None:
             corrupt.append(item.name)
         else:
@@ -166,15 +84,10 @@ def run_unit(ctx, unit: str) -> None:
     ctx.progress(min(done, len(source.items)), len(source.items))
 
 
-def _decoded(source: Digits | Raw, item: Item, size: int, channels: int) -> Tensor:
-    with source.image(item) as image:
-        return to_array(image, size, channels)
-
-
 def finish(ctx) -> dict:
     """Split and write the shards. StageFailed if too many images are corrupt or a split stays empty."""
     source = _source(ctx)
-    size, channels = _shape(ctx, source)
+    size, channels = _size_and_channels(ctx, source)
     loose, total = _loose(ctx), len(source.items)
     files = loose.find()
     shutil.rmtree(ctx.out)  # what a killed finish left
@@ -210,7 +123,7 @@ def finish(ctx) -> dict:
         "shape": [channels, size, size],
         "classes": len(source.classes),
         "corrupt": {"count": len(corrupt), "names": corrupt[:_NAMED]},
-        "raw": source.comes_from,
+        "raw": source.made_from,
     }
 
 

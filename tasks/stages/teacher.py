@@ -7,11 +7,14 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.data.images import ImageSet, load_split
+from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.label_groups import require_groups
 from fewstep.diffusion.randomness import Permutation, derive, generator, integers, noise
 from fewstep.recipes import Recipe
+from fewstep.util.device import default_device, device_of
 from fewstep.util.errors import SettingsError, StageFailed, laid_at
 
 PARALLEL = False
@@ -59,7 +62,8 @@ def run_unit(ctx, unit: str) -> None:
     export = ctx.scratch / "export"
     shutil.rmtree(export, ignore_errors=True)
     save_teacher(teacher, export)
-    found = examine(load_teacher(export), load_split(ctx.inputs["shard"], "train"), ctx.settings["check"], ctx.seed)
+    teacher, images = load_teacher(export).to(default_device()), load_split(ctx.inputs["shard"], "train")
+    found = examine(teacher, images, ctx.settings["check"], ctx.seed)
     shutil.rmtree(ctx.out, ignore_errors=True)
     os.rename(export, ctx.out)
     (ctx.scratch / "checked.json").write_text(json.dumps(found))
@@ -87,7 +91,6 @@ def teacher_recipe(settings: dict[str, Any]) -> Recipe:
 
 def _trained(ctx, on_progress=None):
     """The trained network; a run that was finished before is read from its last checkpoint."""
-    from fewstep.diffusion.denoiser import Denoiser
     from fewstep.diffusion.processes import VariancePreserving
     from fewstep.teachers import new_unet
     from fewstep.training import RoundTrainer, Sources
@@ -112,19 +115,30 @@ def _trained(ctx, on_progress=None):
         images=recipe.images_of(0, settings["images"]),
         seed=derive(ctx.seed, "teacher"),
         folder=ctx.scratch / "checkpoints",
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=default_device(),
         checkpoint_images=ctx.checkpoint_images,
         warn=ctx.warn,
     )
     return trainer.run(on_progress).to("cpu")
 
 
-def examine(teacher, images: ImageSet, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Weights finite, noise end noisy enough, samples near the images: what was found, or StageFailed.
+def examine(teacher: Denoiser, images: ImageSet, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Check that weights are finite, the noise end is noisy enough and samples are near the images.
 
     The distance is sliced Wasserstein between as many samples as images, over that between two halves of the images.
+
+    Args:
+        teacher: the denoiser; it samples on the device where it lies.
+        images: training images.
+        settings: `samples`, `steps`, `max_terminal_snr`, `max_distance_ratio` (teacher.check).
+        seed: of the images chosen, the noise and the labels.
+
+    Returns:
+        {"parameters", "terminal_snr", "quality"}: what the manifest reports.
+
+    Raises:
+        StageFailed: one of the checks failed.
     """
-    from fewstep.diffusion.sampling import sample
     from fewstep.metrics.distances.sliced import sliced_wasserstein
 
     for name, value in teacher.state_dict().items():
@@ -146,15 +160,7 @@ def examine(teacher, images: ImageSet, settings: dict[str, Any], seed: int) -> d
     if teacher.num_classes:
         labels = images.labels[order[:count]]
         condition = labels if images.num_classes else integers(seed, "teacher-check", numbers, teacher.num_classes)
-    start = noise(seed, "teacher-check", numbers, teacher.sample_shape)
-    parts = [
-        sample(
-            teacher, start[i : i + BATCH], solver=SOLVER, steps=settings["steps"],
-            condition=None if condition is None else condition[i : i + BATCH],
-        ).x
-        for i in range(0, count, BATCH)
-    ]  # fmt: skip
-    drawn = torch.cat(parts)
+    drawn = draw(teacher, noise(seed, "teacher-check", numbers, teacher.sample_shape), condition, settings["steps"])
     if not bool(torch.isfinite(drawn).all()):
         raise StageFailed(f"the teacher's samples hold NaN or infinite values ({SOLVER}, {settings['steps']} steps)")
     null, distance = sliced_wasserstein(one, other), sliced_wasserstein(drawn.clamp(-1, 1), one)
@@ -173,3 +179,15 @@ def examine(teacher, images: ImageSet, settings: dict[str, Any], seed: int) -> d
             "solver": SOLVER, "steps": settings["steps"],
         },
     }  # fmt: skip
+
+
+def draw(teacher: Denoiser, noise: Tensor, condition: Tensor | None, steps: int) -> Tensor:
+    """Samples (N, C, H, W) on the CPU, made of `noise` (N, C, H, W) and labels (N,) on the device of `teacher`."""
+    from fewstep.diffusion.sampling import sample  # diffusers
+
+    device = device_of(teacher)
+    starts = noise.to(device).split(BATCH)
+    labels = [None] * len(starts) if condition is None else condition.to(device).split(BATCH)
+    parts = [sample(teacher, start, solver=SOLVER, steps=steps, condition=given).x
+             for start, given in zip(starts, labels, strict=True)]
+    return torch.cat(parts).cpu()

@@ -6,6 +6,7 @@ import threading
 
 from fewstep.trajectories import SetWriter, TrajectorySettings, plan_set, set_description
 from fewstep.trajectories.teacher_runtime import prepare
+from fewstep.util.device import default_device
 
 PARALLEL = True
 _NOTHING = "nothing"
@@ -19,7 +20,8 @@ class _Work:
 
         self.denoiser = load_teacher(ctx.inputs["teacher"])
         digest = ctx.manifests["teacher"].digest
-        self.plan = plan_set(self.denoiser, _settings(ctx), seed=ctx.seed, teacher_digest=digest)
+        self.plan = plan_set(self.denoiser, _settings(ctx), seed=ctx.seed, teacher_digest=digest,
+                             device=default_device())
         self.done = 0
         self._prepared = None
         self._lock = threading.Lock()

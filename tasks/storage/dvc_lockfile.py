@@ -13,10 +13,11 @@ import re
 from pathlib import Path
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
+from fewstep.util.hashing import sha256_file
 from tasks.config import schema as settings_module
 from tasks.engine import graph
 from tasks.engine.manifest import canonical
-from tasks.storage.file_io import atomic_write, sha256
 from tasks.storage.workspace import Workspace
 
 PLAIN = r"[A-Za-z0-9_./-]+"
@@ -60,8 +61,8 @@ def view(workspace: Workspace, stage: graph.Stage, params: dict, given: dict) ->
     root = workspace.root
     seen = {
         "params": {name: params.get(name) for name in stage.params},
-        "code": [[name, sha256(root / name)] for name in declared_files(stage, root)],
-        "dvc.yaml": sha256(root / "dvc.yaml"),
+        "code": [[name, sha256_file(root / name)] for name in declared_files(stage, root)],
+        "dvc.yaml": sha256_file(root / "dvc.yaml"),
         "given": given,
     }
     return hashlib.sha256(canonical(seen)).hexdigest()
@@ -69,7 +70,7 @@ def view(workspace: Workspace, stage: graph.Stage, params: dict, given: dict) ->
 
 def remember(workspace: Workspace, stage: graph.Stage, key: str, seen: str, entry: dict) -> None:
     """Note that `entry` is the true record of `key` under the view `seen`."""
-    atomic_write(workspace.local / "recorded" / f"{stage.name}.json",
+    write_atomically(workspace.local / "recorded" / f"{stage.name}.json",
                  json.dumps({"key": key, "view": seen, "entry": entry}, sort_keys=True))
 
 
@@ -135,5 +136,5 @@ def sync_given(workspace: Workspace, settings: settings_module.Settings) -> bool
         line = f"      {name}: {value if re.fullmatch(PLAIN, value) else json.dumps(value)}"
         wanted = re.sub(rf"^      {name}: .*$", lambda _, line=line: line, wanted, count=1, flags=re.M)
     if wanted != text:
-        atomic_write(path, wanted)
+        write_atomically(path, wanted)
     return wanted != text

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import tasks.tracking.process_env  # noqa: F401  (no telemetry)
 from fewstep.util.errors import FewstepError, NotAvailable
+from fewstep.util.files import disk_full, is_disk_full, write_atomically, writing
 from tasks.config import schema as settings_module
 from tasks.engine import graph, stage_key
 from tasks.engine import manifest as manifests
 from tasks.engine.manifest import Manifest
 from tasks.engine.plan import changes, restorable, stat_table
 from tasks.storage import dvc_lockfile
-from tasks.storage.file_io import atomic_write, disk_full, is_disk_full, write_if_other, writing
+from tasks.storage.file_io import write_if_other
 from tasks.storage.git import git, worktrees
 from tasks.storage.workspace import Workspace
 
@@ -171,7 +172,7 @@ def _write_lock(repo, entry) -> None:
         if path.exists():
             shutil.copyfile(path, changed)
         Lockfile(repo, str(changed)).dump(entry)
-        atomic_write(path, changed.read_bytes())
+        write_atomically(path, changed.read_bytes())
 
 
 def _refusal(stage: graph.Stage, why: str) -> str:
@@ -304,7 +305,7 @@ def share_cache(main: Workspace, worktree: Workspace) -> None:
     text = local.read_text().rstrip() + "\n" if local.is_file() else ""
     if "[cache]" not in text:
         text += f"[cache]\n    dir = {cache}\n"
-    atomic_write(worktree.root / ".dvc" / "config.local", text)
+    write_atomically(worktree.root / ".dvc" / "config.local", text)
 
 
 def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:

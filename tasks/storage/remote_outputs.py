@@ -12,11 +12,11 @@ import json
 import os
 
 from fewstep.util.errors import FewstepError
+from fewstep.util.files import write_atomically
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import restorable
 from tasks.storage import dvc_lockfile
-from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 
 FOLDER = "fewstep"
@@ -24,7 +24,7 @@ ATTEMPTS = 2    # asking is a courtesy: a store that does not answer must not ho
 
 
 def store(workspace: Workspace):
-    """The object store of DVC's default remote (tasks.storage.object_store.Store); None where that is a folder or not there."""
+    """The object store of DVC's default remote; None where that is a folder or there is none."""
     parser = configparser.ConfigParser()
     parser.read([workspace.root / ".dvc" / "config", workspace.root / ".dvc" / "config.local"])
     section = f"'remote \"{parser.get('core', 'remote', fallback=None)}\"'"
@@ -76,7 +76,7 @@ def learn(workspace: Workspace, key: str) -> str | None:
             known["store"] = os.path.relpath(repo.cache.local.path, workspace.shared)
     except (FewstepError, KeyError, TypeError, ValueError) as error:
         return f"whether another machine made it could not be learnt: {error}"
-    atomic_write(workspace.published / f"{key}.json", json.dumps(known, sort_keys=True) + "\n")
+    write_atomically(workspace.published / f"{key}.json", json.dumps(known, sort_keys=True) + "\n")
     return None
 
 

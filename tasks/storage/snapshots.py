@@ -4,12 +4,12 @@ import contextlib
 from pathlib import Path
 
 from fewstep.util.errors import NotAvailable
+from fewstep.util.files import write_atomically
 from tasks.config import schema as settings_module
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import restorable, stat_table
 from tasks.storage import dvc_lockfile, dvc_repo
-from tasks.storage.file_io import atomic_write
 from tasks.storage.git import SNAPSHOT, add_worktree, read_at
 from tasks.storage.workspace import Workspace
 
@@ -56,7 +56,7 @@ def restore(workspace: Workspace, revision: str, wanted: dict[str, bytes], into:
         target = add_worktree(workspace, into, revision)
         dvc_repo.share_cache(workspace, target)
     for name in SNAPSHOT:
-        atomic_write(target.root / name, wanted[name])
+        write_atomically(target.root / name, wanted[name])
     dvc_lockfile.sync_given(target, settings_module.load(target.params))
     known = dvc_lockfile.lock_entries(target)
     outputs = [stage.output for stage in graph.STAGES if stage.in_dvc and stage.name in known]

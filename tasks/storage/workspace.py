@@ -79,10 +79,6 @@ class Workspace:
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.shared / 'mlflow.db'}"
 
     @property
-    def mlflow_artifacts(self) -> Path:
-        return self.shared / "mlartifacts"
-
-    @property
     def prefect_home(self) -> Path:
         return Path(os.environ.get("PREFECT_HOME") or self.shared / "prefect")
 

@@ -12,7 +12,6 @@ from fewstep.data.records.sample_order import KeyedOrder
 from fewstep.data.records.shard_check import verify_shard
 from fewstep.data.records.shard_files import ShardReader, ShardWriter, write_shard
 from fewstep.data.records.shard_index import Entry, ShardIndex, index_path, read_index
-from fewstep.util.io import write_atomically
 
 __all__ = [
     "Entry",
@@ -28,6 +27,5 @@ __all__ = [
     "index_path",
     "read_index",
     "verify_shard",
-    "write_atomically",
     "write_shard",
 ]

@@ -1,11 +1,11 @@
 """Finished records that wait for their shard: one file each, whose name carries the checksum of its content."""
 
-import hashlib
 import re
 from pathlib import Path
 
 from fewstep.util.errors import CorruptData
-from fewstep.util.io import TEMPORARY, discard, write_atomically
+from fewstep.util.files import sweep_tree, write_atomically
+from fewstep.util.hashing import sha256_bytes
 
 _NAME = re.compile(r"(\d{8})\.([0-9a-f]{64})\Z")
 
@@ -36,21 +36,15 @@ class LooseRecords:
 
     def write(self, record: int, payload: bytes) -> None:
         """Store ``payload`` as ``record``: written, synced, renamed. Raises DiskFull."""
-        write_atomically(self.folder / f"{record:08d}.{hashlib.sha256(payload).hexdigest()}", payload)
+        write_atomically(self.folder / f"{record:08d}.{sha256_bytes(payload)}", payload)
 
     def read(self, record: int, path: Path) -> bytes:
         """The verified content of ``path``. Raises CorruptData if it differs from its name."""
         payload = path.read_bytes()
-        if hashlib.sha256(payload).hexdigest() != path.name.partition(".")[2]:
+        if sha256_bytes(payload) != path.name.partition(".")[2]:
             raise CorruptData(f"{path}: checksum of record {record} differs", hint="remove the file and resume")
         return payload
 
-    def remove(self, path: Path) -> None:
-        """Remove one record."""
-        discard(path)
-
     def sweep(self) -> None:
         """Remove what a killed writer left unfinished. Only while nobody writes."""
-        if self.folder.is_dir():
-            for path in self.folder.glob(f"*{TEMPORARY}"):
-                discard(path)
+        sweep_tree(self.folder)

@@ -9,7 +9,7 @@ import torch
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from fewstep.util.io import canonical_json
+from fewstep.util.hashing import canonical_json
 
 # One key only: safetensors keeps metadata in a hash map, whose order changes from process to process.
 _METADATA_KEY = "fewstep"

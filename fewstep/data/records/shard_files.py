@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from fewstep.data.records import tarball
 from fewstep.data.records.record_codec import Record, count_samples, decode_record, encode_record
 from fewstep.data.records.shard_index import Entry, ShardIndex, index_path, read_index, write_index
 from fewstep.util.errors import CorruptData
-from fewstep.util.io import discard, disk_errors, sync_folder, temporary_for
+from fewstep.util.files import disk_errors, put_in_place, temporary_for
 
 _PIECE = 256 << 10
 
@@ -75,9 +75,8 @@ class ShardWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             # An index must never stand beside a shard it does not describe.
-            discard(index_path(self.path))
-            os.replace(self._temporary, self.path)
-            sync_folder(self.path.parent)
+            index_path(self.path).unlink(missing_ok=True)
+            put_in_place(self._temporary, self.path)
         self.index = ShardIndex(tuple(self._entries), self._position, self._hash.hexdigest())
         write_index(index_path(self.path), self.index)
         return self.index
@@ -86,7 +85,7 @@ class ShardWriter:
         """Give up: remove the unfinished file."""
         with contextlib.suppress(OSError):  # a full disk refuses the last buffered bytes too; they are unwanted
             self._file.close()
-        discard(self._temporary)
+        self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -170,7 +169,7 @@ class ShardReader:
             raise CorruptData(f"{self.path}: record {entry.name}: {record.samples} samples, index says {entry.samples}")
         return record
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Record]:
         for number in range(len(self)):
             yield self.read(number)
 

@@ -100,12 +100,11 @@ def _verdict(judgement, champion: Version, cost: dict, rules: Gate, latency) -> 
 
 def student(registry: Registry, version: Version):
     """The registered student, its bytes verified first; no code from the folder is run."""
-    import torch
-
     from fewstep.students.export import load_student
+    from fewstep.util.device import default_device
 
     loaded = load_student(registry.pipeline(version))
-    loaded.denoiser.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    loaded.denoiser.to(default_device()).eval().requires_grad_(False)
     return loaded
 
 

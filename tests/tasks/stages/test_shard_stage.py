@@ -13,9 +13,11 @@ from PIL import Image
 from fewstep.data.images import SPLITS, load_split, to_bytes
 from fewstep.data.records import verify_shard
 from fewstep.util.errors import CorruptData, SettingsError, StageFailed
+from fewstep.util.files import TEMPORARY
 from tasks.config.schema import Data
 from tasks.engine.events import Observer
 from tasks.engine.runner import Context
+from tasks.data.image_sources import to_array
 from tasks.stages import shard
 from tasks.storage.workspace import Workspace
 
@@ -112,9 +114,9 @@ def test_in_any_order_and_after_interruptions(tmp_path, flowers, monkeypatch):
     random.Random(0).shuffle(todo)
     for unit in todo[:4]:
         shard.run_unit(other, unit)
-    (other.scratch / "images" / "00000007.abc.tmp").write_bytes(b"half")
+    (other.scratch / "images" / f"{TEMPORARY}1-abc").write_bytes(b"half")
     (other.out / "train").mkdir()
-    (other.out / "train" / "00000.tar.tmp").write_bytes(b"half")
+    (other.out / "train" / f"{TEMPORARY}1-abc").write_bytes(b"half")
     assert sorted(shard.units(other)) == sorted(todo[4:])
     run(other, order=lambda units: units[::-1])
     assert files(other.out) == files(plain.out)
@@ -157,9 +159,9 @@ def test_classes_sizes_and_colours(tmp_path):
 
 def test_transparent_becomes_white_and_sixteen_bits_are_scaled(tmp_path):
     clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
-    assert (shard.to_array(clear, 4, 3) == 255).all()
+    assert (to_array(clear, 4, 3) == 255).all()
     deep = Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16))
-    assert (shard.to_array(deep, 4, 1) == 255).all()
+    assert (to_array(deep, 4, 1) == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
