@@ -20,19 +20,17 @@ def prepare(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
     ``denoiser`` stays where and as it is. A compiled network is compiled here, for batches of one record, so that
     workers only run it.
     """
-    if device_of(denoiser) != plan.device:
-        denoiser = copy.deepcopy(denoiser).to(plan.device)
-    teacher = copy.copy(denoiser)
-    teacher._modules = dict(denoiser._modules)
-    network = denoiser.network
     dtype = _PRECISION[plan.settings.precision]
-    if any(parameter.dtype != dtype for parameter in network.parameters()):
-        # nn.Module's own conversion: diffusers' override prints a remark about modules that it keeps in float32.
-        network = nn.Module.to(copy.deepcopy(network), dtype)
-    if network.training:
-        network = copy.deepcopy(network) if network is denoiser.network else network
-        network.eval()
-    teacher.network = network
+    cast = any(parameter.dtype != dtype for parameter in denoiser.network.parameters())
+    if cast or denoiser.network.training or device_of(denoiser) != plan.device:
+        teacher = copy.deepcopy(denoiser)
+        if cast:
+            # nn.Module's own conversion: diffusers' override prints a remark about modules that it keeps in float32.
+            nn.Module.to(teacher.network, dtype)
+        teacher.to(plan.device).network.eval()
+    else:
+        teacher = copy.copy(denoiser)
+        teacher._modules = dict(denoiser._modules)  # compiling replaces its network
     if plan.settings.compile:
         _compile(teacher, plan)
     return teacher
