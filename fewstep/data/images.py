@@ -1,4 +1,4 @@
-"""Images in shards, by split: how the shard stage writes them and everybody else reads them."""
+"""Sets of images in shards, by split: written by the shard stage, read by all later ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,8 @@ from fewstep.util.hashing import canonical_json, sha256_bytes
 FORMAT = "fewstep-images-1"
 DESCRIPTION = "images.json"
 SPLITS = ("train", "fit", "test")
-"""For the networks; for the classifier that metrics use; for reference statistics and memorisation control."""
+"""train: for networks. fit: for the classifier whose features metrics use. test: for reference statistics and the
+control of memorisation."""
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def describe(path: Path) -> dict:
-    """The checked content of an ``images.json``.
+    """The verified content of an ``images.json``.
 
     Raises:
         SettingsError: there is none.
@@ -185,7 +186,7 @@ class ImageSetWriter:
         self._records = dict.fromkeys(SPLITS, 0)
 
     def add(self, image: Tensor, label: int, key: str, caption: str | None = None) -> str:
-        """Append one image.
+        """Append an image.
 
         Args:
             image: (C, H, W) uint8.
@@ -236,7 +237,7 @@ class ImageSetWriter:
         return dict(self.counts)
 
     def abort(self) -> None:
-        """Give up the files that are not whole."""
+        """Remove the unfinished files, after an error."""
         for writer in self._open.values():
             writer.abort()
         self._open.clear()

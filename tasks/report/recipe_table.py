@@ -11,8 +11,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewstep.util.errors import SettingsError
 from fewstep.util.content_cache import ContentCache
+from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
 from tasks.storage.workspace import Workspace
 

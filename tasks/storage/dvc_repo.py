@@ -25,6 +25,7 @@ from tasks.engine import manifest as manifests
 from tasks.engine.manifest import Manifest
 from tasks.engine.plan import changes, restorable, stat_table
 from tasks.storage import dvc_lockfile
+from tasks.storage.dvc_config import default_remote
 from tasks.storage.file_io import write_if_other
 from tasks.storage.git import git, worktrees
 from tasks.storage.workspace import Workspace
@@ -91,17 +92,13 @@ def _shared_remote(workspace: Workspace) -> dict | None:
     """In a worktree the local default remote is the main checkout's, not a folder that goes away with the worktree."""
     if workspace.is_main:
         return None
-    import configparser
-
-    parser = configparser.ConfigParser()
-    parser.read([workspace.root / ".dvc" / "config", workspace.root / ".dvc" / "config.local"])
-    name = parser.get("core", "remote", fallback=None)
-    section = f"'remote \"{name}\"'"
-    url = parser.get(section, "url", fallback="")
-    here = Path(os.path.normpath(workspace.root / ".dvc" / url))
-    if not url or "://" in url or not here.is_relative_to(workspace.local):
+    remote = default_remote(workspace)
+    if remote is None or "://" in remote.url:
         return None
-    return {"remote": {name: {"url": str(workspace.shared / here.relative_to(workspace.local))}}}
+    here = Path(os.path.normpath(workspace.root / ".dvc" / remote.url))
+    if not here.is_relative_to(workspace.local):
+        return None
+    return {"remote": {remote.name: {"url": str(workspace.shared / here.relative_to(workspace.local))}}}
 
 
 def _quiet() -> None:

@@ -1,4 +1,4 @@
-"""A snapshot: params.yaml, dvc.lock and the data they name, put back as they were."""
+"""Putting back a snapshot: params.yaml, dvc.lock and the data that they name."""
 
 import contextlib
 from pathlib import Path
@@ -15,9 +15,9 @@ from tasks.storage.workspace import Workspace
 
 
 def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
-    """What replacing params.yaml and dvc.lock by `wanted` (name → bytes) would lose, one line each.
+    """What would be lost if params.yaml and dvc.lock were replaced by `wanted` (name → bytes), one line each.
 
-    A file counts when it is neither HEAD's nor the wanted one; an output when DVC's cache lacks what lies there.
+    A file is lost if it equals neither HEAD's nor the wanted one, an output if DVC's cache does not hold its bytes.
     """
     lost = []
     for name, content in wanted.items():
@@ -46,10 +46,19 @@ def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
 
 
 def restore(workspace: Workspace, revision: str, wanted: dict[str, bytes], into: Path | None = None) -> Workspace:
-    """Puts `wanted`, the contents of git.SNAPSHOT, and the data they name in place; returns the workspace they are in.
+    """Put the files of a snapshot and the data that they name in place.
 
-    With `into` that is a new worktree of `revision` over the shared cache, else `workspace` itself, whatever it holds:
-    `local_changes` says what that loses. Raises NotAvailable when bytes are in neither cache nor remote.
+    Args:
+        workspace: the checkout. Without `into` its own files are replaced (`local_changes` says what that loses).
+        revision: commit or tag of the new worktree.
+        wanted: content of the files that git.SNAPSHOT names.
+        into: folder of a new worktree over the shared cache, which must not exist or be empty.
+
+    Returns:
+        The workspace that now holds the snapshot.
+
+    Raises:
+        NotAvailable: bytes are in neither cache nor remote.
     """
     target = workspace
     if into is not None:

@@ -10,7 +10,7 @@ from fewstep.data.records.record_codec import Record, decode_record, encode_reco
 from fewstep.data.records.record_source import RecordSource
 from fewstep.data.records.sample_order import KeyedOrder
 from fewstep.data.records.shard_check import verify_shard
-from fewstep.data.records.shard_files import ShardReader, ShardWriter, write_shard
+from fewstep.data.records.shard_files import ShardReader, ShardWriter
 from fewstep.data.records.shard_index import Entry, ShardIndex, index_path, read_index
 
 __all__ = [
@@ -27,5 +27,4 @@ __all__ = [
     "index_path",
     "read_index",
     "verify_shard",
-    "write_shard",
 ]

@@ -32,11 +32,6 @@ class Record:
         """N, the common leading dimension."""
         return next(iter(self.tensors.values())).shape[0]
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
-
 
 def count_samples(tensors: Mapping[str, Tensor]) -> int:
     """The common leading dimension of ``tensors``; ValueError if there is none."""

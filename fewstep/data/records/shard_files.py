@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -51,7 +51,7 @@ class ShardWriter:
         self.add_bytes(name, encode_record(tensors, metadata), count_samples(tensors))
 
     def add_bytes(self, name: str, payload: bytes, samples: int) -> None:
-        """Append an encoded record of ``samples`` samples as it is."""
+        """Append the encoded record ``payload`` of ``samples`` samples. ValueError if the name is taken or no name."""
         if name in self._names:
             raise ValueError(f"{self.path}: record {name} is there already")
         head = tarball.header(name, len(payload))
@@ -101,21 +101,8 @@ class ShardWriter:
             raise
 
 
-def write_shard(path: Path | str, records: Iterable[tuple[str, Mapping[str, Tensor], Mapping | None]]) -> ShardIndex:
-    """Write a whole shard from (name, tensors, metadata) triples; identical content gives identical bytes.
-
-    Raises:
-        ValueError: a record that cannot be stored.
-        DiskFull: no space left.
-    """
-    with ShardWriter(path) as writer:
-        for name, tensors, metadata in records:
-            writer.add(name, tensors, metadata)
-    return writer.index
-
-
 class ShardReader:
-    """Reads records of one shard by number; every byte that is handed out has passed its checksum.
+    """Reads records of one shard by number; what it returns has passed its checksum.
 
     Opening checks the index and the size of the file. Safe for use by several threads (``pread``).
 

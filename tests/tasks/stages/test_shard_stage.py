@@ -15,9 +15,9 @@ from fewstep.data.records import verify_shard
 from fewstep.util.errors import CorruptData, SettingsError, StageFailed
 from fewstep.util.files import TEMPORARY
 from tasks.config.schema import Data
+from tasks.data.image_sources import to_array
 from tasks.engine.events import Observer
 from tasks.engine.runner import Context
-from tasks.data.image_sources import to_array
 from tasks.stages import shard
 from tasks.storage.workspace import Workspace
 

@@ -21,10 +21,15 @@ from fewstep.data.records import (
     shard_files,
     tarball,
     verify_shard,
-    write_shard,
 )
 from fewstep.util.errors import CorruptData, DiskFull
 from tests import children
+
+
+def write_shard(path, records) -> None:
+    with ShardWriter(path) as writer:
+        for name, tensors, metadata in records:
+            writer.add(name, tensors, metadata)
 
 
 def records(count=5, rows=7):
