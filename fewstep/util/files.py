@@ -61,7 +61,7 @@ def temporary_for(path: Path) -> Path:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename the whole file `temporary` to `path` in the same folder; its content becomes durable first, then its name."""
+    """Rename the whole file `temporary` to `path` in the same folder; the content becomes durable before the name."""
     _sync(temporary, os.O_RDONLY)
     if path.exists():
         os.chmod(temporary, path.stat().st_mode & 0o7777)

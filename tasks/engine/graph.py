@@ -98,7 +98,7 @@ def _register(settings: Settings) -> dict:
     return {"name": settings.name, **_dump(settings.register)}
 
 
-_IMAGES = ("fewstep/data", "fewstep/util/io.py", "fewstep/diffusion/randomness.py")
+_IMAGES = ("fewstep/data", "fewstep/util/files.py", "fewstep/diffusion/randomness.py")
 _NETWORK = ("fewstep/diffusion/adapters.py", "fewstep/diffusion/conditions.py", "fewstep/diffusion/denoiser.py", "fewstep/diffusion/label_groups.py",
             "fewstep/diffusion/guidance.py", "fewstep/students/pipelines", "fewstep/diffusion/prediction.py",
             "fewstep/diffusion/processes.py", "fewstep/diffusion/randomness.py", "fewstep/networks", "fewstep/teachers")

@@ -43,12 +43,12 @@ def git(root: Path, *arguments: str, data: bytes | None = None, env: dict[str, s
 
 
 def _environment() -> dict[str, str]:
-    """The environment without the variables that point git at another repository or index (git sets them in hooks)."""
+    """The environment without the variables by which git's hooks point at another repository or index."""
     return {**{name: value for name, value in os.environ.items() if not name.startswith("GIT_")}, "LC_ALL": "C"}
 
 
 def head(root: Path) -> tuple[str | None, bool]:
-    """The commit that is checked out (None outside git or before the first commit), and whether tracked files differ."""
+    """The commit that is checked out (None outside git or before the first one), and whether tracked files differ."""
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False) or None
     return commit, bool(commit and git(root, "status", "--porcelain", "--untracked-files=no"))
 

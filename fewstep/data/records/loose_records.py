@@ -39,7 +39,7 @@ class LooseRecords:
         write_atomically(self.folder / f"{record:08d}.{sha256_bytes(payload)}", payload)
 
     def read(self, record: int, path: Path) -> bytes:
-        """The content of ``path``, the file of ``record``. Raises CorruptData if its hash is not the one in its name."""
+        """The content of ``path``, the file of ``record``. Raises CorruptData unless its name holds its hash."""
         payload = path.read_bytes()
         if sha256_bytes(payload) != path.name.partition(".")[2]:
             raise CorruptData(f"{path}: checksum of record {record} differs", hint="remove the file and resume")

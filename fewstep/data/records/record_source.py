@@ -69,7 +69,7 @@ class RecordSource:
         return max(1, min(LARGEST_WINDOW, self._cache_bytes // 2 // max(_size(self.record(0)), 1)))
 
     def record(self, number: int) -> dict[str, Tensor]:
-        """The prepared tensors of record ``number``, from the cache or read from disk and verified. Raises CorruptData."""
+        """The prepared tensors of record ``number``, from the cache or verified from disk. Raises CorruptData."""
         with self._lock:
             if number in self._cache:
                 self._cache.move_to_end(number)
