@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
-from fewstep.data.records import KeyedOrder, RecordSource, ShardReader, write_shard
+from fewstep.data.records import KeyedOrder, RecordSource, ShardReader, ShardWriter
 
 SHAPE = (4, 32, 32)
 RECORD = 256
@@ -32,7 +32,9 @@ def batches(samples: int) -> Batches:
 
 
 def write_ours(path: Path, content: Batches) -> None:
-    write_shard(path, ((f"{n:08d}", {"noise": noise, "x": x}, None) for n, noise, x in content))
+    with ShardWriter(path) as writer:
+        for n, noise, x in content:
+            writer.add(f"{n:08d}", {"noise": noise, "x": x})
 
 
 def write_stock(path: Path, content: Batches) -> None:

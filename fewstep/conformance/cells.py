@@ -14,10 +14,11 @@ from pathlib import Path
 
 from fewstep.conformance.cell_code import JUDGING, TRAINING, code_digest, modules_of
 from fewstep.conformance.problems import Problem
-from fewstep.data.records import write_atomically
 from fewstep.recipes import load_recipe
 from fewstep.recipes.recipe import DESCRIBES
+from fewstep.util.content_cache import ContentCache
 from fewstep.util.errors import FewstepError
+from fewstep.util.files import write_atomically
 
 FOLDER = Path(".fewstep/conformance")
 IMAGES = 200_000
@@ -185,15 +186,12 @@ def _judged(cell, recipe, teacher, student, folder: Path) -> dict:
     from fewstep.conformance.verdict import judge, null_quantile
 
     target = target_of(recipe, teacher, student.sampler)
-    key = _digest([asdict(cell.problem), cell.seed, target.describe(), code_digest(*JUDGING)])
-    path = Path(folder) / "references" / f"{key[:16]}.json"
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {"null": null_quantile(target), "solvers": {}}
+    cache = ContentCache(Path(folder) / "references")
+    key = [asdict(cell.problem), cell.seed, target.describe(), code_digest(*JUDGING)]
+    known = cache.get(key) or {"null": null_quantile(target), "solvers": {}}
     solvers = {int(count): tuple(best) for count, best in known["solvers"].items()}
     verdict = judge(target, student, known["null"], solvers, cell.seed)
-    _write(path, {"null": known["null"], "solvers": solvers})
+    cache.put(key, {"null": known["null"], "solvers": solvers})
     return verdict
 
 
@@ -202,4 +200,4 @@ def _digest(parts) -> str:
 
 
 def _write(path: Path, record: dict) -> None:
-    write_atomically(path, json.dumps(record, indent=1) + "\n", shared=True)
+    write_atomically(path, json.dumps(record, indent=1) + "\n")

@@ -1,7 +1,5 @@
-"""Images in shards, by split: how the shard stage writes them and everybody else reads them."""
+"""Sets of images in shards, by split: written by the shard stage, read by all later ones."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,13 +10,15 @@ from fewstep.data.records.record_codec import Record
 from fewstep.data.records.record_source import CACHE_BYTES, RecordSource
 from fewstep.data.records.sample_order import KeyedOrder
 from fewstep.data.records.shard_files import ShardWriter
+from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import CorruptData, SettingsError
-from fewstep.util.io import canonical_json, write_atomically
+from fewstep.util.hashing import canonical_json, sha256_bytes
 
 FORMAT = "fewstep-images-1"
 DESCRIPTION = "images.json"
 SPLITS = ("train", "fit", "test")
-"""For the networks; for the classifier that metrics use; for reference statistics and memorisation control."""
+"""train: for networks. fit: for the classifier whose features metrics use. test: for reference statistics and the
+control of memorisation."""
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -32,25 +32,18 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def describe(path: Path) -> dict:
-    """The checked content of an ``images.json``.
+    """The verified content of an ``images.json``.
 
     Raises:
         SettingsError: there is none.
         CorruptData: it is damaged or of another format.
     """
     try:
-        content = json.loads(path.read_bytes())
-        check = content.pop("check")
-        wrong = content["format"] != FORMAT or hashlib.sha256(canonical_json(content).encode()).hexdigest() != check
+        return read_checked(path, FORMAT)
     except FileNotFoundError as error:
         raise SettingsError(
             f"{path.parent}: no images here ({path.name} is missing)", hint="run the shard stage first"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptData(f"{path}: damaged ({error})") from error
-    if wrong:
-        raise CorruptData(f"{path}: damaged (its checksum differs)")
-    return content
 
 
 class ImageSet:
@@ -151,8 +144,8 @@ def split_of(image: Tensor, shares: Mapping[str, float]) -> str:
         shares: share of each of ``SPLITS``; they add up to 1.
     """
     head = canonical_json(list(image.shape)).encode()
-    digest = hashlib.sha256(head + image.contiguous().numpy().tobytes()).digest()
-    place, edge = int.from_bytes(digest[:8], "big") / 2.0**64, 0.0
+    digest = sha256_bytes(head + image.contiguous().numpy().tobytes())
+    place, edge = int(digest[:16], 16) / 2.0**64, 0.0
     for name in SPLITS:
         edge += shares[name]
         if place < edge:
@@ -193,7 +186,7 @@ class ImageSetWriter:
         self._records = dict.fromkeys(SPLITS, 0)
 
     def add(self, image: Tensor, label: int, key: str, caption: str | None = None) -> str:
-        """Append one image.
+        """Append an image.
 
         Args:
             image: (C, H, W) uint8.
@@ -234,20 +227,17 @@ class ImageSetWriter:
                 self._write_record(split)
             if split in self._open:
                 self._open.pop(split).close()
-        body = {
-            "format": FORMAT,
+        content = {
             "shape": list(self.shape),
             "class_names": self.class_names,
             "record_size": self.record_size,
             "splits": {name: {"samples": self.counts[name], "shards": self._shards[name]} for name in SPLITS},
         }
-        check = hashlib.sha256(canonical_json(body).encode()).hexdigest()
-        text = json.dumps({**body, "check": check}, indent=1, sort_keys=True)
-        write_atomically(self.folder / DESCRIPTION, text + "\n")
+        write_checked(self.folder / DESCRIPTION, FORMAT, content)
         return dict(self.counts)
 
     def abort(self) -> None:
-        """Give up the files that are not whole."""
+        """Remove the unfinished files, after an error."""
         for writer in self._open.values():
             writer.abort()
         self._open.clear()

@@ -1,6 +1,7 @@
 """Whether a teacher samples well enough to be distilled: finite weights, a noisy end of its process, samples near data."""
 
 import torch
+from torch import Tensor
 
 from fewstep.data.images import ImageSet
 from fewstep.diffusion.denoiser import Denoiser
@@ -86,15 +87,20 @@ def _quality(teacher: Denoiser, images: ImageSet, count: int, steps: int, seed: 
         labels = images.labels[order[:count]]
         drawn = integers(seed, "teacher-check", range(count), teacher.num_classes)
         condition = labels if images.num_classes else drawn
-    device, start = device_of(teacher), noise(seed, "teacher-check", range(count), teacher.sample_shape)
-    batches = []
-    for i in range(0, count, BATCH):
-        labels = None if condition is None else condition[i : i + BATCH].to(device)
-        drawn = sample(teacher, start[i : i + BATCH].to(device), solver=SOLVER, steps=steps, condition=labels)
-        batches.append(drawn.x.cpu())
-    samples = torch.cat(batches)
+    start = noise(seed, "teacher-check", range(count), teacher.sample_shape)
+    samples = draw_samples(teacher, start, condition, steps)
     if not bool(torch.isfinite(samples).all()):
         raise StageFailed(f"the teacher's samples hold NaN or infinite values ({SOLVER}, {steps} steps)")
     null, distance = sliced_wasserstein(one, other), sliced_wasserstein(samples.clamp(-1, 1), one)
     return SampleQuality(sliced_wasserstein=distance, real_against_real=null, ratio=distance / null, samples=count,
                          solver=SOLVER, steps=steps)  # fmt: skip
+
+
+def draw_samples(teacher: Denoiser, start: Tensor, condition: Tensor | None, steps: int) -> Tensor:
+    """Samples (N, C, H, W) on the CPU, drawn from noise (N, C, H, W) and labels (N,) on the device of `teacher`."""
+    device = device_of(teacher)
+    starts = start.to(device).split(BATCH)
+    labels = [None] * len(starts) if condition is None else condition.to(device).split(BATCH)
+    batches = [sample(teacher, noise, solver=SOLVER, steps=steps, condition=label).x
+               for noise, label in zip(starts, labels, strict=True)]  # fmt: skip
+    return torch.cat(batches).cpu()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.training.step.batches import DataSource, TensorData
+from fewstep.util.device import default_device
 from fewstep.util.errors import SettingsError
 
 KINDS = "a tensor (N, ...), a tuple (samples, labels) of tensors, or a DataSource"
@@ -30,7 +31,7 @@ def check_teacher(teacher: Any) -> None:
 def usable_device(device: torch.device | str | None) -> torch.device:
     """The device of this name, or the GPU if there is one; SettingsError for one that is unknown or not here."""
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
     try:
         torch.zeros(1, device=device).item()
         return torch.device(device)

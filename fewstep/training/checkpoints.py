@@ -1,8 +1,6 @@
 """Exact checkpoints: safetensors beside JSON, written atomically, verified by hash, the newest two kept."""
 
-import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewstep.util.errors import DataDiffers, DiskFull
+from fewstep.util.errors import DataDiffers
+from fewstep.util.files import replacing, sweep, write_atomically
+from fewstep.util.hashing import sha256_file
 
 KEEP = 2
 
@@ -38,21 +38,12 @@ class Checkpoints:
 
     def save(self, step: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Writes a checkpoint; a kill at any instant leaves the former ones valid. Raises DiskFull."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         weights = self.folder / f"step-{step:012d}.safetensors"
-        temporary = weights.with_suffix(".tmp")
-        try:
+        with replacing(weights) as temporary:
             save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, temporary)
-            digest = _synced_digest(temporary)
-            os.replace(temporary, weights)
-            text = json.dumps({"step": step, "sha256": digest, **record}, sort_keys=True, indent=1)
-            _write_synced(weights.with_suffix(".json"), text)
-            _sync_folder(self.folder)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            if getattr(error, "errno", None) == 28 or "No space left" in str(error):
-                raise DiskFull(f"disk full while writing {weights}; the earlier checkpoint is kept") from error
-            raise
+            digest = sha256_file(temporary)
+        text = json.dumps({"step": step, "sha256": digest, **record}, sort_keys=True, indent=1)
+        write_atomically(weights.with_suffix(".json"), text)
         for old in self._committed()[:-KEEP]:
             old.unlink(missing_ok=True)
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -62,6 +53,7 @@ class Checkpoints:
 
         Raises DataDiffers if there are checkpoints but none is whole: a fresh start would lose work in silence.
         """
+        sweep(self.folder)
         records = self._committed()
         for path in reversed(records):
             try:
@@ -87,29 +79,6 @@ class Checkpoints:
         weights = path.with_suffix(".safetensors")
         if not weights.is_file():
             raise DataDiffers(f"{weights} is missing")
-        if hashlib.sha256(weights.read_bytes()).hexdigest() != record["sha256"]:
+        if sha256_file(weights) != record["sha256"]:
             raise DataDiffers(f"{weights} differs from its hash")
         return Checkpoint(int(record["step"]), record, load_file(weights))
-
-
-def _synced_digest(path: Path) -> str:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".json.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Number formats of a step, and the fingerprint of what the bits of a run depend on besides its settings."""
+"""Number formats of a training step."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -26,14 +26,3 @@ def dtype_of(precision: str) -> torch.dtype:
 def autocast(precision: str, device: torch.device) -> Any:
     """The context a loss is computed in. Under bfloat16 weights, losses and optimiser stay float32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
-
-
-def fingerprint(device: torch.device, precision: str, threads: int) -> dict[str, str]:
-    """Equal fingerprints give equal bits. `threads`: that one operation uses on a CPU."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {
-        "torch": torch.__version__,
-        "device": f"{device.type} {name}",
-        "threads": str(threads) if device.type == "cpu" else "any",
-        "precision": precision,
-    }

@@ -21,7 +21,7 @@ from fewstep.training.digests import tensor_digest
 from fewstep.training.distributed import World
 from fewstep.training.loss_meter import Figures, OnProgress
 from fewstep.training.optimiser import rate
-from fewstep.training.precision import autocast, dtype_of, fingerprint, resolve
+from fewstep.training.precision import autocast, dtype_of, resolve
 from fewstep.training.roles.target_network import Copies
 from fewstep.training.roles.teacher_schedule import teacher_at
 from fewstep.training.round_checkpoints import RoundCheckpoints
@@ -31,6 +31,7 @@ from fewstep.training.step.batches import Source, Sources
 from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.step_context import Step, StepSetup
 from fewstep.util.errors import SettingsError
+from fewstep.util.fingerprint import fingerprint
 from fewstep.util.torch_threads import threads, useful_threads
 
 REPORTS, REPORT_STEPS = 200, 50
@@ -96,7 +97,7 @@ class RoundTrainer:
         self.state = RoundState(recipe, self.round, networks, copies, self.terms, self.steps)
         identity = self._identity()
         self.world.require_equal("what it is about to train (settings, weights or data)", identity)
-        machine = fingerprint(self.device, self.precision, self.threads)
+        machine = {**fingerprint(self.device, self.threads), "precision": self.precision}
         self.checkpoints = RoundCheckpoints(self.where, options, identity, machine)
 
     @property

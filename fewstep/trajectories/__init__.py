@@ -11,7 +11,7 @@ from fewstep.util.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from fewstep.trajectories.generate import make_set
-    from fewstep.trajectories.set_key import backend, set_key
+    from fewstep.trajectories.set_key import set_key
     from fewstep.trajectories.set_plan import SetPlan, plan_set
     from fewstep.trajectories.set_reader import TrajectorySet, open_set
     from fewstep.trajectories.set_writer import SetWriter
@@ -22,7 +22,6 @@ _HOMES = {
     "SetWriter": "fewstep.trajectories.set_writer",
     "TrajectorySet": "fewstep.trajectories.set_reader",
     "TrajectorySettings": "fewstep.trajectories.trajectory_settings",
-    "backend": "fewstep.trajectories.set_key",
     "make_set": "fewstep.trajectories.generate",
     "open_set": "fewstep.trajectories.set_reader",
     "plan_set": "fewstep.trajectories.set_plan",
@@ -33,7 +32,6 @@ __all__ = [
     "SetWriter",
     "TrajectorySet",
     "TrajectorySettings",
-    "backend",
     "make_set",
     "open_set",
     "plan_set",

@@ -1,6 +1,5 @@
 """Which backends made the records of an unfinished set, so that one continued elsewhere says so."""
 
-import hashlib
 import json
 import threading
 import warnings
@@ -8,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fewstep.util.errors import CorruptData
-from fewstep.util.io import canonical_json, write_atomically
+from fewstep.util.files import write_atomically
+from fewstep.util.hashing import canonical_json, sha256_json
 
 
 class Backends:
-    """A folder with one JSON file per backend (see :func:`fewstep.trajectories.set_key.backend`)."""
+    """A folder with one JSON file per backend, which is a fingerprint (:mod:`fewstep.util.fingerprint`)."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None] = warnings.warn):
         self.folder, self.warn = Path(folder), warn
@@ -43,8 +43,8 @@ class Backends:
                     "continuing a trajectory set that was begun with other libraries or on another device: it will be "
                     "correct, but not equal bit for bit to one made in one place; the set records both"
                 )
-            write_atomically(self.folder / f"{_name(backend)}.json", canonical_json(backend) + "\n", shared=True)
+            write_atomically(self.folder / f"{_name(backend)}.json", canonical_json(backend) + "\n")
 
 
 def _name(backend: dict) -> str:
-    return hashlib.sha256(canonical_json(backend).encode()).hexdigest()[:16]
+    return sha256_json(backend)[:16]

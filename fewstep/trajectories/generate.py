@@ -3,9 +3,10 @@
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.trajectories import set_description
@@ -15,24 +16,8 @@ from fewstep.trajectories.set_writer import SetWriter
 from fewstep.trajectories.teacher_runtime import prepare
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.errors import SettingsError
-from fewstep.util.io import sync_folder
-
-Execute = Callable[[Callable[[int], None], Iterable[int]], None]
-
-
-def in_threads(workers: int) -> Execute:
-    """An ``execute`` that runs the units on ``workers`` threads; the first error stops what has not begun."""
-
-    def execute(work: Callable[[int], None], units: Iterable[int]) -> None:
-        with ThreadPoolExecutor(workers, thread_name_prefix="trajectories") as pool:
-            futures = [pool.submit(work, unit) for unit in units]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    return execute
+from fewstep.util.files import restore_aside, swap_folders
+from fewstep.util.workers import Execute, in_threads
 
 
 def make_set(
@@ -43,6 +28,7 @@ def make_set(
     seed: int,
     teacher_digest: str,
     num_classes: int | None = None,
+    device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     execute: Execute | None = None,
 ) -> TrajectorySet:
@@ -58,6 +44,7 @@ def make_set(
         seed: of noise and conditions.
         teacher_digest: hash of the teacher's weights and configuration.
         num_classes: classes to draw conditions from; default: the teacher's.
+        device: where the teacher is run; default: where it lies.
         progress: called with (samples done, samples in all).
         execute: runs a function over shard numbers, in any order and number at once; default: on a CPU one worker per
             core, elsewhere one after the other. It changes no byte.
@@ -70,11 +57,13 @@ def make_set(
         NonFinite, DiskFull, CorruptData: as in :class:`~fewstep.trajectories.set_writer.SetWriter`.
     """
     folder = Path(folder)
-    plan = plan_set(denoiser, settings, seed=seed, teacher_digest=teacher_digest, num_classes=num_classes)
+    plan = plan_set(
+        denoiser, settings, seed=seed, teacher_digest=teacher_digest, num_classes=num_classes, device=device
+    )
     work = folder.with_name(f"{folder.name}.partial-{plan.id}")
     aside = folder.with_name(f"{folder.name}.old")
-    if not folder.exists() and aside.exists() and not (work / "out" / set_description.NAME).exists():
-        os.rename(aside, folder)  # killed between the two renames below, and the new set was lost since
+    if not (work / "out" / set_description.NAME).exists():
+        restore_aside(folder, aside)  # killed between the two renames below, and the new set was lost since
     if folder.exists():
         if any(folder.iterdir()) and not (folder / set_description.NAME).is_file():
             raise SettingsError(f"{folder}: holds something else than a trajectory set; it is left alone")
@@ -83,11 +72,7 @@ def make_set(
             return open_set(folder)
     if not (work / "out" / set_description.NAME).exists():
         _complete(denoiser, plan, work, folder if folder.exists() else aside, progress, execute)
-    if folder.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(folder, aside)
-    os.rename(work / "out", folder)
-    sync_folder(folder.parent)
+    swap_folders(work / "out", folder, aside)
     _clear(*folder.parent.glob(f"{folder.name}.partial-*"), aside)
     return open_set(folder)
 

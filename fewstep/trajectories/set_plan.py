@@ -1,6 +1,5 @@
 """From a teacher and settings to everything that determines a set: its key fields and its division into records."""
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +11,9 @@ from fewstep.diffusion.guidance import is_guided, told
 from fewstep.diffusion.solvers import is_stochastic, network_evaluations
 from fewstep.trajectories.set_key import code_digest
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
+from fewstep.util.device import device_of, indexed
 from fewstep.util.errors import SettingsError, laid_at
-from fewstep.util.io import canonical_json
+from fewstep.util.hashing import sha256_json
 
 LONG_ENOUGH = 6e13
 """Floating-point operations of a whole set from which "auto" compiles: about ten minutes of one CPU core, against one
@@ -30,7 +30,7 @@ class SetPlan:
         seed: of noise and conditions.
         shape: (C, H, W) of a sample.
         num_classes: 0 for an unconditional teacher.
-        device: where the teacher lies.
+        device: where the teacher is run.
         fields: everything that determines the bytes of a record, as JSON; the count is not among it.
     """
 
@@ -44,8 +44,7 @@ class SetPlan:
     @property
     def id(self) -> str:
         """16 hexadecimal digits that name this set, its count included."""
-        text = canonical_json({"fields": self.fields, "count": self.settings.count})
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return sha256_json({"fields": self.fields, "count": self.settings.count})[:16]
 
     @property
     def records(self) -> int:
@@ -75,6 +74,7 @@ def plan_set(
     seed: int,
     teacher_digest: str,
     num_classes: int | None = None,
+    device: torch.device | str | None = None,
 ) -> SetPlan:
     """Check that ``denoiser`` can make what ``settings`` ask for, and say what that is.
 
@@ -84,6 +84,8 @@ def plan_set(
         seed: of noise and conditions.
         teacher_digest: hash of the teacher's weights and configuration.
         num_classes: classes that conditions are drawn from; default: the teacher's.
+        device: where the teacher is to be run; default: where it lies. It is not part of ``fields``: which device made
+            a record stands among the backends (see :func:`fewstep.trajectories.set_key.set_key`).
 
     Raises:
         SettingsError: an unknown or stochastic solver, guidance for a teacher without a null class, bfloat16 or
@@ -113,7 +115,7 @@ def plan_set(
     fields = {
         "content": _CONTENT,
         "teacher": teacher_digest,
-        "process": hashlib.sha256(canonical_json(denoiser.process.to_dict()).encode()).hexdigest(),
+        "process": sha256_json(denoiser.process.to_dict()),
         "prediction": denoiser.prediction_type,
         "shape": list(denoiser.sample_shape),
         "condition": {"source": "uniform classes", "classes": classes} if classes else {"source": "none"},
@@ -123,13 +125,13 @@ def plan_set(
         "code": code_digest(),
         **resolved.model_dump(mode="json", exclude={"count"}),
     }
-    device = next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))
-    return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, device, fields)
+    place = device_of(denoiser) if device is None else indexed(device)
+    return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, place, fields)
 
 
 def operations(denoiser: Denoiser) -> int:
     """Floating-point operations of one network evaluation of one sample, counted by running one."""
-    x = torch.zeros((1, *denoiser.sample_shape), device=next(denoiser.parameters()).device)
+    x = torch.zeros((1, *denoiser.sample_shape), device=device_of(denoiser))
     condition = torch.zeros(1, dtype=torch.int64, device=x.device) if denoiser.num_classes else None
     time = torch.full((1,), float(denoiser.process.t_max), device=x.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

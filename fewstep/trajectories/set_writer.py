@@ -14,11 +14,12 @@ from fewstep.trajectories import set_description
 from fewstep.trajectories.backend_log import Backends
 from fewstep.trajectories.keyed_labels import sample_condition, sample_noise
 from fewstep.trajectories.reuse import PreviousSet
-from fewstep.trajectories.set_key import backend, set_key
+from fewstep.trajectories.set_key import set_key
 from fewstep.trajectories.set_plan import SetPlan
-from fewstep.trajectories.teacher_runtime import one_thread
 from fewstep.util.errors import CorruptData, FewstepError, NonFinite
-from fewstep.util.io import TEMPORARY
+from fewstep.util.files import sweep_tree
+from fewstep.util.fingerprint import fingerprint
+from fewstep.util.torch_threads import one_thread
 
 _STORED = {"float32": torch.float32, "float16": torch.float16}
 
@@ -136,7 +137,7 @@ class SetWriter:
         there = self.loose.find().keys() | self.previous.records
         missing = [record for record in self.plan.records_of(shard) if record not in there]
         if missing:
-            self.backends.add(backend(self.plan.device), self.previous.backends)
+            self.backends.add(fingerprint(self.plan.device, threads=1), self.previous.backends)
             teacher = denoiser if isinstance(denoiser, Denoiser) else denoiser()
             self._make(teacher, missing, on_record)
         self._pack(shard)
@@ -144,7 +145,7 @@ class SetWriter:
     def _make(self, teacher: Denoiser, records: list[int], on_record: Callable[[int], None] | None) -> None:
         # The next batch is computed while the one before is written and synced; at most one waits.
         pending: Future | None = None
-        with one_thread(self.plan.device), ThreadPoolExecutor(1, thread_name_prefix="record-writer") as writer:
+        with one_thread(), ThreadPoolExecutor(1, thread_name_prefix="record-writer") as writer:
             for record in records:
                 payload = self.make_batch(teacher, record)
                 if pending is not None:
@@ -164,7 +165,7 @@ class SetWriter:
                 writer.add_bytes(set_description.record_name(record), payload, self.plan.settings.record_size)
         for record in records:
             if record in loose:
-                self.loose.remove(loose[record])
+                loose[record].unlink()
 
     def finish(self) -> dict:
         """Verify every shard byte by byte and write ``set.json``; the set is then complete.
@@ -201,5 +202,4 @@ class SetWriter:
     def sweep(self) -> None:
         """Remove what a killed writer left unfinished. Only while nobody writes."""
         self.loose.sweep()
-        for path in self.out.glob(f"*{TEMPORARY}"):
-            path.unlink()
+        sweep_tree(self.out)

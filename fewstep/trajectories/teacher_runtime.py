@@ -2,46 +2,35 @@
 
 import copy
 import warnings
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.trajectories.set_plan import SetPlan
+from fewstep.util.device import device_of
+from fewstep.util.torch_threads import one_thread
 
 _PRECISION = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@contextmanager
-def one_thread(device: torch.device):
-    """One thread per operation on a CPU: the bits then cannot depend on how many workers share the machine, and
-    workers on all cores are faster than operations on all cores."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def prepare(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
-    """The teacher with the weights' precision and the compilation that ``plan`` asks for; ``denoiser`` stays as it is.
+    """The teacher on the device and with the precision and compilation that ``plan`` asks for.
 
-    A compiled network is compiled here, for batches of one record, so that workers only run it.
+    ``denoiser`` stays where and as it is. A compiled network is compiled here, for batches of one record, so that
+    workers only run it.
     """
-    teacher = copy.copy(denoiser)
-    teacher._modules = dict(denoiser._modules)
-    network = denoiser.network
     dtype = _PRECISION[plan.settings.precision]
-    if any(parameter.dtype != dtype for parameter in network.parameters()):
-        # nn.Module's own conversion: diffusers' override prints a remark about modules that it keeps in float32.
-        network = nn.Module.to(copy.deepcopy(network), dtype)
-    if network.training:
-        network = copy.deepcopy(network) if network is denoiser.network else network
-        network.eval()
-    teacher.network = network
+    cast = any(parameter.dtype != dtype for parameter in denoiser.network.parameters())
+    if cast or denoiser.network.training or device_of(denoiser) != plan.device:
+        teacher = copy.deepcopy(denoiser)
+        if cast:
+            # nn.Module's own conversion: diffusers' override prints a remark about modules that it keeps in float32.
+            nn.Module.to(teacher.network, dtype)
+        teacher.to(plan.device).network.eval()
+    else:
+        teacher = copy.copy(denoiser)
+        teacher._modules = dict(denoiser._modules)  # compiling replaces its network
     if plan.settings.compile:
         _compile(teacher, plan)
     return teacher
@@ -57,7 +46,7 @@ def _compile(teacher: Denoiser, plan: SetPlan) -> None:
     # tenth on a CPU; CUDA graphs would be tied to one thread. The input is made in inference mode, as the workers' is,
     # or they would compile again.
     with (
-        one_thread(plan.device),
+        one_thread(),
         config.patch(freezing=plan.device.type == "cpu"),
         warnings.catch_warnings(),
         torch.inference_mode(),

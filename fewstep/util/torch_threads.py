@@ -5,7 +5,7 @@ of 8 x 8 images at a tenth of the speed of one.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -24,10 +24,36 @@ def useful_threads(elements: int) -> int:
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Inside, PyTorch and the linear algebra libraries use `count` threads; afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
+    with _restored():
+        torch.set_num_threads(count)
         with threadpool_limits(count):
             yield
+
+
+@contextmanager
+def one_thread_each() -> Iterator[Callable[[], None]]:
+    """For operations in several Python threads at once: each thread calls the function that this yields and computes
+    with one thread of its own from then on; afterwards PyTorch uses as many as before.
+
+    The bits then cannot depend on how many workers share the machine, and workers on all cores are faster than
+    operations on all cores. Only PyTorch's number is set: that of the linear algebra libraries belongs to the process.
+    """
+    with _restored():
+        yield lambda: torch.set_num_threads(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, operations of this Python thread use one thread; other Python threads may do the same at that time."""
+    with one_thread_each() as begin:
+        begin()
+        yield
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
     finally:
         torch.set_num_threads(before)

@@ -6,12 +6,10 @@ Prefect cannot know: a run whose machine died stays "Running" for ever. The kern
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.storage.locks import said_by_holder
+from tasks.storage.locks import held, said_by_holder
 from tasks.storage.workspace import Workspace
 
 
@@ -22,15 +20,11 @@ def _path(workspace: Workspace, flow_run: str) -> Path:
 @contextlib.contextmanager
 def working_on(workspace: Workspace, flow_run: str) -> Iterator[None]:
     """Hold the flow run for the duration of the block."""
-    path = _path(workspace, flow_run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:        # the process goes on and tells Prefect how it ended
-        forget(workspace, flow_run)
-        os.close(handle)
+    with held(_path(workspace, flow_run)):
+        try:
+            yield
+        finally:        # the process goes on and tells Prefect how it ended
+            forget(workspace, flow_run)
 
 
 def forget(workspace: Workspace, flow_run: str) -> None:

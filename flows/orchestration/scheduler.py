@@ -6,8 +6,6 @@ Everything it starts dies with it: the server and the runs are its children and 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -21,11 +19,11 @@ from flows.orchestration.prefect_api import (
     Child,
     is_free,
     prefect_environment,
-    serving,
     serving_path,
     source_path,
     start_prefect,
 )
+from tasks.storage.locks import held
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import now
 
@@ -39,16 +37,16 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
           say: Callable[[str], None] = print) -> None:
     """Runs until SIGINT or SIGTERM. Raises Busy when this repository is served already, FewstepError for a taken port
     or a server that stops."""
-    handle = _take(workspace)
-    try:
+    def busy(said: dict) -> Busy:
+        return Busy(f"`fewstep serve` runs already (process {said.get('pid')}): {said.get('url')}")
+
+    with held(serving_path(workspace), busy) as lock:
         port = port if port is not None else (PORT if is_free(host, PORT) else 0)
         log = workspace.shared / "logs" / "serve.log"
         child = start_prefect(workspace, log, pages=True, host=host, port=port)
         try:
             child.wait("/api/health", "Prefect's server")
-            facts = {"url": child.url, "pid": os.getpid(), "started": now()}
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(facts).encode(), 0)
+            lock.say({"url": child.url, "pid": os.getpid(), "started": now()})
             os.environ.update(prefect_environment(workspace, f"{child.url}/api"))
             os.environ.update({"FEWSTEP_SERVE_PID": str(os.getpid()), "PYTHONPATH": source_path(dict(os.environ)),
                                "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
@@ -56,22 +54,6 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
             asyncio.run(_Service(workspace, child, limit, say).run())
         finally:
             child.stop()
-    finally:
-        os.ftruncate(handle, 0)
-        os.close(handle)
-
-
-def _take(workspace: Workspace) -> int:
-    path = serving_path(workspace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        found = serving(workspace) or {}
-        raise Busy(f"`fewstep serve` runs already (process {found.get('pid')}): {found.get('url')}") from None
-    return handle
 
 
 class _Service:

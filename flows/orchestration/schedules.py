@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fewstep.util.config import unknown
 from fewstep.util.errors import DataDiffers, SettingsError
-from tasks.storage.file_io import atomic_write
+from fewstep.util.files import write_atomically
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import now
 
@@ -65,7 +65,7 @@ def save(workspace: Workspace, schedule: Schedule) -> Schedule:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", schedule.name):
         raise SettingsError(f"--name {schedule.name!r}: expected small letters, digits, '-', '_' and '.'")
     schedule = Schedule(**{**schedule.to_dict(), "sets": tuple(schedule.sets), "created": now()})
-    atomic_write(folder(workspace) / f"{schedule.name}.json", json.dumps(schedule.to_dict(), indent=1))
+    write_atomically(folder(workspace) / f"{schedule.name}.json", json.dumps(schedule.to_dict(), indent=1))
     return schedule
 
 

@@ -89,19 +89,17 @@ _GROUPS: dict[tuple[str, str, str], list[str]] = {}
 @contextlib.contextmanager
 def _one_thread_each(work: Work) -> Iterator[None]:
     """Units that run side by side compute with one thread each: several would fight for the same cores."""
-    import torch
+    from fewstep.util.torch_threads import one_thread_each  # torch
 
-    threads, function = torch.get_num_threads(), work.function
+    function = work.function
+    with one_thread_each() as begin:
 
-    def alone(unit: str) -> None:
-        torch.set_num_threads(1)
-        function(unit)
+        def alone(unit: str) -> None:
+            begin()
+            function(unit)
 
-    work.function = alone
-    try:
+        work.function = alone
         yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class PrefectExecutor:

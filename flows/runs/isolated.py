@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from fewstep.util.errors import FewstepError, SettingsError
+from fewstep.util.files import write_atomically
 from flows.orchestration.prefect_api import source_path
 from flows.runs.attempt import freeze, keep_changes, preview, settings_of
 from tasks.config.schema import Settings
@@ -19,7 +20,6 @@ from tasks.engine import graph
 from tasks.engine.plan import PlanItem
 from tasks.storage import worktrees
 from tasks.storage.code_state import code_state
-from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import FINISHED, RunRecord, RunStore, settings_digest
 
@@ -66,7 +66,7 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
     if record is None:
         record = store.new(frozen, isolated=True, origin=origin, commit=state.commit, modified=state.modified)
         keep_changes(store, record, state.diff)
-    atomic_write(store.folder_of(record.id) / "params.yaml", text)
+    write_atomically(store.folder_of(record.id) / "params.yaml", text)
     return record
 
 
@@ -79,7 +79,7 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
     store = RunStore(workspace)
     root = worktrees.add(workspace, record.id, record.commit).root
     frozen = store.folder_of(record.id) / "params.yaml"
-    atomic_write(root / "params.yaml", frozen.read_bytes())
+    write_atomically(root / "params.yaml", frozen.read_bytes())
     if record.root != str(root):
         record.root = str(root)
         store.save(record)
@@ -95,7 +95,7 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
         raise FewstepError(f"run {record.id} ended without saying how", hint=record.resume_command)
     for name in ("dvc.lock", "data/evaluation/grid.png"):
         if (root / name).exists():
-            atomic_write(store.folder_of(record.id) / Path(name).name, (root / name).read_bytes())
+            write_atomically(store.folder_of(record.id) / Path(name).name, (root / name).read_bytes())
     return record
 
 

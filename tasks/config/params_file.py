@@ -10,10 +10,10 @@ from ruamel.yaml.error import YAMLError
 
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
 from tasks.engine import graph
-from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 
 
@@ -92,7 +92,7 @@ def write_overrides(path: Path, sets: list[str], params: Path | None = None, roo
     settings = parse(Settings, YAML(typ="safe", pure=True).load(text), label)
     validate(root or _checkout(path), settings)
     if not path.exists() or text != path.read_text():
-        atomic_write(path, text)
+        write_atomically(path, text)
     return settings
 
 

@@ -1,1 +1,1 @@
-"""What a user brings in: image folders and the files of feature extractors."""
+"""Data from outside: image files, their import and decoding, and the files of feature extractors."""

@@ -1,4 +1,4 @@
-"""Own images: the layouts that are understood in data/raw and by `fewstep data add`. No torch here."""
+"""Folders and tables of image files: the layouts of data/raw and of what `fewstep data add` takes. No torch here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Listing:
 
 
 def list_images(path: Path | str) -> Listing:
-    """What images `path` holds: a folder of CLASS/NAME.png, a folder with a table, or a table.
+    """The images of `path`: a folder of CLASS/NAME.png, a folder with a table, or a table.
 
     Raises:
         SettingsError: missing, empty, or not one of these layouts; a table that names what is not there, names

@@ -1,22 +1,27 @@
-"""`fewstep data add`: own images into data/raw, whole or not at all, and into DVC's record. No torch here."""
+"""`fewstep data add`: copies images into data/raw, all or none, and records the folder in DVC. No torch here."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path, PurePosixPath
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import restore_aside, swap_folders, sync_tree
 from tasks.config import params_file
 from tasks.data.image_folder import TABLE, Item, Listing, list_images
-from tasks.storage.file_io import clone_or_copy, fsync_tree
+from tasks.storage.file_io import clone_or_copy
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
 
 
-def bring(workspace: Workspace, path: Path | str, *, replace: bool = False) -> dict:
-    """What `fewstep data add` does: copy into data/raw, then record the folder in DVC (data/raw.dvc).
+def import_images(workspace: Workspace, path: Path | str, *, replace: bool = False) -> dict:
+    """Copy the images that `path` holds into data/raw and record the folder in DVC (data/raw.dvc).
+
+    Args:
+        workspace: the checkout.
+        path: a folder or table, as in `list_images`.
+        replace: forget the images that are there.
 
     Returns:
         {"images", "classes", "captions", "added", "source"}: counts after the call, and the data.source in params.yaml.
@@ -26,14 +31,14 @@ def bring(workspace: Workspace, path: Path | str, *, replace: bool = False) -> d
         Busy: a run works in this checkout.
         FewstepError: DVC refused; the images are in data/raw, and calling again records them.
     """
-    from tasks.storage import dvc_repo
+    from tasks.storage import dvc_repo  # DVC
 
     path = Path(path).expanduser().resolve()
     raw = workspace.data / "raw"
     source = params_file.load(workspace.params).data.source
     with workspace_lock(workspace, "fewstep data add"):
         complete_swap(raw)
-        before = 0 if replace else len(_there(raw))
+        before = 0 if replace else len(_items(raw))
         listing = add_images(path, raw, replace=replace)
         with dvc_repo.repository(workspace) as repo:
             repo.add([str(raw)])
@@ -54,7 +59,7 @@ def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing
     Args:
         path: as in `list_images`.
         raw: data/raw of the workspace.
-        replace: forget what is there.
+        replace: forget the images that are there.
 
     Returns:
         The listing of `raw` as it then is.
@@ -68,7 +73,7 @@ def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing
     if raw.resolve() == new.folder.resolve():
         return new
     complete_swap(raw)
-    known = {item.name: item for item in (() if replace else _there(raw))}
+    known = {item.name: item for item in (() if replace else _items(raw))}
     if known and any(item.label is not None for item in known.values()) != bool(new.classes):
         raise SettingsError(f"{raw}: only one of the old and the new images have classes", hint="use --replace")
     for item in new.items:
@@ -87,25 +92,22 @@ def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing
                 row = {"name": item.name, "class": item.label, "caption": item.caption}
                 file.write(json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False) + "\n")
     list_images(making)
-    fsync_tree(making)
+    sync_tree(making)
     aside = raw.with_name(f".{raw.name}.old")
-    if raw.exists():
-        os.rename(raw, aside)
-    os.rename(making, raw)
+    swap_folders(making, raw, aside)
     shutil.rmtree(aside, ignore_errors=True)
     return list_images(raw)
 
 
 def complete_swap(raw: Path) -> None:
-    """Set right what a killed `add_images` left: the old folder comes back unless the new one is in place."""
+    """Complete or undo a killed `add_images`: the old folder comes back unless the new one is in place."""
     aside = raw.with_name(f".{raw.name}.old")
-    if aside.exists() and not raw.exists():
-        os.rename(aside, raw)
+    restore_aside(raw, aside)
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(raw.with_name(f".{raw.name}.new"), ignore_errors=True)
 
 
-def _there(raw: Path) -> tuple[Item, ...]:
+def _items(raw: Path) -> tuple[Item, ...]:
     return list_images(raw).items if raw.is_dir() and any(raw.iterdir()) else ()
 
 

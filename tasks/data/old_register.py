@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fewstep.util.config import parse
 from fewstep.util.errors import FewstepError, SettingsError
+from fewstep.util.files import write_atomically
 from tasks.config import params_file
 from tasks.config.schema import Register
 from tasks.engine import graph
@@ -16,7 +17,6 @@ from tasks.engine import manifest as manifests
 from tasks.registry import aliases, register_model, webhooks
 from tasks.registry.model_registry import Registry, Version, model_name
 from tasks.storage import dvc_lockfile
-from tasks.storage.file_io import atomic_write
 from tasks.tracking.metric_buffer import numbers
 
 PARALLEL = False
@@ -48,7 +48,7 @@ def run_unit(ctx, unit: str) -> None:
         "model": version.model, "version": version.number, "weights": what.weights, "evaluation": what.evaluation,
         "made": made, "promoted": decision.promoted, "policy": decision.policy, "reasons": list(decision.reasons),
     }  # fmt: skip
-    atomic_write(ctx.out / RESULT, json.dumps(result, indent=1, sort_keys=True) + "\n")
+    write_atomically(ctx.out / RESULT, json.dumps(result, indent=1, sort_keys=True) + "\n")
 
 
 def finish(ctx) -> dict:

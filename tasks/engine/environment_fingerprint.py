@@ -1,4 +1,4 @@
-"""What bit-equality is claimed under: device, libraries, processor capability. Recorded in every manifest."""
+"""Under which device, libraries and processor a manifest claims equality of bits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ LIBRARIES = ("fewstep", "torch", "diffusers", "numpy", "safetensors", "scikit-le
 
 @cache
 def fingerprint() -> dict:
-    """The machine as far as it decides the last bits of a result. Imports torch."""
-    import torch
+    """The fingerprint (fewstep.util.fingerprint) of the device that the stages run on."""
+    from fewstep.util import fingerprint as fingerprints  # torch
+    from fewstep.util.device import default_device
 
-    cuda = torch.cuda.is_available()
-    return {
-        "machine": platform.machine(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(0) if cuda else "cpu",
-        "cuda": torch.version.cuda if cuda else None,
-        "torch": torch.__version__,
-    }
+    return fingerprints.fingerprint(default_device())
 
 
 @cache

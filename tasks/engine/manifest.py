@@ -15,7 +15,8 @@ from typing import Any
 
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import CorruptData, FewstepError, SettingsError
-from tasks.storage.file_io import StatTable, atomic_write, list_files
+from fewstep.util.files import write_atomically
+from tasks.storage.file_io import StatTable, list_files
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -123,7 +124,7 @@ def scan(folder: Path, table: StatTable, *, fresh: bool = False) -> tuple[File, 
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json into `folder`, atomically."""
-    atomic_write(folder / NAME, manifest.to_json())
+    write_atomically(folder / NAME, manifest.to_json())
 
 
 def parse_manifest(data: Any, source: str) -> Manifest:

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 from fewstep.util.errors import FewstepError
+from fewstep.util.files import sweep, sync_folder, sync_tree
 from tasks.engine import graph
 from tasks.engine.manifest import NAME
 from tasks.stages.base import Stage
-from tasks.storage.file_io import discard, fsync_dir, fsync_tree, sweep
+from tasks.storage.file_io import discard
 from tasks.storage.workspace import Workspace
 
 
@@ -25,10 +26,10 @@ def publish(workspace: Workspace, stage: Stage, work: Path) -> Path:
     Everything is synced before the first rename. Between the renames there is no output, but the new one lies in
     `work/out` with its manifest and `work/ready` says whose it is: `complete` finishes the move.
     """
-    fsync_tree(work / "out")
+    sync_tree(work / "out")
     ready = work / "ready"
     ready.write_text(stage.name)
-    fsync_tree(work)
+    sync_tree(work)
     return _swap(workspace, stage, work)
 
 
@@ -36,14 +37,7 @@ def _swap(workspace: Workspace, stage: Stage, work: Path) -> Path:
     target = workspace.root / stage.output
     target.parent.mkdir(parents=True, exist_ok=True)
     if (work / "out").exists():
-        if os.path.lexists(target):
-            discard_into = work / "former"
-            if discard_into.exists():
-                discard(discard_into, trash(workspace))
-            os.rename(target, discard_into)
-        os.rename(work / "out", target)
-        fsync_dir(target.parent)
-        fsync_dir(work)
+        swap_folders(work / "out", target, work / "former")
     discard(work, trash(workspace))
     return target
 

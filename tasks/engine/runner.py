@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 from fewstep.util.errors import CorruptData, FewstepError, NotAvailable, SettingsError
+from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomically
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
 from tasks.engine import graph, publish
@@ -27,7 +28,7 @@ from tasks.engine.stage_key import Identity, outside_digests, resolve
 from tasks.stages.base import Context, Stage
 from tasks.storage import dvc_cache, dvc_repo, dvc_yaml, remote_outputs
 from tasks.storage.code_state import keep_commit
-from tasks.storage.file_io import StatTable, atomic_write, disk_full, is_disk_full, sweep_tree
+from tasks.storage.file_io import StatTable
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace
 
@@ -164,7 +165,7 @@ class StageRun:
             inputs={name: InputRecord(key=m.key, digest=m.digest) for name, m in context.manifests.items()}))
         publish.publish(self.workspace, stage, context.work)
         costs = json.dumps({**context.cost, "key": identity.key}, indent=1, sort_keys=True) + "\n"
-        atomic_write(self.workspace.data / "cost" / f"{stage.name}.json", costs)
+        write_atomically(self.workspace.data / "cost" / f"{stage.name}.json", costs)
         return context.cost
 
     def _context(self, identity: Identity) -> Context:
@@ -213,7 +214,7 @@ def prepare(context: Context) -> list[dict]:
             context.warn(f"continued on another machine or with other libraries ({changed}): the result is valid, "
                          "equality bit for bit with an undisturbed run is not claimed")
         known.append(here)
-        atomic_write(path, json.dumps(known))
+        write_atomically(path, json.dumps(known))
     return known
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from fewstep.objectives.registry import term_modules
 from fewstep.util import source_code
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
 from fewstep.util.source_code import ROOT, VERSION, Code, Parsed, SourceTree, parse_file
 from tasks.stages.base import S, Stage
-from tasks.storage.file_io import StatTable, atomic_write
+from tasks.storage.file_io import StatTable
 from tasks.storage.workspace import Workspace
 
 PACKAGES = ("fewstep", "tasks")
@@ -112,7 +113,7 @@ class RememberedParse:
         self.table.commit()
         if self._new:
             with contextlib.suppress(OSError):
-                atomic_write(self.path, json.dumps({"rules": self._rules, "files": self._known}))
+                write_atomically(self.path, json.dumps({"rules": self._rules, "files": self._known}))
             self._new = False
 
     def _load(self) -> dict[str, list]:

@@ -19,10 +19,10 @@ from fewstep.students import export
 from fewstep.students.student import Student
 from fewstep.teachers import load_teacher
 from fewstep.util.device import default_device, device_of
+from fewstep.util.files import write_atomically
 from tasks.evaluation.baseline_plan import Baseline
 from tasks.evaluation.settings import MeasureSettings
 from tasks.stages.base import Context
-from tasks.storage.file_io import atomic_write
 
 Draw = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 """(noise (N, C, H, W), classes (N,) or None, indices (N,)) → samples (N, C, H, W) in about [-1, 1]."""
@@ -85,7 +85,7 @@ def sample_unit(context: Context[MeasureSettings], examination: Examination, dra
 
     sampled = collect(examination, draw, report)
     accept(sampled)
-    atomic_write(path, pack(sampled))
+    write_atomically(path, pack(sampled))
 
 
 def timed_draw(plan: SamplePlan, draw: Draw) -> Callable[[int], None]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.util.errors import NotAvailable, SettingsError
+from fewstep.util.hashing import sha256_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import stat_table
 from tasks.registry.model_registry import Registry, Version
 from tasks.storage import git, snapshots
-from tasks.storage.file_io import sha256
 from tasks.storage.locks import workspace_lock
 
 
@@ -59,7 +59,7 @@ def _lost(registry: Registry, wanted: dict[str, bytes]) -> list[str]:
     """What would be lost. A pair of files that a registered version keeps is not."""
     workspace = registry.workspace
     lost = snapshots.local_changes(workspace, wanted)
-    here = {name: sha256(workspace.root / name) for name in git.SNAPSHOT if (workspace.root / name).is_file()}
+    here = {name: sha256_file(workspace.root / name) for name in git.SNAPSHOT if (workspace.root / name).is_file()}
     kept = any(here.items() <= version.json("snapshot").items()
                for model in registry.models() for version in registry.versions(model))  # fmt: skip
     return [line for line in lost if not (kept and line.startswith(git.SNAPSHOT))]

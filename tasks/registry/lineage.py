@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
+from fewstep.util.hashing import sha256_file
 from tasks.engine import graph, stage_key
 from tasks.engine import manifest as manifests
 from tasks.engine.manifest import Manifest
 from tasks.engine.plan import stat_table
 from tasks.registry.model_registry import Registry, Version
 from tasks.storage import dvc_cache, git
-from tasks.storage.file_io import package_file, sha256
+from tasks.storage.file_io import package_file
 
 VERIFIED, DIFFERS, UNAVAILABLE = "verified", "differs", "unavailable"
 TITLES = {"distill": "student", "shard": "shards", "evaluate": "evaluation"}
@@ -142,7 +143,7 @@ class _Trace:
             files = [path for path in folder.rglob("*") if path.is_file()]
             link.files, link.bytes = len(files), sum(path.stat().st_size for path in files)
             made = {file.sha256 for file in self.manifests["distill"].files} if "distill" in self.manifests else None
-            strange = [path.name for path in files if made is not None and sha256(path) not in made]
+            strange = [path.name for path in files if made is not None and sha256_file(path) not in made]
             if strange:
                 raise DataDiffers(f"{strange[0]} is registered but was not made by the student's stage")
         except (DataDiffers, NotAvailable) as error:
@@ -268,7 +269,7 @@ def _built_in(file: str, digest: str) -> Link:
     try:
         path = package_file(file)
         link.bytes = path.stat().st_size
-        if sha256(path) != digest:
+        if sha256_file(path) != digest:
             raise DataDiffers("the installed package brings another file")
     except (DataDiffers, NotAvailable) as error:
         _mark(link, error)

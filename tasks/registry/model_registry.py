@@ -15,9 +15,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
+from fewstep.util.files import sync_folder
+from fewstep.util.hashing import sha256_file
 from tasks.engine.manifest import File, tree_digest
-from tasks.storage.file_io import fsync_dir, list_files, sha256
-from tasks.storage.locks import locked
+from tasks.storage.file_io import list_files
+from tasks.storage.locks import held
 from tasks.tracking.mlflow_client import Tracking
 
 PREFIX = "fewstep-"
@@ -78,7 +80,7 @@ def parse(reference: str) -> tuple[str, str | None, int | None]:
 def folder_digest(folder: Path) -> str:
     """Tree digest of all files in `folder`, every byte read now."""
     paths = {name: folder / name for name in list_files(folder)}
-    return tree_digest([File(name, path.stat().st_size, sha256(path)) for name, path in paths.items()])
+    return tree_digest([File(name, path.stat().st_size, sha256_file(path)) for name, path in paths.items()])
 
 
 class Registry:
@@ -151,7 +153,7 @@ class Registry:
             path = found / name
             if not path.is_file():
                 raise NotAvailable(f"{version.name}: {name} is missing in MLflow's artifacts")
-            if sha256(path) != digest:
+            if sha256_file(path) != digest:
                 raise DataDiffers(f"{version.name}: {name} in MLflow's artifacts is not what was registered")
         return found
 
@@ -184,7 +186,7 @@ class Registry:
             return folder, False
         target = Path(self.workspace.shared) / "models" / digest
         if not target.is_dir():
-            with locked(target.with_name(f"{digest}.lock")):
+            with held(target.with_name(f"{digest}.lock")):
                 if not target.is_dir():
                     partial = target.with_name(f"{digest}.partial")
                     shutil.rmtree(partial, ignore_errors=True)
@@ -192,7 +194,7 @@ class Registry:
                     source = f"models:/{version.model}/{version.number}"
                     (self.tracking.download(source, partial) / PIPELINE).rename(target)
                     shutil.rmtree(partial, ignore_errors=True)
-                    fsync_dir(target.parent)
+                    sync_folder(target.parent)
         return target, True
 
     # writing; callers hold `lock(model)`
@@ -202,7 +204,7 @@ class Registry:
         """Exclusive right to change the model's versions and aliases on this machine; yields its folder of records."""
         folder = self.folder / model
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock"):
+        with held(folder / "lock"):
             yield folder
 
     def set_alias(self, version: Version, alias: str) -> None:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewstep.util.errors import DataDiffers
+from fewstep.util.files import write_atomically
+from fewstep.util.hashing import sha256_file
 from tasks.registry.model_registry import CANDIDATE, SNAPSHOT, Registry, Version, folder_digest
 from tasks.storage import git
-from tasks.storage.file_io import atomic_write, clone_or_copy, list_files, sha256
+from tasks.storage.file_io import clone_or_copy, list_files
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Registration:
 
 
 def write_intent(what: Registration) -> None:
-    atomic_write(what.intent, json.dumps({"weights": what.weights, "evaluation": what.evaluation}))
+    write_atomically(what.intent, json.dumps({"weights": what.weights, "evaluation": what.evaluation}))
 
 
 def open_run(what: Registration) -> None:
@@ -93,7 +95,8 @@ def store_snapshot(what: Registration) -> None:
     for name, value in what.metrics.items():
         if name not in known:
             tracking.call("log_metric", what.run_id, name, value)
-    what.tags["snapshot"] = json.dumps({name: sha256(folder / name) for name in list_files(folder)}, sort_keys=True)
+    hashes = {name: sha256_file(folder / name) for name in list_files(folder)}
+    what.tags["snapshot"] = json.dumps(hashes, sort_keys=True)
 
 
 def store_model(what: Registration) -> None:

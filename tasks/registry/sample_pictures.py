@@ -1,10 +1,10 @@
 """Samples of a registered version as one picture."""
 
 import math
-import os
 from pathlib import Path
 
 from fewstep.util.errors import NonFinite, SettingsError
+from fewstep.util.files import replacing
 from tasks.registry.model_registry import Registry, Version
 
 _BATCH = 250
@@ -45,9 +45,8 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
         if not torch.isfinite(found).all():
             raise NonFinite(f"{version.name}: samples are NaN or infinite", role="student")
         images.append(to_bytes(found))
-    temporary = out.with_name(f".{out.name}.tmp")
-    save(sheet(torch.cat(images), _columns(count, classes if label is None else 0)), temporary)
-    os.replace(temporary, out)
+    with replacing(out) as temporary:
+        save(sheet(torch.cat(images), _columns(count, classes if label is None else 0)), temporary)
     return steps or one.sampler.steps
 
 

@@ -14,10 +14,10 @@ import urllib.request
 import warnings
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
 from tasks.registry import audit_log
 from tasks.registry.model_registry import Registry
-from tasks.storage.file_io import atomic_write
-from tasks.storage.locks import locked
+from tasks.storage.locks import held
 from tasks.tracking.redaction import redact
 
 ADDRESS, KEY = "FEWSTEP_WEBHOOK", "FEWSTEP_WEBHOOK_SECRET"
@@ -34,13 +34,13 @@ def deliver(registry: Registry, model: str) -> int:
     address, folder = os.environ.get(ADDRESS), registry.folder / model
     if not (folder / audit_log.NAME).exists():
         return 0
-    with locked(folder / "delivery.lock"):  # not the model's own: nobody waits for a slow receiver
+    with held(folder / "delivery.lock"):  # not the model's own: nobody waits for a slow receiver
         entries = audit_log.read(folder)
         cursor = folder / _CURSOR
         first = int(cursor.read_text()) if cursor.exists() else 0
         if not address:
             if first != len(entries):
-                atomic_write(cursor, str(len(entries)))
+                write_atomically(cursor, str(len(entries)))
             return 0
         if not address.startswith(("http://", "https://")):
             raise SettingsError(f"{ADDRESS}: expected an http or https address")
@@ -52,7 +52,7 @@ def deliver(registry: Registry, model: str) -> int:
                     warnings.warn(f"{ADDRESS}: {redact(problem)}; sent again by the next command", stacklevel=2)
                     return sent
                 sent += 1
-            atomic_write(cursor, str(position + 1))
+            write_atomically(cursor, str(position + 1))
     return sent
 
 

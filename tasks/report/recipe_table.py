@@ -14,10 +14,11 @@ from pathlib import Path
 from fewstep.conformance.known_misses import DIGITS, known_misses
 from fewstep.recipes import load_recipe
 from fewstep.util.config import Strict
+from fewstep.util.content_cache import ContentCache
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
 from tasks.evaluation.costs import cost_of, read_costs
 from tasks.evaluation.documents import HEADLINE, Headline, read
-from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 
 FOLDER, DOCUMENT = Path("docs/digits"), Path("docs/digits.md")
@@ -79,18 +80,12 @@ class RecipeRow(Strict):
 
 def remembered(workspace: Workspace, recipe: str, key: str | None) -> dict | None:
     """The row of this recipe, as JSON, if it was made under this evaluation key."""
-    try:
-        kept = json.loads(_path(workspace, recipe).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return kept["row"] if key is not None and kept.get("key") == key else None
+    return None if key is None else _rows(workspace).get([recipe, key])
 
 
 def remember(workspace: Workspace, recipe: str, key: str, row: dict) -> None:
     """Keeps a row for the next sweep."""
-    path = _path(workspace, recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps({"key": key, "row": row}, indent=1) + "\n")
+    _rows(workspace).put([recipe, key], row)
 
 
 def row_of(root: Path, recipe: str, steps: int) -> dict:
@@ -126,14 +121,14 @@ def write(root: Path, rows: Sequence[dict], images: int) -> None:
     for former in set(folder.glob("*.json")) - {folder / name for name in files}:
         former.unlink()
     for row in good:
-        atomic_write(folder / _file(row.recipe), json.dumps(row.figures, indent=1) + "\n")
+        write_atomically(folder / _file(row.recipe), json.dumps(row.figures, indent=1) + "\n")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("recipe", *FIGURES))
     table.writerows([row.recipe, *row.figures.values()] for row in good)
-    atomic_write(folder / "figures.csv", text.getvalue())
-    atomic_write(folder / "dvc.yaml", DVC.format(metrics=json.dumps(files)))
-    atomic_write(root / DOCUMENT, document(rows, images))
+    write_atomically(folder / "figures.csv", text.getvalue())
+    write_atomically(folder / "dvc.yaml", DVC.format(metrics=json.dumps(files)))
+    write_atomically(root / DOCUMENT, document(rows, images))
 
 
 def document(rows: Sequence[dict], images: int) -> str:
@@ -176,8 +171,8 @@ def _shown(value: float | None, scale: float, digits: int) -> str:
     return "–" if value is None else f"{value * scale:.{digits}f}"
 
 
-def _path(workspace: Workspace, recipe: str) -> Path:
-    return workspace.shared / "sweep" / _file(recipe)
+def _rows(workspace: Workspace) -> ContentCache:
+    return ContentCache(workspace.shared / "sweep")
 
 
 def _file(recipe: str) -> str:

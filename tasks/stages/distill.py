@@ -16,9 +16,9 @@ from fewstep.teachers.inspection import inspect_teacher
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
 from tasks.config.schema import Settings
 from tasks.stages.base import Context, Stage
-from tasks.storage.file_io import atomic_write
 
 # torch is imported in the methods that compute: the graph reads this file
 
@@ -114,7 +114,7 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         context.record_cost({unit: {"seconds": round(time.monotonic() - begun, 3), "images": lengths[index]}})
         result = RoundResult(round=unit, images=lengths[index], turns=recipe.rounds[index].turns,
                              weights=network_digest(student.denoiser))  # fmt: skip
-        atomic_write(_result_file(context, unit), result.model_dump_json(indent=1))
+        write_atomically(_result_file(context, unit), result.model_dump_json(indent=1))
 
     def finish(self, context: Context[DistillSettings]) -> DistillResult:
         """Export the last round's student as the stage's output."""

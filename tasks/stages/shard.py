@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError, StageFailed
+from fewstep.util.files import write_atomically
 from tasks.config.schema import Data, Settings
 from tasks.data.image_folder import list_images
 from tasks.stages.base import Context, Stage
-from tasks.storage.file_io import atomic_write
 
 # torch and Pillow are imported in the methods that decode: the graph reads this file
 
@@ -66,7 +66,8 @@ class ShardStage(Stage[Data, ShardResult]):
     def check(self, context: Context[Data]) -> None:
         if context.settings.source == "raw":
             if "images" not in context.outside:
-                raise SettingsError("data.source is raw, but there are none", hint="bring them: `fewstep data add PATH`")
+                raise SettingsError("data.source is raw, but there are none",
+                                    hint="bring them: `fewstep data add PATH`")  # fmt: skip
             list_images(context.outside["images"])
 
     def units(self, context: Context[Data]) -> list[str]:
@@ -81,19 +82,14 @@ class ShardStage(Stage[Data, ShardResult]):
         import torch
 
         from fewstep.data.records import encode_record
-        from tasks.data.image_sources import readable, to_array
 
         number, source = int(unit), _source(context)
         size, channels = _shape(context, source)
         labels = {name: label for label, name in enumerate(source.classes)}
         images, kept, corrupt = [], [], []
 
-        def decoded(item) -> torch.Tensor:
-            with source.image(item) as image:
-                return to_array(image, size, channels)
-
         for item in source.items[number * UNIT : (number + 1) * UNIT]:
-            array = readable(lambda item=item: decoded(item))
+            array = source.decode(item, size, channels)
             if array is None:
                 corrupt.append(item.name)
             else:
@@ -140,17 +136,17 @@ class ShardStage(Stage[Data, ShardResult]):
                 raise StageFailed(f"the split '{name}' got none of the {total} images",
                                   hint="add images, or change data.split")  # fmt: skip
         if corrupt:
-            atomic_write(context.out / "corrupt.json", json.dumps(corrupt, indent=1, ensure_ascii=False) + "\n")
+            write_atomically(context.out / "corrupt.json", json.dumps(corrupt, indent=1, ensure_ascii=False) + "\n")
         return ShardResult(
             samples=sum(counts.values()), splits=counts, shape=(channels, size, size), classes=len(source.classes),
-            corrupt=Corrupt(count=len(corrupt), names=tuple(corrupt[:_NAMED])), raw=source.comes_from,
+            corrupt=Corrupt(count=len(corrupt), names=tuple(corrupt[:_NAMED])), raw=source.made_from,
         )  # fmt: skip
 
 
 def _source(context: Context[Data]) -> ImageSource:
-    from tasks.data.image_sources import Digits, Folder
+    from tasks.data.image_sources import Digits, ImageFolder
 
-    return Digits() if context.settings.source == "digits" else Folder(context.outside["images"])
+    return Digits() if context.settings.source == "digits" else ImageFolder(context.outside["images"])
 
 
 def _loose(context: Context[Data]) -> LooseRecords:
@@ -165,17 +161,13 @@ def _blocks(source: ImageSource) -> range:
 
 def _shape(context: Context[Data], source: ImageSource) -> tuple[int, int]:
     """(size, channels); decided once, so that every block has it."""
-    from tasks.data.image_sources import shape_of
-
     note = context.scratch / "shape.json"
     if note.is_file():
         shape = json.loads(note.read_bytes())
         return shape["size"], shape["channels"]
-    shape = shape_of(source, context.settings.size, context.settings.channels)
-    if shape is None:
-        raise StageFailed(f"none of the {len(source.items)} images can be read, such as {source.items[0].name}")
-    atomic_write(note, json.dumps({"size": shape[0], "channels": shape[1]}))
-    return shape
+    size, channels = source.size_and_channels(context.settings.size, context.settings.channels)
+    write_atomically(note, json.dumps({"size": size, "channels": channels}))
+    return size, channels
 
 
 def _judge(context: Context[Data], corrupt: list[str], total: int) -> None:

@@ -13,9 +13,9 @@ from fewstep.diffusion.label_groups import require_groups
 from fewstep.teachers.inspection import inspect_teacher
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError, laid_at
+from fewstep.util.files import write_atomically
 from tasks.config.schema import Settings, TeacherCheck, TeacherTraining
 from tasks.stages.base import Context, Stage
-from tasks.storage.file_io import atomic_write
 
 # torch is imported in the methods that compute: the graph reads this file
 
@@ -117,7 +117,7 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
                                **context.settings.check.model_dump())  # fmt: skip
         shutil.rmtree(context.out, ignore_errors=True)
         os.rename(export, context.out)
-        atomic_write(context.scratch / "checked.json", report.model_dump_json())
+        write_atomically(context.scratch / "checked.json", report.model_dump_json())
 
     def finish(self, context: Context[TrainedTeacher | GivenTeacher]) -> TeacherReport:
         from fewstep.teachers.sampling_check import TeacherReport

@@ -7,8 +7,8 @@ import os
 import tempfile
 from dataclasses import dataclass
 
+from fewstep.util.files import write_atomically
 from tasks.storage import git
-from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 
 _CODE = (".py", ".yaml", ".yml", ".toml", ".dvc", ".lock")
@@ -17,7 +17,7 @@ _NO_DOCUMENTS = ":(exclude)docs"     # tables and pictures that commands write t
 
 @dataclass(frozen=True)
 class CodeState:
-    """What a run is made of: `commit` (None outside git) and the difference of the files to HEAD."""
+    """The code that a run executes: a commit (None outside git), and its difference to HEAD as a patch."""
 
     commit: str | None
     diff: str
@@ -28,31 +28,34 @@ class CodeState:
 
 
 def code_state(workspace: Workspace, *, commit_changes: bool = False) -> CodeState:
-    """HEAD and the uncommitted changes: of tracked files, and new files of code and settings (not of data; that
-    dvc.lock differs after a run is no change).
+    """HEAD and the uncommitted changes of tracked files and of new files of code and settings.
 
-    With `commit_changes` the returned commit holds them: a child of HEAD that no branch knows.
+    Data does not count, nor does dvc.lock, which every run changes.
+
+    Args:
+        commit_changes: commit the changes, as a child of HEAD that is on no branch, and return that commit.
     """
     root = workspace.root
     head, _ = git.head(root)
     if head is None:
         return CodeState(None, "")
-    with tempfile.TemporaryDirectory() as folder:   # an index of our own
-        own = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
-        git.git(root, "read-tree", "HEAD", env=own)
-        git.git(root, "add", "--update", ".", _NO_DOCUMENTS, env=own)
-        others = git.git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ".", _NO_DOCUMENTS, env=own)
+    with tempfile.TemporaryDirectory() as folder:   # for an index beside the user's
+        index = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
+        git.git(root, "read-tree", "HEAD", env=index)
+        git.git(root, "add", "--update", ".", _NO_DOCUMENTS, env=index)
+        others = git.git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ".", _NO_DOCUMENTS, env=index)
         new = [name for name in others.split("\0") if name.endswith(_CODE)]
         if new:
-            git.git(root, "update-index", "--add", "-z", "--stdin", env=own,
+            git.git(root, "update-index", "--add", "-z", "--stdin", env=index,
                     data=("\0".join(new) + "\0").encode(errors="surrogateescape"))
-        diff = git.git(root, "diff", "--cached", "--binary", "HEAD", "--", ".", ":(exclude)dvc.lock", env=own)
+        diff = git.git(root, "diff", "--cached", "--binary", "HEAD", "--", ".", ":(exclude)dvc.lock", env=index)
         if not commit_changes:
             return CodeState(head, diff)
-        tree = git.git(root, "write-tree", env=own)
+        tree = git.git(root, "write-tree", env=index)
     if tree == git.git(root, "rev-parse", "HEAD^{tree}"):
         return CodeState(head, diff)
-    commit = git.git(root, "commit-tree", tree, "-p", head, "-m", "fewstep: uncommitted changes of a run", env=git.NOBODY)
+    message = "fewstep: uncommitted changes of a run"
+    commit = git.git(root, "commit-tree", tree, "-p", head, "-m", message, env=git.IDENTITY)
     return CodeState(commit, diff)
 
 
@@ -68,7 +71,7 @@ def keep_commit(workspace: Workspace, code: str) -> None:
     commit = code_state(workspace, commit_changes=True).commit
     if commit is not None:
         git.git(workspace.root, "update-ref", f"refs/fewstep/code/{code[:16]}", commit)
-        atomic_write(path, json.dumps({"code": code, "commit": commit}))
+        write_atomically(path, json.dumps({"code": code, "commit": commit}))
 
 
 def commit_of(workspace: Workspace, code: str) -> str | None:

@@ -12,12 +12,14 @@ import os
 from pathlib import Path
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
+from fewstep.util.hashing import sha256_file
 from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine.manifest import canonical
 from tasks.engine.stage_code import DECIDES
 from tasks.stages.base import Stage
-from tasks.storage.file_io import StatTable, atomic_write, sha256
+from tasks.storage.file_io import StatTable
 from tasks.storage.workspace import Workspace
 
 IGNORED = ("__pycache__",)
@@ -60,7 +62,7 @@ def view(workspace: Workspace, stage: Stage, params: dict, given: dict, table: S
     seen = {
         "params": {name: params.get(name) for name in stage.params},
         "code": [[name, table.sha256(root / name)] for name in watched_files(root)],
-        "dvc.yaml": sha256(root / "dvc.yaml"),
+        "dvc.yaml": sha256_file(root / "dvc.yaml"),
         "given": given,
     }
     return hashlib.sha256(canonical(seen)).hexdigest()
@@ -68,7 +70,7 @@ def view(workspace: Workspace, stage: Stage, params: dict, given: dict, table: S
 
 def remember(workspace: Workspace, stage: Stage, key: str, seen: str, entry: dict) -> None:
     """Note that `entry` is the true record of `key` under the view `seen`."""
-    atomic_write(workspace.local / "recorded" / f"{stage.name}.json",
+    write_atomically(workspace.local / "recorded" / f"{stage.name}.json",
                  json.dumps({"key": key, "view": seen, "entry": entry}, sort_keys=True))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import tasks.tracking.process_env  # noqa: F401  (no telemetry)
 from fewstep.util.errors import FewstepError, NotAvailable
+from fewstep.util.files import disk_full, is_disk_full, write_atomically, writing
 from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
@@ -28,7 +29,7 @@ from tasks.engine.stage_key import identify, resolve
 from tasks.stages.base import Stage
 from tasks.storage import dvc_lockfile, published_outputs
 from tasks.storage.code_state import commit_of
-from tasks.storage.file_io import atomic_write, disk_full, is_disk_full, writing
+from tasks.storage.dvc_config import default_remote
 from tasks.storage.git import git, worktrees
 from tasks.storage.workspace import Workspace
 
@@ -94,17 +95,13 @@ def _shared_remote(workspace: Workspace) -> dict | None:
     """In a worktree the local default remote is the main checkout's, not a folder that goes away with the worktree."""
     if workspace.is_main:
         return None
-    import configparser
-
-    parser = configparser.ConfigParser()
-    parser.read([workspace.root / ".dvc" / "config", workspace.root / ".dvc" / "config.local"])
-    name = parser.get("core", "remote", fallback=None)
-    section = f"'remote \"{name}\"'"
-    url = parser.get(section, "url", fallback="")
-    here = Path(os.path.normpath(workspace.root / ".dvc" / url))
-    if not url or "://" in url or not here.is_relative_to(workspace.local):
+    remote = default_remote(workspace)
+    if remote is None or "://" in remote.url:
         return None
-    return {"remote": {name: {"url": str(workspace.shared / here.relative_to(workspace.local))}}}
+    here = Path(os.path.normpath(workspace.root / ".dvc" / remote.url))
+    if not here.is_relative_to(workspace.local):
+        return None
+    return {"remote": {remote.name: {"url": str(workspace.shared / here.relative_to(workspace.local))}}}
 
 
 def _quiet() -> None:
@@ -175,7 +172,7 @@ def _write_lock(repo, entry) -> None:
         if path.exists():
             shutil.copyfile(path, changed)
         Lockfile(repo, str(changed)).dump(entry)
-        atomic_write(path, changed.read_bytes())
+        write_atomically(path, changed.read_bytes())
 
 
 def _refusal(stage: Stage, why: str) -> str:
@@ -281,7 +278,7 @@ def share_cache(main: Workspace, worktree: Workspace) -> None:
     text = local.read_text().rstrip() + "\n" if local.is_file() else ""
     if "[cache]" not in text:
         text += f"[cache]\n    dir = {cache}\n"
-    atomic_write(worktree.root / ".dvc" / "config.local", text)
+    write_atomically(worktree.root / ".dvc" / "config.local", text)
 
 
 def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:

@@ -13,12 +13,12 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from fewstep.util.files import write_atomically
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.stage_code import DECIDES
 from tasks.stages.base import Stage
-from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 
 NAME = "dvc.yaml"
@@ -67,7 +67,7 @@ def sync_given(workspace: Workspace, settings: Settings) -> bool:
     if dict(block) == wanted:
         return False
     block.update(wanted)
-    atomic_write(path, _dumped(document))
+    write_atomically(path, _dumped(document))
     return True
 
 

@@ -1,4 +1,6 @@
-"""git by its plumbing: state of the checkout, snapshots that need no user identity and touch no index of yours."""
+"""git by its plumbing commands: state of the checkout, and commits that touch neither the user's index nor branches.
+
+GitPython would run these very commands, and cannot make such commits without them."""
 
 from __future__ import annotations
 
@@ -10,13 +12,26 @@ from pathlib import Path
 from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
 from tasks.storage.workspace import Workspace
 
-NOBODY = {"GIT_AUTHOR_NAME": "fewstep", "GIT_AUTHOR_EMAIL": "fewstep@localhost",
-           "GIT_COMMITTER_NAME": "fewstep", "GIT_COMMITTER_EMAIL": "fewstep@localhost"}
+IDENTITY = {"GIT_AUTHOR_NAME": "fewstep", "GIT_AUTHOR_EMAIL": "fewstep@localhost",
+            "GIT_COMMITTER_NAME": "fewstep", "GIT_COMMITTER_EMAIL": "fewstep@localhost"}
+"""Environment of commits that fewstep makes: they need no user name to be configured."""
 
 
 def git(root: Path, *arguments: str, data: bytes | None = None, env: dict[str, str] | None = None,
         check: bool = True) -> str:
-    """Output of a git command in `root`, without the trailing newline. Raises FewstepError with git's own words."""
+    """Run `git` with these arguments in `root`.
+
+    Args:
+        data: standard input.
+        env: variables added to the environment.
+        check: raise if git fails; else a failure gives "".
+
+    Returns:
+        Standard output without the last line break.
+
+    Raises:
+        FewstepError: git is not installed, or failed; the message holds its error output.
+    """
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], input=data, capture_output=True,
                               env={**_environment(), **(env or {})})
@@ -28,7 +43,7 @@ def git(root: Path, *arguments: str, data: bytes | None = None, env: dict[str, s
 
 
 def _environment() -> dict[str, str]:
-    """Ours without the variables that would point git at another repository or index (set inside hooks)."""
+    """The environment without the variables by which git's hooks point at another repository or index."""
     return {**{name: value for name, value in os.environ.items() if not name.startswith("GIT_")}, "LC_ALL": "C"}
 
 
@@ -39,7 +54,7 @@ def head(root: Path) -> tuple[str | None, bool]:
 
 
 def worktrees(workspace: Workspace) -> list[Path]:
-    """The matching folders of all worktrees of this repository that are still there."""
+    """The folders that correspond to `workspace` in all existing worktrees of its repository; itself outside git."""
     top = git(workspace.root, "rev-parse", "--show-toplevel", check=False)
     if not top:
         return [workspace.root]
@@ -50,15 +65,23 @@ def worktrees(workspace: Workspace) -> list[Path]:
 
 
 SNAPSHOT = ("params.yaml", "dvc.lock")
-"""What tells a checkout which settings and data are its own: the files that are kept of a version."""
+"""The files that are kept with every registered version: they tell which settings and data it was made of."""
 
 
 def tag_snapshot(root: Path, name: str, files: dict[str, Path | bytes | str]) -> str:
-    """Tag `name` with a commit that is HEAD plus `files` (path below `root` → content or a file holding it).
+    """Tag a commit that is HEAD plus `files`. Index, working tree and branches stay as they are.
 
-    A child of HEAD made by plumbing: no index, working tree or branch is touched and no identity is needed. Calling it
-    again with the same content is harmless; another content under an existing name raises FewstepError. Returns the
-    commit's hash. Raises NotAvailable outside git or before the first commit.
+    Args:
+        root: folder in the repository.
+        name: of the tag. Tagging the same content again changes nothing.
+        files: path below `root` → content, or a file that holds it.
+
+    Returns:
+        The commit's hash.
+
+    Raises:
+        NotAvailable: outside git, or before the first commit.
+        FewstepError: the tag exists and holds something else.
     """
     parent, _ = head(root)
     if parent is None:
@@ -82,13 +105,13 @@ def tag_snapshot(root: Path, name: str, files: dict[str, Path | bytes | str]) ->
         return git(root, "rev-parse", f"refs/tags/{name}^{{commit}}")
     date = git(root, "show", "--no-patch", "--format=%cd", "--date=raw", parent)
     stamps = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
-    commit = git(root, "commit-tree", tree, "-p", parent, "-m", f"Snapshot {name}", env={**NOBODY, **stamps})
+    commit = git(root, "commit-tree", tree, "-p", parent, "-m", f"Snapshot {name}", env={**IDENTITY, **stamps})
     git(root, "update-ref", f"refs/tags/{name}", commit, "0" * 40)
     return commit
 
 
 def read_at(workspace: Workspace, revision: str, path: str) -> bytes:
-    """A file of the workspace as it was at a commit or tag. Raises NotAvailable when either is unknown here."""
+    """A file of the workspace at a commit or tag. Raises NotAvailable if there is no such revision or file here."""
     prefix = git(workspace.root, "rev-parse", "--show-prefix", check=False)
     done = subprocess.run(["git", "-C", str(workspace.root), "show", f"{revision}:{prefix}{path}"], capture_output=True,
                           env=_environment())
@@ -98,7 +121,10 @@ def read_at(workspace: Workspace, revision: str, path: str) -> bytes:
 
 
 def add_worktree(workspace: Workspace, target: Path, revision: str = "HEAD") -> Workspace:
-    """A detached worktree of `revision` at `target`, which must not exist or be empty; returns its workspace."""
+    """Make a detached worktree of `revision` at `target`; returns its workspace.
+
+    Raises SettingsError if `target` exists and is not an empty folder.
+    """
     target = Path(target).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SettingsError(f"{target} exists and is not empty", hint="give a new folder")

@@ -1,4 +1,6 @@
-"""One run at a time in a checkout, by a lock the kernel frees at death; children that die with their parent."""
+"""Locks that the kernel frees when their holder dies (`flock`), and children that die with their parent.
+
+Python's `filelock` locks files too, but its holder cannot be asked for, nor say what it is doing."""
 
 from __future__ import annotations
 
@@ -10,27 +12,68 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fewstep.util.errors import Busy
 from tasks.storage.workspace import Workspace
 
 _PR_SET_PDEATHSIG = 1
-_held: dict[str, int] = {}
+_PATIENCE, _PAUSE = 1.0, 0.05   # seconds; `said_by_holder` takes a lock for a moment
+_workspaces: dict[str, int] = {}    # path of the lock → how often this process holds it
 
 
-def lock_path(workspace: Workspace):
-    return workspace.local / "lock"
+class Lock:
+    """A lock that this process holds."""
+
+    def __init__(self, handle: int):
+        self._handle = handle
+
+    def say(self, facts: dict) -> None:
+        """Tell who asks by `said_by_holder` these facts, a JSON object, for as long as the lock is held."""
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, json.dumps(facts).encode(), 0)
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """An exclusive `flock` on `path`; the kernel frees it when the process dies."""
+def held(path: Path, busy: Callable[[dict], Exception] | None = None) -> Iterator[Lock]:
+    """Hold the exclusive lock on the file `path`, which is made if needed. Children do not inherit the lock.
+
+    Args:
+        path: the file.
+        busy: makes the error to raise while another process holds the lock, from what that one said ({} for nothing).
+            None: wait until the lock is free.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        if busy is None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        else:
+            _try_for_a_moment(handle, busy)
+        try:
+            yield Lock(handle)
+        finally:
+            os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def _try_for_a_moment(handle: int, busy: Callable[[dict], Exception]) -> None:
+    began = time.monotonic()
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said, waited = _read(handle), time.monotonic() - began
+            if waited > _PATIENCE or (said and waited > _PAUSE):   # at first the words may be those of a dead holder
+                raise busy(said) from None
+            time.sleep(_PAUSE)
+
+
+def lock_path(workspace: Workspace) -> Path:
+    """The file whose lock a run in this checkout holds."""
+    return workspace.local / "lock"
 
 
 @contextlib.contextmanager
@@ -38,41 +81,25 @@ def workspace_lock(workspace: Workspace, run_name: str) -> Iterator[None]:
     """Hold the checkout for `run_name`. Raises Busy naming the holder. Within one process it may be taken again."""
     path = lock_path(workspace)
     name = str(path)
-    if name in _held:
-        _held[name] += 1
+    if name in _workspaces:
+        _workspaces[name] += 1
         try:
             yield
         finally:
-            _held[name] -= 1
+            _workspaces[name] -= 1
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        for attempt in range(20):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                who = _read(handle)
-                if who or attempt == 19:    # without a name it is somebody who only looks, or has just begun
-                    raise Busy(f"another run works in {workspace.root}: {who.get('run')} (process {who.get('pid')})",
-                               hint="wait for it (`fewstep status`), or use `fewstep run --isolated`") from None
-                time.sleep(0.05)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"run": run_name, "pid": os.getpid()}).encode(), 0)
-        _held[name] = 1
+
+    def busy(said: dict) -> Busy:
+        return Busy(f"another run works in {workspace.root}: {said.get('run')} (process {said.get('pid')})",
+                    hint="wait for it (`fewstep status`), or use `fewstep run --isolated`")
+
+    with held(path, busy) as lock:
+        lock.say({"run": run_name, "pid": os.getpid()})
+        _workspaces[name] = 1
         try:
             yield
         finally:
-            del _held[name]
-            os.ftruncate(handle, 0)
-    finally:
-        os.close(handle)    # frees the lock; children do not inherit the handle
-
-
-def holder(workspace: Workspace) -> dict | None:
-    """`{run, pid}` of the run that holds the checkout now, or None. Asks the kernel, not the file's text."""
-    return said_by_holder(lock_path(workspace))
+            del _workspaces[name]
 
 
 def said_by_holder(path: Path) -> dict | None:
@@ -124,14 +151,16 @@ def _parent_of(pid: int) -> int | None:
         return None
 
 
-def die_with_parent(parent: int | None = None) -> None:
-    """Have the kernel kill this process when its parent dies; at once if the `parent` expected (a pid) is gone.
+def die_with_parent(parent: int | None = None, by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process the signal `by` when its parent dies; at once if that is gone already.
 
-    On systems without prctl nothing happens.
+    Args:
+        parent: process id of the expected parent; None: whatever the parent is now.
+        by: the signal.
+
+    On systems without prctl (not Linux) the later death of the parent is not noticed.
     """
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    except (OSError, AttributeError):
-        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
     if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), by)

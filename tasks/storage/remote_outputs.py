@@ -1,44 +1,50 @@
-"""Outputs that other machines made: announced beside DVC's remote in object storage, and learnt from there.
+"""Outputs of other machines: announced in object storage beside DVC's remote, and looked up there before work begins.
 
-After its bytes are pushed an output is announced as `<remote>/fewstep/<key>.json` by a conditional PUT, so of several
-machines that made the same key exactly one is announced. A machine that is about to make a key asks first. Nothing here
-is trusted: what is fetched is verified against its own manifest, like any output that is put back.
+After its bytes are pushed an output is announced as `<remote>/fewstep/<key>.json` by a conditional PUT: of several
+machines that made the same key exactly one is announced. An announcement is not trusted: an output that is fetched is
+verified against its own manifest, like any output that is put back from the cache.
 """
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from fewstep.util.errors import FewstepError
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.storage import dvc_lockfile, dvc_repo, published_outputs
+from tasks.storage.dvc_config import default_remote
 from tasks.storage.published_outputs import PublishedOutput, restorable
 from tasks.storage.workspace import Workspace
 
-FOLDER = "fewstep"
-ATTEMPTS = 2    # asking is a courtesy: a store that does not answer must not hold a stage up for long
-
-
-def store(workspace: Workspace):
-    """The object store of DVC's default remote (tasks.storage.object_store.Store); None where that is a folder or not there."""
-    parser = configparser.ConfigParser()
-    parser.read([workspace.root / ".dvc" / "config", workspace.root / ".dvc" / "config.local"])
-    section = f"'remote \"{parser.get('core', 'remote', fallback=None)}\"'"
-    url = parser.get(section, "url", fallback="")
-    if not url.startswith("s3://"):
-        return None
+if TYPE_CHECKING:
     from tasks.storage.object_store import Store
 
-    return Store(url, parser.get(section, "endpointurl", fallback=None), ATTEMPTS)
+FOLDER = "fewstep"
+ATTEMPTS = 2    # a lookup only saves work: a store that does not answer must not hold a stage up for long
+
+
+def store(workspace: Workspace) -> Store | None:
+    """The object store of DVC's default remote; None where that is a folder or there is none."""
+    remote = default_remote(workspace)
+    if remote is None or not remote.url.startswith("s3://"):
+        return None
+    from tasks.storage.object_store import Store  # boto3
+
+    return Store(remote.url, remote.endpoint, ATTEMPTS)
 
 
 def announce(workspace: Workspace) -> dict[str, str]:
-    """Announce the outputs that dvc.lock names, which must have been pushed; what a person should know, by stage.
+    """Announce the outputs that dvc.lock names; their bytes must have been pushed.
 
-    Raises NotAvailable where the store does not answer.
+    Returns:
+        A note for each stage, by name, whose key another machine announced with other bytes.
+
+    Raises:
+        NotAvailable: the store does not answer.
     """
     remote, notes = store(workspace), {}
     if remote is None:
@@ -50,8 +56,8 @@ def announce(workspace: Workspace) -> dict[str, str]:
         outs = locked.get(stage.name, {}).get("outs") or [{}]
         if known is None or known.md5 != outs[0].get("md5"):
             continue
-        said = known.model_dump(exclude={"store"})
-        if remote.put_if_absent(_name(manifest.key), json.dumps(said, sort_keys=True).encode()):
+        announcement = known.model_dump(exclude={"store"})
+        if remote.put_if_absent(_name(manifest.key), json.dumps(announcement, sort_keys=True).encode()):
             continue
         other = json.loads(remote.read(_name(manifest.key)))
         if other.get("digest") != manifest.digest:
@@ -61,13 +67,17 @@ def announce(workspace: Workspace) -> dict[str, str]:
 
 
 def learn(workspace: Workspace, key: str) -> str | None:
-    """Asks whether another machine made `key`: if so it can be restored afterwards. Returns why it could not ask."""
+    """Look up whether another machine made the output of `key`; if so it is fetched and can be restored afterwards.
+
+    Returns:
+        Why the lookup failed, None if it did not (whether or not there is such an output).
+    """
     try:
         remote = store(workspace)
-        said = remote.find(_name(key)) if remote is not None else None
-        if said is None:
+        announcement = remote.find(_name(key)) if remote is not None else None
+        if announcement is None:
             return None
-        known = json.loads(said)
+        known = json.loads(announcement)
         dvc_repo.fetch(workspace, [known["md5"]])
         with dvc_repo.repository(workspace) as repo:
             known["store"] = os.path.relpath(repo.cache.local.path, workspace.shared)
@@ -77,8 +87,8 @@ def learn(workspace: Workspace, key: str) -> str | None:
     return None
 
 
-def give_up_uploads(workspace: Workspace, older_than) -> list[str]:
-    """Ends multipart uploads to the remote that a death left unfinished that long ago (a timedelta); their names."""
+def give_up_uploads(workspace: Workspace, older_than: timedelta) -> list[str]:
+    """End multipart uploads to the remote that a dead process left unfinished that long ago; returns their names."""
     remote = store(workspace)
     return remote.abort_uploads(older_than) if remote is not None else []
 

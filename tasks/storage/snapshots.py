@@ -1,24 +1,24 @@
-"""A snapshot: params.yaml, dvc.lock and the data they name, put back as they were."""
+"""Putting back a snapshot: params.yaml, dvc.lock and the data that they name."""
 
 import contextlib
 from pathlib import Path
 
 from fewstep.util.errors import NotAvailable
+from fewstep.util.files import write_atomically
 from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import stat_table
 from tasks.storage import dvc_lockfile, dvc_repo, dvc_yaml
-from tasks.storage.file_io import atomic_write
 from tasks.storage.git import SNAPSHOT, add_worktree, read_at
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace
 
 
 def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
-    """What replacing params.yaml and dvc.lock by `wanted` (name → bytes) would lose, one line each.
+    """What would be lost if params.yaml and dvc.lock were replaced by `wanted` (name → bytes), one line each.
 
-    A file counts when it is neither HEAD's nor the wanted one; an output when DVC's cache lacks what lies there.
+    A file is lost if it equals neither HEAD's nor the wanted one, an output if DVC's cache does not hold its bytes.
     """
     lost = []
     for name, content in wanted.items():
@@ -47,17 +47,26 @@ def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
 
 
 def restore(workspace: Workspace, revision: str, wanted: dict[str, bytes], into: Path | None = None) -> Workspace:
-    """Puts `wanted`, the contents of git.SNAPSHOT, and the data they name in place; returns the workspace they are in.
+    """Put the files of a snapshot and the data that they name in place.
 
-    With `into` that is a new worktree of `revision` over the shared cache, else `workspace` itself, whatever it holds:
-    `local_changes` says what that loses. Raises NotAvailable when bytes are in neither cache nor remote.
+    Args:
+        workspace: the checkout. Without `into` its own files are replaced (`local_changes` says what that loses).
+        revision: commit or tag of the new worktree.
+        wanted: content of the files that git.SNAPSHOT names.
+        into: folder of a new worktree over the shared cache, which must not exist or be empty.
+
+    Returns:
+        The workspace that now holds the snapshot.
+
+    Raises:
+        NotAvailable: bytes are in neither cache nor remote.
     """
     target = workspace
     if into is not None:
         target = add_worktree(workspace, into, revision)
         dvc_repo.share_cache(workspace, target)
     for name in SNAPSHOT:
-        atomic_write(target.root / name, wanted[name])
+        write_atomically(target.root / name, wanted[name])
     dvc_yaml.sync_given(target, params_file.load(target.params))
     known = dvc_lockfile.lock_entries(target)
     outputs = [stage.output for stage in graph.STAGES if stage.in_dvc and stage.name in known]

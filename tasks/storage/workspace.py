@@ -1,4 +1,4 @@
-"""Where things lie: the checkout a run works in, and what all worktrees of one repository share."""
+"""Paths: of the checkout that a run works in, and of what all worktrees of its repository share."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ class Workspace:
 
     @property
     def params(self) -> Path:
+        """The settings of the experiment."""
         return self.root / "params.yaml"
 
     @property
     def data(self) -> Path:
+        """Published outputs, which DVC tracks."""
         return self.root / "data"
 
     @property
     def local(self) -> Path:
-        """What belongs to this checkout alone: lock, work in progress."""
+        """Files of this checkout alone: lock, work in progress."""
         return self.root / ".fewstep"
 
     @property
@@ -46,12 +48,13 @@ class Workspace:
 
     @cached_property
     def shared(self) -> Path:
-        """What all worktrees of the repository share: the main checkout's .fewstep."""
+        """Files that all worktrees of the repository share: the main checkout's .fewstep."""
         main = _main_checkout(self.root)
         return (main or self.root) / ".fewstep"
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the repository's first checkout, or outside git; False in a worktree."""
         return self.shared == self.local
 
     @property
@@ -61,16 +64,17 @@ class Workspace:
 
     @property
     def runs(self) -> Path:
+        """Records of pipeline runs (tasks.tracking.run_records)."""
         return self.shared / "runs"
 
     @property
     def reference(self) -> Path:
-        """What was seen in reference images, by content: made again where it is missing."""
+        """Features of reference images, kept by content: computed again where they are missing."""
         return self.shared / "reference"
 
     @property
     def pages(self) -> Path:
-        """What `fewstep report` and `fewstep compare` wrote without being told where to."""
+        """Reports that `fewstep report` and `fewstep compare` wrote without `--out`."""
         return self.local / "reports"
 
     @property
@@ -79,11 +83,8 @@ class Workspace:
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.shared / 'mlflow.db'}"
 
     @property
-    def mlflow_artifacts(self) -> Path:
-        return self.shared / "mlartifacts"
-
-    @property
     def prefect_home(self) -> Path:
+        """PREFECT_HOME when set, else a folder shared by all worktrees."""
         return Path(os.environ.get("PREFECT_HOME") or self.shared / "prefect")
 
 

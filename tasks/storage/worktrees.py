@@ -1,7 +1,7 @@
-"""Workspaces of their own for isolated and scheduled runs: git worktrees of a recorded commit below .fewstep/worktrees.
+"""Workspaces of isolated and scheduled runs: git worktrees of a recorded commit, below .fewstep/worktrees.
 
-Uncommitted changes become a commit that no branch points at, kept from git's garbage collection by a reference of the
-run's; the user's files, index, branches and stash are not touched.
+Uncommitted changes become a commit that no branch points at; the reference refs/fewstep/runs/<run> keeps it from git's
+garbage collection. The user's files, index, branches and stash stay as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tasks.storage.workspace import Workspace
 
 
 def same_code(workspace: Workspace, commit: str | None, other: str | None) -> bool:
-    """Whether two commits hold the same files."""
+    """Whether two commits hold the same files; False if either is None or unknown here."""
     if not commit or not other:
         return False
     trees = [git.git(workspace.root, "rev-parse", "--verify", "--quiet", f"{name}^{{tree}}", check=False)
@@ -23,15 +23,17 @@ def same_code(workspace: Workspace, commit: str | None, other: str | None) -> bo
 
 
 def is_tracked(workspace: Workspace, path: Path) -> bool:
+    """Whether git tracks the file `path`, or a file in the folder `path`."""
     return bool(git.git(workspace.root, "ls-files", "--", str(path), check=False))
 
 
 def folder(workspace: Workspace, run: str) -> Path:
+    """Where the worktree of `run` lies."""
     return workspace.shared / "worktrees" / run
 
 
 def add(workspace: Workspace, run: str, commit: str) -> Workspace:
-    """A worktree of `commit` for `run`, over the shared DVC cache; the one that is there when the run is continued."""
+    """The worktree of `run`, over the shared DVC cache; made of `commit` unless an earlier attempt has made it."""
     path = folder(workspace, run)
     ready = path.with_name(run + ".ready")      # written last: a kill leaves no half checkout that counts
     prefix = git.git(workspace.root, "rev-parse", "--show-prefix")
@@ -45,7 +47,7 @@ def add(workspace: Workspace, run: str, commit: str) -> Workspace:
 
 
 def bring(worktree: Workspace, target: str) -> None:
-    """Put data that a .dvc file of the worktree names into its place, from the shared cache or the remote."""
+    """Put the data that the .dvc file `target` of the worktree names in place, from the shared cache or the remote."""
     with dvc_repo.repository(worktree) as repo:
         if repo.config.get("core", {}).get("remote"):
             repo.pull(targets=[target])
@@ -54,7 +56,7 @@ def bring(worktree: Workspace, target: str) -> None:
 
 
 def remove(workspace: Workspace, run: str) -> None:
-    """Deletes the run's worktree, if there is one; its outputs are in DVC's cache, its commit stays known to git."""
+    """Delete the worktree of `run`, if there is one. Its outputs stay in DVC's cache, its commit in git."""
     path = folder(workspace, run)
     path.with_name(run + ".ready").unlink(missing_ok=True)
     git.git(workspace.root, "worktree", "remove", "--force", "--force", str(path), check=False)
@@ -64,6 +66,6 @@ def remove(workspace: Workspace, run: str) -> None:
 
 
 def present(workspace: Workspace) -> list[str]:
-    """Runs that have a worktree."""
+    """Names of the runs that have a worktree, sorted."""
     base = workspace.shared / "worktrees"
     return sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []

@@ -6,10 +6,11 @@ that is away for an hour costs nothing but the delay.
 """
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+from fewstep.util.files import write_atomically
 
 
 class Point(NamedTuple):
@@ -54,9 +55,7 @@ class Spool:
         if not self.points:
             self.path.unlink(missing_ok=True)
             return
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(point) + "\n" for point in self.points), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_atomically(self.path, "".join(json.dumps(point) + "\n" for point in self.points))
 
 
 def _read(path: Path) -> list[Point]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import tasks.tracking.process_env  # noqa: F401  (switches telemetry off before mlflow is imported)
 from fewstep.util.errors import FewstepError, NotAvailable
-from tasks.storage.locks import locked
+from tasks.storage.locks import held
 from tasks.tracking.redaction import redact
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # our own retries, below, are the ones that count
@@ -107,7 +107,7 @@ class Tracking:
         found = self.call("get_experiment_by_name", name)
         if found is None:
             location = f"{self.artifacts}/{safe(name)}" if self.artifacts else None
-            with locked(self.locks / "mlflow.lock"):
+            with held(self.locks / "mlflow.lock"):
                 found = self.call("get_experiment_by_name", name)
                 if found is None:
                     return self.call("create_experiment", name, artifact_location=location)
@@ -126,7 +126,7 @@ class Tracking:
             if urlsplit(self.uri).scheme in ("http", "https"):
                 self._client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             else:
-                with locked(self.locks / "mlflow.lock"):
+                with held(self.locks / "mlflow.lock"):
                     _upgrade(self.uri)
                     self._client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
                     # the stores add their default rows when first used: under the lock too

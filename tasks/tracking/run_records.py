@@ -6,7 +6,6 @@ process holds the lock file beside the record: the kernel lets go of it at the p
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 from fewstep.util.config import nearest
 from fewstep.util.errors import Busy, DataDiffers, NotAvailable, SettingsError
 from tasks.engine.events import Observer
-from tasks.storage.locks import said_by_holder
+from tasks.storage.locks import held, said_by_holder
 from tasks.tracking.redaction import redact
 
 FORMAT = 1
@@ -129,11 +128,11 @@ class RunStore:
 
     def save(self, record: RunRecord) -> None:
         """Atomically replaces the record's file."""
-        from tasks.storage.file_io import atomic_write
+        from fewstep.util.files import write_atomically
 
         record.updated = now()
         self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.path(record.id), redact(json.dumps(record.to_dict(), indent=1, ensure_ascii=False)))
+        write_atomically(self.path(record.id), redact(json.dumps(record.to_dict(), indent=1, ensure_ascii=False)))
 
     def load(self, run: str) -> RunRecord:
         """Raises NotAvailable when there is no such run, DataDiffers when its record is not one of ours."""
@@ -204,26 +203,14 @@ class RunStore:
 
         What a person reads afterwards is what the caller stored with `close`; without that the run counts as killed.
         """
-        self.folder_of(record.id).mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.lock_path(record.id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            deadline = time.monotonic() + 1.0
-            while True:     # `alive` takes the lock for a moment
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Busy(f"run {record.id} is being worked on by another process",
-                                   hint=f"`fewstep status {record.id}` shows how far it is") from None
-                    time.sleep(0.05)
+        busy = Busy(f"run {record.id} is being worked on by another process",
+                    hint=f"`fewstep status {record.id}` shows how far it is")
+        with held(self.lock_path(record.id), lambda said: busy):
             stop_open_stages(record)
             record.state, record.error, record.ended = RUNNING, None, None
             record.attempts.append({"pid": os.getpid(), "host": os.uname().nodename, "started": now(), "ended": None})
             self.save(record)
             yield
-        finally:
-            os.close(handle)
 
     def close(self, record: RunRecord, state: str, error: dict | None = None) -> None:
         """Stores how the attempt ended."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.util.files import TEMPORARY
 from tests.project import TINY, Project, kill_group
 
 STAGES = ("shard", "classifier", "teacher", "trajectories", "distill", "baselines", "evaluate")
@@ -36,7 +37,7 @@ def leftovers(project: Project) -> list[Path]:
     """Temporary files and unfinished work that no live run owns."""
     partial = project.folder / ".fewstep" / "partial"
     found = [path for path in partial.rglob("*") if path.is_file()] if partial.is_dir() else []
-    found += [path for path in (project.folder / "data").rglob("*") if ".tmp" in path.name]
+    found += [path for path in (project.folder / "data").rglob("*") if path.name.startswith(TEMPORARY)]
     return found
 
 

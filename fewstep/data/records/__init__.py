@@ -10,9 +10,8 @@ from fewstep.data.records.record_codec import Record, decode_record, encode_reco
 from fewstep.data.records.record_source import RecordSource
 from fewstep.data.records.sample_order import KeyedOrder
 from fewstep.data.records.shard_check import verify_shard
-from fewstep.data.records.shard_files import ShardReader, ShardWriter, write_shard
+from fewstep.data.records.shard_files import ShardReader, ShardWriter
 from fewstep.data.records.shard_index import Entry, ShardIndex, index_path, read_index
-from fewstep.util.io import write_atomically
 
 __all__ = [
     "Entry",
@@ -28,6 +27,4 @@ __all__ = [
     "index_path",
     "read_index",
     "verify_shard",
-    "write_atomically",
-    "write_shard",
 ]

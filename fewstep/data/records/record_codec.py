@@ -9,7 +9,7 @@ import torch
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from fewstep.util.io import canonical_json
+from fewstep.util.hashing import canonical_json
 
 # One key only: safetensors keeps metadata in a hash map, whose order changes from process to process.
 _METADATA_KEY = "fewstep"
@@ -31,11 +31,6 @@ class Record:
     def samples(self) -> int:
         """N, the common leading dimension."""
         return next(iter(self.tensors.values())).shape[0]
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 
 def count_samples(tensors: Mapping[str, Tensor]) -> int:

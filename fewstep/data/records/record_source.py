@@ -27,8 +27,8 @@ class RecordSource:
 
     Args:
         shards: paths of the shards.
-        prepare: turns (record number, decoded record) into the tensors that are kept and handed out, each (N, …);
-            a pure function.
+        prepare: pure function from (record number, decoded record) to the tensors that are cached and returned, each
+            (N, …).
         cache_bytes: decoded records kept in memory.
 
     Raises:
@@ -63,14 +63,13 @@ class RecordSource:
             ShardReader(path, index).close()
 
     def window(self) -> int:
-        """How many records of this source fit into half of its cache (1 … 64), judged by its first record."""
+        """How many records fit into half of the cache (1 … 64), if all are as large as the first."""
         if not self.records:
             return 1
-        size = sum(tensor.numel() * tensor.element_size() for tensor in self.record(0).values())
-        return max(1, min(LARGEST_WINDOW, self._cache_bytes // 2 // max(size, 1)))
+        return max(1, min(LARGEST_WINDOW, self._cache_bytes // 2 // max(_size(self.record(0)), 1)))
 
     def record(self, number: int) -> dict[str, Tensor]:
-        """The prepared tensors of record ``number``, from the cache or verified from disk."""
+        """The prepared tensors of record ``number``, from the cache or verified from disk. Raises CorruptData."""
         with self._lock:
             if number in self._cache:
                 self._cache.move_to_end(number)
@@ -116,4 +115,4 @@ class RecordSource:
 
 
 def _size(tensors: dict[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return sum(tensor.nbytes for tensor in tensors.values())

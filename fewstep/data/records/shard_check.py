@@ -1,4 +1,4 @@
-"""Full check of a shard: every byte of it, headers and padding included."""
+"""Verification of a shard: all of its bytes, headers and padding included."""
 
 import hashlib
 import os

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from fewstep.data.records import tarball
 from fewstep.data.records.record_codec import Record, count_samples, decode_record, encode_record
 from fewstep.data.records.shard_index import Entry, ShardIndex, index_path, read_index, write_index
 from fewstep.util.errors import CorruptData
-from fewstep.util.io import discard, disk_errors, sync_folder, temporary_for
+from fewstep.util.files import disk_errors, put_in_place, temporary_for
 
 _PIECE = 256 << 10
 
@@ -51,7 +51,7 @@ class ShardWriter:
         self.add_bytes(name, encode_record(tensors, metadata), count_samples(tensors))
 
     def add_bytes(self, name: str, payload: bytes, samples: int) -> None:
-        """Append an encoded record of ``samples`` samples as it is."""
+        """Append the encoded record ``payload`` of ``samples`` samples. ValueError if the name is taken or no name."""
         if name in self._names:
             raise ValueError(f"{self.path}: record {name} is there already")
         head = tarball.header(name, len(payload))
@@ -75,9 +75,8 @@ class ShardWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             # An index must never stand beside a shard it does not describe.
-            discard(index_path(self.path))
-            os.replace(self._temporary, self.path)
-            sync_folder(self.path.parent)
+            index_path(self.path).unlink(missing_ok=True)
+            put_in_place(self._temporary, self.path)
         self.index = ShardIndex(tuple(self._entries), self._position, self._hash.hexdigest())
         write_index(index_path(self.path), self.index)
         return self.index
@@ -86,7 +85,7 @@ class ShardWriter:
         """Give up: remove the unfinished file."""
         with contextlib.suppress(OSError):  # a full disk refuses the last buffered bytes too; they are unwanted
             self._file.close()
-        discard(self._temporary)
+        self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -102,21 +101,8 @@ class ShardWriter:
             raise
 
 
-def write_shard(path: Path | str, records: Iterable[tuple[str, Mapping[str, Tensor], Mapping | None]]) -> ShardIndex:
-    """Write a whole shard from (name, tensors, metadata) triples; identical content gives identical bytes.
-
-    Raises:
-        ValueError: a record that cannot be stored.
-        DiskFull: no space left.
-    """
-    with ShardWriter(path) as writer:
-        for name, tensors, metadata in records:
-            writer.add(name, tensors, metadata)
-    return writer.index
-
-
 class ShardReader:
-    """Reads records of one shard by number; every byte that is handed out has passed its checksum.
+    """Reads records of one shard by number; what it returns has passed its checksum.
 
     Opening checks the index and the size of the file. Safe for use by several threads (``pread``).
 
@@ -170,7 +156,7 @@ class ShardReader:
             raise CorruptData(f"{self.path}: record {entry.name}: {record.samples} samples, index says {entry.samples}")
         return record
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Record]:
         for number in range(len(self)):
             yield self.read(number)
 

@@ -1,13 +1,11 @@
 """The index beside a shard: where each record lies and what its bytes must be."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fewstep.data.records import tarball
+from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import CorruptData
-from fewstep.util.io import canonical_json, write_atomically
 
 FORMAT = "fewstep-shard-1"
 _LARGEST_INDEX = 64 << 20
@@ -37,10 +35,9 @@ class ShardIndex:
         """Samples in the shard."""
         return sum(entry.samples for entry in self.records)
 
-    def body(self) -> dict:
-        """The index as JSON values, without its own checksum."""
+    def to_dict(self) -> dict:
+        """The index as JSON values."""
         return {
-            "format": FORMAT,
             "bytes": self.bytes,
             "sha256": self.sha256,
             "samples": self.samples,
@@ -54,14 +51,9 @@ def index_path(shard: Path | str) -> Path:
     return shard.with_name(shard.name + ".index.json")
 
 
-def _digest(body: dict) -> str:
-    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
-
-
 def write_index(path: Path, index: ShardIndex) -> None:
-    """Write ``index`` with a SHA-256 of itself (key ``check``), atomically. Raises DiskFull if it is."""
-    body = index.body()
-    write_atomically(path, json.dumps({**body, "check": _digest(body)}, indent=1, sort_keys=True) + "\n")
+    """Write ``index`` atomically, with a SHA-256 of itself. Raises DiskFull."""
+    write_checked(path, FORMAT, index.to_dict())
 
 
 def read_index(path: Path | str) -> ShardIndex:
@@ -75,19 +67,16 @@ def read_index(path: Path | str) -> ShardIndex:
     try:
         if path.stat().st_size > _LARGEST_INDEX:
             raise CorruptData(f"{path}: larger than any index ({_LARGEST_INDEX} bytes)")
-        content = json.loads(path.read_bytes())
-        check = content.pop("check")
-        if content["format"] != FORMAT:
-            raise CorruptData(f"{path}: format {content['format']!r}, expected {FORMAT!r}")
+        content = read_checked(path, FORMAT)
         entries = tuple(Entry(**record) for record in content["records"])
         index = ShardIndex(entries, content["bytes"], content["sha256"])
-        damaged = _digest(content) != check or index.body() != content
+        consistent = {"format": FORMAT, **index.to_dict()} == content
     except FileNotFoundError as error:
         raise CorruptData(f"{path}: the index is missing") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise CorruptData(f"{path}: damaged index ({error})") from error
-    if damaged:
-        raise CorruptData(f"{path}: damaged index (its checksum differs)")
+    if not consistent:
+        raise CorruptData(f"{path}: damaged index (its sums are wrong)")
     _check_layout(path, index)
     return index
 

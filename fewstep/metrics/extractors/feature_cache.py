@@ -2,15 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from fewstep.util.io import write_atomically
+from fewstep.util.content_cache import ContentCache
+from fewstep.util.device import default_device
+from fewstep.util.fingerprint import fingerprint
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,10 @@ def content_key(described: dict) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def kept(folder: Path | None, key: str, make) -> dict[str, np.ndarray]:
+def kept(folder: Path | None, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of `make()`, from the folder where they were made before from the same content.
 
-    Only what this machine would compute bit for bit is taken: library and processor capability are part of the name. A
-    damaged file is made again. None for the folder: nothing is kept.
+    Only what this machine would compute bit for bit is taken: its fingerprint is part of the key. None for the folder:
+    nothing is kept.
     """
-    if folder is None:
-        return make()
-    under = content_key({"key": key, "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()})
-    path = Path(folder) / f"{under[:32]}.safetensors"
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError):
-        made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(made), shared=True)
-    return made
+    return ContentCache(folder).arrays({"key": key, **fingerprint(default_device())}, make)

@@ -31,10 +31,10 @@ def add(app: typer.Typer) -> None:
 
         Images that are there stay, unless --replace is given. Nothing is changed if anything is wrong.
         """
-        from tasks.data.import_images import bring
+        from tasks.data.import_images import import_images
         from tasks.storage.workspace import Workspace
 
-        result = bring(Workspace.find(), path, replace=replace)
+        result = import_images(Workspace.find(), path, replace=replace)
         emit(result, as_json, lambda console: _print(console, result))
 
     app.add_typer(data, name="data")

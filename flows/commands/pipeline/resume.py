@@ -54,10 +54,10 @@ def _choose(store, run: str | None):
 
 def _here(workspace, record, restore: bool, as_json: bool):
     from fewstep.util.errors import SettingsError
+    from fewstep.util.files import write_atomically
     from flows.runs.attempt import differences, execute, settings_of
     from tasks.config import params_file
     from tasks.config.preflight import validate
-    from tasks.storage.file_io import atomic_write
     from tasks.storage.locks import workspace_lock
     from tasks.storage.workspace import Workspace
     from tasks.tracking.run_records import RunStore
@@ -75,7 +75,7 @@ def _here(workspace, record, restore: bool, as_json: bool):
                                      "the present ones")
         if changed:
             frozen = RunStore(workspace).folder_of(record.id) / "params.yaml"
-            atomic_write(workspace.params, frozen.read_bytes())
+            write_atomically(workspace.params, frozen.read_bytes())
         validate(workspace.root, settings_of(record))
         return execute(workspace, record, json_mode=as_json), None
 

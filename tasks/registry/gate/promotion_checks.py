@@ -77,7 +77,8 @@ def same_model(registry: Registry, version: Version, champion: Version) -> list[
 
 def _content(folder: Path) -> dict:
     """What the samples depend on: tensors, settings and code; not their formatting or documentation."""
-    from tasks.storage.file_io import list_files, sha256
+    from fewstep.util.hashing import sha256_file
+    from tasks.storage.file_io import list_files
 
     found = {}
     for name in list_files(folder):
@@ -85,7 +86,7 @@ def _content(folder: Path) -> dict:
         if path.suffix == ".json":
             found[name] = json.loads(path.read_text())
         elif path.suffix in (".safetensors", ".py"):
-            found[name] = sha256(path)
+            found[name] = sha256_file(path)
     return found
 
 

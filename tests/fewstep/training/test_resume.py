@@ -13,6 +13,8 @@ import torch
 
 from fewstep.training import api
 from fewstep.util.errors import DataDiffers, SettingsError
+from fewstep.util.files import TEMPORARY
+from fewstep.util.hashing import sha256_file
 from tests import children
 from tests.fewstep.training import small
 from tests.fewstep.training.small import BATCH, RECIPES, checkpoint_bytes, finish, run, teacher, tiny
@@ -93,7 +95,7 @@ def test_killed_and_continued_is_the_same(name, tmp_path):
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
     assert same(finish(run(tiny(name), tmp_path / "killed")), straight)
-    assert not list((tmp_path / "killed").rglob("*.tmp"))
+    assert not list((tmp_path / "killed").rglob(f"{TEMPORARY}*"))
 
 
 def distilled(folder: Path | None, on_progress=lambda *_: None) -> dict:
@@ -208,8 +210,6 @@ def test_lost_records_are_an_error_not_a_fresh_start(tmp_path):
 def test_incomplete_state_is_an_error(part, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    from fewstep.training.checkpoints import _synced_digest
-
     checkpoints = broken(tmp_path)
     for path in checkpoints.glob("*.safetensors"):
         tensors = load_file(path)
@@ -217,7 +217,7 @@ def test_incomplete_state_is_an_error(part, tmp_path):
         tensors.pop(odd)
         save_file(tensors, path)
         record = json.loads(path.with_suffix(".json").read_text())
-        record["sha256"] = _synced_digest(path)
+        record["sha256"] = sha256_file(path)
         path.with_suffix(".json").write_text(json.dumps(record))
     with pytest.raises(DataDiffers, match="does not fit"):
         finish(run(tiny("kd"), tmp_path))

@@ -92,7 +92,7 @@ def counted(real):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments, **named)
     return call
-import tasks.engine.publish, tasks.storage.file_io, tasks.engine.manifest
+import tasks.engine.publish, fewstep.util.files, tasks.engine.manifest
 module, function = name.rsplit(".", 1)
 place = sys.modules[module]
 setattr(place, function, counted(getattr(place, function)))
@@ -101,7 +101,7 @@ setattr(place, function, counted(getattr(place, function)))
 
 @pytest.mark.parametrize(("place", "calls"), [
     ("os.rename", 4), pytest.param("os.replace", 8, marks=pytest.mark.slow),
-    pytest.param("tasks.engine.publish.fsync_dir", 2, marks=pytest.mark.slow)])
+    pytest.param("fewstep.util.files.sync_folder", 9, marks=pytest.mark.slow)])
 def test_kill_before_each_step_of_publishing(project, undisturbed, place, calls):
     """An output takes the place of a former one; the process dies before the n-th rename, replace or sync."""
     finish(project, "shard")

@@ -13,11 +13,15 @@ from PIL import Image
 from fewstep.data.images import SPLITS, load_split, to_bytes
 from fewstep.data.records import verify_shard
 from fewstep.util.errors import CorruptData, SettingsError, StageFailed
+from fewstep.util.files import TEMPORARY
 from tasks.config.schema import Data
+from tasks.data.image_sources import to_array
 from tasks.engine.events import Observer
-from tasks.engine.runner import Context
 from tasks.stages import shard
+from tasks.stages.base import Context
 from tasks.storage.workspace import Workspace
+
+STAGE = shard.ShardStage()
 
 
 class Notes(Observer):
@@ -33,20 +37,20 @@ class Notes(Observer):
 
 
 def context(work: Path, raw: Path | None = None, **settings) -> Context:
-    data = Data(source="raw" if raw else "digits", **settings).model_dump(mode="json")
+    data = Data(source="raw" if raw else "digits", **settings)
     for name in ("out", "scratch"):
         (work / name).mkdir(parents=True, exist_ok=True)
     return Context(
         stage="shard", key="k", settings=data, seed=0, inputs={}, manifests={},
-        given={"images": raw} if raw else {}, work=work, previous=None, workspace=Workspace(work), observer=Notes(),
+        outside={"images": raw} if raw else {}, work=work, previous=None, workspace=Workspace(work), observer=Notes(),
     )  # fmt: skip
 
 
 def run(ctx: Context, order=sorted) -> dict:
-    shard.check(ctx)
-    for unit in order(shard.units(ctx)):
-        shard.run_unit(ctx, unit)
-    return shard.finish(ctx)
+    STAGE.check(ctx)
+    for unit in order(STAGE.units(ctx)):
+        STAGE.run_unit(ctx, unit)
+    return STAGE.finish(ctx)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -108,14 +112,14 @@ def test_in_any_order_and_after_interruptions(tmp_path, flowers, monkeypatch):
     plain = context(tmp_path / "plain", flowers)
     run(plain)
     other = context(tmp_path / "other", flowers)
-    todo = shard.units(other)
+    todo = STAGE.units(other)
     random.Random(0).shuffle(todo)
     for unit in todo[:4]:
-        shard.run_unit(other, unit)
-    (other.scratch / "images" / "00000007.abc.tmp").write_bytes(b"half")
+        STAGE.run_unit(other, unit)
+    (other.scratch / "images" / f"{TEMPORARY}1-abc").write_bytes(b"half")
     (other.out / "train").mkdir()
-    (other.out / "train" / "00000.tar.tmp").write_bytes(b"half")
-    assert sorted(shard.units(other)) == sorted(todo[4:])
+    (other.out / "train" / f"{TEMPORARY}1-abc").write_bytes(b"half")
+    assert sorted(STAGE.units(other)) == sorted(todo[4:])
     run(other, order=lambda units: units[::-1])
     assert files(other.out) == files(plain.out)
     assert other.observer.done[-1] == (60, 60)
@@ -157,9 +161,9 @@ def test_classes_sizes_and_colours(tmp_path):
 
 def test_transparent_becomes_white_and_sixteen_bits_are_scaled(tmp_path):
     clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
-    assert (shard.to_array(clear, 4, 3) == 255).all()
+    assert (to_array(clear, 4, 3) == 255).all()
     deep = Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16))
-    assert (shard.to_array(deep, 4, 1) == 255).all()
+    assert (to_array(deep, 4, 1) == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -232,10 +236,10 @@ def test_a_split_that_stays_empty(tmp_path):
 
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(SettingsError, match="no such folder"):
-        shard.check(context(tmp_path / "work", tmp_path / "nowhere"))
+        STAGE.check(context(tmp_path / "work", tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match="no images there"):
-        shard.check(context(tmp_path / "work", tmp_path / "empty"))
+        STAGE.check(context(tmp_path / "work", tmp_path / "empty"))
     assert not any((tmp_path / "work" / "out").iterdir())
 
 

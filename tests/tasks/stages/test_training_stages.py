@@ -8,6 +8,7 @@ import torch
 
 from fewstep.students.export import load_student
 from fewstep.teachers import load_teacher, new_unet, save_teacher
+from fewstep.teachers.sampling_check import check_teacher
 from fewstep.trajectories import open_set
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError, StageFailed
@@ -22,6 +23,8 @@ TINY = {
     "trajectories": {"count": 32, "steps": 2, "record_size": 16},
     "distill": {"recipe": "kd", "images": 640, "batch": 32},
 }  # fmt: skip
+
+TEACHER, DISTILL = graph.stage("teacher"), graph.stage("distill")
 
 
 class Stopped(Exception):
@@ -93,7 +96,7 @@ def test_a_teacher_with_groups_is_guided_by_each_condition_and_its_student_in_on
     odd = set_to(World(tmp_path / "odd"), teacher={"groups": [[0, 17]]})
     odd.run("shard")
     with pytest.raises(SettingsError, match="teacher.groups: a group is of two or more of the 10 classes"):
-        teacher.check(odd.context("teacher"))
+        TEACHER.check(odd.context("teacher"))
     made = set_to(World(tmp_path / "world"), teacher={"groups": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]},
                   trajectories={"guidance": [1.5, 3]}, distill={"recipe": str(recipe)})  # fmt: skip
     for stage in ("shard", "teacher", "trajectories", "distill"):
@@ -124,15 +127,15 @@ def test_every_recipe_becomes_a_student_that_samples_by_class(world, recipe):
     set_to(world, distill={"recipe": recipe, "images": 384})
     world.listener.progress.clear()
     ctx = world.context("distill", f"all-{recipe}")
-    distill.check(ctx)
-    rounds = distill.units(ctx)
+    DISTILL.check(ctx)
+    rounds = DISTILL.units(ctx)
     assert rounds == (["round-1", "round-2"] if recipe == "reflow" else ["round-1"])
     for unit in rounds:
-        distill.run_unit(ctx, unit)
+        DISTILL.run_unit(ctx, unit)
         assert json.loads((ctx.scratch / unit / "round.json").read_text())["round"] == unit
-    assert distill.units(ctx) == []
-    summary = distill.finish(ctx)
-    assert summary["recipe"] == recipe and len(summary["rounds"]) == len(rounds)
+    assert DISTILL.units(ctx) == []
+    summary = DISTILL.finish(ctx)
+    assert summary.recipe == recipe and len(summary.rounds) == len(rounds)
     student = load_student(ctx.out)
     images = student.sample(torch.randn(10, 1, 8, 8), condition=torch.arange(10))
     assert images.shape == (10, 1, 8, 8) and torch.isfinite(images).all()
@@ -145,8 +148,8 @@ def test_a_poor_teacher_fails_the_stage_and_says_so_and_keeps_its_training(world
     set_to(world, teacher={"check": {**TINY["teacher"]["check"], "max_distance_ratio": 0.5}})
     ctx = world.context("teacher", "poor")
     with pytest.raises(StageFailed, match="times that of real against real, allowed are 0.5"):
-        for unit in teacher.units(ctx):
-            teacher.run_unit(ctx, unit)
+        for unit in TEACHER.units(ctx):
+            TEACHER.run_unit(ctx, unit)
     assert list(ctx.scratch.glob("checkpoints/step-*.json"))
     set_to(world)
 
@@ -155,8 +158,8 @@ def test_a_teacher_that_leaves_data_visible_in_its_noise_fails(world):
     set_to(world, teacher={"check": {**TINY["teacher"]["check"], "max_terminal_snr": 1e-12}})
     ctx = world.context("teacher", "snr")
     with pytest.raises(StageFailed, match="terminal signal-to-noise ratio"):
-        for unit in teacher.units(ctx):
-            teacher.run_unit(ctx, unit)
+        for unit in TEACHER.units(ctx):
+            TEACHER.run_unit(ctx, unit)
     set_to(world)
 
 
@@ -167,12 +170,13 @@ def test_weights_that_are_not_finite_fail(world, tmp_path):
     from fewstep.data.images import load_split
 
     with pytest.raises(StageFailed, match="holds NaN"):
-        teacher.examine(own, load_split(world.folder("shard"), "train"), TINY["teacher"]["check"], 0)
+        check_teacher(own, load_split(world.folder("shard"), "train"), seed=0, max_terminal_snr=0.01,
+                      **TINY["teacher"]["check"])
 
 
 def given_world(world: World, folder) -> World:
     set_to(world, teacher={"source": str(folder)})
-    world.given = {"teacher": folder}
+    world.outside = {"teacher": folder}
     return world
 
 
@@ -187,20 +191,20 @@ def test_a_given_teacher_is_taken_over_and_one_that_does_not_fit_is_refused(worl
     large = Denoiser(new_unet(16, 1), VariancePreserving.cosine(), "v_prediction", (1, 16, 16))
     save_teacher(large, tmp_path / "large")
     with pytest.raises(SettingsError, match=r"makes images of shape \(1, 16, 16\)"):
-        teacher.check(given_world(world, tmp_path / "large").context("teacher", "large"))
+        TEACHER.check(given_world(world, tmp_path / "large").context("teacher", "large"))
     for weights in (tmp_path / "saved").rglob("*.safetensors"):
         weights.unlink()
     with pytest.raises(SettingsError, match="safetensors"):
-        teacher.check(given_world(world, tmp_path / "saved").context("teacher", "none"))
-    world.given = {}
+        TEACHER.check(given_world(world, tmp_path / "saved").context("teacher", "none"))
+    world.outside = {}
     set_to(world)
 
 
 def test_overrides_reach_the_recipe_and_what_does_not_fit_is_refused(world):
     set_to(world, distill={"lr": 0.25, "ema": 0.5})
-    recipe = distill._recipe(world.context("distill", "overrides"))
+    recipe = world.context("distill", "overrides").settings.recipe
     assert (recipe.optimiser.lr, recipe.training.ema, recipe.training.batch) == (0.25, 0.5, 32)
     with pytest.raises(SettingsError, match="single step"):
         set_to(world, distill={"steps": 2})
-        distill.check(world.context("distill", "overrides"))
+        DISTILL.check(world.context("distill", "overrides"))
     set_to(world)

@@ -11,11 +11,12 @@ from fewstep.util.errors import SettingsError
 from tasks.config.schema import Settings, Trajectories
 from tasks.engine import graph
 from tasks.engine.events import Observer
-from tasks.engine.runner import Context, in_threads
-from tasks.stages import trajectories
+from tasks.engine.runner import run_units
+from tasks.stages.base import Context
 from tasks.storage.workspace import Workspace
 from tests.fewstep.trajectories.making import files, small_unet
 
+STAGE = graph.stage("trajectories")
 TINY = {"count": 18, "steps": 2, "record_size": 4, "records_per_shard": 2}
 
 
@@ -44,16 +45,16 @@ def context(work: Path, teacher: Path, recipe: str = "kd", previous: Path | None
     for name in ("out", "scratch"):
         (work / name).mkdir(parents=True, exist_ok=True)
     return Context(
-        stage="trajectories", key=str(work), settings=graph.stage("trajectories").settings(everything), seed=3,
-        inputs={"teacher": teacher}, manifests={"teacher": SimpleNamespace(digest="digest")}, given={}, work=work,
+        stage="trajectories", key=str(work), settings=STAGE.resolve(everything), seed=3,
+        inputs={"teacher": teacher}, manifests={"teacher": SimpleNamespace(digest="digest")}, outside={}, work=work,
         previous=previous, workspace=Workspace(work), observer=Progress(),
     )  # fmt: skip
 
 
 def run(ctx: Context, workers: int = 1) -> dict:
-    trajectories.check(ctx)
-    in_threads(workers)(lambda unit: trajectories.run_unit(ctx, unit), trajectories.units(ctx), trajectories.PARALLEL)
-    return trajectories.finish(ctx)
+    ctx.workers = workers
+    STAGE.check(ctx)
+    return run_units(STAGE, ctx, measure=False)
 
 
 def test_every_setting_of_a_set_is_in_params_yaml():
@@ -88,7 +89,7 @@ def test_a_larger_count_makes_only_the_new_records(tmp_path, teacher):
 
 def test_a_recipe_that_needs_none_makes_none(tmp_path, teacher):
     ctx = context(tmp_path / "work", teacher, recipe="ect")
-    assert trajectories.units(ctx) == []
+    assert STAGE.units(ctx) == []
     summary = run(ctx)
     assert summary["samples"] == 0 and sorted(files(ctx.out)) == ["set.json"]
     assert len(open_set(ctx.out)) == 0
@@ -104,7 +105,7 @@ def test_states_are_kept_where_the_settings_ask_for_them(tmp_path, teacher):
 
 def test_what_the_teacher_cannot_do_is_refused_by_check(tmp_path, teacher):
     with pytest.raises(SettingsError, match=r"trajectories\.keep"):
-        trajectories.check(context(tmp_path / "keep", teacher, keep=(2,)))
+        STAGE.check(context(tmp_path / "keep", teacher, keep=(2,)))
     with pytest.raises(SettingsError, match="unknown solver 'dimm'; did you mean 'ddim'"):
-        trajectories.check(context(tmp_path / "solver", teacher, solver="dimm"))
+        STAGE.check(context(tmp_path / "solver", teacher, solver="dimm"))
     assert not any((tmp_path / "keep" / "out").iterdir())

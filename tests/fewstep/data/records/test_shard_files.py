@@ -13,9 +13,23 @@ import pytest
 import safetensors.torch
 import torch
 
-from fewstep.data.records import ShardReader, ShardWriter, index_path, read_index, tarball, verify_shard, write_shard
+from fewstep.data.records import (
+    ShardReader,
+    ShardWriter,
+    index_path,
+    read_index,
+    shard_files,
+    tarball,
+    verify_shard,
+)
 from fewstep.util.errors import CorruptData, DiskFull
 from tests import children
+
+
+def write_shard(path, records) -> None:
+    with ShardWriter(path) as writer:
+        for name, tensors, metadata in records:
+            writer.add(name, tensors, metadata)
 
 
 def records(count=5, rows=7):
@@ -161,7 +175,7 @@ def with_index(folder: Path, archive: bytes, sizes: list[tuple[str, int, int, in
     """A hostile pair: any archive beside an index whose own checksums are right."""
     from hashlib import sha256
 
-    from fewstep.util.io import canonical_json
+    from fewstep.util.hashing import canonical_json
 
     body = {
         "format": "fewstep-shard-1",
@@ -282,8 +296,9 @@ def test_full_disk(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_no_space_left(tmp_path):
-    os.symlink("/dev/full", tmp_path / "a.tar.tmp")
+def test_no_space_left(tmp_path, monkeypatch):
+    os.symlink("/dev/full", tmp_path / "full")
+    monkeypatch.setattr(shard_files, "temporary_for", lambda path: path.with_name("full"))
     with pytest.raises(DiskFull) as caught:
         write_shard(tmp_path / "a.tar", records())
     assert caught.value.__cause__.errno == errno.ENOSPC
