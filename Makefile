@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: run test browser test-slow conformance bench lint constraints environment clean
+.PHONY: run test browser test-slow conformance bench lint constraints environment clean dvc.yaml
 
 environment: $(STAMP)
 
@@ -38,6 +38,10 @@ conformance: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# The stages' classes (tasks/stages) say what dvc.yaml says; a test keeps it current.
+dvc.yaml: $(STAMP)
+	$(BIN)/python -m tasks.storage.dvc_yaml
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from fewstep.util.errors import FewstepError
-from fewstep.util.files import sweep, sync_folder, sync_tree
+from fewstep.util.files import swap_folders, sweep, sync_tree
 from tasks.engine import graph
 from tasks.engine.manifest import NAME
 from tasks.stages.base import Stage

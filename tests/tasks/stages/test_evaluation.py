@@ -11,10 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from fewstep.util.errors import NonFinite, NotAvailable, SettingsError
+from tasks.engine import graph
 from tasks.evaluation.baseline_plan import plan, teacher_baseline
 from tasks.evaluation.settings import BaselinesSettings
 from tasks.report import results_table
-from tests.tasks.stages.evaluation_world import STAGES, World, contents
+from tests.tasks.stages.evaluation_world import World, contents
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_metrics_are_flat_numbers_with_floors(world):
 
 @pytest.mark.parametrize("stage, kept", [("baselines", 3), ("evaluate", 1)])
 def test_what_a_kill_left_is_continued_and_ends_in_the_same_bytes(world, stage, kept):
-    made = STAGES[stage]
+    made = graph.BY_NAME[stage]
     first = world.context(stage, work=f"{stage}-killed")
     for unit in reversed(made.units(first)[-kept:]):  # another order, then a new start
         made.run_unit(first, unit)
@@ -112,7 +113,7 @@ def test_what_a_kill_left_is_continued_and_ends_in_the_same_bytes(world, stage, 
 def test_figures_under_another_protocol_are_refused(world):
     other = World(world.root, {"samples": 200})
     with pytest.raises(SettingsError, match="baselines were made with 150"):
-        STAGES["evaluate"].check(other.context("evaluate", work="other"))
+        graph.BY_NAME["evaluate"].check(other.context("evaluate", work="other"))
 
 
 @pytest.mark.parametrize("changed, message", [
@@ -121,7 +122,7 @@ def test_figures_under_another_protocol_are_refused(world):
 ])  # fmt: skip
 def test_baselines_that_cannot_be_made_are_refused_before_any_work(world, changed, message):
     with pytest.raises(SettingsError, match=message):
-        STAGES["baselines"].check(World(world.root, changed).context("baselines", work="refused"))
+        graph.BY_NAME["baselines"].check(World(world.root, changed).context("baselines", work="refused"))
 
 
 @pytest.mark.parametrize("models, message", [
@@ -134,7 +135,7 @@ def test_a_teacher_that_does_not_fit_the_images_is_refused(world, tmp_path, mode
         other.publish(stage, world.folder(stage))
     other.add_models(**models)
     with pytest.raises(SettingsError, match=message):
-        STAGES["baselines"].check(other.context("baselines"))
+        graph.BY_NAME["baselines"].check(other.context("baselines"))
 
 
 def test_a_student_that_draws_nan_is_named(world, tmp_path):
@@ -144,8 +145,8 @@ def test_a_student_that_draws_nan_is_named(world, tmp_path):
     broken.add_models(broken=True)
     context = broken.context("evaluate")
     with pytest.raises(NonFinite, match="student: 100.0% of its samples with 1 step are NaN"):
-        STAGES["evaluate"].run_unit(context, "steps-1")
-    assert STAGES["evaluate"].units(context) == ["steps-1", "steps-2"]
+        graph.BY_NAME["evaluate"].run_unit(context, "steps-1")
+    assert graph.BY_NAME["evaluate"].units(context) == ["steps-1", "steps-2"]
 
 
 def test_images_without_classes_are_measured_in_principal_components_and_in_given_features(tmp_path, monkeypatch):
@@ -177,7 +178,7 @@ def test_images_without_classes_are_measured_in_principal_components_and_in_give
         assert document["protocols"][row["values"]["fd"]["protocol"]]["features"] == "pca-4"
     (tmp_path / "extractors" / "clip" / "config.json").write_text("{}")
     with pytest.raises(SettingsError, match="evaluate.extractors.clip: the hash of"):
-        STAGES["baselines"].check(world.context("baselines", work="other"))
+        graph.BY_NAME["baselines"].check(world.context("baselines", work="other"))
 
 
 def put_clip(folder: Path) -> str:
@@ -222,8 +223,8 @@ def test_the_summary_in_markdown(world):
 
 
 def test_costs_are_measured_apart(world):
-    cost = STAGES["evaluate"].costs(world.context("evaluate"))
+    cost = graph.BY_NAME["evaluate"].costs(world.context("evaluate"))
     assert set(cost["student"]) == {"1", "2"} and cost["student"]["1"]["images_per_second"] > 0
-    assert STAGES["baselines"].costs(world.context("baselines"))["teacher"]["latency_ms"] > 0
+    assert graph.BY_NAME["baselines"].costs(world.context("baselines"))["teacher"]["latency_ms"] > 0
     kept = b"".join(contents(world.folder("evaluate")).values())
     assert b"latency" not in kept and b"per_second" not in kept

@@ -50,7 +50,7 @@ def run(ctx: Context, order=sorted) -> dict:
     STAGE.check(ctx)
     for unit in order(STAGE.units(ctx)):
         STAGE.run_unit(ctx, unit)
-    return STAGE.finish(ctx)
+    return STAGE.finish(ctx).model_dump(mode="json")
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -139,7 +139,7 @@ def test_every_recipe_becomes_a_student_that_samples_by_class(world, recipe):
     student = load_student(ctx.out)
     images = student.sample(torch.randn(10, 1, 8, 8), condition=torch.arange(10))
     assert images.shape == (10, 1, 8, 8) and torch.isfinite(images).all()
-    done = [entry for entry in world.listener.progress if entry[1] == sum(r["images"] for r in summary["rounds"])]
+    done = [entry for entry in world.listener.progress if entry[1] == sum(r.images for r in summary.rounds)]
     assert done == sorted(done) and done[-1][0] == done[-1][1]
     set_to(world)
 
