@@ -82,39 +82,29 @@ def judge(
     """
     count = count or COUNT
     reference, noise = reference_and_noise(target, seed, count)
-    condition = target.asked(count)
     before = student.denoiser.evaluations
-    drawn = student.sample(noise, condition=condition, seed=seed)
+    drawn = student.sample(noise, condition=target.asked(count), seed=seed)
     evaluations = student.denoiser.evaluations - before
     step = calls(target.guidance)  # of a solver, which affords one at least
     affordable = step * max(round(evaluations * cost_share(target, student)) // step, 1)
     if affordable not in solvers:
         solvers[affordable] = best_solver(target, affordable, seed, count)
     name, free = solvers[affordable]
-
     found, bar = distance(drawn, reference), max(free if target.cheaper else free / 2, null)
-    shares, weights = mode_shares(target, drawn), target_weights(target, reference)
-    ratio = shares / weights
-    missed = []
-    if not torch.isfinite(drawn).all() or not found <= bar:
-        missed.append(f"distance {found:.4g} > {bar:.4g}")
     blind = distance(drawn, target.ignored(count, derive(seed, "conformance/reference"))) if target.about else None
-    if blind is not None and not found < blind:
-        missed.append(f"nearer to samples without the {target.about}, {blind:.4g}")
+    ratio = mode_shares(target, drawn) / target_weights(target, reference)
     odd = int(((ratio < 1 / FACTOR) | (ratio > FACTOR)).sum())
-    if odd:
-        missed.append(f"{odd} of {len(weights)} modes off by over {FACTOR:g} ({ratio.min():.2f} to {ratio.max():.2f})")
-    agreed = None
+    agreed = _agreement_asked(target, student, noise, drawn, evaluations, seed)
+    bars = {
+        f"distance {found:.4g} > {bar:.4g}": bool(torch.isfinite(drawn).all()) and found <= bar,
+        f"nearer to samples without the {target.about}, {blind or 0:.4g}": blind is None or found < blind,
+        f"{odd} of {len(ratio)} modes off by over {FACTOR:g} ({ratio.min():.2f} to {ratio.max():.2f})": not odd,
+    }
     if target.cheaper:
-        agreed = _agreement(target, noise, drawn)
-    elif target.recipe.flow_map:
-        mapped = evaluations == 1 or target.sampler.kind == "ode"  # the fresh noise between several leads elsewhere
-        one = drawn if mapped else student.sample(noise, steps=1, condition=condition, seed=seed)
-        agreed = _agreement(target, noise, one)
-    if target.cheaper and not agreed["correlation"] >= AGREEMENT:
-        missed.append(f"correlation {agreed['correlation']:.3f} with the teacher's own steps < {AGREEMENT:g}")
-    if target.recipe.target == "compression" and cost_share(target, student) >= 1:
-        missed.append("no fewer weights than the teacher")
+        told = f"correlation {agreed['correlation']:.3f} with the teacher's own steps < {AGREEMENT:g}"
+        bars[told] = agreed["correlation"] >= AGREEMENT
+    if target.recipe.target == "compression":
+        bars["no fewer weights than the teacher"] = cost_share(target, student) < 1
     return {
         "distance": found,
         "blind": blind,
@@ -122,11 +112,28 @@ def judge(
         "solver": {"name": name, "distance": free},
         "null": null,
         "evaluations": evaluations,
-        "modes": {"of": len(weights), "within": len(weights) - odd, "least": float(ratio.min()),
+        "modes": {"of": len(ratio), "within": len(ratio) - odd, "least": float(ratio.min()),
                   "most": float(ratio.max())},
         "agreement": agreed,
-        "missed": missed,
+        "missed": [told for told, met in bars.items() if not met],
     }  # fmt: skip
+
+
+def _agreement_asked(
+    target: Target, student: Student, noise: Tensor, drawn: Tensor, evaluations: int, seed: int
+) -> dict[str, float] | None:
+    """`_agreement` of a student that is to follow the ODE; None for one that is to match distributions only.
+
+    drawn: its samples of `noise`. A map of the flow that adds fresh noise between several steps is asked for one step.
+    """
+    if target.cheaper:
+        return _agreement(target, noise, drawn)
+    if not target.recipe.flow_map:
+        return None
+    mapped = evaluations == 1 or target.sampler.kind == "ode"  # the fresh noise between several leads elsewhere
+    if not mapped:
+        drawn = student.sample(noise, steps=1, condition=target.asked(len(noise)), seed=seed)
+    return _agreement(target, noise, drawn)
 
 
 def cost_share(target: Target, student: Student) -> float:

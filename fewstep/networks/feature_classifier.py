@@ -19,6 +19,8 @@ from fewstep.diffusion.randomness import generator
 from fewstep.util.errors import DataDiffers, NonFinite, SettingsError
 
 _SMALLEST = 4  # images are halved until a side is at most this many pixels
+SHIFT = 1  # largest shift of a training image, in pixels
+LABEL_SMOOTHING = 0.05
 
 
 class Classifier(nn.Module):
@@ -92,13 +94,11 @@ def train_classifier(
     learning_rate: float = 3e-3,
     features: int = 16,
     width: int = 32,
-    shift: int = 1,
-    label_smoothing: float = 0.05,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Classifier:
     """Trains a `Classifier`; equal arguments give equal weights, bit for bit, on one machine.
 
-    Every step draws its batch, its shifts (up to `shift` pixels, edges repeated) and a little noise from
+    Every step draws its batch, its shifts (up to SHIFT pixels, edges repeated) and a little noise from
     (seed, purpose, step). AdamW with a cosine schedule.
 
     Args:
@@ -123,9 +123,9 @@ def train_classifier(
     for step in range(steps):
         source = generator(seed, "classifier-step", step)
         rows = torch.randint(len(images), (batch,), generator=source)
-        x = _shifted(images[rows], shift, source)
+        x = _shifted(images[rows], SHIFT, source)
         x = x + 0.05 * torch.randn(x.shape, generator=source)
-        loss = functional.cross_entropy(model(x), labels[rows], label_smoothing=label_smoothing)
+        loss = functional.cross_entropy(model(x), labels[rows], label_smoothing=LABEL_SMOOTHING)
         if not torch.isfinite(loss):
             raise NonFinite(f"classifier: the loss is {loss.item()} at step {step}; lower its learning rate")
         optimiser.zero_grad(set_to_none=True)

@@ -21,7 +21,8 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
 from fewstep.networks.folding import fold_additions
 from fewstep.networks.guide_network import GuidedNetwork
-from fewstep.students.pipelines.routed import RoutedUNet
+from fewstep.networks import routed
+from fewstep.networks.routed import RoutedUNet
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import RENOISING, Student
 from fewstep.teachers.inspection import DESCRIPTION, GUIDE, inspect_teacher
@@ -64,8 +65,8 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
         if (folder / GUIDE).exists():
             index[GUIDE] = ["diffusers", "UNet2DModel"]
         if isinstance(denoiser.network, RoutedUNet):
-            shutil.copyfile(Path(__file__).parent / "pipelines" / ROUTED, folder / "unet" / ROUTED)
-            index["unet"] = [Path(ROUTED).stem, "RoutedUNet"]
+            shutil.copyfile(routed.__file__, folder / "unet" / ROUTED)
+            index["unet"] = [Path(ROUTED).stem, RoutedUNet.__name__]
         write_json(folder / "model_index.json", {**index, "plan": _plan(student)})
 
 

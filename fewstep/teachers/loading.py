@@ -12,7 +12,7 @@ from torch import nn
 from fewstep.diffusion.adapters import Adapter
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import Process
-from fewstep.students.pipelines.routed import RoutedUNet
+from fewstep.networks.routed import RoutedUNet
 from fewstep.teachers.inspection import TeacherInfo, inspect_teacher, read_json
 from fewstep.teachers.schedulers import read_scheduler
 from fewstep.util.errors import SettingsError

@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.students.pipelines.routed import RoutedUNet
+from fewstep.networks.routed import RoutedUNet
 from fewstep.teachers.inspection import DESCRIPTION, FORMAT
 from fewstep.teachers.schedulers import stock_scheduler
 from fewstep.util.errors import SettingsError

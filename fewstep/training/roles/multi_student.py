@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.folding import fold_additions
-from fewstep.students.pipelines.routed import RoutedUNet, dispatch
+from fewstep.networks.routed import RoutedUNet, dispatch
 from fewstep.students.student import Student
 from fewstep.util.errors import SettingsError
 

@@ -1,14 +1,15 @@
 """Every settings key of a recipe is read by the code that a run goes through: no key is dead."""
 
-import importlib
-import pkgutil
+from typing import get_args
 
 import pytest
 import torch
 
-import fewstep.recipes
-from fewstep.objectives.term_settings import TermSettings
-from fewstep.recipes import Overrides, parse_recipe, recipe_names
+from fewstep.objectives.registry import term_names, term_settings
+from fewstep.objectives.role_settings import RoleSettings
+from fewstep.recipes import Recipe, parse_recipe, recipe_names
+from fewstep.recipes.training_settings import OptimiserSettings, TrainingSettings
+from fewstep.students.student_settings import GuidanceInput, SizeSettings, StudentSettings
 from fewstep.util.config import Strict
 from tests.fewstep.training.small import BATCH, finish, run, tiny
 
@@ -104,11 +105,22 @@ def test_every_key_is_read_in_a_run(reads, tmp_path):
 
 
 def settings_classes() -> list[type[Strict]]:
-    """Every settings class that a recipe is made of."""
-    for module in pkgutil.walk_packages(fewstep.recipes.__path__, "fewstep.recipes."):
-        importlib.import_module(module.name)
-    found = [model for model in subclasses(Strict) if model.__module__.startswith("fewstep.recipes")]
-    return [model for model in found if model not in (Overrides, TermSettings)]
+    """Every settings class that a recipe is made of, by the types of its fields."""
+    todo, found = [Recipe], []
+    while todo:
+        kind = todo.pop()
+        if isinstance(kind, type) and issubclass(kind, Strict) and kind not in found:
+            found.append(kind)
+            todo += [field.annotation for field in kind.model_fields.values()]
+        else:
+            todo += get_args(kind)
+    return found
+
+
+def test_the_classes_that_are_looked_at_are_those_of_every_term_and_section():
+    found = settings_classes()
+    assert {term_settings(name) for name in term_names()} < set(found)
+    assert {StudentSettings, SizeSettings, OptimiserSettings, TrainingSettings, RoleSettings, GuidanceInput} < set(found)
 
 
 def subclasses(model: type) -> list[type]:

@@ -1,17 +1,14 @@
-"""One round's loop: accumulation, non-finite figures, turns, frozen networks, learning rate, keyed draws."""
+"""One round's loop: accumulation, non-finite figures, turns, frozen networks."""
 
 import pytest
 import torch
 
 from fewstep.objectives.regression.loss import Regression
 from fewstep.recipes import parse_recipe
-from fewstep.recipes.training_settings import OptimiserSettings
 from fewstep.teachers import GaussianMixture
 from fewstep.training import RoundTrainer, RunOptions, Sources
 from fewstep.training.loss_meter import Figures
-from fewstep.training.optimiser import rate
 from fewstep.training.roles.fit_network import fit
-from fewstep.training.step.keyed_draws import Draws
 from fewstep.util.errors import NonFinite, SettingsError
 from tests.fewstep.training.small import BATCH, RECIPES, Pairs, data, finish, run, teacher, tiny
 
@@ -215,25 +212,6 @@ def test_the_global_generator_is_left_alone(tmp_path):
     before = torch.get_rng_state()
     finish(run(tiny("dmd2"), tmp_path, images=6 * BATCH))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_learning_rate_rises_then_falls():
-    settings = OptimiserSettings(warmup=0.1)
-    assert rate(settings, 0.05) == pytest.approx(0.5) and rate(settings, 0.1) == pytest.approx(1)
-    assert rate(settings, 0.55) == pytest.approx(0.5) and rate(settings, 1) == pytest.approx(0)
-    assert rate(OptimiserSettings(warmup=0.1, schedule="linear"), 0.55) == pytest.approx(0.5)
-    assert rate(OptimiserSettings(warmup=0, schedule="constant"), 0) == 1
-
-
-def test_draws_depend_on_everything_but_the_order_they_are_asked_in():
-    device = torch.device("cpu")
-    one, other = Draws(0, 0, 3, 4, device), Draws(0, 0, 3, 4, device)
-    a = one.normal("a", (2,))
-    other.normal("b", (2,))
-    assert torch.equal(a, other.normal("a", (2,))) and one.normal("a", (2,)) is a
-    for changed in (Draws(1, 0, 3, 4, device), Draws(0, 1, 3, 4, device), Draws(0, 0, 4, 4, device)):
-        assert not torch.equal(a, changed.normal("a", (2,)))
-    assert not torch.equal(one.uniform("a"), one.gaussian("a"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
