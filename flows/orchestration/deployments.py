@@ -1,4 +1,4 @@
-"""What a schedule starts: a flow that makes an isolated run, in a process of its own, and waits for it.
+"""The flow that a schedule starts: it makes an isolated run, in a process of its own, and waits for it.
 
 Prefect's runner or a work pool's worker calls `scheduled` in a process of theirs. The run itself works in a worktree
 with its own code and appears in Prefect as a flow run of its own, named like its record.
@@ -11,11 +11,17 @@ import os
 import time
 from pathlib import Path
 
+import prefect.runtime
 from prefect import flow, get_run_logger
+from prefect.schedules import Cron
 
+from fewstep.util.errors import StageFailed
 from flows.orchestration.flow_run_locks import working_on
 from flows.orchestration.prefect_api import HEARTBEAT
 from flows.orchestration.schedules import Schedule
+from flows.runs import isolated
+from tasks.config.preflight import validate
+from tasks.engine.plan import plan
 from tasks.storage.locks import die_with_parent
 from tasks.storage.workspace import Workspace
 
@@ -26,22 +32,15 @@ ENTRYPOINT = "flows/orchestration/deployments.py:scheduled"
 @flow(name=NAME, flow_run_name="{name}", persist_result=False, result_serializer="json", validate_parameters=False)
 def scheduled(root: str, name: str, sets: list[str]) -> dict:
     """One run of the schedule `name` of the checkout at `root`: what `fewstep run --isolated --set …` does there."""
-    from prefect.runtime import flow_run
-
     parent = os.environ.get("FEWSTEP_SERVE_PID")
     die_with_parent(int(parent) if parent else None)
     workspace = Workspace.find(root)
-    with working_on(workspace, str(flow_run.id)):
+    with working_on(workspace, str(prefect.runtime.flow_run.id)):
         return run_isolated(workspace, name, list(sets))
 
 
 def run_isolated(workspace: Workspace, name: str, sets: list[str]) -> dict:
     """Plans, runs and tidies up. Raises what the settings make impossible, StageFailed when the run failed."""
-    from fewstep.util.errors import StageFailed
-    from flows.runs import isolated
-    from tasks.config.preflight import validate
-    from tasks.engine.plan import plan
-
     settings, text = isolated.resolve(workspace, sets, None)
     validate(workspace.root, settings)
     log = get_run_logger()
@@ -67,13 +66,12 @@ def _say(log: logging.Logger | logging.LoggerAdapter, name: str, text: str) -> N
 
 
 def parameters(workspace: Workspace, schedule: Schedule) -> dict:
+    """Arguments of `scheduled` for a schedule, as JSON data."""
     return {"root": str(workspace.root), "name": schedule.name, "sets": list(schedule.sets)}
 
 
 def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> str:
     """Creates or updates the deployment for a work pool on the server that PREFECT_API_URL names; returns its id."""
-    from prefect.schedules import Cron
-
     source = scheduled.from_source(source=str(Path(__file__).resolve().parents[2]), entrypoint=ENTRYPOINT)
     return str(source.deploy(
         name=schedule.name, work_pool_name=schedule.pool, schedule=Cron(schedule.cron, timezone=schedule.timezone),

@@ -1,6 +1,6 @@
 """`fewstep serve`: Prefect's server with its pages, and the runner that executes scheduled runs, in the foreground.
 
-Everything it starts dies with it: the server and the runs are its children and ask the kernel for that.
+The server and the runs are children of this process and ask the kernel to die with it.
 """
 
 from __future__ import annotations
@@ -11,44 +11,50 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from fewstep.util.errors import Busy, FewstepError
 from flows.orchestration import schedules
-from flows.orchestration.prefect_api import (
-    HEARTBEAT,
-    Child,
-    is_free,
-    prefect_environment,
-    serving,
-    serving_path,
-    source_path,
-    start_prefect,
-)
+from flows.orchestration.child_server import ChildServer, is_free, source_path
+from flows.orchestration.prefect_api import Serving, prefect_environment, serving, serving_path, start_prefect
+from flows.runs.log_capture import logs_to
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import now
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
 PORT = 4200
 LOOK_SECONDS = 3.0          # how soon a new schedule takes effect
-SILENCE = 6 * HEARTBEAT     # seconds; a flow run that was silent for so long is marked Crashed by the automation
-AUTOMATION = "fewstep: mark silent runs as crashed"
 
 
 def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = None, limit: int = 1,
           say: Callable[[str], None] = print) -> None:
-    """Runs until SIGINT or SIGTERM. Raises Busy when this repository is served already, FewstepError for a taken port
-    or a server that stops."""
-    handle = _take(workspace)
+    """Runs until SIGINT or SIGTERM.
+
+    Args:
+        workspace: the checkout.
+        host: address to listen on.
+        port: of the pages; None takes 4200, or a free one if that is taken.
+        limit: scheduled runs at the same time.
+        say: is told what is going on.
+
+    Raises:
+        Busy: this repository is served already.
+        FewstepError: the port is taken, or the server stops.
+    """
+    handle = _lock(workspace)
     try:
         port = port if port is not None else (PORT if is_free(host, PORT) else 0)
         log = workspace.shared / "logs" / "serve.log"
         child = start_prefect(workspace, log, pages=True, host=host, port=port)
         try:
             child.wait("/api/health", "Prefect's server")
-            facts = {"url": child.url, "pid": os.getpid(), "started": now()}
+            facts = Serving(url=child.url, pid=os.getpid(), started=now())
             os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(facts).encode(), 0)
+            os.pwrite(handle, json.dumps(asdict(facts)).encode(), 0)
             os.environ.update(prefect_environment(workspace, f"{child.url}/api"))
             os.environ.update({"FEWSTEP_SERVE_PID": str(os.getpid()), "PYTHONPATH": source_path(dict(os.environ)),
                                "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
@@ -61,7 +67,8 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
         os.close(handle)
 
 
-def _take(workspace: Workspace) -> int:
+def _lock(workspace: Workspace) -> int:
+    """Locks the file that says who serves; returns its descriptor. Raises Busy."""
     path = serving_path(workspace)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -69,27 +76,29 @@ def _take(workspace: Workspace) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        found = serving(workspace) or {}
-        raise Busy(f"`fewstep serve` runs already (process {found.get('pid')}): {found.get('url')}") from None
+        other = serving(workspace)
+        who = f" (process {other.pid}): {other.url}" if other else ""
+        raise Busy(f"`fewstep serve` runs already{who}") from None
     return handle
 
 
 class _Service:
     """The runner, and the watch over schedules and server."""
 
-    def __init__(self, workspace: Workspace, child: Child, limit: int, say: Callable[[str], None]):
-        from prefect.runner import Runner
+    def __init__(self, workspace: Workspace, child: ChildServer, limit: int, say: Callable[[str], None]):
+        from prefect.runner import Runner  # Prefect reads its environment when imported
 
         self.workspace, self.child, self.say = workspace, child, say
         self.runner = Runner(name="fewstep", limit=limit, pause_on_shutdown=False, query_seconds=5)
         self.deployed: dict[str, tuple[schedules.Schedule, UUID]] = {}
 
     async def run(self) -> None:
-        from flows.runs.log_capture import logs_to
+        """Until a signal, or an error of the runner or the watch, which is raised."""
+        from flows.orchestration.silent_runs import create_automation  # Prefect reads its environment when imported
 
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         with logs_to(self.workspace.shared / "logs" / "serve.log"):
-            await create_zombie_automation()
+            await create_automation()
             await self._serve_approvals()
             await self._sync()
             if not self.deployed:
@@ -114,7 +123,7 @@ class _Service:
 
     async def _serve_approvals(self) -> None:
         """The deployment whose suspended runs are decisions waiting for a person."""
-        from prefect.deployments.runner import EntrypointType
+        from prefect.deployments.runner import EntrypointType  # Prefect reads its environment when imported
 
         from flows.orchestration.approval_flow import DEPLOYMENT, approval
 
@@ -128,12 +137,12 @@ class _Service:
             await self._sync()
 
     async def _sync(self) -> None:
-        """Makes Prefect's deployments what the schedule files say."""
-        from prefect.client.orchestration import get_client
+        """Makes Prefect's deployments those of the schedule files."""
+        from prefect.client.orchestration import get_client  # Prefect reads its environment when imported
         from prefect.deployments.runner import EntrypointType
         from prefect.schedules import Cron
 
-        from flows.orchestration.deployments import NAME, parameters, scheduled
+        from flows.orchestration.deployments import parameters, scheduled
 
         wanted = {item.name: item for item in schedules.load_all(self.workspace) if item.pool is None}
         for name, schedule in wanted.items():
@@ -148,35 +157,15 @@ class _Service:
             for name in [name for name in self.deployed if name not in wanted]:
                 await client.delete_deployment(self.deployed.pop(name)[1])
                 self.say(f"schedule {name}: removed")
-            if not self.deployed:
-                return
-            for item in await client.read_deployments():
-                if item.name not in wanted and item.work_pool_name is None and item.entrypoint \
-                        and item.entrypoint.endswith("scheduled") and await self._is_ours(client, item, NAME):
-                    await client.delete_deployment(item.id)     # left by a former `serve`
+            if self.deployed:
+                await self._delete_left_over(client, set(wanted))
 
     @staticmethod
-    async def _is_ours(client, deployment, flow_name: str) -> bool:
-        return (await client.read_flow(deployment.flow_id)).name == flow_name
+    async def _delete_left_over(client: PrefectClient, wanted: set[str]) -> None:
+        """Deletes the deployments of schedules that a former `serve` left behind."""
+        from flows.orchestration.deployments import NAME  # Prefect reads its environment when imported
 
-
-async def create_zombie_automation() -> None:
-    """An automation on the server that marks flow runs without a heartbeat as crashed; made once."""
-    from prefect.client.orchestration import get_client
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-    from prefect.states import StateType
-
-    async with get_client() as client:
-        if await client.read_automations_by_name(AUTOMATION):
-            return
-        final = [f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")]
-        await client.create_automation(AutomationCore(
-            name=AUTOMATION, description="Created by `fewstep serve`; `fewstep reconcile` does this without a server.",
-            trigger=EventTrigger(after={"prefect.flow-run.heartbeat"}, expect={"prefect.flow-run.heartbeat", *final},
-                                 match={"prefect.resource.id": "prefect.flow-run.*"},
-                                 match_related={"prefect.resource.role": "tag",
-                                                "prefect.resource.id": "prefect.tag.fewstep"},
-                                 for_each={"prefect.resource.id"}, posture=Posture.Proactive, threshold=1,
-                                 within=timedelta(seconds=SILENCE)),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat: its process is gone")]))
+        for item in await client.read_deployments():
+            if item.name not in wanted and item.work_pool_name is None \
+                    and (await client.read_flow(item.flow_id)).name == NAME:
+                await client.delete_deployment(item.id)

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 
-_PR_SET_PDEATHSIG = 1
+from tasks.storage.locks import die_with_parent
 
 
 def main() -> None:
+    """Runs the command until it ends, or until SIGTERM, which the parent's death brings too."""
     child = subprocess.Popen(sys.argv[1:], start_new_session=True)
 
     def end(number, frame):
@@ -29,10 +29,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):     # not Linux: ends with its terminal
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != int(os.environ.get("FEWSTEP_PARENT", os.getppid())):
-        end(None, None)
+    die_with_parent(int(os.environ.get("FEWSTEP_PARENT", os.getppid())), signal.SIGTERM)
     sys.exit(child.wait())
 
 

@@ -10,13 +10,19 @@ from pydantic import Field
 import infra
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
-from tasks.config import schema as settings_module
+from tasks.config import schema as params_file
 
 FOLDER = Path(infra.__file__).parent / "profiles"
 
 
 class Profile(Strict):
-    """`environment`: variables that must be set, with what they are; `optional`: those that may be."""
+    """A file of infra/profiles.
+
+    Attributes:
+        description: in a few words.
+        environment: variables that must be set, with their meaning.
+        optional: variables that may be set, with their meaning.
+    """
 
     description: str
     environment: dict[str, str] = Field(default_factory=dict)
@@ -26,7 +32,7 @@ class Profile(Strict):
 def load(name: str) -> Profile:
     """The profile `name` of infra/profiles. Raises SettingsError when there is none or it is malformed."""
     path = FOLDER / f"{name}.yaml"
-    return parse(Profile, settings_module.read(path), f"infra/profiles/{path.name}")
+    return parse(Profile, params_file.read(path), f"infra/profiles/{path.name}")
 
 
 def check(name: str) -> Profile:
@@ -34,6 +40,6 @@ def check(name: str) -> Profile:
     profile = load(name)
     missing = [variable for variable in profile.environment if not os.environ.get(variable)]
     if missing:
-        words = "; ".join(f"{variable}: {profile.environment[variable]}" for variable in missing)
-        raise SettingsError(f"profile {name!r} needs {' and '.join(missing)} in the environment", hint=words)
+        meanings = "; ".join(f"{variable}: {profile.environment[variable]}" for variable in missing)
+        raise SettingsError(f"profile {name!r} needs {' and '.join(missing)} in the environment", hint=meanings)
     return profile

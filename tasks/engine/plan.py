@@ -34,6 +34,7 @@ class PlanItem:
     why: str
     recorded: bool = True
     false_record: str | None = None
+    last_seconds: float | None = None
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -124,14 +124,16 @@ def _parent_of(pid: int) -> int | None:
         return None
 
 
-def die_with_parent(parent: int | None = None) -> None:
-    """Have the kernel kill this process when its parent dies; at once if the `parent` expected (a pid) is gone.
+def die_with_parent(parent: int | None = None, by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process the signal `by` when its parent dies; at once if that is gone already.
 
-    On systems without prctl nothing happens.
+    Args:
+        parent: process id of the expected parent; None: whatever the parent is now.
+        by: the signal.
+
+    On systems without prctl (not Linux) the later death of the parent is not noticed.
     """
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    except (OSError, AttributeError):
-        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
     if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), by)
