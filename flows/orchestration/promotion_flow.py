@@ -1,4 +1,4 @@
-"""The promotion flow: tasks.registry.gate.promotion_gate decides which version is live, Prefect shows and records it."""
+"""The promotion flow: tasks.registry.gate.promotion_gate decides which version is live, Prefect shows it."""
 
 from __future__ import annotations
 
