@@ -6,6 +6,8 @@ with its own code and appears in Prefect as a flow run of its own, named like it
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -13,12 +15,15 @@ from pathlib import Path
 
 import prefect.runtime
 from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 
-from fewstep.util.errors import StageFailed
+from fewstep.util.errors import FewstepError, NotAvailable, StageFailed
 from flows.orchestration.flow_run_locks import working_on
 from flows.orchestration.prefect_api import HEARTBEAT
 from flows.orchestration.schedules import Schedule
+from flows.orchestration.silent_runs import create_automation
 from flows.runs import isolated
 from tasks.config.preflight import validate
 from tasks.engine.plan import plan
@@ -70,10 +75,29 @@ def parameters(workspace: Workspace, schedule: Schedule) -> dict:
     return {"root": str(workspace.root), "name": schedule.name, "sets": list(schedule.sets)}
 
 
-def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> str:
-    """Creates or updates the deployment for a work pool on the server that PREFECT_API_URL names; returns its id."""
+def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> None:
+    """Creates or updates the deployment of a schedule on the server that this process talks to, and the automation that
+    marks silent runs as crashed.
+
+    Raises NotAvailable without such a pool, FewstepError for what Prefect refuses.
+    """
     source = scheduled.from_source(source=str(Path(__file__).resolve().parents[2]), entrypoint=ENTRYPOINT)
-    return str(source.deploy(
-        name=schedule.name, work_pool_name=schedule.pool, schedule=Cron(schedule.cron, timezone=schedule.timezone),
-        parameters=parameters(workspace, schedule), tags=["fewstep"], build=False, push=False, print_next_steps=False,
-        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}}))
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pool(schedule.pool)
+        source.deploy(
+            name=schedule.name, work_pool_name=schedule.pool, schedule=Cron(schedule.cron, timezone=schedule.timezone),
+            parameters=parameters(workspace, schedule), tags=["fewstep"], build=False, push=False,
+            print_next_steps=False, job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}})
+    except ObjectNotFound:
+        raise NotAvailable(f"the Prefect server has no work pool {schedule.pool!r}", hint=f"`prefect work-pool create "
+                           f"{schedule.pool} --type process` makes it") from None
+    except ValueError as error:
+        raise FewstepError(f"Prefect refused the deployment: {error}") from error
+    asyncio.run(create_automation())
+
+
+def remove_from_pool(schedule: Schedule) -> None:
+    """Deletes the deployment of a schedule, if it is still there."""
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        client.delete_deployment(client.read_deployment_by_name(f"{NAME}/{schedule.name}").id)

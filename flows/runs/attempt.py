@@ -123,7 +123,7 @@ class Attempt:
     def _open(self) -> None:
         """The imports and MLflow's run, while Prefect's server starts."""
         with logs_to(self.log):
-            from flows.orchestration.pipeline_flow import Session  # Prefect reads its environment when imported
+            from flows.orchestration.pipeline_flow import Session  # Prefect reads its environment on import
             from tasks.tracking.mlflow_logger import MlflowObserver  # MLflow takes seconds to load
 
             self.tracking = MlflowObserver(self.workspace, self.settings, self.record)
@@ -146,7 +146,7 @@ class Attempt:
                            hint=f"finished work is kept · continue with: {self.record.resume_command}") from error
 
     def _tell_prefect_cancelled(self) -> None:
-        from flows.orchestration.flow_run_states import cancel  # Prefect reads its environment when imported
+        from flows.orchestration.flow_run_states import cancel  # Prefect reads its environment on import
 
         run = self.record.prefect.get("flow_run")
         if run:

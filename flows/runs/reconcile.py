@@ -93,7 +93,7 @@ def _prefect(workspace: Workspace, store: RunStore, profile: str, report: Report
         return      # Prefect never ran here
     log = workspace.shared / "logs" / "prefect.log"
     with prefect_api(workspace, profile, log), logs_to(log):
-        from flows.orchestration.flow_run_states import settle_flow_runs  # Prefect reads its environment when imported
+        from flows.orchestration.flow_run_states import settle_flow_runs  # Prefect reads its environment on import
 
         try:
             report.prefect += settle_flow_runs(workspace, store)

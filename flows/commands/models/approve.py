@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from flows.orchestration.announcement import announce
 from flows.output import emit, examples
 from tasks.storage.workspace import Workspace
 
@@ -32,8 +33,7 @@ def add(app: typer.Typer) -> None:
 
 
 def _decide(identity: str | None, approved: bool, store: str | None, why: str, as_json: bool) -> None:
-    from flows.orchestration.promotion_events import announce  # MLflow takes seconds to load
-    from tasks.registry import copy_version, webhooks
+    from tasks.registry import copy_version, webhooks  # MLflow takes seconds to load
     from tasks.registry.gate import pending_approvals
     from tasks.registry.model_registry import Registry
 

@@ -51,7 +51,7 @@ def add(app: typer.Typer) -> None:
             raise SettingsError("--dry-run writes nothing, --registry copies into another store: give one of them")
         log = workspace.shared / "logs" / "promotion.log"
         with prefect_api(workspace, params_file.load(workspace.params).profile, log):
-            from flows.orchestration.promotion_flow import Promotion  # Prefect reads the environment when imported
+            from flows.orchestration.promotion_flow import Promotion  # Prefect reads its environment on import
 
             mode = "dry-run" if dry_run else "approve" if approve else "promote"
             promotion = Promotion(workspace, model, to, mode, why, store)

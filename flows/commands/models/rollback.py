@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from fewstep.util.errors import SettingsError
+from flows.orchestration.announcement import announce
 from flows.output import emit, examples
 from tasks.storage.workspace import Workspace
 
@@ -19,8 +20,7 @@ def add(app: typer.Typer) -> None:
                  why: str = typer.Option("", "--why", help="Goes into the record."),
                  as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Make the previous champion champion again, in one recorded step; the present one becomes @previous."""
-        from flows.orchestration.promotion_events import announce  # MLflow takes seconds to load
-        from tasks.registry import aliases, copy_version, webhooks
+        from tasks.registry import aliases, copy_version, webhooks  # MLflow takes seconds to load
         from tasks.registry.model_registry import Registry, parse
 
         name, alias, number = parse(model)

@@ -46,7 +46,7 @@ def add(app: typer.Typer) -> None:
         with prefect_api(workspace, settings.profile, log):
             progress = console(stderr=as_json)
             with logs_to(log):
-                from flows.orchestration.sweep_flow import Sweep  # Prefect reads its environment when imported
+                from flows.orchestration.sweep_flow import Sweep  # Prefect reads its environment on import
 
                 try:
                     rows = Sweep(workspace, names, sets or [], images, settings.name, quiet=as_json,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import typer
 from rich.console import Console
@@ -10,11 +12,12 @@ from rich.table import Table
 
 from fewstep.util.errors import SettingsError
 from flows.commands.pipeline.run import Sets
-from flows.orchestration import schedules, work_pools
-from flows.orchestration.prefect_api import serving
+from flows.orchestration import schedules
+from flows.orchestration.prefect_api import prefect_api, serving
 from flows.orchestration.schedules import Schedule
 from flows.output import emit, examples, say
 from flows.runs import isolated
+from flows.runs.log_capture import logs_to
 from tasks.config.preflight import validate
 from tasks.storage.workspace import Workspace
 
@@ -54,7 +57,10 @@ def add(app: typer.Typer) -> None:
         workspace = Workspace.find()
         schedule = schedules.remove(workspace, name)
         if schedule.pool is not None:
-            work_pools.remove(workspace, schedule)
+            with _given_server(workspace):
+                from flows.orchestration.deployments import remove_from_pool  # Prefect reads its environment on import
+
+                remove_from_pool(schedule)
         emit({"removed": name}, as_json, lambda out: out.print(f"schedule {name} removed"))
 
     app.add_typer(group, name="schedule")
@@ -69,10 +75,23 @@ def _create(cron: str | None, name: str, sets: list[str], timezone: str, pool: s
     validate(workspace.root, settings)
     schedule = Schedule(name=name, cron=cron, timezone=timezone, sets=tuple(sets), pool=pool)
     if pool is not None:
-        work_pools.deploy(workspace, schedule)
+        if "PREFECT_API_URL" not in os.environ:
+            raise SettingsError("--pool needs a Prefect server", hint="set PREFECT_API_URL to its address, …/api")
+        with _given_server(workspace):
+            from flows.orchestration.deployments import deploy_to_pool  # Prefect reads its environment on import
+
+            deploy_to_pool(workspace, schedule)
     schedule = schedules.save(workspace, schedule)
     server = _server(workspace, schedule)
     emit(schedule.model_dump() | {"served_by": server}, as_json, lambda out: _say_created(schedule, server, out))
+
+
+@contextlib.contextmanager
+def _given_server(workspace: Workspace) -> Iterator[None]:
+    """Talk to the Prefect server that PREFECT_API_URL names."""
+    log = workspace.shared / "logs" / "prefect.log"
+    with prefect_api(workspace, "server", log), logs_to(log):
+        yield
 
 
 def _server(workspace: Workspace, schedule: Schedule) -> str | None:
