@@ -7,6 +7,7 @@ verified manifest; Prefect's record of the run (its cache, its task history) is 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import prefect.runtime
@@ -106,8 +107,10 @@ class Session:
                              "command": self.record.resume_command}
         self.store.save(self.record)
 
-    def _retry_condition(self):
-        """Prefect's retry condition, which must be a plain function: whether the task's error is a transient one."""
+    def _retry_condition(self) -> Callable[[Task, TaskRun, State], bool]:
+        """Prefect's retry condition (it takes no method): whether the error of a task is a transient one. Here alone
+        errors are tried again: the units of a stage that are done stay done.
+        """
 
         def is_worth_retrying(task: Task, task_run: TaskRun, state: State) -> bool:
             error = state.result(raise_on_failure=False)
