@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import http.client
 import sqlite3
+import sys
 
-import botocore.exceptions
 import httpx
 import requests
 
@@ -16,9 +16,8 @@ ERRNOS = {errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, err
           errno.EHOSTUNREACH, errno.EINTR, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE, errno.ESTALE,
           errno.ETIMEDOUT}
 TYPES = (ConnectionError, TimeoutError, http.client.IncompleteRead,
-         httpx.TransportError,                                              # Prefect's client
-         requests.ConnectionError, requests.Timeout,                        # MLflow's client
-         botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError)
+         httpx.TransportError,                          # Prefect's client
+         requests.ConnectionError, requests.Timeout)    # MLflow's client
 BUSY_DATABASE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -32,13 +31,19 @@ def is_transient(error: BaseException | None) -> bool:
     while error is not None and id(error) not in seen:
         if isinstance(error, FewstepError):
             return False
-        if isinstance(error, TYPES) or (isinstance(error, OSError) and error.errno in ERRNOS):
+        if isinstance(error, (*TYPES, *_s3_types())) or (isinstance(error, OSError) and error.errno in ERRNOS):
             return True
         if isinstance(error, sqlite3.Error) and _primary_code(error) in BUSY_DATABASE:
             return True
         seen.add(id(error))
         error = error.__cause__
     return False
+
+
+def _s3_types() -> tuple[type[BaseException], ...]:
+    """botocore's network errors. Only tasks.storage and DVC import botocore; where it is not loaded it raised none."""
+    exceptions = sys.modules.get("botocore.exceptions")
+    return () if exceptions is None else (exceptions.ConnectionError, exceptions.HTTPClientError)
 
 
 def _primary_code(error: sqlite3.Error) -> int | None:
