@@ -1,4 +1,4 @@
-"""The `fewstep` command. A command is one file below flows/commands, has `add(app)`, and is imported when called.
+"""The `fewstep` command. Each command is a file below flows/commands with `add(app)`, imported when it is called.
 
 Every FewstepError becomes one line, `error: …`, with what to do below it, and its exit code: 1 failed, 2 bad settings
 or usage, 3 data differs, 4 not available, 5 busy, 130 interrupted. With `--json` the answer (or the error) is one JSON
@@ -12,9 +12,11 @@ import os
 import sys
 
 import typer
-from typer.core import TyperGroup
+from click import Command, Context
+from typer.core import TyperCommand, TyperGroup
 
 from fewstep.util.errors import FewstepError
+from flows.command_help import help_of
 from flows.output import examples, json_error, report_error
 
 PANELS = {  # the panel of the help, the folder below flows/commands, the commands
@@ -27,30 +29,36 @@ PANELS = {  # the panel of the help, the folder below flows/commands, the comman
 }
 COMMANDS = {name: panel for panel, (_, names) in PANELS.items() for name in names}
 MODULES = {name: f"flows.commands.{folder}.{name}" for folder, names in PANELS.values() for name in names}
+MODULES["reject"] = MODULES["approve"]     # the two answers to one question stand in one module
 
 
 class LazyCommands(TyperGroup):
-    """Finds `fewstep NAME` in its module below flows/commands; only the module that is asked for is imported."""
+    """The commands by name. Only the module of the command that is asked for is imported; `--help` reads the others."""
 
-    def list_commands(self, ctx) -> list[str]:
+    def list_commands(self, ctx: Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx, cmd_name):
-        if cmd_name not in COMMANDS:
-            for name in COMMANDS:   # so that a mistyped name gets its nearest neighbour as an answer
-                self._load(name)
-            return None
-        self._load(cmd_name)
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """The command as the overview shows it, or whole when it has been loaded."""
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            help_text = help_of(MODULES[cmd_name], cmd_name)
+            self.commands[cmd_name] = TyperCommand(cmd_name, help=help_text, rich_markup_mode="rich",
+                                                   rich_help_panel=COMMANDS[cmd_name])
         return self.commands.get(cmd_name)
 
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        """Loads the command that is to run; a mistyped name gets its nearest neighbours as an answer."""
+        if args[0] in COMMANDS:
+            self._load(args[0])
+        else:
+            for name in COMMANDS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
     def _load(self, name: str) -> None:
-        if name in self.commands:
-            return
         app = typer.Typer(rich_markup_mode="rich")
         importlib.import_module(MODULES[name]).add(app)
-        for key, command in typer.main.get_group(app).commands.items():
-            command.rich_help_panel = COMMANDS.get(key, COMMANDS[name])
-            self.commands[key] = command
+        self.commands |= typer.main.get_group(app).commands
 
 
 app = typer.Typer(cls=LazyCommands, rich_markup_mode="rich", no_args_is_help=True, add_completion=False,
@@ -66,15 +74,15 @@ def fewstep(debug: bool = typer.Option(False, "--debug", help="Show tracebacks."
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script: runs the command and exits with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    own = arguments[:arguments.index("--")] if "--" in arguments else arguments
-    debug = "--debug" in own or os.environ.get("FEWSTEP_DEBUG") == "1"
-    arguments = [word for word in own if word != "--debug"] + arguments[len(own):]
+    options = arguments[:arguments.index("--")] if "--" in arguments else arguments
+    debug = "--debug" in options or os.environ.get("FEWSTEP_DEBUG") == "1"
+    arguments = [word for word in options if word != "--debug"] + arguments[len(options):]
     try:
         app(args=arguments, prog_name="fewstep")
     except FewstepError as error:
         if debug:
             raise
-        if "--json" in own:
+        if "--json" in options:
             json_error(error)
         report_error(error)
         sys.exit(error.exit_code)

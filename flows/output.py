@@ -1,4 +1,4 @@
-"""What commands print: one look for people, one JSON document for programs."""
+"""What commands print: text for people, one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rich.console import Console
+from rich.text import Text
+
 from fewstep.util.errors import FewstepError
 
 
-def console(*, stderr: bool = False):
+def console(*, stderr: bool = False) -> Console:
     """A rich console of the terminal's width; plain text of up to 100 columns where the output is no terminal."""
-    from rich.console import Console
-
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 100
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
-def emit(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    """The answer of a reporting command: `data` as JSON when `as_json`, else whatever `show(console)` prints."""
+def emit(data: Any, as_json: bool, show: Callable[[Console], None]) -> None:
+    """Prints the answer of a command: `data` as JSON when `as_json`, else by `show(console)`."""
     if as_json:
         print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
     else:
@@ -32,28 +33,26 @@ def examples(*lines: str) -> str:
     return "\n".join(["[bold]Examples[/]", *("  [dim]$[/] " + line.replace("[", "\\[") for line in lines)])
 
 
-def say(out, text, style: str | None = None) -> None:
+def say(out: Console, text: str | Text, style: str | None = None) -> None:
     """One paragraph: wrapped at words in a terminal, a single line where the output is read by a program."""
     wrap = out.is_terminal      # rich cuts off what it neither wraps nor lets overflow
     out.print(text, style=style, markup=False, soft_wrap=not wrap, overflow="fold" if wrap else "ignore")
 
 
-def say_error(out, message: str, hint: str | None) -> None:
+def say_error(out: Console, message: str, hint: str | None) -> None:
     """`error: …` and, below it, what to do; the parts of a hint (between ` · `) stand on lines of their own."""
-    from rich.text import Text
-
     say(out, Text("error: ", style="bold red").append(message, style="default"))
     for part in (hint or "").split(" · ") if hint else ():
         say(out, Text("  → ", style="cyan").append(part, style="default"))
 
 
-def report_error(error: BaseException) -> None:
-    """The error on stderr."""
-    say_error(console(stderr=True), str(error), getattr(error, "hint", None))
+def report_error(error: FewstepError) -> None:
+    """Prints the error on stderr."""
+    say_error(console(stderr=True), str(error), error.hint)
 
 
 def json_error(error: FewstepError) -> None:
-    """The error as the JSON document of a command that was called with `--json`."""
+    """Prints the error as the JSON document of a command that was called with `--json`."""
     print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint,
                                 "exit_code": error.exit_code}}, ensure_ascii=False))
 

@@ -1,7 +1,8 @@
 """A waiting decision on a Prefect server: a suspended flow run, answered on its page.
 
-The decision itself waits in the registry's record (tasks.registry.gate.pending_approvals), which alone says whether it is still open; the run
-is a second door to it. `fewstep serve` serves the deployment, so a suspended run holds no process.
+The decision waits in the audit log of the registry (tasks.registry.gate.pending_approvals), which alone says whether it
+is still open; the run is a second way to answer it. `fewstep serve` serves the deployment, so a suspended run holds no
+process.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
+from prefect.states import Cancelled
 
 from fewstep.util.errors import FewstepError
+from tasks.registry import webhooks
+from tasks.registry.gate import pending_approvals
+from tasks.registry.model_registry import Registry
+from tasks.storage.workspace import Workspace
 
 NAME = "fewstep-approval"
 DEPLOYMENT = "approval"
 
 
 class Answer(RunInput):
-    """What the page asks for."""
+    """The form on the page."""
 
     approve: bool = False
     why: str = ""
@@ -30,19 +39,14 @@ class Answer(RunInput):
       validate_parameters=False)
 def approval(root: str, identity: str, title: str) -> str:
     """Suspends until somebody answers, then approves or rejects decision `identity` of the checkout at `root`."""
-    from tasks.registry import webhooks
-    from tasks.registry.gate import pending_approvals as decisions
-    from tasks.registry.model_registry import Registry
-    from tasks.storage.workspace import Workspace
-
     registry = Registry(Workspace.find(root))
-    model, entry = decisions.find(registry, identity)
-    if not any(one["id"] == entry["id"] for one in decisions.waiting(registry, model)):
+    model, entry = pending_approvals.find(registry, identity)
+    if not any(other["id"] == entry["id"] for other in pending_approvals.waiting(registry, model)):
         return "decided already"
     left = (datetime.fromisoformat(entry["expires"]) - datetime.now(UTC)).total_seconds()
     asked = Answer.with_initial_data(description=describe(model, entry), approve=False)
     answer = suspend_flow_run(wait_for_input=asked, timeout=max(60, int(left)))
-    decide = decisions.approve if answer.approve else decisions.reject
+    decide = pending_approvals.approve if answer.approve else pending_approvals.reject
     try:
         return decide(registry, identity, why=answer.why, who=answer.who or None)["event"]
     except FewstepError as error:
@@ -58,16 +62,13 @@ def describe(model: str, entry: dict) -> str:
     contest = entry["figures"].get("contest")
     if contest:
         lines += [f"| figure | v{entry['to']} | v{entry['from']} | excess ≤ | margin | |", "|:--|--:|--:|--:|--:|:--|"]
-        lines += [f"| {one['metric']} {one['group']} | {one['candidate']:.4f} | {one['champion']:.4f} | "
-                  f"{one['at_most']:+.4f} | {one['margin']:g} | {one['verdict']} |" for one in contest["contrasts"]]
+        lines += [f"| {row['metric']} {row['group']} | {row['candidate']:.4f} | {row['champion']:.4f} | "
+                  f"{row['at_most']:+.4f} | {row['margin']:g} | {row['verdict']} |" for row in contest["contrasts"]]
     return "\n".join(lines)
 
 
 def ask(root: str, identity: str, title: str) -> str | None:
     """Starts the run on the server that this process talks to; its id, or None where nobody serves the deployment."""
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
     with get_client(sync_client=True) as client:
         try:
             deployment = client.read_deployment_by_name(f"{NAME}/{DEPLOYMENT}")
@@ -81,13 +82,8 @@ def ask(root: str, identity: str, title: str) -> str | None:
 
 def settle(identity: str, outcome: str) -> int:
     """Ends the runs that still wait for an answer that was given elsewhere; returns their number."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
-    from prefect.states import Cancelled
-
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(
-            {"tags": {"all_": [_tag(identity)]}}))
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(identity)])))
         waiting = [run for run in runs if run.state is not None and not run.state.is_final()]
         for run in waiting:
             client.set_flow_run_state(run.id, Cancelled(message=outcome), force=True)

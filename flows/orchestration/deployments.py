@@ -1,4 +1,4 @@
-"""What a schedule starts: a flow that makes an isolated run, in a process of its own, and waits for it.
+"""The flow that a schedule starts: it makes an isolated run, in a process of its own, and waits for it.
 
 Prefect's runner or a work pool's worker calls `scheduled` in a process of theirs. The run itself works in a worktree
 with its own code and appears in Prefect as a flow run of its own, named like its record.
@@ -6,16 +6,27 @@ with its own code and appears in Prefect as a flow run of its own, named like it
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import time
 from pathlib import Path
 
+import prefect.runtime
 from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron
 
+from fewstep.util.errors import FewstepError, NotAvailable, StageFailed
 from flows.orchestration.flow_run_locks import working_on
 from flows.orchestration.prefect_api import HEARTBEAT
 from flows.orchestration.schedules import Schedule
+from flows.orchestration.silent_runs import create_automation
+from flows.runs import isolated
+from tasks.config.preflight import validate
+from tasks.engine.plan import plan
 from tasks.storage.locks import die_with_parent
 from tasks.storage.workspace import Workspace
 
@@ -26,22 +37,15 @@ ENTRYPOINT = "flows/orchestration/deployments.py:scheduled"
 @flow(name=NAME, flow_run_name="{name}", persist_result=False, result_serializer="json", validate_parameters=False)
 def scheduled(root: str, name: str, sets: list[str]) -> dict:
     """One run of the schedule `name` of the checkout at `root`: what `fewstep run --isolated --set …` does there."""
-    from prefect.runtime import flow_run
-
     parent = os.environ.get("FEWSTEP_SERVE_PID")
     die_with_parent(int(parent) if parent else None)
     workspace = Workspace.find(root)
-    with working_on(workspace, str(flow_run.id)):
+    with working_on(workspace, str(prefect.runtime.flow_run.id)):
         return run_isolated(workspace, name, list(sets))
 
 
 def run_isolated(workspace: Workspace, name: str, sets: list[str]) -> dict:
     """Plans, runs and tidies up. Raises what the settings make impossible, StageFailed when the run failed."""
-    from fewstep.util.errors import StageFailed
-    from flows.runs import isolated
-    from tasks.config.preflight import validate
-    from tasks.engine.plan import plan
-
     settings, text = isolated.resolve(workspace, sets, None)
     validate(workspace.root, settings)
     log = get_run_logger()
@@ -67,15 +71,33 @@ def _say(log: logging.Logger | logging.LoggerAdapter, name: str, text: str) -> N
 
 
 def parameters(workspace: Workspace, schedule: Schedule) -> dict:
+    """Arguments of `scheduled` for a schedule, as JSON data."""
     return {"root": str(workspace.root), "name": schedule.name, "sets": list(schedule.sets)}
 
 
-def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> str:
-    """Creates or updates the deployment for a work pool on the server that PREFECT_API_URL names; returns its id."""
-    from prefect.schedules import Cron
+def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> None:
+    """Creates or updates the deployment of a schedule on the server that this process talks to, and the automation that
+    marks silent runs as crashed.
 
+    Raises NotAvailable without such a pool, FewstepError for what Prefect refuses.
+    """
     source = scheduled.from_source(source=str(Path(__file__).resolve().parents[2]), entrypoint=ENTRYPOINT)
-    return str(source.deploy(
-        name=schedule.name, work_pool_name=schedule.pool, schedule=Cron(schedule.cron, timezone=schedule.timezone),
-        parameters=parameters(workspace, schedule), tags=["fewstep"], build=False, push=False, print_next_steps=False,
-        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}}))
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pool(schedule.pool)
+        source.deploy(
+            name=schedule.name, work_pool_name=schedule.pool, schedule=Cron(schedule.cron, timezone=schedule.timezone),
+            parameters=parameters(workspace, schedule), tags=["fewstep"], build=False, push=False,
+            print_next_steps=False, job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}})
+    except ObjectNotFound:
+        raise NotAvailable(f"the Prefect server has no work pool {schedule.pool!r}", hint=f"`prefect work-pool create "
+                           f"{schedule.pool} --type process` makes it") from None
+    except ValueError as error:
+        raise FewstepError(f"Prefect refused the deployment: {error}") from error
+    asyncio.run(create_automation())
+
+
+def remove_from_pool(schedule: Schedule) -> None:
+    """Deletes the deployment of a schedule, if it is still there."""
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        client.delete_deployment(client.read_deployment_by_name(f"{NAME}/{schedule.name}").id)

@@ -1,128 +1,141 @@
-"""The Prefect flow: one task per stage, one per round or batch of shards inside it. When and where, never what.
+"""The Prefect flow of a run: one task per stage, inside it one per unit of work, and at last the push to the remote.
 
 What a stage does, whether it is up to date, and what survives a kill is decided by tasks.engine.runner and the stage's
-verified manifest; Prefect's own record of the run (its cache, its task history) is never asked.
+verified manifest; Prefect's record of the run (its cache, its task history) is never asked.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+import prefect.runtime
+from prefect import Flow, Task, flow, tags, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.client.schemas import FlowRun, State, TaskRun
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import exponential_backoff
 
-from flows.orchestration import decisions
-from flows.orchestration.unit_executor import RETRY, PrefectExecutor
+from flows.executors.prefect_tasks import IN_PROCESS, prefect_tasks
+from flows.executors.transient_errors import is_transient
+from flows.orchestration.promotion_events import emit_of_run
 from tasks.config.schema import Settings
-from tasks.engine.events import Observer
-from tasks.engine.graph import BY_NAME, STAGES
-from tasks.engine.runner import run_stage
+from tasks.engine.events import Observer, Observers
+from tasks.engine.graph import STAGES
+from tasks.engine.runner import Outcome, run_stage
+from tasks.registry.registration_result import RegistrationResult
+from tasks.report import FOLDER, PAGE, results_table
+from tasks.storage import dvc_repo, remote_outputs
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_records import RunRecord, RunStore
 
 NAME = "fewstep"
+RETRIES = 3
+DELAY = 2.0             # seconds before the first retry, doubled for each further one
 
 
 @dataclass
 class Session:
-    """What the tasks of one run need and Prefect must not see: they look it up by the run's id."""
+    """One process's work on a run, as the functions of Prefect's flow and tasks.
+
+    They are methods, and not functions of a module, because Prefect stores the arguments of a flow in its database and
+    looks into those of a task: what a run works with reaches them through `self` alone.
+
+    Attributes:
+        workspace, settings, store, record: the run.
+        observer: who is told of its progress.
+        outcomes: by stage, of those that are done.
+        failed_stage: the stage that is running, or has failed.
+    """
 
     workspace: Workspace
     settings: Settings
     store: RunStore
     record: RunRecord
     observer: Observer
-    outcomes: dict[str, Any] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
     failed_stage: str | None = None
 
-
-_SESSIONS: dict[str, Session] = {}
-
-
-@task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False, **RETRY)
-def stage_task(run: str, stage: str) -> dict:
-    """One stage, in this process. Returns what Prefect shows of it: state, key, digest, seconds."""
-    session = _SESSIONS[run]
-    session.failed_stage = stage    # until it is done
-    outcome = run_stage(session.workspace, stage, session.settings, observer=session.observer,
-                        execute=PrefectExecutor(run, stage))
-    session.failed_stage = None
-    session.outcomes[stage] = outcome
-    if BY_NAME[stage].aside:
-        link_report(session)
-    if outcome.state == "made" and "model" in outcome.manifest.summary:    # it registered one
-        decisions.emit_of_run(session.workspace, outcome.manifest.summary)
-    return {"stage": stage, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
-            "seconds": round(outcome.seconds, 3)}
-
-
-def link_report(session: Session) -> None:
-    """The report as artifacts of Prefect's run: a link to the page, and the verdict with its table to read there."""
-    from prefect.artifacts import create_link_artifact, create_markdown_artifact
-
-    from tasks.report import FOLDER, PAGE, results_table
-
-    page = session.store.folder_of(session.record.id) / FOLDER / PAGE
-    if not page.is_file():
-        return
-    document = results_table.load(session.workspace.data)
-    create_link_artifact(key="report", link=page.resolve().as_uri(), link_text=f"report of {session.record.id}",
-                         description=results_table.verdict(document))  # fmt: skip
-    create_markdown_artifact(key="summary", markdown=results_table.markdown(document), description="All figures, in short")
-
-
-@task(name="push", task_run_name="push to the DVC remote", cache_policy=NO_CACHE, persist_result=False, **RETRY)
-def push_task(run: str) -> dict:
-    """Copies what dvc.lock names to DVC's default remote and announces it there; returns how many files that were."""
-    from tasks.storage import dvc_repo, remote_outputs
-
-    session = _SESSIONS[run]
-    sent = dvc_repo.push(session.workspace)
-    for stage, note in remote_outputs.announce(session.workspace).items():
-        session.observer.stage_warned(stage, note)
-    return {"files": sent}
-
-
-def record_failure(flow, flow_run, state) -> None:
-    """Prefect's hook for a failed, crashed or cancelled run: what failed and how to continue goes into the record."""
-    session = _SESSIONS.get(flow_run.parameters.get("run"))
-    if session is None:
-        return
-    session.record.prefect["state"] = state.name
-    session.record.error = {"stage": session.failed_stage, "message": redact((state.message or state.name)[:1000]),
-                            "command": session.record.resume_command}
-    session.store.save(session.record)
-
-
-@flow(name=NAME, flow_run_name="{run}", task_runner=ThreadPoolTaskRunner(max_workers=max(1, os.cpu_count() or 1)),
-      persist_result=False, result_serializer="json", validate_parameters=False,
-      on_failure=[record_failure], on_crashed=[record_failure], on_cancellation=[record_failure])
-def pipeline(run: str) -> dict:
-    """The stages in order. `run` is the id of the run's record; the session must have been opened in this process."""
-    from prefect.runtime import flow_run
-
-    session = _SESSIONS[run]
-    session.record.prefect = {"flow_run": str(flow_run.id), "state": "Running"}
-    session.store.save(session.record)
-    results = {stage.name: stage_task(run, stage.name) for stage in STAGES}
-    results["push"] = push_task(run)
-    session.record.prefect["state"] = "Completed"
-    return results
-
-
-def run_pipeline(session: Session) -> dict[str, Any]:
-    """Runs the flow for `session` and returns the outcomes by stage. Raises what the failing stage raised."""
-    from prefect import tags
-
-    run = session.record.id
-    _SESSIONS[run] = session
-    try:
+    def run(self) -> None:
+        """Runs the flow. Raises what the failing stage raised."""
+        hook = [self.record_failure]
+        runner = ThreadPoolTaskRunner(max_workers=max(1, os.cpu_count() or 1))
+        pipeline = flow(self.pipeline, name=NAME, flow_run_name="{run}", task_runner=runner, persist_result=False,
+                        result_serializer="json", validate_parameters=False, on_failure=hook, on_crashed=hook,
+                        on_cancellation=hook)
         with tags("fewstep", f"host:{os.uname().nodename}"):
-            pipeline(run)
-        return session.outcomes
-    finally:
-        del _SESSIONS[run]
+            pipeline(self.record.id)
+
+    def pipeline(self, run: str) -> dict[str, dict]:
+        """The stages in order, as Prefect's flow; `run` names it there. Returns what each task returned."""
+        self.record.prefect = {"flow_run": str(prefect.runtime.flow_run.id), "state": "Running"}
+        self.store.save(self.record)
+        retry = {"retries": RETRIES, "retry_delay_seconds": exponential_backoff(DELAY), "retry_jitter_factor": 0.3,
+                 "retry_condition_fn": self._retry_condition()}
+        run_stage_task = task(self.stage, name="stage", task_run_name="{stage}", **IN_PROCESS, **retry)
+        push_task = task(self.push, name="push", task_run_name="push to the DVC remote", **IN_PROCESS, **retry)
+        results = {stage.name: run_stage_task(stage.name) for stage in STAGES}
+        results["push"] = push_task()
+        self.record.prefect["state"] = "Completed"
+        return results
+
+    def stage(self, stage: str) -> dict:
+        """One stage. Returns what Prefect shows of it: state, key, digest, seconds."""
+        self.failed_stage = stage   # until it is done
+        observer = Observers([self.observer, ReportArtifacts(self)])
+        outcome = run_stage(self.workspace, stage, self.settings, observer=observer, execute=prefect_tasks(stage))
+        self.failed_stage = None
+        self.outcomes[stage] = outcome
+        if stage == "register" and outcome.state == "made":
+            emit_of_run(self.workspace, RegistrationResult.model_validate(outcome.manifest.summary))
+        return {"stage": stage, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
+                "seconds": round(outcome.seconds, 3)}
+
+    def push(self) -> dict:
+        """Copies what dvc.lock names to DVC's default remote and announces it there; returns how many files."""
+        sent = dvc_repo.push(self.workspace)
+        for stage, note in remote_outputs.announce(self.workspace).items():
+            self.observer.stage_warned(stage, note)
+        return {"files": sent}
+
+    def record_failure(self, flow: Flow, flow_run: FlowRun, state: State) -> None:
+        """Prefect's hook for a failed, crashed or cancelled run: records what failed and how to continue."""
+        self.record.prefect["state"] = state.name
+        self.record.error = {"stage": self.failed_stage, "message": redact((state.message or state.name)[:1000]),
+                             "command": self.record.resume_command}
+        self.store.save(self.record)
+
+    def _retry_condition(self) -> Callable[[Task, TaskRun, State], bool]:
+        """Prefect's retry condition (it takes no method): whether the error of a task is a transient one. Here alone
+        errors are tried again: the units of a stage that are done stay done.
+        """
+
+        def is_worth_retrying(task: Task, task_run: TaskRun, state: State) -> bool:
+            error = state.result(raise_on_failure=False)
+            if not is_transient(error):
+                return False
+            if self.failed_stage is not None:
+                self.observer.stage_warned(self.failed_stage, f"{type(error).__name__}: {error}; trying again")
+            return True
+
+        return is_worth_retrying
+
+
+class ReportArtifacts(Observer):
+    """The report as artifacts of Prefect's run: a link to the page, and the verdict with its table."""
+
+    def __init__(self, session: Session):
+        self.session = session
+
+    def stage_aside(self, stage, folder):
+        run = self.session.record.id
+        page = self.session.store.folder_of(run) / FOLDER / PAGE    # kept, unlike `folder`
+        if not page.is_file():
+            return
+        document = results_table.load(self.session.workspace.data)
+        create_link_artifact(key="report", link=page.resolve().as_uri(), link_text=f"report of {run}",
+                             description=results_table.verdict(document))
+        create_markdown_artifact(key="summary", markdown=results_table.markdown(document),
+                                 description="All figures, in short")

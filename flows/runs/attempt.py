@@ -1,27 +1,28 @@
-"""A pipeline run from its start to its end: record, lock, Prefect, MLflow, what is shown, and what is said afterwards.
+"""One process's work on a pipeline run, from its start to its end: record, locks, Prefect, MLflow, what is shown.
 
-`python -m flows.runs.attempt RUN` works on an existing record in the checkout it names; that is how isolated and scheduled runs
-are executed, in a process of their own.
+`python -m flows.runs.attempt RUN` works on an existing record in the checkout it names: that is how isolated and
+scheduled runs are executed, each in a process of its own.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import tempfile
 import traceback
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from fewstep.util.errors import FewstepError, NotAvailable, StageFailed
-from flows.output import console, duration, report_error, say
+from flows.orchestration.prefect_api import prefect_api
+from flows.output import console, report_error, say
+from flows.runs.log_capture import drain, logs_to
+from flows.runs.new_run import settings_of
+from flows.runs.progress_view import LiveView
 from flows.runs.signals import EXIT_CODE, interruptible
-from tasks.config import params_file
 from tasks.config.schema import Settings
 from tasks.engine.events import Observers
 from tasks.engine.graph import STAGES
-from tasks.engine.plan import PlanItem
-from tasks.storage.code_state import code_state
 from tasks.storage.locks import die_with_parent, workspace_lock
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
@@ -33,70 +34,27 @@ from tasks.tracking.run_records import (
     RunRecord,
     RunStore,
     StageRecord,
-    settings_digest,
 )
 
-
-def settings_of(record: RunRecord) -> Settings:
-    """The settings frozen in a record. Raises SettingsError where this version no longer understands them."""
-    from fewstep.util.config import parse
-
-    return parse(Settings, record.settings, f"run {record.id}")
-
-
-def freeze(settings: Settings) -> dict:
-    return settings.model_dump(mode="json")
-
-
-def differences(record: RunRecord, settings: Settings) -> list[str]:
-    """Keys whose values in `settings` are not those of the run, as `distill.images: 200000 → 1000`."""
-    from tasks.engine.plan import changes
-
-    return [f"{name}: {old} → {new}" for name, old, new in changes(record.settings, freeze(settings))]
-
-
-def named_problems(items: list[PlanItem]) -> list[str]:
-    """What plain `dvc repro` recorded wrongly, as every command that makes a plan says."""
-    return [item.false_record for item in items if item.false_record]
-
-
-def preview(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
-    """What params.yaml would be after `--params` and `--set`: settings and text. Writes nothing to the checkout."""
-    source = Path(params) if params else workspace.params
-    params_file.read(source)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / source.name
-        copy.write_bytes(source.read_bytes())
-        settings = params_file.write_overrides(copy, sets)
-        return settings, copy.read_text()
-
-
-def unfinished_here(workspace: Workspace, settings: Settings) -> RunRecord | None:
-    """The run with these settings in this checkout that was left unfinished, if it is the newest with them."""
-    digest = settings_digest(freeze(settings))
-    return RunStore(workspace).unfinished(digest, isolated=False, root=str(workspace.root))
-
-
-def new_here(workspace: Workspace, settings: Settings, run: str) -> RunRecord:
-    """A record for a new run in this checkout, with the commit and the uncommitted changes it is made of."""
-    store, state = RunStore(workspace), code_state(workspace)
-    record = store.new(freeze(settings), run=run, commit=state.commit, modified=state.modified)
-    (store.folder_of(run) / "params.yaml").write_bytes(workspace.params.read_bytes())
-    keep_changes(store, record, state.diff)
-    return record
-
-
-def keep_changes(store: RunStore, record: RunRecord, diff: str) -> None:
-    """The uncommitted changes a run was started with, as a patch beside its record."""
-    if diff:
-        (store.folder_of(record.id) / "changes.diff").write_bytes((diff + "\n").encode(errors="surrogateescape"))
+if TYPE_CHECKING:   # both load Prefect or MLflow
+    from flows.orchestration.pipeline_flow import Session
+    from tasks.tracking.mlflow_logger import MlflowObserver
 
 
 def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False) -> RunRecord:
-    """Work on the run until it is finished. Raises what stopped it, after the record and MLflow say so.
+    """Work on the run until it is finished.
 
-    The checkout's lock is taken (Busy otherwise) and kept; Ctrl-C and SIGTERM end it as a cancelled run that can be
-    continued (SystemExit with code 130).
+    The checkout's lock is taken and kept; Ctrl-C and SIGTERM end it as a cancelled run that can be continued.
+
+    Args:
+        workspace: the checkout.
+        record: of the run.
+        json_mode: whether stdout is kept free for a JSON answer.
+
+    Raises:
+        Busy: another run works in the checkout.
+        SystemExit: with code 130, after a signal.
+        FewstepError: the run failed, after its record and MLflow say so.
     """
     store, settings = RunStore(workspace), settings_of(record)
     out = console(stderr=json_mode)
@@ -112,25 +70,26 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False)
 class Attempt:
     """One process's work on a run."""
 
-    def __init__(self, workspace, store, record, settings, out):
-        from flows.runs.progress_view import LiveView
-
+    def __init__(self, workspace: Workspace, store: RunStore, record: RunRecord, settings: Settings, out: Console):
         self.workspace, self.store, self.record, self.settings, self.out = workspace, store, record, settings, out
         self.log = store.folder_of(record.id) / "prefect.log"
         title = f"run {record.id}" + ("" if len(record.attempts) == 1 else f", attempt {len(record.attempts)}")
         self.view = LiveView([stage.name for stage in STAGES], title, out)
-        self.tracking = None
-        self.session = None
+        self.tracking: MlflowObserver | None = None
+        self.session: Session | None = None
         self.stopping = False
 
     def say_stopping(self) -> None:
+        """At the first signal."""
         self.stopping = True
         self.view.notice("stopping; units of work under way are being finished (again to stop at once)")
 
     def give_up(self) -> None:
+        """At the second signal: the record says how the run ended, nothing else is waited for."""
         self.store.close(self.record, CANCELLED)
 
     def run(self) -> None:
+        """Works until the run has ended. Raises as `execute` does."""
         with self.view.shown():
             try:
                 self._run()
@@ -146,33 +105,26 @@ class Attempt:
         sys.exit(EXIT_CODE)
 
     def _run(self) -> None:
-        from flows.orchestration.prefect_api import prefect_api
-        from flows.runs.log_capture import drain, logs_to
-
         self.view.notice("starting Prefect and MLflow …", passing=True)
-        with prefect_api(self.workspace, self.settings.profile, self.log, meanwhile=self._open):
-            from flows.orchestration.pipeline_flow import run_pipeline
-
-            with logs_to(self.log):
-                try:
-                    run_pipeline(self.session)
-                except BaseException as error:
-                    if self.stopping:
-                        self._tell_prefect_cancelled()
-                    if self.stopping or not isinstance(error, Exception):
-                        raise
-                    self._judge(error)
-                finally:
-                    drain()
-        self._finish()
+        with prefect_api(self.workspace, self.settings.profile, self.log, meanwhile=self._open), logs_to(self.log):
+            try:
+                self.session.run()
+            except BaseException as error:
+                if self.stopping:
+                    self._tell_prefect_cancelled()
+                if self.stopping or not isinstance(error, Exception):
+                    raise
+                self._judge(error)
+            finally:
+                drain()
+        self.tracking.finish("FINISHED")
+        self.store.close(self.record, FINISHED)
 
     def _open(self) -> None:
-        """What can be done while Prefect's server starts: the imports, MLflow's run."""
-        from flows.runs.log_capture import logs_to
-
+        """The imports and MLflow's run, while Prefect's server starts."""
         with logs_to(self.log):
-            from flows.orchestration.pipeline_flow import Session
-            from tasks.tracking.mlflow_logger import MlflowObserver
+            from flows.orchestration.pipeline_flow import Session  # Prefect reads its environment on import
+            from tasks.tracking.mlflow_logger import MlflowObserver  # MLflow takes seconds to load
 
             self.tracking = MlflowObserver(self.workspace, self.settings, self.record)
             tags = {"fewstep.commit": self.record.commit or "", "fewstep.isolated": str(self.record.isolated).lower()}
@@ -194,15 +146,11 @@ class Attempt:
                            hint=f"finished work is kept · continue with: {self.record.resume_command}") from error
 
     def _tell_prefect_cancelled(self) -> None:
-        from flows.runs.reconcile import set_state
+        from flows.orchestration.flow_run_states import cancel  # Prefect reads its environment on import
 
         run = self.record.prefect.get("flow_run")
         if run:
-            set_state(run, "Cancelled", f"stopped by hand; continue with: {self.record.resume_command}")
-
-    def _finish(self) -> None:
-        self.tracking.finish("FINISHED")
-        self.store.close(self.record, FINISHED)
+            cancel(run, f"stopped by hand; continue with: {self.record.resume_command}")
 
     def _close(self, state: str, error: BaseException | None, mlflow_status: str) -> None:
         """Records a bad end. The reason stays the first one when MLflow cannot be told of it."""
@@ -210,7 +158,8 @@ class Attempt:
         if error is not None:
             stage = self.session.failed_stage if self.session else None
             details = {"stage": stage, "kind": type(error).__name__, "message": redact(str(error)),
-                       "hint": getattr(error, "hint", None), "command": self.record.resume_command}
+                       "hint": error.hint if isinstance(error, FewstepError) else None,
+                       "command": self.record.resume_command}
         self.store.close(self.record, state, details)
         if self.tracking is not None and self.tracking.parent_id is not None:
             try:
@@ -218,76 +167,42 @@ class Attempt:
             except NotAvailable as absent:
                 self.view.notice(f"MLflow's run stays open until `fewstep reconcile`: {absent}")
 
-
     def _in_words(self, error: Exception) -> FewstepError:
-        """The error with the way to continue; one that nobody foresaw in one line, its traceback in the run's log."""
+        """The error with the way to continue; an unforeseen one in one line, its traceback in the run's log."""
+        way = f"continue with: {self.record.resume_command}"
         if isinstance(error, FewstepError):
-            if "fewstep resume" not in (error.hint or ""):
-                way = f"continue with: {self.record.resume_command}"
+            if self.record.resume_command not in (error.hint or ""):
                 error.hint = f"{error.hint} · {way}" if error.hint else way
             return error
         with open(self.log, "a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
         stage = self.session.failed_stage if self.session else None
         return StageFailed(f"{f'stage {stage!r}' if stage else 'the run'} failed: {type(error).__name__}: "
-                           f"{redact(str(error))}",
-                           hint=f"the traceback is in {self.log} · continue with: {self.record.resume_command}")
+                           f"{redact(str(error))}", hint=f"the traceback is in {self.log} · {way}")
 
 
 def _is_prefect_unreachable(error: BaseException) -> bool:
+    """Whether the error, or what caused it, is that Prefect's server did not answer."""
+    import httpx  # Prefect's clients; a run with nothing to do does not load them
+    from websockets.exceptions import WebSocketException
+
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        module = type(error).__module__ or ""
-        if module.startswith(("httpx", "httpcore", "websockets")) or "Failed to reach API" in str(error):
+        if isinstance(error, (httpx.HTTPError, WebSocketException)):
             return True
         error = error.__cause__
     return False
 
 
-def say_done(record: RunRecord, out) -> None:
-    """The end of a successful run: how long it took, the summary table, what to do next."""
-    from tasks.tracking.run_records import seconds_between
-
-    took = seconds_between(record.attempts[-1]["started"], record.ended) if record.attempts else None
-    say(out, f"run {record.id} finished in {duration(took)}", style="bold green")
-    kept = RunStore(Workspace(Path(record.root))).folder_of(record.id) / "grid.png" if record.isolated else None
-    show_results(Path(record.root), record.name, out, kept)
-
-
-def show_results(root: Path, name: str, out, pictures: Path | None = None) -> None:
-    """The summary table of what is published in a checkout, and what comes next. `pictures`: where the grid is kept."""
-    if (root / "data" / "evaluation" / "evaluation.json").exists():
-        from tasks.report import results_table
-
-        out.print()
-        out.print(results_table.table(root))
-    pictures = pictures or root / "data" / "evaluation" / "grid.png"
-    page = pictures.parent.parent / "report" / "report.html" if pictures.parent.name == "evaluation" else (
-        pictures.parent / "report" / "report.html")
-    lines = [("look at", str(page if page.exists() else pictures))] if pictures.exists() else []
-    model = f"fewstep-{name}@candidate"
-    registration = root / "data" / "registration" / "registration.json"
-    if registration.exists():
-        found = json.loads(registration.read_text())
-        model = f"{found['model']}/{found['version']}"
-        became = "promoted to @champion" if found["promoted"] else f"not promoted: {'; '.join(found['reasons'])}"
-        lines.append(("model", f"{model}, {became}"))
-    lines += [("sample", f"fewstep sample {model}"), ("lineage", f"fewstep lineage {model}"), ("pages", "fewstep ui")]
-    out.print()
-    for label, text in lines:
-        say(out, f"{label:<9}{text}")
-
-
 def main() -> None:
-    """Child process of an isolated or scheduled run."""
+    """The child process of an isolated or scheduled run."""
     parent = os.environ.pop("FEWSTEP_PARENT", None)
     die_with_parent(int(parent) if parent else None)
     run, json_mode = sys.argv[1], "--json" in sys.argv[2:]
     try:
         workspace = Workspace.find()
-        record = RunStore(workspace).load(run)
-        execute(workspace, record, json_mode=json_mode)
+        execute(workspace, RunStore(workspace).load(run), json_mode=json_mode)
     except FewstepError as error:
         report_error(error)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ from tasks.storage.locks import die_with_parent
 
 
 def main() -> None:
+    """Runs the command until it ends, or until SIGTERM, which the parent's death brings too."""
     child = subprocess.Popen(sys.argv[1:], start_new_session=True)
 
     def end(number, frame):
@@ -28,7 +29,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent(int(os.environ.get("FEWSTEP_PARENT", os.getppid())), by=signal.SIGTERM)
+    die_with_parent(int(os.environ.get("FEWSTEP_PARENT", os.getppid())), signal.SIGTERM)
     sys.exit(child.wait())
 
 

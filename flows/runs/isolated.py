@@ -13,8 +13,8 @@ from typing import IO
 
 from fewstep.util.errors import FewstepError, SettingsError
 from fewstep.util.files import write_atomically
-from flows.orchestration.prefect_api import source_path
-from flows.runs.attempt import freeze, keep_changes, preview, settings_of
+from flows.orchestration.child_server import source_path
+from flows.runs.new_run import keep_changes, preview, settings_of
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.plan import PlanItem
@@ -26,7 +26,7 @@ from tasks.tracking.run_records import FINISHED, RunRecord, RunStore, settings_d
 
 def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
     """The settings of `params` (default: params.yaml) with `sets`, and the file that says so. Writes nothing to the
-    checkout. What lies outside git (a saved teacher, an untracked recipe) gets an absolute path."""
+    checkout. Paths of files outside git (a saved teacher, an untracked recipe) are made absolute."""
     settings, _ = preview(workspace, sets, params)
     outside = []
     if settings.teacher.given:
@@ -39,23 +39,32 @@ def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple
 
 
 def nothing_to_do(workspace: Workspace, items: list[PlanItem]) -> bool:
-    """Whether a run would only bring back what is known: every output is here, in DVC's cache, or (registration, which
-    DVC does not keep) was made by a finished run whose database is still there."""
+    """Whether a run would only bring back known outputs: each is here, in DVC's cache, or (registration, which DVC does
+    not keep) was made by a finished run whose database is still there."""
     if all(item.state in ("current", "restorable") for item in items):
         return True
-    store = RunStore(workspace)
-    finished = [record for record in store.all() if record.state == FINISHED]
-    keys = {stage.key for record in finished for stage in record.stages.values()}
     uri = str(workspace.mlflow_uri)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return False
+    finished = [record for record in RunStore(workspace).all() if record.state == FINISHED]
+    keys = {stage.key for record in finished for stage in record.stages.values()}
     return all(item.state in ("current", "restorable") or (not graph.stage(item.stage).in_dvc and item.key in keys)
                for item in items)
 
 
 def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | None = None) -> RunRecord:
-    """The unfinished isolated run with these settings and this code, else a new one, its worktree ready."""
-    store, frozen = RunStore(workspace), freeze(settings)
+    """The unfinished isolated run with these settings and this code, else a new one.
+
+    Args:
+        workspace: the checkout.
+        settings: of the run.
+        text: its params.yaml.
+        origin: name of the schedule that starts it; None for a person.
+
+    Raises:
+        SettingsError: there is no commit to make a worktree of.
+    """
+    store, frozen = RunStore(workspace), settings.model_dump(mode="json")
     state = code_state(workspace, commit_changes=True)
     if state.commit is None:
         raise SettingsError(f"{workspace.root} is not in a git repository with a commit",
@@ -71,10 +80,16 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
 
 
 def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False, quiet: bool = False) -> RunRecord:
-    """Runs it in a child process that dies with this one, and waits. The worktree stays until `tidy`. With `quiet` what
-    the child says goes into the file output.log in the run's folder.
+    """Runs it in a child process that dies with this one, and waits. The worktree stays until `tidy`.
 
-    Raises SystemExit with the child's exit code when that is not 0; the child has said why.
+    Args:
+        workspace: the checkout.
+        record: of the run.
+        json_mode: whether stdout is kept free for a JSON answer.
+        quiet: whether the child's output goes into the file output.log in the run's folder.
+
+    Raises:
+        SystemExit: with the child's exit code when that is not 0; the child has said why.
     """
     store = RunStore(workspace)
     root = worktrees.add(workspace, record.id, record.commit).root
@@ -105,6 +120,7 @@ def tidy(workspace: Workspace, record: RunRecord) -> None:
 
 
 def _run_child(root: Path, run: str, json_mode: bool, output: IO[bytes] | None) -> int:
+    """Runs `flows.runs.attempt` in the worktree `root`, passing signals on; returns its exit code."""
     environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()), PYTHONPATH=source_path({}, root))
     environment.pop("PYTHONSAFEPATH", None)
     arguments = [sys.executable, "-m", "flows.runs.attempt", run] + (["--json"] if json_mode else [])
@@ -121,4 +137,3 @@ def _run_child(root: Path, run: str, json_mode: bool, output: IO[bytes] | None) 
         for number, handler in former.items():
             signal.signal(number, handler)
     return 128 - code if code < 0 else code
-

@@ -1,12 +1,14 @@
-"""Log lines of Prefect, MLflow and DVC, and Python's warnings, go into the run's log file, not into the terminal."""
+"""Log lines of Prefect, MLflow and DVC, and Python's warnings, go into the run's log file, not into the terminal.
+
+Each of them puts handlers of its own on loggers that do not propagate, some only at the first flow, so no setting of
+theirs serves for all.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +21,14 @@ def logs_to(path: Path) -> Iterator[None]:
     """Append what the libraries log or print to `path` for the duration of the block.
 
     Consoles made before the block go on writing to the terminal. DVC's progress bars, which look for a terminal behind
-    sys.stderr, find none.
+    sys.stderr, see none.
     """
     if "prefect" in sys.modules:
-        from prefect.logging.configuration import setup_logging
+        from prefect.logging.configuration import setup_logging  # not where Prefect is not loaded
 
         setup_logging()     # it would do so at the first flow, over what follows
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     handler.setLevel(logging.INFO)
     root = logging.getLogger()
@@ -39,13 +41,13 @@ def logs_to(path: Path) -> Iterator[None]:
         if logger is not root and not logger.propagate:
             logger.addHandler(handler)
     root.addHandler(handler)
-    show, warnings.showwarning = warnings.showwarning, _log_warning
-    printed = _Printed(path)
+    logging.captureWarnings(True)
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with open(path, "a", encoding="utf-8", buffering=1) as printed, \
+                contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             yield
     finally:
-        warnings.showwarning = show
+        logging.captureWarnings(False)
         for logger in (root, *_loggers()):
             logger.removeHandler(handler)
         for logger, old in moved:
@@ -53,36 +55,16 @@ def logs_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class _Printed(io.TextIOBase):
-    """Appends text to a file that is made when the first comes."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if text:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(text)
-        return len(text)
-
-
 def _loggers() -> list[logging.Logger]:
     return [logger for name, logger in list(logging.Logger.manager.loggerDict.items())
             if isinstance(logger, logging.Logger) and name.split(".")[0] in LOUD]
-
-
-def _log_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    logging.getLogger("py.warnings").warning("%s", warnings.formatwarning(message, category, filename, lineno).strip())
 
 
 def drain() -> None:
     """Send what Prefect has queued (log lines, task states) before its server is stopped."""
     if "prefect" not in sys.modules:
         return
-    from prefect.events.worker import EventsWorker
+    from prefect.events.worker import EventsWorker  # not where Prefect is not loaded
     from prefect.logging.handlers import APILogWorker
 
     EventsWorker.drain_all(timeout=5)

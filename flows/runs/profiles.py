@@ -16,7 +16,13 @@ FOLDER = Path(infra.__file__).parent / "profiles"
 
 
 class Profile(Strict):
-    """`environment`: variables that must be set, with what they are; `optional`: those that may be."""
+    """A file of infra/profiles.
+
+    Attributes:
+        description: in a few words.
+        environment: variables that must be set, with their meaning.
+        optional: variables that may be set, with their meaning.
+    """
 
     description: str
     environment: dict[str, str] = Field(default_factory=dict)
@@ -34,6 +40,6 @@ def check(name: str) -> Profile:
     profile = load(name)
     missing = [variable for variable in profile.environment if not os.environ.get(variable)]
     if missing:
-        words = "; ".join(f"{variable}: {profile.environment[variable]}" for variable in missing)
-        raise SettingsError(f"profile {name!r} needs {' and '.join(missing)} in the environment", hint=words)
+        meanings = "; ".join(f"{variable}: {profile.environment[variable]}" for variable in missing)
+        raise SettingsError(f"profile {name!r} needs {' and '.join(missing)} in the environment", hint=meanings)
     return profile

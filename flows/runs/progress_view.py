@@ -1,4 +1,8 @@
-"""What a person sees while a run works: a table that updates in place in a terminal, plain lines elsewhere."""
+"""What a person sees while a run works: a table that updates in place in a terminal, plain lines elsewhere.
+
+rich draws the table. Its Progress does not serve: its speed forgets every report older than a fixed period, so that a
+stage whose units take longer than that never has one, and its time left stands still between two reports.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,15 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
 
 from flows.output import console, count, duration, rate, say
 from tasks.engine.events import Observer
@@ -18,17 +29,19 @@ MARKS = {"waiting": "·", "current": "✓", "restored": "✓", "made": "✓", "f
 STYLES = {"waiting": "dim", "current": "green", "restored": "green", "made": "green", "failed": "red",
           "stopped": "yellow", "running": "cyan"}
 WORDS = {"current": "up to date", "restored": "restored from the cache", "made": "done"}
-PLURAL = {"image": "images", "record": "records", "shard": "shards", "step": "steps"}
+WIDE = 76               # columns from which on a terminal shows amounts instead of a percentage
 
 
 class Rate:
-    """Progress per second over the last WINDOW seconds, and the time that is left at that rate."""
+    """Progress per second over the last WINDOW seconds (but at least the last two reports), and the time that is left
+    at that rate."""
 
-    def __init__(self, clock=time.monotonic):
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.clock = clock
         self.points: deque[tuple[float, int]] = deque()
 
     def add(self, done: int) -> None:
+        """Notes a report of progress."""
         now = self.clock()
         if self.points and done < self.points[-1][1]:
             self.points.clear()     # a new round or attempt counts from the beginning
@@ -53,6 +66,9 @@ class Rate:
 
 @dataclass
 class Row:
+    """What is shown of one stage; `started` and `printed` on the monotonic clock, `note` stands for the bar of a stage
+    that does not run."""
+
     state: str = "waiting"
     done: int = 0
     total: int = 0
@@ -68,22 +84,21 @@ class Row:
 class LiveView(Observer):
     """Shows the stages of one run. Use as `with view.shown(): …`; safe to report to from several threads."""
 
-    def __init__(self, stages: list[str], title: str, out=None):
+    def __init__(self, stages: list[str], title: str, out: Console | None = None):
         self.out = out or console()
         self.title = title
         self.rows = {name: Row() for name in stages}
         self._lock = threading.RLock()
-        self._live = None
+        self._live: Live | None = None
         self._passing = ""
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[LiveView]:
+        """Shows the table, or prints the lines, for the duration of the block."""
         if not self.out.is_terminal:
             self.out.print(self.title)
             yield self
             return
-        from rich.live import Live
-
         with Live(get_renderable=self.render, console=self.out, refresh_per_second=4, redirect_stdout=False,
                   redirect_stderr=False) as self._live:
             try:
@@ -100,7 +115,7 @@ class LiveView(Observer):
                     row.state, row.seconds = "stopped", time.monotonic() - (row.started or time.monotonic())
 
     def notice(self, text: str, *, passing: bool = False) -> None:
-        """A line for the person watching; a `passing` one only stands in the heading until a stage starts."""
+        """A line for the person watching; with `passing`, it stands in the heading until a stage starts."""
         with self._lock:
             if passing and self._live is not None:
                 self._passing = text
@@ -126,8 +141,6 @@ class LiveView(Observer):
                 self._line(stage, self._progress_text(row))
 
     def stage_warned(self, stage, text):
-        from rich.text import Text
-
         with self._lock:
             if self._live is None:
                 self._line(stage, f"warning: {text}")
@@ -169,45 +182,47 @@ class LiveView(Observer):
         parts += [f"{name} {value:.4g}" for name, value in list(row.metrics.items())[:2]]
         return ", ".join(parts)
 
-    def render(self):
-        from rich.progress_bar import ProgressBar
-        from rich.spinner import Spinner
-        from rich.table import Table
-        from rich.text import Text
-
-        wide = self.out.width >= 76
+    def render(self) -> Table:
+        """The heading, a row for each stage, and the metrics of the one that runs."""
         with self._lock:
-            table = Table.grid(padding=(0, 1), expand=True)
-            table.add_column(width=1)
-            table.add_column(width=12, no_wrap=True)
-            table.add_column(ratio=1, no_wrap=True)
-            table.add_column(width=18 if wide else 5, justify="right", no_wrap=True)
-            table.add_column(width=9, justify="right", no_wrap=True)
-            table.add_column(width=15 if wide else 14, justify="right", no_wrap=True)
-            for name, row in self.rows.items():
-                style = STYLES[row.state]
-                if row.state != "running":
-                    mark = Text(MARKS[row.state], style=style)
-                    seconds = duration(row.seconds) if row.state in ("made", "failed", "stopped") else ""
-                    table.add_row(mark, Text(name, style="dim" if row.state == "waiting" else ""),
-                                  Text(row.note, style="dim" if row.state != "failed" else "red"), "", "", seconds)
-                    continue
-                share = row.done / row.total if row.total else 0.0
-                bar = ProgressBar(total=max(row.total, 1), completed=row.done, pulse=not row.total)
-                amount = f"{count(row.done)}/{count(row.total)}" if wide else f"{share:.0%}"
-                per_second, left = row.rate.per_second(), row.rate.left(row.total)
-                table.add_row(Spinner("dots", style=style), Text(name, style="bold"), bar, amount if row.total else "",
-                              f"{rate(per_second)}/s" if per_second is not None else "",
-                              Text(f"{duration(left)} left" if left is not None else duration(
-                                  time.monotonic() - row.started), style="cyan"))
             heading = Text(self.title, style="bold", no_wrap=True, overflow="ellipsis")
             if self._passing:
                 heading.append(f"  {self._passing}", style="dim")
             frame = Table.grid(expand=True)
             frame.add_row(heading)
-            frame.add_row(table)
-            running = next((row for row in self.rows.values() if row.state == "running" and row.metrics), None)
-            if running is not None:
-                text = "   ".join(f"{name} {value:.4g}" for name, value in list(running.metrics.items())[:6])
+            frame.add_row(self._stages(wide=self.out.width >= WIDE))
+            measured = [row.metrics for row in self.rows.values() if row.state == "running" and row.metrics]
+            if measured:
+                text = "   ".join(f"{name} {value:.4g}" for name, value in list(measured[0].items())[:6])
                 frame.add_row(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
         return frame
+
+    def _stages(self, wide: bool) -> Table:
+        """Columns: mark, stage, bar or note, amount, rate, time."""
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(width=1)
+        table.add_column(width=12, no_wrap=True)
+        table.add_column(ratio=1, no_wrap=True)
+        table.add_column(width=18 if wide else 5, justify="right", no_wrap=True)
+        table.add_column(width=9, justify="right", no_wrap=True)
+        table.add_column(width=15 if wide else 14, justify="right", no_wrap=True)
+        for name, row in self.rows.items():
+            table.add_row(*(_running(name, row, wide) if row.state == "running" else _at_rest(name, row)))
+        return table
+
+
+def _running(name: str, row: Row, wide: bool) -> tuple[RenderableType, ...]:
+    bar = ProgressBar(total=max(row.total, 1), completed=row.done, pulse=not row.total)
+    amount = ""
+    if row.total:
+        amount = f"{count(row.done)}/{count(row.total)}" if wide else f"{row.done / row.total:.0%}"
+    per_second, left = row.rate.per_second(), row.rate.left(row.total)
+    seconds = f"{duration(left)} left" if left is not None else duration(time.monotonic() - row.started)
+    return (Spinner("dots", style=STYLES[row.state]), Text(name, style="bold"), bar, amount,
+            "" if per_second is None else f"{rate(per_second)}/s", Text(seconds, style="cyan"))
+
+
+def _at_rest(name: str, row: Row) -> tuple[RenderableType, ...]:
+    seconds = duration(row.seconds) if row.state in ("made", "failed", "stopped") else ""
+    return (Text(MARKS[row.state], style=STYLES[row.state]), Text(name, style="dim" if row.state == "waiting" else ""),
+            Text(row.note, style="red" if row.state == "failed" else "dim"), "", "", seconds)

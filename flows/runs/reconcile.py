@@ -1,7 +1,7 @@
 """Sets right what a lost machine left behind: Prefect runs that look alive, open MLflow runs, stale records, half-done
-publishes, temporary files, worktrees of finished runs. Idempotent: a second call finds nothing.
+publishes, unfinished uploads, worktrees of finished runs. Idempotent: a second call changes nothing.
 
-Who is alive is asked of the kernel (file locks), never concluded from silence.
+The kernel says which runs are alive (file locks); silence proves nothing.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from uuid import UUID
 
 from fewstep.util.errors import Busy, FewstepError, NotAvailable
+from flows.orchestration.prefect_api import prefect_api
+from flows.runs.log_capture import drain, logs_to
+from tasks.engine import publish
+from tasks.storage import remote_outputs, worktrees
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import FINISHED, KILLED, RunRecord, RunStore
+from tasks.tracking.run_records import FINISHED, RunStore
 
 OLD_UPLOAD = timedelta(days=1)      # no upload of ours takes so long
-OPEN = ["RUNNING", "PENDING", "CANCELLING"]
 
 
 @dataclass
 class Report:
-    """What was set right, as lines a person can read, and what could not be looked at."""
+    """Lines that say what was set right, by kind, and what could not be looked at (`skipped`)."""
 
     records: list[str] = field(default_factory=list)
     prefect: list[str] = field(default_factory=list)
@@ -34,6 +36,7 @@ class Report:
 
     @property
     def changed(self) -> int:
+        """How many things were set right."""
         return sum(len(lines) for name, lines in asdict(self).items() if name != "skipped")
 
 
@@ -55,8 +58,6 @@ def reconcile(workspace: Workspace, profile: str) -> Report:
 
 
 def _files(workspace: Workspace, report: Report) -> None:
-    from tasks.engine import publish
-
     try:
         with workspace_lock(workspace, "fewstep reconcile"):
             report.files += [f"{stage}: a publish that was cut in half is complete"
@@ -66,8 +67,6 @@ def _files(workspace: Workspace, report: Report) -> None:
 
 
 def _worktrees(workspace: Workspace, store: RunStore, report: Report) -> None:
-    from tasks.storage import worktrees
-
     known = set(store.ids())
     for run in worktrees.present(workspace):
         if run in known and (store.alive(run) or store.load(run).state != FINISHED):
@@ -77,30 +76,25 @@ def _worktrees(workspace: Workspace, store: RunStore, report: Report) -> None:
 
 
 def _mlflow(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:
-    from tasks.registry.close_orphans import mend
+    from tasks.registry.close_orphans import mend  # MLflow takes seconds to load
 
     states = {record.id: record.state for record in store.all()}
     report.mlflow += mend(workspace, is_alive=store.alive, states=states)
 
 
 def _uploads(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:
-    from tasks.storage import remote_outputs
-
     report.files += [f"{name}: an unfinished upload to the remote was given up"
                      for name in remote_outputs.give_up_uploads(workspace, OLD_UPLOAD)]
 
 
-# Prefect
-
 def _prefect(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:
-    from flows.orchestration.prefect_api import prefect_api
-    from flows.runs.log_capture import drain, logs_to
-
     if profile == "local" and not (workspace.prefect_home / "prefect.db").exists() \
             and not os.environ.get("PREFECT_API_URL"):
         return      # Prefect never ran here
     log = workspace.shared / "logs" / "prefect.log"
     with prefect_api(workspace, profile, log), logs_to(log):
+        from flows.orchestration.flow_run_states import settle_flow_runs  # Prefect reads its environment on import
+
         try:
             report.prefect += settle_flow_runs(workspace, store)
         except FewstepError:
@@ -109,65 +103,3 @@ def _prefect(workspace: Workspace, store: RunStore, profile: str, report: Report
             raise NotAvailable(f"Prefect did not answer: {redact(str(error))}") from error
         finally:
             drain()
-
-
-def settle_flow_runs(workspace: Workspace, store: RunStore) -> list[str]:
-    """Flow runs of this machine that Prefect believes alive and that no process holds become what they are."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import (
-        FlowFilter,
-        FlowFilterName,
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-
-    from flows.orchestration.flow_run_locks import forget, holds, known_here
-
-    lines = []
-    with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(like_="fewstep")),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=OPEN))))
-        for run in runs:
-            record = _record_of(store, run.parameters.get("run"))
-            if record is None:
-                dead = known_here(workspace, str(run.id)) and not holds(workspace, str(run.id))
-            else:
-                dead = not store.alive(record.id)
-            if not dead:
-                continue
-            state, message = _true_state(record)
-            set_state(str(run.id), state, message, client=client)
-            forget(workspace, str(run.id))
-            lines.append(f"{run.name}: {run.state.name} → {state}")
-    return lines
-
-
-def _record_of(store: RunStore, run: str | None) -> RunRecord | None:
-    try:
-        return store.load(run) if run else None
-    except FewstepError:
-        return None
-
-
-def _true_state(record: RunRecord | None) -> tuple[str, str]:
-    if record is None:
-        return "Crashed", "its process is gone"
-    if record.state == FINISHED:
-        return "Completed", "every stage is done"
-    kind = {"failed": "Failed", "cancelled": "Cancelled", KILLED: "Crashed"}.get(record.state, "Crashed")
-    return kind, f"its process is gone; continue with: {record.resume_command}"
-
-
-def set_state(flow_run: str, name: str, message: str, client=None) -> None:
-    """Force a flow run's state: Crashed, Cancelled, Failed or Completed."""
-    import prefect.states
-    from prefect.client.orchestration import get_client
-
-    state = getattr(prefect.states, name)(message=message)
-    if client is not None:
-        client.set_flow_run_state(UUID(flow_run), state, force=True)
-        return
-    with get_client(sync_client=True) as own:
-        own.set_flow_run_state(UUID(flow_run), state, force=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from fewstep.util.errors import FewstepError
-from flows.orchestration.prefect_api import Child, answers, bind, is_free, require, serving, spawn, start_prefect
+from flows.orchestration.child_server import ChildServer, answers, bind, is_free, spawn
+from flows.orchestration.prefect_api import require, serving, start_prefect
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 
@@ -18,10 +20,20 @@ PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 
 def show(workspace: Workspace, profile: str, experiment: str, *, host: str = "127.0.0.1",
          say: Callable[[dict[str, str]], None] = print) -> None:
-    """Starts what is not running yet, hands the addresses to `say`, and waits for SIGINT or SIGTERM; what it started
-    ends with it. The runs of `experiment` and the models have addresses of their own: MLflow opens elsewhere.
-    Raises NotAvailable or FewstepError when a page does not come up or stops."""
-    children: dict[str, Child] = {}
+    """Starts the pages that do not run yet and waits for SIGINT or SIGTERM; what was started here ends with this.
+
+    Args:
+        workspace: the checkout.
+        profile: of its settings.
+        experiment: whose runs and models get addresses of their own, as MLflow opens elsewhere.
+        host: address to listen on.
+        say: is given the addresses by name when the pages answer.
+
+    Raises:
+        NotAvailable: a server given by URL does not answer.
+        FewstepError: a page does not come up, or stops.
+    """
+    children: dict[str, ChildServer] = {}
     addresses: dict[str, str] = {}
     try:
         _prefect(workspace, profile, host, addresses, children)
@@ -38,13 +50,14 @@ def show(workspace: Workspace, profile: str, experiment: str, *, host: str = "12
             child.stop()
 
 
-def _prefect(workspace: Workspace, profile: str, host: str, addresses: dict, children: dict) -> None:
-    given, found = os.environ.get("PREFECT_API_URL"), serving(workspace)
+def _prefect(workspace: Workspace, profile: str, host: str, addresses: dict[str, str],
+             children: dict[str, ChildServer]) -> None:
+    given, serve = os.environ.get("PREFECT_API_URL"), serving(workspace)
     if profile == "server" or given:
         require(given or "")
         addresses["Prefect"] = redact(given).removesuffix("/").removesuffix("/api")
-    elif found and answers(found["url"] + "/api/health"):
-        addresses["Prefect"] = found["url"]
+    elif serve and answers(serve.url + "/api/health"):
+        addresses["Prefect"] = serve.url
     else:
         port = PREFECT_PORT if is_free(host, PREFECT_PORT) else 0
         child = children["Prefect"] = start_prefect(workspace, workspace.shared / "logs" / "ui-prefect.log", pages=True,
@@ -52,11 +65,12 @@ def _prefect(workspace: Workspace, profile: str, host: str, addresses: dict, chi
         addresses["Prefect"] = child.url
 
 
-def _mlflow(workspace: Workspace, experiment: str, host: str, addresses: dict, children: dict) -> None:
-    from tasks.tracking.mlflow_client import Tracking
+def _mlflow(workspace: Workspace, experiment: str, host: str, addresses: dict[str, str],
+            children: dict[str, ChildServer]) -> None:
+    from tasks.tracking.mlflow_client import Tracking  # MLflow takes seconds to load
 
-    # the first question makes or migrates a database of our own under our lock
-    found = Tracking.of(workspace).call("get_experiment_by_name", experiment)
+    # the first question makes or migrates a local database under our lock
+    known = Tracking.of(workspace).call("get_experiment_by_name", experiment)
     uri = str(workspace.mlflow_uri)
     if urlsplit(uri).scheme in ("http", "https"):
         addresses["MLflow"] = redact(uri).removesuffix("/")
@@ -66,18 +80,13 @@ def _mlflow(workspace: Workspace, experiment: str, host: str, addresses: dict, c
         log = workspace.shared / "logs" / "ui-mlflow.log"
         environment = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
         artifacts = (workspace.shared / "mlartifacts").resolve().as_uri()
-        command = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root", artifacts,
-                   "--host", host, "--port", str(port), "--workers", "1"]
-        children["MLflow"] = Child(_supervised(command, environment, log), url, log)
-    if found is not None:
-        addresses["runs"] = f"{addresses['MLflow']}/#/experiments/{found.experiment_id}/runs"
+        server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root",
+                  artifacts, "--host", host, "--port", str(port), "--workers", "1"]
+        process = spawn(["-m", "flows.runs.child_supervisor", *server], environment, log)   # it has children of its own
+        children["MLflow"] = ChildServer(process, url, log)
+    if known is not None:
+        addresses["runs"] = f"{addresses['MLflow']}/#/experiments/{known.experiment_id}/runs"
         addresses["models"] = f"{addresses['MLflow']}/#/models"
-
-
-def _supervised(command: list[str], environment: dict[str, str], log):
-    import sys
-
-    return spawn(["-m", "flows.runs.child_supervisor", sys.executable, *command], environment, log)
 
 
 def _free_port(host: str) -> int:
@@ -85,7 +94,8 @@ def _free_port(host: str) -> int:
         return listening.getsockname()[1]
 
 
-def _wait(children: dict[str, Child]) -> None:
+def _wait(children: dict[str, ChildServer]) -> None:
+    """Until SIGINT or SIGTERM. Raises FewstepError when a server stops."""
     stop = threading.Event()
     former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+from rich.console import Console
 
 from flows.output import emit, examples
+from tasks.data.import_images import import_images
+from tasks.storage.workspace import Workspace
 
 PATH = typer.Argument(help="A folder of CLASS/NAME.png; or a CSV or JSON-lines table with the columns name and caption "
                            "or class, names relative to the table; or the folder with such a table (metadata.csv).")
@@ -31,16 +34,13 @@ def add(app: typer.Typer) -> None:
 
         Images that are there stay, unless --replace is given. Nothing is changed if anything is wrong.
         """
-        from tasks.data.import_images import import_images
-        from tasks.storage.workspace import Workspace
-
         result = import_images(Workspace.find(), path, replace=replace)
         emit(result, as_json, lambda console: _print(console, result))
 
     app.add_typer(data, name="data")
 
 
-def _print(console, result: dict) -> None:
+def _print(console: Console, result: dict) -> None:
     kinds = [f"{result['images']} images"]
     if result["classes"]:
         kinds.append(f"{len(result['classes'])} classes")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from fewstep.recipes import load_recipe, recipe_names
 from flows.output import emit, examples
 
 JSON = typer.Option(False, "--json", help="Print JSON.")
@@ -25,8 +30,6 @@ def add(app: typer.Typer) -> None:
     def show(name: str = typer.Argument(help="A recipe's name, or the path of a YAML file."),
              as_json: bool = JSON) -> None:
         """Print one recipe with all its settings, defaults included."""
-        from fewstep.recipes import load_recipe
-
         recipe = load_recipe(name)
         data = {**recipe.model_dump(mode="json"), "needs": recipe.needs.words()}
         emit(data, as_json, lambda console: _print_one(console, data))
@@ -35,8 +38,6 @@ def add(app: typer.Typer) -> None:
 
 
 def _rows() -> list[dict]:
-    from fewstep.recipes import load_recipe, recipe_names
-
     rows = []
     for name in recipe_names():
         recipe = load_recipe(name)
@@ -49,9 +50,7 @@ def _rows() -> list[dict]:
     return rows
 
 
-def _print_rows(console, rows: list[dict]) -> None:
-    from rich.table import Table
-
+def _print_rows(console: Console, rows: list[dict]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("recipe", style="cyan", no_wrap=True)
     table.add_column("needs")
@@ -67,9 +66,6 @@ def _print_rows(console, rows: list[dict]) -> None:
                   "shorter or longer by [dim]--set distill.images=N[/].")
 
 
-def _print_one(console, data: dict) -> None:
-    import yaml
-    from rich.text import Text
-
+def _print_one(console: Console, data: dict) -> None:
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=min(console.width, 100))
     console.print(Text(text.rstrip()))

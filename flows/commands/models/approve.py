@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
+from flows.orchestration.announcement import announce
 from flows.output import emit, examples
+from tasks.storage.workspace import Workspace
 
 IDENTITY = typer.Argument(None, metavar="ID", help="The decision's id, or its first digits; all that wait if left out.")
 STORE = typer.Option(None, "--registry", metavar="URI", help="Where it waits, if in another MLflow store.")
@@ -13,53 +17,51 @@ JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
 def add(app: typer.Typer) -> None:
+    """Adds both commands to `app`."""
+
     @app.command("approve", epilog=examples("fewstep approve", "fewstep approve 3f2a91c0 --why 'looked at the grid'"))
     def approve(identity: str = IDENTITY, store: str = STORE, why: str = WHY,
                 as_json: bool = JSON) -> None:
         """Carry out a waiting promotion, if the champion is still the one it was decided against; list what waits."""
-        _decide("approve", identity, store, why, as_json)
+        _decide(identity, True, store, why, as_json)
 
     @app.command("reject", epilog=examples("fewstep reject 3f2a91c0 --why 'sevens look odd'"))
     def reject(identity: str = IDENTITY, store: str = STORE, why: str = WHY,
                as_json: bool = JSON) -> None:
         """Turn a waiting promotion down; nothing moves. List what waits."""
-        _decide("reject", identity, store, why, as_json)
+        _decide(identity, False, store, why, as_json)
 
 
-def _decide(which: str, identity: str | None, store: str | None, why: str, as_json: bool) -> None:
-    from flows.orchestration.decisions import announce, registry_of
-    from tasks.registry import webhooks
+def _decide(identity: str | None, approved: bool, store: str | None, why: str, as_json: bool) -> None:
+    from tasks.registry import copy_version, webhooks  # MLflow takes seconds to load
     from tasks.registry.gate import pending_approvals
-    from tasks.storage.workspace import Workspace
+    from tasks.registry.model_registry import Registry
 
     workspace = Workspace.find()
-    registry = registry_of(workspace, store)
+    registry = copy_version.open_store(workspace, store) if store else Registry(workspace)
     if identity is None:
-        found = [{"model": name, **entry} for name in registry.models() for entry in pending_approvals.waiting(registry, name)]
-        emit(found, as_json, lambda out: _list(out, found))
+        pending = [{"model": name, **entry} for name in registry.models()
+                   for entry in pending_approvals.waiting(registry, name)]
+        emit(pending, as_json, lambda out: _list(out, pending))
         return
     model, _ = pending_approvals.find(registry, identity)
     try:
-        entry = (pending_approvals.approve if which == "approve" else pending_approvals.reject)(registry, identity, why=why)
+        entry = (pending_approvals.approve if approved else pending_approvals.reject)(registry, identity, why=why)
     finally:
         webhooks.deliver(registry, model)
     announce(workspace, model, entry)
     emit({"model": model, **entry}, as_json, lambda out: _show(out, model, entry))
 
 
-def _list(out, found: list[dict]) -> None:
-    from rich.text import Text
-
-    for entry in found:
+def _list(out: Console, pending: list[dict]) -> None:
+    for entry in pending:
         out.print(Text(f"{entry['id'][:8]}  {entry['model']}/{entry['to']} → {entry['alias']}, asked by {entry['who']} "
                        f"at {entry['when']}, until {entry['expires']}  {entry['why']}".rstrip()))
-    if not found:
+    if not pending:
         out.print("nothing waits: `fewstep promote MODEL --approve` leaves a decision to a person")
 
 
-def _show(out, model: str, entry: dict) -> None:
-    from rich.text import Text
-
+def _show(out: Console, model: str, entry: dict) -> None:
     name, promoted = f"{model}/{entry['to']}", entry["event"] == "promoted"
     out.print(Text.assemble((f"{entry['event']}  ", "green" if promoted else "yellow"),
                             f"{name} is {model}@{entry['alias']}" if promoted else f"{name} stays as it is"))

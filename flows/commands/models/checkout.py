@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from flows.output import emit, examples
+from tasks.storage.workspace import Workspace
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command("checkout", epilog=examples("fewstep checkout digits@champion",
                                              "fewstep checkout digits/3 --into ../v3"))
     def checkout(model: str = typer.Argument(..., metavar="MODEL@ALIAS", help="NAME, NAME@ALIAS or NAME/VERSION."),
@@ -22,15 +26,14 @@ def add(app: typer.Typer) -> None:
 
         Local changes are never overwritten without --force.
         """
-        from tasks.registry.checkout import checkout as restore
+        from tasks.registry.checkout import checkout as restore  # MLflow takes seconds to load
         from tasks.registry.model_registry import Registry
-        from tasks.storage.workspace import Workspace
 
         registry = Registry(Workspace.find())
         done = restore(registry, registry.resolve(model), force=force, into=into)
         result = {"version": done.version.name, "root": str(done.root), "outputs": list(done.outputs)}
 
-        def show(out) -> None:
+        def show(out: Console) -> None:
             out.print(f"[green]restored[/]  {done.version.name}: params.yaml, dvc.lock and {len(done.outputs)} "
                       "verified outputs", soft_wrap=True)
             if into is not None:

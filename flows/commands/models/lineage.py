@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import typer
+from typing import TYPE_CHECKING
 
+import typer
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
 from flows.output import count, emit, examples
+from tasks.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tasks.registry.lineage import Link
 
 MARKS = {"verified": ("✓", "green"), "differs": ("✗", "red"), "unavailable": ("?", "yellow")}
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command("lineage", epilog=examples("fewstep lineage digits@champion", "fewstep lineage digits/3 --json",
                                             "fewstep lineage --uses 3f2a91c0"))
     def lineage(model: str = typer.Argument(None, metavar="MODEL@ALIAS", help="NAME, NAME@ALIAS or NAME/VERSION."),
@@ -20,17 +32,15 @@ def add(app: typer.Typer) -> None:
 
         Exit code 3 when something differs, 4 when something is not available here.
         """
-        from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
-        from tasks.registry import lineage as tracing
+        from tasks.registry import lineage as tracing  # MLflow takes seconds to load
         from tasks.registry.model_registry import Registry
-        from tasks.storage.workspace import Workspace
 
         if (model is None) == (uses is None):
             raise SettingsError("give a model, such as digits@champion, or --uses HASH")
         registry = Registry(Workspace.find())
         if uses is not None:
-            found = tracing.uses(registry, uses)
-            emit(found, as_json, lambda out: _show_uses(out, uses, found))
+            versions = tracing.uses(registry, uses)
+            emit(versions, as_json, lambda out: _show_uses(out, uses, versions))
             return
         link = tracing.trace(registry, registry.resolve(model))
         state = tracing.state(link)
@@ -39,9 +49,7 @@ def add(app: typer.Typer) -> None:
             raise typer.Exit({tracing.DIFFERS: DataDiffers, tracing.UNAVAILABLE: NotAvailable}[state].exit_code)
 
 
-def _show(out, link, state: str) -> None:
-    from rich.tree import Tree
-
+def _show(out: Console, link: Link, state: str) -> None:
     tree = Tree(_line(link), guide_style="dim")
     _grow(tree, link)
     out.print(tree)
@@ -50,14 +58,12 @@ def _show(out, link, state: str) -> None:
     out.print(f"[{MARKS[state][1]}]{summary}[/]")
 
 
-def _grow(tree, link) -> None:
-    for one in link.inputs:
-        _grow(tree.add(_line(one)), one)
+def _grow(tree: Tree, link: Link) -> None:
+    for source in link.inputs:
+        _grow(tree.add(_line(source)), source)
 
 
-def _line(link):
-    from rich.text import Text
-
+def _line(link: Link) -> Text:
     mark, colour = MARKS[link.state]
     text = Text.assemble((f"{mark} ", colour), (link.title, "bold"), (f"  {link.digest[:12]}", "cyan"))
     if link.files:
@@ -77,11 +83,11 @@ def _size(number: int) -> str:
     return f"{number:.3g} TB"
 
 
-def _show_uses(out, text: str, found: list[dict]) -> None:
-    if not found:
+def _show_uses(out: Console, text: str, versions: list[dict]) -> None:
+    if not versions:
         out.print(f"no registered version uses {text}", markup=False)
-    for entry in found:
+    for entry in versions:
         aliases = "".join(f" @{alias}" for alias in entry["aliases"])
         out.print(f"{entry['version']}{aliases}", style="bold", markup=False)
-        for what in entry["what"]:
-            out.print(f"  {what}", markup=False, soft_wrap=True)
+        for use in entry["what"]:
+            out.print(f"  {use}", markup=False, soft_wrap=True)

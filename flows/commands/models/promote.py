@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import typer
 
+from fewstep.util.errors import SettingsError
+from flows.orchestration.prefect_api import prefect_api
 from flows.output import emit, examples
+from flows.runs.log_capture import drain, logs_to
+from tasks.config import params_file
+from tasks.storage.workspace import Workspace
+from tasks.tracking.redaction import redact
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command("promote", epilog=examples("fewstep promote digits --dry-run",
                                             "fewstep promote digits/7 --why 'sharper eights'",
                                             "fewstep promote digits --approve   # a person has the last word",
@@ -29,12 +37,8 @@ def add(app: typer.Typer) -> None:
         params.yaml), lineage and floors must hold. Exit code 1 when it is refused; the reasons are printed and
         recorded.
         """
-        from fewstep.util.errors import SettingsError
-        from flows.orchestration.decisions import show
-        from tasks.config import params_file
+        from flows.commands.models.decision_view import show  # MLflow takes seconds to load
         from tasks.registry.model_registry import CANDIDATE, PREVIOUS, parse
-        from tasks.storage.workspace import Workspace
-        from tasks.tracking.redaction import redact
 
         workspace = Workspace.find()
         parse(model)
@@ -45,26 +49,21 @@ def add(app: typer.Typer) -> None:
             raise SettingsError("--dry-run writes nothing, --approve stores a decision: give one of them")
         if dry_run and store:
             raise SettingsError("--dry-run writes nothing, --registry copies into another store: give one of them")
-        mode = "dry-run" if dry_run else "approve" if approve else "promote"
-        decision = _flow(workspace, params_file.load(workspace.params).profile, model, to, mode, why, store)
-        if store:
-            decision |= {"registry": redact(store), "copy_of": model}
-        emit(decision, as_json, lambda out: show(out, decision, dry=dry_run))
-        if not decision["promoted"] and not decision["pending"]:
+        log = workspace.shared / "logs" / "promotion.log"
+        with prefect_api(workspace, params_file.load(workspace.params).profile, log):
+            from flows.orchestration.promotion_flow import Promotion  # Prefect reads its environment on import
+
+            mode = "dry-run" if dry_run else "approve" if approve else "promote"
+            promotion = Promotion(workspace, model, to, mode, why, store)
+            with logs_to(log):
+                try:
+                    decision = promotion.run()
+                finally:
+                    drain()
+        registry, copy_of = (redact(store), model) if store else (None, None)
+        run = {"run": promotion.flow_run} if decision.pending and store is None else {}
+        there = {"registry": registry, "copy_of": copy_of} if store else {}
+        emit(decision.to_dict() | run | there, as_json, lambda out: show(
+            out, decision, dry=dry_run, registry=registry, copy_of=copy_of, flow_run=promotion.flow_run))
+        if not decision.promoted and not decision.pending:
             raise typer.Exit(1)
-
-
-def _flow(workspace, profile: str, model: str, to: str, mode: str, why: str, store: str | None) -> dict:
-    from flows.orchestration.decisions import carried
-    from flows.orchestration.prefect_api import prefect_api
-    from flows.runs.log_capture import drain, logs_to
-
-    log = workspace.shared / "logs" / "promotion.log"
-    with prefect_api(workspace, profile, log), carried(store) as variable:
-        from flows.orchestration.promotion_flow import promotion
-
-        with logs_to(log):
-            try:
-                return promotion(str(workspace.root), model, to, mode, why, store=variable)
-            finally:
-                drain()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import typer
 
+from fewstep.util.errors import SettingsError
+from flows.orchestration.announcement import announce
 from flows.output import emit, examples
+from tasks.storage.workspace import Workspace
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command("rollback", epilog=examples("fewstep rollback digits",
                                              "fewstep rollback digits --why 'blurred sevens'"))
     def rollback(model: str = typer.Argument(..., metavar="MODEL", help="The registered model's name."),
@@ -15,18 +20,15 @@ def add(app: typer.Typer) -> None:
                  why: str = typer.Option("", "--why", help="Goes into the record."),
                  as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Make the previous champion champion again, in one recorded step; the present one becomes @previous."""
-        from fewstep.util.errors import SettingsError
-        from flows.orchestration.decisions import announce, registry_of
-        from tasks.registry import aliases, webhooks
-        from tasks.registry.model_registry import parse
-        from tasks.storage.workspace import Workspace
+        from tasks.registry import aliases, copy_version, webhooks  # MLflow takes seconds to load
+        from tasks.registry.model_registry import Registry, parse
 
         name, alias, number = parse(model)
         if alias or number:
             raise SettingsError(f"{model!r}: rollback takes a model's name, such as {name.removeprefix('fewstep-')}",
                                 hint=f"`fewstep promote {model}` makes a certain version champion")
         workspace = Workspace.find()
-        registry = registry_of(workspace, store)
+        registry = copy_version.open_store(workspace, store) if store else Registry(workspace)
         current, former = aliases.rollback(registry, name, why=why)
         webhooks.deliver(registry, name)
         announce(workspace, name, aliases.history(registry, name)[-1])

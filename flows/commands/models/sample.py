@@ -7,9 +7,12 @@ from pathlib import Path
 import typer
 
 from flows.output import emit, examples
+from tasks.storage.workspace import Workspace
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command("sample", epilog=examples("fewstep sample digits@champion", "fewstep sample digits --n 100 --steps 2",
                                            "fewstep sample digits/3 --class 7 --seed 5 --out sevens.png"))
     def sample(model: str = typer.Argument(..., metavar="MODEL@ALIAS",
@@ -22,9 +25,8 @@ def add(app: typer.Typer) -> None:
                out: str = typer.Option("samples.png", "--out", help="The picture to write (PNG)."),
                as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Draw samples from a registered model, its bytes verified first, into one picture."""
-        from tasks.registry.model_registry import Registry
+        from tasks.registry.model_registry import Registry  # MLflow takes seconds to load
         from tasks.registry.sample_pictures import draw
-        from tasks.storage.workspace import Workspace
 
         registry = Registry(Workspace.find())
         version = registry.resolve(model)

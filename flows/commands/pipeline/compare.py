@@ -7,15 +7,20 @@ from typing import Annotated
 
 import typer
 
+from fewstep.util.errors import SettingsError
+from flows.commands.pipeline.report import file_name, show
 from flows.output import examples
+from tasks.storage.workspace import Workspace
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command("compare", epilog=examples("fewstep compare digits@champion digits@candidate",
                                             "fewstep compare 43b4 9f10 digits/3 --out compared.html"))
-    def compare(what: Annotated[list[str], typer.Argument(metavar="A B [C ...]",
-                                                            help="Runs (their ids or the ends of them), NAME@ALIAS "
-                                                                 "or NAME/VERSION; at least two.")],
+    def compare(subjects: Annotated[list[str], typer.Argument(metavar="A B [C ...]",
+                                                              help="Runs (their ids or the ends of them), NAME@ALIAS "
+                                                                   "or NAME/VERSION; at least two.")],
                 out: Annotated[Path | None, typer.Option("--out", metavar="FILE",
                                                         help="Where to write the page.")] = None,
                 opened: bool = typer.Option(True, "--open/--no-open", help="Show it in the browser."),
@@ -24,17 +29,14 @@ def add(app: typer.Typer) -> None:
 
         Values that were measured under different protocols are refused, with what differs (exit code 2).
         """
-        from fewstep.util.errors import SettingsError
-        from flows.commands.pipeline.report import file_name, show
-        from tasks.report.build import find, write
-        from tasks.storage.workspace import Workspace
+        from tasks.report.build import find, write  # loads NumPy
 
-        if len(set(what)) < 2:
+        if len(set(subjects)) < 2:
             raise SettingsError("compare needs at least two different runs or models, such as "
                                 "digits@champion digits@candidate")
         workspace = Workspace.find()
-        materials = [find(workspace, one) for one in what]
-        name = "-vs-".join(file_name(one.label) for one in materials)[:120]
+        materials = [find(workspace, subject) for subject in subjects]
+        name = "-vs-".join(file_name(material.label) for material in materials)[:120]
         path = (out or workspace.pages / f"{name}.html").absolute()
         write(path, materials)
-        show(path, {"of": [one.label for one in materials]}, opened, as_json)
+        show(path, {"of": [material.label for material in materials]}, opened, as_json)

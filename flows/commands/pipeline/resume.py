@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import typer
 
+from fewstep.util.errors import Busy, NotAvailable, SettingsError
+from fewstep.util.files import write_atomically
+from flows.commands.pipeline.run import finished, show_isolated
 from flows.output import emit, examples, say
+from flows.runs import isolated, profiles
+from flows.runs.attempt import execute
+from flows.runs.new_run import differences, settings_of
+from tasks.config import params_file
+from tasks.config.preflight import validate
+from tasks.storage.locks import workspace_lock
+from tasks.storage.workspace import Workspace
+from tasks.tracking.run_records import FINISHED, UNFINISHED, RunRecord, RunStore
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command(epilog=examples("fewstep resume", "fewstep resume digits-20261121-115700-ab12", "fewstep resume ab12",
                                  "fewstep resume ab12 --restore"))
     def resume(
@@ -17,51 +30,33 @@ def add(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON; progress goes to stderr."),
     ) -> None:
         """Continue a failed, killed or cancelled run where it stopped, in the same MLflow run."""
-        from fewstep.util.errors import Busy
-        from flows.commands.pipeline.run import done
-        from flows.runs import profiles
-        from tasks.storage.workspace import Workspace
-        from tasks.tracking.run_records import RunStore
-
         workspace = Workspace.find()
         store = RunStore(workspace)
-        record = _choose(store, run)
+        record = store.find(run) if run is not None else _newest_unfinished(store)
         if store.alive(record.id):
             raise Busy(f"run {record.id} is being worked on now", hint=f"`fewstep status {record.id}` shows it")
-        if record.state == "finished":
-            emit({"state": "finished", "run": record.id, "resumed": False}, as_json,
+        if record.state == FINISHED:
+            emit({"state": FINISHED, "run": record.id, "resumed": False}, as_json,
                  lambda out: say(out, f"run {record.id} is finished: nothing to continue"))
             return
         profiles.check(record.settings["profile"])
-        act = _isolated if record.isolated else _here
-        result, show, afterwards = done(*act(workspace, record, restore, as_json))
-        emit(result, as_json, show)
-        afterwards()
+        if record.isolated:
+            show_isolated(workspace, isolated.execute(workspace, record, json_mode=as_json), as_json)
+        else:
+            answer = finished(_here(workspace, record, restore, as_json))
+            emit(answer.data, as_json, answer.show)
 
 
-def _choose(store, run: str | None):
-    from fewstep.util.errors import NotAvailable
-    from tasks.tracking.run_records import UNFINISHED
-
-    if run is not None:
-        return store.find(run)
-    for name in store.ids():
-        record = store.load(name)
-        if record.state in UNFINISHED and not store.alive(name):
+def _newest_unfinished(store: RunStore) -> RunRecord:
+    for run in store.ids():
+        record = store.load(run)
+        if record.state in UNFINISHED and not store.alive(run):
             return record
     raise NotAvailable("no unfinished run", hint="`fewstep run` starts one, `fewstep status --all` lists them")
 
 
-def _here(workspace, record, restore: bool, as_json: bool):
-    from fewstep.util.errors import SettingsError
-    from fewstep.util.files import write_atomically
-    from flows.runs.attempt import differences, execute, settings_of
-    from tasks.config import params_file
-    from tasks.config.preflight import validate
-    from tasks.storage.locks import workspace_lock
-    from tasks.storage.workspace import Workspace
-    from tasks.tracking.run_records import RunStore
-
+def _here(workspace: Workspace, record: RunRecord, restore: bool, as_json: bool) -> RunRecord:
+    """Continues a run of a checkout. Raises SettingsError where it is not this one, or params.yaml is another."""
     if str(workspace.root) != record.root:
         other = Workspace.find(record.root)
         raise SettingsError(f"run {record.id} works in {other.root}",
@@ -77,11 +72,4 @@ def _here(workspace, record, restore: bool, as_json: bool):
             frozen = RunStore(workspace).folder_of(record.id) / "params.yaml"
             write_atomically(workspace.params, frozen.read_bytes())
         validate(workspace.root, settings_of(record))
-        return execute(workspace, record, json_mode=as_json), None
-
-
-def _isolated(workspace, record, restore: bool, as_json: bool):
-    from flows.runs import isolated
-
-    record = isolated.execute(workspace, record, json_mode=as_json)
-    return record, lambda: isolated.tidy(workspace, record)
+        return execute(workspace, record, json_mode=as_json)

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from flows.output import console, emit, examples, say
+from flows.output import console, emit, examples
+from flows.runs import isolated as isolated_runs
+from flows.runs import profiles
+from flows.runs.attempt import execute
+from flows.runs.new_run import new_here, preview, unfinished_here
+from flows.runs.plan_view import show_nothing_to_do, show_work, warn_of_false_records
+from flows.runs.results_view import show_finished, show_results
+from tasks.config import params_file
+from tasks.config.preflight import validate
+from tasks.config.schema import Settings
+from tasks.engine.plan import PlanItem, nothing_to_do, plan
+from tasks.engine.runner import settle
+from tasks.storage.locks import workspace_lock
+from tasks.storage.workspace import Workspace
+from tasks.tracking.run_records import RunRecord, RunStore
 
-_WORDS = {"restorable": "in the cache", "missing": "in the registry", "stale": "in the registry"}
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change params.yaml first.")]
 Params = Annotated[Path | None, typer.Option(metavar="FILE", help="Take this file as params.yaml first.")]
 
+
+@dataclass(frozen=True)
+class Answer:
+    """What the command prints at its end: `data` as JSON, or by `show`."""
+
+    data: dict
+    show: Callable[[Console], None]
+
+
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command(epilog=examples("fewstep run", "fewstep run --set distill.recipe=dmd2 --set distill.images=100000",
                                  "fewstep run --params params/large.yaml", "fewstep run --isolated --set seed=1"))
     def run(
@@ -24,25 +51,15 @@ def add(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON; progress goes to stderr."),
     ) -> None:
         """Run the pipeline; what is done already is skipped, an unfinished run with these settings is continued."""
-        from tasks.storage.workspace import Workspace
-
         workspace = Workspace.find()
-        act = _isolated if isolated else _here
-        result, show, afterwards = act(workspace, sets or [], params, as_json)
-        emit(result, as_json, show)
-        afterwards()
+        if isolated:
+            _isolated(workspace, sets or [], params, as_json)
+        else:
+            answer = _here(workspace, sets or [], params, as_json)
+            emit(answer.data, as_json, answer.show)
 
 
-def _here(workspace, sets: list[str], params: Path | None, as_json: bool):
-    from flows.runs import profiles
-    from flows.runs.attempt import execute, named_problems, new_here, preview, unfinished_here
-    from tasks.config import params_file
-    from tasks.config.preflight import validate
-    from tasks.engine.plan import nothing_to_do, plan
-    from tasks.engine.runner import settle
-    from tasks.storage.locks import workspace_lock
-    from tasks.tracking.run_records import RunStore
-
+def _here(workspace: Workspace, sets: list[str], params: Path | None, as_json: bool) -> Answer:
     settings, _ = preview(workspace, sets, params)
     profiles.check(settings.profile)
     validate(workspace.root, settings)
@@ -53,50 +70,47 @@ def _here(workspace, sets: list[str], params: Path | None, as_json: bool):
         settings = params_file.write_overrides(workspace.params, sets, params)
         items = plan(workspace, settings)
         if nothing_to_do(items) and record is None:
-            return _nothing(workspace, settings, items, settle(workspace, settings, items))
-        for note in named_problems(items):
-            say(console(stderr=True), f"warning: {note}")
-        record = execute(workspace, record or new_here(workspace, settings, run), json_mode=as_json)
-    return done(record)
+            return nothing_done(workspace, settings, items, settle(workspace, settings, items))
+        warn_of_false_records(items, console(stderr=True))
+        show_work(items, console(stderr=as_json))
+        return finished(execute(workspace, record or new_here(workspace, settings, run), json_mode=as_json))
 
 
-def _isolated(workspace, sets: list[str], params: Path | None, as_json: bool):
-    from flows.runs import isolated, profiles
-    from tasks.config.preflight import validate
-    from tasks.engine.plan import plan
-
-    settings, text = isolated.resolve(workspace, sets, params)
+def _isolated(workspace: Workspace, sets: list[str], params: Path | None, as_json: bool) -> None:
+    settings, text = isolated_runs.resolve(workspace, sets, params)
     profiles.check(settings.profile)
     validate(workspace.root, settings)
     items = plan(workspace, settings)
-    if isolated.nothing_to_do(workspace, items):
-        return _nothing(workspace, settings, items, {})
-    record = isolated.execute(workspace, isolated.start(workspace, settings, text), json_mode=as_json)
-    return done(record, lambda: isolated.tidy(workspace, record))
+    if isolated_runs.nothing_to_do(workspace, items):
+        answer = nothing_done(workspace, settings, items, {})
+        emit(answer.data, as_json, answer.show)
+        return
+    record = isolated_runs.start(workspace, settings, text)
+    show_isolated(workspace, isolated_runs.execute(workspace, record, json_mode=as_json), as_json)
 
 
-def _nothing(workspace, settings, items, refused: dict[str, str]):
-    from flows.runs.attempt import show_results
+def show_isolated(workspace: Workspace, record: RunRecord, as_json: bool) -> None:
+    """Prints the answer of a finished isolated run, whose results lie in its worktree, and then removes that."""
+    answer = finished(record)
+    emit(answer.data, as_json, answer.show)
+    isolated_runs.tidy(workspace, record)
 
-    result = {"state": "current", "run": None, "stages": [item.to_dict() for item in items], "dvc_refused": refused}
 
-    def show(out) -> None:
-        out.print("[green]✓[/] nothing to do: every stage is up to date")
-        for item in items:
-            out.print(f"  {item.stage:<13}[dim]{item.key[:12]}[/]" + (
-                "" if item.state == "current" else f"  {_WORDS[item.state]}"))
-        for text in refused.values():
-            say(out, f"warning: {text}")
+def nothing_done(workspace: Workspace, settings: Settings, items: Sequence[PlanItem],
+                 refused: dict[str, str]) -> Answer:
+    """The answer when every stage is up to date; `refused`: what DVC's record refused, by stage."""
+
+    def show(out: Console) -> None:
+        show_nothing_to_do(items, refused, out)
         show_results(workspace.root, settings.name, out)
 
-    return result, show, lambda: None
+    return Answer({"state": "current", "run": None, "stages": [item.to_dict() for item in items],
+                   "dvc_refused": refused}, show)
 
 
-def done(record, afterwards=None):
-    """What a command answers after a successful run: the result, how to show it, and what to do after that."""
-    from flows.runs.attempt import say_done
-
-    result = {"state": record.state, "run": record.id, "mlflow": record.mlflow, "prefect": record.prefect,
-              "stages": {name: {"state": stage.state, "key": stage.key, "digest": stage.digest,
-                                "seconds": round(stage.seconds, 3)} for name, stage in record.stages.items()}}
-    return result, lambda out: say_done(record, out), afterwards or (lambda: None)
+def finished(record: RunRecord) -> Answer:
+    """The answer after a successful run."""
+    stages = {name: {"state": stage.state, "key": stage.key, "digest": stage.digest, "seconds": round(stage.seconds, 3)}
+              for name, stage in record.stages.items()}
+    return Answer({"state": record.state, "run": record.id, "mlflow": record.mlflow, "prefect": record.prefect,
+                   "stages": stages}, lambda out: show_finished(record, out))

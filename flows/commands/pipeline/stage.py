@@ -3,56 +3,51 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import typer
 
 from flows.output import count, duration, emit, examples
+from tasks.config import params_file
+from tasks.config.preflight import validate
+from tasks.engine import graph
+from tasks.engine.events import Observer
+from tasks.engine.runner import run_stage, under_dvc
+from tasks.storage.locks import die_with_dvc, workspace_lock
+from tasks.storage.workspace import Workspace
+
+LINE_SECONDS = 5.0      # between two lines of progress
 
 
-class Terminal:
-    """Progress of one stage on stderr: a line every few seconds, in place on a terminal."""
+class Lines(Observer):
+    """Progress of one stage as lines on stderr."""
 
     def __init__(self):
-        from tasks.engine.events import Observer
+        self.printed = 0.0
+        self.first: tuple[float, int] | None = None
 
-        outer = self
-
-        class Lines(Observer):
-            def stage_progress(self, stage, done, total, unit="images", metrics=None, step=None):
-                outer.progress(stage, done, total, unit)
-
-            def stage_warned(self, stage, text):
-                print(f"warning: {text}", file=sys.stderr, flush=True)
-
-        self.observer, self.last, self.begun = Lines(), 0.0, None
-
-    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
-        import time
-
+    def stage_progress(self, stage, done, total, unit="images", metrics=None, step=None):
         now = time.monotonic()
-        self.begun = self.begun or (now, done)
-        if now - self.last < 5 and done < total:
+        self.first = self.first or (now, done)
+        if now - self.printed < LINE_SECONDS and done < total:
             return
-        self.last = now
-        seconds, made = now - self.begun[0], done - self.begun[1]
+        self.printed = now
+        seconds, made = now - self.first[0], done - self.first[1]
         left = f", {duration(seconds * (total - done) / made)} left" if made and done < total else ""
         print(f"{stage}: {count(done)} of {count(total)} {unit}{left}", file=sys.stderr, flush=True)
 
+    def stage_warned(self, stage, text):
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
 
 def add(app: typer.Typer) -> None:
+    """Adds the commands to `app`."""
     stages = typer.Typer(help="Single stages, without Prefect: what dvc.yaml calls.", no_args_is_help=True)
 
     @stages.command("run", epilog=examples("fewstep stage run shard", "dvc repro distill"))
     def run(name: str = typer.Argument(help="Name of the stage, as in dvc.yaml."),
             as_json: bool = typer.Option(False, "--json", help="Print the outcome as JSON.")) -> None:
         """Bring one stage up to date from params.yaml and the outputs of the stages before it."""
-        from tasks.config import params_file
-        from tasks.config.preflight import validate
-        from tasks.engine import graph
-        from tasks.engine.runner import run_stage, under_dvc
-        from tasks.storage.locks import die_with_dvc, workspace_lock
-        from tasks.storage.workspace import Workspace
-
         if under_dvc():     # without this an orphan of a killed `dvc repro` would write beside the next one
             die_with_dvc()
         workspace = Workspace.find()
@@ -60,7 +55,7 @@ def add(app: typer.Typer) -> None:
         settings = params_file.load(workspace.params)
         validate(workspace.root, settings)
         with workspace_lock(workspace, f"stage {name}"):
-            outcome = run_stage(workspace, name, settings, observer=Terminal().observer)
+            outcome = run_stage(workspace, name, settings, observer=Lines())
         answer = {"stage": name, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
                   "seconds": round(outcome.seconds, 3), "summary": outcome.manifest.summary,
                   "dvc_refused": outcome.dvc_refused}

@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from fewstep.recipes import load_recipe, recipe_names
+from flows.orchestration.prefect_api import prefect_api
 from flows.output import console, emit, examples, say
+from flows.runs import profiles
+from flows.runs.isolated import resolve
+from flows.runs.log_capture import drain, logs_to
+from tasks.report import recipe_table
+from tasks.storage.workspace import Workspace
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="For every recipe alike.")]
 
@@ -27,14 +35,6 @@ def add(app: typer.Typer) -> None:
         Each recipe runs in a worktree of its own: params.yaml and data stay as they are. What recipes share is made
         once; what is done already is not done again, so that an interrupted sweep goes on where it was.
         """
-        from fewstep.recipes import load_recipe, recipe_names
-        from flows.orchestration.prefect_api import prefect_api
-        from flows.runs import profiles
-        from flows.runs.isolated import resolve
-        from flows.runs.log_capture import drain, logs_to
-        from tasks.report import recipe_table as tables
-        from tasks.storage.workspace import Workspace
-
         workspace, names = Workspace.find(), list(dict.fromkeys(recipes or recipe_names()))
         for name in names:
             load_recipe(name)
@@ -44,23 +44,23 @@ def add(app: typer.Typer) -> None:
         log = workspace.shared / "sweep" / "prefect.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with prefect_api(workspace, settings.profile, log):
-            out = console(stderr=as_json)
+            progress = console(stderr=as_json)
             with logs_to(log):
-                from flows.orchestration.sweep_flow import Sweep, run_sweep
+                from flows.orchestration.sweep_flow import Sweep  # Prefect reads its environment on import
 
-                this = Sweep(workspace, names, sets or [], images, settings.name, as_json, lambda text: say(out, text))
                 try:
-                    rows = run_sweep(this)
+                    rows = Sweep(workspace, names, sets or [], images, settings.name, quiet=as_json,
+                                 say=lambda text: say(progress, text)).run()
                 finally:
                     drain()
-        tables.write(workspace.root, rows, images)
+        recipe_table.write(workspace.root, rows, images)
         failed = [row for row in rows if "error" in row]
 
-        def show(out) -> None:
+        def show(out: Console) -> None:
             for row in failed:
                 say(out, f"{row['recipe']} failed: {row['error']}", style="bold red")
-            known = f"`dvc metrics show {tables.FOLDER}/*.json` and `dvc plots show`"
-            say(out, f"{len(rows) - len(failed)} recipes in {tables.DOCUMENT}; {known}")
+            known = f"`dvc metrics show {recipe_table.FOLDER}/*.json` and `dvc plots show`"
+            say(out, f"{len(rows) - len(failed)} recipes in {recipe_table.DOCUMENT}; {known}")
 
         emit(rows, as_json, show)
         if failed:

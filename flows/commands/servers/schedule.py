@@ -2,147 +2,116 @@
 
 from __future__ import annotations
 
-import typer
+import contextlib
+import os
+from collections.abc import Iterator
 
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fewstep.util.errors import SettingsError
 from flows.commands.pipeline.run import Sets
+from flows.orchestration import schedules
+from flows.orchestration.prefect_api import prefect_api, serving
+from flows.orchestration.schedules import Schedule
 from flows.output import emit, examples, say
+from flows.runs import isolated
+from flows.runs.log_capture import logs_to
+from tasks.config.preflight import validate
+from tasks.storage.workspace import Workspace
+
+CRON = typer.Option(None, metavar="LINE", help="Minute, hour, day, month, weekday.")
+NAME = typer.Option("nightly", help="Name of the schedule; an existing one is replaced.")
+TIMEZONE = typer.Option("UTC", help="Time zone of the cron line, such as Europe/Berlin.")
+POOL = typer.Option(None, help="A Prefect work pool instead of `fewstep serve`; needs PREFECT_API_URL.")
+NOT_SERVED = "nothing is serving: `fewstep serve` executes schedules while it runs"
 
 
 def add(app: typer.Typer) -> None:
-    schedules = typer.Typer(help="Runs at set times, executed by `fewstep serve` or a work pool.",
-                            invoke_without_command=True)
+    """Adds the commands to `app`."""
+    group = typer.Typer(help="Runs at set times, executed by `fewstep serve` or a work pool.",
+                        invoke_without_command=True)
 
-    @schedules.callback(epilog=examples('fewstep schedule --cron "0 2 * * *"',
-                                        'fewstep schedule --name weekly --cron "0 3 * * 0" --set distill.recipe=dmd2',
-                                        "fewstep schedule list", "fewstep schedule remove weekly"))
-    def create(
-        ctx: typer.Context,
-        cron: str | None = typer.Option(None, metavar="LINE", help="Minute, hour, day, month, weekday."),
-        name: str = typer.Option("nightly", help="Name of the schedule; an existing one is replaced."),
-        sets: Sets = None,
-        timezone: str = typer.Option("UTC", help="Time zone of the cron line, such as Europe/Berlin."),
-        pool: str | None = typer.Option(None, help="A Prefect work pool instead of `fewstep serve`; needs "
-                                        "PREFECT_API_URL."),
-        as_json: bool = typer.Option(False, "--json", help="Print it as JSON."),
-    ) -> None:
+    @group.callback(epilog=examples('fewstep schedule --cron "0 2 * * *"',
+                                    'fewstep schedule --name weekly --cron "0 3 * * 0" --set distill.recipe=dmd2',
+                                    "fewstep schedule list", "fewstep schedule remove weekly"))
+    def create(ctx: typer.Context, cron: str | None = CRON, name: str = NAME, sets: Sets = None,
+               timezone: str = TIMEZONE, pool: str | None = POOL,
+               as_json: bool = typer.Option(False, "--json", help="Print it as JSON.")) -> None:
         """Schedule the pipeline: at each time, what `fewstep run --isolated --set …` would do then."""
-        if ctx.invoked_subcommand is not None:
-            return
-        from fewstep.util.errors import SettingsError
-        from flows.orchestration.schedules import Schedule, check_cron, save
-        from flows.runs import isolated
-        from tasks.config.preflight import validate
-        from tasks.storage.workspace import Workspace
+        if ctx.invoked_subcommand is None:
+            _create(cron, name, sets or [], timezone, pool, as_json)
 
-        workspace = Workspace.find()
-        if cron is None:
-            raise SettingsError("--cron is missing", hint='`fewstep schedule --cron "0 2 * * *"`, or `schedule list`')
-        check_cron(cron, timezone)
-        settings, _ = isolated.resolve(workspace, sets or [], None)
-        validate(workspace.root, settings)
-        schedule = Schedule(name, cron, timezone, tuple(sets or ()), pool)
-        if pool is not None:
-            _to_pool(workspace, schedule)
-        schedule = save(workspace, schedule)
-        data = schedule.to_dict() | {"served_by": _server(workspace, schedule)}
-        emit(data, as_json, lambda out: _say_created(data, out))
-
-    @schedules.command("list", epilog=examples("fewstep schedule list", "fewstep schedule list --json"))
+    @group.command("list", epilog=examples("fewstep schedule list", "fewstep schedule list --json"))
     def listed(as_json: bool = typer.Option(False, "--json", help="Print them as JSON.")) -> None:
         """The schedules, and whether anything serves them."""
-        from flows.orchestration.schedules import load_all
-        from tasks.storage.workspace import Workspace
-
         workspace = Workspace.find()
-        data = [item.to_dict() | {"served_by": _server(workspace, item)} for item in load_all(workspace)]
+        data = [item.model_dump() | {"served_by": _server(workspace, item)} for item in schedules.load_all(workspace)]
         emit(data, as_json, lambda out: _show(data, out))
 
-    @schedules.command("remove", epilog=examples("fewstep schedule remove nightly"))
+    @group.command("remove", epilog=examples("fewstep schedule remove nightly"))
     def removed(name: str = typer.Argument(help="Name of the schedule."),
                 as_json: bool = typer.Option(False, "--json", help="Print it as JSON.")) -> None:
         """Remove a schedule; a run of it that is under way goes on."""
-        from flows.orchestration.schedules import remove
-        from tasks.storage.workspace import Workspace
-
         workspace = Workspace.find()
-        schedule = remove(workspace, name)
+        schedule = schedules.remove(workspace, name)
         if schedule.pool is not None:
-            _from_pool(workspace, schedule)
+            with _given_server(workspace):
+                from flows.orchestration.deployments import remove_from_pool  # Prefect reads its environment on import
+
+                remove_from_pool(schedule)
         emit({"removed": name}, as_json, lambda out: out.print(f"schedule {name} removed"))
 
-    app.add_typer(schedules, name="schedule")
+    app.add_typer(group, name="schedule")
 
 
-def _server(workspace, schedule) -> str | None:
+def _create(cron: str | None, name: str, sets: list[str], timezone: str, pool: str | None, as_json: bool) -> None:
+    workspace = Workspace.find()
+    if cron is None:
+        raise SettingsError("--cron is missing", hint='`fewstep schedule --cron "0 2 * * *"`, or `schedule list`')
+    schedules.check_cron(cron, timezone)
+    settings, _ = isolated.resolve(workspace, sets, None)
+    validate(workspace.root, settings)
+    schedule = Schedule(name=name, cron=cron, timezone=timezone, sets=tuple(sets), pool=pool)
+    if pool is not None:
+        if "PREFECT_API_URL" not in os.environ:
+            raise SettingsError("--pool needs a Prefect server", hint="set PREFECT_API_URL to its address, …/api")
+        with _given_server(workspace):
+            from flows.orchestration.deployments import deploy_to_pool  # Prefect reads its environment on import
+
+            deploy_to_pool(workspace, schedule)
+    schedule = schedules.save(workspace, schedule)
+    server = _server(workspace, schedule)
+    emit(schedule.model_dump() | {"served_by": server}, as_json, lambda out: _say_created(schedule, server, out))
+
+
+@contextlib.contextmanager
+def _given_server(workspace: Workspace) -> Iterator[None]:
+    """Talk to the Prefect server that PREFECT_API_URL names."""
+    log = workspace.shared / "logs" / "prefect.log"
+    with prefect_api(workspace, "server", log), logs_to(log):
+        yield
+
+
+def _server(workspace: Workspace, schedule: Schedule) -> str | None:
     """What executes the schedule: an address or a pool; None while nothing does."""
-    import os
-
-    from flows.orchestration.prefect_api import serving
-
     if schedule.pool is not None:
         address = os.environ.get("PREFECT_API_URL")
         return f"work pool {schedule.pool} at {address}" if address else None
-    found = serving(workspace)
-    return found["url"] if found else None
+    serve = serving(workspace)
+    return serve.url if serve else None
 
 
-def _to_pool(workspace, schedule) -> None:
-    import asyncio
-    import os
-
-    from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
-    from flows.orchestration.prefect_api import prefect_api
-
-    if "PREFECT_API_URL" not in os.environ:
-        raise SettingsError("--pool needs a Prefect server", hint="set PREFECT_API_URL to its address, …/api")
-    log = workspace.shared / "logs" / "prefect.log"
-    with prefect_api(workspace, "server", log):
-        from prefect.exceptions import ObjectNotFound
-
-        from flows.orchestration.deployments import deploy_to_pool
-        from flows.orchestration.scheduler import create_zombie_automation
-        from flows.runs.log_capture import logs_to
-
-        with logs_to(log):
-            try:
-                deploy_to_pool(workspace, schedule)
-                asyncio.run(create_zombie_automation())
-            except (ObjectNotFound, ValueError) as error:
-                if "work pool" in str(error).lower() or isinstance(error, ObjectNotFound):
-                    raise NotAvailable(f"the Prefect server has no work pool {schedule.pool!r}", hint=f"`prefect "
-                                       f"work-pool create {schedule.pool} --type process` makes it") from None
-                raise FewstepError(f"Prefect refused the deployment: {error}") from error
-
-
-def _from_pool(workspace, schedule) -> None:
-    from flows.orchestration.prefect_api import prefect_api
-
-    log = workspace.shared / "logs" / "prefect.log"
-    with prefect_api(workspace, "server", log):
-        from prefect.client.orchestration import get_client
-        from prefect.exceptions import ObjectNotFound
-
-        from flows.orchestration.deployments import NAME
-        from flows.runs.log_capture import logs_to
-
-        with logs_to(log), get_client(sync_client=True) as client:
-            try:
-                client.delete_deployment(client.read_deployment_by_name(f"{NAME}/{schedule.name}").id)
-            except ObjectNotFound:
-                return      # gone already
-
-
-def _say_created(data: dict, out) -> None:
-    say(out, f"schedule {data['name']}: {data['cron']} {data['timezone']} {' '.join(data['sets'])}".rstrip())
-    if data["served_by"]:
-        say(out, f"served by {data['served_by']}")
+def _say_created(schedule: Schedule, server: str | None, out: Console) -> None:
+    say(out, f"schedule {schedule.name}: {schedule.cron} {schedule.timezone} {' '.join(schedule.sets)}".rstrip())
+    if server:
+        say(out, f"served by {server}")
     else:
-        say(out, "nothing is serving: `fewstep serve` executes schedules while it runs", style="yellow")
+        say(out, NOT_SERVED, style="yellow")
 
 
-def _show(data: list[dict], out) -> None:
-    from rich.table import Table
-
+def _show(data: list[dict], out: Console) -> None:
     if not data:
         out.print('no schedule: `fewstep schedule --cron "0 2 * * *"` makes one')
         return
@@ -152,6 +121,6 @@ def _show(data: list[dict], out) -> None:
         table.add_row(item["name"], item["cron"], item["timezone"], " ".join(item["sets"]), pool)
     out.print(table)
     if any(item["served_by"] is None for item in data):
-        say(out, "nothing is serving: `fewstep serve` executes schedules while it runs", style="yellow")
+        say(out, NOT_SERVED, style="yellow")
     for address in sorted({item["served_by"] for item in data if item["served_by"]}):
         say(out, f"served by {address}", style="dim")

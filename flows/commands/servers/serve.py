@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
+from flows.orchestration import scheduler
 from flows.output import console, examples, say
+from tasks.storage.workspace import Workspace
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command(epilog=examples("fewstep serve", "fewstep serve --port 4300 --limit 2",
                                  "systemctl --user enable --now fewstep   # infra/fewstep.service says how"))
     def serve(
@@ -16,13 +22,7 @@ def add(app: typer.Typer) -> None:
         limit: int = typer.Option(1, min=1, help="Scheduled runs at the same time."),
     ) -> None:
         """Serve the Prefect pages and execute scheduled runs until Ctrl-C; each works in a worktree of its own."""
-        import os
-
-        from flows.orchestration import scheduler as service
-        from tasks.storage.workspace import Workspace
-
         workspace = Workspace.find()
         os.chdir(workspace.root)
         out = console()
-        service.serve(workspace, host=host, port=port, limit=limit,
-                      say=lambda text: say(out, text))
+        scheduler.serve(workspace, host=host, port=port, limit=limit, say=lambda text: say(out, text))

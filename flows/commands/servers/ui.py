@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import typer
 
 from flows.output import console, examples, say
+from flows.runs import web_pages
+from tasks.config import params_file
+from tasks.storage.workspace import Workspace
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command(epilog=examples("fewstep ui", "fewstep ui --json"))
     def ui(
         host: str = typer.Option("127.0.0.1", help="Address to listen on; there is no password, so keep it local."),
         as_json: bool = typer.Option(False, "--json", help="Print the addresses as JSON when they answer."),
     ) -> None:
         """Start the Prefect and MLflow pages on this machine's data and print their addresses; Ctrl-C ends them."""
-        import json
-
-        from flows.runs import web_pages
-        from tasks.config import params_file
-        from tasks.storage.workspace import Workspace
-
         workspace = Workspace.find()
         out = console()
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import typer
 
 from flows.output import count, emit, examples
+from tasks.engine.cleanup import used_keys
+from tasks.storage.dvc_repo import collect_garbage
+from tasks.storage.locks import workspace_lock
+from tasks.storage.workspace import Workspace
 
 
 def add(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
     @app.command("gc", epilog=examples("fewstep gc --dry-run", "fewstep gc", "fewstep gc --keep-runs 5"))
     def gc(keep: int = typer.Option(None, "--keep-runs", min=0, metavar="N",
                                     help="Keep only the data of the N newest runs (default: of all runs)."),
            dry: bool = typer.Option(False, "--dry-run", help="Only say what would be removed."),
            as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Remove data from DVC's cache that no run, no registered version and no checkout uses."""
-        from tasks.engine.cleanup import used_keys
-        from tasks.storage.dvc_repo import collect_garbage
-        from tasks.storage.locks import workspace_lock
-        from tasks.storage.workspace import Workspace
-
         workspace = Workspace.find()
         with workspace_lock(workspace, "gc"):
             result = collect_garbage(workspace, used_keys(workspace, keep), dry=dry)

@@ -8,7 +8,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-
 from fewstep.util.import_closure import imports
 
 ROOT = Path(__file__).parents[3]

@@ -294,7 +294,8 @@ def test_the_gate_refuses_a_version_whose_lineage_does_not_verify(project, fewst
 
     registry, rules = Registry(Workspace(project.folder)), params_file.load(project.folder / "params.yaml").register
     with damaged(next((project.folder / "data" / "teacher").rglob("*.safetensors"))):
-        decision = promotion_gate.promote(registry, registry.get("fewstep-digits", 2), rules, policy="gated", alias="live")
+        decision = promotion_gate.promote(registry, registry.get("fewstep-digits", 2), rules, policy="gated",
+                                          alias="live")
     assert not decision.promoted and "lineage does not verify: teacher" in decision.reasons[0]
 
 

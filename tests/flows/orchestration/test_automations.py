@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from flows.orchestration import decisions
+from flows.orchestration import promotion_events
 from tasks.registry.aliases import move
+from tasks.registry.registration_result import RegistrationResult
 from tests.flows.orchestration.test_approval_flow import MODEL, registered
 from tests.flows.orchestration.test_scheduler import free_port, wait_for
 from tests.registry_world import with_three_versions
@@ -42,12 +43,18 @@ with get_client(sync_client=True) as client:
 """
 
 
+def registered_result(number: int) -> RegistrationResult:
+    return RegistrationResult(model=MODEL, version=number, weights="w", evaluation="e", made=True, promoted=False,
+                              policy="gated", reasons=[])
+
+
 def test_a_run_tells_of_what_was_decided_about_its_own_version(tmp_path, monkeypatch):
     registry, said = with_three_versions(tmp_path), []
-    monkeypatch.setattr(decisions, "emit", lambda model, entry: said.append((model, entry["event"], entry["to"])))
+    monkeypatch.setattr(promotion_events, "emit",
+                        lambda model, entry: said.append((model, entry["event"], entry["to"])))
     for number, decided in ((1, lambda: move(registry, registry.get(MODEL, 1), None)), (2, lambda: None)):
         decided()
-        decisions.emit_of_run(registry.workspace, {"model": MODEL, "version": number})
+        promotion_events.emit_of_run(registry.workspace, registered_result(number))
     assert said == [(MODEL, "promoted", 1)]  # of version 2, which stays a candidate, there is nothing to tell
 
 

@@ -18,8 +18,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize(("cron", "words"), [
-    ("0 2 * *", "five fields"), ("61 * * * *", "no minute"), ("0 24 * * *", "no hour"),
-    ("0 0 0 * *", "day of the month"), ("0 0 * 13 *", "no month"), ("*/0 * * * *", "no minute"),
+    ("0 2 * *", "five fields"), ("0 0 2 * * *", "five fields"), ("61 * * * *", r"minute \(0 to 59\)"),
+    ("0 24 * * *", r"hour \(0 to 23\)"), ("0 0 0 * *", r"day of the month \(1 to 31\)"),
+    ("0 0 * 13 *", r"month \(1 to 12\)"), ("*/0 * * * *", "not a cron line"), ("0 0 * * 8", r"weekday \(0 to 7\)"),
 ])
 def test_a_bad_cron_line_is_named(cron, words):
     with pytest.raises(SettingsError, match=words):
@@ -36,14 +37,14 @@ def test_good_cron_lines(cron):
 def test_schedules_are_files(tmp_path):
     workspace = Workspace(tmp_path)
     assert load_all(workspace) == []
-    saved = save(workspace, Schedule("nightly", "0 2 * * *", sets=("seed=1",)))
+    saved = save(workspace, Schedule(name="nightly", cron="0 2 * * *", sets=("seed=1",)))
     assert load_all(workspace) == [saved] and saved.created
     with pytest.raises(SettingsError, match="did you mean 'nightly'"):
         remove(workspace, "nightl")
     remove(workspace, "nightly")
     assert load_all(workspace) == []
     with pytest.raises(SettingsError, match="--name"):
-        save(workspace, Schedule("Nightly Run", "0 2 * * *"))
+        save(workspace, Schedule(name="Nightly Run", cron="0 2 * * *"))
 
 
 def test_schedules_from_the_command_line(shared_project):

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
-from flows.orchestration.prefect_api import bind, prefect_environment, start_prefect
+from flows.orchestration.child_server import bind
+from flows.orchestration.prefect_api import prefect_environment, start_prefect
 from tasks.storage.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(300)

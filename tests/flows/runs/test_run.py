@@ -125,7 +125,8 @@ def test_run_with_the_same_settings_continues_the_killed_run(shared_project):
 def test_with_nothing_to_do_no_heavy_import_and_no_run(shared_project):
     journal, runs = shared_project.journal(), shared_project.json("status", "--all")
     code = ("import sys; from flows.cli import app; app(['run', '--json'], standalone_mode=False); "
-            "print([name for name in ('torch', 'prefect', 'mlflow', 'dvc') if name in sys.modules], file=sys.stderr)")
+            "print([name for name in ('torch', 'prefect', 'mlflow', 'dvc', 'boto3') if name in sys.modules],"
+            " file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", code], cwd=shared_project.root, env=shared_project.environment(),
                           capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["state"] == "current" and done.stderr.strip() == "[]"

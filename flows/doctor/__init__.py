@@ -1,0 +1,1 @@
+"""`fewstep doctor`: what could stop a run, looked at before it does. One module for each part of the surroundings."""

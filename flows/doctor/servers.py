@@ -1,0 +1,37 @@
+"""Checks of what runs beside a run: whoever executes schedules, and the servers that the environment names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from flows.doctor.finding import Finding
+from flows.orchestration.child_server import answers
+from flows.orchestration.prefect_api import serving
+from flows.orchestration.schedules import load_all
+from flows.runs import profiles
+from tasks.config import params_file
+from tasks.storage.workspace import Workspace
+from tasks.tracking.redaction import redact
+
+
+def schedules(workspace: Workspace) -> Iterator[Finding]:
+    """Whether `fewstep serve` runs where schedules wait for it."""
+    local = [schedule.name for schedule in load_all(workspace) if schedule.pool is None]
+    if local and not serving(workspace):
+        yield Finding("schedules", "warning", f"nothing is serving {', '.join(local)}", "`fewstep serve`")
+    elif local:
+        yield Finding("schedules", "ok", f"{', '.join(local)}, served")
+
+
+def answering(workspace: Workspace) -> Iterator[Finding]:
+    """Whether the servers that the environment names answer. Raises SettingsError where the profile lacks one."""
+    profiles.check(params_file.load(workspace.params).profile)
+    for name, variable in (("Prefect", "PREFECT_API_URL"), ("MLflow", "MLFLOW_TRACKING_URI")):
+        address = os.environ.get(variable, "")
+        if not address.startswith(("http://", "https://")):
+            yield Finding(name, "ok", redact(address) if address else "embedded, SQLite in .fewstep")
+        elif answers(address.rstrip("/") + "/health"):
+            yield Finding(name, "ok", f"{redact(address)} answers")
+        else:
+            yield Finding(name, "error", f"{redact(address)} does not answer", f"start the server, or mend {variable}")

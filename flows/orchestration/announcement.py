@@ -1,0 +1,33 @@
+"""Tells a permanent Prefect server of a decision that was made outside Prefect, by `fewstep approve` or `rollback`."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from flows.orchestration.child_server import answers
+from flows.orchestration.prefect_api import prefect_environment, serving
+from flows.runs.log_capture import logs_to
+from tasks.storage.workspace import Workspace
+
+
+def announce(workspace: Workspace, model: str, entry: dict) -> None:
+    """Sends the event of an `entry` of the audit log of `model`; ends the suspended run that asked for this decision.
+
+    Telling is no part of the decision: a server that is away or refuses is passed over, with a line in the log.
+    """
+    serve = serving(workspace)
+    address = os.environ.get("PREFECT_API_URL") or (serve and f"{serve.url}/api")
+    if not address or not answers(address.rstrip("/") + "/health"):
+        return
+    os.environ.update(prefect_environment(workspace, address))
+    with logs_to(workspace.shared / "logs" / "promotion.log"):
+        try:
+            from flows.orchestration.approval_flow import settle  # Prefect reads its environment on import
+            from flows.orchestration.promotion_events import emit
+
+            emit(model, entry)
+            if "closes" in entry:
+                settle(entry["closes"], f"{entry['event']} by {entry['who']}")
+        except Exception:
+            logging.getLogger("prefect").exception("Prefect was not told of %s", entry["event"])

@@ -1,0 +1,97 @@
+"""Prefect's runner for the schedules of a checkout: keeps its deployments those of the schedule files, runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.deployments.runner import EntrypointType
+from prefect.runner import Runner
+from prefect.schedules import Cron
+
+from fewstep.util.errors import FewstepError
+from flows.orchestration import schedules
+from flows.orchestration.approval_flow import DEPLOYMENT, approval
+from flows.orchestration.child_server import ChildServer
+from flows.orchestration.deployments import NAME, parameters, scheduled
+from flows.orchestration.silent_runs import create_automation
+from flows.runs.log_capture import logs_to
+from tasks.storage.workspace import Workspace
+
+LOOK_SECONDS = 3.0          # how soon a new schedule takes effect
+
+
+class ScheduleRunner:
+    """The runner, and the watch over schedules and server."""
+
+    def __init__(self, workspace: Workspace, child: ChildServer, limit: int, say: Callable[[str], None]):
+        self.workspace, self.child, self.say = workspace, child, say
+        self.runner = Runner(name="fewstep", limit=limit, pause_on_shutdown=False, query_seconds=5)
+        self.deployed: dict[str, tuple[schedules.Schedule, UUID]] = {}
+
+    async def run(self) -> None:
+        """Until a signal, or an error of the runner or the watch, which is raised."""
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        with logs_to(self.workspace.shared / "logs" / "serve.log"):
+            await create_automation()
+            await self._serve_approvals()
+            await self._sync()
+            if not self.deployed:
+                self.say('no schedule yet: `fewstep schedule --cron "0 2 * * *"` adds one')
+            runner = asyncio.create_task(self.runner.start())
+            watch = asyncio.create_task(self._watch())
+            ended = asyncio.create_task(stop.wait())
+            await asyncio.sleep(0)      # the runner installs a signal handler of its own when it starts
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop.set)
+            self.say("serving; Ctrl-C ends it")
+            await asyncio.wait({runner, watch, ended}, return_when=asyncio.FIRST_COMPLETED)
+            self.say("stopping; runs under way stop too and can be resumed")
+            watch.cancel()
+            ended.cancel()
+            if not runner.done():
+                await self.runner.astop()
+            results = await asyncio.gather(runner, watch, return_exceptions=True)
+            for error in results:
+                if isinstance(error, Exception):
+                    raise error
+
+    async def _serve_approvals(self) -> None:
+        """The deployment whose suspended runs are decisions waiting for a person."""
+        await self.runner.aadd_flow(approval, name=DEPLOYMENT, entrypoint_type=EntrypointType.MODULE_PATH)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self.child.process.poll() is not None:
+                raise FewstepError("Prefect's server has stopped", hint=f"its output is in {self.child.log}")
+            await self._sync()
+
+    async def _sync(self) -> None:
+        """Makes Prefect's deployments those of the schedule files."""
+        wanted = {item.name: item for item in schedules.load_all(self.workspace) if item.pool is None}
+        for name, schedule in wanted.items():
+            if name in self.deployed and self.deployed[name][0] == schedule:
+                continue
+            identity = await self.runner.aadd_flow(
+                scheduled, name=name, schedule=Cron(schedule.cron, timezone=schedule.timezone), tags=["fewstep"],
+                parameters=parameters(self.workspace, schedule), entrypoint_type=EntrypointType.MODULE_PATH)
+            self.deployed[name] = (schedule, identity)
+            self.say(f"schedule {name}: {schedule.cron} {schedule.timezone} {' '.join(schedule.sets)}".rstrip())
+        async with get_client() as client:
+            for name in [name for name in self.deployed if name not in wanted]:
+                await client.delete_deployment(self.deployed.pop(name)[1])
+                self.say(f"schedule {name}: removed")
+            if self.deployed:
+                await self._delete_left_over(client, set(wanted))
+
+    @staticmethod
+    async def _delete_left_over(client: PrefectClient, wanted: set[str]) -> None:
+        """Deletes the deployments of schedules that a former `serve` left behind."""
+        for item in await client.read_deployments():
+            if item.name not in wanted and item.work_pool_name is None \
+                    and (await client.read_flow(item.flow_id)).name == NAME:
+                await client.delete_deployment(item.id)

@@ -1,0 +1,56 @@
+"""The settings a run is made of, and the record of a new one: everything before it begins to work."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from fewstep.util.config import parse
+from tasks.config import params_file
+from tasks.config.schema import Settings
+from tasks.engine.plan import changes
+from tasks.storage.code_state import code_state
+from tasks.storage.workspace import Workspace
+from tasks.tracking.run_records import RunRecord, RunStore, settings_digest
+
+
+def preview(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
+    """What params.yaml would be after `--params` and `--set`: settings and text. Writes nothing to the checkout."""
+    source = Path(params) if params else workspace.params
+    params_file.read(source)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / source.name
+        copy.write_bytes(source.read_bytes())
+        settings = params_file.write_overrides(copy, sets)
+        return settings, copy.read_text()
+
+
+def settings_of(record: RunRecord) -> Settings:
+    """The settings frozen in a record. Raises SettingsError where this version no longer understands them."""
+    return parse(Settings, record.settings, f"run {record.id}")
+
+
+def differences(record: RunRecord, settings: Settings) -> list[str]:
+    """Keys whose values in `settings` are not those of the run, as `distill.images: 200000 → 1000`."""
+    return [f"{name}: {old} → {new}" for name, old, new in changes(record.settings, settings.model_dump(mode="json"))]
+
+
+def unfinished_here(workspace: Workspace, settings: Settings) -> RunRecord | None:
+    """The run with these settings in this checkout that was left unfinished, if it is the newest with them."""
+    digest = settings_digest(settings.model_dump(mode="json"))
+    return RunStore(workspace).unfinished(digest, isolated=False, root=str(workspace.root))
+
+
+def new_here(workspace: Workspace, settings: Settings, run: str) -> RunRecord:
+    """A record for a new run in this checkout, with the commit and the uncommitted changes it is made of."""
+    store, state = RunStore(workspace), code_state(workspace)
+    record = store.new(settings.model_dump(mode="json"), run=run, commit=state.commit, modified=state.modified)
+    (store.folder_of(run) / "params.yaml").write_bytes(workspace.params.read_bytes())
+    keep_changes(store, record, state.diff)
+    return record
+
+
+def keep_changes(store: RunStore, record: RunRecord, diff: str) -> None:
+    """Stores the uncommitted changes that a run was started with, as a patch beside its record."""
+    if diff:
+        (store.folder_of(record.id) / "changes.diff").write_bytes((diff + "\n").encode(errors="surrogateescape"))

@@ -1,0 +1,52 @@
+"""What `fewstep run` says of its plan: before any work which stages it would make again, why, and what they cost last
+time; with nothing to do, that every stage is up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.output import duration, say
+from tasks.engine.plan import PlanItem
+
+ELSEWHERE = {"restorable": "in the cache", "missing": "in the registry", "stale": "in the registry"}
+
+
+def show_work(items: Sequence[PlanItem], out: Console) -> None:
+    """The stages that would be made again or brought back from the cache: why, and how long they took last time.
+
+    Stages that were never made are left out: nothing is lost by making them.
+    """
+    again = [item for item in items if item.state in ("stale", "restorable")]
+    if not again:
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    for item in again:
+        action = "from the cache" if item.state == "restorable" else "again"
+        table.add_row(item.stage, Text(action, style="cyan" if item.state == "restorable" else "yellow"), item.why,
+                      Text(duration(item.last_seconds), style="dim"))
+    out.print(table)
+
+
+def warn_of_false_records(items: Sequence[PlanItem], out: Console) -> None:
+    """A line for everything that plain `dvc repro` recorded wrongly."""
+    for item in items:
+        if item.false_record:
+            say(out, f"warning: {item.false_record}")
+
+
+def show_nothing_to_do(items: Sequence[PlanItem], refused: dict[str, str], out: Console) -> None:
+    """That every stage is up to date, with the keys of their outputs, and what DVC's record refused, by stage."""
+    out.print("[green]✓[/] nothing to do: every stage is up to date")
+    for item in items:
+        out.print(f"  {item.stage:<13}[dim]{item.key[:12]}[/]" + (
+            "" if item.state == "current" else f"  {ELSEWHERE[item.state]}"))
+    for text in refused.values():
+        say(out, f"warning: {text}")
