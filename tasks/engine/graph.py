@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.util.errors import SettingsError
 from tasks.config.schema import Settings
+from tasks.tracking.store_uri import missing_database
 
 if TYPE_CHECKING:
     from tasks.engine.manifest import Manifest
@@ -110,9 +111,8 @@ _MEASURING = ("fewstep/networks/feature_classifier.py", "fewstep/metrics", "fews
 
 def _registry_gone(workspace: Workspace, manifest: Manifest) -> str | None:
     """Registration changes a database: without the database the record of it is worth nothing."""
-    uri = workspace.mlflow_uri
-    path = Path(uri.removeprefix("sqlite:///"))
-    return f"the MLflow database {path} is gone" if uri.startswith("sqlite:///") and not path.exists() else None
+    path = missing_database(workspace.mlflow_uri)
+    return f"the MLflow database {path} is gone" if path else None
 
 
 def _modules(*groups: str | tuple[str, ...]) -> tuple[str, ...]:
