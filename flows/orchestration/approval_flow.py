@@ -13,6 +13,7 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 
 from fewstep.util.errors import FewstepError
+from tasks.registry.audit_log import Entry
 
 NAME = "fewstep-approval"
 DEPLOYMENT = "approval"
@@ -37,27 +38,27 @@ def approval(root: str, identity: str, title: str) -> str:
 
     registry = Registry(Workspace.find(root))
     model, entry = decisions.find(registry, identity)
-    if not any(one["id"] == entry["id"] for one in decisions.waiting(registry, model)):
+    if not any(one.id == entry.id for one in decisions.waiting(registry, model)):
         return "decided already"
-    left = (datetime.fromisoformat(entry["expires"]) - datetime.now(UTC)).total_seconds()
+    left = (datetime.fromisoformat(entry.expires) - datetime.now(UTC)).total_seconds()
     asked = Answer.with_initial_data(description=describe(model, entry), approve=False)
     answer = suspend_flow_run(wait_for_input=asked, timeout=max(60, int(left)))
     decide = decisions.approve if answer.approve else decisions.reject
     try:
-        return decide(registry, identity, why=answer.why, who=answer.who or None)["event"]
+        return decide(registry, identity, why=answer.why, who=answer.who or None).event
     except FewstepError as error:
         return str(error)
     finally:
         webhooks.deliver(registry, model)
 
 
-def describe(model: str, entry: dict) -> str:
+def describe(model: str, entry: Entry) -> str:
     """The decision in Markdown, with its table of figures."""
-    lines = [f"**{model}/{entry['to']} → {entry['alias']}**, asked for by {entry['who']} {entry['why']}".rstrip(),
-             f"instead of version {entry['from']}; until {entry['expires']}", ""]
-    contest = entry["figures"].get("contest")
+    lines = [f"**{model}/{entry.to} → {entry.alias}**, asked for by {entry.who} {entry.why}".rstrip(),
+             f"instead of version {entry.former}; until {entry.expires}", ""]
+    contest = entry.figures.get("contest")
     if contest:
-        lines += [f"| figure | v{entry['to']} | v{entry['from']} | excess ≤ | margin | |", "|:--|--:|--:|--:|--:|:--|"]
+        lines += [f"| figure | v{entry.to} | v{entry.former} | excess ≤ | margin | |", "|:--|--:|--:|--:|--:|:--|"]
         lines += [f"| {one['metric']} {one['group']} | {one['candidate']:.4f} | {one['champion']:.4f} | "
                   f"{one['at_most']:+.4f} | {one['margin']:g} | {one['verdict']} |" for one in contest["contrasts"]]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from uuid import uuid4
 
+from tasks.registry.audit_log import Entry
 from tasks.storage.workspace import Workspace
 
 COLOURS = {"better": "green", "within": "default", "worse": "red", "unclear": "yellow", "too few samples": "yellow"}
@@ -95,7 +96,7 @@ def _conditions(contest: dict) -> str:
     return text
 
 
-def announce(workspace: Workspace, model: str, entry: dict) -> None:
+def announce(workspace: Workspace, model: str, entry: Entry) -> None:
     """Tells a permanent Prefect server, where one is known: an event `fewstep.<event>`, which automations can wait for;
     a suspended run that asked for this decision is ended.
 
@@ -114,13 +115,13 @@ def announce(workspace: Workspace, model: str, entry: dict) -> None:
             from flows.orchestration.approval_flow import settle
 
             emit(model, entry)
-            if "closes" in entry:
-                settle(entry["closes"], f"{entry['event']} by {entry['who']}")
+            if entry.closes:
+                settle(entry.closes, f"{entry.event} by {entry.who}")
         except Exception:
-            logging.getLogger("prefect").exception("Prefect was not told of %s", entry["event"])
+            logging.getLogger("prefect").exception("Prefect was not told of %s", entry.event)
 
 
-def emit(model: str, entry: dict) -> None:
+def emit(model: str, entry: Entry) -> None:
     """Sends the event to the server that this process talks to, and waits until it is sent.
 
     Its name is `fewstep.<event>` (promoted, refused, rolled-back, pending, rejected, expired, overtaken), its resource
@@ -130,10 +131,10 @@ def emit(model: str, entry: dict) -> None:
     from prefect.events import emit_event
     from prefect.events.worker import EventsWorker
 
-    emit_event(event=f"fewstep.{entry['event'].replace(' ', '-')}",
+    emit_event(event=f"fewstep.{entry.event.replace(' ', '-')}",
                resource={"prefect.resource.id": f"fewstep.model.{model}", "prefect.resource.name": model,
-                         "fewstep.version": str(entry["to"]), "fewstep.alias": entry["alias"]},
-               payload=entry)
+                         "fewstep.version": str(entry.to), "fewstep.alias": entry.alias},
+               payload=entry.to_dict())
     EventsWorker.drain_all(timeout=5)
 
 
@@ -143,5 +144,5 @@ def emit_of_run(workspace: Workspace, registered: dict) -> None:
     from tasks.registry.model_registry import Registry
 
     entries = history(Registry(workspace), registered["model"])
-    if entries and entries[-1]["to"] == registered["version"] and entries[-1]["event"] in ("promoted", "refused"):
+    if entries and entries[-1].to == registered["version"] and entries[-1].event in ("promoted", "refused"):
         emit(registered["model"], entries[-1])

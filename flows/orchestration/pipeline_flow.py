@@ -22,7 +22,7 @@ from tasks.engine.graph import BY_NAME, STAGES
 from tasks.engine.runner import run_stage
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import RunRecord, RunStore
+from tasks.tracking.run_records import RunError, RunRecord, RunStore
 
 NAME = "fewstep"
 
@@ -93,8 +93,8 @@ def record_failure(flow, flow_run, state) -> None:
     if session is None:
         return
     session.record.prefect["state"] = state.name
-    session.record.error = {"stage": session.failed_stage, "message": redact((state.message or state.name)[:1000]),
-                            "command": session.record.resume_command}
+    session.record.error = RunError(stage=session.failed_stage, message=redact((state.message or state.name)[:1000]),
+                                    command=session.record.resume_command)
     session.store.save(session.record)
 
 

@@ -30,6 +30,7 @@ from tasks.tracking.run_records import (
     FAILED,
     FINISHED,
     RecordObserver,
+    RunError,
     RunRecord,
     RunStore,
     StageRecord,
@@ -209,8 +210,8 @@ class Attempt:
         details = None
         if error is not None:
             stage = self.session.failed_stage if self.session else None
-            details = {"stage": stage, "kind": type(error).__name__, "message": redact(str(error)),
-                       "hint": getattr(error, "hint", None), "command": self.record.resume_command}
+            details = RunError(stage=stage, kind=type(error).__name__, message=redact(str(error)),
+                               hint=getattr(error, "hint", None), command=self.record.resume_command)
         self.store.close(self.record, state, details)
         if self.tracking is not None and self.tracking.parent_id is not None:
             try:
@@ -249,7 +250,7 @@ def say_done(record: RunRecord, out) -> None:
     """The end of a successful run: how long it took, the summary table, what to do next."""
     from tasks.tracking.run_records import seconds_between
 
-    took = seconds_between(record.attempts[-1]["started"], record.ended) if record.attempts else None
+    took = seconds_between(record.attempts[-1].started, record.ended) if record.attempts else None
     say(out, f"run {record.id} finished in {duration(took)}", style="bold green")
     kept = RunStore(Workspace(Path(record.root))).folder_of(record.id) / "grid.png" if record.isolated else None
     show_results(Path(record.root), record.name, out, kept)

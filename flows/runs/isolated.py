@@ -21,6 +21,7 @@ from tasks.storage import worktrees
 from tasks.storage.file_io import atomic_write
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import FINISHED, RunRecord, RunStore, settings_digest
+from tasks.tracking.store_uri import missing_database
 
 
 def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
@@ -45,8 +46,7 @@ def nothing_to_do(workspace: Workspace, items: list[PlanItem]) -> bool:
     store = RunStore(workspace)
     finished = [record for record in store.all() if record.state == FINISHED]
     keys = {stage.key for record in finished for stage in record.stages.values()}
-    uri = str(workspace.mlflow_uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if missing_database(workspace.mlflow_uri):
         return False
     return all(item.state in ("current", "restorable") or (not graph.stage(item.stage).in_dvc and item.key in keys)
                for item in items)

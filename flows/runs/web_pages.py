@@ -56,7 +56,7 @@ def _mlflow(workspace: Workspace, experiment: str, host: str, addresses: dict, c
     from tasks.tracking.mlflow_client import Tracking
 
     # the first question makes or migrates a database of our own under our lock
-    found = Tracking.of(workspace).call("get_experiment_by_name", experiment)
+    found = Tracking.of(workspace).client.get_experiment_by_name(experiment)
     uri = str(workspace.mlflow_uri)
     if urlsplit(uri).scheme in ("http", "https"):
         addresses["MLflow"] = redact(uri).removesuffix("/")

@@ -126,15 +126,17 @@ def curves(workspace: Workspace, key: str | None) -> dict[str, list]:
 
 
 def _curves(tracking, key: str) -> dict[str, list]:
-    experiments = [item.experiment_id for item in tracking.pages("search_experiments")]
+    from tasks.tracking.mlflow_client import all_pages  # loads mlflow
+
+    experiments = [item.experiment_id for item in all_pages(tracking.client.search_experiments)]
     found: dict[str, dict[int, float]] = {}
     condition = f"tags.`fewstep.stage` = 'distill' and tags.`fewstep.key` = '{key}'"
-    for run in tracking.pages("search_runs", experiments, condition) if experiments else []:
+    for run in all_pages(tracking.client.search_runs, experiments, condition) if experiments else []:
         for name in run.data.metrics:
             if name.startswith(("cost/", "progress/")) or "/" not in name and name != "learning_rate":
                 continue
             points = found.setdefault(name, {})
-            for metric in tracking.call("get_metric_history", run.info.run_id, name):
+            for metric in tracking.client.get_metric_history(run.info.run_id, name):
                 if np.isfinite(metric.value):
                     points[metric.step] = metric.value
     return {name: _thinned(sorted(points.items())) for name, points in sorted(found.items()) if len(points) > 1}

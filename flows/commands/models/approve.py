@@ -35,7 +35,8 @@ def _decide(which: str, identity: str | None, store: str | None, why: str, as_js
     workspace = Workspace.find()
     registry = registry_of(workspace, store)
     if identity is None:
-        found = [{"model": name, **entry} for name in registry.models() for entry in pending_approvals.waiting(registry, name)]
+        found = [{"model": name, **entry.to_dict()} for name in registry.models()
+                 for entry in pending_approvals.waiting(registry, name)]
         emit(found, as_json, lambda out: _list(out, found))
         return
     model, _ = pending_approvals.find(registry, identity)
@@ -44,7 +45,7 @@ def _decide(which: str, identity: str | None, store: str | None, why: str, as_js
     finally:
         webhooks.deliver(registry, model)
     announce(workspace, model, entry)
-    emit({"model": model, **entry}, as_json, lambda out: _show(out, model, entry))
+    emit({"model": model, **entry.to_dict()}, as_json, lambda out: _show(out, model, entry))
 
 
 def _list(out, found: list[dict]) -> None:
@@ -57,9 +58,9 @@ def _list(out, found: list[dict]) -> None:
         out.print("nothing waits: `fewstep promote MODEL --approve` leaves a decision to a person")
 
 
-def _show(out, model: str, entry: dict) -> None:
+def _show(out, model: str, entry) -> None:
     from rich.text import Text
 
-    name, promoted = f"{model}/{entry['to']}", entry["event"] == "promoted"
-    out.print(Text.assemble((f"{entry['event']}  ", "green" if promoted else "yellow"),
-                            f"{name} is {model}@{entry['alias']}" if promoted else f"{name} stays as it is"))
+    name, promoted = f"{model}/{entry.to}", entry.event == "promoted"
+    out.print(Text.assemble((f"{entry.event}  ", "green" if promoted else "yellow"),
+                            f"{name} is {model}@{entry.alias}" if promoted else f"{name} stays as it is"))

@@ -34,7 +34,7 @@ def describe(store, record) -> dict:
     """A run's record with the state that is true now, and the command that continues it (None when there is none)."""
     from tasks.tracking.run_records import UNFINISHED, now, seconds_between
 
-    data = record.to_dict()
+    data = record.model_dump()
     alive = store.alive(record.id)
     data["state"] = store.state(record)
     moment = now() if alive else record.updated
@@ -42,7 +42,7 @@ def describe(store, record) -> dict:
         if stage["state"] == "running":
             stage["seconds"] += max(0.0, seconds_between(stage["started"], moment) or 0.0)
             stage["state"] = "running" if alive else "stopped"
-    data["seconds"] = sum(max(0.0, seconds_between(attempt["started"], attempt["ended"] or moment) or 0.0)
+    data["seconds"] = sum(max(0.0, seconds_between(attempt.started, attempt.ended or moment) or 0.0)
                           for attempt in record.attempts)
     data["alive"] = alive
     data["continue"] = record.resume_command if record.state in UNFINISHED and not alive else None

@@ -114,7 +114,7 @@ def place(workspace, version: Version, stage: str, snapshot: Path, scratch: Path
     from tasks.engine.plan import stat_table
 
     md5 = dvc_cache.locked_md5(snapshot / "dvc.lock", graph.stage(stage).output)
-    folder, _ = dvc_cache.locate(workspace, stage, version.inputs[stage]["digest"], md5, scratch)
+    folder, _ = dvc_cache.locate(workspace, stage, version.provenance.stages[stage].digest, md5, scratch)
     manifests.verify(folder, stat_table(workspace))
     return folder
 
@@ -130,11 +130,11 @@ def _examination(registry: Registry, candidate: Version, champion: Version, one,
     shards, classifier = (place(registry.workspace, candidate, stage, snapshot, scratch)
                           for stage in ("shard", "classifier"))  # fmt: skip
     settings = json.loads((snapshot / "manifests" / "evaluate.json").read_text())["settings"]
-    seed = derive(0, "/".join([PURPOSE, candidate.tags["fewstep.weights"], champion.tags["fewstep.weights"]]))
+    seed = derive(0, "/".join([PURPOSE, candidate.provenance.weights, champion.provenance.weights]))
     return Examination(
         load_extractor(classifier), load_split(shards, "test"), load_split(shards, "train"),
         samples=samples or settings["samples"], seed=seed, batch=settings["batch"],
-        reference_digest=candidate.inputs["shard"]["digest"], num_classes=one.denoiser.num_classes,
+        reference_digest=candidate.provenance.stages["shard"].digest, num_classes=one.denoiser.num_classes,
     ), seed  # fmt: skip
 
 

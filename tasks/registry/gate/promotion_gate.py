@@ -70,7 +70,7 @@ def _checks(registry: Registry, version: Version, champion: Version | None, rule
             figures: dict) -> Iterator[tuple[str, Callable[[], list[str]]]]:  # fmt: skip
     """The kind of refusal and the check, in the order in which they are made."""
     yield "policy", partial(_by_policy, version, champion, policy)
-    yield "floors", partial(_floors, version.json("results").get("floors", {}), rules, figures)
+    yield "floors", partial(_floors, version.provenance.results.get("floors", {}), rules, figures)
     if policy == "first":
         return
     if policy != "gated":

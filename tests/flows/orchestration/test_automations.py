@@ -44,7 +44,7 @@ with get_client(sync_client=True) as client:
 
 def test_a_run_tells_of_what_was_decided_about_its_own_version(tmp_path, monkeypatch):
     registry, said = with_three_versions(tmp_path), []
-    monkeypatch.setattr(decisions, "emit", lambda model, entry: said.append((model, entry["event"], entry["to"])))
+    monkeypatch.setattr(decisions, "emit", lambda model, entry: said.append((model, entry.event, entry.to)))
     for number, decided in ((1, lambda: move(registry, registry.get(MODEL, 1), None)), (2, lambda: None)):
         decided()
         decisions.emit_of_run(registry.workspace, {"model": MODEL, "version": number})
