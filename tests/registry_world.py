@@ -14,6 +14,7 @@ from pathlib import Path
 from tasks.engine.manifest import File, tree_digest
 from tasks.registry.model_registry import Registry
 from tasks.registry.register_model import Registration
+from tasks.registry.version_tags import VersionTags
 from tasks.tracking.mlflow_client import Tracking
 
 CLASSES, SHAPE = 3, (1, 8, 8)
@@ -91,7 +92,7 @@ class Forked:
 def _empty_database() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mlflow.db"
-        Tracking(f"sqlite:///{path}", None, Path(folder)).call("search_experiments")
+        Tracking(f"sqlite:///{path}", None, Path(folder)).client.search_experiments()
         return path.read_bytes()
 
 
@@ -107,11 +108,11 @@ def _three_versions() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         with_database(Path(folder) / ".fewstep")
         found = Registry(Place(Path(folder)))
-        found.tracking.call("create_registered_model", MODEL)
-        run = found.tracking.call("create_run", found.tracking.experiment("toy"))
+        found.tracking.client.create_registered_model(MODEL)
+        run = found.tracking.client.create_run(found.tracking.experiment("toy"))
         for number in range(1, 4):
             tags = {"fewstep.weights": str(number) * 64, "fewstep.results": json.dumps({"floors": GOOD})}
-            found.tracking.call("create_model_version", MODEL, f"/tmp/{number}", run.info.run_id, tags=tags)
+            found.tracking.client.create_model_version(MODEL, f"/tmp/{number}", run.info.run_id, tags=tags)
         return (Path(folder) / ".fewstep/mlflow.db").read_bytes()
 
 
@@ -135,7 +136,7 @@ def registration(place: Place, student: Path, evaluation="e" * 64, model="fewste
     (place.root / "dvc.lock").write_text("schema: '2.0'\n")
     weights = digest(student)
     return Registration(
-        registry=Registry(place), model=model, experiment="toy", weights=weights, evaluation=evaluation,
-        student=student, snapshot={name: place.root / name for name in ("params.yaml", "dvc.lock")},
-        tags={"weights": weights, "evaluation": evaluation, **tags}, metrics={"distance": 0.5},
+        registry=Registry(place), model=model, experiment="toy", student=student,
+        snapshot={name: place.root / name for name in ("params.yaml", "dvc.lock")},
+        tags=VersionTags(weights=weights, evaluation=evaluation, **{"results": {"student": {"kid": 0.5}}, **tags}),
     )  # fmt: skip

@@ -8,10 +8,11 @@ import os
 from flows.orchestration.child_server import answers
 from flows.orchestration.prefect_api import prefect_environment, serving
 from flows.runs.log_capture import logs_to
+from tasks.registry.audit_log import Entry
 from tasks.storage.workspace import Workspace
 
 
-def announce(workspace: Workspace, model: str, entry: dict) -> None:
+def announce(workspace: Workspace, model: str, entry: Entry) -> None:
     """Sends the event of an `entry` of the audit log of `model`; ends the suspended run that asked for this decision.
 
     Telling is no part of the decision: a server that is away or refuses is passed over, with a line in the log.
@@ -27,7 +28,7 @@ def announce(workspace: Workspace, model: str, entry: dict) -> None:
             from flows.orchestration.promotion_events import emit
 
             emit(model, entry)
-            if "closes" in entry:
-                settle(entry["closes"], f"{entry['event']} by {entry['who']}")
+            if entry.closes:
+                settle(entry.closes, f"{entry.event} by {entry.who}")
         except Exception:
-            logging.getLogger("prefect").exception("Prefect was not told of %s", entry["event"])
+            logging.getLogger("prefect").exception("Prefect was not told of %s", entry.event)

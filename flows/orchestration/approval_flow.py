@@ -19,6 +19,7 @@ from prefect.states import Cancelled
 
 from fewstep.util.errors import FewstepError
 from tasks.registry import webhooks
+from tasks.registry.audit_log import Entry
 from tasks.registry.gate import pending_approvals
 from tasks.registry.model_registry import Registry
 from tasks.storage.workspace import Workspace
@@ -41,27 +42,27 @@ def approval(root: str, identity: str, title: str) -> str:
     """Suspends until somebody answers, then approves or rejects decision `identity` of the checkout at `root`."""
     registry = Registry(Workspace.find(root))
     model, entry = pending_approvals.find(registry, identity)
-    if not any(other["id"] == entry["id"] for other in pending_approvals.waiting(registry, model)):
+    if not any(other.id == entry.id for other in pending_approvals.waiting(registry, model)):
         return "decided already"
-    left = (datetime.fromisoformat(entry["expires"]) - datetime.now(UTC)).total_seconds()
+    left = (datetime.fromisoformat(entry.expires) - datetime.now(UTC)).total_seconds()
     asked = Answer.with_initial_data(description=describe(model, entry), approve=False)
     answer = suspend_flow_run(wait_for_input=asked, timeout=max(60, int(left)))
     decide = pending_approvals.approve if answer.approve else pending_approvals.reject
     try:
-        return decide(registry, identity, why=answer.why, who=answer.who or None)["event"]
+        return decide(registry, identity, why=answer.why, who=answer.who or None).event
     except FewstepError as error:
         return str(error)
     finally:
         webhooks.deliver(registry, model)
 
 
-def describe(model: str, entry: dict) -> str:
+def describe(model: str, entry: Entry) -> str:
     """The decision in Markdown, with its table of figures."""
-    lines = [f"**{model}/{entry['to']} → {entry['alias']}**, asked for by {entry['who']} {entry['why']}".rstrip(),
-             f"instead of version {entry['from']}; until {entry['expires']}", ""]
-    contest = entry["figures"].get("contest")
+    lines = [f"**{model}/{entry.to} → {entry.alias}**, asked for by {entry.who} {entry.why}".rstrip(),
+             f"instead of version {entry.former}; until {entry.expires}", ""]
+    contest = entry.figures.get("contest")
     if contest:
-        lines += [f"| figure | v{entry['to']} | v{entry['from']} | excess ≤ | margin | |", "|:--|--:|--:|--:|--:|:--|"]
+        lines += [f"| figure | v{entry.to} | v{entry.former} | excess ≤ | margin | |", "|:--|--:|--:|--:|--:|:--|"]
         lines += [f"| {row['metric']} {row['group']} | {row['candidate']:.4f} | {row['champion']:.4f} | "
                   f"{row['at_most']:+.4f} | {row['margin']:g} | {row['verdict']} |" for row in contest["contrasts"]]
     return "\n".join(lines)

@@ -29,7 +29,7 @@ from tasks.report import FOLDER, PAGE, results_table
 from tasks.storage import dvc_repo, remote_outputs
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import RunRecord, RunStore
+from tasks.tracking.run_records import RunError, RunRecord, RunStore
 
 NAME = "fewstep"
 RETRIES = 3
@@ -103,8 +103,8 @@ class Session:
     def record_failure(self, flow: Flow, flow_run: FlowRun, state: State) -> None:
         """Prefect's hook for a failed, crashed or cancelled run: records what failed and how to continue."""
         self.record.prefect["state"] = state.name
-        self.record.error = {"stage": self.failed_stage, "message": redact((state.message or state.name)[:1000]),
-                             "command": self.record.resume_command}
+        self.record.error = RunError(stage=self.failed_stage, message=redact((state.message or state.name)[:1000]),
+                                     command=self.record.resume_command)
         self.store.save(self.record)
 
     def _retry_condition(self) -> Callable[[Task, TaskRun, State], bool]:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from fewstep.util.errors import Busy
 from flows.orchestration.child_server import is_free, source_path
 from flows.orchestration.prefect_api import Serving, prefect_environment, serving_path, start_prefect
+from tasks.storage.locks import held
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import now
 

@@ -31,6 +31,7 @@ from tasks.tracking.run_records import (
     FAILED,
     FINISHED,
     RecordObserver,
+    RunError,
     RunRecord,
     RunStore,
     StageRecord,
@@ -157,9 +158,9 @@ class Attempt:
         details = None
         if error is not None:
             stage = self.session.failed_stage if self.session else None
-            details = {"stage": stage, "kind": type(error).__name__, "message": redact(str(error)),
-                       "hint": error.hint if isinstance(error, FewstepError) else None,
-                       "command": self.record.resume_command}
+            details = RunError(stage=stage, kind=type(error).__name__, message=redact(str(error)),
+                               hint=error.hint if isinstance(error, FewstepError) else None,
+                               command=self.record.resume_command)
         self.store.close(self.record, state, details)
         if self.tracking is not None and self.tracking.parent_id is not None:
             try:

@@ -22,6 +22,7 @@ from tasks.storage import worktrees
 from tasks.storage.code_state import code_state
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import FINISHED, RunRecord, RunStore, settings_digest
+from tasks.tracking.store_uri import missing_database
 
 
 def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
@@ -43,8 +44,7 @@ def nothing_to_do(workspace: Workspace, items: list[PlanItem]) -> bool:
     not keep) was made by a finished run whose database is still there."""
     if all(item.state in ("current", "restorable") for item in items):
         return True
-    uri = str(workspace.mlflow_uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if missing_database(workspace.mlflow_uri):
         return False
     finished = [record for record in RunStore(workspace).all() if record.state == FINISHED]
     keys = {stage.key for record in finished for stage in record.stages.values()}

@@ -76,10 +76,10 @@ def _worktrees(workspace: Workspace, store: RunStore, report: Report) -> None:
 
 
 def _mlflow(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:
-    from tasks.registry.close_orphans import mend  # MLflow takes seconds to load
+    from tasks.registry.close_orphans import close_orphans  # MLflow takes seconds to load
 
     states = {record.id: record.state for record in store.all()}
-    report.mlflow += mend(workspace, is_alive=store.alive, states=states)
+    report.mlflow += close_orphans(workspace, is_alive=store.alive, states=states)
 
 
 def _uploads(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:

@@ -17,7 +17,7 @@ GRID = "grid.png"
 
 def show_finished(record: RunRecord, out: Console) -> None:
     """The end of a successful run."""
-    seconds = seconds_between(record.attempts[-1]["started"], record.ended) if record.attempts else None
+    seconds = seconds_between(record.attempts[-1].started, record.ended) if record.attempts else None
     say(out, f"run {record.id} finished in {duration(seconds)}", style="bold green")
     root = Path(record.root)
     if record.isolated:     # its worktree will go; pictures and page are kept beside the record

@@ -70,7 +70,7 @@ def _mlflow(workspace: Workspace, experiment: str, host: str, addresses: dict[st
     from tasks.tracking.mlflow_client import Tracking  # MLflow takes seconds to load
 
     # the first question makes or migrates a local database under our lock
-    known = Tracking.of(workspace).call("get_experiment_by_name", experiment)
+    known = Tracking.of(workspace).client.get_experiment_by_name(experiment)
     uri = str(workspace.mlflow_uri)
     if urlsplit(uri).scheme in ("http", "https"):
         addresses["MLflow"] = redact(uri).removesuffix("/")

@@ -49,6 +49,10 @@ class Observer:
     def stage_failed(self, stage: str, error: BaseException) -> None:
         """The stage stopped; what it finished is kept."""
 
+    def pipeline_run(self) -> str | None:
+        """Id of the MLflow run of the pipeline run that the stages belong to; None where this listener knows none."""
+        return None
+
 
 class Observers(Observer):
     """Several listeners as one, called in order."""
@@ -79,3 +83,6 @@ class Observers(Observer):
     def stage_failed(self, stage, error):
         for observer in self.observers:
             observer.stage_failed(stage, error)
+
+    def pipeline_run(self):
+        return next((run for observer in self.observers if (run := observer.pipeline_run()) is not None), None)

@@ -1,19 +1,22 @@
-"""Which version is the champion: an alias move that survives being killed, and what is written down about it.
+"""Which version is the champion: moves of an alias that survive being killed, and their entries in the audit log.
 
-MLflow moves aliases last-writer-wins. Here a move is a compare-and-set: under this host's lock its intent is written to
-an append-only record (tasks.registry.audit_log), then it is claimed before all hosts (tasks.registry.alias_claims), then the aliases move, then the
-record says so. The next command, on whatever host, completes what a kill left half-done. The former champion becomes
-`previous`, which is what `rollback` returns to.
+MLflow moves aliases last-writer-wins. Here a move is a compare-and-set: under this host's lock the intent is written to
+the audit log (tasks.registry.audit_log), then claimed before all hosts (tasks.registry.alias_claims), then the aliases
+move, then the log says so. The next command, on whatever host, completes what a kill left half-done. The former
+champion becomes `previous`, to which `rollback` returns.
 """
 
+from __future__ import annotations
+
 import contextlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from fewstep.util.errors import Busy, FewstepError, NotAvailable
 from tasks.registry import audit_log
 from tasks.registry.alias_claims import Move, Moves, Taken
+from tasks.registry.audit_log import Entry
 from tasks.registry.model_registry import CHAMPION, PREVIOUS, Registry, Version
 
 _TAG = 90_000  # characters; MLflow takes 100,000 in the value of a tag
@@ -25,9 +28,14 @@ class AliasMoved(Busy):
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided, by which rule, and why. `figures` are the numbers the decision rests on.
+    """A decision about a version and the reasons against it.
 
-    `kind` says which rule refused it (empty when none did), `pending` is the id of a decision that waits for a person.
+    Attributes:
+        policy: rule by which it was decided: never, first or gated.
+        former: number of the version that `alias` pointed at; None: at nothing.
+        figures: the numbers that the decision rests on.
+        kind: rule that refused; empty where none did.
+        pending: id of the decision that waits for a person; None where none does.
     """
 
     model: str
@@ -37,16 +45,17 @@ class Decision:
     promoted: bool
     reasons: tuple[str, ...]
     former: int | None = None
-    figures: dict = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
     kind: str = ""
     pending: str | None = None
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def move(registry: Registry, version: Version, expected: int | None, *, alias: str = CHAMPION, event: str = "promoted",
-         why: str = "", who: str | None = None, figures: dict | None = None, closes: str | None = None) -> dict:
+def move(registry: Registry, version: Version, expected: int | None, *, alias: str = CHAMPION,
+         event: Literal["promoted", "rolled back"] = "promoted", why: str = "", who: str | None = None,
+         figures: dict[str, Any] | None = None, closes: str | None = None) -> Entry:  # fmt: skip
     """Points `alias` at `version` if it still points at version number `expected` (None: at nothing).
 
     `closes` is the id of the pending decision that this carries out. Returns the entry written. Killed anywhere, the
@@ -60,45 +69,42 @@ def move(registry: Registry, version: Version, expected: int | None, *, alias: s
         _complete(registry, version.model, folder)
         if closes is not None:
             still_open(audit_log.read(folder), closes)
-        found = registry.aliases(version.model).get(alias)
-        if found != expected:
-            raise _moved(version.model, alias, expected, found)
-        entry = audit_log.new("intent", alias=alias, former=expected, to=version.number, who=who, why=why,
-                           figures=figures, **{"as": event})  # fmt: skip
-        if closes is not None:
-            entry["closes"] = closes
-        audit_log.append(folder, entry)
-        return _carry_out(registry, version.model, folder, entry)
+        present = registry.aliases(version.model).get(alias)
+        if present != expected:
+            raise _moved(version.model, alias, expected, present)
+        intent = audit_log.new("intent", alias=alias, former=expected, to=version.number, who=who, why=why,
+                               figures=figures, becomes=event, closes=closes)  # fmt: skip
+        audit_log.append(folder, intent)
+        return _carry_out(registry, version.model, folder, intent)
 
 
-def still_open(entries: list[dict], identity: str) -> dict:
+def still_open(entries: list[Entry], identity: str) -> Entry:
     """The pending entry with this id. Raises FewstepError, saying how it ended, when it has been closed."""
-    entry = audit_log.closing(entries, identity)
-    if entry is not None:
-        ended = entry.get("as") or entry["event"]
-        raise FewstepError(f"decision {identity[:8]} is closed: {ended} by {entry['who']} at {entry['when']}",
-                           hint=f"`fewstep promote MODEL/{entry['to']} --approve` asks for a new one")  # fmt: skip
-    return next(entry for entry in entries if entry["id"] == identity)
+    end = audit_log.closing(entries, identity)
+    if end is not None:
+        raise FewstepError(f"decision {identity[:8]} is closed: {end.becomes or end.event} by {end.who} at {end.when}",
+                           hint=f"`fewstep promote MODEL/{end.to} --approve` asks for a new one")  # fmt: skip
+    return next(entry for entry in entries if entry.id == identity)
 
 
-def write_down(registry: Registry, model: str, entry: dict) -> None:
+def write_down(registry: Registry, model: str, entry: Entry) -> None:
     """Appends an entry that moves nothing (a refusal, a pending decision) and puts it on the version's tags."""
     with registry.lock(model) as folder:
         audit_log.append(folder, entry)
         tag(registry, model, entry)
 
 
-def tag(registry: Registry, model: str, entry: dict) -> None:
-    """The version's tag `decision` holds its newest entry, without the single contrasts where they would not fit."""
-    text = json.dumps(entry, sort_keys=True)
+def tag(registry: Registry, model: str, entry: Entry) -> None:
+    """Sets the version's tag `decision` to the entry, without the single contrasts where they would not fit."""
+    text = entry.to_json()
     if len(text) > _TAG:
-        contest = {**entry["figures"]["contest"], "contrasts": f"in the record under {entry['id']}"}
-        text = json.dumps({**entry, "figures": {**entry["figures"], "contest": contest}}, sort_keys=True)
-    registry.set_tags(registry.get(model, entry["to"]), decision=text)
+        contest = {**entry.figures["contest"], "contrasts": f"in the record under {entry.id}"}
+        text = entry.model_copy(update={"figures": {**entry.figures, "contest": contest}}).to_json()
+    registry.set_tags(registry.get(model, entry.to), decision=text)
 
 
 def refuse(registry: Registry, decision: Decision, who: str | None = None) -> None:
-    """Writes a refusal to the record and to the version's tags."""
+    """Writes a refusal to the audit log and to the version's tags."""
     write_down(registry, decision.model, audit_log.new(
         "refused", alias=decision.alias, former=decision.former, to=decision.version, who=who,
         why="; ".join(decision.reasons), figures=decision.figures, kind=decision.kind))  # fmt: skip
@@ -122,92 +128,89 @@ def rollback(registry: Registry, model: str, *, why: str = "", who: str | None =
     return current, former
 
 
-def complete(registry: Registry, model: str) -> dict | None:
-    """Finishes the alias move that a kill left half-done, here or on another host; returns its entry, or None when
-    there was none."""
+def complete(registry: Registry, model: str) -> Entry | None:
+    """Finishes the alias move that a kill left half-done, here or on another host; returns its entry, if any."""
     if not any(version.run_id for version in registry.versions(model)):
         return None  # nothing that we registered
     with registry.lock(model) as folder:
         return _complete(registry, model, folder)
 
 
-def history(registry: Registry, model: str) -> list[dict]:
-    """The record, oldest first: who moved or was refused what, when, why, with the figures."""
+def history(registry: Registry, model: str) -> list[Entry]:
+    """The audit log, oldest first: who moved or was refused what, when, why, with the figures."""
     return audit_log.read(registry.folder / model)
 
 
-def _complete(registry: Registry, model: str, folder: Path) -> dict | None:
+def _complete(registry: Registry, model: str, folder: Path) -> Entry | None:
     moves = Moves(registry, model)
-    newest = (moves.newest(alias) for alias in moves.aliases)
-    finished = [_finish(registry, model, move) for move in newest if move is not None and not move.done]
-    waiting = audit_log.open_entries(audit_log.read(folder), "intent")
-    if waiting:
-        with contextlib.suppress(AliasMoved):  # theirs stands
-            _carry_out(registry, model, folder, waiting[-1])
-    return waiting[-1] if waiting else finished[-1] if finished else None
+    completed = None
+    for alias in sorted(moves.of):
+        newest = moves.of[alias][-1]
+        if not newest.done:
+            completed = _finish(registry, model, newest)
+    for intent in audit_log.open_entries(audit_log.read(folder), "intent")[-1:]:
+        completed = intent
+        with contextlib.suppress(AliasMoved):  # the other host's move stands
+            _carry_out(registry, model, folder, intent)
+    return completed
 
 
-def _carry_out(registry: Registry, model: str, folder: Path, entry: dict) -> dict:
-    """The intent `entry`, from wherever a kill left it, to its end in the record, which is returned.
+def _carry_out(registry: Registry, model: str, folder: Path, intent: Entry) -> Entry:
+    """Brings `intent`, from wherever a kill left it, to its end in the audit log; returns the entry of that end.
 
-    Raises AliasMoved, and writes that it was abandoned, when the alias is not where the intent found it.
+    Raises AliasMoved, and writes that it was abandoned, when the alias is not where the intent expects it.
     """
-    alias = entry["alias"]
-    while (moves := Moves(registry, model)).find(alias, entry["id"]) is None:
-        newest = moves.newest(alias)
+    while (moves := Moves(registry, model)).find(intent) is None:
+        newest = moves.newest(intent.alias)
         if newest is not None and not newest.done:
             _finish(registry, model, newest)
             continue
-        found = registry.aliases(model).get(alias)
-        if found != entry["from"]:
-            audit_log.append(folder, _end(entry, "abandoned", found=found))
-            raise _moved(model, alias, entry["from"], found)
-        with contextlib.suppress(Taken):  # look again at what the other one made of it
-            moves.claim(entry)
-    mine, newest = moves.find(alias, entry["id"]), moves.newest(alias)
-    if mine.number == newest.number and not mine.done:
-        _point(registry, model, mine)
-    done = _end(entry, entry["as"])
-    tag(registry, model, done)
-    audit_log.append(folder, done)
-    return done
+        present = registry.aliases(model).get(intent.alias)
+        if present != intent.former:
+            audit_log.append(folder, intent.ended_as("abandoned", found=present))
+            raise _moved(model, intent.alias, intent.former, present)
+        with contextlib.suppress(Taken):  # look again at the other host's move
+            moves.claim(intent)
+    claimed = moves.find(intent)
+    if claimed is moves.newest(intent.alias) and not claimed.done:
+        _point(registry, model, claimed)
+    end = intent.ended_as(intent.becomes)
+    tag(registry, model, end)
+    audit_log.append(folder, end)
+    return end
 
 
-def _finish(registry: Registry, model: str, move: Move) -> dict:
-    """Carries out what another host claimed and did not say to be done; returns its entry."""
+def _finish(registry: Registry, model: str, move: Move) -> Entry:
+    """Carries out a move that another host claimed and did not finish; returns its entry."""
     _point(registry, model, move)
-    tag(registry, model, _end({**move.entry, "figures": {}}, move.entry["as"]))
+    tag(registry, model, move.entry.ended_as(move.entry.becomes))
     return move.entry
 
 
 def _point(registry: Registry, model: str, move: Move) -> None:
-    """Moves the aliases as `move` says, unless somebody moved them by hand. Every step may be repeated, by many.
+    """Moves the aliases as `move` says, unless somebody moved them by hand. Any host may repeat every step.
 
-    The former champion is noted before the champion moves: never none. Who slept in between has set what is no longer
-    the newest move; so it is looked up again, and if there is a newer one, that is carried out over it.
+    `previous` is set before the champion moves, so that it is never lost. A host that slept between its claim and this
+    would point the alias back at its own version although a newer move was carried out meanwhile. Therefore the newest
+    move is read again afterwards and, where it is newer, carried out once more.
     """
     newest: Move | None = move
     by_us = False
     while newest is not None:
-        alias, former, number = (newest.entry[key] for key in ("alias", "from", "to"))
-        if by_us or registry.aliases(model).get(alias) in (former, number):
-            if former is not None and alias == CHAMPION:
-                registry.set_alias(registry.get(model, former), PREVIOUS)
-            registry.set_alias(registry.get(model, number), alias)
+        entry = newest.entry
+        if by_us or registry.aliases(model).get(entry.alias) in (entry.former, entry.to):
+            if entry.former is not None and entry.alias == CHAMPION:
+                registry.set_alias(registry.get(model, entry.former), PREVIOUS)
+            registry.set_alias(registry.get(model, entry.to), entry.alias)
         moves = Moves(registry, model)
         moves.finish(newest)
-        last = moves.newest(alias)
+        last = moves.newest(entry.alias)
         newest, by_us = (last if last.number > newest.number else None), True
 
 
-def _moved(model: str, alias: str, expected: int | None, found: int | None) -> AliasMoved:
-    return AliasMoved(f"{model}@{alias} moved from {_number(expected)} to {_number(found)} meanwhile",
+def _moved(model: str, alias: str, expected: int | None, present: int | None) -> AliasMoved:
+    return AliasMoved(f"{model}@{alias} moved from {_number(expected)} to {_number(present)} meanwhile",
                       hint="run the command again: it decides against the new one")  # fmt: skip
-
-
-def _end(intent: dict, event: str, **more) -> dict:
-    """The entry that ends an intent: the same, under its id."""
-    return {**intent, "event": event, "when": audit_log.now(), **more}
 
 
 def _number(number: int | None) -> str:

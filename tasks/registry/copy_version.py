@@ -1,10 +1,11 @@
 """A version in another store's registry: its bytes are copied and verified there, so that it needs the first no more.
 
-MLflow's own `copy_model_version` copies a pointer; when the source's files are collected as garbage, the copy is gone.
+MLflow's `copy_model_version` copies a pointer; when the source's files are collected as garbage, the copy is gone.
 """
 
+from __future__ import annotations
+
 import hashlib
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -13,50 +14,44 @@ from urllib.parse import urlsplit
 from fewstep.util.errors import SettingsError
 from tasks.registry import register_model
 from tasks.registry.model_registry import Registry, Version
+from tasks.registry.version_tags import Origin
 from tasks.storage import git
 from tasks.storage.file_io import list_files
-from tasks.tracking.metric_buffer import numbers
+from tasks.storage.workspace import Workspace
 from tasks.tracking.mlflow_client import Tracking
 from tasks.tracking.redaction import redact
+from tasks.tracking.store_uri import sqlite_file
 
-_OWN = ("decision", "snapshot", "origin")  # tags that belong to a version where it lies
 
-
-def open_store(workspace, uri: str) -> Registry:
+def open_store(workspace: Workspace, uri: str) -> Registry:
     """The registry in the MLflow store at `uri`: a server's address, or a database whose files lie beside it.
 
-    Its record of decisions is kept in this repository under a name of its own. Raises SettingsError for another scheme.
+    Its audit logs are kept in this repository, in a folder named by the address. Raises SettingsError for another
+    scheme.
     """
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme not in ("http", "https", "sqlite", "postgresql", "mysql"):
+    if urlsplit(uri).scheme.partition("+")[0] not in ("http", "https", "sqlite", "postgresql", "mysql"):
         raise SettingsError(f"--registry {redact(uri)}: expected the address of an MLflow server, or sqlite:///PATH")
-    shared, artifacts = Path(workspace.shared), None
-    if scheme == "sqlite":
-        artifacts = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
-    folder = shared / "registries" / hashlib.sha256(redact(uri).encode()).hexdigest()[:16]
-    return Registry(workspace, Tracking(uri, artifacts, shared / "locks"), folder)
+    path = sqlite_file(uri)
+    artifacts = None if path is None else (path.resolve().parent / "mlartifacts").as_uri()
+    folder = workspace.shared / "registries" / hashlib.sha256(redact(uri).encode()).hexdigest()[:16]
+    return Registry(workspace, Tracking(uri, artifacts, workspace.shared / "locks"), folder)
 
 
 def copy(source: Registry, version: Version, target: Registry) -> Version:
-    """The same weights and evaluation as a version of `target`, made where it is missing; killed and called again it
-    ends in one version.
+    """The version of `target` with the same weights and evaluation, made where it is missing.
 
-    Every byte is verified before it is copied and where it arrived. The new version is that registry's candidate.
-    Raises DataDiffers or NotAvailable.
+    Killed and called again it ends in one version. Every byte is verified before it is copied and where it arrived. The
+    new version is that registry's candidate. Raises DataDiffers or NotAvailable.
     """
     target.folder.mkdir(parents=True, exist_ok=True)
-    pipeline = source.pipeline(version)
+    pipeline, root = source.pipeline(version), source.workspace.root
     with tempfile.TemporaryDirectory(prefix="copy-", dir=target.folder) as scratch:
         files = source.snapshot(version, Path(scratch) / "snapshot")
-        own = {key.removeprefix("fewstep."): value for key, value in version.tags.items() if key.startswith("fewstep.")}
-        tags = {key: value for key, value in own.items() if key not in _OWN}
-        tags["origin"] = json.dumps({"store": redact(source.tracking.uri), "version": version.name})
-        results, root = version.json("results"), source.workspace.root
+        origin = Origin(store=redact(source.tracking.uri), version=version.name)
         made, _ = register_model.register(register_model.Registration(
-            registry=target, model=version.model, experiment=version.model.removeprefix("fewstep-"),
-            weights=tags["weights"], evaluation=tags["evaluation"], student=pipeline,
-            snapshot={name: files / name for name in list_files(files)}, tags=tags,
-            metrics=numbers({name: results[name] for name in ("student", "comparison", "floors") if name in results}),
+            registry=target, model=version.model, experiment=version.model.removeprefix("fewstep-"), student=pipeline,
+            snapshot={name: files / name for name in list_files(files)},
+            tags=version.provenance.model_copy(update={"origin": origin}),
             tag_snapshot=partial(git.tag_snapshot, root) if git.head(root)[0] else None,
         ))  # fmt: skip
     target.pipeline(made)

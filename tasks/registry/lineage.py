@@ -1,38 +1,63 @@
-"""From a registered version down to the bytes it came from, every one hashed again; and the way back up.
+"""Walks from a registered version down to the bytes it came from, hashing every byte again; and finds the versions that
+used a hash.
 
     version → weights → student → trajectories → teacher → shards → raw data
             → evaluation → classifier, baselines
             → commit → params.yaml, dvc.lock, the code of every stage
 
-A link is `verified`, `differs` (something is there and is not what was recorded) or `unavailable` (nothing here to
-hash). Bytes come from the checkout, DVC's cache or its remote, whichever has them.
+A link is `verified`, `differs` (other bytes than those recorded) or `unavailable` (no bytes here to hash). Bytes come
+from the checkout, DVC's cache or its remote, whichever has them.
 """
 
+from __future__ import annotations
+
+import hashlib
 import json
 import re
+import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
 from fewstep.util.hashing import sha256_file
-from tasks.engine import graph, stage_key
+from fewstep.util.source_code import ROOT
+from tasks.config import params_file
+from tasks.config.outside import outside_paths
+from tasks.engine import graph
 from tasks.engine import manifest as manifests
-from tasks.engine.manifest import Manifest
+from tasks.engine.manifest import Acceptance, Manifest
 from tasks.engine.plan import stat_table
+from tasks.engine.stage_code import source_tree
+from tasks.engine.stage_key import outside_digest
 from tasks.registry.model_registry import Registry, Version
+from tasks.registry.version_tags import StageOutput
 from tasks.storage import dvc_cache, git
 from tasks.storage.file_io import package_file
 
 VERIFIED, DIFFERS, UNAVAILABLE = "verified", "differs", "unavailable"
-TITLES = {"distill": "student", "shard": "shards", "evaluate": "evaluation"}
+UNCOMMITTED = "uncommitted"
+TITLES = {"distill": "student", "shard": "shards", "evaluate": "evaluation"}  # of stages named otherwise
+GIVEN = {"images": "raw data", "teacher": "given teacher", "recipe": "recipe file"}
 _SHORTEST = 6  # hex digits of a hash that --uses accepts
+
+
+class UncommittedCode(NotAvailable):
+    """The code of a stage is in no commit: the checkout had changes when the stage ran."""
 
 
 @dataclass
 class Link:
-    """One thing the version came from. `where`: registry, workspace, cache, git or outside."""
+    """A node of the lineage: an output, a file or a commit that the version came from.
+
+    Attributes:
+        where: registry, workspace, cache, git or outside.
+        detail: why it does not verify; of a version, its aliases.
+        cause: UNCOMMITTED where code that was not committed is the reason; else empty.
+        accepted: of an output, later code that was accepted as making the same: by whom, when, why, how it was compared.
+    """
 
     title: str
     digest: str
@@ -41,19 +66,28 @@ class Link:
     detail: str = ""
     files: int = 0
     bytes: int = 0
-    inputs: list["Link"] = field(default_factory=list)
+    inputs: list[Link] = field(default_factory=list)
+    cause: str = ""
+    accepted: list[str] = field(default_factory=list)
 
-    def walk(self) -> Iterator["Link"]:
+    def walk(self) -> Iterator[Link]:
+        """This link and all below it."""
         yield self
         for link in self.inputs:
             yield from link.walk()
 
-    def to_dict(self) -> dict:
+    def fail(self, error: FewstepError) -> None:
+        """Marks the link as differing or unavailable, by the type of `error`."""
+        self.state = DIFFERS if isinstance(error, DataDiffers) else UNAVAILABLE
+        self.detail = str(error)
+        self.cause = UNCOMMITTED if isinstance(error, UncommittedCode) else ""
+
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def trace(registry: Registry, version: Version) -> Link:
-    """The verified tree below `version`. What is wrong stands in the links; nothing is raised for it."""
+    """The verified tree below `version`. Links that do not verify say so; nothing is raised for them."""
     registry.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lineage-", dir=registry.folder) as scratch:
         return _Trace(registry, version, Path(scratch)).root()
@@ -61,59 +95,76 @@ def trace(registry: Registry, version: Version) -> Link:
 
 def state(link: Link) -> str:
     """The worst state in the tree: differs before unavailable before verified."""
-    found = {one.state for one in link.walk()}
-    return next(state for state in (DIFFERS, UNAVAILABLE, VERIFIED) if state in found)
+    states = {below.state for below in link.walk()}
+    return next(state for state in (DIFFERS, UNAVAILABLE, VERIFIED) if state in states)
 
 
-def problems(link: Link) -> list[str]:
-    """One line for each link that does not verify."""
-    return [f"{one.title}: {one.detail or one.state}" for one in link.walk() if one.state != VERIFIED]
+def problems(link: Link) -> list[Link]:
+    """The links that do not verify."""
+    return [below for below in link.walk() if below.state != VERIFIED]
 
 
-def uses(registry: Registry, text: str) -> list[dict]:
-    """Versions that used something with this hash (or its first digits): a file, an output, a teacher, a commit.
+def uses(registry: Registry, text: str) -> list[dict[str, Any]]:
+    """Versions that used a file, an output, a teacher or a commit with this hash (or its first digits).
 
     Each is {version, aliases, what}. Raises SettingsError for what cannot be the start of a hash.
     """
     wanted = text.lower()
     if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST},64}}", wanted):
         raise SettingsError(f"{text!r} is no hash: expected {_SHORTEST} to 64 hexadecimal digits")
-    found = []
-    for model in registry.models():
-        for version in registry.versions(model):
-            what = sorted(set(_uses(registry, version, wanted)))
-            if what:
-                found.append({"version": version.name, "aliases": list(version.aliases), "what": what})
-    return found
+    versions = (version for model in registry.models() for version in registry.versions(model))
+    rows = [{"version": version.name, "aliases": list(version.aliases),
+             "what": sorted(set(_uses(registry, version, wanted)))} for version in versions]  # fmt: skip
+    return [row for row in rows if row["what"]]
 
 
 def _uses(registry: Registry, version: Version, wanted: str) -> Iterator[str]:
-    for tag in ("weights", "commit"):
-        if version.tags.get(f"fewstep.{tag}", "").startswith(wanted):
-            yield tag
-    for name, digest in version.json("given").items():
+    made_of = version.provenance
+    if made_of.weights.startswith(wanted):
+        yield "weights"
+    if made_of.commit.startswith(wanted):
+        yield "commit"
+    for name, digest in made_of.given.items():
         if digest.startswith(wanted):
             yield f"{name} from outside"
-    for stage, entry in version.inputs.items():
-        if entry["digest"].startswith(wanted) or entry["key"].startswith(wanted):
+    for stage, output in made_of.stages.items():
+        if output.digest.startswith(wanted) or output.key.startswith(wanted):
             yield _title(stage)
     with tempfile.TemporaryDirectory(prefix="uses-", dir=registry.folder) as scratch:
         folder = registry.snapshot(version, Path(scratch))
         for path in sorted((folder / "manifests").glob("*.json")):
-            made = json.loads(path.read_bytes())
-            for file in made["files"]:
-                if file["sha256"].startswith(wanted):
-                    yield f"{_title(path.stem)}: {file['path']}"
-            for file, digest in made["summary"].get("raw", {}).items():
+            manifest = _read_manifest(path)
+            for file in manifest.files:
+                if file.sha256.startswith(wanted):
+                    yield f"{_title(path.stem)}: {file.path}"
+            for name, digest in manifest.summary.get("raw", {}).items():
                 if digest.startswith(wanted):
-                    yield f"raw data: {file}"
+                    yield f"raw data: {name}"
+
+
+def told(acceptance: Acceptance) -> str:
+    """An acceptance of code in a line."""
+    how = "the same bits in a short run" if acceptance.compared else "not compared"
+    return f"other code accepted by {acceptance.who} on {acceptance.when[:10]}: {acceptance.why} ({how})"
+
+
+def acceptances(link: Link) -> list[str]:
+    """Code that was accepted for outputs in the tree, a line each, in the order of the tree."""
+    return [f"{below.title}: {line}" for below in link.walk() for line in below.accepted]
 
 
 def _title(stage: str) -> str:
     return TITLES.get(stage, stage)
 
 
+def _read_manifest(path: Path) -> Manifest:
+    """A manifest among the files kept with a version."""
+    return manifests.parse_manifest(json.loads(path.read_bytes()), path.name)
+
+
 class _Trace:
+    """One walk. `done` holds the links made so far by stage and digest, `manifests` those of the outputs met."""
+
     def __init__(self, registry: Registry, version: Version, scratch: Path):
         self.registry, self.version, self.scratch = registry, version, scratch
         self.workspace, self.table = registry.workspace, stat_table(registry.workspace)
@@ -121,15 +172,16 @@ class _Trace:
         self.manifests: dict[str, Manifest] = {}
 
     def root(self) -> Link:
-        link = Link(self.version.name, self.version.tags.get("fewstep.weights", ""), where="registry",
-                    detail=", ".join(self.version.aliases))  # fmt: skip
+        link = Link(self.version.name, "", where="registry", detail=", ".join(self.version.aliases))
         try:
+            link.digest = self.version.provenance.weights
             self.snapshot = self.registry.snapshot(self.version, self.scratch / "snapshot")
         except (DataDiffers, NotAvailable) as error:
-            _mark(link, error)
+            link.fail(error)
             return link
+        stages = self.version.provenance.stages
         try:
-            student, evaluation = (self.stage(name, self.version.inputs[name]) for name in ("distill", "evaluate"))
+            student, evaluation = (self.stage(name, stages[name]) for name in ("distill", "evaluate"))
             link.inputs = [self.weights(student), evaluation, self.commit()]
         finally:
             self.table.close()
@@ -137,7 +189,7 @@ class _Trace:
 
     def weights(self, student: Link) -> Link:
         """The registered copy, and that it is what the student's stage published."""
-        link = Link("weights", self.version.tags.get("fewstep.weights", ""), where="registry", inputs=[student])
+        link = Link("weights", self.version.provenance.weights, where="registry", inputs=[student])
         try:
             folder = self.registry.pipeline(self.version)
             files = [path for path in folder.rglob("*") if path.is_file()]
@@ -147,104 +199,105 @@ class _Trace:
             if strange:
                 raise DataDiffers(f"{strange[0]} is registered but was not made by the student's stage")
         except (DataDiffers, NotAvailable) as error:
-            _mark(link, error)
+            link.fail(error)
         return link
 
-    def stage(self, name: str, recorded: dict) -> Link:
-        """The output of a stage, by digest, and what its manifest says it was made from."""
-        known = self.done.get((name, recorded["digest"]))
+    def stage(self, name: str, recorded: StageOutput) -> Link:
+        """The output of a stage, and below it the inputs that its manifest names."""
+        known = self.done.get((name, recorded.digest))
         if known is not None:  # shown in full once
             return Link(known.title, known.digest, known.state, known.where, known.detail, known.files, known.bytes)
-        link = self.done[name, recorded["digest"]] = Link(_title(name), recorded["digest"])
+        link = self.done[name, recorded.digest] = Link(_title(name), recorded.digest)
         try:
             md5 = dvc_cache.locked_md5(self.snapshot / "dvc.lock", graph.stage(name).output)
-            folder, link.where = dvc_cache.locate(self.workspace, name, recorded["digest"], md5, self.scratch,
-                                                recorded["key"])
+            folder, link.where = dvc_cache.locate(self.workspace, name, recorded.digest, md5, self.scratch,
+                                                  recorded.key)  # fmt: skip
             manifest = manifests.load(folder)
             link.files, link.bytes = len(manifest.files), manifest.bytes
             differing = manifests.problems(folder, manifest, self.table, fresh=True)
             if differing:
                 raise DataDiffers(_short(differing[0], folder))
-            if manifest.key != recorded["key"]:
-                raise DataDiffers(f"was made under the key {manifest.key[:12]}, recorded is {recorded['key'][:12]}")
+            if manifest.key != recorded.key:
+                raise DataDiffers(f"was made under the key {manifest.key[:12]}, recorded is {recorded.key[:12]}")
         except (DataDiffers, NotAvailable) as error:
-            _mark(link, error)
+            link.fail(error)
             manifest = self._recorded_manifest(name, recorded)
         if manifest is not None:
             self.manifests[name] = manifest
-            link.inputs = [self.stage(other, entry) for other, entry in sorted(manifest.inputs.items())]
-            link.inputs += [self.given(what, digest) for what, digest in sorted(manifest.given.items())]
+            link.accepted = [told(acceptance) for acceptance in manifest.accepted]
+            link.inputs = [self.stage(other, StageOutput(code="", key=entry.key, digest=entry.digest))
+                           for other, entry in sorted(manifest.inputs.items())]  # fmt: skip
+            link.inputs += [self.given(kind, digest) for kind, digest in sorted(manifest.given.items())]
             link.inputs += [_built_in(file, digest) for file, digest in manifest.summary.get("raw", {}).items()]
         return link
 
-    def _recorded_manifest(self, name: str, recorded: dict) -> Manifest | None:
+    def _recorded_manifest(self, name: str, recorded: StageOutput) -> Manifest | None:
         """The registered copy of a stage's manifest: the walk goes on below an output that is not here."""
         path = self.snapshot / "manifests" / f"{name}.json"
         if not path.is_file():
             return None
-        data = json.loads(path.read_bytes())
-        manifest = Manifest(**{**data, "files": tuple(manifests.File(**file) for file in data["files"])})
-        return manifest if manifest.digest == recorded["digest"] else None
+        manifest = _read_manifest(path)
+        return manifest if manifest.digest == recorded.digest else None
 
-    def given(self, name: str, digest: str) -> Link:
+    def given(self, kind: str, digest: str) -> Link:
         """Raw images, a saved teacher or a recipe file: what lay outside the pipeline."""
-        from tasks.config import params_file
-
-        title = {"images": "raw data", "teacher": "given teacher", "recipe": "recipe file"}.get(name, name)
-        link = Link(title, digest, where="outside")
+        link = Link(GIVEN.get(kind, kind), digest, where="outside")
         try:
-            path = graph.given(params_file.load(self.snapshot / "params.yaml"), self.workspace.root)[name]
-            found = stage_key.outside_digest(name, path, self.table) if path is not None and path.exists() else None
-            if found != digest:
-                inside = path is not None and path.is_relative_to(self.workspace.root)
-                relative = path.relative_to(self.workspace.root).as_posix() if inside else str(path)
-                md5 = dvc_cache.locked_md5(self.snapshot / "dvc.lock", relative, "deps")
-                if md5 is None:
-                    raise NotAvailable(f"{path} is not here, and dvc.lock does not name it")
-                copy = dvc_cache.from_cache(self.workspace, md5, self.scratch / f"given-{name}")
-                link.where = "cache"
-                if stage_key.outside_digest(name, copy, self.table) != digest:
-                    raise DataDiffers(f"what DVC keeps as {relative} is not what was recorded")
-        except (DataDiffers, NotAvailable) as error:
-            _mark(link, error)
-        except SettingsError as error:
-            link.state, link.detail = UNAVAILABLE, str(error)
+            path = outside_paths(params_file.load(self.snapshot / "params.yaml"), self.workspace.root)[kind]
+            present = path is not None and path.exists()
+            if not present or outside_digest(kind, path, self.table) != digest:
+                self._given_in_cache(kind, path, link)
+        except (DataDiffers, NotAvailable, SettingsError) as error:
+            link.fail(error)
         return link
+
+    def _given_in_cache(self, kind: str, path: Path | None, link: Link) -> None:
+        """Looks for the bytes of `link` in DVC's cache, which has them by the name in the registered dvc.lock."""
+        inside = path is not None and path.is_relative_to(self.workspace.root)
+        name = path.relative_to(self.workspace.root).as_posix() if inside else str(path)
+        md5 = dvc_cache.locked_md5(self.snapshot / "dvc.lock", name, "deps")
+        if md5 is None:
+            raise NotAvailable(f"{path} is not here, and dvc.lock does not name it")
+        copy = dvc_cache.from_cache(self.workspace, md5, self.scratch / f"given-{kind}")
+        link.where = "cache"
+        if outside_digest(kind, copy, self.table) != link.digest:
+            raise DataDiffers(f"what DVC keeps as {name} is not what was recorded")
 
     def commit(self) -> Link:
         """The git tag holds the registered params.yaml and dvc.lock, and its code is the code of every stage."""
-        link = Link("commit", self.version.tags.get("fewstep.commit", ""), where="git")
-        if not link.digest:
-            link.state, link.detail = UNAVAILABLE, "it was made outside git"
-            return link
+        link = Link("commit", self.version.provenance.commit, where="git")
         try:
+            if not link.digest:
+                raise NotAvailable("it was made outside git")
             for name in git.SNAPSHOT:
                 if git.read_at(self.workspace, self.version.git_tag, name) != (self.snapshot / name).read_bytes():
                     raise DataDiffers(f"{name} under the git tag {self.version.git_tag} is not the registered one")
-            self._code(link)
+            self._check_code(link.digest)
         except (DataDiffers, NotAvailable) as error:
-            _mark(link, error)
+            link.fail(error)
         return link
 
-    def _code(self, link: Link) -> None:
-        other = []
-        root = self._code_at(link.digest)
-        for name, entry in self.version.inputs.items():
-            here = stage_key.this_code(name) if root is None else None
-            try:
-                declared = graph.stage(name)
-                if "modules" in entry:  # as the code of that time declared them
-                    declared = replace(declared, modules=tuple(entry["modules"]))
-                found = here or stage_key.code_hash(declared, root)
-            except SettingsError:
-                found = None  # modules were renamed since: the declaration of today does not fit that commit
-            if found != entry["code"]:
-                other.append(name)
-        if other:
-            changed = ", ".join(other)
-            if self.version.json("modified") is True:
-                raise NotAvailable(f"{changed} ran with uncommitted changes; the diff lies with the run")
+    def _check_code(self, commit: str) -> None:
+        """Raises NotAvailable naming the stages whose recorded code is not the code at `commit`."""
+        root, made_of = self._code_at(commit), self.version.provenance
+        changed = ", ".join(name for name, output in made_of.stages.items() if not self._is_code(name, output, root))
+        if changed and made_of.modified:
+            raise UncommittedCode(f"{changed} ran with uncommitted changes; the diff lies with the run")
+        if changed:
             raise NotAvailable(f"the code of {changed} at this commit cannot be matched from here")
+
+    def _is_code(self, name: str, output: StageOutput, root: Path | None) -> bool:
+        """Whether the code below `root` (None: that which runs now) made a stage's output, file by file."""
+        if output.modules is not None:
+            return root is not None and bytes_digest(output.modules, root) == output.code
+        manifest = self._recorded_manifest(name, output)
+        if manifest is None or manifest.code != output.code:
+            return False
+        tree = source_tree(root or ROOT, self.workspace, self.table)
+        try:
+            return {path: tree.parsed(path).statements for path in manifest.code_files} == manifest.code_files
+        except (OSError, SyntaxError):
+            return False
 
     def _code_at(self, commit: str) -> Path | None:
         """The code as committed; None where the repository holds data and settings only."""
@@ -256,11 +309,18 @@ class _Trace:
         target.mkdir()
         archive = self.scratch / "code.tar"
         git.git(self.workspace.root, "archive", "--format=tar", "-o", str(archive), commit, "--", *wanted)
-        import tarfile
-
         with tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")
         return target
+
+
+def bytes_digest(modules: tuple[str, ...], root: Path) -> str:
+    """SHA-256 over names and bytes of the Python files of modules below `root`: what identified code before version 2
+    of the manifest."""
+    files = {path for name in modules
+             for path in ((root / name).rglob("*.py") if (root / name).is_dir() else [root / name])}  # fmt: skip
+    rows = sorted([path.relative_to(root).as_posix(), sha256_file(path)] for path in files if path.is_file())
+    return hashlib.sha256(manifests.canonical(rows)).hexdigest()
 
 
 def _built_in(file: str, digest: str) -> Link:
@@ -272,13 +332,8 @@ def _built_in(file: str, digest: str) -> Link:
         if sha256_file(path) != digest:
             raise DataDiffers("the installed package brings another file")
     except (DataDiffers, NotAvailable) as error:
-        _mark(link, error)
+        link.fail(error)
     return link
-
-
-def _mark(link: Link, error: FewstepError) -> None:
-    link.state = DIFFERS if isinstance(error, DataDiffers) else UNAVAILABLE
-    link.detail = str(error)
 
 
 def _short(text: str, folder: Path) -> str:

@@ -1,26 +1,31 @@
 """The model registry: names, versions, aliases, and bytes that are verified before anybody uses them.
 
-A version's tags carry its lineage (`fewstep.…`), the files it came from are artifacts of its run, and the exported
-student lies in the registered MLflow model. Aliases: `candidate` (newest registered), `champion`, `previous`.
+A version's tags (tasks.registry.version_tags) say what it was made of, the files it came from are artifacts of its run,
+and the exported student lies in the registered MLflow model. Aliases: `candidate` (newest registered), `champion`,
+`previous`.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
+from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
 from fewstep.util.files import sync_folder
 from fewstep.util.hashing import sha256_file
 from tasks.engine.manifest import File, tree_digest
+from tasks.registry.version_tags import VersionTags, read_tags
 from tasks.storage.file_io import list_files
 from tasks.storage.locks import held
-from tasks.tracking.mlflow_client import Tracking
+from tasks.storage.workspace import Workspace
+from tasks.tracking.mlflow_client import ModelVersion, Tracking, all_pages, if_present
 
 PREFIX = "fewstep-"
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
@@ -31,7 +36,14 @@ _REFERENCE = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:@(?P<alias>[A-Za-z][A-Za-
 
 @dataclass(frozen=True)
 class Version:
-    """One registered version. `tags` are strings; `aliases` are those it holds at the time of asking."""
+    """A registered version.
+
+    Attributes:
+        tags: all tags as MLflow holds them; `provenance` is those that say what it was made of.
+        aliases: those it held at the time of asking.
+        run_id: MLflow run that holds its snapshot; None for a version that was not registered here.
+        source: address of its MLflow model.
+    """
 
     model: str
     number: int
@@ -39,9 +51,6 @@ class Version:
     aliases: tuple[str, ...]
     run_id: str | None
     source: str
-    created: int
-    status: str = "READY"
-    fields: dict = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
@@ -52,14 +61,10 @@ class Version:
         """Names the version and its registered model: a clone may bring the tags of another registry's version 1."""
         return f"fewstep/{self.model}/v{self.number}-{hashlib.sha256(self.source.encode()).hexdigest()[:8]}"
 
-    def json(self, tag: str) -> dict:
-        """A tag that holds JSON; empty where it is missing."""
-        return json.loads(self.tags.get(f"fewstep.{tag}", "{}"))
-
-    @property
-    def inputs(self) -> dict[str, dict]:
-        """Per stage that this version came from: `key` and `digest` of its manifest."""
-        return self.json("stages")
+    @cached_property
+    def provenance(self) -> VersionTags:
+        """What the version was made of. Raises DataDiffers naming the tag that is damaged."""
+        return read_tags(self.tags, self.name)
 
 
 def model_name(name: str) -> str:
@@ -86,36 +91,36 @@ def folder_digest(folder: Path) -> str:
 class Registry:
     """The registry that a workspace's settings point to, or the one behind `tracking` with its records in `folder`."""
 
-    def __init__(self, workspace, tracking: Tracking | None = None, folder: Path | None = None):
+    def __init__(self, workspace: Workspace, tracking: Tracking | None = None, folder: Path | None = None):
         self.workspace = workspace
         self.tracking = tracking or Tracking.of(workspace)
-        self.folder = folder or Path(workspace.shared) / "registry"
+        self.folder = folder or workspace.shared / "registry"
 
     # reading
 
     def models(self) -> list[str]:
         """Names of all registered models of ours."""
-        found = self.tracking.pages("search_registered_models", max_results=100)
-        return sorted(model.name for model in found if model.name.startswith(PREFIX))
+        models = all_pages(self.tracking.client.search_registered_models, max_results=100)
+        return sorted(model.name for model in models if model.name.startswith(PREFIX))
 
     def aliases(self, model: str) -> dict[str, int]:
         """Alias → version number; empty for an unknown model."""
-        found = self.tracking.find("get_registered_model", model)
-        return {} if found is None else {alias: int(number) for alias, number in (found.aliases or {}).items()}
+        registered = if_present(self.tracking.client.get_registered_model, model)
+        return {} if registered is None else {alias: int(number) for alias, number in registered.aliases.items()}
 
     def versions(self, model: str) -> list[Version]:
         """All versions, oldest first; empty for an unknown model."""
         aliases = self.aliases(model)
-        found = self.tracking.pages("search_model_versions", f"name='{model}'", max_results=200)
-        return sorted((_version(item, aliases) for item in found), key=lambda version: version.number)
+        entries = all_pages(self.tracking.client.search_model_versions, f"name='{model}'", max_results=200)
+        return sorted((_version(entry, aliases) for entry in entries), key=lambda version: version.number)
 
     def get(self, model: str, number: int) -> Version:
         """Raises NotAvailable when there is no such version."""
-        found = self.tracking.find("get_model_version", model, str(number))
-        if found is None:
+        entry = if_present(self.tracking.client.get_model_version, model, str(number))
+        if entry is None:
             known = ", ".join(str(version.number) for version in self.versions(model)) or "none"
             raise NotAvailable(f"{model} has no version {number} (versions: {known})")
-        return _version(found, self.aliases(model))
+        return _version(entry, self.aliases(model))
 
     def resolve(self, reference: str, default: str = CHAMPION) -> Version:
         """The version that `reference` names; a bare name means its `default` alias.
@@ -136,47 +141,50 @@ class Registry:
                            hint="`fewstep run` registers one at its end")  # fmt: skip
 
     def with_tag(self, model: str, **tags: str) -> list[Version]:
-        """Versions whose `fewstep.<tag>` has this value, for all given tags."""
+        """Versions whose tags `fewstep.<name>` have all of these values."""
         wanted = {f"fewstep.{key}": value for key, value in tags.items()}
         return [version for version in self.versions(model) if wanted.items() <= version.tags.items()]
 
     # bytes
 
     def snapshot(self, version: Version, into: Path) -> Path:
-        """Downloads the files that the version came from to the new folder `into` and returns it."""
+        """Downloads the files that the version came from to the new folder `into`; returns the folder that holds them.
+
+        Raises NotAvailable for a file that is missing and DataDiffers for one that was changed.
+        """
         if not version.run_id:
             raise NotAvailable(f"{version.name} has no run in MLflow, so its params.yaml and dvc.lock are not recorded")
         into.mkdir(parents=True, exist_ok=True)
-        found = Path(self.tracking.call("download_artifacts", version.run_id, SNAPSHOT, str(into)))
-        expected = version.json("snapshot")
-        for name, digest in expected.items():
-            path = found / name
+        folder = Path(self.tracking.client.download_artifacts(version.run_id, SNAPSHOT, str(into)))
+        for name, digest in version.provenance.snapshot.items():
+            path = folder / name
             if not path.is_file():
                 raise NotAvailable(f"{version.name}: {name} is missing in MLflow's artifacts")
             if sha256_file(path) != digest:
                 raise DataDiffers(f"{version.name}: {name} in MLflow's artifacts is not what was registered")
-        return found
+        return folder
 
     def pipeline(self, version: Version) -> Path:
         """A local folder with the exported student, its tree digest verified now.
 
         Raises DataDiffers when the bytes are not those registered, NotAvailable when they cannot be had.
         """
-        expected = version.tags.get("fewstep.weights")
+        expected = version.provenance.weights
         if not expected:
             raise DataDiffers(f"{version.name} carries no weights digest, so its bytes cannot be verified",
                               hint="only versions registered by fewstep can be used")  # fmt: skip
         folder, is_copy = self._fetch(version, expected)
-        found = folder_digest(folder)
-        if found != expected:
+        present = folder_digest(folder)
+        if present != expected:
             if is_copy:
                 shutil.rmtree(folder)
             raise DataDiffers(f"{version.name}: the registered weights differ from what was registered "
-                              f"(tree digest {found[:12]}, expected {expected[:12]}) in {folder}")  # fmt: skip
+                              f"(tree digest {present[:12]}, expected {expected[:12]}) in {folder}")  # fmt: skip
         return folder
 
     def _fetch(self, version: Version, digest: str) -> tuple[Path, bool]:
-        uri = self.tracking.call("get_model_version_download_uri", version.model, str(version.number))
+        """The folder with the exported student, and whether it is a copy that was downloaded."""
+        uri = self.tracking.client.get_model_version_download_uri(version.model, str(version.number))
         parts = urlsplit(uri)
         if parts.scheme in ("", "file"):
             folder = Path(unquote(parts.path)) / PIPELINE
@@ -184,7 +192,7 @@ class Registry:
                 raise NotAvailable(f"{version.name}: its files are gone from {folder}",
                                    hint="put the folder back, or use a version whose files are here")  # fmt: skip
             return folder, False
-        target = Path(self.workspace.shared) / "models" / digest
+        target = self.workspace.shared / "models" / digest
         if not target.is_dir():
             with held(target.with_name(f"{digest}.lock")):
                 if not target.is_dir():
@@ -208,20 +216,15 @@ class Registry:
             yield folder
 
     def set_alias(self, version: Version, alias: str) -> None:
-        self.tracking.call("set_registered_model_alias", version.model, alias, str(version.number))
-
-    def drop_alias(self, model: str, alias: str) -> None:
-        self.tracking.call("delete_registered_model_alias", model, alias)
+        self.tracking.client.set_registered_model_alias(version.model, alias, str(version.number))
 
     def set_tags(self, version: Version, **tags: str) -> None:
+        """Sets the tags `fewstep.<name>`."""
         for key, value in tags.items():
-            self.tracking.call("set_model_version_tag", version.model, str(version.number), f"fewstep.{key}", value)
+            self.tracking.client.set_model_version_tag(version.model, str(version.number), f"fewstep.{key}", value)
 
 
-def _version(item, aliases: dict[str, int]) -> Version:
-    number = int(item.version)
-    held = tuple(sorted(alias for alias, other in aliases.items() if other == number))
-    if item.status not in ("READY", "PENDING_REGISTRATION", "FAILED_REGISTRATION"):
-        raise FewstepError(f"{item.name}/{number} has the unknown status {item.status!r} in MLflow")
-    return Version(model=item.name, number=number, tags=dict(item.tags), aliases=held, run_id=item.run_id or None,
-                   source=item.source, created=item.creation_timestamp, status=item.status)  # fmt: skip
+def _version(entry: ModelVersion, aliases: dict[str, int]) -> Version:
+    number = int(entry.version)
+    names = tuple(sorted(alias for alias, other in aliases.items() if other == number))
+    return Version(entry.name, number, dict(entry.tags), names, entry.run_id or None, entry.source)

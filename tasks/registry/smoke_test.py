@@ -1,8 +1,10 @@
-"""Whether a registered folder is a model: its weights are finite, and torch and diffusers alone draw from it by class.
+"""Checks that a registered folder is a model: finite weights, from which torch and diffusers alone draw by class.
 
-The second is asked of a process of its own, in which this project and its orchestration cannot be imported and from
-whose environment secrets are absent.
+The second is checked in a child process in which this project and its orchestration cannot be imported and from whose
+environment secrets are absent.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -25,21 +27,21 @@ def not_finite(folder: Path) -> list[str]:
     import torch
     from safetensors import SafetensorError, safe_open
 
-    found = []
+    problems = []
     for path in sorted(folder.rglob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118  (no mapping)
                     tensor = file.get_tensor(name)
                     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                        found.append(f"weights are NaN or infinite: {name} in {path.relative_to(folder)}")
+                        problems.append(f"weights are NaN or infinite: {name} in {path.relative_to(folder)}")
         except SafetensorError as error:
-            found.append(f"{path.relative_to(folder)} is no readable safetensors file ({error})")
-    return found
+            problems.append(f"{path.relative_to(folder)} is no readable safetensors file ({error})")
+    return problems
 
 
 def alone(folder: Path) -> list[str]:
-    """What goes wrong when a process with torch and diffusers only loads the folder and draws two images per class."""
+    """Problems of a process with torch and diffusers only that loads the folder and draws two images per class."""
     script = Path(__file__).with_name("smoke_test_child.py")
     with tempfile.TemporaryDirectory(prefix="fewstep-alone-") as scratch:
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}

@@ -1,7 +1,7 @@
 """Run as a script: loads an exported student with torch and diffusers only and draws from it by class.
 
-Prints {"problems": [...]} as JSON. Anything of this project, or of its orchestration, that the folder's own pipeline.py
-would need is not there.
+Prints {"problems": [...]} as JSON. This project and its orchestration cannot be imported here, also not by the
+pipeline.py in the folder.
 """
 
 import json
@@ -14,7 +14,7 @@ SAME = 1e-4  # images that differ by less than this everywhere are the same
 
 
 class Without:
-    """An import finder that does not find what is in ABSENT, and otherwise is the given one."""
+    """The import finder `finder` without the packages in ABSENT."""
 
     def __init__(self, finder):
         self.finder = finder
@@ -38,7 +38,7 @@ def draw(pipeline, classes, seeds, steps):
 
 
 def examine(folder):
-    """What is wrong with the images, one line each."""
+    """Problems of the images, a line each."""
     import diffusers
     import numpy as np
 
@@ -54,17 +54,18 @@ def examine(folder):
     images = np.asarray(draw(pipeline, classes, seeds, steps))
     if not np.isfinite(images).all():
         return ["its samples are NaN or infinite"]
-    found = []
+    problems = []
     if np.abs(images - np.asarray(draw(pipeline, classes, seeds, steps))).max() > SAME:
-        found.append("it draws other images from the same noise when asked again")
+        problems.append("it draws other images from the same noise when asked again")
     if np.abs(images[0] - images[1]).max() < SAME:
-        found.append("it draws the same image from different noise")
+        problems.append("it draws the same image from different noise")
     if count > 1:
         groups = images.reshape(count, -1)
         alike = [(i, j) for i in range(count) for j in range(i) if np.abs(groups[i] - groups[j]).max() < SAME]
         if alike:
-            found.append("the class makes no difference: it draws the same for classes {1} and {0}".format(*alike[0]))
-    return found
+            first, second = alike[0][::-1]
+            problems.append(f"the class makes no difference: it draws the same for classes {first} and {second}")
+    return problems
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
-"""Registry events for others: every entry of a record goes to a webhook, in order, at least once.
+"""Events of the registry for others: every entry of an audit log goes to a webhook, in order, at least once.
 
 The address comes from FEWSTEP_WEBHOOK, as it may hold a secret; FEWSTEP_WEBHOOK_SECRET, where it is set, signs the body
-(X-Fewstep-Signature: sha256=<HMAC>). What has been delivered stands in a file beside the record, so that an absent
-receiver delays events and loses none: the next command sends what is left. `id` and `event` tell repeats apart.
+(X-Fewstep-Signature: sha256=<HMAC>). The number of entries that were delivered stands in a file beside the log, so that
+an absent receiver delays events and loses none: the next command sends the rest. `id` and `event` tell repeats apart.
+
+MLflow's registry webhooks (experimental in 3.17) and Prefect's automations do not replace this: both are sent by their
+servers, which a checkout with embedded databases does not run; MLflow's know nothing of refusals, of waiting decisions,
+or of who, why and the figures; an event that Prefect's server is not there to hear is lost.
 """
+
+from __future__ import annotations
 
 import hashlib
 import hmac
@@ -12,6 +18,7 @@ import os
 import urllib.error
 import urllib.request
 import warnings
+from typing import Any
 
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
@@ -28,13 +35,13 @@ _CURSOR = "delivered"
 def deliver(registry: Registry, model: str) -> int:
     """Sends the entries of `model` that were not delivered yet; returns their number.
 
-    A receiver that is away or refuses ends it with a warning. Without an address nothing is sent, and what happens
-    meanwhile is not sent later. Raises SettingsError for an address that is neither http nor https.
+    Stops with a warning at a receiver that is away or refuses. Without an address nothing is sent, and entries of that
+    time are not sent later. Raises SettingsError for an address that is neither http nor https.
     """
     address, folder = os.environ.get(ADDRESS), registry.folder / model
     if not (folder / audit_log.NAME).exists():
         return 0
-    with held(folder / "delivery.lock"):  # not the model's own: nobody waits for a slow receiver
+    with held(folder / "delivery.lock"):  # not the model's lock: no command waits for a slow receiver
         entries = audit_log.read(folder)
         cursor = folder / _CURSOR
         first = int(cursor.read_text()) if cursor.exists() else 0
@@ -45,19 +52,19 @@ def deliver(registry: Registry, model: str) -> int:
         if not address.startswith(("http://", "https://")):
             raise SettingsError(f"{ADDRESS}: expected an http or https address")
         sent = 0
-        for position in range(first, len(entries)):
-            if entries[position]["event"] != "intent":
-                problem = _post(address, {"model": model, **entries[position]})
+        for position, entry in enumerate(entries[first:], first + 1):
+            if entry.event != "intent":
+                problem = _post(address, {"model": model, **entry.to_dict()})
                 if problem:
                     warnings.warn(f"{ADDRESS}: {redact(problem)}; sent again by the next command", stacklevel=2)
                     return sent
                 sent += 1
-            write_atomically(cursor, str(position + 1))
+            write_atomically(cursor, str(position))
     return sent
 
 
-def _post(address: str, event: dict) -> str | None:
-    """None when the receiver took it, else what went wrong."""
+def _post(address: str, event: dict[str, Any]) -> str | None:
+    """None when the receiver took the event, else the reason."""
     body = json.dumps(event, sort_keys=True).encode()
     headers = {"Content-Type": "application/json", "X-Fewstep-Event": event["event"]}
     if os.environ.get(KEY):

@@ -147,7 +147,7 @@ def of_version(registry: Registry, version: Version, scratch: Path) -> Material:
     return Material(
         label=version.name, document=read(Evaluation, snapshot / EVALUATION), cost=read_costs(snapshot / "cost"),
         curves=curves(registry.workspace, stages.get("distill")), stages=stages,
-        commit=version.tags.get("fewstep.commit") or None, pictures=_pictures(snapshot / PICTURES),
+        commit=version.provenance.commit or None, pictures=_pictures(snapshot / PICTURES),
     )  # fmt: skip
 
 
@@ -164,15 +164,17 @@ def curves(workspace: Workspace, distill: StageFacts | None) -> dict[str, list[l
 
 
 def _curves(tracking: Tracking, key: str) -> dict[str, list[list[float]]]:
-    experiments = [item.experiment_id for item in tracking.pages("search_experiments")]
+    from tasks.tracking.mlflow_client import all_pages  # loads MLflow
+
+    experiments = [item.experiment_id for item in all_pages(tracking.client.search_experiments)]
     curves: dict[str, dict[int, float]] = {}
     condition = f"tags.`fewstep.stage` = 'distill' and tags.`fewstep.key` = '{key}'"
-    for run in tracking.pages("search_runs", experiments, condition) if experiments else []:
+    for run in all_pages(tracking.client.search_runs, experiments, condition) if experiments else []:
         for name in run.data.metrics:
             if name.startswith(("cost/", "progress/")) or "/" not in name and name != "learning_rate":
                 continue
             points = curves.setdefault(name, {})
-            for metric in tracking.call("get_metric_history", run.info.run_id, name):
+            for metric in tracking.client.get_metric_history(run.info.run_id, name):
                 if np.isfinite(metric.value):
                     points[metric.step] = metric.value
     return {name: _thinned(sorted(points.items())) for name, points in sorted(curves.items()) if len(points) > 1}

@@ -1,9 +1,11 @@
 """Metrics on their way to MLflow, kept in a file until MLflow has them.
 
-A training loop that is killed between two deliveries would otherwise lose the points since the last one: its checkpoint
-may lie after them, so they are never computed again. Appending a line survives SIGKILL of the process, and a server
-that is away for an hour costs nothing but the delay.
+A training loop that is killed between two deliveries would otherwise lose the points since the last delivery: its
+checkpoint may lie after them, so they are never computed again. An appended line survives SIGKILL of the process, and
+a server that is away for an hour costs nothing but the delay.
 """
+
+from __future__ import annotations
 
 import json
 import re
@@ -22,27 +24,26 @@ class Point(NamedTuple):
     time: int
 
 
-class Spool:
-    """An append-only file of points. Not thread-safe: the owner holds a lock."""
+class MetricBuffer:
+    """An append-only file of points that wait for delivery. Not thread-safe: its owner holds a lock."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.points: list[Point] = []
-        if path.exists():
-            self.points = _read(path)
-            if self.points:
-                self._rewrite()  # without the torn line that a kill may have left
+        self.points: list[Point] = _read(path) if path.exists() else []
+        if self.points:
+            self._rewrite()  # without the torn line that a kill may have left
 
     def append(self, points: list[Point]) -> None:
+        """Adds `points` to the file, then to the list."""
         if not points:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(point) + "\n" for point in points))
+            file.write(_lines(points))
         self.points.extend(points)
 
     def delivered(self, count: int) -> None:
-        """Forgets the first `count` points. A kill before this only makes the next start offer them again."""
+        """Removes the first `count` points. A kill before this only makes the next start offer them again."""
         self.points = self.points[count:]
         self._rewrite()
 
@@ -52,34 +53,38 @@ class Spool:
             self.path.unlink(missing_ok=True)
 
     def _rewrite(self) -> None:
-        if not self.points:
+        if self.points:
+            write_atomically(self.path, _lines(self.points))
+        else:
             self.path.unlink(missing_ok=True)
-            return
-        write_atomically(self.path, "".join(json.dumps(point) + "\n" for point in self.points))
+
+
+def _lines(points: list[Point]) -> str:
+    return "".join(json.dumps(point) + "\n" for point in points)
 
 
 def _read(path: Path) -> list[Point]:
     points = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if not line.endswith("\n"):
-            break  # torn by a kill: the point is replayed or the value was the last one before the checkpoint
+            break  # torn by a kill: the point is replayed or the value was the last before the checkpoint
         name, value, step, time = json.loads(line)
         points.append(Point(str(name), float(value), int(step), int(time)))
     return points
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow takes: letters, digits, blanks and `_ - . / :`."""
+    """`name` with `_` for every character that MLflow does not take (letters, digits, blanks and `_ - . / :`)."""
     return re.sub(r"[^\w\-./: ]", "_", name, flags=re.ASCII)
 
 
 def numbers(values: dict, prefix: str = "") -> dict[str, float]:
-    """The numbers in a nested dictionary, as metrics."""
-    found: dict[str, float] = {}
+    """The numbers of a nested dictionary as metrics, such as `{"student/4/kid": 0.01}`; everything else is left out."""
+    metrics: dict[str, float] = {}
     for key, value in values.items():
         name = metric_name(f"{prefix}{key}")
         if isinstance(value, dict):
-            found.update(numbers(value, name + "/"))
+            metrics.update(numbers(value, name + "/"))
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[name] = float(value)
-    return found
+            metrics[name] = float(value)
+    return metrics

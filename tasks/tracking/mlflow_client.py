@@ -1,194 +1,237 @@
-"""The connection to MLflow: its client with our retries, one maker of a database at a time, errors that say what to do.
+"""The connection to an MLflow server or database: MLflow's own client, with this project's errors.
 
-MLflow reads its switches when it is imported: who needs a name of its own takes it from here.
+All of the project reaches MLflow through `Tracking`. It adds what MLflow (3.17) lacks:
+
+* One process at a time opens a database. When ten processes open an empty SQLite database at once, MLflow alone lets
+  nine of them fail. An older database is copied before it is upgraded.
+* Database errors are retried. MLflow retries HTTP requests only (MLFLOW_HTTP_REQUEST_MAX_RETRIES, which counts here for
+  databases too).
+* A failure is a NotAvailable, a Missing or another FewstepError that says what to do, without secrets.
 """
 
+from __future__ import annotations
+
+import functools
 import logging
 import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, ParamSpec, TypeVar, cast
 
 import tasks.tracking.process_env  # noqa: F401  (switches telemetry off before mlflow is imported)
 from fewstep.util.errors import FewstepError, NotAvailable
 from tasks.storage.locks import held
+from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
+from tasks.tracking.store_uri import is_server, sqlite_file
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # our own retries, below, are the ones that count
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import mlflow
+import requests
+import sqlalchemy
 import tenacity
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from mlflow import MlflowClient
+from mlflow.db import upgrade
+from mlflow.entities import LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 
-__all__ = ["Metric", "Param", "RunTag", "Tracking", "ViewType", "safe", "unreachable"]
+__all__ = ["LoggedModelStatus", "Metric", "Missing", "MlflowClient", "ModelVersion", "Param", "Run", "RunTag",
+           "Tracking", "ViewType", "all_pages", "if_present", "safe"]  # fmt: skip
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
-ATTEMPTS = 4
-_PERMANENT = {
-    "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST",
+LOCK = "mlflow.lock"
+MISSING = "RESOURCE_DOES_NOT_EXIST"
+REFUSED_BY_DATABASE = "BAD_REQUEST"
+"""MLflow's code where the database was reached and refused: two writers inserted the same row at once."""
+REFUSALS = {
+    MISSING, REFUSED_BY_DATABASE, "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE", "INVALID_STATE",
     "PERMISSION_DENIED", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED",
 }  # fmt: skip
+"""Codes of answers; every other code (TEMPORARILY_UNAVAILABLE, INTERNAL_ERROR, …) says that there was no answer."""
+UNREACHABLE = (sqlalchemy.exc.SQLAlchemyError, requests.RequestException, ConnectionError, TimeoutError)
+"""What is raised where MLflow does not translate: the store does not answer."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Missing(FewstepError):
+    """MLflow has no run, model, version or experiment of that name."""
 
 
 class Tracking:
-    """A connection to one MLflow server or database, with retries and errors that say what to do.
+    """A connection to one MLflow server or database.
 
-    `uri` is a database (`sqlite:///…`, `postgresql…`) or an http(s) address. `artifacts` is the folder or address under
-    which experiments made here keep their files; None leaves it to the server. `locks` is a folder for lock files.
+    Attributes:
+        uri: a database (`sqlite:///…`, `postgresql…`) or an http(s) address.
+        artifacts: folder or address under which experiments made here keep their files; None leaves it to the server.
+        locks: folder for lock files.
+        client: MLflow's client; its methods raise Missing for what does not exist, NotAvailable for a store that does
+            not answer through all attempts, and FewstepError for what MLflow refuses.
     """
 
     def __init__(self, uri: str, artifacts: str | None, locks: Path):
         self.uri, self.artifacts, self.locks = uri, artifacts, Path(locks)
         self.locks.mkdir(parents=True, exist_ok=True)
-        self._client: mlflow.MlflowClient | None = None
+        self.client = cast(MlflowClient, _Translated(self))
+        self._client: MlflowClient | None = None
 
     @classmethod
-    def of(cls, workspace) -> "Tracking":
+    def of(cls, workspace: Workspace) -> Tracking:
         """The connection that the workspace's settings name."""
-        uri = str(workspace.mlflow_uri)
-        shared = Path(workspace.shared)
-        artifacts = None if urlsplit(uri).scheme in ("http", "https") else (shared / "mlartifacts").resolve().as_uri()
+        uri, shared = workspace.mlflow_uri, workspace.shared
+        artifacts = None if is_server(uri) else (shared / "mlartifacts").resolve().as_uri()
         return cls(uri, artifacts, shared / "locks")
 
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls the client's `method`.
-
-        Raises NotAvailable when the server stays away through all attempts, FewstepError for what it refuses.
-        """
-        return self.attempt(method, lambda: getattr(self.client, method)(*args, **kwargs))
-
-    def pages(self, method: str, *args: Any, **kwargs: Any) -> list:
-        """All items of a paged search."""
-        found, token = [], None
-        while True:
-            page = self.call(method, *args, page_token=token, **kwargs)
-            found += page
-            token = page.token
-            if not token:
-                return found
-
-    def find(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
-        """Like `call`; None where MLflow says that there is no such thing."""
-        try:
-            return self.call(method, *args, **kwargs)
-        except FewstepError as error:
-            if isinstance(error.__cause__, MlflowException) and _missing(error.__cause__):
-                return None
-            raise
-
     def write_once(self, run_id: str, name: str, value: str) -> bool:
-        """Sets a run's parameter, which its database never changes: False when it holds another value. Of many writers
-        at once exactly one gets True."""
+        """Sets a run's parameter, which MLflow's database never changes: False when it holds another value.
+
+        Of many writers at once exactly one gets True.
+        """
         try:
-            self.call("log_param", run_id, name, value)
+            self.client.log_param(run_id, name, value)
         except FewstepError:
-            held = self.call("get_run", run_id).data.params.get(name)
-            if held is None:
+            stored = self.client.get_run(run_id).data.params.get(name)
+            if stored is None:
                 raise
-            return held == value
+            return stored == value
         return True
 
     def download(self, uri: str, folder: Path) -> Path:
         """Copies what MLflow keeps under `uri` (`models:/NAME/1`, …) into `folder`; returns where it lies."""
-        self.attempt("the first contact", lambda: self.client)
-        fetch = mlflow.artifacts.download_artifacts
-        return Path(self.attempt(f"the download of {uri}", lambda: fetch(artifact_uri=uri, dst_path=str(folder))))
+
+        def fetch() -> str:
+            self.opened()  # MLflow resolves `models:/…` by the store that was opened last
+            return mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
+
+        return Path(self.attempt(f"the download of {uri}", fetch))
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment `name`, made where it is missing (also when ten processes make it at once)."""
-        found = self.call("get_experiment_by_name", name)
-        if found is None:
-            location = f"{self.artifacts}/{safe(name)}" if self.artifacts else None
-            with held(self.locks / "mlflow.lock"):
-                found = self.call("get_experiment_by_name", name)
-                if found is None:
-                    return self.call("create_experiment", name, artifact_location=location)
-        if found.lifecycle_stage == "deleted":
-            raise FewstepError(f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
-                               f"-x {found.experiment_id}` or use another name in params.yaml")  # fmt: skip
-        return found.experiment_id
+        """Id of the experiment `name`, made where it is missing (also when ten processes make it at once).
 
-    @property
-    def client(self) -> mlflow.MlflowClient:
-        """MLflow's own client. One process at a time creates or migrates a database: making a client starts that."""
+        Raises FewstepError for an experiment that was deleted.
+        """
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            with held(self.locks / LOCK):
+                experiment = self.client.get_experiment_by_name(name)
+                if experiment is None:
+                    location = f"{self.artifacts}/{safe(name)}" if self.artifacts else None
+                    return self.client.create_experiment(name, artifact_location=location)
+        if experiment.lifecycle_stage == "deleted":
+            raise FewstepError(f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
+                               f"-x {experiment.experiment_id}` or use another name in params.yaml")  # fmt: skip
+        return experiment.experiment_id
+
+    def opened(self) -> MlflowClient:
+        """MLflow's client as it is, without translation of errors. The first call makes or upgrades a database."""
         if mlflow.get_tracking_uri() != self.uri:  # what MLflow resolves by itself belongs to the store in use
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
         if self._client is None:
-            if urlsplit(self.uri).scheme in ("http", "https"):
-                self._client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            else:
-                with held(self.locks / "mlflow.lock"):
-                    _upgrade(self.uri)
-                    self._client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-                    # the stores add their default rows when first used: under the lock too
-                    self._client.search_experiments(max_results=1)
-                    self._client.search_registered_models(max_results=1)
+            with nullcontext() if is_server(self.uri) else held(self.locks / LOCK):
+                self._client = self._open()
         return self._client
 
-    def attempt(self, what: str, action: Callable[[], Any]) -> Any:
-        """Does `action`, again where MLflow stays away; raises as `call` does, naming `what`."""
-        attempts = int(os.environ.get("FEWSTEP_MLFLOW_ATTEMPTS", ATTEMPTS))
+    def _open(self) -> MlflowClient:
+        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        if not is_server(self.uri):
+            _upgrade(self.uri)
+            client.search_experiments(max_results=1)  # the two stores make their tables when they are first used
+            client.search_registered_models(max_results=1)
+        return client
+
+    def attempt(self, what: str, action: Callable[[], T]) -> T:
+        """Does `action`, repeated where that may help; raises as `client` does. `what` is named in messages."""
+        attempts = 1 + MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(attempts), wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
-            retry=tenacity.retry_if_exception(lambda error: _transient(error) or _raced(error)), reraise=True,
+            retry=tenacity.retry_if_exception(self._worth_repeating), reraise=True,
         )  # fmt: skip
         try:
             return retrying(action)
-        except Exception as error:
-            text = redact(str(error)).strip().splitlines()
-            text = text[0][:300] if text else type(error).__name__
-            if _transient(error):
-                raise unreachable(self.uri, attempts, text) from error
+        except Exception as error:  # not MLflow's alone: artifact stores raise exceptions of their own libraries
+            text = (redact(str(error)).strip() or type(error).__name__).splitlines()[0][:300]
+            if isinstance(error, MlflowException) and error.error_code == MISSING:
+                raise Missing(f"MLflow refused {what}: {text}") from error
+            if _unreachable(error):
+                message = f"MLflow at {redact(self.uri)} did not answer after {attempts} attempts: {text}"
+                hint = "finished work is kept; start the server or mend its address, then `fewstep resume`"
+                raise NotAvailable(message, hint=hint) from error
             raise FewstepError(f"MLflow refused {what}: {text}") from error
 
-
-def unreachable(uri: str, attempts: int, text: str) -> NotAvailable:
-    error = NotAvailable(f"MLflow at {redact(uri)} did not answer after {attempts} attempts: {text}")
-    error.hint = "finished work is kept; start the server or mend its address, then `fewstep resume`"
-    return error
-
-
-def _missing(error: MlflowException) -> bool:
-    text = str(error)
-    return error.error_code == "RESOURCE_DOES_NOT_EXIST" or ("alias" in text and "not found" in text)
+    def _worth_repeating(self, error: BaseException) -> bool:
+        if isinstance(error, MlflowException) and error.error_code == REFUSED_BY_DATABASE:
+            return True  # asked again, MLflow sees the other writer's row and changes it
+        return not is_server(self.uri) and _unreachable(error)
 
 
-def _transient(error: BaseException) -> bool:
+class _Translated:
+    """MlflowClient whose methods go through `Tracking.attempt`."""
+
+    def __init__(self, tracking: Tracking):
+        self._tracking = tracking
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        @functools.wraps(getattr(MlflowClient, name))
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return self._tracking.attempt(name, lambda: getattr(self._tracking.opened(), name)(*args, **kwargs))
+
+        return method
+
+
+def if_present(ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """What `ask`, a method of `Tracking.client`, returns; None where MLflow has no such thing."""
+    try:
+        return ask(*args, **kwargs)
+    except Missing:
+        return None
+
+
+def all_pages(search: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+    """All items of a paged search, such as `all_pages(tracking.client.search_runs, experiments, condition)`."""
+    items, token = [], None
+    while True:
+        page = search(*args, page_token=token, **kwargs)
+        items += page
+        token = page.token
+        if not token:
+            return items
+
+
+def _unreachable(error: BaseException) -> bool:
     if isinstance(error, MlflowException):
-        return error.error_code not in _PERMANENT
-    network = (type(error).__module__ or "").startswith(("sqlalchemy", "requests", "urllib3"))
-    return network or isinstance(error, (ConnectionError, TimeoutError))
-
-
-def _raced(error: BaseException) -> bool:
-    """Two writers added the same row (a tag) at once; asked again, MLflow finds the row and changes it."""
-    return isinstance(error, MlflowException) and "IntegrityError" in str(error)
+        return error.error_code not in REFUSALS
+    return isinstance(error, UNREACHABLE)
 
 
 def _upgrade(uri: str) -> None:
-    """Creates or migrates the tables; an older SQLite database is copied beside itself first."""
-    from mlflow.store.db import utils
-
-    engine = utils.create_sqlalchemy_engine_with_retry(uri)
-    try:
-        utils._safe_initialize_tables(engine)
-        found, wanted = utils._get_schema_version(engine), utils._get_latest_schema_revision()
-        if found != wanted:
-            path = Path(engine.url.database or "") if engine.url.get_backend_name() == "sqlite" else None
-            if path is not None and path.is_file():
-                shutil.copy2(path, path.with_name(f"{path.name}.before-{wanted}"))
-            utils._upgrade_db(engine)
-    finally:
-        engine.dispose()
+    """Brings the tables of an older database up to date; a SQLite file is copied beside itself first."""
+    path = sqlite_file(uri)
+    if path is not None and not path.exists():
+        return
+    engine = sqlalchemy.create_engine(uri)
+    with engine.connect() as connection:
+        present = MigrationContext.configure(connection).get_current_revision()
+    engine.dispose()
+    newest = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations")).get_current_head()
+    if present in (None, newest):  # None: an empty database, which MLflow fills at its first use
+        return
+    if path is not None:
+        shutil.copy2(path, path.with_name(f"{path.name}.before-{newest}"))
+    upgrade.callback(uri)  # `mlflow db upgrade`
 
 
 def safe(name: str) -> str:

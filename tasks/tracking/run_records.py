@@ -6,6 +6,7 @@ process holds the lock file beside the record: the kernel lets go of it at the p
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,15 +15,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fewstep.util.config import nearest
-from fewstep.util.errors import Busy, DataDiffers, NotAvailable, SettingsError
+from pydantic import ConfigDict, Field
+
+from fewstep.util.config import Strict, nearest
+from fewstep.util.errors import Busy, NotAvailable, SettingsError
+from fewstep.util.files import write_atomically
 from tasks.engine.events import Observer
-from tasks.storage.locks import held, said_by_holder
+from tasks.storage.documents import read_document
+from tasks.storage.file_io import clone_or_copy, list_files
+from tasks.storage.locks import said_by_holder
+from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
+
+if TYPE_CHECKING:
+    from tasks.engine.events import Outcome
 
 FORMAT = 1
 RUNNING, FINISHED, FAILED, CANCELLED, KILLED = "running", "finished", "failed", "cancelled", "killed"
@@ -47,8 +57,13 @@ def settings_digest(settings: dict) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-@dataclass
-class StageRecord:
+class _Record(Strict):
+    """A part of the run's record: validated when it is read; the run itself changes it in place."""
+
+    model_config = ConfigDict(frozen=False, allow_inf_nan=True)  # a metric may be NaN
+
+
+class StageRecord(_Record):
     """One stage of a run. `state`: waiting, running, current, restored, made, failed or stopped; times in UTC."""
 
     state: str = "waiting"
@@ -61,18 +76,43 @@ class StageRecord:
     ended: str | None = None
     seconds: float = 0.0        # over all attempts
     error: str | None = None
-    warnings: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+    def stop(self, state: str, moment: str) -> None:
+        """The stage is in `state` from `moment` on; the time since its start is added."""
+        if self.state == RUNNING:
+            self.seconds += max(0.0, seconds_between(self.started, moment) or 0.0)
+        self.state, self.ended = state, moment
 
 
-@dataclass
-class RunRecord:
+class AttemptRecord(_Record):
+    """One process's work on a run. `state` is how it ended; None while it works or when it was killed."""
+
+    pid: int
+    host: str
+    started: str
+    ended: str | None = None
+    state: str | None = None
+
+
+class RunError(_Record):
+    """What stopped a run: the stage, the error's class, message and hint, and the command that continues."""
+
+    stage: str | None = None
+    kind: str | None = None
+    message: str
+    hint: str | None = None
+    command: str | None = None
+
+
+class RunRecord(_Record):
     """A run: `settings` as frozen at its start, `root` the checkout it works in (a worktree when `isolated`)."""
 
     id: str
     name: str
     root: str
-    settings: dict
+    settings: dict[str, Any]
     settings_digest: str
     created: str
     format: int = FORMAT
@@ -81,28 +121,37 @@ class RunRecord:
     origin: str | None = None       # what started it: a schedule's name; None for a person
     commit: str | None = None       # of the code; for an isolated run what its worktree is made of
     modified: bool = False          # tracked files differed from `commit`'s parent: the diff lies in the run's folder
-    attempts: list[dict] = field(default_factory=list)
+    attempts: list[AttemptRecord] = Field(default_factory=list)
     updated: str | None = None
     ended: str | None = None
-    mlflow: dict = field(default_factory=dict)
-    prefect: dict = field(default_factory=dict)
-    stages: dict[str, StageRecord] = field(default_factory=dict)
-    error: dict | None = None       # stage, kind, message, hint, command
+    mlflow: dict[str, str] = Field(default_factory=dict)
+    prefect: dict[str, str] = Field(default_factory=dict)
+    stages: dict[str, StageRecord] = Field(default_factory=dict)
+    error: RunError | None = None
 
     @property
     def resume_command(self) -> str:
         return f"fewstep resume {self.id}"
 
-    def to_dict(self) -> dict:
-        return asdict(self)
+    def stop(self, state: str, moment: str) -> None:
+        """The attempt has ended in `state`; stages that it left running are `stopped`."""
+        self.stop_stages(moment)
+        self.state, self.ended = state, moment
+        if self.attempts:
+            self.attempts[-1].ended, self.attempts[-1].state = moment, state
+
+    def stop_stages(self, moment: str) -> None:
+        """Stages that a dead or ended attempt left running become `stopped`; the time they took is kept."""
+        for stage in self.stages.values():
+            if stage.state == RUNNING:
+                stage.stop("stopped", moment)
 
 
 class RunStore:
     """All runs of a repository, whichever worktree they work in: `<shared>/runs/<id>.json`, and a folder for each."""
 
-    def __init__(self, workspace):
-        self.folder = Path(workspace.runs)
-        self.root = Path(workspace.root)
+    def __init__(self, workspace: Workspace):
+        self.folder, self.root = workspace.runs, workspace.root
 
     def path(self, run: str) -> Path:
         return self.folder / f"{run}.json"
@@ -116,8 +165,8 @@ class RunStore:
         """An id such as digits-20261121-115700-ab12 (the moment is in UTC)."""
         return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
-    def new(self, settings: dict, *, run: str | None = None, **facts) -> RunRecord:
-        """A fresh record, written to disk."""
+    def new(self, settings: dict[str, Any], *, run: str | None = None, **facts: Any) -> RunRecord:
+        """A fresh record with `facts` as further fields, written to disk."""
         run = run or self.new_id(settings["name"])
         facts.setdefault("root", str(self.root))
         record = RunRecord(id=run, name=settings["name"], settings=settings, settings_digest=settings_digest(settings),
@@ -128,29 +177,21 @@ class RunStore:
 
     def save(self, record: RunRecord) -> None:
         """Atomically replaces the record's file."""
-        from fewstep.util.files import write_atomically
-
         record.updated = now()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path(record.id), redact(json.dumps(record.to_dict(), indent=1, ensure_ascii=False)))
+        write_atomically(self.path(record.id), redact(json.dumps(record.model_dump(), indent=1, ensure_ascii=False)))
 
     def load(self, run: str) -> RunRecord:
-        """Raises NotAvailable when there is no such run, DataDiffers when its record is not one of ours."""
+        """Raises NotAvailable where there is no such run, DataDiffers for a damaged record or another format."""
         try:
-            data = json.loads(self.path(run).read_text(encoding="utf-8"))
+            text = self.path(run).read_bytes()
         except FileNotFoundError:
             raise NotAvailable(f"no run {run!r}", hint="`fewstep status --all` lists the runs") from None
-        except ValueError as error:
-            raise DataDiffers(f"{self.path(run)}: not readable as a run record: {error}") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise DataDiffers(f"{self.path(run)}: not a run record of format {FORMAT}")
-        data["stages"] = {name: StageRecord(**stage) for name, stage in data["stages"].items()}
-        return RunRecord(**data)
+        return read_document(RunRecord, text, self.path(run))
 
     def ids(self) -> list[str]:
         """All runs, newest first (by the moment in the id, so that names do not matter)."""
-        found = [path.stem for path in self.folder.glob("*.json")] if self.folder.is_dir() else []
-        return sorted(found, key=lambda run: run.rsplit("-", 3)[1:], reverse=True)
+        ids = [path.stem for path in self.folder.glob("*.json")]
+        return sorted(ids, key=lambda run: run.rsplit("-", 3)[1:], reverse=True)
 
     def all(self) -> list[RunRecord]:
         return [self.load(run) for run in self.ids()]
@@ -203,43 +244,40 @@ class RunStore:
 
         What a person reads afterwards is what the caller stored with `close`; without that the run counts as killed.
         """
-        busy = Busy(f"run {record.id} is being worked on by another process",
-                    hint=f"`fewstep status {record.id}` shows how far it is")
-        with held(self.lock_path(record.id), lambda said: busy):
-            stop_open_stages(record)
+        self.folder_of(record.id).mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.lock_path(record.id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            deadline = time.monotonic() + 1.0
+            while True:     # `alive` takes the lock for a moment
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Busy(f"run {record.id} is being worked on by another process",
+                                   hint=f"`fewstep status {record.id}` shows how far it is") from None
+                    time.sleep(0.05)
+            record.stop_stages(record.updated or now())
             record.state, record.error, record.ended = RUNNING, None, None
-            record.attempts.append({"pid": os.getpid(), "host": os.uname().nodename, "started": now(), "ended": None})
+            record.attempts.append(AttemptRecord(pid=os.getpid(), host=os.uname().nodename, started=now()))
             self.save(record)
             yield
+        finally:
+            os.close(handle)
 
-    def close(self, record: RunRecord, state: str, error: dict | None = None) -> None:
+    def close(self, record: RunRecord, state: str, error: RunError | None = None) -> None:
         """Stores how the attempt ended."""
-        stop_open_stages(record)
-        record.state, record.error, record.ended = state, error, now()
-        if record.attempts:
-            record.attempts[-1].update(ended=record.ended, state=state)
+        record.stop(state, now())
+        record.error = error
         self.save(record)
 
     def settle(self, record: RunRecord) -> bool:
         """Writes down that a dead run is dead (`fewstep reconcile`). True when there was something to write."""
         if self.state(record) != KILLED or record.state == KILLED:
             return False
-        last = record.updated
-        stop_open_stages(record, last)
-        record.state, record.ended = KILLED, last
-        if record.attempts:
-            record.attempts[-1].update(ended=last, state=KILLED)
+        record.stop(KILLED, record.updated or now())
         self.save(record)
         return True
-
-
-def stop_open_stages(record: RunRecord, moment: str | None = None) -> None:
-    """Stages that a dead or ended attempt left running become `stopped`; the time they took is kept."""
-    moment = moment or record.updated or now()
-    for stage in record.stages.values():
-        if stage.state == RUNNING:
-            stage.seconds += max(0.0, seconds_between(stage.started, moment) or 0.0)
-            stage.state, stage.ended = "stopped", moment
 
 
 class RecordObserver(Observer):
@@ -259,7 +297,7 @@ class RecordObserver(Observer):
             self._written = moment
             self.store.save(self.record)
 
-    def stage_started(self, stage, key):
+    def stage_started(self, stage: str, key: str) -> None:
         with self._lock:
             entry = self._stage(stage)
             if entry.key != key:
@@ -267,48 +305,41 @@ class RecordObserver(Observer):
             entry.state, entry.key, entry.started, entry.ended, entry.error = RUNNING, key, now(), None, None
             self._save(at_once=True)
 
-    def stage_progress(self, stage, done, total, unit="images", metrics=None, step=None):
+    def stage_progress(self, stage: str, done: int, total: int, unit: str = "images",
+                       metrics: dict[str, float] | None = None, step: int | None = None) -> None:
         with self._lock:
             entry = self._stage(stage)
             entry.done, entry.total, entry.unit = int(done), int(total), unit
             entry.metrics.update({name: float(value) for name, value in (metrics or {}).items()})
             self._save(at_once=False)
 
-    def stage_warned(self, stage, text):
+    def stage_warned(self, stage: str, text: str) -> None:
         with self._lock:
             entry = self._stage(stage)
             if text not in entry.warnings:
                 entry.warnings.append(text)
                 self._save(at_once=True)
 
-    def stage_aside(self, stage, folder):
-        from tasks.storage.file_io import clone_or_copy, list_files
-
+    def stage_aside(self, stage: str, folder: Path) -> None:
+        """Keeps a copy of the folder beside the record: the next run replaces the folder itself."""
         kept = self.store.folder_of(self.record.id) / folder.name
-        kept.mkdir(parents=True, exist_ok=True)
         for name in list_files(folder):
+            (kept / name).parent.mkdir(parents=True, exist_ok=True)
             (kept / name).unlink(missing_ok=True)
             clone_or_copy(folder / name, kept / name)
 
-    def stage_finished(self, stage, outcome, cost):
+    def stage_finished(self, stage: str, outcome: Outcome, cost: dict) -> None:
         with self._lock:
             entry = self._stage(stage)
-            entry.ended = now()
-            if entry.state == RUNNING:
-                entry.seconds += max(0.0, seconds_between(entry.started, entry.ended) or 0.0)
-            entry.state, entry.error = outcome.state, None
-            manifest = getattr(outcome, "manifest", None)
-            if manifest is not None:
-                entry.key, entry.digest = manifest.key, manifest.digest
+            entry.stop(outcome.state, now())
+            entry.error, entry.key, entry.digest = None, outcome.manifest.key, outcome.manifest.digest
             if entry.total:
                 entry.done = entry.total
             self._save(at_once=True)
 
-    def stage_failed(self, stage, error):
+    def stage_failed(self, stage: str, error: BaseException) -> None:
         with self._lock:
             entry = self._stage(stage)
-            entry.ended = now()
-            if entry.state == RUNNING:
-                entry.seconds += max(0.0, seconds_between(entry.started, entry.ended) or 0.0)
-            entry.state, entry.error = FAILED, str(error).splitlines()[0] if str(error) else type(error).__name__
+            entry.stop(FAILED, now())
+            entry.error = str(error).splitlines()[0] if str(error) else type(error).__name__
             self._save(at_once=True)

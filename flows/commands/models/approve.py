@@ -8,6 +8,7 @@ from rich.text import Text
 
 from flows.orchestration.announcement import announce
 from flows.output import emit, examples
+from tasks.registry.audit_log import Entry
 from tasks.storage.workspace import Workspace
 
 IDENTITY = typer.Argument(None, metavar="ID", help="The decision's id, or its first digits; all that wait if left out.")
@@ -40,9 +41,8 @@ def _decide(identity: str | None, approved: bool, store: str | None, why: str, a
     workspace = Workspace.find()
     registry = copy_version.open_store(workspace, store) if store else Registry(workspace)
     if identity is None:
-        pending = [{"model": name, **entry} for name in registry.models()
-                   for entry in pending_approvals.waiting(registry, name)]
-        emit(pending, as_json, lambda out: _list(out, pending))
+        pending = [(name, entry) for name in registry.models() for entry in pending_approvals.waiting(registry, name)]
+        emit([{"model": name, **entry.to_dict()} for name, entry in pending], as_json, lambda out: _list(out, pending))
         return
     model, _ = pending_approvals.find(registry, identity)
     try:
@@ -50,18 +50,18 @@ def _decide(identity: str | None, approved: bool, store: str | None, why: str, a
     finally:
         webhooks.deliver(registry, model)
     announce(workspace, model, entry)
-    emit({"model": model, **entry}, as_json, lambda out: _show(out, model, entry))
+    emit({"model": model, **entry.to_dict()}, as_json, lambda out: _show(out, model, entry))
 
 
-def _list(out: Console, pending: list[dict]) -> None:
-    for entry in pending:
-        out.print(Text(f"{entry['id'][:8]}  {entry['model']}/{entry['to']} → {entry['alias']}, asked by {entry['who']} "
-                       f"at {entry['when']}, until {entry['expires']}  {entry['why']}".rstrip()))
+def _list(out: Console, pending: list[tuple[str, Entry]]) -> None:
+    for model, entry in pending:
+        out.print(Text(f"{entry.id[:8]}  {model}/{entry.to} → {entry.alias}, asked by {entry.who} "
+                       f"at {entry.when}, until {entry.expires}  {entry.why}".rstrip()))
     if not pending:
         out.print("nothing waits: `fewstep promote MODEL --approve` leaves a decision to a person")
 
 
-def _show(out: Console, model: str, entry: dict) -> None:
-    name, promoted = f"{model}/{entry['to']}", entry["event"] == "promoted"
-    out.print(Text.assemble((f"{entry['event']}  ", "green" if promoted else "yellow"),
-                            f"{name} is {model}@{entry['alias']}" if promoted else f"{name} stays as it is"))
+def _show(out: Console, model: str, entry: Entry) -> None:
+    name, promoted = f"{model}/{entry.to}", entry.event == "promoted"
+    out.print(Text.assemble((f"{entry.event}  ", "green" if promoted else "yellow"),
+                            f"{name} is {model}@{entry.alias}" if promoted else f"{name} stays as it is"))

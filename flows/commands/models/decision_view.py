@@ -29,6 +29,8 @@ def show(out: Console, decision: Decision, *, dry: bool = False, registry: str |
         out.print(Text(_conditions(contest), style="dim"))
     for figure, value in decision.figures.get("floors", {}).items():
         out.print(Text(f"floor {figure}: " + ("not measured" if value is None else f"{value:.4g}")))
+    for line in decision.figures.get("accepted", []):
+        out.print(Text(f"lineage: {line}", style="yellow"))
     name = f"{decision.model}/{decision.version}"
     if decision.pending:
         _show_pending(out, decision, name, registry, flow_run)

@@ -72,6 +72,8 @@ def _line(link: Link) -> Text:
         text.append(f"  {link.where}", "dim")
     if link.detail:
         text.append(f"  {link.detail}", colour if link.state != "verified" else "")
+    for line in link.accepted:
+        text.append(f"\n  {line}", "yellow")
     return text
 
 

@@ -47,7 +47,7 @@ class Status:
 
     def to_dict(self) -> dict:
         """As JSON data."""
-        return self.record.to_dict() | {"seconds": self.seconds, "alive": self.alive, "continue": self.command}
+        return self.record.model_dump() | {"seconds": self.seconds, "alive": self.alive, "continue": self.command}
 
 
 def add(app: typer.Typer) -> None:
@@ -80,7 +80,7 @@ def status_of(store: RunStore, record: RunRecord) -> Status:
         if stage.state == RUNNING:
             stage.seconds += max(0.0, seconds_between(stage.started, moment) or 0.0)
             stage.state = RUNNING if alive else "stopped"
-    seconds = sum(max(0.0, seconds_between(attempt["started"], attempt["ended"] or moment) or 0.0)
+    seconds = sum(max(0.0, seconds_between(attempt.started, attempt.ended or moment) or 0.0)
                   for attempt in record.attempts)
     return Status(record, seconds, alive, record.resume_command if unfinished and not alive else None)
 

@@ -132,7 +132,7 @@ def student(registry: Registry, version: Version) -> Student:
 def stage_output(workspace: Workspace, version: Version, stage: str, snapshot: Path, scratch: Path) -> Path:
     """The verified output of `stage` that `version` came from. Raises NotAvailable or DataDiffers."""
     md5 = dvc_cache.locked_md5(snapshot / "dvc.lock", graph.stage(stage).output)
-    folder, _ = dvc_cache.locate(workspace, stage, version.inputs[stage]["digest"], md5, scratch)
+    folder, _ = dvc_cache.locate(workspace, stage, version.provenance.stages[stage].digest, md5, scratch)
     manifests.verify(folder, stat_table(workspace))
     return folder
 
@@ -147,7 +147,7 @@ def _examination(registry: Registry, candidate: Version, champion: Version, num_
     evaluated = parse(EvaluateSettings, json.loads(path.read_bytes())["settings"], path.name)
     seed = derive(0, "/".join([PURPOSE, candidate.tags["fewstep.weights"], champion.tags["fewstep.weights"]]))
     return examination(shards, classifier, samples=samples or evaluated.samples, seed=seed, batch=evaluated.batch,
-                       digest=candidate.inputs["shard"]["digest"], num_classes=num_classes)  # fmt: skip
+                       digest=candidate.provenance.stages["shard"].digest, num_classes=num_classes)  # fmt: skip
 
 
 def _examined(test: Examination, model: Student, version: Version) -> tuple[Observed, int]:

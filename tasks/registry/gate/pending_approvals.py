@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
 from tasks.registry import aliases, audit_log
 from tasks.registry.aliases import AliasMoved, Decision
+from tasks.registry.audit_log import Entry
 from tasks.registry.model_registry import Registry
 
 _SHORTEST = 4  # hexadecimal digits of an id
@@ -16,25 +17,25 @@ def store(registry: Registry, decision: Decision, hours: float, *, why: str = ""
     """Writes `decision` down as pending; the same that waits already is not asked for twice."""
     with registry.lock(decision.model) as folder:
         for entry in _waiting(audit_log.read(folder)):
-            if (entry["alias"], entry["from"], entry["to"]) == (decision.alias, decision.former, decision.version):
+            if (entry.alias, entry.former, entry.to) == (decision.alias, decision.former, decision.version):
                 aliases.tag(registry, decision.model, entry)  # a kill may have come before it
-                return replace(decision, promoted=False, pending=entry["id"])
+                return replace(decision, promoted=False, pending=entry.id)
         expires = datetime.now(UTC) + timedelta(hours=hours)
-        weights = registry.get(decision.model, decision.version).tags.get("fewstep.weights")
+        weights = registry.get(decision.model, decision.version).provenance.weights
         entry = audit_log.new("pending", alias=decision.alias, former=decision.former, to=decision.version, who=who,
                            why=why, figures=decision.figures, expires=expires.isoformat(timespec="seconds"),
                            weights=weights)  # fmt: skip
         audit_log.append(folder, entry)
         aliases.tag(registry, decision.model, entry)
-    return replace(decision, promoted=False, pending=entry["id"])
+    return replace(decision, promoted=False, pending=entry.id)
 
 
-def waiting(registry: Registry, model: str) -> list[dict]:
+def waiting(registry: Registry, model: str) -> list[Entry]:
     """Decisions of `model` that a person can still make, oldest first."""
     return _waiting(aliases.history(registry, model))
 
 
-def find(registry: Registry, identity: str) -> tuple[str, dict]:
+def find(registry: Registry, identity: str) -> tuple[str, Entry]:
     """The model and the pending entry with this id (or its first digits), open or closed.
 
     Raises SettingsError for what is no id or fits several, NotAvailable for an unknown one.
@@ -43,7 +44,7 @@ def find(registry: Registry, identity: str) -> tuple[str, dict]:
         raise SettingsError(f"{identity!r} is no decision's id: expected at least {_SHORTEST} hexadecimal digits")
     folders = sorted(registry.folder.iterdir()) if registry.folder.is_dir() else []
     found = [(folder.name, entry) for folder in folders if folder.is_dir() for entry in audit_log.read(folder)
-             if entry["event"] == "pending" and entry["id"].startswith(identity)]  # fmt: skip
+             if entry.event == "pending" and entry.id.startswith(identity)]  # fmt: skip
     if not found:
         raise NotAvailable(f"no decision {identity!r} waits here",
                            hint="`fewstep promote MODEL --approve` makes one")  # fmt: skip
@@ -52,7 +53,7 @@ def find(registry: Registry, identity: str) -> tuple[str, dict]:
     return found[0]
 
 
-def approve(registry: Registry, identity: str, *, why: str = "", who: str | None = None) -> dict:
+def approve(registry: Registry, identity: str, *, why: str = "", who: str | None = None) -> Entry:
     """Carries the decision out, if the champion is the one it was made against and the bytes are those it was made of.
 
     Returns the entry written.
@@ -65,20 +66,20 @@ def approve(registry: Registry, identity: str, *, why: str = "", who: str | None
     model, entry = find(registry, identity)
     aliases.complete(registry, model)
     _check_open(registry, model, entry, who)
-    version = registry.get(model, entry["to"])
-    if version.tags.get("fewstep.weights") != entry["weights"]:
+    version = registry.get(model, entry.to)
+    if version.provenance.weights != (entry.weights or ""):
         raise FewstepError(f"{version.name} carries another weights digest than when this was decided")
     registry.pipeline(version)
     try:
-        return aliases.move(registry, version, entry["from"], alias=entry["alias"], why=why or entry["why"], who=who,
-                              figures=entry["figures"], closes=entry["id"])  # fmt: skip
+        return aliases.move(registry, version, entry.former, alias=entry.alias, why=why or entry.why, who=who,
+                              figures=entry.figures, closes=entry.id)  # fmt: skip
     except AliasMoved as error:
         _close(registry, model, entry, "overtaken", who, str(error))
-        raise AliasMoved(f"{error}; decision {entry['id'][:8]} was made against the former champion",
-                         hint=f"`fewstep promote {model}/{entry['to']} --approve` decides again") from None  # fmt: skip
+        raise AliasMoved(f"{error}; decision {entry.id[:8]} was made against the former champion",
+                         hint=f"`fewstep promote {model}/{entry.to} --approve` decides again") from None  # fmt: skip
 
 
-def reject(registry: Registry, identity: str, *, why: str = "", who: str | None = None) -> dict:
+def reject(registry: Registry, identity: str, *, why: str = "", who: str | None = None) -> Entry:
     """Closes the decision; nothing moves. Raises FewstepError when it is closed or has expired."""
     model, entry = find(registry, identity)
     aliases.complete(registry, model)
@@ -86,27 +87,27 @@ def reject(registry: Registry, identity: str, *, why: str = "", who: str | None 
     return _close(registry, model, entry, "rejected", who, why)
 
 
-def _check_open(registry: Registry, model: str, entry: dict, who: str | None) -> None:
-    aliases.still_open(aliases.history(registry, model), entry["id"])
+def _check_open(registry: Registry, model: str, entry: Entry, who: str | None) -> None:
+    aliases.still_open(aliases.history(registry, model), entry.id)
     if _expired(entry):
-        _close(registry, model, entry, "expired", who, f"not decided until {entry['expires']}")
-        raise FewstepError(f"decision {entry['id'][:8]} expired at {entry['expires']}",
-                           hint=f"`fewstep promote {model}/{entry['to']} --approve` decides again")  # fmt: skip
+        _close(registry, model, entry, "expired", who, f"not decided until {entry.expires}")
+        raise FewstepError(f"decision {entry.id[:8]} expired at {entry.expires}",
+                           hint=f"`fewstep promote {model}/{entry.to} --approve` decides again")  # fmt: skip
 
 
-def _close(registry: Registry, model: str, entry: dict, event: str, who: str | None, why: str) -> dict:
+def _close(registry: Registry, model: str, entry: Entry, event: audit_log.Event, who: str | None, why: str) -> Entry:
     with registry.lock(model) as folder:
-        aliases.still_open(audit_log.read(folder), entry["id"])
-        closing = audit_log.new(event, alias=entry["alias"], former=entry["from"], to=entry["to"], who=who, why=why,
-                             closes=entry["id"])  # fmt: skip
+        aliases.still_open(audit_log.read(folder), entry.id)
+        closing = audit_log.new(event, alias=entry.alias, former=entry.former, to=entry.to, who=who, why=why,
+                             closes=entry.id)  # fmt: skip
         audit_log.append(folder, closing)
         aliases.tag(registry, model, closing)
     return closing
 
 
-def _waiting(entries: list[dict]) -> list[dict]:
+def _waiting(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in audit_log.open_entries(entries, "pending") if not _expired(entry)]
 
 
-def _expired(entry: dict) -> bool:
-    return datetime.now(UTC) > datetime.fromisoformat(entry["expires"])
+def _expired(entry: Entry) -> bool:
+    return datetime.now(UTC) > datetime.fromisoformat(entry.expires)

@@ -11,6 +11,7 @@ from pathlib import Path
 from fewstep.util.errors import DataDiffers, NotAvailable
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
+from tasks.registry.lineage import UNCOMMITTED, Link, problems
 from tasks.registry.model_registry import Registry, Version
 from tasks.storage import dvc_cache, dvc_lockfile
 
@@ -42,11 +43,11 @@ def check_floors(results: dict, floors: dict) -> tuple[list[str], dict]:
 
 def incomplete(version: Version) -> list[str]:
     """What is missing in the evaluation that the version was registered with."""
-    results, found = version.json("results"), []
+    results, found = version.provenance.results, []
     missing = [name for name in ("student", "floors", "protocol") if not results.get(name)]
     if missing:
         return [f"its evaluation is incomplete: no {', no '.join(missing)} in its results"]
-    if results["protocol"] not in version.json("protocols"):
+    if results["protocol"] not in version.provenance.protocols:
         found.append(f"its evaluation is incomplete: the protocol {results['protocol']} is not registered with it")
     for steps, row in results["student"].items():
         odd = [name for name, value in row.items() if value is None or not math.isfinite(value)]
@@ -57,7 +58,8 @@ def incomplete(version: Version) -> list[str]:
 
 def other_protocol(version: Version, champion: Version) -> list[str]:
     """How the two were measured differently: under other data or features no comparison says anything."""
-    mine, theirs = (one.json("protocols").get(one.json("results").get("protocol"), {}) for one in (version, champion))
+    mine, theirs = (made_of.protocols.get(made_of.results.get("protocol"), {})
+                    for made_of in (version.provenance, champion.provenance))  # fmt: skip
     differing = [name for name in MEASURE if mine.get(name) != theirs.get(name)]
     return [f"it was evaluated under another protocol than {champion.name}: {name} is {_short(mine.get(name))}, "
             f"the champion's {_short(theirs.get(name))}" for name in differing]  # fmt: skip
@@ -65,7 +67,7 @@ def other_protocol(version: Version, champion: Version) -> list[str]:
 
 def same_model(registry: Registry, version: Version, champion: Version) -> list[str]:
     """Whether it is the champion again: the same weights, sampled in the same way, whatever else lies in the folder."""
-    if version.tags.get("fewstep.weights") != champion.tags.get("fewstep.weights"):
+    if version.provenance.weights != champion.provenance.weights:
         try:
             folders = [registry.pipeline(one) for one in (version, champion)]
         except (DataDiffers, NotAvailable):
@@ -90,17 +92,15 @@ def _content(folder: Path) -> dict:
     return found
 
 
-def without_lineage(registry: Registry, version: Version) -> list[str]:
-    """What in the version's lineage does not verify."""
-    from tasks.registry.lineage import problems, trace
-
-    found = []
-    for line in problems(trace(registry, version)):
-        if "uncommitted changes" in line:
-            found.append(f"uncommitted changes in the code that made it: {line.partition(': ')[2]}")
+def unverified(lineage: Link) -> list[str]:
+    """What in a version's lineage does not verify."""
+    reasons = []
+    for link in problems(lineage):
+        if link.cause == UNCOMMITTED:
+            reasons.append(f"uncommitted changes in the code that made it: {link.detail}")
         else:
-            found.append(f"its lineage does not verify: {line}")
-    return found
+            reasons.append(f"its lineage does not verify: {link.title}: {link.detail or link.state}")
+    return reasons
 
 
 def unknown_to_dvc(registry: Registry, version: Version) -> list[str]:
@@ -108,14 +108,14 @@ def unknown_to_dvc(registry: Registry, version: Version) -> list[str]:
     found = []
     with tempfile.TemporaryDirectory(prefix="gate-", dir=registry.folder) as scratch:
         lock = registry.snapshot(version, Path(scratch) / "snapshot") / "dvc.lock"
-        for name, recorded in sorted(version.inputs.items()):
+        for name, recorded in sorted(version.provenance.stages.items()):
             output = graph.stage(name).output
             md5, folder = dvc_cache.locked_md5(lock, output), registry.workspace.root / output
             if md5 is None:
                 found.append(f"{output} is unknown to DVC: the registered dvc.lock does not name it")
                 continue
             here = manifests.load(folder) if (folder / manifests.NAME).is_file() else None
-            own = here is not None and (here.digest, here.key) == (recorded["digest"], recorded["key"])
+            own = here is not None and (here.digest, here.key) == (recorded.digest, recorded.key)
             if own and dvc_lockfile.dvc_md5(folder) != md5:
                 found.append(f"{output} is unknown to DVC: the registered dvc.lock records other bytes ({md5[:12]})")
     return found

@@ -102,12 +102,12 @@ def test_registered_versions_carry_what_they_came_from(project, fewstep):
     registry = Registry(Workspace(project.folder))
     first, second = registry.versions("fewstep-digits")
     assert first.aliases == ("champion",) and second.aliases == ("candidate",)
-    assert first.inputs["teacher"] == second.inputs["teacher"] and first.tags["fewstep.commit"]
+    assert first.provenance.stages["teacher"] == second.provenance.stages["teacher"] and first.tags["fewstep.commit"]
     assert json.loads(first.tags["fewstep.protocols"]) and "student" in json.loads(first.tags["fewstep.results"])
-    run = registry.tracking.call("get_run", second.run_id)
-    parent = registry.tracking.call("get_run", run.data.tags["mlflow.parentRunId"])
+    run = registry.tracking.client.get_run(second.run_id)
+    parent = registry.tracking.client.get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["fewstep.run"] == "run-2"
-    kept = {Path(item.path).name for item in registry.tracking.call("list_artifacts", second.run_id, "snapshot")}
+    kept = {Path(item.path).name for item in registry.tracking.client.list_artifacts(second.run_id, "snapshot")}
     assert kept >= {"params.yaml", "dvc.lock", "manifests", "metrics.json", "grid.png"}
     tags = subprocess.run(["git", "tag"], cwd=project.folder, capture_output=True, text=True).stdout.split()
     assert tags == [first.git_tag, second.git_tag] and first.git_tag.startswith("fewstep/fewstep-digits/v1-")
@@ -278,7 +278,7 @@ def test_the_promotion_flow_decides_and_rollback_undoes_it(project, fewstep):
     if not decision.promoted:
         assert decision.kind in ("power", "inferior") and decision.reasons
         entry = history(registry, "fewstep-digits")[-1]
-        assert entry["event"] == "refused" and entry["figures"]["contest"]["contrasts"] == found["contrasts"]
+        assert entry.event == "refused" and entry.figures["contest"]["contrasts"] == found["contrasts"]
         move(registry, candidate, 1)
     code, out, _ = fewstep("rollback", "digits")
     assert code == 0 and "version 1 again (it was 2)" in out
@@ -308,7 +308,7 @@ def test_the_gate_refuses_what_dvc_does_not_know_and_code_that_was_not_committed
     registry = Registry(Workspace(project.folder))
     version = registry.get("fewstep-digits", 2)
     assert promotion_checks.incomplete(version) == [] and promotion_checks.unknown_to_dvc(registry, version) == []
-    stages = version.json("stages")
+    stages = json.loads(version.tags["fewstep.stages"])
     stages["distill"]["code"] = "0" * 64  # what ran is not what the commit holds
     other = replace(version, tags={**version.tags, "fewstep.stages": json.dumps(stages), "fewstep.modified": "true"})
     assert any(line.startswith("uncommitted changes in the code that made it: distill")
@@ -340,16 +340,16 @@ def test_a_decision_waits_and_a_person_decides(project, fewstep):
     assert history(registry, "fewstep-digits")[-1]["why"] == "looked"
     assert fewstep("approve", identity[:8])[0] == 1 and fewstep("approve", "0" * 8)[0] == 4
     assert "nothing waits" in fewstep("reject")[1]
-    registry.drop_alias("fewstep-digits", "live")
+    registry.tracking.client.delete_registered_model_alias("fewstep-digits", "live")
 
 
 def test_nothing_is_registered_that_dvc_lock_does_not_describe(project):
-    from tasks.stages.register import describe
+    from tasks.registry.student_registration import undescribed
     from tasks.storage import dvc_lockfile
     from tasks.storage.workspace import Workspace
 
     def about_lock():
-        return [line for line in describe(Workspace(project.folder)) if line.startswith("dvc.lock")]
+        return [line for line in undescribed(Workspace(project.folder)) if line.startswith("dvc.lock")]
 
     lock = project.folder / "dvc.lock"
     before = lock.read_text()

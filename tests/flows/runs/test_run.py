@@ -158,7 +158,7 @@ def test_an_isolated_run_leaves_the_checkout_alone(shared_project):
 def test_a_server_that_is_away_is_an_error_in_words_and_costs_nothing(shared_project, variable, name):
     before = shared_project.journal()
     done = shared_project.fewstep("run", "--set", "evaluate.samples=70", code=4, FEWSTEP_PREFECT_ATTEMPTS="2",
-                                  FEWSTEP_MLFLOW_ATTEMPTS="2", **{variable: "http://127.0.0.1:9/api"})
+                                  MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", **{variable: "http://127.0.0.1:9/api"})
     assert name in done.stderr and "did not answer after 2 attempts" in done.stderr and "Traceback" not in done.stderr
     state = shared_project.json("status")
     assert state["state"] == "failed" and state["settings"]["evaluate"]["samples"] == 70

@@ -1,5 +1,6 @@
 """Two hosts, each with a lock and a record of its own, move the aliases of one MLflow store."""
 
+import json
 import os
 import signal
 import threading
@@ -7,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fewstep.util.errors import FewstepError, NotAvailable
+from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable
 from tasks.registry import aliases
 from tasks.registry.alias_claims import Moves, Taken
 from tasks.registry.aliases import AliasMoved, Decision, complete, history, move
+from tasks.registry.audit_log import Entry
 from tasks.registry.gate import pending_approvals, promotion_gate
 from tasks.registry.model_registry import Registry
 from tests.registry_world import MODEL, Forked, Place, with_three_versions
@@ -56,11 +58,11 @@ def test_each_host_sees_the_moves_of_the_other_and_keeps_a_record_of_its_own(hos
     with pytest.raises(AliasMoved, match="moved from version 1 to version 2"):
         move(one, first(one, 3), 1)
     assert aliases.rollback(one, MODEL) == (2, 1)
-    assert [entry["to"] for entry in history(one, MODEL) if entry["event"] != "intent"] == [1, 1]
-    assert [(entry["event"], entry["to"]) for entry in history(two, MODEL)] == [("intent", 2), ("promoted", 2)]
+    assert [entry.to for entry in history(one, MODEL) if entry.event != "intent"] == [1, 1]
+    assert [(entry.event, entry.to) for entry in history(two, MODEL)] == [("intent", 2), ("promoted", 2)]
     moves = Moves(one, MODEL)
-    assert [moves._move("champion", number).entry["to"] for number in (1, 2, 3)] == [1, 2, 1]
-    assert moves.newest("champion").done and moves._move("champion", 2).entry["who"] == "ann"
+    assert [move.entry.to for move in moves.of["champion"]] == [1, 2, 1]
+    assert moves.newest("champion").done and moves.of["champion"][1].entry.who == "ann"
 
 
 @pytest.mark.parametrize("before", [(Moves, "claim"), (aliases, "_point")])
@@ -74,7 +76,7 @@ def test_who_is_overtaken_between_looking_and_moving_decides_again(hosts, monkey
     assert decision.promoted
     expected = {"champion": 2, "previous": 3} if before[0] is Moves else {"champion": 3, "previous": 2}
     assert one.aliases(MODEL) == expected
-    events = [entry["event"] for entry in history(one, MODEL)][2:]
+    events = [entry.event for entry in history(one, MODEL)][2:]
     assert events == (["intent", "abandoned", "intent", "promoted"] if before[0] is Moves else ["intent", "promoted"])
 
 
@@ -85,7 +87,7 @@ def test_an_approval_that_another_host_overtakes_is_closed_as_overtaken(hosts, m
     with pytest.raises(AliasMoved, match="made against the former champion"):
         pending_approvals.approve(one, waits)
     assert one.aliases(MODEL) == {"champion": 3, "previous": 1} and pending_approvals.waiting(one, MODEL) == []
-    assert [entry["event"] for entry in history(one, MODEL)][-3:] == ["intent", "abandoned", "overtaken"]
+    assert [entry.event for entry in history(one, MODEL)][-3:] == ["intent", "abandoned", "overtaken"]
     with pytest.raises(FewstepError, match="is closed: overtaken"):
         pending_approvals.approve(one, waits)
 
@@ -127,9 +129,9 @@ def test_what_a_dead_host_began_another_completes(hosts, method):
 
     def back_again():
         mine = Registry(one.workspace)
-        assert complete(mine, MODEL)["to"] == 2 and complete(mine, MODEL) is None
+        assert complete(mine, MODEL).to == 2 and complete(mine, MODEL) is None
         assert mine.aliases(MODEL) == {"champion": 3, "previous": 2}, "what came after stands"
-        assert history(mine, MODEL)[-1]["event"] == "promoted"
+        assert history(mine, MODEL)[-1].event == "promoted"
 
     assert Forked(elsewhere).wait() == (0, "")
     assert Forked(back_again).wait() == (0, "")
@@ -147,22 +149,35 @@ def test_an_intent_that_was_never_claimed_yields_to_another_host(hosts, monkeypa
     move(two, first(two, 3), 1)
     complete(one, MODEL)
     assert one.aliases(MODEL) == {"champion": 3, "previous": 1}
-    assert history(one, MODEL)[-1]["event"] == "abandoned" and complete(one, MODEL) is None
+    assert history(one, MODEL)[-1].event == "abandoned" and complete(one, MODEL) is None
 
 
 def test_a_move_is_written_once(hosts):
     one, two = hosts
     mine, theirs = Moves(one, MODEL), Moves(two, MODEL)
-    entries = [dict(id=name, alias="champion", to=2, who="", when="", why=2000 * "w", **{"from": 1, "as": "promoted"})
-               for name in "ab"]  # fmt: skip
+    entries = [Entry(event="intent", id=name, alias="champion", former=1, to=2, who="", when="", why=2000 * "w",
+                     becomes="promoted") for name in "ab"]  # fmt: skip
     assert mine.claim(entries[0]).number == 2 and mine.claim(entries[0]).number == 2  # an answer that was lost
     with pytest.raises(Taken):
         theirs.claim(entries[1])
 
 
+def test_a_move_that_an_older_version_claimed_is_read_and_a_damaged_one_is_named(hosts):
+    one, _ = hosts
+    run, write = one.get(MODEL, 1).run_id, one.tracking.write_once
+    older = {"id": "a", "alias": "live", "from": None, "to": 2, "as": "promoted", "who": "ann",
+             "when": "2026-01-01T00:00:00+00:00", "why": ""}  # fmt: skip
+    assert write(run, "fewstep.live.0001", json.dumps(older))
+    assert not Moves(one, MODEL).newest("live").done and complete(one, MODEL).to == 2
+    assert one.aliases(MODEL) == {"champion": 1, "live": 2} and Moves(one, MODEL).newest("live").done
+    write(run, "fewstep.live.0002", json.dumps(older | {"to": "3"}))
+    with pytest.raises(DataDiffers, match=r"toy: parameter fewstep.live.0002: to: expected an integer, got '3'"):
+        Moves(one, MODEL)
+
+
 def test_a_model_whose_runs_are_gone_says_so(hosts):
     one, _ = hosts
-    one.tracking.call("delete_run", first(one, 1).run_id)
+    one.tracking.client.delete_run(first(one, 1).run_id)
     with pytest.raises(NotAvailable, match="the runs that registered its versions are gone"):
         move(one, first(one, 2), 1)
     assert one.aliases(MODEL) == {"champion": 1}
@@ -186,7 +201,7 @@ def test_promotions_in_threads_of_one_process(hosts, monkeypatch):
     with ThreadPoolExecutor(6) as pool:
         done = list(pool.map(promote, [(registry, number) for registry in (one, one, two) for number in (2, 3)]))
     moves = Moves(one, MODEL)
-    chain = [moves._move("champion", number).entry for number in range(1, 8)]
-    assert [entry["from"] for entry in chain] == [None, *(entry["to"] for entry in chain[:-1])]
-    assert sorted((entry["from"], entry["to"]) for entry in chain[1:]) == sorted((d.former, d.version) for d in done)
-    assert one.aliases(MODEL) == {"champion": chain[-1]["to"], "previous": chain[-1]["from"]}
+    chain = [move.entry for move in moves.of["champion"]]
+    assert [entry.former for entry in chain] == [None, *(entry.to for entry in chain[:-1])]
+    assert sorted((entry.former, entry.to) for entry in chain[1:]) == sorted((d.former, d.version) for d in done)
+    assert one.aliases(MODEL) == {"champion": chain[-1].to, "previous": chain[-1].former}

@@ -1,6 +1,5 @@
 """Who is champion: the rules, compare-and-set against others, kills in the middle, the record, rollback."""
 
-import json
 import os
 import signal
 
@@ -10,6 +9,7 @@ from fewstep.util.errors import NotAvailable
 from tasks.config.schema import Floors, Register
 from tasks.registry import aliases, audit_log
 from tasks.registry.aliases import AliasMoved, complete, history, move, rollback
+from tasks.registry.audit_log import Entry
 from tasks.registry.gate import champion_test, promotion_checks, promotion_gate
 from tasks.registry.gate.promotion_checks import check_floors
 from tasks.registry.model_registry import Registry
@@ -59,7 +59,7 @@ def test_the_policies(registry, monkeypatch):
     move(registry, registry.get(MODEL, 1), None)
     assert "there is a champion" in judge(2, "first").reasons[0] and judge(2, "gated").promoted
     assert "is the champion already" in judge(1, "gated").reasons[0]
-    assert [entry["event"] for entry in history(registry, MODEL)] == ["intent", "promoted"], "deciding writes nothing"
+    assert [entry.event for entry in history(registry, MODEL)] == ["intent", "promoted"], "deciding writes nothing"
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -70,9 +70,8 @@ def test_each_check_refuses_before_anything_is_sampled(registry, monkeypatch, ch
     decision = promotion_gate.promote(registry, registry.get(MODEL, 2), RULES, policy="gated", who="ann")
     assert not decision.promoted and decision.reasons == ("for this reason",) and decision.kind
     entry = history(registry, MODEL)[-1]
-    assert (entry["event"], entry["why"], entry["who"], entry["kind"]) == ("refused", "for this reason", "ann",
-                                                                           decision.kind)  # fmt: skip
-    assert json.loads(registry.get(MODEL, 2).tags["fewstep.decision"]) == entry
+    assert (entry.event, entry.why, entry.who, entry.kind) == ("refused", "for this reason", "ann", decision.kind)
+    assert Entry.model_validate_json(registry.get(MODEL, 2).tags["fewstep.decision"]) == entry
 
 
 @pytest.mark.parametrize("kind", ["inferior", "power", "equal"])
@@ -81,7 +80,7 @@ def test_what_the_contest_finds_is_recorded_with_its_figures(registry, monkeypat
     passing(monkeypatch, champion_test.Outcome(["because"], kind, {"recall": 0.4}, {"n": 10}))
     decision = promotion_gate.promote(registry, registry.get(MODEL, 2), RULES, policy="gated")
     assert (decision.kind, decision.reasons) == (kind, ("because",))
-    assert history(registry, MODEL)[-1]["figures"] == {"floors": {"distance_ratio": 0.2, "recall": 0.4},
+    assert history(registry, MODEL)[-1].figures == {"floors": {"distance_ratio": 0.2, "recall": 0.4},
                                                        "contest": {"n": 10}}  # fmt: skip
 
 
@@ -97,13 +96,13 @@ def test_a_move_is_recorded_and_keeps_the_former_champion(registry):
     move(registry, registry.get(MODEL, 2), 1, why="better", who="bob", figures={"recall": 0.6})
     assert registry.aliases(MODEL) == {"champion": 2, "previous": 1}
     intents, done = history(registry, MODEL)[::2], history(registry, MODEL)[1::2]
-    assert [(entry["event"], entry["who"], entry["from"], entry["to"]) for entry in done] == [
+    assert [(entry.event, entry.who, entry.former, entry.to) for entry in done] == [
         ("promoted", "ann", None, 1), ("promoted", "bob", 1, 2)]  # fmt: skip
-    assert [entry["event"] for entry in intents] == ["intent", "intent"]
+    assert [entry.event for entry in intents] == ["intent", "intent"]
     assert '"recall": 0.6' in registry.get(MODEL, 2).tags["fewstep.decision"]
     assert rollback(registry, MODEL, why="worse on eights") == (2, 1)
     assert registry.aliases(MODEL) == {"champion": 1, "previous": 2}
-    assert history(registry, MODEL)[-1]["event"] == "rolled back"
+    assert history(registry, MODEL)[-1].event == "rolled back"
 
 
 def test_nothing_to_roll_back_to(registry):
@@ -140,7 +139,7 @@ def test_the_loser_of_a_race_decides_again(registry, monkeypatch):
     decision = promotion_gate.promote(registry, registry.get(MODEL, 2), RULES, policy="first")
     assert not decision.promoted and decision.former == 1 and seen == [None]
     assert registry.aliases(MODEL)["champion"] == 1
-    assert history(registry, MODEL)[-1]["event"] == "refused"
+    assert history(registry, MODEL)[-1].event == "refused"
 
 
 def test_of_three_promotions_at_once_one_wins(registry):
@@ -159,7 +158,7 @@ def test_of_three_promotions_at_once_one_wins(registry):
     os.close(go)
     assert sorted(child.wait() for child in children) == [(0, ""), (0, "too late\n"), (0, "too late\n")]
     assert len(registry.aliases(MODEL)) == 1
-    assert [entry["event"] for entry in history(registry, MODEL)] == ["intent", "promoted"]
+    assert [entry.event for entry in history(registry, MODEL)] == ["intent", "promoted"]
 
 
 def dying_move(workspace, number, method, nth):
@@ -178,7 +177,7 @@ def dying_move(workspace, number, method, nth):
 
 def completed(workspace, number):
     mine = Registry(workspace)
-    assert complete(mine, MODEL)["to"] == number
+    assert complete(mine, MODEL).to == number
     assert complete(mine, MODEL) is None
     assert mine.aliases(MODEL)["champion"] == number
 
@@ -189,18 +188,18 @@ def test_a_kill_in_the_move_is_completed_by_the_next_command(registry):
         child = Forked(lambda number=number, method=method, nth=nth: dying_move(place, number, method, nth))
         assert child.wait() == (-signal.SIGKILL, "")
         assert Forked(lambda number=number: completed(place, number)).wait() == (0, "")
-    assert [entry["event"] for entry in history(registry, MODEL)] == ["intent", "promoted"] * 4
+    assert [entry.event for entry in history(registry, MODEL)] == ["intent", "promoted"] * 4
     assert registry.aliases(MODEL) == {"champion": 1, "previous": 3}
 
 
 def test_an_alias_moved_by_hand_meanwhile_stands(registry):
     with registry.lock(MODEL) as folder:
-        entry = {"event": "intent", "id": "x", "alias": "champion", "from": None, "to": 1, "as": "promoted"}
-        audit_log.append(folder, entry)
+        intent = audit_log.new("intent", alias="champion", former=None, to=1, who="ann", why="", becomes="promoted")
+        audit_log.append(folder, intent)
     registry.set_alias(registry.get(MODEL, 3), "champion")
     complete(registry, MODEL)
     assert registry.aliases(MODEL) == {"champion": 3}
-    assert history(registry, MODEL)[-1]["event"] == "abandoned"
+    assert history(registry, MODEL)[-1].event == "abandoned"
 
 
 def test_a_torn_last_line_of_the_record_is_dropped(registry):

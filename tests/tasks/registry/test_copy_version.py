@@ -26,22 +26,22 @@ def test_a_champion_in_another_store_outlives_its_source_and_its_garbage_collect
     for folder in (here, there):
         folder.mkdir()
     place = Place(here)
-    version, _ = register_model.register(what(place, student, teacher="t" * 64, results="{}"))
+    version, _ = register_model.register(what(place, student, teacher="t" * 64, results={}))
     source = Registry(place)
     target = copy_version.open_store(place, f"sqlite:///{there}/mlflow.db")
     copied = copy_version.copy(source, version, target)
-    assert copy_version.copy(source, version, target).number == copied.number == 1  # called again it ends in one version
+    assert copy_version.copy(source, version, target).number == copied.number == 1, "called again"
     for tag in ("weights", "teacher", "evaluation"):
         assert copied.tags[f"fewstep.{tag}"] == version.tags[f"fewstep.{tag}"]
-    assert copied.json("origin")["version"] == "fewstep-toy/1"
+    assert copied.provenance.origin.version == "fewstep-toy/1"
     move(target, copied, None, why="the first")
     assert source.aliases("fewstep-toy") == {"candidate": 1} and not history(source, "fewstep-toy")
     folder = target.pipeline(target.resolve("toy@champion"))
     assert folder.is_relative_to(there)
 
-    source.tracking.call("delete_logged_model", version.source.removeprefix("models:/"))
-    source.tracking.call("delete_registered_model", "fewstep-toy")
-    source.tracking.call("delete_run", version.run_id)
+    source.tracking.client.delete_logged_model(version.source.removeprefix("models:/"))
+    source.tracking.client.delete_registered_model("fewstep-toy")
+    source.tracking.client.delete_run(version.run_id)
     done = subprocess.run([sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", place.mlflow_uri],
                           capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr

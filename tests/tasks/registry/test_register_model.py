@@ -52,8 +52,8 @@ def test_a_registered_version_has_lineage_snapshot_and_alias(registered, tmp_pat
     assert version.tags["fewstep.teacher"] == "t" * 64
     folder = registry.snapshot(version, tmp_path / "files")
     assert (folder / "params.yaml").read_bytes() == (place.root / "params.yaml").read_bytes()
-    run = registry.tracking.call("get_run", version.run_id)
-    assert run.info.status == "FINISHED" and run.data.metrics == {"distance": 0.5}
+    run = registry.tracking.client.get_run(version.run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics == {"student/kid": 0.5}
     assert not list((place.shared / "registry/fewstep-toy").glob("upload-*"))
 
 
@@ -165,8 +165,8 @@ def test_killed_anywhere_it_ends_in_one_version(student, tmp_path):
     assert [item.number for item in registry.versions("fewstep-toy")] == [version.number] == [1]
     assert version.aliases == ("candidate",)
     experiment = [registry.tracking.experiment("toy")]
-    assert len(registry.tracking.pages("search_logged_models", experiment)) == 1
-    assert [run.info.status for run in registry.tracking.pages("search_runs", experiment)] == ["FINISHED"]
+    assert len(registry.tracking.client.search_logged_models(experiment)) == 1
+    assert [run.info.status for run in registry.tracking.client.search_runs(experiment)] == ["FINISHED"]
     registry.pipeline(version)
     assert register_model.tidy(registry) == []
 

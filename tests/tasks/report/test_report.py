@@ -238,7 +238,7 @@ def test_a_run_keeps_its_report_and_mlflow_gets_the_page(made, page, tmp_path):
     observer = MlflowObserver(place, {"name": "digits"}, record)
     parent = observer.start()
     observer.stage_aside("evaluate", page.parent)
-    kept = observer.tracking.call("list_artifacts", parent, FOLDER)
+    kept = observer.tracking.client.list_artifacts(parent, FOLDER)
     assert [item.path for item in kept] == [f"{FOLDER}/{PAGE}"] and kept[0].file_size == page.stat().st_size
     observer.finish()
 

@@ -145,10 +145,10 @@ def test_of_two_hosts_on_one_server_one_wins_and_the_other_decides_again(mlflow_
     first.mlflow_uri = mlflow_url
     first.shared.mkdir(parents=True)
     registry = Registry(first)
-    run = registry.tracking.call("create_run", registry.tracking.experiment("race"))
-    registry.tracking.call("create_registered_model", "fewstep-race")
+    run = registry.tracking.client.create_run(registry.tracking.experiment("race"))
+    registry.tracking.client.create_registered_model("fewstep-race")
     for _ in range(2):
-        registry.tracking.call("create_model_version", "fewstep-race", run.info.artifact_uri, run.info.run_id)
+        registry.tracking.client.create_model_version("fewstep-race", run.info.artifact_uri, run.info.run_id)
     places = [tmp_path / f"host-{number}" for number in (0, 1)]
     settings = {**environment, "PYTHONPATH": os.pathsep.join(sys.path)}
     hosts = [subprocess.Popen([sys.executable, "-c", PROMOTE, str(place), mlflow_url, str(number)], env=settings,
@@ -172,14 +172,14 @@ def test_of_two_hosts_on_one_server_one_wins_and_the_other_decides_again(mlflow_
             host.kill()
             host.communicate()
     moves = Moves(registry, "fewstep-race")
-    chain = [moves._move("champion", number).entry for number in range(1, moves.newest("champion").number + 1)]
-    assert len(chain) == won and [entry["from"] for entry in chain] == [None, *(entry["to"] for entry in chain[:-1])]
-    assert chain[-1]["to"] == registry.aliases("fewstep-race")["champion"]
+    chain = [move.entry for move in moves.of["champion"]]
+    assert len(chain) == won and [entry.former for entry in chain] == [None, *(entry.to for entry in chain[:-1])]
+    assert chain[-1].to == registry.aliases("fewstep-race")["champion"]
     for number in (1, 2):
         place = Remote(tmp_path / f"host-{number - 1}")
         place.mlflow_uri = mlflow_url
-        mine = [entry["to"] for entry in history(Registry(place), "fewstep-race") if entry["event"] == "promoted"]
-        assert mine == [number] * len(mine) and len(mine) == sum(entry["to"] == number for entry in chain)
+        mine = [entry.to for entry in history(Registry(place), "fewstep-race") if entry.event == "promoted"]
+        assert mine == [number] * len(mine) and len(mine) == sum(entry.to == number for entry in chain)
 
 
 def test_dvc_pushes_to_and_pulls_from_the_store(environment, tmp_path):

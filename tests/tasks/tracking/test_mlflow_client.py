@@ -1,206 +1,98 @@
-"""MLflow runs across failures: the same runs, every point once, none lost; many first users; an absent server."""
+"""The connection to MLflow: an absent server, what does not exist, writers at once, older databases."""
 
-import os
-import signal
+import logging
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 
-from fewstep.util.errors import NotAvailable
-from tasks.registry.close_orphans import mend
-from tasks.tracking import mlflow_logger
-from tasks.tracking.mlflow_client import Tracking
-from tasks.tracking.mlflow_logger import MlflowObserver
-from tests.registry_world import Forked, with_database
-
-SETTINGS = {"name": "digits", "seed": 0, "distill": {"recipe": "kd"}}
+from fewstep.util.errors import FewstepError, NotAvailable
+from tasks.tracking.mlflow_client import Missing, Tracking, all_pages, if_present
+from tests.registry_world import with_database
 
 
-def workspace(folder, uri=None):
-    if uri is None and not (folder / "mlflow.db").exists():
-        with_database(folder)
-    return SimpleNamespace(root=folder, shared=folder, mlflow_uri=uri or f"sqlite:///{folder}/mlflow.db")
+def tracking(folder) -> Tracking:
+    return Tracking(f"sqlite:///{folder}/mlflow.db", folder.as_uri(), folder / "locks")
 
 
-def observer(folder, run="run-1", settings=SETTINGS, uri=None):
-    return MlflowObserver(workspace(folder, uri), settings, SimpleNamespace(id=run))
-
-
-def outcome(state="made"):
-    return SimpleNamespace(state=state, manifest=SimpleNamespace(digest="d" * 64, summary={"samples": 7}))
-
-
-def runs(watcher):
-    return watcher.tracking.client.search_runs([watcher.experiment_id])
-
-
-def points(watcher, stage="distill"):
-    (run,) = [run for run in runs(watcher) if run.data.tags.get("fewstep.stage") == stage]
-    history = watcher.tracking.client.get_metric_history
-    return {name: [(m.step, m.value) for m in history(run.info.run_id, name)] for name in run.data.metrics}
-
-
-def test_a_run_becomes_a_parent_and_a_child_per_stage_that_worked(tmp_path):
-    watcher = observer(tmp_path)
-    watcher.start({"git.commit": "abc"})
-    watcher.stage_started("shard", "k0")
-    watcher.stage_finished("shard", outcome("current"), {})
-    watcher.stage_started("distill", "k1")
-    watcher.stage_progress("distill", 128, 256, metrics={"loss": 0.5}, step=128)
-    watcher.stage_warned("distill", "careful")
-    watcher.stage_finished("distill", outcome(), {"seconds": 2.5})
-    watcher.finish()
-    parent, child = sorted(runs(watcher), key=lambda run: run.data.tags["fewstep.kind"])
-    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
-    assert parent.data.params["distill.recipe"] == "kd" and parent.data.tags["fewstep.warning.distill"] == "careful"
-    assert child.data.tags["fewstep.digest"] == "d" * 64
-    assert child.data.metrics["loss"] == 0.5 and child.data.metrics["cost/seconds"] == 2.5
-    assert not list((tmp_path / "metrics").glob("*")) if (tmp_path / "metrics").exists() else True
-
-
-def train(folder, first, last, die):
-    mlflow_logger.FLUSH_POINTS = 7  # so that points lie on both sides of the kill
-    watcher = observer(folder)
-    watcher.start()
-    watcher.stage_started("distill", "key")
-    for step in range(first, last):
-        watcher.stage_progress("distill", step, 1000, metrics={"loss": 1 / step}, step=step)
-    if die:
-        os.kill(os.getpid(), signal.SIGKILL)
-    watcher.stage_finished("distill", SimpleNamespace(state="made", manifest=None), {})
-    watcher.finish()
-
-
-def test_killed_and_resumed_every_point_is_there_once(tmp_path):
+@pytest.fixture
+def own(tmp_path):
     with_database(tmp_path)
-    assert Forked(lambda: train(tmp_path, 1, 31, die=True)).wait() == (-signal.SIGKILL, "")
-    # the checkpoint lay at 25: 26 to 30 are computed again, what the kill left undelivered below 25 is not;
-    # MLflow's noise stays out of the terminal
-    assert Forked(lambda: train(tmp_path, 26, 41, die=False)).wait() == (0, "")
-    watcher = observer(tmp_path)
-    watcher.start()
-    assert points(watcher)["loss"] == [(step, 1 / step) for step in range(1, 41)]
-    assert len(runs(watcher)) == 2
+    return tracking(tmp_path)
 
 
-def test_a_changed_stage_key_gets_a_run_of_its_own(tmp_path):
-    watcher = observer(tmp_path)
-    for key, value in (("before", 1.0), ("after", 2.0)):
-        watcher.stage_started("distill", key)
-        watcher.stage_progress("distill", 1, 2, metrics={"loss": value}, step=1)
-        watcher.stage_failed("distill", ValueError("boom"))
-    found = {run.data.tags["fewstep.key"]: run for run in runs(watcher) if "fewstep.key" in run.data.tags}
-    assert {key: run.data.metrics["loss"] for key, run in found.items()} == {"before": 1.0, "after": 2.0}
-    assert all(run.info.status == "FAILED" and run.data.tags["fewstep.error"] == "boom" for run in found.values())
+def test_what_does_not_exist_is_told_from_what_is_refused(own):
+    run = own.client.create_run(own.experiment("digits"))
+    assert if_present(own.client.get_run, run.info.run_id).info.run_id == run.info.run_id
+    for ask, names in ((own.client.get_run, ["0" * 32]), (own.client.get_registered_model, ["nobody"]),
+                       (own.client.get_model_version, ["nobody", "1"])):  # fmt: skip
+        with pytest.raises(Missing):
+            ask(*names)
+        assert if_present(ask, *names) is None
+    with pytest.raises(FewstepError, match="MLflow refused create_registered_model") as refused:
+        own.client.create_registered_model("")
+    assert not isinstance(refused.value, (Missing, NotAvailable))
 
 
-def use(folder, number, start):
-    os.read(start, 1)  # returns in all of them when the pipe is closed
-    address = f"sqlite:///{folder}/mlflow.db"
-    watcher = observer(folder, run=f"run-{number}", uri=address)
-    watcher.stage_started("shard", "key")
-    watcher.stage_progress("shard", 5, 5, metrics={"loss": 1.0}, step=5)
-    watcher.stage_finished("shard", SimpleNamespace(state="made", manifest=None), {})
-    watcher.finish()
+def test_a_parameter_is_written_once(own):
+    run = own.client.create_run(own.experiment("digits")).info.run_id
+    assert own.write_once(run, "move", "1") and own.write_once(run, "move", "1")
+    assert not own.write_once(run, "move", "2")
 
 
-def test_ten_processes_start_on_an_empty_database_at_once(tmp_path):
-    start, go = os.pipe()
-    os.set_inheritable(go, False)
-
-    def wait_and_use(number):
-        os.close(go)
-        use(tmp_path, number, start)
-
-    children = [Forked(lambda number=number: wait_and_use(number)) for number in range(10)]
-    os.close(go)
-    assert [child.wait() for child in children] == [(0, "")] * 10
-    watcher = observer(tmp_path)
-    watcher.start()
-    found = [run.data.tags["fewstep.run"] for run in runs(watcher)]
-    assert sorted(found) == sorted(2 * [f"run-{number}" for number in range(10)])
+def test_all_pages_of_a_search(own):
+    experiment = own.experiment("digits")
+    made = {own.client.create_run(experiment).info.run_id for _ in range(5)}
+    assert {run.info.run_id for run in all_pages(own.client.search_runs, [experiment], max_results=2)} == made
 
 
-def test_many_who_set_the_same_new_tag_at_once_all_succeed(tmp_path):
-    own = Tracking.of(workspace(tmp_path))
-    own.call("create_registered_model", "model")
-    own.call("create_model_version", "model", source=tmp_path.as_uri())
-    others = [Tracking.of(workspace(tmp_path)) for _ in range(6)]
+def test_many_who_set_the_same_new_tag_at_once_all_succeed(own, tmp_path):
+    own.client.create_registered_model("model")
+    own.client.create_model_version("model", source=tmp_path.as_uri())
+    others = [tracking(tmp_path) for _ in range(6)]
     for other in others:
-        other.call("get_model_version", "model", "1")
+        other.client.get_model_version("model", "1")
     start = threading.Barrier(len(others))
 
     def tag(number):
         for key in range(12):
             start.wait(60)
-            others[number].call("set_model_version_tag", "model", "1", f"key-{key}", str(number))
+            others[number].client.set_model_version_tag("model", "1", f"key-{key}", str(number))
 
     with ThreadPoolExecutor(len(others)) as pool:
         list(pool.map(tag, range(len(others))))
-    tags = own.call("get_model_version", "model", "1").tags
+    tags = own.client.get_model_version("model", "1").tags
     assert {tags[f"key-{key}"] for key in range(12)} <= {str(number) for number in range(len(others))}
 
 
-def test_an_absent_server_is_a_clear_error_and_points_wait(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEWSTEP_MLFLOW_ATTEMPTS", "2")
-    answer = r"MLflow at http://\*\*\*@127.0.0.1:9 did not answer after 2 attempts"
-    with pytest.raises(NotAvailable, match=answer) as info:
-        observer(tmp_path, uri="http://user:canary-password@127.0.0.1:9").start()
+def test_an_absent_server_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    server = Tracking("http://user:canary-password@127.0.0.1:9", None, tmp_path)
+    said = r"MLflow at http://\*\*\*@127.0.0.1:9 did not answer after 2 attempts"
+    with pytest.raises(NotAvailable, match=said) as info:
+        server.experiment("digits")
     assert "canary" not in str(info.value) and "resume" in info.value.hint
 
 
-def test_points_of_a_stage_outlive_a_server_that_goes_away(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEWSTEP_MLFLOW_ATTEMPTS", "1")
-    watcher = observer(tmp_path)
-    watcher.stage_started("distill", "key")
-    watcher.stage_progress("distill", 1, 9, metrics={"loss": 1.0}, step=1)
-    real, watcher.tracking = watcher.tracking, Tracking("http://127.0.0.1:9", None, tmp_path / "locks")
-    watcher._children["distill"].last_flush = 0.0
-    watcher.stage_progress("distill", 2, 9, metrics={"loss": 2.0}, step=2)  # no error: training goes on
-    with pytest.raises(NotAvailable):
-        watcher.stage_finished("distill", outcome(), {})
-    assert real.uri.startswith('sqlite')
-    again = observer(tmp_path)
-    again.stage_started("distill", "key")
-    again.stage_finished("distill", outcome(), {})
-    assert points(again)["loss"] == [(1, 1.0), (2, 2.0)]
+def test_a_database_that_cannot_be_opened_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(NotAvailable, match="did not answer after 1 attempts: .*unable to open database file"):
+        tracking(tmp_path).experiment("digits")
 
 
-def test_secrets_never_reach_the_database(tmp_path, monkeypatch):
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-in-the-environment")
-    server = {"remote": "https://me:canary-in-an-address@host/x", "token": "canary-token"}
-    settings = {"name": "digits", "server": server}
-    watcher = observer(tmp_path, settings=settings)
-    watcher.start({"note": "canary-in-the-environment"})
-    watcher.stage_started("shard", "key")
-    watcher.stage_warned("shard", "login with canary-in-the-environment failed")
-    watcher.stage_failed("shard", ValueError("no answer from https://me:canary-in-an-address@host"))
-    watcher.finish("FAILED")
-    found = [path for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
-    assert not found
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(runs(watcher))
+def test_an_older_database_is_copied_and_upgraded(own, tmp_path):
+    from alembic import command
+    from mlflow.store.db.utils import _get_alembic_config
 
-
-def test_reconcile_closes_what_dead_runs_left_open_and_nothing_else(tmp_path):
-    with_database(tmp_path)
-
-    def die_in_a_stage(name):
-        watcher = observer(tmp_path, run=name)
-        watcher.stage_started("distill", "key")
-        watcher.stage_progress("distill", 1, 2, metrics={"loss": 1.0}, step=1)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    for name in ("dead", "failed", "alive"):
-        assert Forked(lambda name=name: die_in_a_stage(name)).wait()[0] == -signal.SIGKILL
-    place, states = workspace(tmp_path), {"dead": "killed", "failed": "failed", "alive": "running"}
-    done = mend(place, is_alive=lambda name: name == "alive", states=states)
-    assert len(done) == 4 and mend(place, is_alive=lambda name: name == "alive", states=states) == []
-    watcher = observer(tmp_path, run="alive")
-    watcher.start()
-    found = {(run.data.tags["fewstep.run"], run.info.status) for run in runs(watcher)}
-    assert found == {("dead", "KILLED"), ("failed", "FAILED"), ("alive", "RUNNING")}
-    unused = workspace(tmp_path / "new", "sqlite:////nowhere/mlflow.db")
-    assert mend(unused, is_alive=bool, states={}) == []
+    own.experiment("kept")
+    level = logging.getLogger("alembic").level
+    command.downgrade(_get_alembic_config(own.uri), "-1")
+    logging.getLogger("alembic").setLevel(level)
+    again = tracking(tmp_path)
+    assert again.client.get_experiment_by_name("kept") is not None
+    (copy,) = tmp_path.glob("mlflow.db.before-*")
+    revisions = [sqlite3.connect(path).execute("select version_num from alembic_version").fetchone()[0]
+                 for path in (copy, tmp_path / "mlflow.db")]  # fmt: skip
+    assert revisions[0] != revisions[1] == copy.name.rpartition("-")[2]

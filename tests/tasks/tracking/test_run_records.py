@@ -1,6 +1,7 @@
 """Run records: what is written, what is believed, how a run is found."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from fewstep.util.errors import Busy, DataDiffers, NotAvailable, SettingsError
 from tasks.engine.manifest import Manifest
 from tasks.engine.runner import Outcome
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FAILED, FINISHED, KILLED, RecordObserver, RunStore, settings_digest
+from tasks.tracking.run_records import FAILED, FINISHED, KILLED, RecordObserver, RunError, RunStore, settings_digest
 
 SETTINGS = {"name": "digits", "seed": 0, "teacher": {"source": "train"}}
 
@@ -24,8 +25,8 @@ def store(tmp_path):
 
 
 def hold_in_a_process(root: Path, run: str) -> subprocess.Popen:
-    code = ("import sys, time; from tasks.tracking.run_records import RunStore; from tasks.storage.workspace import Workspace\n"
-            "from pathlib import Path\n"
+    code = ("import sys, time\nfrom pathlib import Path\nfrom tasks.storage.workspace import Workspace\n"
+            "from tasks.tracking.run_records import RunStore\n"
             "store = RunStore(Workspace(Path(sys.argv[1]))); record = store.load(sys.argv[2])\n"
             "with store.hold(record):\n    print('held', flush=True); time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", code, str(root), run], stdout=subprocess.PIPE, text=True)
@@ -54,13 +55,13 @@ def test_the_kernel_decides_who_is_alive(store):
     assert store.state(store.load(record.id)) == KILLED
     assert store.settle(store.load(record.id)) and not store.settle(store.load(record.id))
     settled = store.load(record.id)
-    assert settled.state == KILLED and settled.attempts[0]["state"] == KILLED and settled.attempts[0]["ended"]
+    assert settled.state == KILLED and settled.attempts[0].state == KILLED and settled.attempts[0].ended
 
 
 def test_the_unfinished_run_with_the_same_settings_is_found(store):
     assert store.unfinished(settings_digest(SETTINGS), isolated=False) is None
     record = store.new(SETTINGS)
-    store.close(record, FAILED, {"message": "no"})
+    store.close(record, FAILED, RunError(message="no"))
     assert store.unfinished(record.settings_digest, isolated=False).id == record.id
     assert store.unfinished(record.settings_digest, isolated=True) is None
     assert store.unfinished(settings_digest(SETTINGS | {"seed": 1}), isolated=False) is None
@@ -103,7 +104,7 @@ def test_the_observer_writes_states_progress_and_errors(store):
 def test_secrets_stay_out_of_the_record(store, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
     record = store.new(SETTINGS)
-    store.close(record, FAILED, {"message": "http://user:word@host refused very-secret-value"})
+    store.close(record, FAILED, RunError(message="http://user:word@host refused very-secret-value"))
     text = store.path(record.id).read_text()
     assert "very-secret-value" not in text and "word@" not in text
 
@@ -118,10 +119,54 @@ def test_a_damaged_record_is_named(store):
         store.load(record.id)
 
 
+OLDER = """{
+ "id": "digits-20260101-120000-ab12", "name": "digits", "root": "/somewhere",
+ "settings": {"name": "digits", "seed": 0}, "settings_digest": "11531bf8", "created": "2026-01-01T12:00:00.653Z",
+ "format": 1, "state": "failed", "isolated": true, "origin": "nightly", "commit": "c0ffee", "modified": true,
+ "attempts": [{"pid": 21106, "host": "vm", "started": "2026-01-01T12:00:00.654Z", "ended": null},
+              {"pid": 21107, "host": "vm", "started": "2026-01-01T12:00:01.654Z", "ended": "2026-01-01T12:00:03.657Z",
+               "state": "failed"}],
+ "updated": "2026-01-01T12:00:03.657Z", "ended": "2026-01-01T12:00:03.657Z",
+ "mlflow": {"uri": "sqlite:///x", "run": "r1"}, "prefect": {"flow_run": "f1", "state": "Failed"},
+ "stages": {"shard": {"state": "stopped", "key": "k1", "digest": null, "done": 10, "total": 20, "unit": "images",
+   "started": "2026-01-01T12:00:01.655Z", "ended": "2026-01-01T12:00:03.656Z", "seconds": 2.001, "error": null,
+   "warnings": ["two images are corrupt"], "metrics": {"loss": NaN}}},
+ "error": {"stage": "shard", "message": "boom", "command": "fewstep resume digits-20260101-120000-ab12"}
+}"""
+"""A record as versions before pydantic models wrote it; `error` as Prefect's hook stored it, without kind and hint."""
+
+
+def test_a_record_that_an_older_version_wrote_is_read(store):
+    store.folder.mkdir(parents=True)
+    store.path("digits-20260101-120000-ab12").write_text(OLDER)
+    record = store.load("digits-20260101-120000-ab12")
+    assert [attempt.state for attempt in record.attempts] == [None, "failed"] and record.origin == "nightly"
+    assert record.stages["shard"].seconds == 2.001 and math.isnan(record.stages["shard"].metrics["loss"])
+    assert (record.error.message, record.error.hint) == ("boom", None) and record.mlflow["run"] == "r1"
+    store.save(record)
+    assert store.load(record.id).attempts == record.attempts
+
+
+@pytest.mark.parametrize(("before", "after", "said"), [
+    ('"done": 10', '"done": "ten"', "stages.shard.done: expected an integer, got 'ten'"),
+    ('"origin"', '"orign"', "orign: unknown key; did you mean 'origin'"),
+    ('"pid": 21106', '"pid": null', "attempts.0.pid: expected an integer, got null"),
+    ('"name": "digits", "root"', '"root"', "name: missing; expected text"),
+])
+def test_a_record_edited_by_hand_is_refused_with_its_file_and_field(store, before, after, said):
+    store.folder.mkdir(parents=True)
+    path = store.path("digits-20260101-120000-ab12")
+    path.write_text(OLDER.replace(before, after))
+    with pytest.raises(DataDiffers) as refused:
+        store.load("digits-20260101-120000-ab12")
+    assert str(refused.value).startswith(f"{path}: {said}")
+
+
 def test_a_record_is_never_half_written(store):
     record = store.new(SETTINGS)
     process = subprocess.Popen([sys.executable, "-c", (
-        "import sys; from tasks.tracking.run_records import RunStore; from tasks.storage.workspace import Workspace; from pathlib import Path\n"
+        "import sys\nfrom pathlib import Path\nfrom tasks.storage.workspace import Workspace\n"
+        "from tasks.tracking.run_records import RunStore\n"
         "store = RunStore(Workspace(Path(sys.argv[1]))); record = store.load(sys.argv[2])\n"
         "print('go', flush=True)\nwhile True: store.save(record)"), str(store.root), record.id],
         stdout=subprocess.PIPE, text=True)

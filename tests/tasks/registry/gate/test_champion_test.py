@@ -11,7 +11,7 @@ from tasks.registry.gate import champion_test
 from tasks.registry.gate.contest_figures import CostFigures
 from tasks.registry.model_registry import Version
 
-CHAMPION = Version("fewstep-toy", 1, {}, (), None, "", 0)
+CHAMPION = Version("fewstep-toy", 1, {}, (), None, "")
 BETTER, SAME, WORSE, WEAK = (-1.0, 0.1), (0.0, 0.1), (2.0, 0.1), (0.0, 5.0)
 
 

@@ -1,17 +1,14 @@
-"""Decisions that wait for a person: stored, found, carried out once, or closed for a reason; and who hears of them."""
+"""Decisions that wait for a person: stored, found, carried out once, or closed for a reason."""
 
-import http.server
 import json
 import os
 import signal
-import threading
-import warnings
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
-from tasks.registry import aliases, audit_log, webhooks
+from tasks.registry import aliases, audit_log
 from tasks.registry.alias_claims import Moves
 from tasks.registry.aliases import AliasMoved, Decision, history, move
 from tasks.registry.gate import pending_approvals, promotion_gate
@@ -41,11 +38,12 @@ def test_what_would_be_promoted_waits_and_an_approval_carries_it_out(registry, m
     assert decision.pending and not decision.promoted and registry.aliases(MODEL) == {"champion": 1}
     assert json.loads(registry.get(MODEL, 2).tags["fewstep.decision"])["event"] == "pending"
     (entry,) = pending_approvals.waiting(registry, MODEL)
-    assert entry["figures"] == {"kid": 0.1} and (entry["who"], entry["why"]) == ("bob", "sharper")
-    assert promotion_gate.propose(registry, registry.get(MODEL, 2), _Rules).pending == decision.pending, "asked for once"
+    assert entry.figures == {"kid": 0.1} and (entry.who, entry.why) == ("bob", "sharper")
+    again = promotion_gate.propose(registry, registry.get(MODEL, 2), _Rules)
+    assert again.pending == decision.pending, "asked for once"
     done = pending_approvals.approve(registry, decision.pending[:8], who="eve")
-    assert (done["event"], done["who"], done["from"], done["to"]) == ("promoted", "eve", 1, 2)
-    assert done["figures"] == {"kid": 0.1} and registry.aliases(MODEL) == {"champion": 2, "previous": 1}
+    assert (done.event, done.who, done.former, done.to) == ("promoted", "eve", 1, 2)
+    assert done.figures == {"kid": 0.1} and registry.aliases(MODEL) == {"champion": 2, "previous": 1}
     assert pending_approvals.waiting(registry, MODEL) == []
     with pytest.raises(FewstepError, match="is closed: promoted by eve"):
         pending_approvals.approve(registry, decision.pending)
@@ -60,7 +58,7 @@ def test_a_rejection_moves_nothing_and_is_final(registry):
     identity = propose(registry)
     pending_approvals.reject(registry, identity, why="sevens look odd", who="eve")
     entry = history(registry, MODEL)[-1]
-    assert (entry["event"], entry["why"], entry["closes"]) == ("rejected", "sevens look odd", identity)
+    assert (entry.event, entry.why, entry.closes) == ("rejected", "sevens look odd", identity)
     assert registry.aliases(MODEL) == {"champion": 1}
     assert json.loads(registry.get(MODEL, 2).tags["fewstep.decision"])["event"] == "rejected"
     with pytest.raises(FewstepError, match="is closed: rejected by eve"):
@@ -72,7 +70,7 @@ def test_an_approval_of_what_was_decided_against_another_champion_is_refused(reg
     move(registry, registry.get(MODEL, 3), 1)
     with pytest.raises(AliasMoved, match="made against the former champion"):
         pending_approvals.approve(registry, identity)
-    assert registry.aliases(MODEL)["champion"] == 3 and history(registry, MODEL)[-1]["event"] == "overtaken"
+    assert registry.aliases(MODEL)["champion"] == 3 and history(registry, MODEL)[-1].event == "overtaken"
     assert pending_approvals.waiting(registry, MODEL) == []
 
 
@@ -88,9 +86,9 @@ def test_an_approval_comes_too_late(registry, monkeypatch):
     assert pending_approvals.waiting(registry, MODEL) == []
     with pytest.raises(FewstepError, match="expired at"):
         pending_approvals.approve(registry, identity)
-    assert history(registry, MODEL)[-1]["event"] == "expired" and registry.aliases(MODEL) == {"champion": 1}
+    assert history(registry, MODEL)[-1].event == "expired" and registry.aliases(MODEL) == {"champion": 1}
     monkeypatch.undo()
-    assert datetime.now(UTC) < datetime.fromisoformat(pending_approvals.find(registry, identity)[1]["expires"])
+    assert datetime.now(UTC) < datetime.fromisoformat(pending_approvals.find(registry, identity)[1].expires)
 
 
 def test_an_approval_looks_at_the_bytes_again(registry, monkeypatch):
@@ -144,7 +142,7 @@ def test_of_an_approval_and_a_rejection_at_once_one_counts(registry):
     children = [Forked(approve), Forked(approve), Forked(rejecting)]
     os.close(go)
     assert sorted(child.wait() for child in children) == [(0, ""), (0, "too late\n"), (0, "too late\n")]
-    ends = [entry["event"] for entry in history(registry, MODEL) if entry.get("closes") == identity]
+    ends = [entry.event for entry in history(registry, MODEL) if entry.closes == identity]
     assert ends in (["intent", "promoted"], ["rejected"])
     assert registry.aliases(MODEL)["champion"] == (2 if "promoted" in ends else 1)
 
@@ -159,71 +157,4 @@ def test_a_kill_in_an_approval_leaves_it_waiting_or_done_after_the_next_command(
     except FewstepError as error:
         assert "is closed: promoted" in str(error)
     assert registry.aliases(MODEL) == {"champion": 2, "previous": 1}
-    assert [entry["event"] for entry in history(registry, MODEL)].count("promoted") == 2  # 1, and this once
-
-
-class Receiver:
-    """A webhook of one's own: keeps what it is sent, and answers with `status`."""
-
-    def __init__(self):
-        self.events, self.status, receiver = [], 200, self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if receiver.status == 200:
-                    receiver.events.append((json.loads(body), dict(self.headers)))
-                self.send_response(receiver.status)
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}/hook"
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def receiver():
-    found = Receiver()
-    yield found
-    found.close()
-
-
-def test_a_webhook_hears_every_event_once_in_order_and_after_an_outage(registry, receiver, monkeypatch):
-    assert webhooks.deliver(registry, MODEL) == 0  # nobody listens yet: what happened so far is not sent later
-    monkeypatch.setenv(webhooks.ADDRESS, receiver.address)
-    monkeypatch.setenv(webhooks.KEY, "a shared secret")
-    identity = propose(registry)
-    pending_approvals.approve(registry, identity)
-    assert webhooks.deliver(registry, MODEL) == 2 and webhooks.deliver(registry, MODEL) == 0
-    receiver.status = 503
-    aliases.rollback(registry, MODEL, why="blurred sevens")
-    aliases.refuse(registry, Decision(MODEL, 3, "champion", "gated", False, ("worse",), 1, {}, "inferior"))
-    with pytest.warns(UserWarning, match="503.*sent again by the next command"):
-        assert webhooks.deliver(registry, MODEL) == 0
-    receiver.status = 200
-    assert webhooks.deliver(registry, MODEL) == 2
-    events, headers = zip(*receiver.events, strict=True)
-    assert [event["event"] for event in events] == ["pending", "promoted", "rolled back", "refused"]
-    assert {event["model"] for event in events} == {MODEL} and events[2]["why"] == "blurred sevens"
-    assert len({(event["id"], event["event"]) for event in events}) == 4
-    assert headers[0]["X-Fewstep-Event"] == "pending" and headers[0]["X-Fewstep-Signature"].startswith("sha256=")
-
-
-def test_a_webhook_that_is_not_there_costs_nothing_but_a_warning(registry, monkeypatch):
-    webhooks.deliver(registry, MODEL)
-    monkeypatch.setenv(webhooks.ADDRESS, "http://user:hidden@127.0.0.1:9/hook")
-    propose(registry)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert webhooks.deliver(registry, MODEL) == 0
-    assert len(caught) == 1 and "hidden" not in str(caught[0].message)
-    monkeypatch.setenv(webhooks.ADDRESS, "file:///etc/passwd")
-    with pytest.raises(SettingsError, match="http or https"):
-        webhooks.deliver(registry, MODEL)
+    assert [entry.event for entry in history(registry, MODEL)].count("promoted") == 2  # 1, and this once

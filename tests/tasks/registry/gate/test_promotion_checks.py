@@ -21,7 +21,7 @@ def version(number=2, results=None, protocol=None) -> Version:
     results = results or {"protocol": "p", "student": {"1": {"kid": 0.1}}, "floors": {"recall": 0.5}}
     tags = {"fewstep.weights": str(number) * 64, "fewstep.results": json.dumps(results),
             "fewstep.protocols": json.dumps({"p": protocol or PROTOCOL})}  # fmt: skip
-    return Version("fewstep-toy", number, tags, (), None, "", 0)
+    return Version("fewstep-toy", number, tags, (), None, "")
 
 
 @pytest.mark.parametrize(("results", "said"), [
