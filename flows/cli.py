@@ -20,7 +20,7 @@ from flows.command_help import help_of
 from flows.output import examples, json_error, report_error
 
 PANELS = {  # the panel of the help, the folder below flows/commands, the commands
-    "Run": ("pipeline", ("run", "sweep", "resume", "status", "report", "compare")),
+    "Run": ("pipeline", ("run", "accept", "sweep", "resume", "status", "report", "compare")),
     "Models": ("models", ("promote", "approve", "reject", "rollback", "sample", "lineage", "checkout")),
     "Data and recipes": ("inputs", ("data", "recipes")),
     "Schedules and servers": ("servers", ("schedule", "serve", "ui")),

@@ -33,6 +33,10 @@ def show_work(items: Sequence[PlanItem], out: Console) -> None:
         table.add_row(item.stage, Text(action, style="cyan" if item.state == "restorable" else "yellow"), item.why,
                       Text(duration(item.last_seconds), style="dim"))
     out.print(table)
+    kept = [item.stage for item in again if item.only_code and item.state == "stale"]
+    if kept:
+        say(out, f"only the code of {' and '.join(kept)} has changed: where it makes the same bits, `fewstep accept "
+                 f"{' '.join(kept)} --why TEXT` (or --accept) keeps the result")
 
 
 def warn_of_false_records(items: Sequence[PlanItem], out: Console) -> None:

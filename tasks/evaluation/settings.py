@@ -14,14 +14,12 @@ class MeasureSettings(Strict):
 
     Attributes:
         samples: of every model.
-        guidance: scale, or a scale for each part of the label, at which the teacher is sampled.
         batch: samples per call of a network.
         seed: of noise, classes and orders.
         extractors: further feature extractors: SHA-256 of their files by name.
     """
 
     samples: int
-    guidance: SampledScales
     batch: int
     seed: int
     extractors: dict[str, str]
@@ -33,8 +31,9 @@ class MeasureSettings(Strict):
 
 
 class BaselinesSettings(MeasureSettings):
-    """`solvers` at `baseline_steps` network evaluations each."""
+    """`solvers` at `baseline_steps` network evaluations each; `guidance`: scale, or scales, of the teacher."""
 
+    guidance: SampledScales
     baseline_steps: tuple[int, ...]
     solvers: tuple[str, ...]
 

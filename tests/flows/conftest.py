@@ -68,8 +68,9 @@ def make_project(root: Path) -> Project:
             shutil.copy(ROOT / name, root / name)
     source = Path(__file__).with_name("synthetic.py").read_text()
     for stage in STAGES:
-        text = source.replace("PARALLEL = True", "PARALLEL = False") if stage.name in SEQUENTIAL else source
-        (root / stage.module_file).write_text(text)
+        path = root / f"{type(stage).__module__.replace('.', '/')}.py"
+        text = source.replace("CLASS", type(stage).__name__).replace("PARALLEL", str(stage.name not in SEQUENTIAL))
+        path.write_text(path.read_text() + text)
     (root / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "/control.json\n/journal.txt\n")
     project = Project(root)
     project.git("init", "-q", "-b", "main", ".")

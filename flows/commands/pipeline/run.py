@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.output import console, emit, examples
+from fewstep.util.errors import SettingsError
+from flows.output import console, emit, examples, say
 from flows.runs import isolated as isolated_runs
 from flows.runs import profiles
 from flows.runs.attempt import execute
@@ -20,8 +21,10 @@ from flows.runs.results_view import show_finished, show_results
 from tasks.config import params_file
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
+from tasks.engine.accept import accept as accept_outputs
 from tasks.engine.plan import PlanItem, nothing_to_do, plan
 from tasks.engine.runner import settle
+from tasks.registry.audit_log import author
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import RunRecord, RunStore
@@ -48,18 +51,25 @@ def add(app: typer.Typer) -> None:
         params: Params = None,
         isolated: bool = typer.Option(False, "--isolated", help="Leave this checkout alone: work in a git worktree of "
                                       "its present state, over the shared DVC cache."),
+        accept: bool = typer.Option(False, "--accept", help="Keep results whose code alone has changed, where a short "
+                                    "run of both codes makes the same bits (`fewstep accept`)."),
+        why: str = typer.Option("accepted by `fewstep run --accept`", "--why", metavar="TEXT",
+                                help="The reason, with --accept."),
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON; progress goes to stderr."),
     ) -> None:
         """Run the pipeline; what is done already is skipped, an unfinished run with these settings is continued."""
         workspace = Workspace.find()
+        if isolated and accept:
+            raise SettingsError("--isolated leaves this checkout's results alone, --accept keeps them: give one of them")
         if isolated:
             _isolated(workspace, sets or [], params, as_json)
         else:
-            answer = _here(workspace, sets or [], params, as_json)
+            answer = _here(workspace, sets or [], params, why if accept else None, as_json)
             emit(answer.data, as_json, answer.show)
 
 
-def _here(workspace: Workspace, sets: list[str], params: Path | None, as_json: bool) -> Answer:
+def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: str | None, as_json: bool) -> Answer:
+    """Run in this checkout. `accepted`: why results whose code alone has changed are accepted; None: they are not."""
     settings, _ = preview(workspace, sets, params)
     profiles.check(settings.profile)
     validate(workspace.root, settings)
@@ -68,11 +78,14 @@ def _here(workspace: Workspace, sets: list[str], params: Path | None, as_json: b
     run = record.id if record else RunStore.new_id(settings.name)
     with workspace_lock(workspace, run):
         settings = params_file.write_overrides(workspace.params, sets, params)
+        out = console(stderr=as_json)
+        if accepted is not None:
+            accept_outputs(workspace, settings, None, why=accepted, who=author(), say=lambda line: say(out, line))
         items = plan(workspace, settings)
         if nothing_to_do(items) and record is None:
             return nothing_done(workspace, settings, items, settle(workspace, settings, items))
         warn_of_false_records(items, console(stderr=True))
-        show_work(items, console(stderr=as_json))
+        show_work(items, out)
         return finished(execute(workspace, record or new_here(workspace, settings, run), json_mode=as_json))
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
+from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
 from tasks.config import params_file, schema
+from tasks.config.outside import outside_paths
 from tasks.config.preflight import validate
-from tasks.engine.graph import STAGES, given
-from tests.closure import ROOT, closure
+from tasks.engine.graph import STAGES
+from tests.closure import ROOT
 
 ISSUE = """
 name: digits
@@ -102,15 +103,15 @@ def test_unreadable_files_are_named(tmp_path):
 
 def test_both_spellings_of_a_given_teacher(tmp_path):
     for section in ({"source": "t"}, {"path": "t"}, {"source": "t", "path": "t"}):
-        loaded = schema.parse(schema.Settings, {"teacher": section}, "p")
-        assert given(loaded, tmp_path)["teacher"] == tmp_path / "t"
-    assert given(schema.Settings(), tmp_path) == {"images": None, "teacher": None, "recipe": None}
+        loaded = parse(schema.Settings, {"teacher": section}, "p")
+        assert outside_paths(loaded, tmp_path)["teacher"] == tmp_path / "t"
+    assert outside_paths(schema.Settings(), tmp_path) == {"images": None, "teacher": None, "recipe": None}
 
 
 def test_a_recipe_whose_states_are_not_kept_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_text("summary: states\nreference: {title: t}\nrounds:\n"
                                         "  - terms:\n      - {term: regression, at: states}\n")
-    loaded = schema.parse(schema.Settings, {"distill": {"recipe": "mine.yaml"}, "trajectories": {"keep": [0]}}, "p")
+    loaded = parse(schema.Settings, {"distill": {"recipe": "mine.yaml"}, "trajectories": {"keep": [0]}}, "p")
     with pytest.raises(SettingsError, match="recipe mine needs the states all"):
         validate(tmp_path, loaded)
 
@@ -122,7 +123,7 @@ def test_a_recipe_whose_states_are_not_kept_is_refused(tmp_path):
 ])
 def test_solvers_are_checked_before_any_work(tmp_path, section, message):
     with pytest.raises(SettingsError, match=message):
-        validate(tmp_path, schema.parse(schema.Settings, section, "p"))
+        validate(tmp_path, parse(schema.Settings, section, "p"))
 
 
 def test_as_many_guidance_scales_as_conditions_are_asked_for_before_any_work(tmp_path):
@@ -130,35 +131,84 @@ def test_as_many_guidance_scales_as_conditions_are_asked_for_before_any_work(tmp
                                         "      - {term: output_matching, guidance: [1.5, 3], source: pairs}\n")
     several = {"trajectories": {"guidance": [1.5, 3]}, "evaluate": {"guidance": [1.5, 3]},
                "distill": {"recipe": "mine.yaml"}}  # fmt: skip
-    loaded = schema.parse(schema.Settings, {**several, "teacher": {"groups": [[0, 1], [2, 3]]}}, "p")
+    loaded = parse(schema.Settings, {**several, "teacher": {"groups": [[0, 1], [2, 3]]}}, "p")
     validate(tmp_path, loaded)
     with pytest.raises(SettingsError, match="mine: guidance has 2 scales, 1.5, 3; by teacher.groups a label has 1"):
-        validate(tmp_path, schema.parse(schema.Settings, {"distill": several["distill"]}, "p"))
+        validate(tmp_path, parse(schema.Settings, {"distill": several["distill"]}, "p"))
     with pytest.raises(SettingsError, match="teacher.groups: groups are nested or have no class in common"):
-        validate(tmp_path, schema.parse(schema.Settings, {"teacher": {"groups": [[0, 1], [1, 2]]}}, "p"))
+        validate(tmp_path, parse(schema.Settings, {"teacher": {"groups": [[0, 1], [1, 2]]}}, "p"))
     with pytest.raises(SettingsError, match="learnt in the share of class_dropout, which is 0"):
-        schema.parse(schema.Settings, {"teacher": {"groups": [[0, 1]], "class_dropout": 0.0}}, "p")
+        parse(schema.Settings, {"teacher": {"groups": [[0, 1]], "class_dropout": 0.0}}, "p")
     with pytest.raises(SettingsError, match="trajectories.guidance has 3 scales"):
         validate(tmp_path, loaded.model_copy(update={"trajectories": schema.Trajectories(guidance=(1, 2, 3))}))
 
 
-def test_every_key_is_read_somewhere():
-    """A key nobody reads is a promise nobody keeps: its name must occur in code other than its declaration."""
-    flat = {stage.name: _leaves(stage.settings(schema.Settings())) for stage in STAGES}
-    above = "\n".join(path.read_text() for folder in ("tasks", "flows") for path in (ROOT / folder).rglob("*.py"))
-    unread = []
-    for key in schema.keys(schema.Settings):
-        name = key[-1]
-        if key[:2] == ("register", "floors"):       # read by prefix
-            name = re.sub(r"^(min|max)_", "", name)
-        users = [stage.implementation for stage in STAGES if key[-1] in flat[stage.name]]
-        files = {file for user in users for file in closure(user) if "settings" not in file}
-        code = "\n".join((ROOT / file).read_text() for file in files)
-        if not re.search(rf"\.{name}\b|[\"'_]{name}[\"']|\b{name}=", code) \
-                and not re.search(rf"\b(settings|{key[-2] if len(key) > 1 else 'self'})\.{name}\b", above):
-            unread.append(".".join(key))
-    assert unread == []
+OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved settings it changes
+    "name": ("other", "register"), "data.source": ("raw", "shard"), "data.size": (16, "shard"),
+    "data.channels": (3, "shard"), "data.max_corrupt_share": (0.5, "shard"),
+    "data.split": ({"train": 0.5, "fit": 0.25, "test": 0.25}, "shard"), "data.record_size": (17, "shard"),
+    "data.records_per_shard": (3, "shard"),
+    **{f"teacher.{name}": (value, "teacher") for name, value in {
+        "images": 999, "batch": 9, "lr": 0.5, "channels": [8], "layers": 3, "class_dropout": 0.5, "groups": [[0, 1]],
+        "ema": 0.5, "check.samples": 99, "check.steps": 9, "check.max_distance_ratio": 9.0,
+        "check.max_terminal_snr": 0.5, "source": "saved", "path": "saved"}.items()},
+    **{f"trajectories.{name}": (value, "trajectories") for name, value in {
+        "count": 99, "solver": "ddim", "steps": 9, "guidance": 2.0, "keep": "all", "record_size": 9,
+        "records_per_shard": 9, "dtype": "float16", "precision": "bfloat16", "compile": "auto"}.items()},
+    **{f"distill.{name}": (value, "distill") for name, value in {
+        "steps": 1, "batch": 9, "accumulate": 2, "lr": 0.5, "schedule": "cosine", "warmup": 0.5, "clip": 3.0,
+        "ema": 0.5, "precision": "float32", "recipe": "ect", "images": 999}.items()},
+    **{f"evaluate.{name}": (value, "baselines evaluate") for name, value in {
+        "samples": 99, "batch": 9, "seed": 9, "extractors": {"clip": "0" * 64}}.items()},
+    "evaluate.guidance": (2.0, "baselines"),
+    "evaluate.steps": ([3], "evaluate"), "evaluate.grid": (3, "evaluate"),
+    "evaluate.baseline_steps": ([3], "baselines"), "evaluate.solvers": (["ddim"], "baselines"),
+    **{f"evaluate.classifier.{name}": (value, "classifier") for name, value in {
+        "images": 99, "batch": 9, "lr": 0.5, "features": 3}.items()},
+    **{f"register.{name}": (value, "register") for name, value in {
+        "promote": "never", "samples": 99, "floors.max_distance_ratio": 0.1, "floors.min_class_accuracy": 0.1,
+        "floors.min_recall": 0.1, "floors.max_copies": 0.1, "gate.level": 0.1, "gate.power": 0.5, "gate.cheaper": 0.5,
+        "gate.margins.kid": 0.5, "gate.margins.class_kid": 0.5, "gate.margins.class_accuracy": 0.5,
+        "gate.margins.accuracy_in_class": 0.5, "gate.margins.copies": 0.5, "gate.margins.repeats": 0.5,
+        "gate.approval_hours": 1.0}.items()},
+    "seed": (5, ""),                            # enters every key by itself
+    "profile": ("server", ""),                  # where a run talks to: flows.runs.profiles
+    "trajectories.workers": (2, ""),            # changes no byte: Context.workers
+    "distill.checkpoint_images": (64, ""),      # changes no byte: Context.checkpoint_images
+}  # fmt: skip
 
 
-def _leaves(tree: dict) -> set[str]:
-    return set(tree) | {inner for value in tree.values() if isinstance(value, dict) for inner in _leaves(value)}
+def leaves(model: type[Strict], prefix: str = "") -> list[str]:
+    """Dotted names of all settings below a model; a split counts as one, since its shares depend on each other."""
+    names = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        nested = isinstance(kind, type) and issubclass(kind, Strict) and kind is not schema.Split
+        names += leaves(kind, f"{prefix}{name}.") if nested else [prefix + name]
+    return names
+
+
+def changed(name: str, value: object) -> schema.Settings:
+    sections, data = name.split("."), {}
+    place = data
+    for section in sections[:-1]:
+        place = place.setdefault(section, {})
+    place[sections[-1]] = value
+    return parse(schema.Settings, data, "p")
+
+
+def test_every_key_is_listed_with_another_value():
+    assert sorted(OTHER_VALUES) == sorted(leaves(schema.Settings))
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_every_key_enters_the_settings_of_the_stages_that_read_it(name):
+    """A key nobody reads is a promise nobody keeps. That stages read what they are given: test_stage_settings.py."""
+    value, stages = OTHER_VALUES[name]
+    before, after = schema.Settings(), changed(name, value)
+    assert before != after
+    differing = [stage.name for stage in STAGES if stage.resolve(before) != stage.resolve(after)]
+    wanted = stages.split()
+    if name == "distill.recipe":
+        wanted = ["trajectories", "distill"]    # ect needs no pairs
+    assert differing == wanted
