@@ -19,9 +19,9 @@ from fewstep.diffusion import prediction
 from fewstep.diffusion.adapters import Timestep, UNetAdapter
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
+from fewstep.networks import routed
 from fewstep.networks.folding import fold_additions
 from fewstep.networks.guide_network import GuidedNetwork
-from fewstep.networks import routed
 from fewstep.networks.routed import RoutedUNet
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import RENOISING, Student
