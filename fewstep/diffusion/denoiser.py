@@ -90,7 +90,8 @@ class Denoiser(nn.Module):
         num_classes: classes a condition may name, 0 … num_classes−1; 0 for an unconditional network.
         null_class: the label that means "no condition", if the network was trained with one.
         adapter: how the network wants its input; by default what diffusers' UNet2DModel expects in this process.
-        groups: of classes, whose labels (num_classes + 1, ... in turn) the network was trained with too; see groups.py.
+        groups: of classes, whose labels (num_classes + 1, ... in turn) the network was trained with too; see
+            label_groups.py.
 
     Attributes:
         evaluations: network calls per sample since construction (with guidance 2 or more).

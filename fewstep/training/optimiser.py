@@ -37,7 +37,7 @@ class RoleOptimiser:
             parameter.requires_grad_(wanted)
 
     def norm(self) -> Tensor:
-        """Of the gradients there are, all together."""
+        """The norm of all gradients of the role's parameters, as one vector."""
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def step(self, progress: float, norm: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Networks that know nothing yet: what students with fresh weights are made from, and what stands where no teacher is.
+"""Untrained networks: the start of students with fresh weights, and the stand-in for a teacher that is missing.
 
 Vectors get a residual MLP, images the UNet that the teacher stage trains; both are told v.
 """

@@ -32,9 +32,10 @@ def route(denoiser: Denoiser, students: int) -> list[int]:
 
 
 class Sifted:
-    """Of a source of data or pairs the samples with one of these labels, in the source's order.
+    """The samples of a source of data or pairs that have one of `labels`, in the source's order.
 
-    A batch is sifted from one `factor` times as long; where that holds too few they are repeated.
+    A batch is taken from a batch of the source `factor` times as long; where that holds too few samples with these
+    labels, they are repeated.
     """
 
     def __init__(self, source: Any, labels: Sequence[int], factor: int):

@@ -16,9 +16,9 @@ Source = Literal["data", "pairs"]
 
 
 class DataSource(Protocol):
-    """Real samples; fewstep.data.images.ImageSet is one.
+    """Real samples, such as fewstep.data.images.ImageSet.
 
-    One that has labels should tell how many classes in `num_classes`: without a teacher nothing else does.
+    A source with labels should tell the number of classes in `num_classes`: without a teacher nothing else does.
     """
 
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
@@ -26,7 +26,7 @@ class DataSource(Protocol):
 
 
 class PairSource(Protocol):
-    """Teacher outputs; fewstep.trajectories.TrajectorySet is one."""
+    """Teacher outputs, such as fewstep.trajectories.TrajectorySet."""
 
     def batch(self, seed: int, position: int, size: int) -> dict[str, Any]:
         """noise, x (size, ...), condition (size,), optionally states (size, S, ...) and times."""
@@ -44,7 +44,8 @@ class Sources:
     """The labels to train on, the null label among them or not; None: all."""
 
     def read_by(self, needs: Needs) -> Source | None:
-        """Which source a term of these needs reads; one that reads neither goes with the data, where there are any."""
+        """The source that a term with these needs reads. A term that reads neither data nor pairs is given the labels
+        of the data where there are data, else those of the pairs; None where there are neither."""
         if self.pairs is not None and (needs.pairs or self.data is None):
             return "pairs"
         return None if self.data is None else "data"

@@ -120,7 +120,8 @@ def settings_classes() -> list[type[Strict]]:
 def test_the_classes_that_are_looked_at_are_those_of_every_term_and_section():
     found = settings_classes()
     assert {term_settings(name) for name in term_names()} < set(found)
-    assert {StudentSettings, SizeSettings, OptimiserSettings, TrainingSettings, RoleSettings, GuidanceInput} < set(found)
+    sections = {StudentSettings, SizeSettings, OptimiserSettings, TrainingSettings, RoleSettings, GuidanceInput}
+    assert sections < set(found)
 
 
 def subclasses(model: type) -> list[type]:
