@@ -4,7 +4,7 @@ import numpy as np
 
 from fewstep.metrics.distances.frechet import frechet_extrapolated, frechet_of_blocks
 from fewstep.metrics.distances.moments import Moments
-from fewstep.metrics.extractors.feature_cache import Observed, kept
+from fewstep.metrics.extractors.feature_cache import kept
 
 
 def test_observations_are_kept_by_content_and_made_again_when_damaged(tmp_path):
@@ -23,12 +23,6 @@ def test_observations_are_kept_by_content_and_made_again_when_damaged(tmp_path):
     kept(tmp_path / "cache", "a", make)
     assert len(made) == 3 and kept(None, "a", make) and len(made) == 4
     assert kept(tmp_path / "cache", "a", make) and len(made) == 4
-
-
-def test_observed_survives_its_names():
-    seen = Observed(np.ones((3, 2)), None, np.ones(3), np.zeros(3), {"clip": np.ones((3, 4))})
-    again = Observed.of(seen.tensors())
-    assert again.classes is None and np.array_equal(again.more["clip"], seen.more["clip"])
 
 
 def test_a_frechet_distance_streams_through_blocks_of_any_batches():
