@@ -76,7 +76,7 @@ class Contrast:
         return min(value for value, _ in self._over)
 
     def excess_at_most(self, level: float) -> float:
-        """Upper one-sided confidence bound of the excess at 1 − level; each of two comparisons gets half the level."""
+        """Upper one-sided confidence bound of the excess at 1 − level; of two comparisons each gets half the level."""
         wide = self._quantile(level)
         return min(value + wide * error for value, error in self._over)
 
@@ -85,7 +85,7 @@ class Contrast:
         return min(value - NORMAL.inv_cdf(1 - level) * error for value, error in self._over)
 
     def p_better(self) -> float:
-        """One-sided p-value against the hypothesis that the candidate is no better than the champion, or the champion as
+        """One-sided p-value of the hypothesis that the candidate is not better than the champion, or the champion as
         good as real images: the larger of the two p-values (intersection-union test)."""
         tests = [(self.excess, self.standard_error)]
         if self.real:
@@ -154,8 +154,8 @@ class Judgement:
         return self.not_inferior and bool(self.having(BETTER))
 
     def reasons(self) -> list[str]:
-        """Why the candidate is not shown to be at least as good: one line per contrast that is worse or unclear, and one
-        for all that lack power; empty when it is not inferior."""
+        """Why it is not shown to be at least as good: one line per contrast that is worse or unclear, and one for all
+        that lack power; empty when it is not inferior."""
         phrases = {WORSE: "worse than the champion beyond", UNCLEAR: "not shown to be within"}
         lines = [f"{finding.contrast.name}: {phrase} the margin of {finding.contrast.margin:g}: {_figures(finding)}"
                  for verdict, phrase in phrases.items() for finding in self.having(verdict)]  # fmt: skip

@@ -221,6 +221,29 @@ def test_the_summary_in_markdown(world):
         results_table.load(Path(world.root) / "nowhere")
 
 
+def test_a_shortened_run_goes_through_the_same_code(world, tmp_path):
+    short = World(tmp_path)
+    for stage in ("shard", "classifier"):
+        short.publish(stage, world.folder(stage))
+    short.add_models()
+    for name in ("baselines", "evaluate"):
+        stage, context = STAGES[name], short.context(name)
+        settings = stage.shortened(context.settings)
+        if name == "baselines":
+            assert settings.samples == 64 and settings.baseline_steps == (4,)
+        else:  # paired with the baselines' samples
+            settings = settings.model_copy(update={"samples": 64, "batch": 32})
+            assert settings.steps == (1,)
+        context.settings = settings
+        stage.check(context)
+        for unit in stage.units(context):
+            stage.run_unit(context, unit)
+        result = stage.finish(context)
+        assert isinstance(result, stage.result_type) and result.samples == 64
+        short.publish(name, context.out, settings.model_dump(mode="json"))
+    assert set(contents(short.folder("evaluate"))) == set(contents(world.folder("evaluate")))
+
+
 def test_costs_are_measured_apart(world):
     cost = STAGES["evaluate"].costs(world.context("evaluate"))
     assert set(cost["student"]) == {"1", "2"} and cost["student"]["1"]["images_per_second"] > 0
