@@ -14,7 +14,6 @@ from fewstep.metrics.distances.frechet import Extrapolated, frechet_extrapolated
 from fewstep.metrics.distances.kernel_distance import Estimate, kernel_distance_difference
 from fewstep.metrics.distances.kernels import median_bandwidth
 from fewstep.metrics.extractors.extractor import Extractor
-from fewstep.metrics.extractors.feature_cache import Observed
 from fewstep.metrics.figures import (
     Figure,
     Strata,
@@ -26,6 +25,7 @@ from fewstep.metrics.figures import (
     manifold_figures,
     memorisation_figures,
 )
+from fewstep.metrics.observed import Observed
 from fewstep.metrics.protocol import ClassFigures, Protocol, Sampling, Value
 from fewstep.metrics.reference_images import FEWEST, ReferenceImages, as_bytes
 from fewstep.metrics.sample_plan import NOISE, SamplePlan

@@ -14,7 +14,7 @@ from fewstep.metrics.distances.kernel_distance import kernel_distance
 from fewstep.metrics.distances.kernels import Cubic, Gaussian
 from fewstep.metrics.distances.moments import Moments
 from fewstep.metrics.distances.nearest_neighbours import manifolds, memorisation
-from fewstep.metrics.extractors.feature_cache import Observed
+from fewstep.metrics.observed import Observed
 from fewstep.metrics.protocol import ClassFigures, rounded
 
 NEIGHBOURS = 3

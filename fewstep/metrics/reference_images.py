@@ -11,7 +11,8 @@ from torch import Tensor
 from fewstep.data.images import ImageSet, to_bytes, to_unit_range
 from fewstep.metrics.distances.nearest_neighbours import nearest, nearest_distances
 from fewstep.metrics.extractors.extractor import Extractor
-from fewstep.metrics.extractors.feature_cache import Observed, content_key, kept
+from fewstep.metrics.extractors.feature_cache import content_key, kept
+from fewstep.metrics.observed import Observed
 from fewstep.util.errors import SettingsError
 
 NEAREST = 1000

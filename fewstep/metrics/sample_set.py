@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.data.images import to_bytes
 from fewstep.metrics.evaluator import Examination
-from fewstep.metrics.extractors.feature_cache import Observed
+from fewstep.metrics.observed import Observed
 from fewstep.util.errors import CorruptData
 
 

@@ -25,7 +25,7 @@ def latency_ratio(first: Callable[[], object], second: Callable[[], object], rou
     Args:
         first, second: return when their work is done.
         rounds: pairs of calls after two that do not count; at least 10.
-        clock: seconds.
+        clock: returns seconds.
     """
     ratios = []
     for turn in range(rounds + 2):

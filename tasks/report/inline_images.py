@@ -15,20 +15,18 @@ def scale_of(size: int) -> int:
     return max(1, _LARGE // size)
 
 
-def atlas(rows: list[np.ndarray], background: int | None = None) -> tuple[str, int, int]:
+def atlas(rows: list[np.ndarray]) -> tuple[str, int, int]:
     """A grid of images as a data URI, and its width and height in pixels.
 
     Args:
-        rows: each (columns, C, H, W) uint8, C 1 or 3; all images of one size. Short rows are left open at the end.
-        background: grey value between the images; None leaves it transparent.
+        rows: each (columns, C, H, W) uint8, C 1 or 3; all images of one size. Gaps, and the ends of short rows, are
+            transparent.
     """
     height, width = rows[0].shape[-2:]
     scale = scale_of(max(height, width))
     step_y, step_x = height * scale + _GAP, width * scale + _GAP
     columns = max(len(row) for row in rows)
     canvas = np.zeros((len(rows) * step_y - _GAP, columns * step_x - _GAP, 4), dtype=np.uint8)
-    if background is not None:
-        canvas[...] = (background, background, background, 255)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             pixels = np.repeat(np.repeat(image.transpose(1, 2, 0), scale, axis=0), scale, axis=1)

@@ -1,6 +1,4 @@
-"""Two models looked at under one protocol, side by side: every figure that promotion is gated on."""
-
-from dataclasses import dataclass
+"""Candidate against champion in every figure that decides promotion, from samples of common noise."""
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from fewstep.metrics.comparison.paired_differences import (
     share_gap,
 )
 from fewstep.metrics.distances.kernel_distance import kernel_distance, kernel_distance_difference
+from fewstep.metrics.observed import Observed
 from fewstep.util.errors import NonFinite, SettingsError
 
 REPEATS = 0.01
@@ -21,43 +20,30 @@ COPIES = 0.05
 MARGINS = ("kid", "class_kid", "class_accuracy", "accuracy_in_class", "copies", "repeats")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What was seen of one model's samples, row i from the noise and class of sample i.
-
-    Attributes:
-        features: (n, d) float64.
-        recognised: (n,) classes as the extractor sees them; None if it knows none.
-        nearest: (m,) distances of the first m samples to their nearest training image.
-    """
-
-    features: np.ndarray
-    recognised: np.ndarray | None
-    nearest: np.ndarray
-
-
-def contrasts(candidate: Seen, champion: Seen, reference: Seen, asked: np.ndarray | None, labels: np.ndarray | None,
-              margins: dict[str, float], names: tuple[str, ...] = ()) -> list[Contrast]:  # fmt: skip
-    """Candidate against champion in every gated figure, all unbiased, all paired by noise.
+def contrasts(candidate: Observed, champion: Observed, reference: Observed, asked: np.ndarray | None,
+              labels: np.ndarray | None, margins: dict[str, float],
+              names: tuple[str, ...] = ()) -> list[Contrast]:  # fmt: skip
+    """Candidate against champion in every figure, all estimates unbiased and paired by noise.
 
     * `kid`: unbiased kernel distance to the reference, of all samples and within each class asked for;
     * `class_accuracy`: share recognised as the class asked for, of all samples and of each class;
     * `copies`: share of samples nearer to a training image than all but 5 % of held-out images are, and
     * `repeats`: share of pairs of one class nearer to each other than all but 1 % of real pairs, both only as guards.
 
-    Shares are compared with those of the real images as well: a champion that is recognised more often than they are,
-    or copies less, has left the distribution, and a candidate need not follow it there.
+    Shares are compared with those of the real images as well. A champion that is recognised more often than real images
+    are, or that copies less, has left the distribution, and a candidate need not follow it there.
 
     Args:
-        reference: held-out real images, with `recognised` where the samples have it; its `nearest` are their distances
-            to the training images.
+        candidate: observed in its samples, row i from the noise and class of sample i, and
+        champion: the same of the champion.
+        reference: of held-out real images.
         asked: (n,) classes asked for; None for models without classes, which then count as one class.
-        labels: classes of the reference; None where it has none: class figures are left out.
+        labels: (m,) classes of the reference; None where it has none: class figures are left out.
         margins: by the names in MARGINS.
         names: of the classes.
 
     Raises:
-        SettingsError: the samples are no pairs, or there are fewer than 3 of a class.
+        SettingsError: the samples are not paired, or there are fewer than 3 of a class.
         NonFinite: a feature is NaN or infinite.
     """
     if not (np.isfinite(candidate.features).all() and np.isfinite(champion.features).all()):
@@ -75,9 +61,9 @@ def contrasts(candidate: Seen, champion: Seen, reference: Seen, asked: np.ndarra
     for label, rows in groups.items():
         found.append(_kid(candidate.features[rows], champion.features[rows], reference.features[places[label]], None,
                           _name(names, label), margins["class_kid"]))  # fmt: skip
-    if asked is not None and candidate.recognised is not None and champion.recognised is not None:
-        wrong, other = candidate.recognised != asked, champion.recognised != asked
-        real = reference.recognised != labels
+    if asked is not None and candidate.classes is not None and champion.classes is not None:
+        wrong, other = candidate.classes != asked, champion.classes != asked
+        real = reference.classes != labels
         found.append(_share("class_accuracy", "", wrong, other, real, margins["class_accuracy"]))
         found += [_share("class_accuracy", _name(names, label), wrong[rows], other[rows], real[places[label]],
                          margins["accuracy_in_class"]) for label, rows in groups.items()]  # fmt: skip
@@ -96,14 +82,18 @@ def _kid(a, b, reference, strata, group: str, margin: float) -> Contrast:
 
 
 def _share(metric: str, group: str, a, b, real, margin: float, guard: bool = False) -> Contrast:
-    """Of what should be rare; of an accuracy, whose opposite is rare, the figures shown are the complements."""
+    """Contrast of the shares of bad samples: a candidate's (n,), b champion's (n,), of real images (m,).
+
+    A guard shows the shares themselves, an accuracy the shares of good samples.
+    """
     found, mine, theirs = share_difference(a, b), share_gap(a, real), share_gap(b, real)
     *shown, figure = (share if guard else 1 - share for share in (found.first, found.second, mine.second))
     of_real = OfReal(figure, mine.value, mine.standard_error, theirs.value, theirs.standard_error)
     return Contrast(metric, group, found.value, found.standard_error, found.n, margin, *shown, guard, of_real)
 
 
-def _repeats(candidate: Seen, champion: Seen, reference: Seen, groups: list, places: list, margin: float) -> Contrast:
+def _repeats(candidate: Observed, champion: Observed, reference: Observed, groups: list[np.ndarray],
+             places: list[np.ndarray], margin: float) -> Contrast:
     groups = groups or [np.arange(len(candidate.features))]
     radius = repeat_radius(reference.features, places or [np.arange(len(reference.features))], REPEATS)
     found = repeat_difference(candidate.features, champion.features, groups, radius)
@@ -111,4 +101,5 @@ def _repeats(candidate: Seen, champion: Seen, reference: Seen, groups: list, pla
 
 
 def _name(names: tuple[str, ...], label: int) -> str:
+    """The class's name, its number where it has none."""
     return names[label] if label < len(names) else str(label)

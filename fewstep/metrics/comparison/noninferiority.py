@@ -1,7 +1,8 @@
-"""Is the candidate at least as good as the champion, and better somewhere? Margins, power and Holm's correction.
+"""Tests that a candidate is not inferior to the champion, and superior in some figure: margins, power, Holm's
+correction.
 
-A `Contrast` is one gated figure of the two models (of all samples or of one class), turned so that a positive excess
-means a worse candidate. No torch here.
+A `Contrast` compares the two models in one figure, of all samples or of one class, with the sign chosen so that a
+positive excess means a worse candidate. No torch here.
 """
 
 import math
@@ -14,11 +15,11 @@ BETTER, WITHIN, WORSE, UNCLEAR, WEAK = "better", "within", "worse", "unclear", "
 
 @dataclass(frozen=True)
 class OfReal:
-    """What real images score in the same figure, and how much worse than they the two models are.
+    """The same figure of real images, and the excess of the two models over it.
 
     Attributes:
         figure: of held-out real images.
-        candidate, champion: excesses over the real images, with their standard errors.
+        candidate, champion: excess of each model over the real images (positive: worse), with standard errors.
     """
 
     figure: float
@@ -34,16 +35,17 @@ class Contrast:
 
     Attributes:
         metric: name of the figure.
-        group: the class it belongs to; empty for all samples.
-        excess: how much worse the candidate is (negative: better), an unbiased estimate,
-        standard_error: of it, and
+        group: name of the class; empty for all samples.
+        excess: of the candidate over the champion (negative: better), an unbiased estimate,
+        standard_error: of the excess, and
         n: samples behind it.
-        margin: the largest excess that is no matter.
-        candidate, champion: the figures themselves.
-        guard: it may not be worse here, but being better is no merit (noise neither copies nor repeats anything).
-        real: for figures in which a model can be better than real images are (one that draws the middle of each class
-            is always recognised). To be better than they is no merit and asked of nobody: the candidate is compared
-            with the champion or with the real images, whichever of the two is worse.
+        margin: the largest excess that is tolerated.
+        candidate, champion: the figures of the two models.
+        guard: the candidate must not be worse in this figure, but a better value does not count as an improvement
+            (noise copies and repeats nothing).
+        real: set for figures in which a model can score better than real images do, as an accuracy: a model that draws
+            the mean of each class is always recognised. Such a score is no improvement, so it is not required: the
+            candidate is compared with the champion or the real images, whichever scores worse.
     """
 
     metric: str
@@ -63,43 +65,43 @@ class Contrast:
 
     @property
     def _over(self) -> list[tuple[float, float]]:
-        """(excess, its standard error) over the champion and, where they count, over real images. The smaller of the
-        true two is what decides."""
+        """(excess, standard error) over the champion and, where `real` is set, over real images. The smaller of the two
+        true excesses decides."""
         real = [(self.real.candidate, self.real.candidate_error)] if self.real else []
         return [(self.excess, self.standard_error), *real]
 
     @property
     def worse_by(self) -> float:
-        """The excess over the champion or over the real images, whichever of the two is worse."""
+        """The excess over the champion or over the real images, whichever scores worse."""
         return min(value for value, _ in self._over)
 
     def excess_at_most(self, level: float) -> float:
-        """Upper confidence bound of the excess at 1 − level, one-sided; of two comparisons each gets half the level."""
+        """Upper one-sided confidence bound of the excess at 1 − level; of two comparisons each gets half the level."""
         wide = self._quantile(level)
         return min(value + wide * error for value, error in self._over)
 
     def excess_at_least(self, level: float) -> float:
-        """Lower confidence bound of the excess at 1 − level, one-sided."""
+        """Lower one-sided confidence bound of the excess at 1 − level."""
         return min(value - NORMAL.inv_cdf(1 - level) * error for value, error in self._over)
 
     def p_better(self) -> float:
-        """One-sided p-value of the hypothesis that the candidate is not better, or the champion as good as real images
-        are: the larger of the two (intersection-union test)."""
-        found = [(self.excess, self.standard_error)]
+        """One-sided p-value of the hypothesis that the candidate is not better than the champion, or the champion as
+        good as real images: the larger of the two p-values (intersection-union test)."""
+        tests = [(self.excess, self.standard_error)]
         if self.real:
-            found.append((-self.real.champion, self.real.champion_error))
-        return max(_below_zero(*one) for one in found)
+            tests.append((-self.real.champion, self.real.champion_error))
+        return max(_below_zero(value, error) for value, error in tests)
 
     def power(self, level: float) -> float:
-        """Probability that a candidate equal to the champion is shown to be within the margin: Φ(margin/se − z)."""
+        """Probability that the test passes a candidate equal to the champion: Φ(margin / standard error − z)."""
         if self.standard_error == 0:
             return 1.0
         return NORMAL.cdf(self.margin / self.standard_error - self._quantile(level))
 
     def n_for(self, level: float, power: float) -> int:
-        """Samples that would give that power, if the standard error falls with their root."""
-        wanted = self._quantile(level) + NORMAL.inv_cdf(power)
-        return math.ceil(self.n * (wanted * self.standard_error / self.margin) ** 2)
+        """Samples that give this power, if the standard error falls as the inverse root of their number."""
+        needed = self._quantile(level) + NORMAL.inv_cdf(power)
+        return math.ceil(self.n * (needed * self.standard_error / self.margin) ** 2)
 
     def _quantile(self, level: float) -> float:
         return NORMAL.inv_cdf(1 - level / len(self._over))
@@ -107,11 +109,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Finding:
-    """One contrast and what the data says of it.
+    """One contrast and its verdict.
 
-    `verdict`: better (after Holm's correction), within (the excess is shown to be below the margin), worse (shown to
-    be above it), too few samples (neither, and an equal model would often fail too), unclear (neither, though an equal
-    model would have passed). `at_most` is the upper confidence bound of the excess.
+    Attributes:
+        verdict: better (significantly, after Holm's correction), within (the excess is below the margin), worse (the
+            excess is above it), too few samples (neither is shown, and an equal model would often fail too), unclear
+            (neither is shown, though an equal model would have passed).
+        at_most, at_least: one-sided confidence bounds of the excess.
     """
 
     contrast: Contrast
@@ -125,43 +129,44 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All findings at one level. The rules are in `not_inferior` and `superior`."""
+    """The findings of all contrasts, tested at one level."""
 
     findings: tuple[Finding, ...]
     level: float
     power: float
 
     def having(self, *verdicts: str) -> list[Finding]:
+        """The findings with one of these verdicts."""
         return [finding for finding in self.findings if finding.verdict in verdicts]
 
     @property
     def not_inferior(self) -> bool:
-        """On every contrast the excess is shown to be below the margin.
+        """Whether the excess is shown to be below the margin in every contrast.
 
-        All must pass, so each is tested at the level itself and a candidate that is worse by its margin anywhere is
-        let through with at most that probability (intersection-union test, Berger 1982).
+        All must pass, so each is tested at the full level: a candidate that is worse by the margin in any figure passes
+        with at most that probability (intersection-union test, Berger 1982).
         """
         return not self.having(WORSE, UNCLEAR, WEAK)
 
     @property
     def superior(self) -> bool:
-        """Not inferior, and better on at least one contrast after Holm's correction."""
+        """Whether it is not inferior, and better in at least one contrast after Holm's correction."""
         return self.not_inferior and bool(self.having(BETTER))
 
     def reasons(self) -> list[str]:
-        """Why it is not shown to be at least as good, one line per contrast, worst first, and one for all that lack
-        power; empty when it is."""
-        said = {WORSE: "worse than the champion beyond", UNCLEAR: "not shown to be within"}
-        lines = [f"{found.contrast.name}: {words} the margin of {found.contrast.margin:g}: {_figures(found)}"
-                 for verdict, words in said.items() for found in self.having(verdict)]  # fmt: skip
+        """Why it is not shown to be at least as good: one line per contrast that is worse or unclear, and one for all
+        that lack power; empty when it is not inferior."""
+        phrases = {WORSE: "worse than the champion beyond", UNCLEAR: "not shown to be within"}
+        lines = [f"{finding.contrast.name}: {phrase} the margin of {finding.contrast.margin:g}: {_figures(finding)}"
+                 for verdict, phrase in phrases.items() for finding in self.having(verdict)]  # fmt: skip
         return lines + self._weak()
 
     def _weak(self) -> list[str]:
-        weak = sorted((found.contrast for found in self.having(WEAK)), key=lambda one: one.power(self.level))
+        weak = sorted((finding.contrast for finding in self.having(WEAK)), key=lambda weak: weak.power(self.level))
         if not weak:
             return []
-        factor = max(one.n_for(self.level, self.power) / one.n for one in weak)
-        named = ", ".join(f"{one.name} ({one.power(self.level):.2f})" for one in weak[:4])
+        factor = max(contrast.n_for(self.level, self.power) / contrast.n for contrast in weak)
+        named = ", ".join(f"{contrast.name} ({contrast.power(self.level):.2f})" for contrast in weak[:4])
         return [f"too little power: a model equal to the champion would be shown to be within the margin with "
                 f"probability {self.power:g} or more in all figures but {len(weak)}: {named}"
                 f"{', …' if len(weak) > 4 else ''}; about {factor:.1f} times as many samples (register.samples) would "
@@ -169,16 +174,20 @@ class Judgement:
 
 
 def judge(contrasts: list[Contrast], level: float, power: float) -> Judgement:
-    """What the contrasts show at one-sided `level`; `power` is what an inconclusive one is asked for.
+    """Tests every contrast.
 
-    Superiority is tested on all contrasts that are no guards together by Holm's step-down (Holm 1979): the p-values in
+    Superiority is tested in all contrasts that are not guards together by Holm's step-down (Holm 1979): the p-values in
     rising order are compared with level/k, level/(k − 1), … up to the first that is larger, which keeps the probability
     of calling any equal figure better below the level.
+
+    Args:
+        level: of each one-sided test.
+        power: below which an inconclusive contrast is said to have too few samples.
     """
-    merits = [contrast for contrast in contrasts if not contrast.guard]
-    better = dict(zip(merits, holm([contrast.p_better() for contrast in merits], level), strict=True))
-    found = tuple(_find(contrast, better.get(contrast, False), level, power) for contrast in contrasts)
-    return Judgement(found, level, power)
+    improvable = [contrast for contrast in contrasts if not contrast.guard]
+    better = dict(zip(improvable, holm([contrast.p_better() for contrast in improvable], level), strict=True))
+    findings = tuple(_find(contrast, better.get(contrast, False), level, power) for contrast in contrasts)
+    return Judgement(findings, level, power)
 
 
 def holm(p_values: list[float], level: float) -> list[bool]:
@@ -210,8 +219,8 @@ def _below_zero(value: float, error: float) -> float:
     return NORMAL.cdf(value / error)
 
 
-def _figures(found: Finding) -> str:
-    one = found.contrast
-    beside = f", real images {one.real.figure:.4g}" if one.real else ""
-    return (f"{one.candidate:.4g} against {one.champion:.4g}{beside}, excess {one.worse_by:+.2g} in "
-            f"[{found.at_least:+.2g}, {found.at_most:+.2g}] (n = {one.n})")  # fmt: skip
+def _figures(finding: Finding) -> str:
+    contrast = finding.contrast
+    real = f", real images {contrast.real.figure:.4g}" if contrast.real else ""
+    return (f"{contrast.candidate:.4g} against {contrast.champion:.4g}{real}, excess {contrast.worse_by:+.2g} in "
+            f"[{finding.at_least:+.2g}, {finding.at_most:+.2g}] (n = {contrast.n})")  # fmt: skip

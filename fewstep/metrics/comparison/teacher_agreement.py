@@ -1,4 +1,4 @@
-"""How nearly one model maps the same noise to the same image as another."""
+"""Agreement of a student with its teacher: difference and correlation of their images from the same noise."""
 
 from dataclasses import dataclass
 

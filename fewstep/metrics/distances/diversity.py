@@ -1,4 +1,4 @@
-"""How different the samples of one condition are from each other, beside how different real images of it are."""
+"""Diversity within a condition: the mean distance between samples, over that between real images."""
 
 from dataclasses import dataclass
 

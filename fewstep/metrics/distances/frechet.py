@@ -60,11 +60,6 @@ class Extrapolated:
     models' samples are the same samples where both were drawn from the same noise in the same order, so differences
     between models have paired replicates."""
 
-    @property
-    def bias(self) -> float:
-        """What the finite number of samples adds to the plain value."""
-        return self.finite - self.infinite
-
 
 def frechet_extrapolated(features: np.ndarray, reference: np.ndarray) -> Extrapolated:
     """FD∞: the Fréchet distance extrapolated linearly in 1/n to infinitely many samples.

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 
 from fewstep.diffusion.randomness import derive
-from fewstep.metrics.comparison.contrasts import Seen, contrasts
+from fewstep.metrics.comparison.contrasts import contrasts
 from fewstep.metrics.comparison.noninferiority import UNCLEAR, WORSE, Judgement, judge
 from fewstep.metrics.evaluator import Examination
-from fewstep.metrics.extractors.feature_cache import Observed
+from fewstep.metrics.observed import Observed
 from fewstep.metrics.sample_set import collect
 from fewstep.metrics.speed_ratio import Ratio, latency_ratio
 from fewstep.students.student import Student
@@ -164,9 +164,8 @@ def _judged(test: Examination, seen: tuple[Observed, Observed], rules: Gate) -> 
     asked, real = test.plan.classes, test.images.test
     labels = real.labels.numpy() if asked is not None and real.num_classes else None
     return judge(
-        contrasts(*(Seen(one.features, one.classes, one.nearest) for one in (*seen, test.images.observed)),
-                  None if asked is None else asked.numpy(), labels, rules.margins.model_dump(),
-                  tuple(real.class_names)), rules.level, rules.power)  # fmt: skip
+        contrasts(*seen, test.images.observed, None if asked is None else asked.numpy(), labels,
+                  rules.margins.model_dump(), tuple(real.class_names)), rules.level, rules.power)  # fmt: skip
 
 
 def _latency(students: list[Student], test: Examination) -> Ratio:

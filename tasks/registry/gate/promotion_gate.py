@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fewstep.util.errors import FewstepError, NonFinite
 from tasks.config.schema import Register
-from tasks.evaluation.documents import Headline
+from tasks.evaluation.documents import Headline, parsed
 from tasks.registry import aliases
 from tasks.registry.aliases import Decision
 from tasks.registry.gate import pending_approvals, promotion_checks
@@ -99,7 +99,8 @@ class _Assessment:
         """The rules that look at the version alone, in the order in which they are asked. Raises FewstepError."""
         registry, version, champion = self.registry, self.version, self.champion
         yield "policy", self._by_policy
-        yield "floors", lambda: self._floors(Headline(**version.provenance.results).floors)
+        results = parsed(Headline, version.provenance.results, f"results of {version.name}")
+        yield "floors", lambda: self._floors(results.floors)
         if self.policy == "first":
             return
         if self.policy != "gated":

@@ -225,11 +225,11 @@ def test_another_machine_is_a_warning_and_both_are_recorded(project):
 
 def test_code_edited_after_the_start_is_not_run(project):
     code = ALL.replace("workspace = Workspace.find()", '''
-from tasks.engine import stage_key as keys
-keys.this_code("classifier")
-path = Workspace.find().root / "tasks" / "classifier.py"
-path.write_text(path.read_text() + "# edited")
-workspace = Workspace.find()''')
+from tasks.engine.stage_code import running_tree
+workspace = Workspace.find()
+running_tree(workspace)
+path = workspace.root / "tasks" / "stages" / "classifier.py"
+path.write_text(path.read_text() + "\\n\\nEDITED = 1\\n")''')
     done = project.python(code, "shard", "classifier")
     assert done.returncode == 1 and "its code was edited while this run was under way" in done.stderr
     assert "shard made" in done.stdout

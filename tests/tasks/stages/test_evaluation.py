@@ -15,6 +15,8 @@ from tasks.engine import graph
 from tasks.evaluation.baseline_plan import plan, teacher_baseline
 from tasks.evaluation.settings import BaselinesSettings
 from tasks.report import results_table
+from tasks.stages.baselines import BaselinesStage
+from tasks.stages.evaluate import EvaluateStage
 from tests.tasks.stages.evaluation_world import World, contents
 
 
@@ -220,6 +222,29 @@ def test_the_summary_in_markdown(world):
     assert len({row.count("|") for row in rows}) == 1 and "not an FID" in text
     with pytest.raises(NotAvailable, match="nothing was evaluated"):
         results_table.load(Path(world.root) / "nowhere")
+
+
+def test_a_shortened_run_goes_through_the_same_code(world, tmp_path):
+    short = World(tmp_path)
+    for stage in ("shard", "classifier"):
+        short.publish(stage, world.folder(stage))
+    short.add_models()
+    for stage in (BaselinesStage(), EvaluateStage()):
+        context = short.context(stage.name)
+        settings = stage.shortened(context.settings)
+        if stage.name == "baselines":
+            assert settings.samples == 64 and settings.baseline_steps == (4,)
+        else:  # paired with the baselines' samples
+            settings = settings.model_copy(update={"samples": 64, "batch": 32})
+            assert settings.steps == (1,)
+        context.settings = settings
+        stage.check(context)
+        for unit in stage.units(context):
+            stage.run_unit(context, unit)
+        result = stage.finish(context)
+        assert result.samples == 64
+        short.publish(stage.name, context.out, settings.model_dump(mode="json"))
+    assert set(contents(short.folder("evaluate"))) == set(contents(world.folder("evaluate")))
 
 
 def test_costs_are_measured_apart(world):

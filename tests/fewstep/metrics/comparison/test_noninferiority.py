@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from fewstep.metrics.comparison.contrasts import MARGINS, Seen, contrasts
+from fewstep.metrics.comparison.contrasts import MARGINS, contrasts
 from fewstep.metrics.comparison.noninferiority import (
     BETTER,
     UNCLEAR,
@@ -24,6 +24,7 @@ from fewstep.metrics.comparison.paired_differences import (
     share_difference,
     share_gap,
 )
+from fewstep.metrics.observed import Observed
 from fewstep.util.errors import SettingsError
 
 
@@ -158,7 +159,7 @@ def world(trial: int):
 
     def seen(x):
         nearest = np.abs(chance.normal(size=len(x))) + 1
-        return Seen(x, ((x[:, None] - means) ** 2).sum(2).argmin(1), nearest)
+        return Observed(x, ((x[:, None] - means) ** 2).sum(2).argmin(1), nearest, nearest)
 
     ours, theirs = (seen(means[asked] + 1.1 * z) for z in (noise, noise @ rotation))
     return ours, theirs, seen(means[labels] + chance.normal(size=(90, 6))), asked, labels

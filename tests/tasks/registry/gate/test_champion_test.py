@@ -1,11 +1,9 @@
 """What a contest's figures lead to: better, as good and cheaper, as good and no cheaper, worse, or not to be told."""
 
-import itertools
-
 import pytest
 
 from fewstep.metrics.comparison.noninferiority import Contrast, judge
-from fewstep.metrics.speed_ratio import Ratio, latency_ratio
+from fewstep.metrics.speed_ratio import Ratio
 from tasks.config.schema import Gate
 from tasks.registry.gate import champion_test
 from tasks.registry.gate.contest_figures import CostFigures
@@ -41,15 +39,3 @@ def test_better_somewhere_and_worse_nowhere_wins():
 def test_as_good_needs_to_be_cheaper(cost, kind):
     assert verdict(SAME, SAME, **cost) == kind
     assert verdict(WORSE, SAME, **cost) == "inferior", "no saving makes up for a figure that is worse"
-
-
-def test_latency_is_a_ratio_of_neighbours_in_time():
-    """A machine that slows down by a quarter in every call: the ratio of neighbours knows nothing of it."""
-    ticks = itertools.count()
-    now = [0.0]
-
-    def work(duration):
-        now[0] += duration * 1.25 ** (next(ticks) // 2)
-
-    found = latency_ratio(lambda: work(3.0), lambda: work(4.0), rounds=21, clock=lambda: now[0])
-    assert found.value == pytest.approx(0.75) and found.interval == pytest.approx((0.75, 0.75)) and found.n == 21

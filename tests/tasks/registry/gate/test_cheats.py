@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from fewstep.data.images import load_split, to_bytes
-from fewstep.metrics.comparison.contrasts import Seen, contrasts
+from fewstep.metrics.comparison.contrasts import contrasts
 from fewstep.metrics.comparison.noninferiority import judge
 from fewstep.metrics.evaluator import Examination
 from fewstep.metrics.extractors.extractor import load_extractor
+from fewstep.metrics.observed import Observed
 from tasks.config.schema import Evaluate, Gate
 from tests.tasks.stages.evaluation_world import World
 
@@ -52,14 +53,12 @@ class Contest:
             out[rows] = images[:exemplars][chance.integers(len(images[:exemplars]), size=len(rows))]
         return out
 
-    def seen(self, images: np.ndarray) -> Seen:
-        found = self.examination.images.observe(to_bytes(torch.from_numpy(images)))
-        return Seen(found.features, found.classes, found.nearest)
+    def seen(self, images: np.ndarray) -> Observed:
+        return self.examination.images.observe(to_bytes(torch.from_numpy(images)))
 
-    def judge(self, candidate: np.ndarray, champion: Seen | None = None):
+    def judge(self, candidate: np.ndarray, champion: Observed | None = None):
         rules, reference = Gate(), self.examination.images.observed
-        found = contrasts(self.seen(candidate), champion or self.of_champion,
-                          Seen(reference.features, reference.classes, reference.nearest), self.asked,
+        found = contrasts(self.seen(candidate), champion or self.of_champion, reference, self.asked,
                           self.examination.images.test.labels.numpy(), rules.margins.model_dump(),
                           tuple(self.examination.images.test.class_names))  # fmt: skip
         return judge(found, rules.level, rules.power)
