@@ -337,7 +337,7 @@ def test_a_decision_waits_and_a_person_decides(project, fewstep):
         code, out, _ = fewstep(command, identity[:8], "--why", "looked", "--json")
         assert code == 0 and json.loads(out)["event"] == event
     assert registry.aliases("fewstep-digits") == {**before, "live": 2}
-    assert history(registry, "fewstep-digits")[-1]["why"] == "looked"
+    assert history(registry, "fewstep-digits")[-1].why == "looked"
     assert fewstep("approve", identity[:8])[0] == 1 and fewstep("approve", "0" * 8)[0] == 4
     assert "nothing waits" in fewstep("reject")[1]
     registry.tracking.client.delete_registered_model_alias("fewstep-digits", "live")
