@@ -1,28 +1,26 @@
-"""What the stage `register` says of the version it made: the content of data/registration/registration.json."""
+"""What the registration of a student returns: the document data/registration/registration.json. Imports no MLflow."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Literal
 
 from fewstep.util.config import Strict
 
-FILE = "registration.json"
+NAME = "registration.json"
 
 
 class RegistrationResult(Strict):
-    """A registered version and whether it was promoted.
+    """The version that the student became, and the decision about its promotion.
 
     Attributes:
-        model: name of the registered model.
-        version: number of the version.
         weights: tree digest of the exported student.
-        evaluation: digest of the evaluation it was judged by.
-        made: whether this run made the version; False when an equal one was registered already.
-        promoted: whether it became champion.
-        policy: the setting `register.promote` that decided.
+        evaluation: digest of the evaluation's manifest.
+        made: whether this run made or completed the version; False where it was there already.
+        policy: rule by which promotion was decided: never, first or gated.
         reasons: why it was not promoted.
     """
 
+    format: Literal[1] = 1
     model: str
     version: int
     weights: str
@@ -30,10 +28,4 @@ class RegistrationResult(Strict):
     made: bool
     promoted: bool
     policy: str
-    reasons: list[str]
-
-
-def load(data: Path) -> RegistrationResult | None:
-    """The result below the folder `data` of a checkout; None where no version was registered from it."""
-    path = data / "registration" / FILE
-    return RegistrationResult.model_validate_json(path.read_bytes()) if path.exists() else None
+    reasons: tuple[str, ...] = ()
