@@ -8,6 +8,7 @@ from rich.console import Console
 
 from flows.output import duration, say
 from tasks.registry import registration_result
+from tasks.registry.registration_result import RegistrationResult
 from tasks.report import FOLDER, PAGE, results_table
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import RunRecord, RunStore, seconds_between
@@ -44,8 +45,9 @@ def show_results(root: Path, name: str, out: Console, *, picture: Path | None = 
         out.print(results_table.table(root))
     lines = [("look at", str(page if page.exists() else picture))] if picture.exists() else []
     model = f"fewstep-{name}@candidate"
-    registered = registration_result.load(root / "data")
-    if registered is not None:
+    registration = root / "data" / "registration" / registration_result.NAME
+    if registration.exists():
+        registered = RegistrationResult.model_validate_json(registration.read_bytes())
         model = f"{registered.model}/{registered.version}"
         outcome = "promoted to @champion" if registered.promoted else f"not promoted: {'; '.join(registered.reasons)}"
         lines.append(("model", f"{model}, {outcome}"))

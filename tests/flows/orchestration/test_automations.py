@@ -45,7 +45,7 @@ with get_client(sync_client=True) as client:
 
 def registered_result(number: int) -> RegistrationResult:
     return RegistrationResult(model=MODEL, version=number, weights="w", evaluation="e", made=True, promoted=False,
-                              policy="gated", reasons=[])
+                              policy="gated")
 
 
 def test_a_run_tells_of_what_was_decided_about_its_own_version(tmp_path, monkeypatch):
