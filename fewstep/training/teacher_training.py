@@ -10,7 +10,9 @@ from fewstep.diffusion.processes import VariancePreserving
 from fewstep.diffusion.randomness import derive, generator
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.recipes import Recipe, parse_recipe
-from fewstep.training import RoundTrainer, RunOptions, Sources
+from fewstep.training.round_trainer import RoundTrainer
+from fewstep.training.run_options import RunOptions
+from fewstep.training.step.batches import Sources
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
