@@ -41,7 +41,7 @@ bench: $(STAMP)
 
 # The stages' classes (tasks/stages) say what dvc.yaml says; a test keeps it current.
 dvc.yaml: $(STAMP)
-	$(BIN)/python -m tasks.storage.dvc_yaml
+	$(BIN)/python -m tasks.storage.dvc.dvc_yaml
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

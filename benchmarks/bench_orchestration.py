@@ -13,7 +13,9 @@ from benchmarks import measure
 from tests.project import TINY, Project
 
 BARE = """
-from tasks.tracking import process_env as environment; from tasks.engine import graph; from tasks.config import params_file as settings
+from tasks.config import params_file
+from tasks.engine import graph
+from tasks.tracking import process_env
 from tasks.engine.runner import run_stage
 from tasks.storage.workspace import Workspace
 workspace = Workspace.find()

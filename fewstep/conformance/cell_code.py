@@ -1,4 +1,4 @@
-"""The code that a cell's figures depend on (fewstep.util.source_code): only cells of changed code are looked at again."""
+"""The code that a cell's figures depend on (fewstep.util.source_code): only cells of changed code are made again."""
 
 from functools import cache
 

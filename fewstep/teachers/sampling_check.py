@@ -1,4 +1,4 @@
-"""Whether a teacher samples well enough to be distilled: finite weights, a noisy end of its process, samples near data."""
+"""Whether a teacher samples well enough to be distilled: finite weights, a noisy start, samples near data."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Training a small teacher on images: denoising score matching with a UNet, in the loop that students are trained in."""
+"""Training a small teacher on images: denoising score matching with a UNet, in the students' loop."""
 
 import dataclasses
 from collections.abc import Callable

@@ -11,8 +11,8 @@ from flows.doctor.finding import Finding
 from tasks.config import params_file
 from tasks.config.preflight import validate
 from tasks.engine.plan import plan
-from tasks.storage import dvc_repo
 from tasks.storage import git as git_repo
+from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import KILLED, RUNNING, RunStore
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from flows.doctor.finding import Finding
 from flows.orchestration.child_server import answers
 from flows.orchestration.prefect_api import serving
-from flows.orchestration.schedules import load_all
 from flows.runs import profiles
+from flows.scheduling.schedules import load_all
 from tasks.config import params_file
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact

@@ -26,7 +26,8 @@ from tasks.engine.graph import STAGES
 from tasks.engine.runner import Outcome, run_stage
 from tasks.registry.registration_result import RegistrationResult
 from tasks.report import FOLDER, PAGE, results_table
-from tasks.storage import dvc_repo, remote_outputs
+from tasks.storage import remote_outputs
+from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_records import RunError, RunRecord, RunStore

@@ -31,7 +31,7 @@ def import_images(workspace: Workspace, path: Path | str, *, replace: bool = Fal
         Busy: a run works in this checkout.
         FewstepError: DVC refused; the images are in data/raw, and calling again records them.
     """
-    from tasks.storage import dvc_repo  # DVC
+    from tasks.storage.dvc import dvc_repo  # DVC
 
     path = Path(path).expanduser().resolve()
     raw = workspace.data / "raw"

@@ -1,7 +1,7 @@
 """Keeping results whose code has changed, where the change makes the same bytes: what a digest of code cannot see.
 
-A short run of the stage by the code that made the result, from its recorded commit in a worktree, is compared bit for bit
-with one by today's code. What was accepted, by whom, why and how it was compared stands in the result's manifest.
+A short run of the stage by the code that made the result, from its recorded commit in a worktree, is compared bit for
+bit with one by today's code. What was accepted, by whom, why and how it was compared stands in the result's manifest.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from tasks.engine.short_run import VERSION, Answer, Request
 from tasks.engine.stage_code import changed_files, running_code, source_tree, stage_code
 from tasks.engine.stage_key import identify, resolve
 from tasks.stages.base import Stage
-from tasks.storage import dvc_repo, git, published_outputs
+from tasks.storage import git, published_outputs
 from tasks.storage.code_state import commit_of
+from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
 
 CHECKED, UNCHECKED = "bit for bit", "not"

@@ -15,7 +15,7 @@ from tasks.engine.manifest import Manifest, load, problems
 from tasks.engine.stage_code import changed_files
 from tasks.engine.stage_key import Identity, identify, outside_digests
 from tasks.stages.base import Stage
-from tasks.storage import dvc_lockfile
+from tasks.storage.dvc import dvc_lockfile
 from tasks.storage.file_io import StatTable
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace

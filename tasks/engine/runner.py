@@ -26,8 +26,9 @@ from tasks.engine.plan import PlanItem, Survey, stat_table
 from tasks.engine.stage_code import check_code
 from tasks.engine.stage_key import Identity, outside_digests, resolve
 from tasks.stages.base import Context, Stage
-from tasks.storage import dvc_cache, dvc_repo, dvc_yaml, remote_outputs
+from tasks.storage import remote_outputs
 from tasks.storage.code_state import keep_commit
+from tasks.storage.dvc import dvc_cache, dvc_repo, dvc_yaml
 from tasks.storage.file_io import StatTable
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace

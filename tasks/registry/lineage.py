@@ -34,7 +34,8 @@ from tasks.engine.stage_code import source_tree
 from tasks.engine.stage_key import outside_digest
 from tasks.registry.model_registry import Registry, Version
 from tasks.registry.version_tags import StageOutput
-from tasks.storage import dvc_cache, git
+from tasks.storage import git
+from tasks.storage.dvc import dvc_cache
 from tasks.storage.file_io import package_file
 
 VERIFIED, DIFFERS, UNAVAILABLE = "verified", "differs", "unavailable"
@@ -56,7 +57,7 @@ class Link:
         where: registry, workspace, cache, git or outside.
         detail: why it does not verify; of a version, its aliases.
         cause: UNCOMMITTED where code that was not committed is the reason; else empty.
-        accepted: of an output, later code that was accepted as making the same: by whom, when, why, how it was compared.
+        accepted: of an output, later code that was accepted as making the same: who, when, why, how it was compared.
     """
 
     title: str

@@ -85,7 +85,8 @@ def parse(reference: str) -> tuple[str, str | None, int | None]:
 def folder_digest(folder: Path) -> str:
     """Tree digest of all files in `folder`, every byte read now."""
     paths = {name: folder / name for name in list_files(folder)}
-    return tree_digest([File(path=name, bytes=path.stat().st_size, sha256=sha256_file(path)) for name, path in paths.items()])
+    return tree_digest([File(path=name, bytes=path.stat().st_size, sha256=sha256_file(path))
+                        for name, path in paths.items()])
 
 
 class Registry:

@@ -114,7 +114,7 @@ def store_snapshot(registration: Registration) -> None:
 
 def store_model(registration: Registration) -> None:
     """Uploads the MLflow model; one that a kill left pending is deleted and made anew."""
-    from tasks.registry.pyfunc_model import package  # loads pandas
+    from tasks.registry.packaged.pyfunc_model import package  # loads pandas
 
     tracking, work = registration.registry.tracking, registration.work
     experiment = tracking.experiment(registration.experiment)

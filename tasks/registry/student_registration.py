@@ -21,7 +21,8 @@ from tasks.registry.model_registry import Registry, model_name
 from tasks.registry.register_model import Registration
 from tasks.registry.registration_result import RegistrationResult
 from tasks.registry.version_tags import StageOutput, VersionTags
-from tasks.storage import dvc_lockfile, git
+from tasks.storage import git
+from tasks.storage.dvc import dvc_lockfile
 from tasks.storage.workspace import Workspace
 
 KEPT_OF_EVALUATION = ("metrics.json", "evaluation.json", "quality.csv", "grid.png", "report.safetensors")

@@ -64,7 +64,8 @@ class RegisterStage(Stage[RegisterSettings, RegistrationResult]):
         outputs = StudentOutputs(context.workspace, context.inputs["distill"], context.inputs["evaluate"],
                                  context.manifests, context.observer.pipeline_run())  # fmt: skip
         result = register_student(outputs, context.settings.name, context.settings)
-        write_atomically(context.out / NAME, json.dumps(result.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+        text = json.dumps(result.model_dump(mode="json"), indent=1, sort_keys=True)
+        write_atomically(context.out / NAME, text + "\n")
 
     def finish(self, context: Context[RegisterSettings]) -> RegistrationResult:
         return parse(RegistrationResult, json.loads((context.out / NAME).read_bytes()), NAME)

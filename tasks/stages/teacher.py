@@ -128,8 +128,8 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
 def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser:
     """The trained teacher; a training that was finished before is read from its last checkpoint."""
     from fewstep.data.images import load_split
-    from fewstep.training.teacher_training import teacher_recipe, train_teacher
     from fewstep.training import RunOptions
+    from fewstep.training.teacher_training import teacher_recipe, train_teacher
     from fewstep.util.device import default_device
 
     def on_progress(done: int, total: int, figures: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The state of the code as a git commit: HEAD, or HEAD with the uncommitted changes in a commit that no branch knows."""
+"""The state of the code as a git commit: HEAD, or a commit on no branch with the uncommitted changes."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from fewstep.util.errors import FewstepError
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
-from tasks.storage import dvc_lockfile, dvc_repo, published_outputs
-from tasks.storage.dvc_config import default_remote
+from tasks.storage import published_outputs
+from tasks.storage.dvc import dvc_lockfile, dvc_repo
+from tasks.storage.dvc.dvc_config import default_remote
 from tasks.storage.published_outputs import PublishedOutput, restorable
 from tasks.storage.workspace import Workspace
 

@@ -9,7 +9,7 @@ from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import stat_table
-from tasks.storage import dvc_lockfile, dvc_repo, dvc_yaml
+from tasks.storage.dvc import dvc_lockfile, dvc_repo, dvc_yaml
 from tasks.storage.git import SNAPSHOT, add_worktree, read_at
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace

@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tasks.storage import dvc_repo, git
+from tasks.storage import git
+from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
 
 

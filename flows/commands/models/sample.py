@@ -26,7 +26,7 @@ def add(app: typer.Typer) -> None:
                as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Draw samples from a registered model, its bytes verified first, into one picture."""
         from tasks.registry.model_registry import Registry  # MLflow takes seconds to load
-        from tasks.registry.sample_pictures import draw
+        from tasks.registry.packaged.sample_pictures import draw
 
         registry = Registry(Workspace.find())
         version = registry.resolve(model)

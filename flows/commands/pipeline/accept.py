@@ -40,7 +40,7 @@ def add(app: typer.Typer) -> None:
         """
         workspace, out = Workspace.find(), console(stderr=as_json)
         if not why.strip():
-            raise SettingsError("--why: the reason is empty", hint="say what was changed, for whoever reads the lineage")
+            raise SettingsError("--why: the reason is empty", hint="say what was changed, for readers of the lineage")
         settings = params_file.load(workspace.params)
         with workspace_lock(workspace, "fewstep accept"):
             accepted = accept_outputs(workspace, settings, stages or None, why=why, who=author(),

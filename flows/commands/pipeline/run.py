@@ -60,7 +60,7 @@ def add(app: typer.Typer) -> None:
         """Run the pipeline; what is done already is skipped, an unfinished run with these settings is continued."""
         workspace = Workspace.find()
         if isolated and accept:
-            raise SettingsError("--isolated leaves this checkout's results alone, --accept keeps them: give one of them")
+            raise SettingsError("--isolated leaves this checkout alone, --accept changes it: give one of them")
         if isolated:
             _isolated(workspace, sets or [], params, as_json)
         else:

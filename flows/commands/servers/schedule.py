@@ -12,12 +12,12 @@ from rich.table import Table
 
 from fewstep.util.errors import SettingsError
 from flows.commands.pipeline.run import Sets
-from flows.orchestration import schedules
 from flows.orchestration.prefect_api import prefect_api, serving
-from flows.orchestration.schedules import Schedule
 from flows.output import emit, examples, say
 from flows.runs import isolated
 from flows.runs.log_capture import logs_to
+from flows.scheduling import schedules
+from flows.scheduling.schedules import Schedule
 from tasks.config.preflight import validate
 from tasks.storage.workspace import Workspace
 
@@ -58,7 +58,7 @@ def add(app: typer.Typer) -> None:
         schedule = schedules.remove(workspace, name)
         if schedule.pool is not None:
             with _given_server(workspace):
-                from flows.orchestration.deployments import remove_from_pool  # Prefect reads its environment on import
+                from flows.scheduling.deployments import remove_from_pool  # Prefect reads its environment on import
 
                 remove_from_pool(schedule)
         emit({"removed": name}, as_json, lambda out: out.print(f"schedule {name} removed"))
@@ -78,7 +78,7 @@ def _create(cron: str | None, name: str, sets: list[str], timezone: str, pool: s
         if "PREFECT_API_URL" not in os.environ:
             raise SettingsError("--pool needs a Prefect server", hint="set PREFECT_API_URL to its address, …/api")
         with _given_server(workspace):
-            from flows.orchestration.deployments import deploy_to_pool  # Prefect reads its environment on import
+            from flows.scheduling.deployments import deploy_to_pool  # Prefect reads its environment on import
 
             deploy_to_pool(workspace, schedule)
     schedule = schedules.save(workspace, schedule)

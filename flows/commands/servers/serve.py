@@ -6,8 +6,8 @@ import os
 
 import typer
 
-from flows.orchestration import scheduler
 from flows.output import console, examples, say
+from flows.scheduling import scheduler
 from tasks.storage.workspace import Workspace
 
 

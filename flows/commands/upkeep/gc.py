@@ -6,7 +6,7 @@ import typer
 
 from flows.output import count, emit, examples
 from tasks.engine.cleanup import used_keys
-from tasks.storage.dvc_repo import collect_garbage
+from tasks.storage.dvc.dvc_repo import collect_garbage
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
 

@@ -37,7 +37,7 @@ from tasks.evaluation.samplers import ready_student, student_draw
 from tasks.evaluation.settings import EvaluateSettings
 from tasks.registry.gate.contest_figures import ContestFigures, ContrastFigures, CostFigures, LatencyFigures
 from tasks.registry.model_registry import Registry, Version
-from tasks.storage import dvc_cache
+from tasks.storage.dvc import dvc_cache
 from tasks.storage.workspace import Workspace
 
 PURPOSE = "gate"

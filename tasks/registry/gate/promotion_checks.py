@@ -13,7 +13,7 @@ from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.registry.lineage import UNCOMMITTED, Link, problems
 from tasks.registry.model_registry import Registry, Version
-from tasks.storage import dvc_cache, dvc_lockfile
+from tasks.storage.dvc import dvc_cache, dvc_lockfile
 
 MEASURE = ("reference", "reference_digest", "features", "features_digest", "dimensions", "value_range", "clipped",
            "quantised", "resized", "antialiased", "reference_statistics")  # fmt: skip
@@ -132,7 +132,7 @@ def altered(registry: Registry, version: Version) -> list[str]:
 
 def unsound(registry: Registry, version: Version) -> list[str]:
     """Weights that are not finite; a folder that does not load and sample by class on its own."""
-    from tasks.registry import smoke_test
+    from tasks.registry.packaged import smoke_test
 
     return [f"{version.name}: {line}" for line in smoke_test.problems(registry.pipeline(version))]
 

@@ -8,12 +8,14 @@ from fewstep.util.source_code import Code, SourceTree, parse_file, statements
 
 PLAIN = "import math\n\nSCALE = 2\n\n\ndef f(x=SCALE):\n    return math.sqrt(x)\n"
 SAME = {
-    "docstrings": '"""About."""\nimport math\n\nSCALE = 2\n"""Of f."""\n\ndef f(x=SCALE):\n    """Says."""\n    return math.sqrt(x)\n',
+    "docstrings": '"""About."""\nimport math\n\nSCALE = 2\n"""Of f."""\n\n'
+                  'def f(x=SCALE):\n    """Says."""\n    return math.sqrt(x)\n',
     "comments and layout": "import math\nSCALE = 2  # two\n# about f\ndef f(x = SCALE): return (math.sqrt(x))\n",
     "annotations": "import math\n\nSCALE: int = 2\n\n\ndef f(x: float = SCALE) -> float:\n    return math.sqrt(x)\n",
     "imports for annotations": "from __future__ import annotations\nimport math\nfrom typing import Any\n\nSCALE = 2\n\n\n"
                                "def f(x: Any = SCALE):\n    return math.sqrt(x)\n",
-    "blocks for type checking": "import math\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n\nSCALE = 2\n\n\n"
+    "blocks for type checking": "import math\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n\n"
+                                "SCALE = 2\n\n\n"
                                 "def f(x=SCALE):\n    return math.sqrt(x)\n",
     "where imports stand": "SCALE = 2\n\n\ndef f(x=SCALE):\n    import math\n\n    return math.sqrt(x)\n",
 }  # fmt: skip
@@ -50,7 +52,8 @@ def test_a_field_of_a_class_counts_by_its_name():
 def tree(tmp_path) -> SourceTree:
     files = {
         "p/__init__.py": "",
-        "p/a.py": "from p import b\nfrom p.lazy import name\n\n\ndef f():\n    from q.far import g\n    return b, name, g\n",
+        "p/a.py": "from p import b\nfrom p.lazy import name\n\n\n"
+                  "def f():\n    from q.far import g\n    return b, name, g\n",
         "p/b.py": "import torch\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p import unused\n",
         "p/unused.py": "1 / 0\n",
         "p/lazy/__init__.py": '_HOMES = {"name": "p.lazy.home", "other": "p.lazy.elsewhere"}\n',

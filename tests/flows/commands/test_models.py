@@ -302,7 +302,7 @@ def test_the_gate_refuses_a_version_whose_lineage_does_not_verify(project, fewst
 def test_the_gate_refuses_what_dvc_does_not_know_and_code_that_was_not_committed(project, monkeypatch):
     from tasks.registry.gate import promotion_checks
     from tasks.registry.model_registry import Registry
-    from tasks.storage import dvc_cache
+    from tasks.storage.dvc import dvc_cache
     from tasks.storage.workspace import Workspace
 
     registry = Registry(Workspace(project.folder))
@@ -345,7 +345,7 @@ def test_a_decision_waits_and_a_person_decides(project, fewstep):
 
 def test_nothing_is_registered_that_dvc_lock_does_not_describe(project):
     from tasks.registry.student_registration import undescribed
-    from tasks.storage import dvc_lockfile
+    from tasks.storage.dvc import dvc_lockfile
     from tasks.storage.workspace import Workspace
 
     def about_lock():

@@ -12,7 +12,7 @@ from tasks.registry import register_model
 from tasks.registry.aliases import Decision, history, move
 from tasks.registry.gate import pending_approvals
 from tasks.registry.model_registry import Registry
-from tests.flows.orchestration.test_scheduler import free_port, wait_for
+from tests.flows.scheduling.test_scheduler import free_port, wait_for
 from tests.registry_world import Place, save_student
 from tests.registry_world import registration as what
 

@@ -11,7 +11,7 @@ from flows.orchestration import promotion_events
 from tasks.registry.aliases import move
 from tasks.registry.registration_result import RegistrationResult
 from tests.flows.orchestration.test_approval_flow import MODEL, registered
-from tests.flows.orchestration.test_scheduler import free_port, wait_for
+from tests.flows.scheduling.test_scheduler import free_port, wait_for
 from tests.registry_world import with_three_versions
 
 pytestmark = pytest.mark.timeout(300)

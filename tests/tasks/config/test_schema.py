@@ -43,7 +43,8 @@ def test_the_stable_sections_are_accepted_as_they_stand_in_the_readme(params):
 
 
 def test_set_changes_one_value_and_keeps_comments(params):
-    changed = params_file.write_overrides(params, ["distill.images=1e3", "distill.images=5000", "evaluate.steps=[1, 2]"])
+    sets = ["distill.images=1e3", "distill.images=5000", "evaluate.steps=[1, 2]"]
+    changed = params_file.write_overrides(params, sets)
     assert changed.distill.images == 5000 and changed.evaluate.steps == (1, 2)
     assert params.read_text().startswith("# mine\n") and params_file.load(params) == changed
 

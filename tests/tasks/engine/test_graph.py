@@ -18,7 +18,7 @@ from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.stage_code import DECIDES
 from tasks.stages.base import Stage
-from tasks.storage import dvc_yaml
+from tasks.storage.dvc import dvc_yaml
 from tests.closure import ROOT, imported
 
 RECIPES = ("kd", "dmd2", "progressive", "lcm-lora")
@@ -93,7 +93,7 @@ def test_imports_go_one_way():
 
 
 SEAMS = {  # outside system: files and folders that may import it
-    "dvc": ("tasks/storage/dvc_repo.py",), "dvc_data": ("tasks/storage/dvc_repo.py",),
+    "dvc": ("tasks/storage/dvc/dvc_repo.py",), "dvc_data": ("tasks/storage/dvc/dvc_repo.py",),
     "prefect": ("flows/",), "ray": ("flows/",), "boto3": ("tasks/storage/object_store.py",),
     "botocore": ("tasks/storage/object_store.py",), "mlflow": ("tasks/tracking/", "tasks/registry/"),
 }  # fmt: skip

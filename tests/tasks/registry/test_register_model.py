@@ -13,8 +13,9 @@ import torch
 
 from fewstep.students.export import load_student
 from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
-from tasks.registry import pyfunc_model, register_model
+from tasks.registry import register_model
 from tasks.registry.model_registry import Registry, parse
+from tasks.registry.packaged import pyfunc_model
 from tests.registry_world import Forked, Place, save_student
 from tests.registry_world import registration as what
 

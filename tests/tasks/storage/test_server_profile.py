@@ -183,7 +183,7 @@ def test_of_two_hosts_on_one_server_one_wins_and_the_other_decides_again(mlflow_
 
 
 def test_dvc_pushes_to_and_pulls_from_the_store(environment, tmp_path):
-    from tasks.storage import dvc_cache, dvc_repo
+    from tasks.storage.dvc import dvc_cache, dvc_repo
 
     root = tmp_path / "checkout"
     (root / "data").mkdir(parents=True)
@@ -213,7 +213,7 @@ def test_dvc_pushes_to_and_pulls_from_the_store(environment, tmp_path):
 
 
 PUSH = """
-from tasks.storage import remote_outputs as sharing; from tasks.storage import dvc_repo as versioning
+from tasks.storage import remote_outputs as sharing; from tasks.storage.dvc import dvc_repo as versioning
 from tasks.storage.workspace import Workspace
 print(versioning.push(Workspace.find()), sharing.announce(Workspace.find()))
 """

@@ -9,14 +9,16 @@ import subprocess
 from tests.fake_project import STAGES, FakeProject, lock, plan
 from tests.project import _git
 
+PUSH = "from tasks.storage.dvc import dvc_repo; from tasks.storage.workspace import Workspace; "
+
 
 def test_push_and_pull_bring_a_clone_to_the_same_outputs(project):
-    assert project.python("from tasks.storage import dvc_repo as versioning; from tasks.storage import workspace as w; print(versioning.push(w.Workspace.find()))"
+    assert project.python(PUSH + "print(dvc_repo.push(Workspace.find()))"
                           ).stdout.strip() != "0"
     lock_text = lock(project)
     for name in (".dvc/cache", "data", ".fewstep/published", ".fewstep/recorded"):
         shutil.rmtree(project.folder / name)
-    done = project.python("from tasks.storage import dvc_repo as versioning; from tasks.storage import workspace as w; versioning.pull(w.Workspace.find())")
+    done = project.python(PUSH + "dvc_repo.pull(Workspace.find())")
     assert done.returncode == 0, done.stderr
     assert project.all() == dict.fromkeys(STAGES, "current")
     assert lock(project) == lock_text
@@ -24,7 +26,7 @@ def test_push_and_pull_bring_a_clone_to_the_same_outputs(project):
 
 GARBAGE = '''
 import json, sys
-from tasks.storage import dvc_repo as versioning
+from tasks.storage.dvc import dvc_repo as versioning
 from tasks.storage.workspace import Workspace
 print(json.dumps(versioning.collect_garbage(Workspace.find(), set(json.loads(sys.argv[1])))))
 '''

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.registry import smoke_test, smoke_test_child
 from tasks.registry.gate import promotion_checks
 from tasks.registry.model_registry import Version
+from tasks.registry.packaged import smoke_test, smoke_test_child
 from tests.registry_world import CLASSES, save_student
 
 PROTOCOL = {"features": "classifier-16", "features_digest": "f" * 64, "reference_digest": "d" * 64, "samples": 100}

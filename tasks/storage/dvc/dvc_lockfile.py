@@ -1,7 +1,7 @@
 """dvc.lock as plain data: what DVC claims about a stage, and whether the claim is known to be true. No DVC here.
 
-`recorded/<stage>.json` remembers, for each stage, the entry of dvc.lock that was verified, for which key, and under which
-state of everything DVC looks at. While all of it is as it was, there is no need to ask DVC.
+`recorded/<stage>.json` remembers, for each stage, the entry of dvc.lock that was verified, its key, and the state of
+everything DVC looks at. While all of it is as it was, there is no need to ask DVC.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from fewstep.util.errors import SettingsError
-from flows.orchestration.schedules import Schedule, check_cron, load_all, remove, save
+from flows.scheduling.schedules import Schedule, check_cron, load_all, remove, save
 from tasks.storage.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(600)

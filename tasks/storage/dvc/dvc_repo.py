@@ -27,9 +27,10 @@ from tasks.engine.plan import compare, stat_table
 from tasks.engine.stage_code import checked_out_code
 from tasks.engine.stage_key import identify, resolve
 from tasks.stages.base import Stage
-from tasks.storage import dvc_lockfile, published_outputs
+from tasks.storage import published_outputs
 from tasks.storage.code_state import commit_of
-from tasks.storage.dvc_config import default_remote
+from tasks.storage.dvc import dvc_lockfile
+from tasks.storage.dvc.dvc_config import default_remote
 from tasks.storage.git import git, worktrees
 from tasks.storage.workspace import Workspace
 

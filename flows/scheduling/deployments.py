@@ -22,16 +22,16 @@ from prefect.schedules import Cron
 from fewstep.util.errors import FewstepError, NotAvailable, StageFailed
 from flows.orchestration.flow_run_locks import working_on
 from flows.orchestration.prefect_api import HEARTBEAT
-from flows.orchestration.schedules import Schedule
-from flows.orchestration.silent_runs import create_automation
 from flows.runs import isolated
+from flows.scheduling.schedules import Schedule
+from flows.scheduling.silent_runs import create_automation
 from tasks.config.preflight import validate
 from tasks.engine.plan import plan
 from tasks.storage.locks import die_with_parent
 from tasks.storage.workspace import Workspace
 
 NAME = "fewstep-schedule"
-ENTRYPOINT = "flows/orchestration/deployments.py:scheduled"
+ENTRYPOINT = "flows/scheduling/deployments.py:scheduled"
 
 
 @flow(name=NAME, flow_run_name="{name}", persist_result=False, result_serializer="json", validate_parameters=False)

@@ -10,7 +10,7 @@ import yaml
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
-from tasks.storage import dvc_repo
+from tasks.storage.dvc import dvc_repo
 from tasks.storage.file_io import clone_or_copy
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace

@@ -249,7 +249,7 @@ def test_a_cache_that_is_not_whole_is_no_reason_to_fail(project):
 WORKTREE = '''
 import sys
 from pathlib import Path
-from tasks.storage import git; from tasks.storage import dvc_repo as versioning
+from tasks.storage import git; from tasks.storage.dvc import dvc_repo as versioning
 from tasks.storage.workspace import Workspace
 main = Workspace.find()
 versioning.share_cache(main, git.add_worktree(main, Path(sys.argv[1])))

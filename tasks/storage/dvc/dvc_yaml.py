@@ -1,7 +1,7 @@
-"""dvc.yaml, generated from the stages: `make dvc.yaml` writes it, and `fewstep` keeps its outside inputs true. No DVC here.
+"""dvc.yaml, generated from the stages: `make dvc.yaml` writes it, `fewstep` keeps its outside inputs true. No DVC here.
 
-DVC watches the folders of code that may decide bytes, whole: where it is stricter than a stage's key, which looks at what
-the stage really uses, its command returns without work.
+DVC watches the folders of code that may decide bytes, whole: where it is stricter than a stage's key, which looks at
+what the stage really uses, its command returns without work.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from prefect.runner import Runner
 from prefect.schedules import Cron
 
 from fewstep.util.errors import FewstepError
-from flows.orchestration import schedules
 from flows.orchestration.approval_flow import DEPLOYMENT, approval
 from flows.orchestration.child_server import ChildServer
-from flows.orchestration.deployments import NAME, parameters, scheduled
-from flows.orchestration.silent_runs import create_automation
 from flows.runs.log_capture import logs_to
+from flows.scheduling import schedules
+from flows.scheduling.deployments import NAME, parameters, scheduled
+from flows.scheduling.silent_runs import create_automation
 from tasks.storage.workspace import Workspace
 
 LOOK_SECONDS = 3.0          # how soon a new schedule takes effect

@@ -50,7 +50,7 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
             os.environ.update({"FEWSTEP_SERVE_PID": str(os.getpid()), "PYTHONPATH": source_path(dict(os.environ)),
                                "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
             say(f"Prefect {child.url}   (its log: {log})")
-            from flows.orchestration.schedule_runner import ScheduleRunner  # Prefect reads its environment on import
+            from flows.scheduling.schedule_runner import ScheduleRunner  # Prefect reads its environment on import
 
             asyncio.run(ScheduleRunner(workspace, child, limit, say).run())
         finally:

@@ -1,0 +1,1 @@
+"""DVC: its repository, the only module that imports it, and its files as plain data."""
