@@ -13,16 +13,15 @@ from benchmarks import measure
 from tests.project import TINY, Project
 
 BARE = """
+import tasks.tracking.process_env
 from tasks.config import params_file
 from tasks.engine import graph
-from tasks.tracking import process_env
 from tasks.engine.runner import run_stage
 from tasks.storage.workspace import Workspace
 workspace = Workspace.find()
-chosen = settings.load(workspace.params)
-for stage in graph.STAGES:
-    if stage.in_dvc:
-        run_stage(workspace, stage.name, chosen, dvc=False)
+chosen = params_file.load(workspace.params)
+for stage in graph.IN_DVC:
+    run_stage(workspace, stage.name, chosen, dvc=False)
 """
 ADDED, NOTHING = 30.0, 5.0      # seconds that the two may take at most
 
