@@ -21,11 +21,12 @@ from flows.executors.prefect_tasks import IN_PROCESS, prefect_tasks
 from flows.executors.transient_errors import is_transient
 from flows.orchestration.promotion_events import emit_of_run
 from tasks.config.schema import Settings
+from tasks.engine import graph
 from tasks.engine.events import Observer, Observers
-from tasks.engine.graph import STAGES
 from tasks.engine.runner import Outcome, run_stage
 from tasks.registry.registration_result import RegistrationResult
 from tasks.report import FOLDER, PAGE, results_table
+from tasks.stages.register import RegisterStage
 from tasks.storage import remote_outputs
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
@@ -77,7 +78,7 @@ class Session:
                  "retry_condition_fn": self._retry_condition()}
         run_stage_task = task(self.stage, name="stage", task_run_name="{stage}", **IN_PROCESS, **retry)
         push_task = task(self.push, name="push", task_run_name="push to the DVC remote", **IN_PROCESS, **retry)
-        results = {stage.name: run_stage_task(stage.name) for stage in STAGES}
+        results = {stage.name: run_stage_task(stage.name) for stage in graph.STAGES}
         results["push"] = push_task()
         self.record.prefect["state"] = "Completed"
         return results
@@ -89,7 +90,7 @@ class Session:
         outcome = run_stage(self.workspace, stage, self.settings, observer=observer, execute=prefect_tasks(stage))
         self.failed_stage = None
         self.outcomes[stage] = outcome
-        if stage == "register" and outcome.state == "made":
+        if isinstance(graph.stage(stage), RegisterStage) and outcome.state == "made":
             emit_of_run(self.workspace, RegistrationResult.model_validate(outcome.manifest.summary))
         return {"stage": stage, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
                 "seconds": round(outcome.seconds, 3)}

@@ -12,8 +12,8 @@ SAME = {
                   'def f(x=SCALE):\n    """Says."""\n    return math.sqrt(x)\n',
     "comments and layout": "import math\nSCALE = 2  # two\n# about f\ndef f(x = SCALE): return (math.sqrt(x))\n",
     "annotations": "import math\n\nSCALE: int = 2\n\n\ndef f(x: float = SCALE) -> float:\n    return math.sqrt(x)\n",
-    "imports for annotations": "from __future__ import annotations\nimport math\nfrom typing import Any\n\nSCALE = 2\n\n\n"
-                               "def f(x: Any = SCALE):\n    return math.sqrt(x)\n",
+    "imports for annotations": "from __future__ import annotations\nimport math\nfrom typing import Any\n\n"
+                               "SCALE = 2\n\n\ndef f(x: Any = SCALE):\n    return math.sqrt(x)\n",
     "blocks for type checking": "import math\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
                                 "    import torch\n\nSCALE = 2\n\n\ndef f(x=SCALE):\n    return math.sqrt(x)\n",
     "where imports stand": "SCALE = 2\n\n\ndef f(x=SCALE):\n    import math\n\n    return math.sqrt(x)\n",
