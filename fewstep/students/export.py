@@ -23,6 +23,7 @@ from fewstep.networks import routed
 from fewstep.networks.folding import fold_additions
 from fewstep.networks.guide_network import GuidedNetwork
 from fewstep.networks.routed import RoutedUNet
+from fewstep.students.pipelines import pipeline
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import RENOISING, Student
 from fewstep.teachers.inspection import DESCRIPTION, GUIDE, inspect_teacher
@@ -59,7 +60,7 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
     if isinstance(denoiser.network, GuidedNetwork):
         save_network(denoiser.network.guide, folder / GUIDE)
     if not stock:
-        shutil.copyfile(Path(__file__).parent / "pipelines" / CODE, folder / CODE)
+        shutil.copyfile(pipeline.__file__, folder / CODE)
         index = json.loads((folder / "model_index.json").read_bytes())
         index["_class_name"] = [Path(CODE).stem, "FewstepPipeline"]
         if (folder / GUIDE).exists():

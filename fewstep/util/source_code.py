@@ -1,4 +1,4 @@
-"""Which code decides a result, read from the source: the import closure of modules, and a digest of what it says to do.
+"""Which code decides a result, read from the source: the import closure of modules, and a digest of its statements.
 
 The digest is taken of syntax trees without docstrings, comments, annotations, layout, and imports that nothing uses, so
 that an edit of these changes no digest. Nothing is imported or executed for it. No torch here.
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from fewstep.util.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = 1
@@ -128,8 +130,12 @@ def module_name(path: str) -> str:
 
 
 def parse_file(path: Path, module: str) -> Parsed:
-    """Parse a Python file. Raises OSError and SyntaxError."""
-    tree, is_package = ast.parse(path.read_text(encoding="utf-8")), path.name == "__init__.py"
+    """Parse a Python file. Raises OSError, and SettingsError naming the line of a syntax error."""
+    is_package = path.name == "__init__.py"
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise SettingsError(f"{path}:{error.lineno}: {error.msg}", hint="correct the file, then try again") from None
     found = tuple(dict.fromkeys(imports(tree, module, is_package)))
     lazy = _lazy_names(tree)
     text = statements(tree, module, is_package)
@@ -154,17 +160,39 @@ def statements(tree: ast.Module, module: str, is_package: bool = False) -> str:
     """What a module says to do, as text; equal for trees that differ in what only describes. Changes `tree`."""
     tree = ast.fix_missing_locations(_Described().visit(tree))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    bound = set()
+    bound: dict[str, set[str]] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                name = alias.asname or alias.name.split(".")[0]
-                bound.add((name, alias.name))
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(node, module, is_package)
-            bound.update((alias.asname or alias.name, f"{base}.{alias.name}") for alias in node.names)
-    kept = sorted(pair for pair in bound if pair[0] in used or is_package)
-    return "\n".join([*(f"{name} = {origin}" for name, origin in kept), ast.unparse(_WithoutImports().visit(tree))])
+        for name, origin in _bindings(node, module, is_package):
+            bound.setdefault(name, set()).add(origin)
+    moving = {name for name, origins in bound.items() if len(origins) == 1 and "*" not in name}
+    kept = sorted((name, *bound[name]) for name in moving if name in used or is_package)
+    return json.dumps([kept, _plain(_WithoutImports(moving).visit(tree))])
+
+
+def _bindings(node: ast.AST, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
+    """Names that a statement binds, with what they come from; of a definition or an assignment, with nothing."""
+    if isinstance(node, ast.Import):
+        yield from ((alias.asname or alias.name.split(".")[0], alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = _base(node, module, is_package)
+        yield from ((alias.asname or alias.name, f"{base}.{alias.name}") for alias in node.names)
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name, ""
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id, ""
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as nested lists; equal under every version of Python whose grammar the code keeps to.
+
+    Empty fields are left out: later versions add some.
+    """
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return [type(node).__name__, *([name, _plain(value)] for name, value in fields if name != "kind")]
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    return f"{type(node).__name__} {node!r}"
 
 
 def _base(node: ast.ImportFrom, module: str, is_package: bool) -> str:
@@ -174,12 +202,17 @@ def _base(node: ast.ImportFrom, module: str, is_package: bool) -> str:
 
 
 def _type_checks(tree: ast.AST) -> list[ast.If]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    return [node for node in ast.walk(tree) if isinstance(node, ast.If) and _is_type_check(node)]
+
+
+def _is_type_check(node: ast.If) -> bool:
+    return ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 def _lazy_names(tree: ast.Module) -> dict[str, str]:
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == LAZY_NAMES for t in node.targets):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == LAZY_NAMES for target in targets):
             return ast.literal_eval(node.value)
     return {}
 
@@ -187,12 +220,19 @@ def _lazy_names(tree: ast.Module) -> dict[str, str]:
 class _Described(ast.NodeTransformer):
     """Removes what only describes: docstrings, annotations, blocks for type checking."""
 
+    _in_class = False       # directly: not in a method
+
+    def visit_JoinedStr(self, node: ast.JoinedStr):
+        self.generic_visit(node)    # Python 3.12 ends a nested format with an empty text
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+        return node
+
     def visit_Expr(self, node: ast.Expr):
         return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
 
     def visit_If(self, node: ast.If):
         self.generic_visit(node)
-        if "TYPE_CHECKING" in ast.unparse(node.test):
+        if _is_type_check(node):
             return node.orelse or None
         return self._filled(node)
 
@@ -202,20 +242,25 @@ class _Described(ast.NodeTransformer):
 
     def visit_AnnAssign(self, node: ast.AnnAssign):
         self.generic_visit(node)
-        if node.value is None:  # declares a field of a class: its name counts
-            node.annotation = ast.Constant(0)
-            return node
-        return ast.Assign(targets=[node.target], value=node.value)
+        if node.value is not None and not self._in_class:
+            return ast.Assign(targets=[node.target], value=node.value)
+        kind = ast.unparse(node.annotation).split("[")[0].rpartition(".")[2]
+        node.annotation = ast.Constant(kind if kind in ("ClassVar", "InitVar") else "field")
+        return node
 
     def visit_FunctionDef(self, node):
+        outer, self._in_class = self._in_class, False
         node.returns = None
         self.generic_visit(node)
+        self._in_class = outer
         return self._filled(node)
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_ClassDef(self, node: ast.ClassDef):
+        outer, self._in_class = self._in_class, True
         self.generic_visit(node)
+        self._in_class = outer
         return self._filled(node)
 
     @staticmethod
@@ -225,10 +270,17 @@ class _Described(ast.NodeTransformer):
 
 
 class _WithoutImports(ast.NodeTransformer):
-    """Removes imports: where in a file they stand changes nothing, and what they bind is told apart."""
+    """Removes the imports of `names`, which are told apart: where in a file such an import stands changes nothing.
 
-    def visit_Import(self, node):
-        return None
+    An import of a name that the file binds in several ways stays in its place.
+    """
+
+    def __init__(self, names: set[str]):
+        self.names = names
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom):
+        node.names = [alias for alias in node.names if (alias.asname or alias.name.split(".")[0]) not in self.names]
+        return node if node.names else None
 
     visit_ImportFrom = visit_Import
 

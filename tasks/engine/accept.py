@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fewstep.util.config import parse
-from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
+from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
 from fewstep.util.source_code import ROOT
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
@@ -26,16 +26,17 @@ from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.manifest import Acceptance, Manifest
 from tasks.engine.plan import PlanItem, plan, stat_table
+from tasks.engine.runner import settle
 from tasks.engine.short_run import VERSION, Answer, Request
-from tasks.engine.stage_code import changed_files, running_code, source_tree, stage_code
-from tasks.engine.stage_key import identify, resolve
+from tasks.engine.stage_code import changed_files, source_tree, stage_code
+from tasks.engine.stage_key import identify
 from tasks.stages.base import Stage
 from tasks.storage import git, published_outputs
 from tasks.storage.code_state import commit_of
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
 
-CHECKED, UNCHECKED = "bit for bit", "not"
+UNCHECKED = "`--unchecked` accepts the output without a comparison"
 
 
 def acceptable(items: list[PlanItem]) -> list[str]:
@@ -48,7 +49,8 @@ def accept(workspace: Workspace, settings: Settings, names: list[str] | None, *,
     """Accept the outputs of stages (None: of all that can be) whose code alone has changed; returns their names.
 
     Stages are taken in their order: that an input is accepted may leave a later stage with nothing but its code. The
-    caller holds the checkout's lock. `check`: compare a short run of both codes first. `say` is told of each step.
+    caller holds the checkout's lock. `check`: compare a short run of both codes first. `say` is told of each step, and
+    without `names` of each stage that cannot be accepted; that one is left stale.
 
     Raises:
         SettingsError: a named stage differs in more than its code, or has no output.
@@ -56,7 +58,8 @@ def accept(workspace: Workspace, settings: Settings, names: list[str] | None, *,
         NotAvailable: the code that made the output is not known here, or cannot be run.
     """
     for name in names or ():
-        graph.stage(name)
+        if not graph.stage(name).in_dvc:
+            raise SettingsError(f"stage '{name}' makes no data that could be kept: `fewstep run` does it again")
     accepted = []
     for stage in graph.IN_DVC:
         if names is not None and stage.name not in names:
@@ -66,10 +69,17 @@ def accept(workspace: Workspace, settings: Settings, names: list[str] | None, *,
             if names is not None:
                 raise SettingsError(f"stage '{stage.name}' is not accepted: {_unacceptable(item)}")
             continue
-        _accept(workspace, stage, settings, Acceptance(
-            code="", files={}, who=who, when=datetime.now(UTC).isoformat(timespec="seconds"), why=why,
-            checked=CHECKED if check else UNCHECKED), say)
+        try:
+            _accept(workspace, stage, settings, why, who, check, say)
+        except (DataDiffers, NotAvailable) as error:
+            if names is not None:
+                raise
+            say(str(error))
+            continue
         accepted.append(stage.name)
+    if accepted:
+        for refused in settle(workspace, settings, plan(workspace, settings)).values():
+            say(refused)
     return accepted
 
 
@@ -81,32 +91,24 @@ def _unacceptable(item: PlanItem) -> str:
     return f"not its code alone has changed ({item.why})"
 
 
-def _accept(workspace: Workspace, stage: Stage, settings: Settings, acceptance: Acceptance,
+def _accept(workspace: Workspace, stage: Stage, settings: Settings, why: str, who: str, check: bool,
             say: Callable[[str], None]) -> None:  # fmt: skip
-    folder = workspace.root / stage.output
     with contextlib.closing(stat_table(workspace)) as table:
-        manifest = manifests.verify(folder, table)
-    code = running_code(stage, resolve(stage, settings, workspace.root), workspace)
-    compared = {}
-    if acceptance.checked == CHECKED:
-        compared = compare_short_runs(workspace, stage, settings, manifest, say)
-    acceptance = acceptance.model_copy(update={"code": code.digest, "files": code.files, "compared": compared})
-    kept = manifest.model_copy(update={"accepted": (*manifest.accepted, acceptance)})
-    manifests.write(folder, kept)
+        manifest = manifests.verify(workspace.root / stage.output, table)
+        digests = {name: record.digest for name, record in manifest.inputs.items()}
+        identity = identify(stage, settings, workspace, digests, table)
+    compared = compare_short_runs(workspace, stage, settings, manifest, say) if check else {}
+    kept = manifest.model_copy(update={"accepted": (*manifest.accepted, Acceptance(
+        code=identity.code.digest, files=identity.code.files, key=identity.key, who=who, why=why, compared=compared,
+        when=datetime.now(UTC).isoformat(timespec="seconds")))})
+    manifests.write(workspace.root / stage.output, kept)
     refused = dvc_repo.record(workspace, stage.name, kept)
     if refused:
         say(refused)
     known = published_outputs.read(workspace, kept.key)
-    if known is not None:
-        with contextlib.closing(stat_table(workspace)) as table:
-            published_outputs.write(workspace, known, key=_key_by(workspace, stage, settings, kept, table))
-    say(f"{stage.name}: accepted ({'the same bytes in a short run' if compared else 'not compared'})")
-
-
-def _key_by(workspace: Workspace, stage: Stage, settings: Settings, manifest: Manifest, table) -> str:
-    """The key that the output would have if today's code had made it, by which it is put back from the cache."""
-    digests = {name: record.digest for name, record in manifest.inputs.items()}
-    return identify(stage, settings, workspace, digests, table).key
+    if known is not None:   # by this key it is put back from the cache
+        published_outputs.write(workspace, known, key=identity.key)
+    say(f"{stage.name}: accepted ({'the same bits in a short run' if compared else 'not compared'})")
 
 
 def compare_short_runs(workspace: Workspace, stage: Stage, settings: Settings, manifest: Manifest,
@@ -118,7 +120,7 @@ def compare_short_runs(workspace: Workspace, stage: Stage, settings: Settings, m
     commit = commit_of(workspace, manifest.code) or _published_commit(workspace, manifest)
     if commit is None:
         raise NotAvailable(f"stage '{stage.name}': which commit made the output is not known here",
-                           hint="`--unchecked` accepts it without a comparison")
+                           hint=UNCHECKED)
     shortened = stage.shortened(stage.parse(manifest.settings, "manifest.json")).model_dump(mode="json")
     paths = outside_paths(settings, workspace.root)
     with tempfile.TemporaryDirectory(prefix="fewstep-accept-") as scratch, _code_at(workspace, commit) as old:
@@ -151,36 +153,46 @@ def _published_commit(workspace: Workspace, manifest: Manifest) -> str | None:
 def _check_code_of(workspace: Workspace, stage: Stage, manifest: Manifest, root: Path, commit: str) -> None:
     """Raises NotAvailable where the files at `root` are not the code that made the output."""
     with contextlib.closing(stat_table(workspace)) as table:
-        settings = stage.parse(manifest.settings, "manifest.json")
-        files = stage_code(stage, settings, source_tree(root, workspace, table)).files
+        tree = source_tree(root, workspace, table)
+        try:
+            files = stage_code(stage, stage.parse(manifest.settings, "manifest.json"), tree).files
+        except SettingsError as error:
+            raise NotAvailable(f"stage '{stage.name}': commit {commit[:12]}: {error}", hint=UNCHECKED) from None
     differing = changed_files(manifest.code_files, files)
     if differing:
         raise NotAvailable(f"stage '{stage.name}': commit {commit[:12]} holds other code than the output was made by "
-                           f"({differing[0]})", hint="`--unchecked` accepts it without a comparison")
+                           f"({differing[0]})", hint=UNCHECKED)
 
 
 @contextlib.contextmanager
 def _code_at(workspace: Workspace, commit: str) -> Iterator[Path]:
-    """A worktree of `commit`: the folder in it that matches the checkout."""
-    path = workspace.shared / "worktrees" / f"accept-{commit[:12]}-{os.getpid()}"
+    """A worktree of `commit`: the folder in it that matches the checkout. Raises NotAvailable for an unknown commit."""
+    if not git.git(workspace.root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", check=False):
+        raise NotAvailable(f"commit {commit[:12]}, which made the output, is not in this repository", hint=UNCHECKED)
+    path = workspace.shared / "accept"      # one at a time: the caller holds the checkout's lock
     prefix = git.git(workspace.root, "rev-parse", "--show-prefix")
+    _remove_worktree(workspace, path)       # of one that was killed
     try:
         git.git(workspace.root, "worktree", "add", "--detach", "--force", str(path), commit)
         yield (path / prefix).resolve()
     finally:
-        git.git(workspace.root, "worktree", "remove", "--force", "--force", str(path), check=False)
-        shutil.rmtree(path, ignore_errors=True)
-        git.git(workspace.root, "worktree", "prune")
+        _remove_worktree(workspace, path)
+
+
+def _remove_worktree(workspace: Workspace, path: Path) -> None:
+    git.git(workspace.root, "worktree", "remove", "--force", "--force", str(path), check=False)
+    shutil.rmtree(path, ignore_errors=True)
+    git.git(workspace.root, "worktree", "prune", check=False)
 
 
 def _short_run(root: Path, request: Request) -> Answer:
     """What a short run of the code below `root` makes. Raises NotAvailable if that code cannot run it."""
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, "-m", "tasks.engine.short_run"], input=request.model_dump_json(), text=True,
-                          capture_output=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+                          capture_output=True, cwd=root, env={**os.environ, "PYTHONPATH": path})
     try:
-        answer = parse(Answer, json.loads(done.stdout.splitlines()[-1]), "short run")
-    except (IndexError, ValueError, FewstepError):
+        return parse(Answer, json.loads(done.stdout.splitlines()[-1]), "short run")
+    except (IndexError, ValueError, SettingsError):
         last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
         raise NotAvailable(f"stage '{request.stage}': the code in {root} cannot make a short run: {last}",
-                           hint="`--unchecked` accepts the output without a comparison") from None
-    return answer
+                           hint=UNCHECKED) from None

@@ -28,8 +28,9 @@ def in_order(stages: Iterable[Stage]) -> tuple[Stage, ...]:
 
     Raises SettingsError for an input that no stage makes, for two stages of one name or output, and for a circle.
     """
+    stages = list(stages)
     named = {stage.name: stage for stage in stages}
-    if len(named) != len(list(stages)) or len({stage.output for stage in named.values()}) != len(named):
+    if len(named) != len(stages) or len({stage.output for stage in named.values()}) != len(named):
         raise SettingsError("two stages have the same name or the same output folder")
     ordered: dict[str, Stage] = {}
 

@@ -43,17 +43,18 @@ class Acceptance(Strict):
 
     Attributes:
         code: digest of the accepted code; `files`: SHA-256 of the statements of each of its files.
+        key: what the output's key would be, had that code made it.
         who, when, why: the person, the time in UTC (ISO 8601), the reason given.
-        checked: how it was compared: "bit for bit" (a short run of both codes) or "not".
-        compared: commits, files and digest of the short run; empty where nothing was compared.
+        compared: commit of the old code, and number of files and digest of a short run of both, which made the same
+            bits; empty where nothing was compared.
     """
 
     code: str
     files: dict[str, str]
+    key: str
     who: str
     when: str
     why: str
-    checked: str
     compared: dict[str, Any] = {}
 
 

@@ -77,11 +77,17 @@ def plan(workspace: Workspace, settings: Settings, *, table: StatTable | None = 
 
 
 class Survey:
-    """Looks at the stages in order; remembers the digests that the later ones' keys need."""
+    """Looks at the stages in order.
+
+    Attributes:
+        digests: of the outputs that are current or restorable, which the later stages' keys need.
+        identities: what is wanted of each stage whose inputs are known.
+    """
 
     def __init__(self, workspace: Workspace, settings: Settings, table: StatTable):
         self.workspace, self.settings, self.table = workspace, settings, table
         self.digests: dict[str, str | None] = {}
+        self.identities: dict[str, Identity] = {}
         self.params = params_file.read(workspace.params)
         self.entries = dvc_lockfile.lock_entries(workspace)
 
@@ -99,7 +105,8 @@ class Survey:
             outside_digests(stage, self.settings, self.workspace, self.table)   # refused now, not after hours
             state = "missing" if manifest is None else "stale"
             return PlanItem(stage.name, None, state, damage or f"follows {' and '.join(waiting)}", last_seconds=seconds)
-        identity = self.identity(stage)
+        identity = identify(stage, self.settings, self.workspace, self.digests, self.table)
+        self.identities[stage.name] = identity
         key = identity.key_of(manifest)
         if key is not None:
             why = _broken(self.workspace, stage, manifest, self.table)
@@ -117,11 +124,7 @@ class Survey:
             return PlanItem(stage.name, identity.key, "restorable", why, false_record=false)
         return PlanItem(stage.name, identity.key, "missing" if manifest is None and not damage else "stale", why,
                         false_record=false, code_files=tuple(code_files), last_seconds=seconds,
-                        only_code=bool(code_files) and not differences)
-
-    def identity(self, stage: Stage) -> Identity:
-        """All that determines the output that is wanted of the stage; its inputs' digests must be known."""
-        return identify(stage, self.settings, self.workspace, self.digests, self.table)
+                        only_code=bool(code_files) and not differences and stage.in_dvc)
 
     def _false_record(self, stage: Stage, why: str) -> str | None:
         if stage.in_dvc and dvc_lockfile.claims_current(self.workspace, stage, self.params, self.entries):

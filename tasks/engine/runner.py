@@ -14,16 +14,16 @@ from collections.abc import Iterator
 
 from fewstep.util.errors import CorruptData, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomically
+from fewstep.util.source_code import Code
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
-from tasks.engine import graph, publish
+from tasks.engine import graph, publish, stage_code
 from tasks.engine import manifest as manifests
 from tasks.engine.environment_fingerprint import fingerprint, versions
 from tasks.engine.events import Observer, Outcome
 from tasks.engine.local_execution import Execute, cores, in_threads
 from tasks.engine.manifest import InputRecord, Manifest
 from tasks.engine.plan import PlanItem, Survey, stat_table
-from tasks.engine.stage_code import check_code
 from tasks.engine.stage_key import Identity, outside_digests, resolve
 from tasks.stages.base import Context, Stage
 from tasks.storage import remote_outputs
@@ -87,7 +87,7 @@ class StageRun:
         """Restore or make what is not current, record it in DVC, and make what stands beside it."""
         started, stage = time.monotonic(), self.stage
         publish.complete(self.workspace)
-        check_code(stage, resolve(stage, self.settings, self.workspace.root), self.workspace, self.table)
+        stage_code.check_code(stage, resolve(stage, self.settings, self.workspace.root), self.workspace, self.table)
         dvc_yaml.sync_given(self.workspace, self.settings)
         item, identity = self._look()
         self.observer.stage_started(stage.name, item.key)
@@ -121,7 +121,7 @@ class StageRun:
                     f"stage '{self.stage.name}' needs {folder.relative_to(self.workspace.root)}, which is not there",
                     hint=f"`fewstep stage run {name}` makes it; `fewstep run` does all in order")
             survey.digests[name] = manifests.verify(folder, self.table).digest
-        return survey.look(self.stage), survey.identity(self.stage)
+        return survey.look(self.stage), survey.identities[self.stage.name]
 
     def _ask_others(self, item: PlanItem) -> str:
         """The stage's state after asking the shared store whether another machine has made this key."""
@@ -150,24 +150,32 @@ class StageRun:
         publish.check_same_file_system(self.workspace)
         stage, context = self.stage, self._context(identity)
         stage.check(context)
-        given = outside_digests(stage, self.settings, self.workspace, self.table)
-        keep_commit(self.workspace, identity.code.digest)
+        stage_code.load(identity.code)
+        stage_code.check_code(stage, context.settings, self.workspace, self.table)
+        self._keep_commit(identity.code)
         prints = prepare(context)
         summary = run_units(stage, context, self.execute)
-        if outside_digests(stage, self.settings, self.workspace, self.table) != given:
+        if outside_digests(stage, self.settings, self.workspace, self.table) != identity.given:
             changed = ", ".join(map(str, context.outside.values()))
             raise CorruptData(f"stage '{stage.name}': {changed} was changed during the run, so nothing was published",
                               hint="run it again when nothing writes there")
         files = manifests.scan(context.out, self.table)
         manifests.write(context.out, Manifest(
             stage=stage.name, key=identity.key, digest=manifests.tree_digest(files), files=files,
-            settings=identity.settings, seed=identity.seed, given=given, code=identity.code.digest,
+            settings=identity.settings, seed=identity.seed, given=identity.given, code=identity.code.digest,
             code_files=identity.code.files, fingerprint=tuple(prints), summary=summary, versions=versions(),
             inputs={name: InputRecord(key=m.key, digest=m.digest) for name, m in context.manifests.items()}))
         publish.publish(self.workspace, stage, context.work)
         costs = json.dumps({**context.cost, "key": identity.key}, indent=1, sort_keys=True) + "\n"
         write_atomically(self.workspace.data / "cost" / f"{stage.name}.json", costs)
         return context.cost
+
+    def _keep_commit(self, code: Code) -> None:
+        """Remember which commit holds the code; without it the output is as good, and cannot be compared later."""
+        try:
+            keep_commit(self.workspace, code.digest)
+        except FewstepError as error:
+            self.observer.stage_warned(self.stage.name, f"which commit made this is not recorded: {error}")
 
     def _context(self, identity: Identity) -> Context:
         root, stage = self.workspace.root, self.stage

@@ -6,17 +6,20 @@ Run with PYTHONPATH at the code to be tried. The request on standard input and t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from fewstep.util.config import Strict, parse
+from fewstep.util.errors import SettingsError
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.runner import prepare, run_units
 from tasks.stages.base import Context
 from tasks.storage.file_io import StatTable
+from tasks.storage.locks import die_with_parent
 from tasks.storage.workspace import Workspace
 
 VERSION = 1
@@ -56,7 +59,9 @@ class Answer(Strict):
 
 
 def run(request: Request) -> Answer:
-    """Run the stage in one thread and without what exists beside its output."""
+    """Run the stage in one thread and without what exists beside its output. SettingsError for another protocol."""
+    if request.version != VERSION:
+        raise SettingsError(f"short runs of version {request.version} are asked for, this code makes version {VERSION}")
     stage = graph.stage(request.stage)
     context = Context(
         stage=stage.name, key="short", settings=stage.parse(request.settings, "short run"), seed=request.seed,
@@ -67,10 +72,12 @@ def run(request: Request) -> Answer:
     stage.check(context)
     prepare(context)
     summary = run_units(stage, context, measure=False)
-    files = manifests.scan(context.out, StatTable(context.work / "stat.sqlite"))
+    with contextlib.closing(StatTable(context.work / "stat.sqlite")) as table:
+        files = manifests.scan(context.out, table)
     return Answer(version=VERSION, digest=manifests.tree_digest(files), summary=summary,
                   files={file.path: file.sha256 for file in files})
 
 
 if __name__ == "__main__":
+    die_with_parent()
     print(run(parse(Request, json.load(sys.stdin), "request")).model_dump_json())

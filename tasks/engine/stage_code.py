@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
-import platform
 from pathlib import Path
 
 from fewstep.objectives.registry import term_modules
 from fewstep.util import source_code
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
-from fewstep.util.source_code import ROOT, VERSION, Code, Parsed, SourceTree, parse_file
+from fewstep.util.hashing import sha256_file
+from fewstep.util.source_code import ROOT, VERSION, Code, Parsed, SourceTree, module_name, parse_file
 from tasks.stages.base import S, Stage
 from tasks.storage.file_io import StatTable
 from tasks.storage.workspace import Workspace
@@ -48,7 +49,8 @@ def running_tree(workspace: Workspace) -> SourceTree:
     with contextlib.closing(StatTable(workspace.shared / "stat.sqlite")) as table:
         tree = source_tree(ROOT, workspace, table)
         for module in _decisive_modules(ROOT):  # now: a file edited later must not be taken for what was loaded
-            tree.parsed(module)
+            with contextlib.suppress(SettingsError):    # half-written, perhaps: said where a stage needs it
+                tree.parsed(module)
         tree.parse.save()
     tree.parse = parse_file     # files that decide nothing, such as packages of machinery
     return tree
@@ -57,6 +59,15 @@ def running_tree(workspace: Workspace) -> SourceTree:
 def running_code(stage: Stage[S, object], settings: S, workspace: Workspace) -> Code:
     """The code that this process runs for the stage, as it was when the process first looked."""
     return stage_code(stage, settings, running_tree(workspace))
+
+
+def load(code: Code) -> None:
+    """Import every module of a stage's code, so that an edit during the work changes nothing of it.
+
+    The methods of a stage import when they are called, which may be hours later.
+    """
+    for path in code.files:
+        importlib.import_module(module_name(path))
 
 
 def checked_out_code(stage: Stage[S, object], settings: S, workspace: Workspace, table: StatTable) -> Code:
@@ -96,7 +107,7 @@ class RememberedParse:
 
     def __init__(self, path: Path, table: StatTable):
         self.path, self.table = path, table
-        self._rules = f"{VERSION} {platform.python_version()}"
+        self._rules = [VERSION, sha256_file(Path(source_code.__file__))]
         self._known = self._load()
         self._new = False
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
 from fewstep.util.hashing import sha256_file
-from fewstep.util.source_code import ROOT
+from fewstep.util.source_code import ROOT, SourceTree
 from tasks.config import params_file
 from tasks.config.outside import outside_paths
 from tasks.engine import graph
@@ -295,10 +295,8 @@ class _Trace:
         if manifest is None or manifest.code != output.code:
             return False
         tree = source_tree(root or ROOT, self.workspace, self.table)
-        try:
-            return {path: tree.parsed(path).statements for path in manifest.code_files} == manifest.code_files
-        except (OSError, SyntaxError):
-            return False
+        codes = [manifest.code_files, *(acceptance.files for acceptance in manifest.accepted)]
+        return any(_holds(tree, files) for files in codes)
 
     def _code_at(self, commit: str) -> Path | None:
         """The code as committed; None where the repository holds data and settings only."""
@@ -313,6 +311,14 @@ class _Trace:
         with tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")
         return target
+
+
+def _holds(tree: SourceTree, files: dict[str, str]) -> bool:
+    """Whether every one of `files` says in `tree` what its digest is of."""
+    try:
+        return {path: tree.parsed(path).statements for path in files} == files
+    except (OSError, SettingsError):
+        return False
 
 
 def bytes_digest(modules: tuple[str, ...], root: Path) -> str:

@@ -11,7 +11,7 @@ from tasks.storage.file_io import write_if_other
 from tasks.storage.workspace import Workspace
 
 
-class PublishedOutput(Strict):
+class PublishedOutput(Strict, extra="ignore"):
     """Where the bytes of an output are.
 
     Attributes:

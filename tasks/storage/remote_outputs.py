@@ -57,8 +57,10 @@ def announce(workspace: Workspace) -> dict[str, str]:
         outs = locked.get(stage.name, {}).get("outs") or [{}]
         if known is None or known.md5 != outs[0].get("md5"):
             continue
-        announcement = known.model_dump(exclude={"store"})
-        if remote.put_if_absent(_name(manifest.key), json.dumps(announcement, sort_keys=True).encode()):
+        announcement = json.dumps(known.model_dump(exclude={"store"}), sort_keys=True).encode()
+        for acceptance in manifest.accepted:    # who has the accepted code asks for this key
+            remote.put_if_absent(_name(acceptance.key), announcement)
+        if remote.put_if_absent(_name(manifest.key), announcement):
             continue
         other = json.loads(remote.read(_name(manifest.key)))
         if other.get("digest") != manifest.digest:
@@ -82,9 +84,9 @@ def learn(workspace: Workspace, key: str) -> str | None:
         dvc_repo.fetch(workspace, [known["md5"]])
         with dvc_repo.repository(workspace) as repo:
             known["store"] = os.path.relpath(repo.cache.local.path, workspace.shared)
+        published_outputs.write(workspace, PublishedOutput.model_validate(known), key)
     except (FewstepError, KeyError, TypeError, ValueError) as error:
         return f"whether another machine made it could not be learnt: {error}"
-    published_outputs.write(workspace, PublishedOutput.model_validate(known), key)
     return None
 
 

@@ -16,6 +16,7 @@ from fewstep.util.files import write_atomically
 from fewstep.util.hashing import sha256_file
 from tasks.config import params_file
 from tasks.engine import graph
+from tasks.engine import manifest as manifests
 from tasks.engine.manifest import canonical
 from tasks.engine.stage_code import DECIDES
 from tasks.stages.base import Stage
@@ -57,9 +58,12 @@ def _walk(folder: Path, root: Path) -> list[str]:
 
 
 def view(workspace: Workspace, stage: Stage, params: dict, given: dict, table: StatTable) -> str:
-    """Digest of all that DVC compares for this stage, data folders apart: params, code, dvc.yaml, outside inputs."""
+    """Digest of all that DVC compares for this stage: params, code, dvc.yaml, outside inputs, and of its inputs the
+    manifests, which an acceptance changes without their data."""
     root = workspace.root
+    inputs = [root / graph.stage(name).output / manifests.NAME for name in stage.inputs]
     seen = {
+        "inputs": [table.sha256(path) if path.is_file() else None for path in inputs],
         "params": {name: params.get(name) for name in stage.params},
         "code": [[name, table.sha256(root / name)] for name in watched_files(root)],
         "dvc.yaml": sha256_file(root / "dvc.yaml"),

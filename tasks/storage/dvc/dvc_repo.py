@@ -299,20 +299,15 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
             other = Workspace(root)
             for entry in dvc_lockfile.lock_entries(other).values() if (root / "dvc.lock").is_file() else []:
                 used.update(HashInfo("md5", out["md5"]) for out in entry.get("outs") or [])
-        kept = 0
-        doomed = []
-        for path in sorted(workspace.published.glob("*.json")):
-            known = json.loads(path.read_bytes())
-            info = HashInfo("md5", known["md5"])
-            if path.stem in keep_keys or info in used:
-                used.add(info)
-                kept += 1
-            else:
-                doomed.append(path)
+        infos = {path: HashInfo("md5", json.loads(path.read_bytes())["md5"])
+                 for path in workspace.published.glob("*.json")}
+        used.update(info for path, info in infos.items() if path.stem in keep_keys)
+        doomed = [path for path, info in infos.items() if info not in used]
+        kept = len(infos) - len(doomed)
         odb = repo.cache.local
         used = {info for top in used for info in _with_members(odb, top)}
-        names = {info.value for info in used}
-        removable = [value for value in odb.all() if value not in names]
+        values = {info.value for info in used}
+        removable = [value for value in odb.all() if value not in values]
         size = sum(os.path.getsize(odb.oid_to_path(value)) for value in removable)
         if not dry:
             for path in doomed:

@@ -62,9 +62,9 @@ def sync_given(workspace: Workspace, settings: Settings) -> bool:
     """
     path = workspace.root / NAME
     document = _yaml().load(path.read_text())
-    block = next(entry["given"] for entry in document["vars"] if "given" in entry)
+    block = next((entry["given"] for entry in document.get("vars") or [] if "given" in entry), None)
     wanted = given(settings, workspace.root)
-    if dict(block) == wanted:
+    if block is None or dict(block) == wanted:      # a dvc.yaml of the user's own names them itself
         return False
     block.update(wanted)
     write_atomically(path, _dumped(document))

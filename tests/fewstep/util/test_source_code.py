@@ -1,9 +1,11 @@
 """Which files a module may load, and what of an edit changes their digest."""
 
 import ast
+import hashlib
 
 import pytest
 
+from fewstep.util.errors import SettingsError
 from fewstep.util.source_code import Code, SourceTree, parse_file, statements
 
 PLAIN = "import math\n\nSCALE = 2\n\n\ndef f(x=SCALE):\n    return math.sqrt(x)\n"
@@ -45,6 +47,29 @@ def test_what_code_does_changes_its_digest(edit):
 def test_a_field_of_a_class_counts_by_its_name():
     one, other = "class A:\n    x: int\n", "class A:\n    y: int\n"
     assert told(one) == told("class A:\n    x: float\n") != told(other)
+    assert told("class A:\n    x: int = 3\n") != told("class A:\n    x = 3\n"), "an annotation makes a field"
+    method = "class A:\n    def f(self):\n        x{} = 3\n        return x\n"
+    assert told(method.format(": int")) == told(method.format(""))
+
+
+def test_the_digest_is_the_same_under_every_version_of_python():
+    """Written down once: an upgrade of Python alone makes nothing stale."""
+    text = ('import math\n\n\nclass A:\n    x: int = 3\n\n    def f(self, *a, b=1, **c):\n'
+            '        return f"{self.x!r:>{b}} {a}", [i for i in a if i], lambda y: y ** 2\n')
+    assert hashlib.sha256(told(text).encode()).hexdigest()[:16] == "e820cc87d40bcdc0"
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("if a:\n    from m import f\nelse:\n    from n import f\nf()\n",
+     "if a:\n    from n import f\nelse:\n    from m import f\nf()\n"),
+    ("from m import f\nfrom n import f\nf()\n", "from n import f\nfrom m import f\nf()\n"),
+    ("from m import f\ndef f(): pass\nf()\n", "def f(): pass\nfrom m import f\nf()\n"),
+    ("class A:\n    x: ClassVar[int] = 3\n", "class A:\n    x: int = 3\n"),
+    ("if not TYPE_CHECKING:\n    f(1)\n", "if not TYPE_CHECKING:\n    f(2)\n"),
+    ("from m import *\n", "from n import *\n"),
+])  # fmt: skip
+def test_what_python_would_do_otherwise_has_another_digest(one, other):
+    assert told(one) != told(other)
 
 
 @pytest.fixture
@@ -100,5 +125,5 @@ def test_relative_imports_and_damage(tmp_path):
     path.write_text("from .a import b\nfrom . import c\n")
     assert set(parse_file(path, "p.m").imports) >= {"p.a", "p.a.b", "p", "p.c"}
     path.write_text("def f(:\n")
-    with pytest.raises(SyntaxError):
+    with pytest.raises(SettingsError, match=r"m.py:1: invalid syntax"):
         parse_file(path, "p.m")
