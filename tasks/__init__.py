@@ -1,1 +1,1 @@
-"""What a stage does: read inputs, call fewstep, write outputs. One module per stage."""
+"""What a stage does: reads inputs, calls fewstep, writes outputs; and what makes its result trustworthy."""

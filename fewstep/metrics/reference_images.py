@@ -1,5 +1,6 @@
 """The real images that samples are compared with, and what the extractors observe in images of either kind."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.metrics.extractors.feature_cache import content_key, kept
 from fewstep.metrics.observed import Observed
 from fewstep.util.errors import SettingsError
+from fewstep.util.source_code import APART, SourceTree
 
 NEAREST = 1000
 """Samples (and held-out images) whose nearest training image is looked up."""
@@ -81,7 +83,8 @@ class ReferenceImages:
             return {**self._observe(as_bytes(self.test), training).tensors(), "training": training}
 
         described = [self.statistics(extractor) for extractor in (self.extractor, *self.more)]
-        return kept(self.cache, content_key({"extractors": described, "batch": self.batch}), make)
+        code = _code_digest() if self.cache else ""     # other code observes other things in the same images
+        return kept(self.cache, content_key({"extractors": described, "batch": self.batch, "code": code}), make)
 
     def _observe(self, images: Tensor, training: np.ndarray) -> Observed:
         features = self._features(self.extractor, images)
@@ -99,6 +102,12 @@ class ReferenceImages:
     def _training_blocks(self) -> Iterator[np.ndarray]:
         for rows in torch.arange(len(self.train)).split(_TRAINING_BLOCK):
             yield self.train.images(rows).flatten(1).numpy()
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Digest of the code that observes images (fewstep.util.source_code)."""
+    return SourceTree().code([__name__], apart=APART).digest
 
 
 def as_bytes(images: ImageSet) -> Tensor:

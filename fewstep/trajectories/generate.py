@@ -1,6 +1,5 @@
 """A whole set in one call."""
 
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from fewstep.trajectories.teacher_runtime import prepare
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import restore_aside, swap_folders
-from fewstep.util.workers import Execute, in_threads
+from fewstep.util.workers import Execute, cores, in_threads
 
 
 def make_set(
@@ -116,6 +115,6 @@ def _complete(
         writer.make_shard(teacher, shard, on_record)
 
     shards = writer.missing_shards()
-    cores = len(os.sched_getaffinity(0)) if plan.device.type == "cpu" else 1
-    (execute or in_threads(cores))(work_on, shards)
+    workers = cores() if plan.device.type == "cpu" else 1
+    (execute or in_threads(workers))(work_on, shards)
     writer.finish()

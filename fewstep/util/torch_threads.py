@@ -11,13 +11,15 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
+from fewstep.util.workers import cores
+
 ELEMENTS_PER_THREAD = 2**16
 """Values in a batch of samples, below which another thread costs more than it brings."""
 
 
 def useful_threads(elements: int) -> int:
     """Threads for batches of `elements` values: 1 for small ones, at most one per core and what the user allows."""
-    allowed = int(os.environ.get("OMP_NUM_THREADS", "0") or 0) or len(os.sched_getaffinity(0))
+    allowed = int(os.environ.get("OMP_NUM_THREADS", "0") or 0) or cores()
     return max(1, min(elements // ELEMENTS_PER_THREAD, allowed))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from fewstep.util.workers import cores
 from flows.doctor.finding import Finding
 from tasks.storage.workspace import Workspace
 
@@ -59,13 +59,13 @@ def device(workspace: Workspace) -> Iterator[Finding]:
     except Exception as error:
         yield Finding("device", "error", f"torch does not import: {error}", "make environment")
         return
-    cores = len(os.sched_getaffinity(0))
+    count = cores()
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         bfloat = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
-        yield Finding("device", "ok", f"{names} ({bfloat}), {cores} CPU cores, torch {torch.__version__}")
+        yield Finding("device", "ok", f"{names} ({bfloat}), {count} CPU cores, torch {torch.__version__}")
     else:
-        yield Finding("device", "ok", f"{cores} CPU cores, torch {torch.__version__}")
+        yield Finding("device", "ok", f"{count} CPU cores, torch {torch.__version__}")
 
 
 def _constraints(path: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from prefect.client.schemas import FlowRun, State, TaskRun
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
+from fewstep.util.workers import cores
 from flows.executors.prefect_tasks import IN_PROCESS, prefect_tasks
 from flows.executors.transient_errors import is_transient
 from flows.orchestration.promotion_events import emit_of_run
@@ -63,7 +64,7 @@ class Session:
     def run(self) -> None:
         """Runs the flow. Raises what the failing stage raised."""
         hook = [self.record_failure]
-        runner = ThreadPoolTaskRunner(max_workers=max(1, os.cpu_count() or 1))
+        runner = ThreadPoolTaskRunner(max_workers=cores())
         pipeline = flow(self.pipeline, name=NAME, flow_run_name="{run}", task_runner=runner, persist_result=False,
                         result_serializer="json", validate_parameters=False, on_failure=hook, on_crashed=hook,
                         on_cancellation=hook)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from fewstep.util import workers
 
 Execute = Callable[[Callable[[str], None], list[str], bool], None]
 """`execute(work, units, parallel)` calls `work` on every unit; `parallel`: whether several may run at once."""
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def in_threads(count: int) -> Execute:

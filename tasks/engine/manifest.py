@@ -7,7 +7,6 @@ input made again with equal bytes changes nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import CorruptData, FewstepError, SettingsError
 from fewstep.util.files import write_atomically
+from fewstep.util.hashing import sha256_json
 from tasks.storage.file_io import StatTable, list_files
 
 NAME = "manifest.json"
@@ -105,14 +105,9 @@ class Manifest(Strict):
         return code == self.code or any(acceptance.code == code for acceptance in self.accepted)
 
 
-def canonical(value: Any) -> bytes:
-    """One byte string per JSON value, whatever the order of its keys. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
 def tree_digest(files: list[File] | tuple[File, ...]) -> str:
     """SHA-256 over the sorted (path, bytes, sha256) of files."""
-    return hashlib.sha256(canonical(sorted([f.path, f.bytes, f.sha256] for f in files))).hexdigest()
+    return sha256_json(sorted([file.path, file.bytes, file.sha256] for file in files))
 
 
 def scan(folder: Path, table: StatTable, *, fresh: bool = False) -> tuple[File, ...]:

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from fewstep.util.errors import CorruptData, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomically
 from fewstep.util.source_code import Code
+from fewstep.util.workers import cores
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
 from tasks.engine import graph, publish, stage_code
 from tasks.engine import manifest as manifests
 from tasks.engine.environment_fingerprint import fingerprint, versions
 from tasks.engine.events import Observer, Outcome
-from tasks.engine.local_execution import Execute, cores, in_threads
+from tasks.engine.local_execution import Execute, in_threads
 from tasks.engine.manifest import InputRecord, Manifest
 from tasks.engine.plan import PlanItem, Survey, stat_table
 from tasks.engine.stage_key import Identity, outside_digests, resolve

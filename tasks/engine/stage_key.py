@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError
+from fewstep.util.hashing import sha256_json
 from fewstep.util.source_code import Code
 from tasks.config.outside import outside_paths, with_recipe_below
 from tasks.config.schema import Settings
-from tasks.engine.manifest import Manifest, canonical
+from tasks.engine.manifest import Manifest
 from tasks.engine.stage_code import running_code
 from tasks.stages.base import Stage
 from tasks.storage.file_io import StatTable, list_files
@@ -59,7 +59,7 @@ class Identity:
 
     def _key(self, code: str) -> str:
         content = dataclasses.asdict(self) | {"code": code}
-        return hashlib.sha256(canonical(content)).hexdigest()
+        return sha256_json(content)
 
 
 def identify(stage: Stage, settings: Settings, workspace: Workspace, inputs: dict[str, str],
@@ -96,4 +96,4 @@ def outside_digest(name: str, path: Path, table: StatTable) -> str:
         raise SettingsError(f"{path}: the folder is empty", hint=_HINTS[name])
     rows = [[name, (path / name).stat().st_size, table.sha256(path / name)] for name in names]
     table.commit()
-    return hashlib.sha256(canonical(rows)).hexdigest()
+    return sha256_json(rows)

@@ -11,7 +11,6 @@ from the checkout, DVC's cache or its remote, whichever has them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tarfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
-from fewstep.util.hashing import sha256_file
+from fewstep.util.hashing import sha256_file, sha256_json
 from fewstep.util.source_code import ROOT, SourceTree
 from tasks.config import params_file
 from tasks.config.outside import outside_paths
@@ -327,7 +326,7 @@ def bytes_digest(modules: tuple[str, ...], root: Path) -> str:
     files = {path for name in modules
              for path in ((root / name).rglob("*.py") if (root / name).is_dir() else [root / name])}  # fmt: skip
     rows = sorted([path.relative_to(root).as_posix(), sha256_file(path)] for path in files if path.is_file())
-    return hashlib.sha256(manifests.canonical(rows)).hexdigest()
+    return sha256_json(rows)
 
 
 def _built_in(file: str, digest: str) -> Link:

@@ -6,7 +6,6 @@ process holds the lock file beside the record: the kernel lets go of it at the p
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from fewstep.util.files import write_atomically
 from tasks.engine.events import Observer
 from tasks.storage.documents import read_document
 from tasks.storage.file_io import clone_or_copy, list_files
-from tasks.storage.locks import said_by_holder
+from tasks.storage.locks import held, said_by_holder
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 
@@ -244,26 +243,14 @@ class RunStore:
 
         What a person reads afterwards is what the caller stored with `close`; without that the run counts as killed.
         """
-        self.folder_of(record.id).mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.lock_path(record.id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            deadline = time.monotonic() + 1.0
-            while True:     # `alive` takes the lock for a moment
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Busy(f"run {record.id} is being worked on by another process",
-                                   hint=f"`fewstep status {record.id}` shows how far it is") from None
-                    time.sleep(0.05)
+        busy = Busy(f"run {record.id} is being worked on by another process",
+                    hint=f"`fewstep status {record.id}` shows how far it is")
+        with held(self.lock_path(record.id), lambda holder: busy):
             record.stop_stages(record.updated or now())
             record.state, record.error, record.ended = RUNNING, None, None
             record.attempts.append(AttemptRecord(pid=os.getpid(), host=os.uname().nodename, started=now()))
             self.save(record)
             yield
-        finally:
-            os.close(handle)
 
     def close(self, record: RunRecord, state: str, error: RunError | None = None) -> None:
         """Stores how the attempt ended."""

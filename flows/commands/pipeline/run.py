@@ -98,6 +98,7 @@ def _isolated(workspace: Workspace, sets: list[str], params: Path | None, as_jso
         answer = nothing_done(workspace, settings, items, {})
         emit(answer.data, as_json, answer.show)
         return
+    show_work(items, console(stderr=as_json))
     record = isolated_runs.start(workspace, settings, text)
     show_isolated(workspace, isolated_runs.execute(workspace, record, json_mode=as_json), as_json)
 

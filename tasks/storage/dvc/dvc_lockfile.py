@@ -13,11 +13,10 @@ from pathlib import Path
 
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
-from fewstep.util.hashing import sha256_file
+from fewstep.util.hashing import sha256_file, sha256_json
 from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
-from tasks.engine.manifest import canonical
 from tasks.engine.stage_code import DECIDES
 from tasks.stages.base import Stage
 from tasks.storage.file_io import StatTable
@@ -69,7 +68,7 @@ def view(workspace: Workspace, stage: Stage, params: dict, given: dict, table: S
         "dvc.yaml": sha256_file(root / "dvc.yaml"),
         "given": given,
     }
-    return hashlib.sha256(canonical(seen)).hexdigest()
+    return sha256_json(seen)
 
 
 def remember(workspace: Workspace, stage: Stage, key: str, seen: str, entry: dict) -> None:
