@@ -14,8 +14,8 @@ EXAMPLES = {"fewstep/objectives/mean_matching/", "tasks/stages/count.py"}     # 
 EVENTS = ("promoted", "refused", "rolled", "pending", "rejected", "expired", "overtaken", "model", "version", "alias",
           "json", "service")  # fmt: skip
 LAYERS = ("", "tasks/", "fewstep/")      # a table of rooms leaves the layer out
-PATH = re.compile(r"(?<![\w./~-])((?:fewstep|tasks|flows|tests|docs|infra|benchmarks|engine|util|registry|storage|training"
-                  r"|trajectories|diffusion|metrics|evaluation)/[\w./-]*\w/?)")  # fmt: skip
+PATH = re.compile(r"(?<![\w./~-])((?:fewstep|tasks|flows|tests|docs|infra|benchmarks|engine|util|registry|storage"
+                  r"|training|trajectories|diffusion|metrics|evaluation)/[\w./-]*\w/?)")  # fmt: skip
 MODULE = re.compile(r"(?<![\w./])((?:fewstep|tasks|flows)(?:\.[a-z_]+)+)")
 
 
@@ -41,5 +41,6 @@ def test_paths_and_modules_that_a_document_names_exist(name):
 
 
 def test_what_moved_would_be_found():
-    assert PATH.findall("see `fewstep/terms/base.py` and tasks/graph.py.") == ["fewstep/terms/base.py", "tasks/graph.py"]
+    found = PATH.findall("see `fewstep/terms/base.py` and tasks/graph.py.")
+    assert found == ["fewstep/terms/base.py", "tasks/graph.py"]
     assert MODULE.findall("`fewstep.surgery.lora`") == ["fewstep.surgery.lora"]
