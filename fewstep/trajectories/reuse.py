@@ -33,10 +33,8 @@ class PreviousSet:
             raise CorruptData(f"{folder}: {number} records, {set_description.NAME} says at least {records}")
 
     @classmethod
-    def open(cls, folder: Path | str | None, plan: SetPlan, equal_code: bool = False) -> "PreviousSet":
+    def open(cls, folder: Path | str | None, plan: SetPlan) -> "PreviousSet":
         """The records of the set in ``folder`` that fit ``plan``; an empty one if there is no set or none fits.
-
-        With ``equal_code`` the set fits whatever code made it: the caller knows that it makes the same records.
 
         Raises:
             CorruptData: the set is there, fits, and is damaged.
@@ -48,9 +46,7 @@ class PreviousSet:
             content = set_description.read(folder)
         except SettingsError:
             return cls()
-        differing = {name for name in {*plan.fields, *content["fields"]}
-                     if content["fields"].get(name) != plan.fields.get(name)}  # fmt: skip
-        if differing - ({"code"} if equal_code else set()):
+        if content.get("fields") != plan.fields:
             return cls()
         held = sum(shard["records"] for shard in content["shards"])
         shards = [folder / shard["name"] for shard in content["shards"]]

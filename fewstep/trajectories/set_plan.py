@@ -75,6 +75,7 @@ def plan_set(
     teacher_digest: str,
     num_classes: int | None = None,
     device: torch.device | str | None = None,
+    code: str | None = None,
 ) -> SetPlan:
     """Check that ``denoiser`` can make what ``settings`` ask for, and say what that is.
 
@@ -86,6 +87,8 @@ def plan_set(
         num_classes: classes that conditions are drawn from; default: the teacher's.
         device: where the teacher is to be run; default: where it lies. It is not part of ``fields``: which device made
             a record stands among the backends (see :func:`fewstep.trajectories.set_key.set_key`).
+        code: what identifies the code that makes the set; default: the digest of fewstep's. A caller that keeps account
+            of the code by itself gives a constant: the set then has the same bytes whatever code made its records.
 
     Raises:
         SettingsError: an unknown or stochastic solver, guidance for a teacher without a null class, bfloat16 or
@@ -122,7 +125,7 @@ def plan_set(
         "negative": "null class" if is_guided(settings.guidance) else "none",
         "evaluations": evaluations,
         "seed": seed,
-        "code": code_digest(),
+        "code": code_digest() if code is None else code,
         **resolved.model_dump(mode="json", exclude={"count"}),
     }
     place = device_of(denoiser) if device is None else indexed(device)

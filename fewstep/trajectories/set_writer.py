@@ -36,7 +36,6 @@ class SetWriter:
         plan: what to make.
         previous: a finished set, of any content, that may hold some of the records.
         warn: told when records of another backend are continued.
-        equal_code: whether records of ``previous`` that other code made count as this code's.
 
     Raises:
         CorruptData: a file there is damaged; the message names it.
@@ -49,11 +48,10 @@ class SetWriter:
         plan: SetPlan,
         previous: Path | str | None = None,
         warn: Callable[[str], None] = warnings.warn,
-        equal_code: bool = False,
     ):
         self.out, self.plan = Path(out), plan
         self.loose = LooseRecords(Path(scratch) / "records")
-        self.previous = PreviousSet.open(previous, plan, equal_code)
+        self.previous = PreviousSet.open(previous, plan)
         self.backends = Backends(Path(scratch) / "backends", warn)
 
     # What is there

@@ -33,10 +33,25 @@ def show_work(items: Sequence[PlanItem], out: Console) -> None:
         table.add_row(item.stage, Text(action, style="cyan" if item.state == "restorable" else "yellow"), item.why,
                       Text(duration(item.last_seconds), style="dim"))
     out.print(table)
-    kept = [item.stage for item in again if item.only_code and item.state == "stale"]
+    _hint(again, out)
+
+
+def _hint(items: Sequence[PlanItem], out: Console) -> None:
+    kept = [item.stage for item in items if item.only_code and item.state == "stale"]
     if kept:
         say(out, f"only the code of {' and '.join(kept)} has changed: where it makes the same bits, `fewstep accept "
-                 f"{' '.join(kept)} --why TEXT` (or --accept) keeps the result")
+                 "--why TEXT` (or `fewstep run --accept --why TEXT`) keeps the results")
+
+
+def show_plan(items: Sequence[PlanItem], out: Console) -> None:
+    """What a run would do with every stage, for `fewstep run --dry-run`."""
+    words = {"current": "up to date", "restorable": "from the cache", "missing": "make", "stale": "make again"}
+    table = Table.grid(padding=(0, 2))
+    for item in items:
+        table.add_row(item.stage, Text(words[item.state], style="green" if item.state == "current" else "yellow"),
+                      "" if item.state == "current" else item.why)
+    out.print(table)
+    _hint(items, out)
 
 
 def warn_of_false_records(items: Sequence[PlanItem], out: Console) -> None:

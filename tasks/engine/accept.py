@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fewstep.util.config import parse
-from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
+from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
 from fewstep.util.source_code import ROOT
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
@@ -44,48 +45,54 @@ def acceptable(items: list[PlanItem]) -> list[str]:
     return [item.stage for item in items if item.state == "stale" and item.only_code]
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """What `accept` did: stages whose outputs are kept, and errors by stage of those that could not be."""
+
+    stages: list[str]
+    refused: dict[str, FewstepError]
+
+
 def accept(workspace: Workspace, settings: Settings, names: list[str] | None, *, why: str, who: str,
-           check: bool = True, say: Callable[[str], None] = print) -> list[str]:  # fmt: skip
-    """Accept the outputs of stages (None: of all that can be) whose code alone has changed; returns their names.
+           check: bool = True, say: Callable[[str], None] = print) -> Accepted:  # fmt: skip
+    """Accept the outputs of stages (None: of all that can be) whose code alone has changed.
 
     Stages are taken in their order: that an input is accepted may leave a later stage with nothing but its code. The
-    caller holds the checkout's lock. `check`: compare a short run of both codes first. `say` is told of each step, and
-    without `names` of each stage that cannot be accepted; that one is left stale.
+    caller holds the checkout's lock. `check`: compare a short run of both codes first. `say` is told of each step. A
+    stage whose bits differ (DataDiffers) or whose old code cannot be run (NotAvailable) is left stale and refused.
 
     Raises:
-        SettingsError: a named stage differs in more than its code, or has no output.
-        DataDiffers: a short run of today's code gives other bytes.
-        NotAvailable: the code that made the output is not known here, or cannot be run.
+        SettingsError: no reason; a named stage that differs in more than its code or has no output.
     """
+    if not why.strip():
+        raise SettingsError("--why: the reason is empty", hint="say what was changed, for readers of the lineage")
     for name in names or ():
         if not graph.stage(name).in_dvc:
             raise SettingsError(f"stage '{name}' makes no data that could be kept: `fewstep run` does it again")
-    accepted = []
+    accepted, refused = [], {}
     for stage in graph.IN_DVC:
         if names is not None and stage.name not in names:
             continue
         item = next(item for item in plan(workspace, settings) if item.stage == stage.name)
         if item.state != "stale" or not item.only_code:
-            if names is not None:
+            if names is not None and item.state == "current":
+                say(f"{stage.name}: is up to date")
+            elif names is not None:
                 raise SettingsError(f"stage '{stage.name}' is not accepted: {_unacceptable(item)}")
             continue
         try:
             _accept(workspace, stage, settings, why, who, check, say)
+            accepted.append(stage.name)
         except (DataDiffers, NotAvailable) as error:
-            if names is not None:
-                raise
+            refused[stage.name] = error
             say(str(error))
-            continue
-        accepted.append(stage.name)
     if accepted:
-        for refused in settle(workspace, settings, plan(workspace, settings)).values():
-            say(refused)
-    return accepted
+        for text in settle(workspace, settings, plan(workspace, settings)).values():
+            say(text)
+    return Accepted(accepted, refused)
 
 
 def _unacceptable(item: PlanItem) -> str:
-    if item.state == "current":
-        return "it is up to date"
     if item.state == "missing":
         return "it was never made"
     return f"not its code alone has changed ({item.why})"

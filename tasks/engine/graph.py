@@ -14,12 +14,17 @@ from tasks.stages.base import Stage
 
 
 def discover() -> list[Stage]:
-    """One object of every Stage class that a module of tasks/stages defines."""
+    """One object of every Stage class that a module of tasks/stages defines. TypeError for one that lacks methods."""
     stages = []
     for module in pkgutil.iter_modules(tasks.stages.__path__):
         loaded = importlib.import_module(f"{tasks.stages.__name__}.{module.name}")
-        stages += [value() for value in vars(loaded).values() if inspect.isclass(value) and issubclass(value, Stage)
-                   and value.__module__ == loaded.__name__ and not inspect.isabstract(value)]
+        kinds = [value for value in vars(loaded).values() if inspect.isclass(value) and issubclass(value, Stage)
+                 and value.__module__ == loaded.__name__ and value is not Stage]  # fmt: skip
+        for kind in kinds:
+            if inspect.isabstract(kind):
+                lacking = ", ".join(sorted(kind.__abstractmethods__))
+                raise TypeError(f"{loaded.__name__}: {kind.__name__} lacks {lacking}")
+            stages.append(kind())
     return stages
 
 

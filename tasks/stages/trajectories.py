@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from fewstep.trajectories import SetWriter
 
 
+CODE = "of the manifest"
+"""Stands for the code in the set itself, so that a set that other code makes alike has the same bytes."""
+
+
 class NothingNeeded(Strict):
     """The recipe trains on no outputs of the teacher that could be made before."""
 
@@ -105,7 +109,7 @@ class _OpenSet:
         chosen = {name: getattr(context.settings, name) for name in TrajectorySettings.model_fields}
         denoiser = load_teacher(context.inputs["teacher"]).to(default_device())
         self.plan = plan_set(denoiser, TrajectorySettings(**chosen), seed=context.seed,
-                             teacher_digest=context.manifests["teacher"].digest)  # fmt: skip
+                             teacher_digest=context.manifests["teacher"].digest, code=CODE)  # fmt: skip
         self.done = (self.plan.records - len(self.writer().missing())) * self.plan.settings.record_size
         self._denoiser: Denoiser = denoiser
         self._prepared: Denoiser | None = None
@@ -116,8 +120,8 @@ class _OpenSet:
         from fewstep.trajectories import SetWriter
 
         context = self.context
-        return SetWriter(context.out, context.scratch, self.plan, context.previous, context.warn,
-                         equal_code=context.previous_code_equal)  # fmt: skip
+        previous = context.previous if context.previous_code_equal else None
+        return SetWriter(context.out, context.scratch, self.plan, previous, context.warn)
 
     def teacher(self) -> Denoiser:
         """The teacher in the set's precision, compiled if the set is; made once."""

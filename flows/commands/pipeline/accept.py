@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fewstep.util.errors import SettingsError
 from flows.output import console, emit, examples, say
 from tasks.config import params_file
 from tasks.engine.accept import accept as accept_outputs
@@ -39,14 +38,14 @@ def add(app: typer.Typer) -> None:
         Exit code 3 when the bits differ, 4 when the old code is not to be had.
         """
         workspace, out = Workspace.find(), console(stderr=as_json)
-        if not why.strip():
-            raise SettingsError("--why: the reason is empty", hint="say what was changed, for readers of the lineage")
         settings = params_file.load(workspace.params)
         with workspace_lock(workspace, "fewstep accept"):
-            accepted = accept_outputs(workspace, settings, stages or None, why=why, who=author(),
-                                      check=not unchecked, say=lambda line: say(out, line))  # fmt: skip
+            result = accept_outputs(workspace, settings, stages or None, why=why, who=author(), check=not unchecked,
+                                    say=lambda line: say(out, line))  # fmt: skip
             left = acceptable(plan(workspace, settings))
-        emit({"accepted": accepted, "acceptable": left}, as_json, lambda out: _show(out, accepted, left))
+        for error in result.refused.values():
+            raise error
+        emit({"accepted": result.stages, "acceptable": left}, as_json, lambda out: _show(out, result.stages, left))
 
 
 def _show(out: Console, accepted: list[str], left: list[str]) -> None:

@@ -16,7 +16,7 @@ from flows.runs import isolated as isolated_runs
 from flows.runs import profiles
 from flows.runs.attempt import execute
 from flows.runs.new_run import new_here, preview, unfinished_here
-from flows.runs.plan_view import show_nothing_to_do, show_work, warn_of_false_records
+from flows.runs.plan_view import show_nothing_to_do, show_plan, show_work, warn_of_false_records
 from flows.runs.results_view import show_finished, show_results
 from tasks.config import params_file
 from tasks.config.preflight import validate
@@ -53,26 +53,40 @@ def add(app: typer.Typer) -> None:
                                       "its present state, over the shared DVC cache."),
         accept: bool = typer.Option(False, "--accept", help="Keep results whose code alone has changed, where a short "
                                     "run of both codes makes the same bits (`fewstep accept`)."),
-        why: str = typer.Option("accepted by `fewstep run --accept`", "--why", metavar="TEXT",
-                                help="The reason, with --accept."),
+        why: str | None = typer.Option(None, "--why", metavar="TEXT", help="The reason, with --accept."),
+        dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and say what would be made and why; "
+                                     "write nothing."),
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON; progress goes to stderr."),
     ) -> None:
         """Run the pipeline; what is done already is skipped, an unfinished run with these settings is continued."""
         workspace = Workspace.find()
+        if accept != (why is not None):
+            raise SettingsError("--accept and --why go together: results are kept for a reason",
+                                hint="fewstep run --accept --why 'renamed a variable'")
+        if dry_run:
+            items = plan(workspace, _previewed(workspace, sets or [], params))
+            emit({"stages": [item.to_dict() for item in items]}, as_json, lambda out: show_plan(items, out))
+            return
         if isolated and accept:
             raise SettingsError("--isolated leaves this checkout alone, --accept changes it: give one of them")
         if isolated:
             _isolated(workspace, sets or [], params, as_json)
         else:
-            answer = _here(workspace, sets or [], params, why if accept else None, as_json)
+            answer = _here(workspace, sets or [], params, why, as_json)
             emit(answer.data, as_json, answer.show)
+
+
+def _previewed(workspace: Workspace, sets: list[str], params: Path | None) -> Settings:
+    """The settings that the run would have, checked; nothing is written."""
+    settings, _ = preview(workspace, sets, params)
+    profiles.check(settings.profile)
+    validate(workspace.root, settings)
+    return settings
 
 
 def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: str | None, as_json: bool) -> Answer:
     """Run in this checkout. `accepted`: why results whose code alone has changed are accepted; None: they are not."""
-    settings, _ = preview(workspace, sets, params)
-    profiles.check(settings.profile)
-    validate(workspace.root, settings)
+    settings = _previewed(workspace, sets, params)
     plan(workspace, settings)       # raises for inputs that are missing, before anything is changed
     record = unfinished_here(workspace, settings)
     run = record.id if record else RunStore.new_id(settings.name)

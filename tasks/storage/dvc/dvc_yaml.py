@@ -100,3 +100,4 @@ def _dumped(document) -> str:
 
 if __name__ == "__main__":      # make dvc.yaml
     Path(NAME).write_text(render(Settings(), Path.cwd()))
+    print(f"{NAME} written, with {len(graph.IN_DVC)} stages")

@@ -41,7 +41,8 @@ class MeanMatching(Term[MeanMatchingSettings]):
     """L = mean |E x_student - E x_data|^power."""
 
     def loss(self, step):
-        difference = step.shared.generated.mean(0) - step.batch.data.mean(0)
+        samples, data = step.everywhere(step.shared.generated), step.everywhere(step.batch.data)
+        difference = samples.mean(0) - data.mean(0)
         return difference.abs().pow(self.settings.power).mean(), {{}}
 '''
 TRAINING = """

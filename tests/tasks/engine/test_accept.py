@@ -23,16 +23,18 @@ request = json.loads(sys.argv[1])
 workspace = Workspace.find()
 with workspace_lock(workspace, "accept"):
     try:
-        names = accept(workspace, params_file.load(workspace.params), request["names"], why="a refactoring", who="eve",
-                       check=request["check"])
-        print(json.dumps({"accepted": names}))
+        result = accept(workspace, params_file.load(workspace.params), request["names"], why=request["why"], who="eve",
+                        check=request["check"])
+        for error in result.refused.values():
+            raise error
+        print(json.dumps({"accepted": result.stages}))
     except FewstepError as error:
         print(json.dumps({"error": str(error), "code": error.exit_code, "hint": error.hint}))
 '''
 
 
-def accept(project: FakeProject, *names: str, check: bool = True) -> dict:
-    done = project.python(ACCEPT, json.dumps({"names": list(names) or None, "check": check}))
+def accept(project: FakeProject, *names: str, check: bool = True, why: str = "a refactoring") -> dict:
+    done = project.python(ACCEPT, json.dumps({"names": list(names) or None, "check": check, "why": why}))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -136,7 +138,8 @@ def test_what_differs_in_more_than_its_code_is_not_accepted(project):
     answer = accept(project, "distill")
     assert answer["code"] == 2 and "images: 200000 → 100" in answer["error"]
     assert accept(project) == {"accepted": []}
-    assert "it is up to date" in accept(project, "teacher")["error"]
+    assert accept(project, "teacher") == {"accepted": []}     # up to date already
+    assert "the reason is empty" in accept(project, why=" ")["error"]
     assert "did you mean 'distill'" in accept(project, "distil")["error"]
 
 
@@ -171,11 +174,10 @@ def test_short_runs_of_the_real_stages_agree_with_themselves(tmp_path):
     command = [sys.executable, "-m", "flows.cli", "run"]
     done = subprocess.run(command, cwd=project.folder, env=project.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    for stage in STAGES:
-        file = f"tasks/stages/{stage}.py"
+    for file in [*(f"tasks/stages/{stage}.py" for stage in STAGES), "fewstep/diffusion/denoiser.py"]:
         path = Path(project.folder, file)
         path.write_text(path.read_text() + "\nMORE = 1\n")
-    code = ACCEPT.replace("sys.argv[1]", repr(json.dumps({"names": None, "check": True})))
+    code = ACCEPT.replace("sys.argv[1]", repr(json.dumps({"names": None, "check": True, "why": "one more name"})))
     done = subprocess.run([sys.executable, "-c", code], cwd=project.folder, env=project.environment(),
                           capture_output=True, text=True)
     assert json.loads(done.stdout.splitlines()[-1]) == {"accepted": STAGES}, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,8 @@ def output(folder: Path, table: StatTable) -> Manifest:
     (folder / "a.bin").write_bytes(bytes(range(256)))
     (folder / "sub" / "b.bin").write_bytes(b"b" * 100)
     found = manifest.scan(folder, table)
-    made = Manifest("shard", "k" * 64, manifest.tree_digest(found), found, {"a": 1}, 0, {}, {}, "c", {}, [])
+    made = Manifest(stage="shard", key="k" * 64, digest=manifest.tree_digest(found), files=found, settings={"a": 1},
+                    seed=0, inputs={}, given={}, code="c", versions={}, fingerprint=())
     manifest.write(folder, made)
     return made
 
@@ -70,3 +72,18 @@ def test_a_manifest_of_another_format_is_refused(tmp_path):
 
 def test_corrupt_data_is_data_that_differs():
     assert issubclass(CorruptData, FewstepError) and CorruptData("x").exit_code == 3
+
+
+def test_a_manifest_of_the_first_format_is_read(tmp_path):
+    """As fewstep 0.1 wrote it before code was told by its syntax tree."""
+    (tmp_path / "a.bin").write_bytes(b"a")
+    file = {"path": "a.bin", "bytes": 1, "sha256": hashlib.sha256(b"a").hexdigest()}
+    old = {"stage": "teacher", "key": "1" * 64, "digest": "", "files": [file], "settings": {"channels": [32, 32]},
+           "seed": 0, "inputs": {"shard": {"key": "2" * 64, "digest": "3" * 64}}, "given": {}, "code": "4" * 64,
+           "versions": {"python": "3.11"}, "fingerprint": [{"machine": "x86_64", "cuda": None}], "summary": {"a": 0.5},
+           "format": 1}  # fmt: skip
+    old["digest"] = manifest.tree_digest([manifest.File(**file)])
+    (tmp_path / "manifest.json").write_text(json.dumps(old))
+    loaded = manifest.verify(tmp_path, StatTable(tmp_path.with_name("t.sqlite")))
+    assert loaded.inputs["shard"].digest == "3" * 64 and loaded.code_files == {} and loaded.accepted == ()
+    assert loaded.made_by("4" * 64) and not loaded.made_by("5" * 64)
