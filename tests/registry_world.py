@@ -126,7 +126,8 @@ def with_three_versions(root: Path) -> Registry:
 def digest(folder: Path) -> str:
     """The tree digest, written out again from its definition."""
     content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return tree_digest([File(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in content.items()])
+    return tree_digest([File(path=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+                        for name, data in content.items()])
 
 
 def registration(place: Place, student: Path, evaluation="e" * 64, model="fewstep-toy", **tags) -> Registration:

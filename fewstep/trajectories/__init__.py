@@ -11,7 +11,7 @@ from fewstep.util.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from fewstep.trajectories.generate import make_set
-    from fewstep.trajectories.set_key import set_key
+    from fewstep.trajectories.set_identity import set_key
     from fewstep.trajectories.set_plan import SetPlan, plan_set
     from fewstep.trajectories.set_reader import TrajectorySet, open_set
     from fewstep.trajectories.set_writer import SetWriter
@@ -25,7 +25,7 @@ _HOMES = {
     "make_set": "fewstep.trajectories.generate",
     "open_set": "fewstep.trajectories.set_reader",
     "plan_set": "fewstep.trajectories.set_plan",
-    "set_key": "fewstep.trajectories.set_key",
+    "set_key": "fewstep.trajectories.set_identity",
 }
 __all__ = [
     "SetPlan",

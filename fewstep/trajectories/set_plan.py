@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.guidance import is_guided, told
 from fewstep.diffusion.solvers import is_stochastic, network_evaluations
-from fewstep.trajectories.set_key import code_digest
+from fewstep.trajectories.set_identity import code_digest
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.device import device_of, indexed
 from fewstep.util.errors import SettingsError, laid_at
@@ -86,7 +86,7 @@ def plan_set(
         teacher_digest: hash of the teacher's weights and configuration.
         num_classes: classes that conditions are drawn from; default: the teacher's.
         device: where the teacher is to be run; default: where it lies. It is not part of ``fields``: which device made
-            a record stands among the backends (see :func:`fewstep.trajectories.set_key.set_key`).
+            a record stands among the backends (see :func:`fewstep.trajectories.set_identity.set_key`).
         code: what identifies the code that makes the set; default: the digest of fewstep's. A caller that keeps account
             of the code by itself gives a constant: the set then has the same bytes whatever code made its records.
 

@@ -14,7 +14,7 @@ from fewstep.trajectories import set_description
 from fewstep.trajectories.backend_log import Backends
 from fewstep.trajectories.keyed_labels import sample_condition, sample_noise
 from fewstep.trajectories.reuse import PreviousSet
-from fewstep.trajectories.set_key import set_key
+from fewstep.trajectories.set_identity import set_key
 from fewstep.trajectories.set_plan import SetPlan
 from fewstep.util.errors import CorruptData, FewstepError, NonFinite
 from fewstep.util.files import sweep_tree

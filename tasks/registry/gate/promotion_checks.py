@@ -7,11 +7,12 @@ import json
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from fewstep.util.errors import DataDiffers, NotAvailable
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
-from tasks.registry.lineage import UNCOMMITTED, Link, problems
+from tasks.registry.lineage import UNCOMMITTED, acceptances, problems, trace
 from tasks.registry.model_registry import Registry, Version
 from tasks.storage.dvc import dvc_cache, dvc_lockfile
 
@@ -92,8 +93,12 @@ def _content(folder: Path) -> dict:
     return found
 
 
-def unverified(lineage: Link) -> list[str]:
-    """What in a version's lineage does not verify."""
+def without_lineage(registry: Registry, version: Version, figures: dict[str, Any]) -> list[str]:
+    """What in the version's lineage does not verify. Code that was accepted in it is noted in `figures`."""
+    lineage = trace(registry, version)
+    accepted = acceptances(lineage)
+    if accepted:
+        figures["accepted"] = accepted
     reasons = []
     for link in problems(lineage):
         if link.cause == UNCOMMITTED:

@@ -18,7 +18,6 @@ from tasks.evaluation.documents import Headline, parsed
 from tasks.registry import aliases
 from tasks.registry.aliases import Decision
 from tasks.registry.gate import pending_approvals, promotion_checks
-from tasks.registry.lineage import acceptances, trace
 from tasks.registry.model_registry import CHAMPION, Registry, Version
 
 Kind = Literal["", "policy", "floors", "evaluation", "artifact", "identical", "protocol", "lineage", "dvc", "unsound",
@@ -110,7 +109,7 @@ class _Assessment:
         if champion is not None:
             yield "identical", partial(promotion_checks.same_model, registry, version, champion)
             yield "protocol", partial(promotion_checks.other_protocol, version, champion)
-        yield "lineage", self._by_lineage
+        yield "lineage", partial(promotion_checks.without_lineage, registry, version, self.figures)
         yield "dvc", partial(promotion_checks.unknown_to_dvc, registry, version)
         yield "unsound", partial(promotion_checks.unsound, registry, version)
 
@@ -123,13 +122,6 @@ class _Assessment:
             return [f"there is a champion ({self.champion.name}) and register.promote is first; "
                     f"`fewstep promote {self.version.name}` compares the two"]  # fmt: skip
         return []
-
-    def _by_lineage(self) -> list[str]:
-        link = trace(self.registry, self.version)
-        accepted = acceptances(link)
-        if accepted:
-            self.figures["accepted"] = accepted
-        return promotion_checks.unverified(link)
 
     def _floors(self, measured: dict[str, float | None]) -> list[str]:
         reasons, compared = promotion_checks.check_floors(measured, self.rules.floors.model_dump())

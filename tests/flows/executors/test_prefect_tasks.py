@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from fewstep.util.torch_threads import one_thread_each
 from flows.executors.prefect_tasks import MOST_TASKS, _Work, grouped
 
 
@@ -23,7 +24,7 @@ def test_no_unit_is_begun_after_an_error_that_stays():
             raise errors[unit]
 
     errors = {"a": ConnectionResetError(), "c": ValueError("bug")}
-    work = _Work(run_unit, one_thread=False)
+    work = _Work(run_unit)
     with pytest.raises(ConnectionResetError):
         work.run_units("", ["a", "b"])
     assert work.run_units("", ["b"]) == 1
@@ -33,11 +34,20 @@ def test_no_unit_is_begun_after_an_error_that_stays():
 
 
 def test_units_side_by_side_compute_with_one_thread_each():
+    """Afterwards PyTorch uses as many threads as before."""
     import torch
 
-    counts = []
-    work = _Work(lambda unit: counts.append(torch.get_num_threads()), one_thread=True)
-    thread = threading.Thread(target=work.run_units, args=("", ["a"]))
-    thread.start()
-    thread.join()
-    assert counts == [1]
+    counts, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread_each() as begin:
+            work = _Work(lambda unit: counts.append(torch.get_num_threads()))
+            work.begin = begin
+            threads = [threading.Thread(target=work.run_units, args=("", [name])) for name in "ab"]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert counts == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -51,7 +51,7 @@ def registered_result(number: int) -> RegistrationResult:
 def test_a_run_tells_of_what_was_decided_about_its_own_version(tmp_path, monkeypatch):
     registry, said = with_three_versions(tmp_path), []
     monkeypatch.setattr(promotion_events, "emit",
-                        lambda model, entry: said.append((model, entry["event"], entry["to"])))
+                        lambda model, entry: said.append((model, entry.event, entry.to)))
     for number, decided in ((1, lambda: move(registry, registry.get(MODEL, 1), None)), (2, lambda: None)):
         decided()
         promotion_events.emit_of_run(registry.workspace, registered_result(number))

@@ -59,7 +59,7 @@ def test_every_kind_of_damage_is_found_and_the_file_is_named(tmp_path):
 
 
 def test_the_digest_is_of_the_files_alone_and_does_not_depend_on_their_order():
-    one, two = File("a", 1, "x"), File("b", 2, "y")
+    one, two = File(path="a", bytes=1, sha256="x"), File(path="b", bytes=2, sha256="y")
     assert manifest.tree_digest([one, two]) == manifest.tree_digest((two, one)) != manifest.tree_digest([one])
 
 

@@ -1,6 +1,6 @@
 """The digest of the code that makes a set covers all that decides its bytes, and nothing that does not."""
 
-from fewstep.trajectories.set_key import code_digest
+from fewstep.trajectories.set_identity import code_digest
 from fewstep.util.source_code import APART, SourceTree
 
 
