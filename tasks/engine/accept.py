@@ -45,6 +45,12 @@ def acceptable(items: list[PlanItem]) -> list[str]:
     return [item.stage for item in items if item.state == "stale" and item.only_code]
 
 
+def require_reason(why: str) -> None:
+    """Raises SettingsError for an empty reason."""
+    if not why.strip():
+        raise SettingsError("--why: the reason is empty", hint="say what was changed, for readers of the lineage")
+
+
 @dataclass(frozen=True)
 class Accepted:
     """What `accept` did: stages whose outputs are kept, and errors by stage of those that could not be."""
@@ -64,8 +70,7 @@ def accept(workspace: Workspace, settings: Settings, names: list[str] | None, *,
     Raises:
         SettingsError: no reason; a named stage that differs in more than its code or has no output.
     """
-    if not why.strip():
-        raise SettingsError("--why: the reason is empty", hint="say what was changed, for readers of the lineage")
+    require_reason(why)
     for name in names or ():
         if not graph.stage(name).in_dvc:
             raise SettingsError(f"stage '{name}' makes no data that could be kept: `fewstep run` does it again")

@@ -22,6 +22,7 @@ from tasks.config import params_file
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
 from tasks.engine.accept import accept as accept_outputs
+from tasks.engine.accept import require_reason
 from tasks.engine.plan import PlanItem, nothing_to_do, plan
 from tasks.engine.runner import settle
 from tasks.registry.audit_log import author
@@ -63,6 +64,8 @@ def add(app: typer.Typer) -> None:
         if accept != (why is not None):
             raise SettingsError("--accept and --why go together: results are kept for a reason",
                                 hint="fewstep run --accept --why 'renamed a variable'")
+        if why is not None:
+            require_reason(why)
         if dry_run:
             items = plan(workspace, _previewed(workspace, sets or [], params))
             emit({"stages": [item.to_dict() for item in items]}, as_json, lambda out: show_plan(items, out))

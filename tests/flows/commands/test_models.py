@@ -185,6 +185,45 @@ def test_lineage_finds_a_version_s_own_output_when_other_code_made_the_same_byte
         path.write_text(text)
 
 
+def test_an_upgraded_checkout_keeps_a_version_s_lineage_and_shows_code_that_was_accepted(project, fewstep):
+    """The code changed since and was accepted; what is registered is compared with the code at its own commit."""
+
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+        subprocess.run(["git", *identity, *arguments], cwd=project.folder, check=True, capture_output=True)
+
+    def accept(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "flows.cli", "accept", *arguments]
+        return subprocess.run(command, cwd=project.folder, env=project.environment(FEWSTEP_USER="eve"),
+                              capture_output=True, text=True)  # fmt: skip
+
+    source = project.folder / "tasks" / "stages" / "teacher.py"
+    manifest = project.folder / "data" / "teacher" / "manifest.json"
+    code_before, manifest_before = source.read_text(), manifest.read_text()
+    lock, lock_before = project.folder / "dvc.lock", (project.folder / "dvc.lock").read_bytes()
+    source.write_text(code_before + "\nRENAMED = 1\n")
+    git("commit", "-qam", "a constant with another name")
+    try:
+        code, out, _ = fewstep("lineage", "digits@candidate", "--json")
+        assert code == 0 and set(state_of(out).values()) == {"verified"}
+        done = accept("teacher", "--unchecked", "--why", "renamed a constant")
+        assert done.returncode == 0 and "teacher: accepted (not compared)" in done.stdout, done.stderr
+        line = "other code accepted by eve on"
+        code, out, _ = fewstep("lineage", "digits@candidate")
+        assert code == 0 and "every byte verified" in out and line in out and "renamed a constant" in out
+        code, out, _ = fewstep("lineage", "digits@candidate", "--json")
+        assert line in out and set(state_of(out).values()) == {"verified"}
+        _, out, _ = fewstep("promote", "digits", "--dry-run")
+        assert f"lineage: teacher: {line}" in " ".join(out.split()), out
+        assert accept("--why", " ").returncode == 2 and "the reason is empty" in accept("--why", " ").stderr
+        assert "did you mean 'teacher'" in accept("teecher", "--why", "x").stderr
+    finally:
+        source.write_text(code_before)
+        git("commit", "-qam", "as it was")
+        manifest.write_text(manifest_before)
+        lock.write_bytes(lock_before)
+
+
 def test_who_uses_a_hash(project, fewstep):
     manifest = json.loads((project.folder / "data/teacher/manifest.json").read_text())
     code, out, _ = fewstep("lineage", "--uses", manifest["digest"][:10], "--json")

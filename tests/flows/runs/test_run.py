@@ -51,6 +51,11 @@ def prefect_states(project):
     ["--set", "teacher.source=no/such/folder", "no/such/folder"],
     ["--set", "profile=server", "PREFECT_API_URL"],
     ["--params", "absent.yaml", "no such file"],
+    ["--accept", "--accept and --why go together"],
+    ["--why", "a reason", "--accept and --why go together"],
+    ["--accept", "--why", " ", "the reason is empty"],
+    ["--isolated", "--accept", "--why", "x", "give one of them"],
+    ["--dry-run", "--set", "trajectories.count=0", "expected an integer ≥ 1"],
     ["--isolated", "--set", "trajectories.count=0", "expected an integer ≥ 1"],
     ["--isolated", "--set", "teacher.source=no/such/folder", "no/such/folder"],
 ], ids=" ".join)
@@ -132,6 +137,31 @@ def test_with_nothing_to_do_no_heavy_import_and_no_run(shared_project):
     assert json.loads(done.stdout)["state"] == "current" and done.stderr.strip() == "[]"
     assert "nothing to do" in shared_project.fewstep("run").stdout
     assert shared_project.journal() == journal and shared_project.json("status", "--all") == runs
+
+
+def test_a_change_of_code_is_said_before_it_costs_anything_and_can_be_accepted(shared_project):
+    path = shared_project.root / "tasks" / "stages" / "distill.py"
+    before, journal = path.read_text(), shared_project.journal()
+    path.write_text(before + "\nRENAMED = 1\n")
+    try:
+        shown = " ".join(shared_project.fewstep("run", "--dry-run").stdout.split())
+        assert "distill make again its code has changed: tasks/stages/distill.py" in shown
+        assert "evaluate make again follows distill" in shown and "`fewstep accept --why TEXT`" in shown
+        stages = {item["stage"]: item for item in shared_project.json("run", "--dry-run")["stages"]}
+        assert stages["distill"]["only_code"] and stages["distill"]["last_seconds"] >= 0
+        assert stages["teacher"]["state"] == "current" and shared_project.journal() == journal
+        answer = shared_project.json("run", "--accept", "--why", "renamed a constant")
+        assert answer["state"] == "current" and answer["run"] is None
+        manifest = json.loads((shared_project.root / "data" / "student" / "manifest.json").read_text())
+        (acceptance,) = manifest["accepted"]
+        assert acceptance["why"] == "renamed a constant" and acceptance["compared"]["files"] == 1
+        assert "nothing to accept" in shared_project.fewstep("accept", "--why", "again").stdout
+        path.write_text(before.replace("sort_keys=True)", "sort_keys=False)"))
+        refused = shared_project.fewstep("accept", "distill", "--why", "harmless?", code=3)
+        assert "makes other bytes than the code of" in refused.stderr and "result.txt" in refused.stderr
+    finally:
+        path.write_text(before)
+    assert "nothing to do" in shared_project.fewstep("run").stdout
 
 
 def test_resume_without_an_unfinished_run_says_so(shared_project):
