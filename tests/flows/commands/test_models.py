@@ -192,10 +192,12 @@ def test_an_upgraded_checkout_keeps_a_version_s_lineage_and_shows_code_that_was_
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
         subprocess.run(["git", *identity, *arguments], cwd=project.folder, check=True, capture_output=True)
 
+    def process(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "flows.cli", *arguments], cwd=project.folder,
+                              env=project.environment(FEWSTEP_USER="eve"), capture_output=True, text=True)  # fmt: skip
+
     def accept(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "flows.cli", "accept", *arguments]
-        return subprocess.run(command, cwd=project.folder, env=project.environment(FEWSTEP_USER="eve"),
-                              capture_output=True, text=True)  # fmt: skip
+        return process("accept", *arguments)
 
     source = project.folder / "tasks" / "stages" / "teacher.py"
     manifest = project.folder / "data" / "teacher" / "manifest.json"
@@ -213,8 +215,8 @@ def test_an_upgraded_checkout_keeps_a_version_s_lineage_and_shows_code_that_was_
         assert code == 0 and "every byte verified" in out and line in out and "renamed a constant" in out
         code, out, _ = fewstep("lineage", "digits@candidate", "--json")
         assert line in out and set(state_of(out).values()) == {"verified"}
-        _, out, _ = fewstep("promote", "digits", "--dry-run")
-        assert f"lineage: teacher: {line}" in " ".join(out.split()), out
+        shown = process("promote", "digits", "--dry-run").stdout
+        assert f"lineage: teacher: {line}" in " ".join(shown.split()), shown
         assert accept("--why", " ").returncode == 2 and "the reason is empty" in accept("--why", " ").stderr
         assert "did you mean 'teacher'" in accept("teecher", "--why", "x").stderr
     finally:
@@ -351,7 +353,7 @@ def test_the_gate_refuses_what_dvc_does_not_know_and_code_that_was_not_committed
     stages["distill"]["code"] = "0" * 64  # what ran is not what the commit holds
     other = replace(version, tags={**version.tags, "fewstep.stages": json.dumps(stages), "fewstep.modified": "true"})
     assert any(line.startswith("uncommitted changes in the code that made it: distill")
-               for line in promotion_checks.without_lineage(registry, other))  # fmt: skip
+               for line in promotion_checks.without_lineage(registry, other, {}))  # fmt: skip
     real = dvc_cache.locked_md5
     for found, said in ((None, "does not name it"), ("0" * 32 + ".dir", "records other bytes")):
         monkeypatch.setattr(dvc_cache, "locked_md5", lambda lock, path, *rest, found=found:
