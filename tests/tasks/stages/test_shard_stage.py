@@ -15,7 +15,7 @@ from fewstep.data.records import verify_shard
 from fewstep.util.errors import CorruptData, SettingsError, StageFailed
 from fewstep.util.files import TEMPORARY
 from tasks.config.schema import Data
-from tasks.data.image_sources import to_array
+from tasks.data.image_decoding import to_array
 from tasks.engine.events import Observer
 from tasks.stages import shard
 from tasks.stages.base import Context
@@ -202,10 +202,11 @@ def test_corrupt_images_are_counted_and_named(tmp_path, flowers):
     summary = run(ctx)
     assert summary["samples"] == 60 and summary["corrupt"]["count"] == 3
     assert summary["corrupt"]["names"] == ["iris/empty.png", "iris/half.png", "rose/broken.png"]
-    assert json.loads((ctx.out / "corrupt.json").read_text()) == summary["corrupt"]["names"]
+    corrupt = json.loads((ctx.out / "corrupt.json").read_text())
+    assert [bad["name"] for bad in corrupt] == summary["corrupt"]["names"] and all(bad["reason"] for bad in corrupt)
     assert "3 of 63 images" in ctx.observer.warnings[0] and "iris/half.png" in ctx.observer.warnings[0]
     strict = context(tmp_path / "strict", flowers, max_corrupt_share=0.04)
-    with pytest.raises(StageFailed, match=r"3 of 63 .* rose/broken.png: 4.76%, at most 4.00% allowed"):
+    with pytest.raises(StageFailed, match=r"3 of 63 .* rose/broken.png \(.*\): 4.76%, at most 4.00% allowed"):
         run(strict)
 
 
