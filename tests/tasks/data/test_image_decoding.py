@@ -91,9 +91,8 @@ def test_orientation(kind, orientation):
     image = opened(picture, kind, exif=exif.tobytes(), **options)
     plain = Image.open(io.BytesIO(image.fp.getvalue()))
     plain.load()
-    expected = np.asarray(ImageOps.exif_transpose(plain).convert("L").resize((16, 16), box=None))
     shown = np.asarray(ImageOps.fit(ImageOps.exif_transpose(plain).convert("L"), (16, 16), Image.Resampling.LANCZOS))
-    assert expected.shape == shown.shape and np.abs(grey(image).astype(int) - shown).max() <= 1
+    assert np.abs(grey(image).astype(int) - shown).max() <= 1
     if orientation == 6:  # by hand: the stored top is the right
         assert grey(image)[:, 10:].mean() > 150 and grey(image)[:, :6].mean() < 5
 
