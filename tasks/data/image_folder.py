@@ -133,7 +133,7 @@ def list_images(path: Path | str) -> Listing:
             if table:
                 items = tuple(_from_table(table))
                 taken = {table.name, *(item.name for item in items)}
-                notes += [name for name in _files(path) if name not in taken]  # a table says which images are meant
+                notes += [name for name, _ in _files(path) if name not in taken]  # a table says which images are meant
             else:
                 items = tuple(_from_folders(path, left_out, notes))
         else:
@@ -163,14 +163,14 @@ def _in_order(classes: Iterable[str]) -> tuple[str, ...]:
 
 def _from_folders(folder: Path, left_out: list[str], notes: list[str]) -> Iterator[Item]:
     """The images below class folders; names of other files are appended to `left_out` and `notes`."""
-    names = list(_files(folder))
-    images = {name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES and (folder / name).is_file()}
-    loose = [name for name in names if "/" not in name and name in images]
+    found = sorted(_files(folder))
+    images = {name for name, there in found if there and PurePosixPath(name).suffix.lower() in SUFFIXES}
+    loose = [name for name, _ in found if "/" not in name and name in images]
     if loose:
         raise SettingsError(f"{shown(folder)}: {shown(loose[0])} lies in no class folder, and there is no table",
                             hint=_HINT)
     stems = {str(PurePosixPath(name).with_suffix("")) for name in images}
-    for name in names:
+    for name, _ in found:
         path = PurePosixPath(name)
         if name in images:
             yield Item(name, path.parts[0])
@@ -191,30 +191,29 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Names of all files below `folder`, relative to it, with links followed; hidden ones are left out."""
+def _files(folder: Path) -> Iterator[tuple[str, bool]]:
+    """All files below `folder`: (name relative to it, whether it is there), links followed; hidden ones left out."""
     whole = os.path.realpath(folder)
-
-    def walk(base: Path, above: tuple[str, ...]) -> Iterator[str]:
-        for entry in sorted(base.iterdir()):
-            if _is_hidden(entry.name):
-                continue
-            name = entry.relative_to(folder).as_posix()
+    waiting = [("", (whole,))]
+    while waiting:
+        base, above = waiting.pop()
+        with os.scandir(folder / base) as entries:
+            found = sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: entry.name)
+        for entry in found:
+            name = f"{base}{entry.name}"
             try:
                 name.encode()
             except UnicodeEncodeError:
                 raise SettingsError(f"{shown(folder)}: the name {os.fsencode(name)!r} is not UTF-8",
                                     hint="rename it") from None
             if not entry.is_dir():
-                yield name
+                yield name, entry.is_file()
                 continue
-            place = os.path.realpath(entry)
+            place = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
             if place in above or Path(whole).is_relative_to(place):
                 raise SettingsError(f"{shown(folder)}: {shown(name)} is a link to a folder that holds it",
                                     hint="remove the link")
-            yield from walk(entry, (*above, place))
-
-    yield from walk(folder, (whole,))
+            waiting.append((f"{name}/", (*above, place)))
 
 
 def _text(table: Path) -> str:

@@ -143,3 +143,10 @@ def test_classes_with_one_image_are_named(tmp_path):
     with pytest.raises(SettingsError, match=r"one image only in 1 of 3 classes \(owl\)"):
         listing.require_usable(Data())
     listing.require_usable(Data(split={"train": 1, "fit": 0, "test": 0}))
+
+
+def test_a_link_to_itself(tmp_path):
+    images = write(tmp_path / "images", "a/0.png")
+    (images / "a" / "self").symlink_to("self")
+    with pytest.raises(SettingsError, match="a/self: cannot be read: Too many levels of symbolic links"):
+        list_images(images)
