@@ -17,7 +17,8 @@ from tasks.data.image_decoding import MODES, Unreadable
 from tasks.data.image_folder import list_images
 from tasks.data.image_sources import ImageFolder
 
-BOUNDED = settings(max_examples=int(os.environ.get("FEWSTEP_FUZZ_EXAMPLES", 60)), deadline=None, derandomize=True,
+EXAMPLES = int(os.environ.get("FEWSTEP_FUZZ_EXAMPLES", 0))  # for a long search, which draws anew each time
+BOUNDED = settings(max_examples=EXAMPLES or 60, derandomize=not EXAMPLES, database=None, deadline=None,
                    suppress_health_check=list(HealthCheck))  # fmt: skip
 KINDS = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "ppm": "PPM",
          "tga": "TGA", "jp2": "JPEG2000"}  # fmt: skip

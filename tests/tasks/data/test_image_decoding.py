@@ -148,6 +148,17 @@ def test_tiffs_of_twelve_bits_and_where_white_is_nought():
     assert np.array_equal(grey(tiff(twelve, 12, 1)), twelve * 255 // 4095)
 
 
+@pytest.mark.parametrize("greatest", [1, 15, 255, 1023, 65535])
+def test_greymaps_of_every_depth(greatest):
+    row = np.linspace(0, greatest, 16).astype(int)
+    text = f"P2 16 16 {greatest}\n" + " ".join(map(str, np.tile(row, 16)))
+    assert np.abs(grey(Image.open(io.BytesIO(text.encode())))[3] - row * 255 / greatest).max() < 1
+
+
+def test_sixteen_bits_of_jpeg_2000():
+    assert np.array_equal(grey(opened(make("I;16"), "JPEG2000")), RAMP)
+
+
 def test_the_reason_is_told(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
     path.write_bytes(b"no picture")
