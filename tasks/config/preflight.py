@@ -8,11 +8,13 @@ from fewstep.diffusion.guidance import is_guided, told
 from fewstep.diffusion.label_groups import conditions, require_groups
 from fewstep.diffusion.solvers import is_stochastic, scheduler_name
 from fewstep.recipes import Recipe, load_recipe
-from fewstep.teachers.inspection import inspect_teacher
+from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
 from fewstep.util.errors import SettingsError, laid_at
 from tasks.config.outside import outside_paths
-from tasks.config.schema import Settings
+from tasks.config.schema import Data, Settings
 from tasks.data.image_folder import list_images
+
+_DIGITS_SHAPE, _DIGITS_CLASSES = (1, 8, 8), 10
 
 
 def validate(root: Path, settings: Settings) -> None:
@@ -21,18 +23,39 @@ def validate(root: Path, settings: Settings) -> None:
     _states(settings, recipe)
     _solvers(settings)
     outside = outside_paths(settings, root)
-    _guidance(settings, recipe, outside["teacher"])
+    teacher = None if outside["teacher"] is None else inspect_teacher(outside["teacher"])
+    _guidance(settings, recipe, teacher)
+    classes = _DIGITS_CLASSES
     if outside["images"] is not None:
-        list_images(outside["images"])
+        listing = list_images(outside["images"])
+        listing.require_usable(settings.data)
+        classes = len(listing.classes)
+    if teacher is not None:
+        _fits(teacher, settings.data, classes)
 
 
-def _guidance(settings: Settings, recipe: Recipe, teacher: Path | None) -> None:
+def _fits(teacher: TeacherInfo, data: Data, classes: int) -> None:
+    """The teacher's images and classes are the data's, as far as that is known before the images are opened."""
+    known = (_DIGITS_SHAPE if data.source == "digits" else (None, None, None))
+    wanted = (data.channels or known[0], data.size or known[1], data.size or known[2])
+    if any(want is not None and have != want for have, want in zip(teacher.sample_shape, wanted, strict=True)):
+        raise SettingsError(f"the teacher {teacher.folder} makes images of shape {tuple(teacher.sample_shape)}, the "
+                            f"data's are {tuple('?' if side is None else side for side in wanted)} (channels, height, "
+                            "width)", hint="set data.size and data.channels to the teacher's, or take another")
+    if teacher.num_classes and classes and teacher.num_classes != classes:
+        none = "; a label for 'no class' counts as a class in a folder without fewstep.json"
+        raise SettingsError(f"the teacher {teacher.folder} knows {teacher.num_classes} classes, the images have "
+                            f"{classes}: they must be the same classes in the same order"
+                            f"{none if teacher.num_classes == classes + 1 else ''}",
+                            hint="take images of the teacher's classes, or another teacher")
+
+
+def _guidance(settings: Settings, recipe: Recipe, teacher: TeacherInfo | None) -> None:
     asked = {"trajectories.guidance": [settings.trajectories.guidance],
              "evaluate.guidance": [settings.evaluate.guidance], f"recipe {recipe.name}: guidance": recipe.guidance}
     groups, where, classes = settings.teacher.groups, "teacher.groups", None
     if teacher is not None:
-        info = inspect_teacher(teacher)
-        groups, where, classes = info.groups, f"the teacher {teacher}", info.num_classes
+        groups, where, classes = teacher.groups, f"the teacher {teacher.folder}", teacher.num_classes
     with laid_at(where):  # how many classes the data have is seen later: as if there were one beyond the largest
         some = 2 + max((label for group in groups for label in group), default=0) if classes is None else classes
         require_groups(groups, some, some)

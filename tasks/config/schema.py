@@ -16,6 +16,8 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
+SIZES = (4, 1024)
+"""Least and greatest data.size, in pixels; one that is found from the images is held to it too."""
 
 
 class Split(Strict):
@@ -36,7 +38,7 @@ class Data(Strict):
     """The images: `digits` comes with scikit-learn; `raw` is what `fewstep data add PATH` brought into data/raw."""
 
     source: Literal["digits", "raw"] = "digits"
-    size: Annotated[int, Field(ge=4, le=1024)] | None = None    # pixels; null: the size of the first image
+    size: Annotated[int, Field(ge=SIZES[0], le=SIZES[1])] | None = None  # null: the one that most images have
     channels: Literal[1, 3] | None = None                        # null: 1 when every image is grey
     max_corrupt_share: Share = 0.01
     split: Split = Split()

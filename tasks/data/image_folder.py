@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fewstep.util.errors import SettingsError
+from tasks.config.schema import Data
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".jfif", ".jpe", ".avif", ".jp2", ".j2k", ".apng", ".pbm", ".pnm", ".dib", ".tga", ".qoi",
+)  # fmt: skip
 TABLE = "images.jsonl"
 """In data/raw: one JSON object per line with `name` and optionally `class` and `caption`."""
 _TABLES = (TABLE, "metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv", "images.csv")
@@ -21,6 +29,12 @@ _COLUMNS = {
     "class": ("class", "label", "class_name"),
 }
 _HINT = "give a folder of CLASS/NAME.png, or a CSV or JSON-lines table with the columns name and caption (or class)"
+_NOTES = (".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".html", ".pdf")
+_NOTE_NAMES = ("readme", "license", "licence", "copying", "authors")
+# What beside images is no image, unless it has an image's name: then it is the image's caption or mask.
+_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx")  # made by systems, not by people; as names with a dot before
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -34,96 +48,259 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a folder in a fixed order: sorted by name. `classes` is sorted, empty without classes."""
+    """The images of a folder in a fixed order: sorted by name.
+
+    Attributes:
+        classes: in the order of their labels: by number where all are whole numbers, else by name; empty without.
+        left_out: files in class folders that were not taken, though they may be images or belong to one.
+        notes: other files that were not taken, and class folders without an image (with / at the end).
+    """
 
     folder: Path
     items: tuple[Item, ...]
     classes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def captioned(self) -> int:
         """How many images have a caption."""
         return sum(item.caption is not None for item in self.items)
 
+    @property
+    def told_left_out(self) -> str | None:
+        """How many files of which kind were not taken, with an example of each; None where all were."""
+        names = (*self.left_out, *self.notes)
+        if not names:
+            return None
+        kinds: dict[str, list[str]] = {}
+        for name in names:
+            ending = PurePosixPath(name).suffix.lower() or "without ending"
+            kind = "folder without images" if name.endswith("/") else shown(ending)
+            kinds.setdefault(kind, []).append(name)
+        parts = [f"{len(found)} {kind} (such as {shown(found[0])})" for kind, found in sorted(kinds.items())]
+        return f"not taken: {', '.join(parts)}"
+
+    def require_usable(self, data: Data) -> None:
+        """As `require_share` and `require_classes`, by the settings."""
+        self.require_share(data.max_corrupt_share)
+        self.require_classes(sum(share > 0 for share in data.split.model_dump().values()))
+
+    def require_share(self, allowed: float) -> None:
+        """Raises SettingsError if more than this share of the files was left out (data.max_corrupt_share)."""
+        left, total = len(self.left_out), len(self.left_out) + len(self.items)
+        if left > allowed * total:
+            raise SettingsError(f"{shown(self.folder)}: {self.told_left_out}; that are {left} of {total} files, "
+                                f"{left / total:.2%}, at most {allowed:.2%} allowed",
+                                hint="convert them (to .png, say), take them out, put captions into a table, or raise "
+                                     "data.max_corrupt_share")  # fmt: skip
+
+    def require_classes(self, splits: int) -> None:
+        """Raises SettingsError naming the classes of one image, which only one of several splits can have."""
+        counts = Counter(item.label for item in self.items)
+        single = [name for name in self.classes if counts[name] == 1]
+        if single and splits > 1 and len(self.classes) > 1:
+            some = ", ".join(shown(name) for name in single[:5]) + ("" if len(single) <= 5 else ", …")
+            raise SettingsError(f"{shown(self.folder)}: one image only in {len(single)} of {len(self.classes)} classes "
+                                f"({some}); there are {splits} splits, and a class can be learnt and measured only "
+                                "where each has some of it", hint="add images of it, or leave the class out")
+
+
+def shown(text: object) -> str:
+    """A name or path as it can be printed in one line: what is no printable text is escaped."""
+    text = str(text)
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
 
 def list_images(path: Path | str) -> Listing:
     """The images of `path`: a folder of CLASS/NAME.png, a folder with a table, or a table.
 
+    Links are followed. What was not taken is named in the listing.
+
     Raises:
-        SettingsError: missing, empty, or not one of these layouts; a table that names what is not there, names
-            something twice, leaves its folder, or gives some images a class and others none.
+        SettingsError: missing, empty, or not one of these layouts; links in a circle; a name that is not UTF-8; a table
+            that names what is not there, names something twice, leaves its folder, holds what is no text, or gives
+            some images a class and others none.
     """
     path = Path(path)
-    if not path.exists():
-        raise SettingsError(f"{path}: no such folder or table", hint=_HINT)
-    if path.is_dir():
-        table = next((path / name for name in _TABLES if (path / name).is_file()), None)
-        items = tuple(_from_table(table)) if table else tuple(_from_folders(path))
-        folder = path
-    else:
-        items, folder = tuple(_from_table(path)), path.parent
+    left_out: list[str] = []
+    notes: list[str] = []
+    try:
+        if not path.exists():
+            raise SettingsError(f"{shown(path)}: no such folder or table", hint=_HINT)
+        if path.is_dir():
+            folder, table = path, next((path / name for name in _TABLES if (path / name).is_file()), None)
+            if table:
+                items = tuple(_from_table(table))
+                taken = {table.name, *(item.name for item in items)}
+                notes += [name for name, _ in _files(path) if name not in taken]  # a table says which images are meant
+            else:
+                items = tuple(_from_folders(path, left_out, notes))
+        else:
+            items, folder = tuple(_from_table(path)), path.parent
+    except OSError as error:
+        raise SettingsError(f"{shown(error.filename or path)}: cannot be read: {error.strerror or error}") from None
     if not items:
-        raise SettingsError(f"{path}: no images there ({', '.join(SUFFIXES)})", hint=_HINT)
+        listing = Listing(folder, (), (), tuple(left_out), tuple(notes))
+        told = f"; {listing.told_left_out}" if left_out or notes else ""
+        raise SettingsError(f"{shown(path)}: no images there ({', '.join(SUFFIXES)}){told}", hint=_HINT)
     items = tuple(sorted(items, key=lambda item: item.name))
-    classes = tuple(sorted({item.label for item in items if item.label is not None}))
     without = [item.name for item in items if item.label is None]
+    classes = _in_order({item.label for item in items if item.label is not None})
     if classes and without:
-        raise SettingsError(f"{path}: {len(without)} images have no class, such as {without[0]}; the others have one")
-    return Listing(folder, items, classes)
+        raise SettingsError(f"{shown(path)}: {len(without)} images have no class, such as {shown(without[0])}; "
+                            "the others have one")
+    return Listing(folder, items, classes, tuple(left_out), tuple(notes))
 
 
-def _from_folders(folder: Path) -> Iterator[Item]:
-    loose = [entry.name for entry in sorted(folder.iterdir()) if _is_image(entry)]
+def _in_order(classes: Iterable[str]) -> tuple[str, ...]:
+    """By number where all names are whole numbers, so that folder 2 is before folder 10; else by name."""
+    classes = sorted(classes)
+    if all(_WHOLE_NUMBER.fullmatch(name) for name in classes):
+        classes = sorted(classes, key=int)
+    return tuple(classes)
+
+
+def _from_folders(folder: Path, left_out: list[str], notes: list[str]) -> Iterator[Item]:
+    """The images below class folders; names of other files are appended to `left_out` and `notes`."""
+    found = sorted(_files(folder))
+    images = {name for name, there in found if there and PurePosixPath(name).suffix.lower() in SUFFIXES}
+    loose = [name for name, _ in found if "/" not in name and name in images]
     if loose:
-        raise SettingsError(f"{folder}: {loose[0]} lies in no class folder, and there is no table", hint=_HINT)
-    for base, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            path = Path(base, file)
-            if _is_image(path):
-                name = path.relative_to(folder).as_posix()
-                yield Item(name, PurePosixPath(name).parts[0])
+        raise SettingsError(f"{shown(folder)}: {shown(loose[0])} lies in no class folder, and there is no table",
+                            hint=_HINT)
+    stems = {str(PurePosixPath(name).with_suffix("")) for name in images}
+    for name, _ in found:
+        path = PurePosixPath(name)
+        if name in images:
+            yield Item(name, path.parts[0])
+        elif "/" not in name or _is_note(path) and str(path.with_suffix("")) not in stems:
+            notes.append(name)
+        else:
+            left_out.append(name)
+    with_images = {PurePosixPath(name).parts[0] for name in images}
+    notes += [f"{entry.name}/" for entry in sorted(folder.iterdir())
+              if entry.is_dir() and entry.name not in with_images and not _is_hidden(entry.name)]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_note(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in _NOTES or path.stem.lower() in _NOTE_NAMES
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bool]]:
+    """All files below `folder`: (name relative to it, whether it is there), links followed; hidden ones left out."""
+    whole = os.path.realpath(folder)
+    waiting = [("", (whole,))]
+    while waiting:
+        base, above = waiting.pop()
+        with os.scandir(folder / base) as entries:
+            found = sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: entry.name)
+        for entry in found:
+            name = f"{base}{entry.name}"
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise SettingsError(f"{shown(folder)}: the name {os.fsencode(name)!r} is not UTF-8",
+                                    hint="rename it") from None
+            if not entry.is_dir():
+                yield name, entry.is_file()
+                continue
+            place = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
+            if place in above or Path(whole).is_relative_to(place):
+                raise SettingsError(f"{shown(folder)}: {shown(name)} is a link to a folder that holds it",
+                                    hint="remove the link")
+            waiting.append((f"{name}/", (*above, place)))
+
+
+def _text(table: Path) -> str:
+    """The text of a table: UTF-8, or UTF-16 with a byte-order mark."""
+    data = table.read_bytes()
+    mark, encoding = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", "utf-8"))
+    data = data[len(mark):]
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(encoding)
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise SettingsError(f"{shown(table)}: line {line}, column {column}: byte 0x{data[error.start]:02x} is not "
+                            f"{encoding.upper()}", hint="save the table as UTF-8") from None
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict]]:
+    """Rows by name of column, with the number of their last line."""
+    ending, line = table.suffix.lower(), 0
+    if ending not in (".csv", ".jsonl", ".ndjson", ".json"):
+        raise SettingsError(f"{shown(table)}: not a table", hint=_HINT)
+    text = _text(table)
     try:
-        if table.suffix.lower() == ".csv":
-            with open(table, newline="", encoding="utf-8-sig") as file:
-                yield from enumerate(csv.DictReader(file), 2)
-        elif table.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-            with open(table, encoding="utf-8") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        row = json.loads(line)
-                        if not isinstance(row, dict):
-                            raise ValueError(f"line {number} is not an object")
-                        yield number, row
+        if ending == ".csv":
+            reader = csv.DictReader(io.StringIO(text, newline=""))
+            for row in reader:
+                line = reader.line_num
+                if None in row:
+                    raise ValueError(f"line {line} has more columns than the first line; "
+                                     "text with commas stands in quotation marks")
+                yield line, row
         else:
-            raise SettingsError(f"{table}: not a table", hint=_HINT)
-    except (ValueError, csv.Error, RecursionError) as error:
-        raise SettingsError(f"{table}: not readable: {' '.join(str(error).split())}", hint=_HINT) from None
+            for line, content in enumerate(io.StringIO(text, newline=None), 1):
+                if content.strip():
+                    row = json.loads(content)
+                    if not isinstance(row, dict):
+                        raise ValueError(f"line {line} is not an object")
+                    yield line, row
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{shown(table)}: not readable: line {line}, column {error.colno}: {error.msg}",
+                            hint=_HINT) from None
+    except RecursionError:
+        raise SettingsError(f"{shown(table)}: not readable: line {line} is nested too deeply", hint=_HINT) from None
+    except (ValueError, csv.Error) as error:
+        said = " ".join(str(error).split())
+        at = "" if said.startswith("line ") else f"line {line}: " if ending != ".csv" else f"after line {line}: "
+        raise SettingsError(f"{shown(table)}: not readable: {at}{said}", hint=_HINT) from None
+
+
+def _value(table: Path, line: int, row: dict, kind: str) -> str | None:
+    """What a row says of `kind`: text, or for a class a whole number; None where it says nothing."""
+    column = next((name for name in _COLUMNS[kind] if row.get(name) not in (None, "")), None)
+    if column is None:
+        return None
+    value, expected = row[column], "a text or a whole number" if kind == "class" else "a text"
+    if kind == "class" and type(value) is int:
+        value = str(value)
+    if not isinstance(value, str):
+        raise SettingsError(f"{shown(table)}: line {line}, column {column!r}: expected {expected}, got "
+                            f"{shown(json.dumps(value))[:80]}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"{shown(table)}: line {line}, column {column!r}: {shown(value)[:80]} is not Unicode "
+                            "text") from None
+    return value
 
 
 def _from_table(table: Path) -> Iterator[Item]:
     seen: set[str] = set()
     for line, row in _rows(table):
-        columns = {k: next((c for c in names if row.get(c) not in (None, "")), None) for k, names in _COLUMNS.items()}
-        if columns["name"] is None:
-            raise SettingsError(f"{table}: line {line} has no name (columns: {', '.join(map(str, row))})", hint=_HINT)
-        text = str(row[columns["name"]])
+        at = f"{shown(table)}: line {line}"
+        text, label, caption = (_value(table, line, row, kind) for kind in ("name", "class", "caption"))
+        if text is None:
+            raise SettingsError(f"{at} has no name (columns: {shown(', '.join(map(str, row)))})", hint=_HINT)
         name = PurePosixPath(text.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or not name.parts:
-            raise SettingsError(f"{table}: line {line}: {text!r} leaves the table's folder; names are relative to it")
-        if not (table.parent / name).is_file():
-            raise SettingsError(f"{table}: line {line}: {text} is not there")
+            raise SettingsError(f"{at}: {text!r} leaves the table's folder; names are relative to it")
+        try:
+            there = (table.parent / name).is_file()
+        except OSError as error:
+            raise SettingsError(f"{at}: {shown(text)[:80]}: {error.strerror}") from None
+        if not there:
+            raise SettingsError(f"{at}: {shown(text)} is not there")
         if str(name) in seen:
-            raise SettingsError(f"{table}: line {line}: {text} is there twice")
+            raise SettingsError(f"{at}: {shown(text)} is there twice")
         seen.add(str(name))
-        label, caption = (row[columns[kind]] if columns[kind] else None for kind in ("class", "caption"))
         if label is None and caption is None:
-            raise SettingsError(f"{table}: line {line}: neither caption nor class", hint=_HINT)
-        yield Item(str(name), None if label is None else str(label), None if caption is None else str(caption))
+            raise SettingsError(f"{at}: neither caption nor class", hint=_HINT)
+        yield Item(str(name), label, caption)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from fewstep.util.errors import StageFailed
 from fewstep.util.hashing import sha256_file
-from tasks.data.image_folder import Item, list_images
+from tasks.config.schema import SIZES
+from tasks.data.image_decoding import Unreadable, is_grey, read, to_array
+from tasks.data.image_folder import Item, list_images, shown
 from tasks.storage.file_io import package_file
 
 DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-# What Pillow raises for damaged files: OSError in most formats, SyntaxError and ValueError in the header of some.
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size and channels that all images get, and what is to be said about it (None where all have that size)."""
+
+    size: int
+    channels: int
+    remark: str | None = None
 
 
 class ImageSource:
@@ -26,49 +35,70 @@ class ImageSource:
     Attributes:
         items: name, class and caption of each.
         classes: class names in label order; empty without classes.
+        left_out: what of the folder was not taken, in words; None where all was.
         made_from: SHA-256 of the files outside the stage's inputs that they come from, by name.
     """
 
     items: tuple[Item, ...]
     classes: tuple[str, ...]
+    left_out: str | None = None
     made_from: dict[str, str] = {}
 
     def open(self, item: Item) -> Image.Image:
         """The image of `item`, decoded when it is asked for. Raises what Pillow raises for a damaged file."""
         raise NotImplementedError
 
-    def size_and_channels(self, size: int | None, channels: int | None) -> tuple[int, int]:
+    def shape(self, size: int | None, channels: int | None) -> Shape:
         """What the settings say, or where they leave it open (None) what the images' headers say.
 
-        Returns:
-            (size, channels): the shorter side of the first image that can be read; 1 if all images are grey, else 3.
+        The size is the shorter side that most images have, the smaller of two that are as many; channels are 1 if all
+        images are grey, else 3.
 
         Raises:
-            StageFailed: no image can be read.
+            StageFailed: no image can be read, or the size that most have is none that data.size may be.
         """
-        any_channels, found = channels is None, channels
+        if size is not None and channels is not None:
+            return Shape(size, channels)
+        sides: Counter[int] = Counter()
+        all_grey, reason = True, ""
         for item in self.items:
-            if size is not None and (found == 3 or not any_channels):
-                break
-            image = readable(lambda item=item: self.open(item))
-            if image is None:
+            try:
+                side, grey = read(lambda item=item: self._header(item))
+            except Unreadable as error:
+                reason = reason or f"{shown(item.name)}: {error}"
                 continue
-            with image:
-                size = size or min(image.size)
-                if any_channels:
-                    found = 1 if _is_grey(image) and found != 3 else 3
-        if size is None or found is None:
-            raise StageFailed(f"none of the {len(self.items)} images can be read, such as {self.items[0].name}")
-        return size, found
+            sides[side] += 1
+            all_grey = all_grey and grey
+            if size is not None and not all_grey:
+                break
+        if not sides:
+            raise StageFailed(f"none of the {len(self.items)} images can be read, such as {reason}")
+        channels = channels or (1 if all_grey else 3)
+        if size is not None:
+            return Shape(size, channels)
+        least, greatest = SIZES
+        size = min(sides, key=lambda side: (-sides[side], side))
+        if not least <= size <= greatest:
+            raise StageFailed(f"most images ({sides[size]} of {sides.total()}) have a shorter side of {size} pixels, "
+                              f"which data.size, {least} … {greatest}, cannot be",
+                              hint="set data.size, to which they are resampled")  # fmt: skip
+        others = sides.total() - sides[size]
+        return Shape(size, channels, None if not others else
+                     f"the size is {size}, the shorter side of {sides[size]} of {sides.total()} images; {others} of "
+                     f"{min(sides)} … {max(sides)} pixels are resampled (data.size sets another)")  # fmt: skip
 
-    def decode(self, item: Item, size: int, channels: int) -> Tensor | None:
-        """The image of `item` as (channels, size, size) uint8; None if it cannot be read."""
+    def _header(self, item: Item) -> tuple[int, bool]:
+        with self.open(item) as image:
+            return min(image.size), is_grey(image)
+
+    def decode(self, item: Item, size: int, channels: int) -> Tensor:
+        """The image of `item` as (channels, size, size) uint8. Raises Unreadable, with the reason."""
 
         def decoded() -> Tensor:
             with self.open(item) as image:
                 return to_array(image, size, channels)
 
-        return readable(decoded)
+        return read(decoded)
 
 
 class Digits(ImageSource):
@@ -93,45 +123,8 @@ class ImageFolder(ImageSource):
 
     def __init__(self, folder: Path):
         listing = list_images(folder)
-        self.items, self.classes, self._folder = listing.items, listing.classes, folder
+        self.items, self.classes, self.left_out = listing.items, listing.classes, listing.told_left_out
+        self._folder = folder
 
     def open(self, item: Item) -> Image.Image:
         return Image.open(self._folder / item.name)
-
-
-def readable(read: Callable[[], Image.Image | Tensor]) -> Image.Image | Tensor | None:
-    """What `read` returns; None if it raises what Pillow raises for a damaged file."""
-    try:
-        return read()
-    except _UNREADABLE:
-        return None
-
-
-def to_array(image: Image.Image, size: int, channels: int) -> Tensor:
-    """An image as uint8 (channels, size, size): the largest centred square, resampled with Lanczos where it differs.
-
-    Transparent parts become white. Raises OSError or ValueError if the file behind `image` is damaged.
-    """
-    image.load()
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_eight_bits(image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    array = torch.from_numpy(np.array(image))
-    return array[None] if channels == 1 else array.permute(2, 0, 1).contiguous()
-
-
-def _is_grey(image: Image.Image) -> bool:
-    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point images have no agreed range; convert them to 8 or 16 bits")
-    return Image.fromarray((np.asarray(image).astype(np.int64) * 255 // 65535).clip(0, 255).astype(np.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,8 @@ def import_images(workspace: Workspace, path: Path | str, *, replace: bool = Fal
         replace: forget the images that are there.
 
     Returns:
-        {"images", "classes", "captions", "added", "source"}: counts after the call, and the data.source in params.yaml.
+        {"images", "classes", "captions", "added", "source", "left_out"}: counts after the call, the data.source in
+        params.yaml, and in words what was not taken (or None).
 
     Raises:
         SettingsError: as `add_images`; nothing has changed.
@@ -35,11 +37,11 @@ def import_images(workspace: Workspace, path: Path | str, *, replace: bool = Fal
 
     path = Path(path).expanduser().resolve()
     raw = workspace.data / "raw"
-    source = params_file.load(workspace.params).data.source
+    data = params_file.load(workspace.params).data
     with workspace_lock(workspace, "fewstep data add"):
         complete_swap(raw)
         before = 0 if replace else len(_items(raw))
-        listing = add_images(path, raw, replace=replace)
+        listing = add_images(path, raw, replace=replace, max_left_out=data.max_corrupt_share)
         with dvc_repo.repository(workspace) as repo:
             repo.add([str(raw)])
     return {
@@ -47,11 +49,12 @@ def import_images(workspace: Workspace, path: Path | str, *, replace: bool = Fal
         "classes": list(listing.classes),
         "captions": listing.captioned,
         "added": len(listing.items) - before,
-        "source": source,
+        "source": data.source,
+        "left_out": listing.told_left_out,
     }
 
 
-def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing:
+def add_images(path: Path | str, raw: Path, *, replace: bool = False, max_left_out: float = 0.01) -> Listing:
     """Copy the images that `path` holds into the folder `raw`, together with those that are there.
 
     The new folder is made beside the old one and put in its place when it is whole.
@@ -60,15 +63,17 @@ def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing
         path: as in `list_images`.
         raw: data/raw of the workspace.
         replace: forget the images that are there.
+        max_left_out: allowed share of files that cannot be taken (data.max_corrupt_share).
 
     Returns:
-        The listing of `raw` as it then is.
+        The listing of `raw` as it then is, with what of `path` was not taken.
 
     Raises:
-        SettingsError: as `list_images`; or an image of the same name and other content is there, or classes would be
-            mixed with images without. Nothing has changed then.
+        SettingsError: as `list_images`; more files than allowed cannot be taken; an image of the same name and other
+            content is there, or classes would be mixed with images without. Nothing has changed then.
     """
     new = list_images(path)
+    new.require_share(max_left_out)
     raw = Path(raw)
     if raw.resolve() == new.folder.resolve():
         return new
@@ -96,7 +101,7 @@ def add_images(path: Path | str, raw: Path, *, replace: bool = False) -> Listing
     aside = raw.with_name(f".{raw.name}.old")
     swap_folders(making, raw, aside)
     shutil.rmtree(aside, ignore_errors=True)
-    return list_images(raw)
+    return dataclasses.replace(list_images(raw), left_out=new.left_out, notes=new.notes)
 
 
 def complete_swap(raw: Path) -> None:

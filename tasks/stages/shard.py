@@ -10,7 +10,7 @@ from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError, StageFailed
 from fewstep.util.files import write_atomically
 from tasks.config.schema import Data, Settings
-from tasks.data.image_folder import list_images
+from tasks.data.image_folder import list_images, shown
 from tasks.stages.base import Context, Stage
 
 # torch and Pillow are imported in the methods that decode: the graph reads this file
@@ -25,7 +25,7 @@ _NAMED = 20
 
 
 class Corrupt(Strict):
-    """Images that cannot be read: how many, and the names of the first ones."""
+    """Images that cannot be read: how many, and the names of the first ones; corrupt.json has all, with reasons."""
 
     count: int
     names: tuple[str, ...]
@@ -68,7 +68,7 @@ class ShardStage(Stage[Data, ShardResult]):
             if "images" not in context.outside:
                 raise SettingsError("data.source is raw, but there are none",
                                     hint="bring them: `fewstep data add PATH`")  # fmt: skip
-            list_images(context.outside["images"])
+            list_images(context.outside["images"]).require_usable(context.settings)
 
     def units(self, context: Context[Data]) -> list[str]:
         loose, source = _loose(context), _source(context)
@@ -82,6 +82,7 @@ class ShardStage(Stage[Data, ShardResult]):
         import torch
 
         from fewstep.data.records import encode_record
+        from tasks.data.image_decoding import Unreadable
 
         number, source = int(unit), _source(context)
         size, channels = _shape(context, source)
@@ -89,12 +90,11 @@ class ShardStage(Stage[Data, ShardResult]):
         images, kept, corrupt = [], [], []
 
         for item in source.items[number * UNIT : (number + 1) * UNIT]:
-            array = source.decode(item, size, channels)
-            if array is None:
-                corrupt.append(item.name)
-            else:
-                images.append(array)
+            try:
+                images.append(source.decode(item, size, channels))
                 kept.append(item)
+            except Unreadable as error:
+                corrupt.append({"name": item.name, "reason": str(error)})
         metadata = {"corrupt": corrupt, "keys": [item.name for item in kept],
                     "captions": [item.caption for item in kept]}  # fmt: skip
         # A record holds at least one sample; a block without a readable image holds one blank that finish leaves out.
@@ -118,15 +118,19 @@ class ShardStage(Stage[Data, ShardResult]):
         split = settings.split.model_dump()
         writer = ImageSetWriter(context.out, (channels, size, size), source.classes, split, settings.record_size,
                                 settings.records_per_shard)  # fmt: skip
-        corrupt: list[str] = []
+        corrupt: list[dict[str, str]] = []
+        found: dict[str, set[int]] = {name: set() for name in SPLITS}
         try:
             for number in _blocks(source):
                 record = decode_record(loose.read(number, files[number]))
                 corrupt += record.metadata["corrupt"]
                 rows = zip(record.metadata["keys"], record.metadata["captions"], strict=True)
                 for row, (key, caption) in enumerate(rows):
-                    writer.add(record.tensors["image"][row], int(record.tensors["label"][row]), key, caption)
+                    label = int(record.tensors["label"][row])
+                    found[writer.add(record.tensors["image"][row], label, key, caption)].add(label)
             _judge(context, corrupt, total)
+            if source.left_out:
+                context.warn(source.left_out)
             counts = writer.finish()
         except BaseException:
             writer.abort()
@@ -135,11 +139,17 @@ class ShardStage(Stage[Data, ShardResult]):
             if not counts[name] and split[name] > 0:
                 raise StageFailed(f"the split '{name}' got none of the {total} images",
                                   hint="add images, or change data.split")  # fmt: skip
+        for name in SPLITS:
+            missing = [told for label, told in enumerate(source.classes) if label not in found[name]]
+            if missing and split[name] > 0:
+                context.warn(f"the split '{name}' has no image of {len(missing)} of {len(source.classes)} classes: "
+                             f"{', '.join(map(shown, missing[:5]))}{', …' if len(missing) > 5 else ''}")
         if corrupt:
             write_atomically(context.out / "corrupt.json", json.dumps(corrupt, indent=1, ensure_ascii=False) + "\n")
         return ShardResult(
             samples=sum(counts.values()), splits=counts, shape=(channels, size, size), classes=len(source.classes),
-            corrupt=Corrupt(count=len(corrupt), names=tuple(corrupt[:_NAMED])), raw=source.made_from,
+            corrupt=Corrupt(count=len(corrupt), names=tuple(bad["name"] for bad in corrupt[:_NAMED])),
+            raw=source.made_from,
         )  # fmt: skip
 
 
@@ -165,18 +175,21 @@ def _shape(context: Context[Data], source: ImageSource) -> tuple[int, int]:
     if note.is_file():
         shape = json.loads(note.read_bytes())
         return shape["size"], shape["channels"]
-    size, channels = source.size_and_channels(context.settings.size, context.settings.channels)
-    write_atomically(note, json.dumps({"size": size, "channels": channels}))
-    return size, channels
+    shape = source.shape(context.settings.size, context.settings.channels)
+    if shape.remark:
+        context.warn(shape.remark)
+    write_atomically(note, json.dumps({"size": shape.size, "channels": shape.channels}))
+    return shape.size, shape.channels
 
 
-def _judge(context: Context[Data], corrupt: list[str], total: int) -> None:
+def _judge(context: Context[Data], corrupt: list[dict[str, str]], total: int) -> None:
     """Name corrupt images; StageFailed if they are more than the allowed share."""
     if not corrupt:
         return
     more = "" if len(corrupt) <= 5 else f" and {len(corrupt) - 5} more"
     allowed = context.settings.max_corrupt_share
-    text = f"{len(corrupt)} of {total} images cannot be read: {', '.join(corrupt[:5])}{more}"
+    named = ", ".join(f"{shown(bad['name'])} ({bad['reason']})" for bad in corrupt[:5])
+    text = f"{len(corrupt)} of {total} images cannot be read: {named}{more}"
     if len(corrupt) > allowed * total:
         raise StageFailed(f"{text}: {len(corrupt) / total:.2%}, at most {allowed:.2%} allowed",
                           hint="repair or remove them, or raise data.max_corrupt_share")  # fmt: skip

@@ -11,6 +11,7 @@ from flows.output import emit, examples
 from tasks.data.import_images import import_images
 from tasks.storage.workspace import Workspace
 
+_LABELS = 20  # shown of all
 PATH = typer.Argument(help="A folder of CLASS/NAME.png; or a CSV or JSON-lines table with the columns name and caption "
                            "or class, names relative to the table; or the folder with such a table (metadata.csv).")
 REPLACE = typer.Option(False, "--replace", help="Forget the images that are in data/raw now.")
@@ -47,5 +48,11 @@ def _print(console: Console, result: dict) -> None:
     if result["captions"]:
         kinds.append(f"{result['captions']} captions")
     console.print(f"data/raw holds {', '.join(kinds)}; DVC's record of them is data/raw.dvc")
+    if result["left_out"]:
+        console.print(result["left_out"], markup=False)
+    if result["classes"]:
+        labels = [f"{label} = {name}" for label, name in enumerate(result["classes"][:_LABELS])]
+        more = ", …" if len(result["classes"]) > _LABELS else ""
+        console.print(f"labels: {', '.join(labels)}{more}", markup=False)
     if result["source"] != "raw":
         console.print("  → [dim]$[/] fewstep run --set data.source=raw     [dim]to use them[/]")

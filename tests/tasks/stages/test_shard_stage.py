@@ -15,7 +15,7 @@ from fewstep.data.records import verify_shard
 from fewstep.util.errors import CorruptData, SettingsError, StageFailed
 from fewstep.util.files import TEMPORARY
 from tasks.config.schema import Data
-from tasks.data.image_sources import to_array
+from tasks.data.image_decoding import to_array
 from tasks.engine.events import Observer
 from tasks.stages import shard
 from tasks.stages.base import Context
@@ -202,10 +202,11 @@ def test_corrupt_images_are_counted_and_named(tmp_path, flowers):
     summary = run(ctx)
     assert summary["samples"] == 60 and summary["corrupt"]["count"] == 3
     assert summary["corrupt"]["names"] == ["iris/empty.png", "iris/half.png", "rose/broken.png"]
-    assert json.loads((ctx.out / "corrupt.json").read_text()) == summary["corrupt"]["names"]
+    corrupt = json.loads((ctx.out / "corrupt.json").read_text())
+    assert [bad["name"] for bad in corrupt] == summary["corrupt"]["names"] and all(bad["reason"] for bad in corrupt)
     assert "3 of 63 images" in ctx.observer.warnings[0] and "iris/half.png" in ctx.observer.warnings[0]
     strict = context(tmp_path / "strict", flowers, max_corrupt_share=0.04)
-    with pytest.raises(StageFailed, match=r"3 of 63 .* rose/broken.png: 4.76%, at most 4.00% allowed"):
+    with pytest.raises(StageFailed, match=r"3 of 63 .* rose/broken.png \(.*\): 4.76%, at most 4.00% allowed"):
         run(strict)
 
 
@@ -281,3 +282,49 @@ def test_batches_visit_every_image_once_per_epoch(digits):
     assert not torch.equal(*orders)
     x, y = split.batch(3, n - 5, 10)  # across the end of an epoch
     assert torch.equal(x[:5], split.batch(3, n - 5, 5)[0]) and torch.equal(y[5:], split.batch(3, n, 5)[1])
+
+
+def test_the_size_is_the_one_that_most_images_have(tmp_path):
+    folder = tmp_path / "images"
+    draw(folder / "a" / "000.png", 0, 1)
+    for number in range(1, 30):
+        draw(folder / "a" / f"{number:03d}.png", number, 16)
+    ctx = context(tmp_path / "work", folder)
+    assert run(ctx)["shape"] == [3, 16, 16]
+    assert "the size is 16, the shorter side of 29 of 30 images; 1 of 1 … 16 pixels" in ctx.observer.warnings[0]
+
+
+@pytest.mark.parametrize("size", [2, 1200])
+def test_a_size_outside_the_settings_range_is_refused(tmp_path, size):
+    for number in range(3):
+        draw(tmp_path / "images" / "a" / f"{number}.png", number, size)
+    with pytest.raises(StageFailed, match=rf"3 of 3\) have a shorter side of {size} pixels.*4 … 1024"):
+        run(context(tmp_path / "work", tmp_path / "images"))
+    assert run(context(tmp_path / "set", tmp_path / "images", size=8, split={"train": 1, "fit": 0, "test": 0}))
+
+
+def test_the_reason_is_named(tmp_path, flowers, monkeypatch):
+    Image.fromarray(np.zeros((8, 8), dtype=np.float32)).save(flowers / "rose" / "float.tif")
+    Image.new("RGB", (300, 300)).save(flowers / "iris" / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    ctx = context(tmp_path / "work", flowers, max_corrupt_share=0.05)
+    run(ctx)
+    reasons = {bad["name"]: bad["reason"] for bad in json.loads((ctx.out / "corrupt.json").read_text())}
+    assert "90000 pixels" in reasons["iris/large.png"] and "floating-point" in reasons["rose/float.tif"]
+    with pytest.raises(StageFailed, match=r"rose/float.tif \(floating-point images have no agreed range"):
+        run(context(tmp_path / "strict", flowers))
+
+
+def test_what_was_left_out_and_what_splits_lack_is_named(tmp_path, flowers):
+    (flowers / "iris" / "x.heic").write_bytes(b"x")
+    for number in range(2):
+        draw(flowers / "rare" / f"{number}.png", 100 + number)
+    ctx = context(tmp_path / "work", flowers, max_corrupt_share=0.05)
+    run(ctx)
+    assert any("1 .heic (such as iris/x.heic)" in text for text in ctx.observer.warnings)
+    assert any("has no image of 1 of 4 classes: rare" in text for text in ctx.observer.warnings)
+    with pytest.raises(SettingsError, match="x.heic.*at most 1.00% allowed"):
+        run(context(tmp_path / "strict", flowers))
+    (flowers / "rare" / "0.png").unlink()
+    with pytest.raises(SettingsError, match=r"one image only in 1 of 4 classes \(rare\)"):
+        run(context(tmp_path / "one", flowers, max_corrupt_share=0.05))
