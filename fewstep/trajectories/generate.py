@@ -14,9 +14,10 @@ from fewstep.trajectories.set_reader import TrajectorySet, open_set
 from fewstep.trajectories.set_writer import SetWriter
 from fewstep.trajectories.teacher_runtime import prepare
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
+from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import restore_aside, swap_folders
-from fewstep.util.workers import Execute, cores, in_threads
+from fewstep.util.workers import Execute, in_threads
 
 
 def make_set(

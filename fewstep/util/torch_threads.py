@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
-from fewstep.util.workers import cores
+from fewstep.util.cores import cores
 
 ELEMENTS_PER_THREAD = 2**16
 """Values in a batch of samples, below which another thread costs more than it brings."""

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 Unit = TypeVar("Unit")
 Execute = Callable[[Callable[[Unit], None], Iterable[Unit]], None]
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def in_threads(workers: int) -> Execute:

@@ -12,7 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from fewstep.util.workers import cores
+from fewstep.util.cores import cores
 from flows.doctor.finding import Finding
 from tasks.storage.workspace import Workspace
 

@@ -17,7 +17,7 @@ from prefect.client.schemas import FlowRun, State, TaskRun
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
-from fewstep.util.workers import cores
+from fewstep.util.cores import cores
 from flows.executors.prefect_tasks import IN_PROCESS, prefect_tasks
 from flows.executors.transient_errors import is_transient
 from flows.orchestration.promotion_events import emit_of_run

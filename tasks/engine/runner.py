@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Iterator
 
+from fewstep.util.cores import cores
 from fewstep.util.errors import CorruptData, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomically
 from fewstep.util.source_code import Code
-from fewstep.util.workers import cores
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
 from tasks.engine import graph, publish, stage_code
