@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ DESCRIPTION = "fewstep.json"
 GUIDE = "guide"  # the part of an exported student's folder that holds a network beside the unet
 NETWORKS = (["diffusers", "UNet2DModel"], ["routed", "RoutedUNet"])  # the second: several students in one model
 FORMAT = "fewstep/1"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+_STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{_STEM}.safetensors"
+# how save_pretrained(folder, variant=…) names one file, and the index of several
+_VARIANT = re.compile(rf"{_STEM}\.([a-zA-Z0-9_]+)\.safetensors|{_STEM}\.safetensors\.index\.([a-zA-Z0-9_]+)\.json")
 # beta schedulers whose config tells the chain a network was trained on
 BETA_SCHEDULERS = frozenset(
     f"{name}Scheduler"
@@ -170,8 +174,9 @@ def check_weights(folder: Path) -> tuple[tuple[Path, ...], int]:
 
     Raises SettingsError where there are none, where only pickled weights are, and where a file is cut short or broken.
     """
-    names = [WEIGHTS]
-    index = folder / f"{WEIGHTS}.index.json"
+    variant = weights_variant(folder)
+    names = [WEIGHTS if variant is None else f"{_STEM}.{variant}.safetensors"]
+    index = folder / (f"{WEIGHTS}.index.json" if variant is None else f"{WEIGHTS}.index.{variant}.json")
     if index.is_file():
         mapping = read_json(index, "").get("weight_map")
         names = sorted(set(map(str, mapping.values()))) if isinstance(mapping, dict) else []
@@ -187,6 +192,22 @@ def check_weights(folder: Path) -> tuple[tuple[Path, ...], int]:
             hint="save the pipeline with save_pretrained(folder, safe_serialization=True)",
         )
     return paths, sum(_parameters(path) for path in paths)
+
+
+def weights_variant(folder: Path) -> str | None:
+    """The variant (`fp16`) in which alone a model folder has its weights; None where they have their plain name.
+
+    Raises SettingsError for a folder with weights in several variants and none under the plain name.
+    """
+    if (folder / WEIGHTS).exists() or (folder / f"{WEIGHTS}.index.json").exists():
+        return None
+    found = {match[1] or match[2] for path in folder.glob(f"{_STEM}.*") if (match := _VARIANT.fullmatch(path.name))}
+    if len(found) > 1:
+        raise SettingsError(
+            f"{folder}: the weights lie there in the variants {', '.join(sorted(found))} and not as {WEIGHTS}",
+            hint="keep the files of one variant",
+        )
+    return found.pop() if found else None
 
 
 def _parameters(path: Path) -> int:

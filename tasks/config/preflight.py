@@ -13,6 +13,7 @@ from fewstep.util.errors import SettingsError, laid_at
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
 from tasks.data.image_folder import list_images
+from tasks.engine import graph
 
 
 def validate(root: Path, settings: Settings) -> None:
@@ -21,9 +22,20 @@ def validate(root: Path, settings: Settings) -> None:
     _states(settings, recipe)
     _solvers(settings)
     outside = outside_paths(settings, root)
+    _own_outputs(root, outside)
     _guidance(settings, recipe, outside["teacher"])
     if outside["images"] is not None:
         list_images(outside["images"])
+
+
+def _own_outputs(root: Path, outside: dict[str, Path | None]) -> None:
+    """What a stage makes cannot be what it is made from: it would be made anew at every call."""
+    for name, path in outside.items():
+        for stage in graph.STAGES if path is not None else ():
+            output = (root / stage.output).resolve()
+            if path.resolve().is_relative_to(output):
+                raise SettingsError(f"{path}: the {name} lies in {stage.output}, which the stage {stage.name} makes",
+                                    hint=f"copy it to a folder outside of {stage.output}")
 
 
 def _guidance(settings: Settings, recipe: Recipe, teacher: Path | None) -> None:
