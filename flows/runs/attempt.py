@@ -45,7 +45,8 @@ if TYPE_CHECKING:   # both load Prefect or MLflow
 def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False) -> RunRecord:
     """Work on the run until it is finished.
 
-    The checkout's lock is taken and kept; Ctrl-C and SIGTERM end it as a cancelled run that can be continued.
+    The checkout's lock is taken and kept. Ctrl-C, SIGTERM and a closed terminal end it as a cancelled run that can be
+    continued.
 
     Args:
         workspace: the checkout.

@@ -17,6 +17,7 @@ from fewstep.util.errors import FewstepError
 from flows.orchestration.approval_flow import DEPLOYMENT, approval
 from flows.orchestration.child_server import ChildServer
 from flows.runs.log_capture import logs_to
+from flows.runs.signals import ending_signals, leave_terminal
 from flows.scheduling import schedules
 from flows.scheduling.deployments import NAME, parameters, scheduled
 from flows.scheduling.silent_runs import create_automation
@@ -48,8 +49,14 @@ class ScheduleRunner:
             watch = asyncio.create_task(self._watch())
             ended = asyncio.create_task(stop.wait())
             await asyncio.sleep(0)      # the runner installs a signal handler of its own when it starts
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stop.set)
+
+            def end(number: int) -> None:
+                if number == signal.SIGHUP:
+                    leave_terminal()
+                stop.set()
+
+            for number in ending_signals():
+                loop.add_signal_handler(number, end, number)
             self.say("serving; Ctrl-C ends it")
             await asyncio.wait({runner, watch, ended}, return_when=asyncio.FIRST_COMPLETED)
             self.say("stopping; runs under way stop too and can be resumed")
