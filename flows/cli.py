@@ -1,8 +1,9 @@
 """The `fewstep` command. Each command is a file below flows/commands with `add(app)`, imported when it is called.
 
-Every FewstepError becomes one line, `error: …`, with what to do below it, and its exit code: 1 failed, 2 bad settings
-or usage, 3 data differs, 4 not available, 5 busy, 130 interrupted. With `--json` the answer (or the error) is one JSON
-document on stdout. A traceback is shown for `--debug` and for what can only be a bug.
+Every FewstepError, and every error of the operating system, becomes one line, `error: …`, with what to do below it, and
+its exit code: 1 failed, 2 bad settings or usage, 3 data differs, 4 not available, 5 busy, 130 interrupted. With
+`--json` the answer (or the error) is one JSON document on stdout. A traceback is shown for `--debug` and for what can
+only be a bug.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from fewstep.util.errors import FewstepError
 from flows.command_help import help_of
 from flows.output import examples, json_error, report_error
+from flows.system_errors import drop_output, in_words, open_streams, output_error
 
 PANELS = {  # the panel of the help, the folder below flows/commands, the commands
     "Run": ("pipeline", ("run", "accept", "sweep", "resume", "status", "report", "compare")),
@@ -73,27 +75,46 @@ def fewstep(debug: bool = typer.Option(False, "--debug", help="Show tracebacks."
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script: runs the command and exits with its code."""
+    open_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = arguments[:arguments.index("--")] if "--" in arguments else arguments
     debug = "--debug" in options or os.environ.get("FEWSTEP_DEBUG") == "1"
     arguments = [word for word in options if word != "--debug"] + arguments[len(options):]
     try:
+        code = _call(arguments, debug, "--json" in options)
+        unwritten = output_error()
+        if unwritten is not None:
+            report_error(unwritten)
+            code = code or unwritten.exit_code
+    except BrokenPipeError:     # the reader (head, less) has gone
+        drop_output()
+        code = 141
+    sys.exit(code)
+
+
+def _call(arguments: list[str], debug: bool, as_json: bool) -> int | str | None:
+    """Runs the command; its exit code. Errors that people meet are printed."""
+    try:
         app(args=arguments, prog_name="fewstep")
-    except FewstepError as error:
-        if debug:
-            raise
-        if "--json" in options:
-            json_error(error)
-        report_error(error)
-        sys.exit(error.exit_code)
+        return 0
+    except SystemExit as done:
+        return done.code
     except KeyboardInterrupt:
         if debug:
             raise
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:     # the reader (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return 130
+    except BrokenPipeError:
+        raise
+    except (FewstepError, OSError) as error:
+        if debug:
+            raise
+        known = output_error(error) if isinstance(error, OSError) else None
+        said = error if isinstance(error, FewstepError) else known or in_words(error)
+        if as_json:
+            json_error(said)
+        report_error(said)
+        return said.exit_code
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,19 @@ from typing import Any
 
 from fewstep.util.errors import SettingsError
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 DESCRIPTION = "fewstep.json"
 GUIDE = "guide"  # the part of an exported student's folder that holds a network beside the unet
 NETWORKS = (["diffusers", "UNet2DModel"], ["routed", "RoutedUNet"])  # the second: several students in one model
 FORMAT = "fewstep/1"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+_STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{_STEM}.safetensors"
+# how save_pretrained(folder, variant=…) names one file, and the index of several
+_VARIANT = re.compile(rf"{_STEM}\.([a-zA-Z0-9_]+)\.safetensors|{_STEM}\.safetensors\.index\.([a-zA-Z0-9_]+)\.json")
 # beta schedulers whose config tells the chain a network was trained on
 BETA_SCHEDULERS = frozenset(
     f"{name}Scheduler"
@@ -28,6 +38,28 @@ BETA_SCHEDULERS = frozenset(
 FLOW_SCHEDULERS = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"})
 EDM_SCHEDULERS = frozenset({"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"})
 CONSISTENCY_SCHEDULERS = frozenset({"CMStochasticIterativeScheduler"})
+# of these, the ones that rescale their chain to zero terminal SNR when told so
+ZERO_SNR_SCHEDULERS = frozenset(
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DPMSolverMultistep", "EulerAncestralDiscrete"),
+        *("EulerDiscrete", "LCM", "TCD", "UniPCMultistep"),
+    )
+)
+# what a network was trained on: read, by read_scheduler or here
+_MEANING = _words(
+    """beta_end beta_schedule beta_start invert_sigmas num_train_timesteps predict_epsilon prediction_type
+    rescale_betas_zero_snr sigma_data sigma_max sigma_min timestep_type trained_betas use_flow_sigmas"""
+)
+# how a stock pipeline samples: means nothing for the network, which is sampled here by solvers of our own
+_SAMPLING = _words(
+    """algorithm_type base_image_seq_len base_shift clip_denoised clip_sample clip_sample_range disable_corrector
+    dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type lambda_min_clipped
+    lower_order_final max_image_seq_len max_shift original_inference_steps predict_x0 rho s_noise sample_max_value
+    set_alpha_to_one shift shift_terminal sigma_schedule skip_prk_steps solver_order solver_p solver_type steps_offset
+    stochastic_sampling tensor_format thresholding time_shift_type timestep_scaling timestep_spacing timestep_values
+    use_beta_sigmas use_dynamic_shifting use_exponential_sigmas use_karras_sigmas use_lu_lambdas variance_type"""
+)
 _PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 
@@ -87,7 +119,7 @@ def inspect_teacher(folder: str | os.PathLike) -> TeacherInfo:
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", "save_pretrained writes it")
     name = str(scheduler.get("_class_name") or parts["scheduler"][1])
     shape, labels = _shape(folder, unet), _labels(folder, unet)
-    process, prediction = _scheduler(folder, name, scheduler)
+    process, prediction = _scheduler(folder, name, scheduler, description is not None)
     null_class = None
     if description is not None:
         labels, null_class = description["num_classes"], description["null_class"]
@@ -142,8 +174,9 @@ def check_weights(folder: Path) -> tuple[tuple[Path, ...], int]:
 
     Raises SettingsError where there are none, where only pickled weights are, and where a file is cut short or broken.
     """
-    names = [WEIGHTS]
-    index = folder / f"{WEIGHTS}.index.json"
+    variant = weights_variant(folder)
+    names = [WEIGHTS if variant is None else f"{_STEM}.{variant}.safetensors"]
+    index = folder / (f"{WEIGHTS}.index.json" if variant is None else f"{WEIGHTS}.index.{variant}.json")
     if index.is_file():
         mapping = read_json(index, "").get("weight_map")
         names = sorted(set(map(str, mapping.values()))) if isinstance(mapping, dict) else []
@@ -159,6 +192,22 @@ def check_weights(folder: Path) -> tuple[tuple[Path, ...], int]:
             hint="save the pipeline with save_pretrained(folder, safe_serialization=True)",
         )
     return paths, sum(_parameters(path) for path in paths)
+
+
+def weights_variant(folder: Path) -> str | None:
+    """The variant (`fp16`) in which alone a model folder has its weights; None where they have their plain name.
+
+    Raises SettingsError for a folder with weights in several variants and none under the plain name.
+    """
+    if (folder / WEIGHTS).exists() or (folder / f"{WEIGHTS}.index.json").exists():
+        return None
+    found = {match[1] or match[2] for path in folder.glob(f"{_STEM}.*") if (match := _VARIANT.fullmatch(path.name))}
+    if len(found) > 1:
+        raise SettingsError(
+            f"{folder}: the weights lie there in the variants {', '.join(sorted(found))} and not as {WEIGHTS}",
+            hint="keep the files of one variant",
+        )
+    return found.pop() if found else None
 
 
 def _parameters(path: Path) -> int:
@@ -209,16 +258,80 @@ def _labels(folder: Path, config: dict[str, Any]) -> int:
     return int(config.get("num_class_embeds") or 0)
 
 
-def _scheduler(folder: Path, name: str, config: dict[str, Any]) -> tuple[str, str]:
+def _scheduler(folder: Path, name: str, config: dict[str, Any], described: bool) -> tuple[str, str]:
+    """Kind of process and prediction type; `described`: fewstep.json says them, so that only the name counts."""
     path = folder / "scheduler" / "scheduler_config.json"
+    known = BETA_SCHEDULERS | FLOW_SCHEDULERS | EDM_SCHEDULERS | CONSISTENCY_SCHEDULERS
+    if name not in known:
+        raise SettingsError(f"{path}: scheduler {name} is not supported; known: {', '.join(sorted(known))}")
+    if not described:
+        _check_keys(path, name, config)
     prediction = str(config.get("prediction_type", "epsilon"))
-    if name in FLOW_SCHEDULERS or (name in BETA_SCHEDULERS and config.get("use_flow_sigmas")):
-        return "flow", "flow_prediction" if name in FLOW_SCHEDULERS else prediction
+    if name in FLOW_SCHEDULERS:
+        return "flow", "flow_prediction"
     if name in EDM_SCHEDULERS | CONSISTENCY_SCHEDULERS:
         return "edm", "sample"
-    if name not in BETA_SCHEDULERS:
-        known = sorted(BETA_SCHEDULERS | FLOW_SCHEDULERS | EDM_SCHEDULERS | CONSISTENCY_SCHEDULERS)
-        raise SettingsError(f"{path}: scheduler {name} is not supported; known: {', '.join(known)}")
     if prediction not in _PREDICTIONS:
         raise SettingsError(f"{path}: prediction_type {prediction!r} is unknown; known: {', '.join(_PREDICTIONS)}")
-    return "variance_preserving", prediction
+    return "flow" if config.get("use_flow_sigmas") else "variance_preserving", prediction
+
+
+def _check_keys(path: Path, name: str, config: dict[str, Any]) -> None:
+    """Raises SettingsError for what the configuration says of the network's training and is not understood here."""
+
+    def refuse(key: str, why: str) -> None:
+        raise SettingsError(f"{path}: {key} {config.get(key)!r} of {name} is not supported: {why}")
+
+    for key, value in config.items():
+        if not key.startswith("_") and value is not None and key not in _MEANING | _SAMPLING:
+            refuse(key, "the key is unknown, and what it says of the network's training would be lost")
+    prediction = config.get("prediction_type", "epsilon")
+    if config.get("timestep_type", "discrete") != "discrete":
+        refuse("timestep_type", "a beta scheduler's network is given the timesteps 0 to N - 1 here")
+    if config.get("invert_sigmas"):
+        refuse("invert_sigmas", "time runs from noise at t = 1 to data at t = 0 here")
+    if config.get("predict_epsilon") is False and prediction != "sample":
+        refuse("predict_epsilon", "write prediction_type 'sample' in its place")
+    _check_numbers(path, name, config)
+    if name in EDM_SCHEDULERS and prediction not in ("epsilon", "v_prediction"):
+        refuse("prediction_type", "EDM's preconditioning is known for 'epsilon' and 'v_prediction'")
+    if name not in BETA_SCHEDULERS:
+        return
+    if config.get("use_flow_sigmas"):
+        if prediction == "v_prediction":
+            refuse("prediction_type", "with use_flow_sigmas no v is defined; 'flow_prediction' is meant")
+        return
+    if prediction == "flow_prediction":
+        refuse("prediction_type", "it needs use_flow_sigmas; a chain of betas has no flow")
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    if zero_snr and name not in ZERO_SNR_SCHEDULERS:
+        refuse("rescale_betas_zero_snr", f"this scheduler ignores it; known: {', '.join(sorted(ZERO_SNR_SCHEDULERS))}")
+    ends = config.get("beta_schedule", "linear") in ("linear", "scaled_linear")
+    betas = config.get("trained_betas") or [config.get("beta_end", 0.0) if ends else 0.0]
+    if prediction == "epsilon" and (zero_snr or max(betas) > 1 - 2**-25):  # 1 as a float32
+        key = "rescale_betas_zero_snr" if zero_snr else "trained_betas" if config.get("trained_betas") else "beta_end"
+        refuse(key, "at zero terminal SNR the noise says nothing about the image; such a network predicts v or sample")
+
+
+def _check_numbers(path: Path, name: str, config: dict[str, Any]) -> None:
+    """Raises SettingsError for a number of the chain that is none, or out of its range."""
+
+    def number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    chain = name in BETA_SCHEDULERS
+    for key in ("beta_start", "beta_end"):
+        if chain and key in config and not (number(config[key]) and 0 <= config[key] <= 1):
+            raise SettingsError(f"{path}: {key} {config[key]!r} is no number from 0 to 1")
+    for key in ("sigma_min", "sigma_max", "sigma_data"):
+        if config.get(key) is not None and not (number(config[key]) and config[key] > 0):
+            raise SettingsError(f"{path}: {key} {config[key]!r} is no positive number")
+    count = config.get("num_train_timesteps", 1000)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 2:
+        raise SettingsError(f"{path}: num_train_timesteps {count!r} is no whole number from 2 on")
+    betas = config.get("trained_betas")
+    if chain and betas is not None:
+        if not isinstance(betas, list) or not all(number(beta) and 0 < beta <= 1 for beta in betas):
+            raise SettingsError(f"{path}: trained_betas are no list of numbers above 0 and up to 1")
+        if len(betas) != count:
+            raise SettingsError(f"{path}: {len(betas)} trained_betas for num_train_timesteps {count}")

@@ -13,7 +13,7 @@ from fewstep.diffusion.adapters import Adapter
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import Process
 from fewstep.networks.routed import RoutedUNet
-from fewstep.teachers.inspection import TeacherInfo, inspect_teacher, read_json
+from fewstep.teachers.inspection import TeacherInfo, inspect_teacher, read_json, weights_variant
 from fewstep.teachers.schedulers import read_scheduler
 from fewstep.util.errors import SettingsError
 
@@ -40,7 +40,10 @@ def load_teacher(folder: str | os.PathLike) -> Denoiser:
 
 
 def load_network(folder: Path) -> nn.Module:
-    """A UNet2DModel, or several in one model, from its folder: safetensors only, every weight accounted for."""
+    """A UNet2DModel, or several in one model, from its folder: safetensors only, every weight accounted for.
+
+    Weights of a variant such as fp16 are computed with in float32, as all others.
+    """
     named = read_json(folder / "config.json", "save_pretrained writes it").get("_class_name")
     kind = RoutedUNet if named == RoutedUNet.__name__ else UNet2DModel
     with torch.random.fork_rng(devices=[]):  # building a network may draw from the global generator
@@ -49,7 +52,7 @@ def load_network(folder: Path) -> nn.Module:
             # it patched, and every later module is built without storage
             network, loading = kind.from_pretrained(
                 str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True,
-                low_cpu_mem_usage=False,
+                low_cpu_mem_usage=False, variant=weights_variant(folder), torch_dtype=torch.float32,
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

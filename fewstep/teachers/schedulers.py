@@ -11,7 +11,7 @@ from fewstep.diffusion.adapters import Adapter, Preconditioned, Timestep, adapte
 from fewstep.diffusion.prediction import PredictionType
 from fewstep.diffusion.processes import EDM, Flow, Process, VariancePreserving
 from fewstep.teachers.inspection import CONSISTENCY_SCHEDULERS, EDM_SCHEDULERS, TeacherInfo
-from fewstep.util.errors import SettingsError
+from fewstep.util.errors import SettingsError, laid_at
 
 
 def read_scheduler(info: TeacherInfo) -> tuple[Process, PredictionType, Adapter]:
@@ -20,20 +20,29 @@ def read_scheduler(info: TeacherInfo) -> tuple[Process, PredictionType, Adapter]
     if info.process == "flow":
         return Flow(), info.prediction_type, Timestep(float(config.get("num_train_timesteps", 1000)))
     if name in EDM_SCHEDULERS:
-        prediction = config.get("prediction_type", "epsilon")
-        if prediction not in ("epsilon", "v_prediction"):
-            raise SettingsError(f"{info.folder}: {name} with prediction_type {prediction!r} is not supported")
-        scheduler = getattr(diffusers, name).from_config(config).config
+        scheduler = _stock(info).config
         process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
-        sign = 1.0 if prediction == "epsilon" else -1.0
+        sign = 1.0 if scheduler.prediction_type == "epsilon" else -1.0
         return process, "sample", Preconditioned("edm", scheduler.sigma_data, sign=sign)
     if name in CONSISTENCY_SCHEDULERS:
-        scheduler = getattr(diffusers, name).from_config(config).config
+        scheduler = _stock(info).config
         process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
         return process, "sample", Preconditioned("consistency", scheduler.sigma_data, scheduler.sigma_min)
-    scheduler = getattr(diffusers, name).from_config(config)
-    process = VariancePreserving(tuple(scheduler.alphas_cumprod.double().tolist()))
+    # of the betas: some schedulers put another number at the end of alphas_cumprod where the SNR there is zero
+    table = torch.cumprod(1.0 - _stock(info).betas, dim=0)
+    with laid_at(str(info.folder / "scheduler" / "scheduler_config.json")):
+        process = VariancePreserving(tuple(table.double().tolist()))
     return process, info.prediction_type, adapter_for(process)
+
+
+def _stock(info: TeacherInfo) -> Any:
+    """The stock scheduler of the folder. Raises SettingsError for values that diffusers refuses."""
+    try:
+        return getattr(diffusers, info.scheduler).from_config(info.scheduler_config)
+    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+        path = info.folder / "scheduler" / "scheduler_config.json"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SettingsError(f"{path}: diffusers refuses this configuration of {info.scheduler}: {reason}") from error
 
 
 def stock_scheduler(process: Process, prediction_type: PredictionType, adapter: Adapter) -> Any:

@@ -19,7 +19,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, 
 from fewstep.util.errors import NotAvailable
 from flows.orchestration.child_server import ChildServer, answers, bind, spawn
 from tasks.storage.locks import said_by_holder
-from tasks.storage.workspace import Workspace
+from tasks.storage.workspace import Workspace, sqlite_address
 from tasks.tracking import process_env
 from tasks.tracking.redaction import redact
 
@@ -39,6 +39,9 @@ def prefect_environment(workspace: Workspace, api_url: str | None = None) -> dic
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
         "PREFECT_CLIENT_MAX_RETRIES": "3",      # with growing pauses; a run survives a server that restarts
     }
+    if "?" in str(workspace.prefect_home):  # where Prefect's own address of its database would be cut
+        values["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = sqlite_address(workspace.prefect_home / "prefect.db",
+                                                                          "aiosqlite")
     return values | ({"PREFECT_API_URL": api_url} if api_url else {})
 
 

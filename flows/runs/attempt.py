@@ -20,6 +20,7 @@ from flows.runs.log_capture import drain, logs_to
 from flows.runs.new_run import settings_of
 from flows.runs.progress_view import LiveView
 from flows.runs.signals import EXIT_CODE, interruptible
+from flows.system_errors import in_words
 from tasks.config.schema import Settings
 from tasks.engine.events import Observers
 from tasks.engine.graph import STAGES
@@ -45,7 +46,8 @@ if TYPE_CHECKING:   # both load Prefect or MLflow
 def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False) -> RunRecord:
     """Work on the run until it is finished.
 
-    The checkout's lock is taken and kept; Ctrl-C and SIGTERM end it as a cancelled run that can be continued.
+    The checkout's lock is taken and kept. Ctrl-C, SIGTERM and a closed terminal end it as a cancelled run that can be
+    continued.
 
     Args:
         workspace: the checkout.
@@ -204,9 +206,10 @@ def main() -> None:
     try:
         workspace = Workspace.find()
         execute(workspace, RunStore(workspace).load(run), json_mode=json_mode)
-    except FewstepError as error:
-        report_error(error)
-        sys.exit(error.exit_code)
+    except (FewstepError, OSError) as error:
+        said = error if isinstance(error, FewstepError) else in_words(error)
+        report_error(said)
+        sys.exit(said.exit_code)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def main() -> None:
         os._exit(0)
 
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):     # the parent's, which ends this
+        signal.signal(number, signal.SIG_IGN)
     die_with_parent(int(os.environ.get("FEWSTEP_PARENT", os.getppid())), signal.SIGTERM)
     sys.exit(child.wait())
 

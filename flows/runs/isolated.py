@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from fewstep.util.errors import FewstepError, SettingsError
 from fewstep.util.files import write_atomically
 from flows.orchestration.child_server import source_path
 from flows.runs.new_run import keep_changes, preview, settings_of
+from flows.runs.signals import handled
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.plan import PlanItem
@@ -126,14 +126,10 @@ def _run_child(root: Path, run: str, json_mode: bool, output: IO[bytes] | None) 
     arguments = [sys.executable, "-m", "flows.runs.attempt", run] + (["--json"] if json_mode else [])
     child = subprocess.Popen(arguments, cwd=root, env=environment, process_group=0, stdout=output, stderr=output)
 
-    def forward(number, frame):
+    def forward(number: int) -> None:
         if child.poll() is None:
             child.send_signal(number)
 
-    former = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(forward):
         code = child.wait()
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
     return 128 - code if code < 0 else code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from fewstep.util.errors import FewstepError
 from flows.orchestration.child_server import ChildServer, answers, bind, is_free, spawn
 from flows.orchestration.prefect_api import require, serving, start_prefect
+from flows.runs.signals import handled
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 
@@ -20,7 +20,7 @@ PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 
 def show(workspace: Workspace, profile: str, experiment: str, *, host: str = "127.0.0.1",
          say: Callable[[dict[str, str]], None] = print) -> None:
-    """Starts the pages that do not run yet and waits for SIGINT or SIGTERM; what was started here ends with this.
+    """Starts the pages that do not run yet and waits for a signal to end; what was started here ends with this.
 
     Args:
         workspace: the checkout.
@@ -95,14 +95,10 @@ def _free_port(host: str) -> int:
 
 
 def _wait(children: dict[str, ChildServer]) -> None:
-    """Until SIGINT or SIGTERM. Raises FewstepError when a server stops."""
+    """Until SIGINT, SIGTERM or SIGHUP. Raises FewstepError when a server stops."""
     stop = threading.Event()
-    former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(lambda number: stop.set()):
         while not stop.wait(0.5):
             for name, child in children.items():
                 if child.process.poll() is not None:
                     raise FewstepError(f"{name}'s server has stopped", hint=f"its output is in {child.log}")
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

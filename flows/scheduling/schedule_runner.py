@@ -9,6 +9,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.deployments.runner import EntrypointType
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runner import Runner
 from prefect.schedules import Cron
 
@@ -16,6 +17,7 @@ from fewstep.util.errors import FewstepError
 from flows.orchestration.approval_flow import DEPLOYMENT, approval
 from flows.orchestration.child_server import ChildServer
 from flows.runs.log_capture import logs_to
+from flows.runs.signals import ending_signals, leave_terminal
 from flows.scheduling import schedules
 from flows.scheduling.deployments import NAME, parameters, scheduled
 from flows.scheduling.silent_runs import create_automation
@@ -31,6 +33,8 @@ class ScheduleRunner:
         self.workspace, self.child, self.say = workspace, child, say
         self.runner = Runner(name="fewstep", limit=limit, pause_on_shutdown=False, query_seconds=5)
         self.deployed: dict[str, tuple[schedules.Schedule, UUID]] = {}
+        self.refused: dict[str, schedules.Schedule] = {}    # by Prefect's server; asked again when the file changes
+        self.said: dict[str, str] = {}                      # what is wrong with the file of a schedule, by name
 
     async def run(self) -> None:
         """Until a signal, or an error of the runner or the watch, which is raised."""
@@ -45,8 +49,14 @@ class ScheduleRunner:
             watch = asyncio.create_task(self._watch())
             ended = asyncio.create_task(stop.wait())
             await asyncio.sleep(0)      # the runner installs a signal handler of its own when it starts
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stop.set)
+
+            def end(number: int) -> None:
+                if number == signal.SIGHUP:
+                    leave_terminal()
+                stop.set()
+
+            for number in ending_signals():
+                loop.add_signal_handler(number, end, number)
             self.say("serving; Ctrl-C ends it")
             await asyncio.wait({runner, watch, ended}, return_when=asyncio.FIRST_COMPLETED)
             self.say("stopping; runs under way stop too and can be resumed")
@@ -71,22 +81,39 @@ class ScheduleRunner:
             await self._sync()
 
     async def _sync(self) -> None:
-        """Makes Prefect's deployments those of the schedule files."""
-        wanted = {item.name: item for item in schedules.load_all(self.workspace) if item.pool is None}
+        """Makes Prefect's deployments those of the schedule files. A file that is no schedule is said, and the others
+        are served; what was deployed under its name stays until it is mended or removed."""
+        good, bad = schedules.load_good(self.workspace)
+        wanted = {item.name: item for item in good if item.pool is None}
+        self.refused = {name: item for name, item in self.refused.items() if wanted.get(name) == item}
         for name, schedule in wanted.items():
-            if name in self.deployed and self.deployed[name][0] == schedule:
-                continue
-            identity = await self.runner.aadd_flow(
-                scheduled, name=name, schedule=Cron(schedule.cron, timezone=schedule.timezone), tags=["fewstep"],
-                parameters=parameters(self.workspace, schedule), entrypoint_type=EntrypointType.MODULE_PATH)
-            self.deployed[name] = (schedule, identity)
-            self.say(f"schedule {name}: {schedule.cron} {schedule.timezone} {' '.join(schedule.sets)}".rstrip())
+            if self.refused.get(name) == schedule:
+                bad[name] = self.said[name]
+            elif name not in self.deployed or self.deployed[name][0] != schedule:
+                try:
+                    await self._deploy(schedule)
+                except (ValueError, PrefectHTTPStatusError) as error:
+                    if isinstance(error, PrefectHTTPStatusError) and error.response.status_code >= 500:
+                        raise       # the server is broken, not the schedule
+                    self.refused[name] = schedule
+                    bad[name] = f"Prefect refuses it: {' '.join(str(error).split())}"
+        for name, why in bad.items():
+            if self.said.get(name) != why:
+                self.say(f"schedule {name} is not served: {why}")
+        self.said = bad
         async with get_client() as client:
-            for name in [name for name in self.deployed if name not in wanted]:
+            for name in [name for name in self.deployed if name not in wanted and name not in bad]:
                 await client.delete_deployment(self.deployed.pop(name)[1])
                 self.say(f"schedule {name}: removed")
             if self.deployed:
-                await self._delete_left_over(client, set(wanted))
+                await self._delete_left_over(client, {*wanted, *bad})
+
+    async def _deploy(self, schedule: schedules.Schedule) -> None:
+        identity = await self.runner.aadd_flow(
+            scheduled, name=schedule.name, schedule=Cron(schedule.cron, timezone=schedule.timezone), tags=["fewstep"],
+            parameters=parameters(self.workspace, schedule), entrypoint_type=EntrypointType.MODULE_PATH)
+        self.deployed[schedule.name] = (schedule, identity)
+        self.say(f"schedule {schedule.name}: {schedule.cron} {schedule.timezone} {' '.join(schedule.sets)}".rstrip())
 
     @staticmethod
     async def _delete_left_over(client: PrefectClient, wanted: set[str]) -> None:

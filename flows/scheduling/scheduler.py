@@ -22,7 +22,7 @@ PORT = 4200
 
 def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = None, limit: int = 1,
           say: Callable[[str], None] = print) -> None:
-    """Runs until SIGINT or SIGTERM.
+    """Runs until SIGINT, SIGTERM or SIGHUP.
 
     Args:
         workspace: the checkout.

@@ -13,6 +13,7 @@ from fewstep.util.errors import SettingsError, laid_at
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Data, Settings
 from tasks.data.image_folder import list_images
+from tasks.engine import graph
 
 _DIGITS_SHAPE, _DIGITS_CLASSES = (1, 8, 8), 10
 
@@ -23,6 +24,7 @@ def validate(root: Path, settings: Settings) -> None:
     _states(settings, recipe)
     _solvers(settings)
     outside = outside_paths(settings, root)
+    _own_outputs(root, outside)
     teacher = None if outside["teacher"] is None else inspect_teacher(outside["teacher"])
     _guidance(settings, recipe, teacher)
     classes = _DIGITS_CLASSES
@@ -32,6 +34,16 @@ def validate(root: Path, settings: Settings) -> None:
         classes = len(listing.classes)
     if teacher is not None:
         _fits(teacher, settings.data, classes)
+
+
+def _own_outputs(root: Path, outside: dict[str, Path | None]) -> None:
+    """What a stage makes cannot be what it is made from: it would be made anew at every call."""
+    for name, path in outside.items():
+        for stage in graph.STAGES if path is not None else ():
+            output = (root / stage.output).resolve()
+            if path.resolve().is_relative_to(output):
+                raise SettingsError(f"{path}: the {name} lies in {stage.output}, which the stage {stage.name} makes",
+                                    hint=f"copy it to a folder outside of {stage.output}")
 
 
 def _fits(teacher: TeacherInfo, data: Data, classes: int) -> None:

@@ -15,7 +15,7 @@ from tasks.config.schema import Settings
 from tasks.engine.manifest import Manifest
 from tasks.engine.stage_code import running_code
 from tasks.stages.base import Stage
-from tasks.storage.file_io import StatTable, list_files
+from tasks.storage.file_io import StatTable, list_given
 from tasks.storage.workspace import Workspace
 
 _HINTS = {"images": "bring your images in with `fewstep data add PATH`",
@@ -91,7 +91,7 @@ def outside_digest(name: str, path: Path, table: StatTable) -> str:
         return table.sha256(path)
     if not path.is_dir():
         raise SettingsError(f"{path}: no such file or folder", hint=_HINTS[name])
-    names = list_files(path)
+    names = list_given(path)
     if not names:
         raise SettingsError(f"{path}: the folder is empty", hint=_HINTS[name])
     rows = [[name, (path / name).stat().st_size, table.sha256(path / name)] for name in names]

@@ -14,17 +14,20 @@ from tasks.storage.workspace import Workspace
 _CODE = (".py", ".yaml", ".yml", ".toml", ".dvc", ".lock")
 _NO_DOCUMENTS = ":(exclude)docs"     # tables and pictures that commands write there change no run
 
+NO_FILTERS = ("--no-ext-diff", "--no-textconv", "--no-renames", "--no-relative", "--ignore-submodules=none")
+PATCH = ("--binary", "--full-index", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3",
+         "--inter-hunk-context=0", "--diff-algorithm=myers", "-O/dev/null")  # fmt: skip
+"""Of diff-index: the patch is the same whatever the user configured for diffs that people read."""
+
 
 @dataclass(frozen=True)
 class CodeState:
-    """The code that a run executes: a commit (None outside git), and its difference to HEAD as a patch."""
+    """The code that a run executes: a commit (None outside git), its difference to HEAD as a patch that `git apply`
+    takes, and whether there is one, which is told from the files and not from the patch."""
 
     commit: str | None
     diff: str
-
-    @property
-    def modified(self) -> bool:
-        return bool(self.diff)
+    modified: bool = False
 
 
 def code_state(workspace: Workspace, *, commit_changes: bool = False) -> CodeState:
@@ -48,15 +51,17 @@ def code_state(workspace: Workspace, *, commit_changes: bool = False) -> CodeSta
         if new:
             git.git(root, "update-index", "--add", "-z", "--stdin", env=index,
                     data=("\0".join(new) + "\0").encode(errors="surrogateescape"))
-        diff = git.git(root, "diff", "--cached", "--binary", "HEAD", "--", ".", ":(exclude)dvc.lock", env=index)
+        where = ("HEAD", "--", ".", ":(exclude)dvc.lock")
+        modified = bool(git.git(root, "diff-index", "--cached", "--name-only", *NO_FILTERS, *where, env=index))
+        diff = git.git(root, "diff-index", "--cached", "-p", *PATCH, *NO_FILTERS, *where, env=index)
         if not commit_changes:
-            return CodeState(head, diff)
+            return CodeState(head, diff, modified)
         tree = git.git(root, "write-tree", env=index)
     if tree == git.git(root, "rev-parse", "HEAD^{tree}"):
-        return CodeState(head, diff)
+        return CodeState(head, diff, modified)
     message = "fewstep: uncommitted changes of a run"
     commit = git.git(root, "commit-tree", tree, "-p", head, "-m", message, env=git.IDENTITY)
-    return CodeState(commit, diff)
+    return CodeState(commit, diff, modified)
 
 
 def keep_commit(workspace: Workspace, code: str) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fewstep.util.errors import FewstepError, NotAvailable
+from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import write_atomically, writing
 from fewstep.util.hashing import sha256_file
 
@@ -50,6 +50,31 @@ def list_files(folder: str | os.PathLike) -> list[str]:
                 raise FewstepError(f"{path}: links and special files are not part of an output",
                                    hint="replace it by the file itself")
         found += [Path(parent, name).relative_to(folder).as_posix() for name in names]
+    return sorted(found)
+
+
+def list_given(folder: str | os.PathLike) -> list[str]:
+    """Relative POSIX paths of all files below a folder from outside, sorted. Links are followed, as in a snapshot of
+    the hub's cache, whose files are links to blobs.
+
+    Raises SettingsError for a link to nothing, a link to a folder that holds it, and a special file.
+    """
+    folder, found = Path(folder), []
+
+    def walk(parent: Path, above: tuple[str, ...]) -> None:
+        real = os.path.realpath(parent)
+        if real in above:
+            raise SettingsError(f"{parent}: the link leads back to a folder that holds it", hint="remove the link")
+        for path in parent.iterdir():
+            if path.is_dir():
+                walk(path, (*above, real))
+            elif path.is_file():
+                found.append(path.relative_to(folder).as_posix())
+            else:
+                why = "the link leads to nothing" if path.is_symlink() else "neither a file nor a folder"
+                raise SettingsError(f"{path}: {why}", hint="remove it, or bring what belongs there")
+
+    walk(folder, ())
     return sorted(found)
 
 

@@ -5,6 +5,7 @@ GitPython would run these very commands, and cannot make such commits without th
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,6 +17,12 @@ IDENTITY = {"GIT_AUTHOR_NAME": "fewstep", "GIT_AUTHOR_EMAIL": "fewstep@localhost
             "GIT_COMMITTER_NAME": "fewstep", "GIT_COMMITTER_EMAIL": "fewstep@localhost"}
 """Environment of commits that fewstep makes: they need no user name to be configured."""
 
+NO_CONFIGURATION = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
+                    "-c", "core.quotePath=true", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
+                    "-c", "submodule.recurse=false", "-c", "tag.gpgSign=false", "-c", "commit.gpgSign=false")
+"""Options of every call: what the user configured for working with git decides nothing here, and starts no program."""
+NO_REPOSITORY = "not a git repository"
+
 
 def git(root: Path, *arguments: str, data: bytes | None = None, env: dict[str, str] | None = None,
         check: bool = True) -> str:
@@ -24,7 +31,8 @@ def git(root: Path, *arguments: str, data: bytes | None = None, env: dict[str, s
     Args:
         data: standard input.
         env: variables added to the environment.
-        check: raise if git fails; else a failure gives "".
+        check: raise if git fails; else a failure gives "", save where git refuses the repository, such as one that
+            belongs to another user: that is not the same as no repository.
 
     Returns:
         Standard output without the last line break.
@@ -33,13 +41,36 @@ def git(root: Path, *arguments: str, data: bytes | None = None, env: dict[str, s
         FewstepError: git is not installed, or failed; the message holds its error output.
     """
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], input=data, capture_output=True,
+        done = subprocess.run(["git", "-C", str(root), *NO_CONFIGURATION, *arguments], input=data, capture_output=True,
                               env={**_environment(), **(env or {})})
     except FileNotFoundError:
         raise FewstepError("git is not installed", hint="install git: DVC and lineage need it") from None
+    _refused(root, done)
     if done.returncode and check:
         raise FewstepError(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
     return done.stdout.decode(errors="surrogateescape").removesuffix("\n") if not done.returncode else ""
+
+
+def _refused(root: Path, done: subprocess.CompletedProcess[bytes]) -> None:
+    """Raises FewstepError where git found a repository and will not read it, or cannot."""
+    said = " ".join(done.stderr.decode(errors="replace").split())
+    if done.returncode != 128 or not said or NO_REPOSITORY in said:
+        return
+    if "dubious ownership" in said:
+        raise FewstepError(f"git refuses the repository of {root}: it belongs to another user",
+                           hint=f"git config --global --add safe.directory {_quoted(top(root))}")
+    if any(word in said for word in ("bad config", "Permission denied", "unknown repository extension",
+                                     "repository version", "unable to read", "invalid gitfile")):  # fmt: skip
+        raise FewstepError(f"git cannot read the repository of {root}: {said}")
+
+
+def top(root: Path) -> Path:
+    """The nearest folder at or above `root` with a .git; `root` itself without one. Asks no git."""
+    return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _environment() -> dict[str, str]:
@@ -50,7 +81,8 @@ def _environment() -> dict[str, str]:
 def head(root: Path) -> tuple[str | None, bool]:
     """The commit that is checked out (None outside git or before the first one), and whether tracked files differ."""
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False) or None
-    return commit, bool(commit and git(root, "status", "--porcelain", "--untracked-files=no"))
+    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=none")
+    return commit, bool(commit and git(root, *status))
 
 
 def worktrees(workspace: Workspace) -> list[Path]:
@@ -103,18 +135,25 @@ def tag_snapshot(root: Path, name: str, files: dict[str, Path | bytes | str]) ->
             raise FewstepError(f"the git tag {name} exists and holds something else",
                                hint=f"if nobody needs it: git tag --delete {name}")
         return git(root, "rev-parse", f"refs/tags/{name}^{{commit}}")
-    date = git(root, "show", "--no-patch", "--format=%cd", "--date=raw", parent)
-    stamps = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+    stamps = {"GIT_AUTHOR_DATE": (date := committed_at(root, parent)), "GIT_COMMITTER_DATE": date}
     commit = git(root, "commit-tree", tree, "-p", parent, "-m", f"Snapshot {name}", env={**IDENTITY, **stamps})
     git(root, "update-ref", f"refs/tags/{name}", commit, "0" * 40)
     return commit
 
 
+def committed_at(root: Path, commit: str) -> str:
+    """When the commit was made, as git's raw date; read from the commit itself, to which `git log` adds a signature."""
+    header = git(root, "cat-file", "commit", commit).partition("\n\n")[0]
+    line = next(line for line in header.splitlines() if line.startswith("committer "))
+    return " ".join(line.rsplit(" ", 2)[1:])
+
+
 def read_at(workspace: Workspace, revision: str, path: str) -> bytes:
     """A file of the workspace at a commit or tag. Raises NotAvailable if there is no such revision or file here."""
     prefix = git(workspace.root, "rev-parse", "--show-prefix", check=False)
-    done = subprocess.run(["git", "-C", str(workspace.root), "show", f"{revision}:{prefix}{path}"], capture_output=True,
-                          env=_environment())
+    done = subprocess.run(["git", "-C", str(workspace.root), *NO_CONFIGURATION, "cat-file", "blob",
+                           f"{revision}:{prefix}{path}"], capture_output=True, env=_environment())  # fmt: skip
+    _refused(workspace.root, done)
     if done.returncode:
         raise NotAvailable(f"git has no {path} at {revision} here", hint="`git fetch --tags` brings what others tagged")
     return done.stdout

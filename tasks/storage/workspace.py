@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 from fewstep.util.errors import SettingsError
 
@@ -80,12 +81,23 @@ class Workspace:
     @property
     def mlflow_uri(self) -> str:
         """MLFLOW_TRACKING_URI when set, else one SQLite file shared by all worktrees."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.shared / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(self.shared / "mlflow.db")
 
     @property
     def prefect_home(self) -> Path:
         """PREFECT_HOME when set, else a folder shared by all worktrees."""
         return Path(os.environ.get("PREFECT_HOME") or self.shared / "prefect")
+
+
+def sqlite_address(path: Path, driver: str = "pysqlite") -> str:
+    """SQLAlchemy's address of a SQLite file, of whatever path.
+
+    SQLAlchemy takes all up to a question mark as the path, as it is. A path with one is given in SQLite's own syntax,
+    in which it is quoted, and with the driver's name: MLflow makes folders for what begins with `sqlite:///`.
+    """
+    if "?" in str(path):
+        return f"sqlite+{driver}:///file:{quote(str(path))}?uri=true"
+    return f"sqlite:///{path}" if driver == "pysqlite" else f"sqlite+{driver}:///{path}"
 
 
 def _main_checkout(root: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 
 def is_server(uri: str) -> bool:
@@ -12,9 +12,15 @@ def is_server(uri: str) -> bool:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite database (`sqlite:///relative.db`, `sqlite:////absolute.db`); None for any other store."""
-    parts = urlsplit(uri)
-    return Path(parts.path[1:]) if parts.scheme.partition("+")[0] == "sqlite" else None
+    """The file of a SQLite database (`sqlite:///relative.db`, `sqlite:////absolute.db`); None for any other store.
+
+    Also in SQLite's own syntax, `sqlite:///file:/a%20b.db?uri=true`.
+    """
+    scheme, _, rest = uri.partition("://")
+    if scheme.partition("+")[0] != "sqlite":
+        return None
+    path = rest.partition("?")[0].removeprefix("/")  # as SQLAlchemy cuts it: a # or % is part of the path
+    return Path(unquote(path.removeprefix("file:").removeprefix("//"))) if path.startswith("file:") else Path(path)
 
 
 def missing_database(uri: str) -> Path | None:

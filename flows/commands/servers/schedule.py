@@ -70,6 +70,7 @@ def _create(cron: str | None, name: str, sets: list[str], timezone: str, pool: s
     workspace = Workspace.find()
     if cron is None:
         raise SettingsError("--cron is missing", hint='`fewstep schedule --cron "0 2 * * *"`, or `schedule list`')
+    schedules.check_name(name)
     schedules.check_cron(cron, timezone)
     settings, _ = isolated.resolve(workspace, sets, None)
     validate(workspace.root, settings)

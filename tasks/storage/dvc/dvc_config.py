@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import configparser
 from dataclasses import dataclass
+from pathlib import Path
 
+from configobj import ConfigObj, ConfigObjError
+
+from fewstep.util.errors import SettingsError
 from tasks.storage.workspace import Workspace
 
 
@@ -19,9 +22,27 @@ class Remote:
 
 def default_remote(workspace: Workspace) -> Remote | None:
     """The remote that `dvc push` uses in this checkout; None without one."""
-    parser = configparser.ConfigParser()
-    parser.read([workspace.root / ".dvc" / "config", workspace.root / ".dvc" / "config.local"])
-    name = parser.get("core", "remote", fallback=None)
-    section = f"'remote \"{name}\"'"
-    url = parser.get(section, "url", fallback=None)
-    return Remote(name, url, parser.get(section, "endpointurl", fallback=None)) if name and url else None
+    parts = read_config(workspace.root / ".dvc" / "config")
+    parts.merge(read_config(local_config(workspace)))
+    name = parts.get("core", {}).get("remote")
+    remote = parts.get(f'remote "{name}"', {})
+    if isinstance(remote.get("url"), list):
+        raise SettingsError(f"{workspace.root / '.dvc'}: the url of the remote {name} has a comma and reads as a list",
+                            hint="put the url in double quotes")
+    return Remote(name, remote["url"], remote.get("endpointurl")) if name and remote.get("url") else None
+
+
+def local_config(workspace: Workspace) -> Path:
+    """DVC's settings of this checkout alone."""
+    return workspace.root / ".dvc" / "config.local"
+
+
+def read_config(path: Path) -> ConfigObj:
+    """A configuration file of DVC as DVC reads it; an empty one where there is none. Raises SettingsError for others.
+
+    Its `write` quotes what the syntax would take for something else, such as a comma in a path.
+    """
+    try:
+        return ConfigObj(str(path), encoding="utf-8", interpolation=False)
+    except (ConfigObjError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not a configuration of DVC: {' '.join(str(error).split())}") from None

@@ -8,6 +8,7 @@ DVC's cache in any case, under `published/<key>.json`: an output made before is 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -29,8 +30,7 @@ from tasks.engine.stage_key import identify, resolve
 from tasks.stages.base import Stage
 from tasks.storage import published_outputs
 from tasks.storage.code_state import commit_of
-from tasks.storage.dvc import dvc_lockfile
-from tasks.storage.dvc.dvc_config import default_remote
+from tasks.storage.dvc import dvc_config, dvc_lockfile
 from tasks.storage.git import git, worktrees
 from tasks.storage.workspace import Workspace
 
@@ -96,7 +96,7 @@ def _shared_remote(workspace: Workspace) -> dict | None:
     """In a worktree the local default remote is the main checkout's, not a folder that goes away with the worktree."""
     if workspace.is_main:
         return None
-    remote = default_remote(workspace)
+    remote = dvc_config.default_remote(workspace)
     if remote is None or "://" in remote.url:
         return None
     here = Path(os.path.normpath(workspace.root / ".dvc" / remote.url))
@@ -275,11 +275,11 @@ def share_cache(main: Workspace, worktree: Workspace) -> None:
     """Let a worktree use the main checkout's DVC cache and its local settings (written to its .dvc/config.local)."""
     with repository(main) as repo:
         cache = Path(repo.cache.local.path).parent.parent      # …/files/md5
-    local = main.root / ".dvc" / "config.local"
-    text = local.read_text().rstrip() + "\n" if local.is_file() else ""
-    if "[cache]" not in text:
-        text += f"[cache]\n    dir = {cache}\n"
-    write_atomically(worktree.root / ".dvc" / "config.local", text)
+    config = dvc_config.read_config(dvc_config.local_config(main))
+    config.setdefault("cache", {}).setdefault("dir", str(cache))
+    written = io.BytesIO()
+    config.write(written)
+    write_atomically(dvc_config.local_config(worktree), written.getvalue())
 
 
 def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:

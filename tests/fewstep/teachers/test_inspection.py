@@ -1,16 +1,18 @@
 """What is no teacher is refused before any work, by path, without torch, executing or unpickling nothing."""
 
+import inspect
 import json
 import shutil
 import subprocess
 import sys
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
 from fewstep.networks.unet_mlp import new_unet
-from fewstep.teachers import inspect_teacher, load_teacher
+from fewstep.teachers import inspect_teacher, inspection, load_teacher
 from fewstep.util.errors import SettingsError
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -139,6 +141,62 @@ def test_unknown_schedulers_predictions_and_labels_are_refused(folder):
     refused(folder, "time_embedding_type 'learned'")
     edit(folder / "unet" / "config.json", time_embedding_type="positional", sample_size=None)
     refused(folder, "sample_size")
+
+
+@pytest.mark.parametrize(("name", "changes", "word"), [
+    ("EulerDiscrete", {"timestep_type": "continuous", "prediction_type": "v_prediction"}, "timestep_type"),
+    ("DDIM", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ("EulerDiscrete", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ("PNDM", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, "rescale_betas_zero_snr"),
+    ("DDPM", {"trained_betas": [0.1, 1.0], "num_train_timesteps": 2}, "trained_betas"),
+    ("DDPM", {"beta_end": 1.0}, "beta_end"), ("DDPM", {"beta_end": "0.02"}, "beta_end"),
+    ("DDPM", {"trained_betas": [0.1, 0.2]}, "trained_betas"), ("DDPM", {"num_train_timesteps": 1.5}, "num_train"),
+    ("DDPM", {"prediction_type": "flow_prediction"}, "prediction_type"),
+    ("DDPM", {"predict_epsilon": False}, "predict_epsilon"), ("DDPM", {"time_warp": 2.0}, "time_warp"),
+    ("DPMSolverMultistep", {"use_flow_sigmas": True, "prediction_type": "v_prediction"}, "prediction_type"),
+    ("DPMSolverMultistep", {"use_flow_sigmas": True, "prediction_type": "other"}, "'other'"),
+    ("FlowMatchEulerDiscrete", {"invert_sigmas": True}, "invert_sigmas"),
+    ("EDMEuler", {"prediction_type": "sample"}, "prediction_type"), ("EDMEuler", {"sigma_data": 0}, "sigma_data"),
+])  # fmt: skip
+def test_what_a_scheduler_says_and_is_not_understood_is_refused_by_name(folder, name, changes, word):
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": f"{name}Scheduler", **changes}))
+    refused(folder, str(path), word)
+
+
+def test_a_schedule_of_betas_that_diffusers_does_not_know_is_named(folder):
+    path = folder / "scheduler" / "scheduler_config.json"
+    edit(path, beta_schedule="zigzag")
+    with pytest.raises(SettingsError, match="scheduler_config.json.*zigzag"):
+        load_teacher(folder)
+
+
+@pytest.mark.parametrize("changes", [
+    {"tensor_format": "pt", "timestep_values": None}, {"predict_epsilon": True}, {"a_key_left_out": None},
+    {"use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 80.0, "timestep_spacing": "trailing"},
+])  # fmt: skip
+def test_keys_that_say_how_to_sample_are_taken(folder, changes):
+    edit(folder / "scheduler" / "scheduler_config.json", **changes)
+    assert load_teacher(folder).process.timesteps == 1000
+
+
+def test_every_key_of_the_stock_schedulers_is_known_and_so_is_who_rescales():
+    names = inspection.BETA_SCHEDULERS | inspection.FLOW_SCHEDULERS
+    names |= inspection.EDM_SCHEDULERS | inspection.CONSISTENCY_SCHEDULERS
+    keys = {name: set(inspect.signature(getattr(diffusers, name).__init__).parameters) - {"self"} for name in names}
+    assert set().union(*keys.values()) <= inspection._MEANING | inspection._SAMPLING
+    assert {name for name in names if "rescale_betas_zero_snr" in keys[name]} == inspection.ZERO_SNR_SCHEDULERS
+
+
+def test_the_chain_at_zero_terminal_snr_is_the_same_whichever_scheduler_names_it(folder):
+    path, found = folder / "scheduler" / "scheduler_config.json", set()
+    for name in sorted(inspection.ZERO_SNR_SCHEDULERS):
+        betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+        path.write_text(json.dumps({"_class_name": name, "rescale_betas_zero_snr": True, **betas,
+                                    "prediction_type": "v_prediction"}))  # fmt: skip
+        found.add(load_teacher(folder).process.alphas_cumprod)
+    (table,) = found
+    assert table[-1] < 1e-11 and table[-2] > 1e-9
 
 
 def test_sharded_weights_are_followed_within_the_folder_only(folder):

@@ -16,6 +16,7 @@ from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
 from fewstep.diffusion.sampling import sample
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.teachers import inspect_teacher, load_teacher, save_teacher
+from fewstep.util.errors import SettingsError
 
 KINDS = ("epsilon", "sample", "v_prediction")
 
@@ -36,6 +37,31 @@ def batch() -> torch.Tensor:
 def saved(folder, pipeline, network, scheduler) -> Denoiser:
     pipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
     return load_teacher(folder)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "non_ema"])
+@pytest.mark.parametrize("max_shard_size", ["10GB", "20kB"])
+def test_weights_under_a_variants_name_are_found_and_computed_with_in_float32(tmp_path, variant, max_shard_size):
+    network, scheduler = unet().half(), diffusers.DDPMScheduler()
+    DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(
+        tmp_path, variant=variant, max_shard_size=max_shard_size
+    )
+    info, teacher = inspect_teacher(tmp_path), load_teacher(tmp_path)
+    assert info.weights and all(f".{variant}" in path.name for path in info.weights)
+    assert (len(info.weights) > 1) == (max_shard_size == "20kB")
+    weights = network.float().state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in teacher.network.state_dict().items())
+    assert {value.dtype for value in teacher.network.state_dict().values()} == {torch.float32}
+
+
+def test_weights_in_several_variants_are_named_and_the_plain_name_comes_first(tmp_path):
+    pipeline = DDPMPipeline(unet=unet(), scheduler=diffusers.DDPMScheduler())
+    for variant in ("fp16", "bf16"):
+        pipeline.save_pretrained(tmp_path, variant=variant)
+    with pytest.raises(SettingsError, match="variants bf16, fp16"):
+        inspect_teacher(tmp_path)
+    pipeline.save_pretrained(tmp_path)
+    assert [path.name for path in inspect_teacher(tmp_path).weights] == ["diffusion_pytorch_model.safetensors"]
 
 
 @pytest.mark.parametrize("pipeline", [DDPMPipeline, DDIMPipeline])

@@ -222,7 +222,7 @@ def test_signals_end_an_isolated_run_that_resume_finishes(shared_project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_cleanly(project, number):
     project.control(teacher={"seconds": 4})
     process = project.start("run")
