@@ -13,7 +13,6 @@ import os
 import sys
 
 import typer
-from click import Command, Context
 from typer.core import TyperCommand, TyperGroup
 
 from fewstep.util.errors import FewstepError
@@ -37,10 +36,10 @@ MODULES["reject"] = MODULES["approve"]     # the two answers to one question sta
 class LazyCommands(TyperGroup):
     """The commands by name. Only the module of the command that is asked for is imported; `--help` reads the others."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:
         """The command as the overview shows it, or whole when it has been loaded."""
         if cmd_name in COMMANDS and cmd_name not in self.commands:
             help_text = help_of(MODULES[cmd_name], cmd_name)
@@ -48,7 +47,7 @@ class LazyCommands(TyperGroup):
                                                    rich_help_panel=COMMANDS[cmd_name])
         return self.commands.get(cmd_name)
 
-    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str | None, TyperCommand | None, list[str]]:
         """Loads the command that is to run; a mistyped name gets its nearest neighbours as an answer."""
         if args[0] in COMMANDS:
             self._load(args[0])
