@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.util.errors import DataDiffers, NotAvailable
+from fewstep.util.hashing import sha256_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.registry.lineage import UNCOMMITTED, acceptances, problems, trace
 from tasks.registry.model_registry import Registry, Version
+from tasks.registry.packaged import smoke_test
 from tasks.storage.dvc import dvc_cache, dvc_lockfile
+from tasks.storage.file_io import list_files
 
 MEASURE = ("reference", "reference_digest", "features", "features_digest", "dimensions", "value_range", "clipped",
            "quantised", "resized", "antialiased", "reference_statistics")  # fmt: skip
@@ -80,9 +83,6 @@ def same_model(registry: Registry, version: Version, champion: Version) -> list[
 
 def _content(folder: Path) -> dict:
     """What the samples depend on: tensors, settings and code; not their formatting or documentation."""
-    from fewstep.util.hashing import sha256_file
-    from tasks.storage.file_io import list_files
-
     found = {}
     for name in list_files(folder):
         path = folder / name
@@ -137,8 +137,6 @@ def altered(registry: Registry, version: Version) -> list[str]:
 
 def unsound(registry: Registry, version: Version) -> list[str]:
     """Weights that are not finite; a folder that does not load and sample by class on its own."""
-    from tasks.registry.packaged import smoke_test
-
     return [f"{version.name}: {line}" for line in smoke_test.problems(registry.pipeline(version))]
 
 
