@@ -138,16 +138,21 @@ def parse_manifest(data: Any, source: str) -> Manifest:
     return manifest
 
 
-def load(folder: Path) -> Manifest | None:
-    """The manifest in `folder`, or None when there is none. Raises CorruptData when it is damaged."""
-    path = Path(folder) / NAME
+def read(path: Path) -> Manifest:
+    """The manifest in the file `path`. Raises FileNotFoundError, and as `parse_manifest` does."""
     try:
-        data = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        data = json.loads(Path(path).read_bytes())
     except ValueError as error:
         raise CorruptData(f"{path}: not a valid manifest ({error})") from None
     return parse_manifest(data, str(path))
+
+
+def load(folder: Path) -> Manifest | None:
+    """The manifest in `folder`, or None when there is none. Raises CorruptData when it is damaged."""
+    try:
+        return read(Path(folder) / NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def problems(folder: Path, manifest: Manifest, table: StatTable, *, fresh: bool = False) -> list[str]:

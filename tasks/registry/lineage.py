@@ -11,7 +11,6 @@ from the checkout, DVC's cache or its remote, whichever has them.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 import tempfile
@@ -133,7 +132,7 @@ def _uses(registry: Registry, version: Version, wanted: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="uses-", dir=registry.folder) as scratch:
         folder = registry.snapshot(version, Path(scratch))
         for path in sorted((folder / "manifests").glob("*.json")):
-            manifest = _read_manifest(path)
+            manifest = manifests.read(path)
             for file in manifest.files:
                 if file.sha256.startswith(wanted):
                     yield f"{_title(path.stem)}: {file.path}"
@@ -155,11 +154,6 @@ def acceptances(link: Link) -> list[str]:
 
 def _title(stage: str) -> str:
     return TITLES.get(stage, stage)
-
-
-def _read_manifest(path: Path) -> Manifest:
-    """A manifest among the files kept with a version."""
-    return manifests.parse_manifest(json.loads(path.read_bytes()), path.name)
 
 
 class _Trace:
@@ -236,7 +230,7 @@ class _Trace:
         path = self.snapshot / "manifests" / f"{name}.json"
         if not path.is_file():
             return None
-        manifest = _read_manifest(path)
+        manifest = manifests.read(path)
         return manifest if manifest.digest == recorded.digest else None
 
     def given(self, kind: str, digest: str) -> Link:

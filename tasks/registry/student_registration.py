@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.manifest import File, Manifest
 from tasks.engine.plan import plan
+from tasks.evaluation.documents import Evaluation, Headline, read
 from tasks.registry import aliases, register_model, webhooks
 from tasks.registry.gate.promotion_gate import promote
 from tasks.registry.model_registry import Registry, model_name
@@ -141,6 +141,6 @@ def _below(files: tuple[File, ...], folder: Path) -> list[File]:
 
 def _evaluation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The figures of an evaluation, and its protocols by their digests."""
-    report = folder / "evaluation.json"
-    protocols = json.loads(report.read_text()).get("protocols", {}) if report.is_file() else {}
-    return json.loads((folder / "metrics.json").read_text()), protocols
+    results, report = read(Headline, folder / "metrics.json"), read(Evaluation, folder / "evaluation.json")
+    dumped = report.model_dump(mode="json", by_alias=True, include={"protocols"})
+    return results.model_dump(mode="json", by_alias=True), dumped["protocols"]

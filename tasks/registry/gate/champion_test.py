@@ -6,7 +6,6 @@ under another version number or seed, gives the same answer: a refusal cannot be
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -144,7 +143,7 @@ def _examination(registry: Registry, candidate: Version, champion: Version, num_
     shards, classifier = (stage_output(registry.workspace, candidate, stage, snapshot, scratch)
                           for stage in ("shard", "classifier"))  # fmt: skip
     path = snapshot / "manifests" / "evaluate.json"
-    evaluated = parse(EvaluateSettings, json.loads(path.read_bytes())["settings"], path.name)
+    evaluated = parse(EvaluateSettings, manifests.read(path).settings, path.name)
     seed = derive(0, "/".join([PURPOSE, candidate.tags["fewstep.weights"], champion.tags["fewstep.weights"]]))
     return examination(shards, classifier, samples=samples or evaluated.samples, seed=seed, batch=evaluated.batch,
                        digest=candidate.provenance.stages["shard"].digest, num_classes=num_classes)  # fmt: skip
