@@ -6,6 +6,7 @@ import logging
 import os
 
 from flows.orchestration.child_server import answers
+from flows.orchestration.own_server_environment import reach_loopback
 from flows.orchestration.prefect_api import prefect_environment, serving
 from flows.runs.log_capture import logs_to
 from tasks.registry.audit_log import Entry
@@ -18,6 +19,7 @@ def announce(workspace: Workspace, model: str, entry: Entry) -> None:
     Telling is no part of the decision: a server that is away or refuses is passed over, with a line in the log.
     """
     serve = serving(workspace)
+    reach_loopback(os.environ)
     address = os.environ.get("PREFECT_API_URL") or (serve and f"{serve.url}/api")
     if not address or not answers(address.rstrip("/") + "/health"):
         return

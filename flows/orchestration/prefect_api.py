@@ -13,11 +13,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, wait_exponential
 
-from fewstep.util.errors import NotAvailable
+from fewstep.util.errors import NotAvailable, SettingsError
 from flows.orchestration.child_server import ChildServer, answers, bind, spawn
+from flows.orchestration.own_server_environment import leave_out_other_servers, reach_loopback
 from tasks.storage.locks import said_by_holder
 from tasks.storage.workspace import Workspace, sqlite_address
 from tasks.tracking import process_env
@@ -64,7 +66,9 @@ def start_prefect(workspace: Workspace, log: Path, *, pages: bool = False, host:
     with bind(host, port) as listening:
         port = listening.getsockname()[1]
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-        environment = dict(os.environ, **prefect_environment(workspace))
+        environment = dict(os.environ)
+        leave_out_other_servers(environment, keep_login=pages)
+        environment |= prefect_environment(workspace)
         environment.pop("PREFECT_API_URL", None)
         if pages:
             environment["PREFECT_UI_API_URL"] = f"{url}/api"
@@ -75,8 +79,22 @@ def start_prefect(workspace: Workspace, log: Path, *, pages: bool = False, host:
         return ChildServer(spawn(arguments, environment, log, keep=[listening.fileno()]), url, log)
 
 
+def require_address(api_url: str) -> None:
+    """Raises SettingsError for what Prefect's client could not ask at all."""
+    parts = urlsplit(api_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"PREFECT_API_URL: {redact(api_url)!r} is no address of a server",
+                            hint="write it with its scheme and /api, as http://127.0.0.1:4200/api")
+
+
 def require(api_url: str) -> None:
-    """Returns when the Prefect API answers. Raises NotAvailable after some attempts with growing pauses."""
+    """Returns when the Prefect API answers.
+
+    Raises:
+        SettingsError: `api_url` is no address of a server.
+        NotAvailable: it does not answer, after some attempts with growing pauses.
+    """
+    require_address(api_url)
     attempts = int(os.environ.get("FEWSTEP_PREFECT_ATTEMPTS", ATTEMPTS))
     retrying = Retrying(retry=retry_if_result(lambda answered: not answered), stop=stop_after_attempt(attempts),
                         wait=wait_exponential(max=4))
@@ -128,6 +146,7 @@ def prefect_api(workspace: Workspace, profile: str, log: Path,
         NotAvailable: a given server does not answer.
     """
     given, serve = os.environ.get("PREFECT_API_URL"), serving(workspace)
+    reach_loopback(os.environ)
     with contextlib.ExitStack() as started:
         if profile == "server" or given:
             url, child = given or "", None
@@ -138,6 +157,7 @@ def prefect_api(workspace: Workspace, profile: str, log: Path,
             child = start_prefect(workspace, log)
             started.callback(child.stop)
             url = child.url + "/api"
+            leave_out_other_servers(os.environ)
             os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"     # never a second one of Prefect's making
         os.environ.update(prefect_environment(workspace, url))
         meanwhile()

@@ -10,7 +10,9 @@ from pydantic import Field
 import infra
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
+from flows.orchestration.prefect_api import require_address
 from tasks.config import params_file
+from tasks.storage.workspace import given_mlflow_uri
 
 FOLDER = Path(infra.__file__).parent / "profiles"
 
@@ -36,10 +38,16 @@ def load(name: str) -> Profile:
 
 
 def check(name: str) -> Profile:
-    """The profile, if the environment has what it needs. Raises SettingsError naming the variables that are missing."""
+    """The profile, if the environment has what it needs.
+
+    Raises SettingsError naming the variables that are missing, or those that name no server.
+    """
     profile = load(name)
     missing = [variable for variable in profile.environment if not os.environ.get(variable)]
     if missing:
         meanings = "; ".join(f"{variable}: {profile.environment[variable]}" for variable in missing)
         raise SettingsError(f"profile {name!r} needs {' and '.join(missing)} in the environment", hint=meanings)
+    given_mlflow_uri()
+    if address := os.environ.get("PREFECT_API_URL"):
+        require_address(address)
     return profile

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from fewstep.util.errors import FewstepError
 from flows.orchestration.child_server import ChildServer, answers, bind, is_free, spawn
+from flows.orchestration.own_server_environment import reach_loopback
 from flows.orchestration.prefect_api import require, serving, start_prefect
 from flows.runs.signals import handled
 from tasks.storage.workspace import Workspace
@@ -53,6 +54,7 @@ def show(workspace: Workspace, profile: str, experiment: str, *, host: str = "12
 def _prefect(workspace: Workspace, profile: str, host: str, addresses: dict[str, str],
              children: dict[str, ChildServer]) -> None:
     given, serve = os.environ.get("PREFECT_API_URL"), serving(workspace)
+    reach_loopback(os.environ)
     if profile == "server" or given:
         require(given or "")
         addresses["Prefect"] = redact(given).removesuffix("/").removesuffix("/api")

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from fewstep.util.errors import Busy
 from flows.orchestration.child_server import is_free, source_path
+from flows.orchestration.own_server_environment import reach_loopback
 from flows.orchestration.prefect_api import Serving, prefect_environment, serving_path, start_prefect
 from tasks.storage.locks import held
 from tasks.storage.workspace import Workspace
@@ -42,6 +43,7 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
     with held(serving_path(workspace), busy) as lock:
         port = port if port is not None else (PORT if is_free(host, PORT) else 0)
         log = workspace.shared / "logs" / "serve.log"
+        reach_loopback(os.environ)
         child = start_prefect(workspace, log, pages=True, host=host, port=port)
         try:
             child.wait("/api/health", "Prefect's server")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
 from fewstep.util.errors import SettingsError
+
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,21 @@ class Workspace:
     @property
     def mlflow_uri(self) -> str:
         """MLFLOW_TRACKING_URI when set, else one SQLite file shared by all worktrees."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(self.shared / "mlflow.db")
+        return given_mlflow_uri() or sqlite_address(self.shared / "mlflow.db")
 
     @property
     def prefect_home(self) -> Path:
         """PREFECT_HOME when set, else a folder shared by all worktrees."""
         return Path(os.environ.get("PREFECT_HOME") or self.shared / "prefect")
+
+
+def given_mlflow_uri() -> str | None:
+    """MLFLOW_TRACKING_URI. Raises SettingsError for a host without `http://`: MLflow takes it for a folder's name."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given and _HOST_AND_PORT.fullmatch(given):
+        raise SettingsError(f"MLFLOW_TRACKING_URI: {given!r} is no address of a server",
+                            hint=f"write it with its scheme, as http://{given}")
+    return given
 
 
 def sqlite_address(path: Path, driver: str = "pysqlite") -> str:

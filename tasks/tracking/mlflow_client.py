@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -131,8 +132,9 @@ class Tracking:
                     location = f"{self.artifacts}/{safe(name)}" if self.artifacts else None
                     return self.client.create_experiment(name, artifact_location=location)
         if experiment.lifecycle_stage == "deleted":
-            raise FewstepError(f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
-                               f"-x {experiment.experiment_id}` or use another name in params.yaml")  # fmt: skip
+            store = f"MLFLOW_TRACKING_URI={shlex.quote(redact(self.uri))}"
+            raise FewstepError(f"MLflow's experiment {name!r} was deleted; restore it with `{store} mlflow experiments "
+                               f"restore -x {experiment.experiment_id}` or use another name in params.yaml")
         return experiment.experiment_id
 
     def opened(self) -> MlflowClient:

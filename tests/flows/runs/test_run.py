@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -164,6 +165,20 @@ def test_a_change_of_code_is_said_before_it_costs_anything_and_can_be_accepted(s
     assert "nothing to do" in shared_project.fewstep("run").stdout
 
 
+@pytest.mark.parametrize("variable,address,said", [
+    ("PREFECT_API_URL", "127.0.0.1:4200", "http://127.0.0.1:4200/api"),
+    ("MLFLOW_TRACKING_URI", "localhost:5000", "http://localhost:5000"),
+])  # fmt: skip
+def test_an_address_without_its_scheme_is_refused_by_name(shared_project, variable, address, said):
+    before = sorted(path.name for path in shared_project.root.iterdir())
+    for command in (["run", "--set", "seed=9"], ["doctor"]):
+        done = shared_project.fewstep(*command, code=None, **{variable: address})
+        assert done.returncode and "Traceback" not in done.stderr
+        text = " ".join((done.stdout + done.stderr).split())
+        assert f"{variable}: '{address}' is no address of a server" in text and said in text
+    assert sorted(path.name for path in shared_project.root.iterdir()) == before
+
+
 def test_resume_without_an_unfinished_run_says_so(shared_project):
     assert "no unfinished run" in shared_project.fewstep("resume", code=4).stderr
     assert "nothing to continue" in shared_project.fewstep("resume", shared_project.json("status")["id"][-4:]).stdout
@@ -233,3 +248,19 @@ def test_a_signal_ends_a_run_cleanly(project, number):
     assert project.json("status")["state"] == "cancelled"
     assert prefect_states(project) == ["Cancelled"]
     assert [row[1] for row in mlflow_runs(project)["pipeline"]] == ["KILLED"]
+
+
+def test_the_advice_for_a_deleted_experiment_restores_it(shared_project):
+    folder = shared_project.root / ".fewstep"
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        database.execute("UPDATE experiments SET lifecycle_stage = 'deleted' WHERE name != 'Default'")
+    refused = shared_project.fewstep("run", "--set", "seed=9", code=None)
+    assert refused.returncode and "was deleted" in refused.stderr
+    advice = re.search("`(MLFLOW_TRACKING_URI=[^`]+)`", " ".join(refused.stderr.split())).group(1)
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    done = subprocess.run(advice, shell=True, cwd=shared_project.root, capture_output=True, text=True,
+                          env=dict(os.environ, PATH=path))
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        stages = {stage for (stage,) in database.execute("SELECT lifecycle_stage FROM experiments")}
+    assert stages == {"active"} and not (shared_project.root / "mlflow.db").exists()
