@@ -56,9 +56,9 @@ class Cell:
         Code of the same trace trains and judges the same, as far as so many steps and samples show: figures survive an
         edit by which no bit changed.
         """
-        import torch
+        import torch  # loads torch
 
-        from fewstep.conformance.targets import target_of
+        from fewstep.conformance.targets import target_of  # loads diffusers
         from fewstep.conformance.verdict import judge, null_quantile
         from fewstep.training import distill
         from fewstep.training.digests import tensor_digest
@@ -101,9 +101,9 @@ class Cell:
 
 def make(cell: Cell, folder: Path = FOLDER) -> dict:
     """Train, judge and record one cell, on one thread. What goes wrong is recorded as what it missed."""
-    import torch
+    import torch  # loads torch
 
-    from fewstep.training import distill
+    from fewstep.training import distill  # loads transformers
 
     torch.set_num_threads(1)
     key, code, begun = cell.key, cell.code, time.monotonic()
@@ -182,7 +182,7 @@ class _Make:
 
 def _judged(cell, recipe, teacher, student, folder: Path) -> dict:
     """The verdict, with the null and the solvers' distances of earlier cells of the same target."""
-    from fewstep.conformance.targets import target_of
+    from fewstep.conformance.targets import target_of  # loads diffusers
     from fewstep.conformance.verdict import judge, null_quantile
 
     target = target_of(recipe, teacher, student.sampler)

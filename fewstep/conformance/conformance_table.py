@@ -58,7 +58,7 @@ def write_tables(cells: Sequence[Cell], folder: Path, root: Path = Path(".")) ->
 
 def document(records: Sequence[dict], wanted: int) -> str:
     """The whole document: every cell, and what each cost."""
-    from fewstep.conformance.cells import IMAGES
+    from fewstep.conformance.cells import IMAGES  # loads torch
     from fewstep.conformance.verdict import COUNT
 
     records = sorted(records, key=lambda r: (r["recipe"], r["problem"], r["seed"]))

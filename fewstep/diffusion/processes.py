@@ -148,7 +148,7 @@ class VariancePreserving(Process):
     @classmethod
     def scheduled(cls, beta_schedule: str = "linear", n: int = 1000, **betas: float) -> VariancePreserving:
         """A schedule that diffusers names: linear, scaled_linear (with beta_start, beta_end) or squaredcos_cap_v2."""
-        from diffusers import DDIMScheduler
+        from diffusers import DDIMScheduler  # loads diffusers
 
         scheduler = DDIMScheduler(beta_schedule=beta_schedule, num_train_timesteps=n, **betas)
         return cls(tuple(scheduler.alphas_cumprod.double().tolist()))

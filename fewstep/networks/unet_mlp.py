@@ -32,7 +32,7 @@ def new_unet(
         groups: of classes, whose labels follow.
     Raises SettingsError for widths or sizes that do not fit.
     """
-    from diffusers import UNet2DModel
+    from diffusers import UNet2DModel  # loads transformers
 
     widths = tuple(block_out_channels)
     if not widths or any(width % 8 or width <= 0 for width in widths):

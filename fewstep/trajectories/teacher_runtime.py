@@ -37,7 +37,7 @@ def prepare(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
 
 
 def _compile(teacher: Denoiser, plan: SetPlan) -> None:
-    from torch._inductor import config
+    from torch._inductor import config  # loads torch
 
     # The whole network or an error: a part that fell back to the interpreter would give other bits.
     teacher.network = torch.compile(teacher.network, dynamic=False, fullgraph=True)

@@ -33,7 +33,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
 
     def check(self, context: Context[BaselinesSettings]) -> None:
         """Raises SettingsError for an unknown solver, counts too low for guidance, or a teacher with other classes."""
-        from fewstep.data.images import load_split
+        from fewstep.data.images import load_split  # loads torch
         from fewstep.diffusion.guidance import calls, told
         from fewstep.diffusion.solvers import network_evaluations
         from fewstep.teachers import inspect_teacher
@@ -62,12 +62,12 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
             )
 
     def units(self, context: Context[BaselinesSettings]) -> list[str]:
-        from tasks.evaluation.baseline_plan import plan
+        from tasks.evaluation.baseline_plan import plan  # loads torch
 
         return [baseline.name for baseline in plan(context.settings) if not _file(context, baseline).is_file()]
 
     def run_unit(self, context: Context[BaselinesSettings], unit: str) -> None:
-        from tasks.evaluation.baseline_plan import plan, teacher_baseline
+        from tasks.evaluation.baseline_plan import plan, teacher_baseline  # loads torch
         from tasks.evaluation.examination_setup import stage_examination
         from tasks.evaluation.samplers import baseline_draw, ready_teacher, sample_unit
 
@@ -87,7 +87,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
                     [_file(context, one) for one in everything], accept)  # fmt: skip
 
     def finish(self, context: Context[BaselinesSettings]) -> BaselinesResult:
-        from fewstep.util.torch_threads import threads
+        from fewstep.util.torch_threads import threads  # loads torch
         from tasks.evaluation.baseline_measurement import measure_baselines
         from tasks.evaluation.baseline_plan import plan
         from tasks.evaluation.examination_setup import stage_examination
@@ -107,7 +107,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
 
     def costs(self, context: Context[BaselinesSettings]) -> dict:
         """Latency of every baseline, throughput of the teacher at its highest count, and peak memory."""
-        from fewstep.metrics.latency import time_latency, time_throughput
+        from fewstep.metrics.latency import time_latency, time_throughput  # only where it is measured
         from tasks.evaluation.baseline_plan import plan, teacher_baseline
         from tasks.evaluation.examination_setup import stage_examination
         from tasks.evaluation.samplers import baseline_draw, footprint, ready_teacher, timed_draw

@@ -46,7 +46,7 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
 
     def check(self, context: Context[Classifier]) -> None:
         """Refuse a fit split that is too small to learn from."""
-        from fewstep.data.images import load_split
+        from fewstep.data.images import load_split  # loads torch
 
         images = load_split(context.inputs["shard"], "fit")
         needed = 2 * images.num_classes if images.num_classes else context.settings.features + 1
@@ -60,7 +60,7 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         return [] if (context.out / _FILES[-1]).is_file() else ["all"]
 
     def run_unit(self, context: Context[Classifier], unit: str) -> None:
-        from fewstep.networks.feature_classifier import save_features
+        from fewstep.networks.feature_classifier import save_features  # loads torch
         from fewstep.util.torch_threads import threads
 
         with threads(1):  # gradients summed over several threads differ in their last bits
@@ -73,9 +73,9 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
             os.replace(folder / name, context.out / name)
 
     def finish(self, context: Context[Classifier]) -> ClassifierResult:
-        import torch
+        import torch  # loads torch
 
-        from fewstep.data.images import load_split
+        from fewstep.data.images import load_split  # loads torch
         from fewstep.networks.feature_classifier import accuracy, load_features
 
         model, features = load_features(context.out), context.settings.features
@@ -95,7 +95,7 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
 
 
 def _fitted(context: Context[Classifier]) -> Network | PrincipalComponents:
-    from fewstep.data.images import load_split
+    from fewstep.data.images import load_split  # loads torch
     from fewstep.networks.feature_classifier import fit_components, train_classifier
 
     settings, images = context.settings, load_split(context.inputs["shard"], "fit")

@@ -82,7 +82,7 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
 
     def check(self, context: Context[DistillSettings]) -> None:
         """Refuse a recipe, overrides and results of earlier stages that do not fit together."""
-        from fewstep.data.images import load_split
+        from fewstep.data.images import load_split  # loads torch
 
         recipe = context.settings.recipe
         inspect_teacher(context.inputs["teacher"])
@@ -100,7 +100,7 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
 
     def run_unit(self, context: Context[DistillSettings], unit: str) -> None:
         """Train one round to its end, from its newest checkpoint; earlier rounds are read from theirs."""
-        from fewstep.training.distillation import network_digest
+        from fewstep.training.distillation import network_digest  # loads transformers
 
         recipe = context.settings.recipe
         index = _names(recipe).index(unit)
@@ -118,7 +118,7 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
 
     def finish(self, context: Context[DistillSettings]) -> DistillResult:
         """Export the last round's student as the stage's output."""
-        from fewstep.students.export import export_student
+        from fewstep.students.export import export_student  # loads transformers
 
         recipe = context.settings.recipe
         student = _distillation(context).student()
@@ -145,7 +145,7 @@ def _result_file(context: Context[DistillSettings], unit: str) -> Path:
 
 
 def _distillation(context: Context[DistillSettings]) -> Distillation:
-    from fewstep.data.images import load_split
+    from fewstep.data.images import load_split  # loads torch
     from fewstep.teachers import load_teacher
     from fewstep.training import Distillation, RunOptions
     from fewstep.trajectories import open_set

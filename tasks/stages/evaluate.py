@@ -47,7 +47,7 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
 
     def check(self, context: Context[EvaluateSettings]) -> None:
         """Raises SettingsError when the baselines were made under another protocol."""
-        from tasks.data import extractor_files
+        from tasks.data import extractor_files  # loads torch
 
         extractor_files.check(context.workspace, context.settings.extractors)
         made = context.manifests["baselines"].settings
@@ -63,7 +63,7 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
         return [f"steps-{steps}" for steps in context.settings.counts if not _file(context, steps).is_file()]
 
     def run_unit(self, context: Context[EvaluateSettings], unit: str) -> None:
-        from tasks.evaluation.examination_setup import stage_examination
+        from tasks.evaluation.examination_setup import stage_examination  # loads torch
         from tasks.evaluation.samplers import ready_student, sample_unit, student_draw
 
         steps = int(unit.removeprefix("steps-"))
@@ -79,9 +79,9 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
                     [_file(context, one) for one in context.settings.counts], accept)  # fmt: skip
 
     def finish(self, context: Context[EvaluateSettings]) -> EvaluationResult:
-        from safetensors.torch import save_file
+        from safetensors.torch import save_file  # loads torch
 
-        from fewstep.metrics.sample_set import unpack
+        from fewstep.metrics.sample_set import unpack  # loads torch
         from fewstep.util.image_grid import save
         from fewstep.util.torch_threads import threads
         from tasks.evaluation.baseline_arrays import BaselineArrays
@@ -116,7 +116,7 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
 
     def costs(self, context: Context[EvaluateSettings]) -> dict:
         """Latency and throughput of the student at each number of steps, its parameters, and peak memory."""
-        from fewstep.metrics.latency import time_sampling
+        from fewstep.metrics.latency import time_sampling  # only where it is measured
         from tasks.evaluation.examination_setup import stage_examination
         from tasks.evaluation.samplers import footprint, ready_student, student_draw, timed_draw
 
@@ -128,7 +128,7 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
 
     def beside(self, workspace: Workspace) -> Path | None:
         """The report: it shows durations, which enter no key."""
-        from tasks.report import build
+        from tasks.report import build  # only where the page is made
 
         return build.make(workspace)
 

@@ -47,7 +47,7 @@ class RegisterStage(Stage[RegisterSettings, RegistrationResult]):
 
     def check(self, context: Context[RegisterSettings]) -> None:
         """Refuse to register what dvc.lock and params.yaml do not describe: nobody could restore it."""
-        from tasks.registry.student_registration import student_folder, undescribed
+        from tasks.registry.student_registration import student_folder, undescribed  # loads mlflow
 
         student_folder(context.inputs["distill"])
         wrong = undescribed(context.workspace)
@@ -59,7 +59,7 @@ class RegisterStage(Stage[RegisterSettings, RegistrationResult]):
         return ["register"]
 
     def run_unit(self, context: Context[RegisterSettings], unit: str) -> None:
-        from tasks.registry.student_registration import StudentOutputs, register_student
+        from tasks.registry.student_registration import StudentOutputs, register_student  # loads mlflow
 
         outputs = StudentOutputs(context.workspace, context.inputs["distill"], context.inputs["evaluate"],
                                  context.manifests, context.observer.pipeline_run())  # fmt: skip

@@ -79,9 +79,9 @@ class ShardStage(Stage[Data, ShardResult]):
 
     def run_unit(self, context: Context[Data], unit: str) -> None:
         """Decode one block; images that cannot be read are named in its metadata."""
-        import torch
+        import torch  # loads torch
 
-        from fewstep.data.records import encode_record
+        from fewstep.data.records import encode_record  # loads torch
         from tasks.data.image_decoding import Unreadable
 
         number, source = int(unit), _source(context)
@@ -106,7 +106,7 @@ class ShardStage(Stage[Data, ShardResult]):
 
     def finish(self, context: Context[Data]) -> ShardResult:
         """Split and write the shards. StageFailed if too many images are corrupt or a split stays empty."""
-        from fewstep.data.images import SPLITS, ImageSetWriter
+        from fewstep.data.images import SPLITS, ImageSetWriter  # loads torch
         from fewstep.data.records import decode_record
 
         settings, source = context.settings, _source(context)
@@ -154,13 +154,13 @@ class ShardStage(Stage[Data, ShardResult]):
 
 
 def _source(context: Context[Data]) -> ImageSource:
-    from tasks.data.image_sources import Digits, ImageFolder
+    from tasks.data.image_sources import Digits, ImageFolder  # loads torch
 
     return Digits() if context.settings.source == "digits" else ImageFolder(context.outside["images"])
 
 
 def _loose(context: Context[Data]) -> LooseRecords:
-    from fewstep.data.records import LooseRecords
+    from fewstep.data.records import LooseRecords  # loads torch
 
     return LooseRecords(context.scratch / "images")
 

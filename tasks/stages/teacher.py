@@ -71,7 +71,7 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
 
     def check(self, context: Context[TrainedTeacher | GivenTeacher]) -> None:
         """Refuse a given teacher that cannot be loaded, and images or groups that do not fit."""
-        from fewstep.data.images import load_split
+        from fewstep.data.images import load_split  # loads torch
 
         images = load_split(context.inputs["shard"], "train")
         if len(images) < 2:
@@ -102,7 +102,7 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
             _trained(context, report=True)
             context.record_cost({"training_seconds": round(time.monotonic() - begun, 3)})
             return
-        from fewstep.data.images import load_split
+        from fewstep.data.images import load_split  # loads torch
         from fewstep.teachers import load_teacher, save_teacher
         from fewstep.teachers.sampling_check import check_teacher
         from fewstep.util.device import default_device
@@ -120,14 +120,14 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
         write_atomically(context.scratch / "checked.json", report.model_dump_json())
 
     def finish(self, context: Context[TrainedTeacher | GivenTeacher]) -> TeacherReport:
-        from fewstep.teachers.sampling_check import TeacherReport
+        from fewstep.teachers.sampling_check import TeacherReport  # loads diffusers
 
         return parse(TeacherReport, json.loads((context.scratch / "checked.json").read_bytes()), "checked.json")
 
 
 def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser:
     """The trained teacher; a training that was finished before is read from its last checkpoint."""
-    from fewstep.data.images import load_split
+    from fewstep.data.images import load_split  # loads torch
     from fewstep.training import RunOptions
     from fewstep.training.teacher_training import teacher_recipe, train_teacher
     from fewstep.util.device import default_device

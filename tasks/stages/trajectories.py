@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
+from fewstep.trajectories import set_description
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.config import Strict, parse
 from tasks.config.recipe_needs import recipe_needs
@@ -88,8 +89,6 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
 
     def finish(self, context: Context[NeededSet | NothingNeeded]) -> TrajectoriesResult:
         """Verify every shard and write the set's description."""
-        from fewstep.trajectories import set_description
-
         if isinstance(context.settings, NothingNeeded):
             empty = {"count": 0, "fields": {}, "backends": [], "key": "", "shards": []}
             set_description.write(context.out, empty)
@@ -101,7 +100,7 @@ class _OpenSet:
     """What the threads of one process share: the teacher, whose weights nobody changes, and the count of samples."""
 
     def __init__(self, context: Context[NeededSet]):
-        from fewstep.teachers import load_teacher
+        from fewstep.teachers import load_teacher  # loads transformers
         from fewstep.trajectories import plan_set
         from fewstep.util.device import default_device
 
@@ -117,7 +116,7 @@ class _OpenSet:
 
     def writer(self) -> SetWriter:
         """A writer of the set, for one thread."""
-        from fewstep.trajectories import SetWriter
+        from fewstep.trajectories import SetWriter  # loads diffusers
 
         context = self.context
         previous = context.previous if context.previous_code_equal else None
@@ -125,7 +124,7 @@ class _OpenSet:
 
     def teacher(self) -> Denoiser:
         """The teacher in the set's precision, compiled if the set is; made once."""
-        from fewstep.trajectories.teacher_runtime import prepare
+        from fewstep.trajectories.teacher_runtime import prepare  # loads torch
 
         with self._lock:
             if self._prepared is None:

@@ -89,6 +89,6 @@ class Gaussian:
 def median_bandwidth(reference: np.ndarray, at_most: int = 1000) -> float:
     """Median distance between different reference points (r, d), of the first `at_most`: the same for every model that
     is compared with this reference. Six digits, so that the protocol states the very value that is used."""
-    from scipy.spatial.distance import pdist
+    from scipy.spatial.distance import pdist  # loads scipy
 
     return rounded(max(float(np.median(pdist(reference[:at_most]))), 1e-12))

@@ -35,7 +35,7 @@ class Dinov2(Tower):
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def __init__(self, config: dict):
-        from transformers import Dinov2Config, Dinov2Model
+        from transformers import Dinov2Config, Dinov2Model  # loads transformers
 
         parsed = Dinov2Config.from_dict(config)
         super().__init__(224, parsed.hidden_size)
@@ -57,7 +57,7 @@ class Clip(Tower):
     mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
     def __init__(self, config: dict):
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # loads transformers
 
         own = dict(config.get("vision_config") or config)
         if "projection_dim" in config:

@@ -61,7 +61,7 @@ class StudentModel(mlflow.pyfunc.PythonModel):
     """
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
-        import diffusers
+        import diffusers  # loads diffusers
         import torch
 
         diffusers.utils.logging.disable_progress_bar()
@@ -109,7 +109,7 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         return classes, seeds
 
     def _draw(self, classes: list[int], seeds: list[int], steps: int) -> np.ndarray:
-        import torch
+        import torch  # loads torch
 
         # a generator per sample, so that a sample depends on its seed alone (diffusers' `latents` are for RGB only)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]

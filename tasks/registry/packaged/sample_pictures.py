@@ -36,7 +36,7 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
         raise SettingsError(f"--out {out}: expected the name of a .png file in a folder that exists")
     import torch  # only now: what can be refused without it is
 
-    from fewstep.data.images import to_bytes
+    from fewstep.data.images import to_bytes  # loads torch
     from fewstep.util.image_grid import save, sheet
 
     model = student(registry, version)
@@ -58,9 +58,9 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
 
 def _samples(model: Student, indices: torch.Tensor, steps: int | None, label: int | None, seed: int) -> torch.Tensor:
     """Samples (N, channels, height, width) number `indices` (N,) of `seed`, float32 on the CPU."""
-    import torch
+    import torch  # loads torch
 
-    from fewstep.diffusion.randomness import noise
+    from fewstep.diffusion.randomness import noise  # loads torch
 
     device, classes = next(model.denoiser.parameters()).device, model.denoiser.num_classes
     start = noise(seed, PURPOSE, indices, model.denoiser.sample_shape).to(device)

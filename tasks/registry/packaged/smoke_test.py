@@ -24,7 +24,7 @@ def problems(folder: Path) -> list[str]:
 
 def not_finite(folder: Path) -> list[str]:
     """Tensors of the folder's safetensors files with NaN or infinite values."""
-    import torch
+    import torch  # loads torch
     from safetensors import SafetensorError, safe_open
 
     problems = []

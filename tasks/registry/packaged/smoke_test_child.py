@@ -28,7 +28,7 @@ class Without:
 
 def draw(pipeline, classes, seeds, steps):
     """(n, height, width, channels) images of these classes (None for a model without), one generator per image."""
-    import torch
+    import torch  # loads torch
 
     labels = None if classes is None else torch.tensor(classes)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -39,7 +39,7 @@ def draw(pipeline, classes, seeds, steps):
 
 def examine(folder):
     """Problems of the images, a line each."""
-    import diffusers
+    import diffusers  # loads diffusers
     import numpy as np
 
     diffusers.utils.logging.disable_progress_bar()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -40,7 +41,7 @@ _ATTEMPTS = 20
 @contextlib.contextmanager
 def repository(workspace: Workspace) -> Iterator:
     """The DVC repository of the checkout. DVC's errors become FewstepError; a full disk DiskFull."""
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException  # loads DVC
     from dvc.repo import Repo
 
     _quiet()
@@ -65,7 +66,7 @@ def _mend_claims(repo) -> None:
 
     DVC writes it in place, under a lock of its own; who holds that lock and finds no JSON finds what a killed DVC left.
     """
-    from dvc.lock import make_lock
+    from dvc.lock import make_lock  # loads DVC
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 
     path = Path(repo.tmp_dir, RWLOCK_FILE)
@@ -106,8 +107,6 @@ def _shared_remote(workspace: Workspace) -> dict | None:
 
 
 def _quiet() -> None:
-    import logging
-
     for name in ("dvc", "dvc_data", "dvc_objects"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
@@ -116,7 +115,7 @@ def _quiet() -> None:
 @contextlib.contextmanager
 def _dvc_lock(repo) -> Iterator[None]:
     """DVC's own lock, waited for: `dvc status` and the like hold it for a moment."""
-    from dvc.lock import LockError
+    from dvc.lock import LockError  # loads DVC
 
     for attempt in range(_ATTEMPTS):
         try:
@@ -165,7 +164,7 @@ def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
 
 def _write_lock(repo, entry) -> None:
     """Puts the stage's record into dvc.lock, which is replaced whole: DVC itself empties the file before it writes."""
-    from dvc.dvcfile import Lockfile
+    from dvc.dvcfile import Lockfile  # loads DVC
 
     path = Path(repo.root_dir) / "dvc.lock"
     with tempfile.TemporaryDirectory() as scratch:
@@ -226,7 +225,7 @@ def _note_true(workspace: Workspace, stage: Stage, manifest: Manifest) -> None:
 
 
 def fetch(workspace: Workspace, hashes: list[str]) -> None:
-    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.hash_info import HashInfo  # loads with DVC
 
     with repository(workspace) as repo:
         if not repo.config.get("core", {}).get("remote"):
@@ -256,7 +255,7 @@ def pull(workspace: Workspace, targets: list[str] | None = None, *, force: bool 
 
     Raises NotAvailable naming what is in neither.
     """
-    from dvc.exceptions import CheckoutError, FileTransferError
+    from dvc.exceptions import CheckoutError, FileTransferError  # loads DVC
 
     targets = [str(workspace.root / target) for target in targets] if targets is not None else None
     with repository(workspace) as repo:
@@ -288,7 +287,7 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
     Returns {removed, bytes, kept, forgotten}: files (to be) removed and their size; keys kept and forgotten. Worktrees
     of the repository count as checkouts.
     """
-    from dvc_data.hashfile.gc import gc
+    from dvc_data.hashfile.gc import gc  # loads with DVC
     from dvc_data.hashfile.hash_info import HashInfo
 
     with repository(workspace) as repo, _dvc_lock(repo):
@@ -317,7 +316,7 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
 
 
 def _with_members(odb, info) -> Iterator:
-    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.hash_info import HashInfo  # loads with DVC
 
     yield info
     if info and info.isdir and os.path.exists(odb.oid_to_path(info.value)):
