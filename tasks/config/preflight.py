@@ -12,10 +12,9 @@ from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
 from fewstep.util.errors import SettingsError, laid_at
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Data, Settings
+from tasks.data import digits_facts
 from tasks.data.image_folder import list_images
 from tasks.engine import graph
-
-_DIGITS_SHAPE, _DIGITS_CLASSES = (1, 8, 8), 10
 
 
 def validate(root: Path, settings: Settings) -> None:
@@ -27,7 +26,7 @@ def validate(root: Path, settings: Settings) -> None:
     _own_outputs(root, outside)
     teacher = None if outside["teacher"] is None else inspect_teacher(outside["teacher"])
     _guidance(settings, recipe, teacher)
-    classes = _DIGITS_CLASSES
+    classes = len(digits_facts.CLASSES)
     if outside["images"] is not None:
         listing = list_images(outside["images"])
         listing.require_usable(settings.data)
@@ -48,7 +47,7 @@ def _own_outputs(root: Path, outside: dict[str, Path | None]) -> None:
 
 def _fits(teacher: TeacherInfo, data: Data, classes: int) -> None:
     """The teacher's images and classes are the data's, as far as that is known before the images are opened."""
-    known = (_DIGITS_SHAPE if data.source == "digits" else (None, None, None))
+    known = digits_facts.SHAPE if data.source == "digits" else (None, None, None)
     wanted = (data.channels or known[0], data.size or known[1], data.size or known[2])
     if any(want is not None and have != want for have, want in zip(teacher.sample_shape, wanted, strict=True)):
         raise SettingsError(f"the teacher {teacher.folder} makes images of shape {tuple(teacher.sample_shape)}, the "

@@ -13,6 +13,7 @@ from torch import Tensor
 from fewstep.util.errors import StageFailed
 from fewstep.util.hashing import sha256_file
 from tasks.config.schema import SIZES
+from tasks.data import digits_facts
 from tasks.data.image_decoding import Unreadable, is_grey, read, to_array
 from tasks.data.image_folder import Item, list_images, shown
 from tasks.storage.file_io import package_file
@@ -104,7 +105,7 @@ class ImageSource:
 class Digits(ImageSource):
     """scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels in 17 levels of grey, ten classes."""
 
-    classes = tuple(str(digit) for digit in range(10))
+    classes = digits_facts.CLASSES
 
     def __init__(self):
         from sklearn.datasets import load_digits  # seconds to import, for this source alone
