@@ -24,18 +24,21 @@ def open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
+            lead_nowhere(number)
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (as long as the process)
 
 
 def drop_output() -> None:
     """What is still to be printed on stdout goes nowhere: it cannot be written."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+    lead_nowhere(1)
+
+
+def lead_nowhere(number: int) -> None:
+    """The file descriptor `number`, open or closed, is /dev/null from here on."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def output_error(after: OSError | None = None) -> FewstepError | None:

@@ -10,6 +10,8 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 
+from flows.system_errors import lead_nowhere
+
 EXIT_CODE = 130
 
 
@@ -25,12 +27,10 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 def leave_terminal() -> None:
     """After SIGHUP: what is still printed goes nowhere, where writing to the closed terminal would be an error."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         with contextlib.suppress(OSError):      # closed from the start
             if stat.S_ISCHR(os.fstat(stream).st_mode):
-                os.dup2(nowhere, stream)
-    os.close(nowhere)
+                lead_nowhere(stream)
 
 
 @contextlib.contextmanager
