@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.diffusion.conditions import Condition
+from fewstep.diffusion.network_call import CLASSES, NetworkCall
 from fewstep.diffusion.network_inputs import Given
 from fewstep.diffusion.processes import EDM, Process, VariancePreserving, like
 from fewstep.util.errors import SettingsError
 
-Labels = Tensor | Given | None
+Labels = Tensor | Condition | Given | None
 
 
 class Adapter:
-    """Calls a network. Called with x (N, …), native times t (N,) float64 and labels: (N,) int64, None, or `Given`
-    for a network with further inputs, which goes through as it is."""
+    """Calls a network. Called with x (N, …), native times t (N,) float64 and labels: (N,) int64, None, a `Condition`
+    for a network that takes tensors, or `Given` for one with further inputs, which goes through as it is."""
 
     kind: ClassVar[str]
 
@@ -27,7 +31,9 @@ class Adapter:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description."""
-        return {"kind": self.kind, **asdict(self)}
+        described = {"kind": self.kind, **{one.name: getattr(self, one.name) for one in fields(self)}}
+        call = described.pop("call", CLASSES)
+        return described if call is CLASSES else described | {"call": call.to_dict()}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Adapter:
@@ -36,14 +42,18 @@ class Adapter:
         name = rest.pop("kind", None)
         if name not in _KINDS:
             raise SettingsError(f"unknown network adapter {name!r}; known: {', '.join(sorted(_KINDS))}")
+        if "call" in rest:
+            rest["call"] = NetworkCall.from_dict(rest["call"])
         try:
             return _KINDS[name](**rest)
         except TypeError as error:
             raise SettingsError(f"network adapter {name!r}: {error}") from None
 
 
-class UNetAdapter(Adapter):
-    """A diffusers UNet2DModel F: output = c_skip x + c_out F(c_in x, time, label)."""
+class DiffusersAdapter(Adapter):
+    """A network F of diffusers: output = c_skip x + c_out F(c_in x, time, condition), called as `call` says."""
+
+    call: NetworkCall
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
         """(c_in, time, c_skip, c_out), each of t's shape, at native times t (float64)."""
@@ -54,35 +64,38 @@ class UNetAdapter(Adapter):
         dtype = next(network.parameters()).dtype
         plain = isinstance(self, Timestep)
         inner = x if plain else like(c_in, x) * x
-        raw = network(inner.to(dtype), time.float(), class_labels=labels, return_dict=False)[0]
+        raw = self.call(network, inner.to(dtype), time.float(), labels)
         raw = raw[:, : x.shape[1]].to(x.dtype)  # a network with learned variances has twice the channels
         return raw if plain else like(skip, x) * x + like(out, x) * raw
 
 
 @dataclass(frozen=True)
-class Timestep(UNetAdapter):
-    """A diffusers UNet2DModel that takes x as it is and the timestep t · scale.
+class Timestep(DiffusersAdapter):
+    """A network of diffusers that takes x as it is and the timestep t · scale.
 
-    scale: N − 1 for a chain of N timesteps, num_train_timesteps (1000) for flow matching.
+    scale: N − 1 for a chain of N timesteps, num_train_timesteps (1000) for flow matching, 1 where a pipeline
+        divides it.
     """
 
     scale: float
+    call: NetworkCall = CLASSES
     kind: ClassVar[str] = "timestep"
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
         timestep = t * self.scale
         whole = timestep.round()  # t passed through float32 must not turn timestep 999 into 998.99994
-        near = (timestep - whole).abs() < 1e-3
+        near = (timestep - whole).abs() < 1e-6 * self.scale
         zero, one = torch.zeros_like(t), torch.ones_like(t)
         return one, timestep + torch.where(near, whole - timestep, zero).detach(), zero, one
 
 
 @dataclass(frozen=True)
-class Preconditioned(UNetAdapter):
+class Preconditioned(DiffusersAdapter):
     """A UNet2DModel under the preconditioning of EDM (arXiv 2206.00364, table 1) or of consistency models
     (arXiv 2303.01469, appendix C), in t = σ; its denoiser has prediction type `sample`.
 
-    variant: "edm" (time input ln σ / 4), or "consistency" (time input 250 ln σ, x0(x, sigma_min) = x).
+    variant: "edm" (time input ln σ / 4), "cosine" (2 atan(σ) / π, as Stable Audio), or "consistency" (250 ln σ, and
+        x0(x, sigma_min) = x).
     sign: of the network's output; −1 is what diffusers' EDM schedulers do for `v_prediction`.
     """
 
@@ -90,18 +103,19 @@ class Preconditioned(UNetAdapter):
     sigma_data: float = 0.5
     sigma_min: float = 0.002
     sign: float = 1.0
+    call: NetworkCall = CLASSES
     kind: ClassVar[str] = "preconditioned"
 
     def __post_init__(self):
-        if self.variant not in ("edm", "consistency"):
-            raise SettingsError(f"unknown preconditioning {self.variant!r}; known: edm, consistency")
+        if self.variant not in _NOISE:
+            raise SettingsError(f"unknown preconditioning {self.variant!r}; known: {', '.join(_NOISE)}")
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
         spread = (t**2 + self.sigma_data**2).sqrt()
         low = self.sigma_min if self.variant == "consistency" else 0.0
         skip = self.sigma_data**2 / ((t - low) ** 2 + self.sigma_data**2)
         out = self.sign * (t - low) * self.sigma_data / spread
-        return 1 / spread, t.log() * (250.0 if self.variant == "consistency" else 0.25), skip, out
+        return 1 / spread, _NOISE[self.variant](t), skip, out
 
 
 @dataclass(frozen=True)
@@ -128,5 +142,12 @@ def adapter_for(process: Process) -> Adapter:
         return Preconditioned()
     return Timestep(1000)
 
+
+_NOISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "edm": lambda sigma: sigma.log() * 0.25,
+    "consistency": lambda sigma: sigma.log() * 250.0,
+    "cosine": lambda sigma: sigma.atan() / math.pi * 2,
+}
+"""The time that a preconditioned network is given, of σ."""
 
 _KINDS: dict[str, type[Adapter]] = {kind.kind: kind for kind in (Timestep, Preconditioned, Angle)}

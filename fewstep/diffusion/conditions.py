@@ -1,12 +1,88 @@
-"""What a condition may be. It is checked where it comes in, so that a mistake is named there, not by a bare index error
-or a NaN from deep within a network."""
+"""What a condition is: one integer per sample, and for networks that take more the tensors of that row of a table.
+
+A class is its label; a prompt is the row of the encoded set in which its tensors lie. So terms, samplers and sets speak
+of integers only, and the denoiser resolves them for its network. Conditions are checked where they come in, so that a
+mistake is named there, not by a bare index error or a NaN from deep within a network.
+"""
 
 from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fewstep.util.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A batch of conditions as a network takes them: rows (N,) int64, and by the network's keyword tensors (N, …)."""
+
+    rows: Tensor
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class ConditionTable(Protocol):
+    """The tensors of all conditions: rows 0 … count − 1 for what is asked for, then rows that mean no condition.
+
+    Attributes:
+        count: rows that a sample may be asked for.
+        nulls: (count,) int64, of each such row the one that stands for it without its condition (the negative prompt).
+        size: rows in all.
+    """
+
+    count: int
+    nulls: Tensor
+    size: int
+
+    def gather(self, rows: Tensor) -> dict[str, Tensor]:
+        """Tensors (N, …) of these rows (N,), by keyword, on the device of `rows`."""
+
+
+class TensorTable:
+    """A table in memory; the tensors (size, …) may be memory-mapped. The newest rows gathered are kept, since all terms
+    of a step ask for the same."""
+
+    KEPT = 4
+
+    def __init__(self, tensors: Mapping[str, Tensor], nulls: Tensor):
+        self.tensors, self.nulls, self.count = dict(tensors), nulls, len(nulls)
+        sizes = {len(value) for value in tensors.values()}
+        if len(sizes) > 1 or (sizes and not self.count <= min(sizes)):
+            raise SettingsError(f"the fields of a table of conditions have {sorted(sizes)} rows, {self.count} named")
+        self.size = sizes.pop() if sizes else self.count
+        self._newest: list[tuple[weakref.ref, dict[str, Tensor]]] = []
+
+    def gather(self, rows: Tensor) -> dict[str, Tensor]:
+        """See ConditionTable."""
+        for reference, found in self._newest:
+            if reference() is rows:
+                return found
+        places = rows.cpu()
+        found = {name: value[places].to(rows.device) for name, value in self.tensors.items()}
+        self._newest = [(weakref.ref(rows), found), *self._newest[: self.KEPT - 1]]
+        return found
+
+    def __deepcopy__(self, memo: dict) -> TensorTable:
+        """Itself: the copies of a network share what is never changed."""
+        return self
+
+    def row(self, number: int) -> dict[str, Tensor]:
+        """The tensors of one row, without the dimension of rows."""
+        return {name: value[number] for name, value in self.tensors.items()}
+
+
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """Batches of conditions, one after the other."""
+    names = conditions[0].tensors
+    return Condition(
+        torch.cat([one.rows for one in conditions]),
+        {name: torch.cat([one.tensors[name] for one in conditions]) for name in names},
+    )
 
 
 def require_condition(

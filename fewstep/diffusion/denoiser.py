@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fewstep.diffusion import prediction
 from fewstep.diffusion.adapters import Adapter, Labels, adapter_for
-from fewstep.diffusion.conditions import require_condition
+from fewstep.diffusion.conditions import Condition, ConditionTable, joined, require_condition
 from fewstep.diffusion.guidance import calls, is_guided, told
 from fewstep.diffusion.label_groups import Groups, chains, require_groups
 from fewstep.diffusion.network_inputs import ExtraInputs, Given
@@ -98,6 +98,8 @@ class Denoiser(nn.Module):
         held: names of parameters that training leaves as they are and does not store.
         inputs: what the network takes beside x, t and the label; whoever changes the network says so here
             (`fewstep.networks.extra_inputs.add_inputs`).
+        family: what was recorded of the network's pipeline (fewstep.families.family), if it has more parts than this.
+        table: of the conditions' tensors, for a network that takes some (`take`); a condition is a row of it.
     """
 
     FIELDS = ("process", "prediction_type", "adapter", "sample_shape", "num_classes", "null_class")
@@ -127,9 +129,36 @@ class Denoiser(nn.Module):
         # (conditions + 1, labels): each label by its first conditions, none in row 0
         self.register_buffer("chains", torch.tensor(chains(num_classes, self.groups)), persistent=False)
         self.adapter = adapter or adapter_for(process)
+        self.further_nulls = 0
         self.evaluations = 0
         self.held: frozenset[str] = frozenset()
         self.inputs = ExtraInputs()
+        self.table: ConditionTable | None = None
+        self.family: Any = None
+
+    def take(self, table: ConditionTable) -> Denoiser:
+        """Makes the rows of `table` the conditions of this network: its classes are the rows that may be asked for, and
+        a condition is taken from a sample by the row that stands for it without one.
+
+        Raises SettingsError for a network that embeds classes itself.
+        """
+        if self.table is None and self.num_classes:
+            raise SettingsError("this network embeds its classes itself and takes no table of conditions")
+        rows = torch.arange(table.size)
+        nulls = torch.cat([table.nulls.long(), rows[table.count :]])
+        self.table, self.num_classes = table, table.count
+        self.null_class = None if table.size == table.count else table.count
+        self.further_nulls = max(table.size - table.count - 1, 0)
+        self.chains = torch.stack([nulls, rows]).to(self.chains.device)
+        return self
+
+    def is_null(self, condition: Tensor) -> Tensor:
+        """(N,) booleans: which of the labels (N,) say nothing of the sample."""
+        if self.table is not None:
+            return condition >= self.table.count
+        if self.null_class is None:
+            return torch.zeros_like(condition, dtype=torch.bool)
+        return condition == self.null_class
 
     @property
     def labels(self) -> int:
@@ -146,7 +175,7 @@ class Denoiser(nn.Module):
 
         In a network without groups a class is one condition.
         """
-        if self.groups:
+        if self.groups or self.further_nulls:
             return self.chains[count, labels.long()]
         if isinstance(count, int):
             return labels if count else torch.full_like(labels, self.null_class)
@@ -185,7 +214,7 @@ class Denoiser(nn.Module):
         if is_guided(guidance):
             output = self._guided(x, t, condition, guidance, further)
         else:
-            labels = self._labels(condition, len(x), x.device)
+            labels = self._resolved(self._labels(condition, len(x), x.device))
             output = self._evaluate(x, t, self._given(labels, x, further))
         self.evaluations += calls(guidance)
         return self._prediction(x, t, output)
@@ -209,7 +238,8 @@ class Denoiser(nn.Module):
 
         The values of labels on a GPU are looked at only with `wait`, since that waits for the device.
         """
-        require_condition(condition, count, self.num_classes, self.null_class, len(self.groups), wait=wait)
+        require_condition(condition, count, self.num_classes, self.null_class,
+                          len(self.groups) + self.further_nulls, wait=wait)  # fmt: skip
 
     def require_guidance(self, guidance: Guidance) -> None:
         """Raises SettingsError unless the network can be guided so: it knows no class, and several scales are as many
@@ -240,8 +270,8 @@ class Denoiser(nn.Module):
             "prediction_type": self.prediction_type,
             "adapter": self.adapter.to_dict(),
             "sample_shape": list(self.sample_shape),
-            "num_classes": self.num_classes,
-            "null_class": self.null_class,
+            "num_classes": self.num_classes if self.table is None else 0,  # rows mean nothing without their table
+            "null_class": self.null_class if self.table is None else None,
         }
 
     @classmethod
@@ -254,6 +284,13 @@ class Denoiser(nn.Module):
         if inputs is not None:
             denoiser.inputs = ExtraInputs.from_dict(inputs)
         return denoiser
+
+    def around(self, network: nn.Module, inputs: ExtraInputs | None = None) -> Denoiser:
+        """The same denoiser around another network, which takes these further inputs (default: this one's)."""
+        fields = {name: value for name, value in self.describe().items() if name != "inputs"}
+        other = Denoiser.described(fields, network)
+        other.inputs, other.family = self.inputs if inputs is None else inputs, self.family
+        return other if self.table is None else other.take(self.table)
 
     def angle(self, t: Tensor) -> Tensor:
         """atan(σ/α), in [0, π/2], of native times."""
@@ -283,14 +320,22 @@ class Denoiser(nn.Module):
         weaker = [self.with_conditions(whole, conditions) for conditions in range(len(scales))]
         count = len(scales) + 1
         many = torch.cat([x] * count)
-        given = self._given(torch.cat([*weaker, whole]), many, further.repeated(count))
+        given = self._given(self._all_resolved([*weaker, whole]), many, further.repeated(count))
         outputs = self._evaluate(many, torch.cat([t] * count), given).chunk(count)
         total = outputs[0]
         for s, less, more in zip(scales, outputs[:-1], outputs[1:], strict=True):
             total = total + like(torch.as_tensor(s, device=x.device), x) * (more - less)
         return total
 
-    def _given(self, labels: Tensor | None, x: Tensor, further: Further) -> Labels:
+    def _resolved(self, labels: Tensor | None) -> Tensor | Condition | None:
+        """The labels as the network takes them: with their tensors where it takes some."""
+        return labels if self.table is None else Condition(labels, self.table.gather(labels))
+
+    def _all_resolved(self, labels: list[Tensor]) -> Tensor | Condition:
+        """Batches of labels, one after the other, as the network takes them."""
+        return torch.cat(labels) if self.table is None else joined([self._resolved(some) for some in labels])
+
+    def _given(self, labels: Tensor | Condition | None, x: Tensor, further: Further) -> Labels:
         """What goes in the labels' place: the labels, and the further inputs of a network that has some."""
         inputs, (second, scale, negative) = self.inputs, further
         for value, there, what in ((second, inputs.second_time, "second time"), (scale, inputs.guidance, "scale")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.diffusion.network_inputs import Given
+from fewstep.diffusion.network_inputs import ExtraInputs, Given
 from fewstep.networks.extra_inputs import fold_inputs
 from fewstep.networks.lora import merge_lora
 
@@ -21,5 +21,4 @@ def fold_additions(denoiser: Denoiser) -> Denoiser:
         network = fold_inputs(network, Given(None, angle, scale, torch.zeros(1)))
     if network is denoiser.network:
         return denoiser
-    description = {name: value for name, value in denoiser.describe().items() if name != "inputs"}
-    return Denoiser.described(description, network).train(denoiser.training)
+    return denoiser.around(network, ExtraInputs()).train(denoiser.training)

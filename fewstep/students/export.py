@@ -16,7 +16,7 @@ import diffusers
 import torch
 
 from fewstep.diffusion import prediction
-from fewstep.diffusion.adapters import Timestep, UNetAdapter
+from fewstep.diffusion.adapters import DiffusersAdapter, Timestep
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
 from fewstep.networks import routed
@@ -51,7 +51,7 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
     folder = Path(folder)
     student = Student(fold_additions(student.denoiser), student.sampler)
     denoiser, sampler = student.denoiser, student.sampler
-    if not isinstance(denoiser.adapter, UNetAdapter):
+    if not isinstance(denoiser.adapter, DiffusersAdapter):
         raise SettingsError(f"a {type(denoiser.network).__name__} cannot be exported as a diffusers pipeline")
     extra = {"role": "student", "sampler": sampler.model_dump(mode="json")}
     stock = is_stock(student)

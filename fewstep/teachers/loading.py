@@ -3,56 +3,75 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from torch import nn
 
 from fewstep.diffusion.adapters import Adapter
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import Process
+from fewstep.families.family import Family, record_family
 from fewstep.networks.routed import RoutedUNet
-from fewstep.teachers.inspection import TeacherInfo, inspect_teacher, read_json, weights_variant
+from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
+from fewstep.teachers.pipeline_loading import load_pipeline, network_class
 from fewstep.teachers.schedulers import read_scheduler
+from fewstep.teachers.weight_files import read_json, weights_variant
 from fewstep.util.errors import SettingsError
 
 
-def load_teacher(folder: str | os.PathLike) -> Denoiser:
-    """The teacher in a diffusers pipeline folder with a UNet2DModel, frozen and in evaluation mode, on the CPU.
+def load_teacher(folder: str | os.PathLike, variant: str | None = None,
+                 arguments: Mapping[str, Any] | None = None) -> Denoiser:  # fmt: skip
+    """The teacher in a diffusers pipeline folder, frozen and in evaluation mode, on the CPU.
 
     Process, prediction type and preconditioning come from fewstep.json where we saved the folder, else from the
-    scheduler's configuration (so sampling follows the probability-flow ODE, without a scheduler's clipping).
-    Raises SettingsError as `inspect_teacher` does, and for weights that do not fit the configuration.
+    scheduler's configuration (so sampling follows the probability-flow ODE, without a scheduler's clipping). How the
+    denoiser of a pipeline with encoders is called comes from there too, else from a recording of the pipeline with
+    `arguments` of its call (sizes, frames, tokens).
+    Raises SettingsError as `inspect_teacher` does, for weights that do not fit the configuration, and for a pipeline
+    whose calls cannot be replayed.
     """
-    info = inspect_teacher(folder)
-    network = load_network(info.folder / "unet")
+    info = inspect_teacher(folder, variant)
+    network = load_network(info.folder / info.part, variant)
+    family = _family(info, arguments) if info.recorded else None
     if info.description is not None:
         process = Process.from_dict(info.description["process"])
         prediction_type = info.description["prediction_type"]
         adapter = Adapter.from_dict(info.description["adapter"])
+    elif family is not None:
+        process, prediction_type, adapter = read_scheduler(info, family.call, family.time_factor)
     else:
         process, prediction_type, adapter = read_scheduler(info)
+    shape = info.sample_shape if family is None else family.state
     denoiser = Denoiser(
-        network, process, prediction_type, info.sample_shape, info.num_classes, info.null_class, adapter, info.groups
+        network, process, prediction_type, shape, info.num_classes, info.null_class, adapter, info.groups
     )
+    denoiser.family = family
     return denoiser.requires_grad_(False).eval()
 
 
-def load_network(folder: Path) -> nn.Module:
-    """A UNet2DModel, or several in one model, from its folder: safetensors only, every weight accounted for.
+def _family(info: TeacherInfo, arguments: Mapping[str, Any] | None) -> Family:
+    described = (info.description or {}).get("family")
+    return Family.from_dict(described) if described else record_family(load_pipeline(info), arguments)
+
+
+def load_network(folder: Path, variant: str | None = None) -> nn.Module:
+    """A network of diffusers, or several in one model, from its folder: safetensors only, every weight accounted for.
 
     Weights of a variant such as fp16 are computed with in float32, as all others.
     """
     named = read_json(folder / "config.json", "save_pretrained writes it").get("_class_name")
-    kind = RoutedUNet if named == RoutedUNet.__name__ else UNet2DModel
+    kind = RoutedUNet if named == RoutedUNet.__name__ else network_class(str(named))
     with torch.random.fork_rng(devices=[]):  # building a network may draw from the global generator
         try:
             # the way that saves memory patches nn.Module for the whole process: two threads that load at once may leave
             # it patched, and every later module is built without storage
             network, loading = kind.from_pretrained(
                 str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True,
-                low_cpu_mem_usage=False, variant=weights_variant(folder), torch_dtype=torch.float32,
+                low_cpu_mem_usage=bool(getattr(kind, "_keep_in_fp32_modules", None)),  # which diffusers asks for
+                variant=weights_variant(folder, variant), torch_dtype=torch.float32,
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

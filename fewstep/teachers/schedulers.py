@@ -7,32 +7,46 @@ from typing import Any
 import diffusers
 import torch
 
-from fewstep.diffusion.adapters import Adapter, Preconditioned, Timestep, adapter_for
+from fewstep.diffusion.adapters import Adapter, Preconditioned, Timestep
+from fewstep.diffusion.network_call import CLASSES, NetworkCall
 from fewstep.diffusion.prediction import PredictionType
 from fewstep.diffusion.processes import EDM, Flow, Process, VariancePreserving
-from fewstep.teachers.inspection import CONSISTENCY_SCHEDULERS, EDM_SCHEDULERS, TeacherInfo
+from fewstep.teachers.inspection import TeacherInfo
+from fewstep.teachers.scheduler_config import (
+    CONSISTENCY_SCHEDULERS,
+    COSINE_SCHEDULERS,
+    EDM_SCHEDULERS,
+    SHIFTED_SCHEDULERS,
+)
 from fewstep.util.errors import SettingsError, laid_at
 
 
-def read_scheduler(info: TeacherInfo) -> tuple[Process, PredictionType, Adapter]:
-    """What the scheduler of an inspected folder says about the network's training."""
+def read_scheduler(
+    info: TeacherInfo, call: NetworkCall = CLASSES, factor: float = 1.0
+) -> tuple[Process, PredictionType, Adapter]:
+    """What the scheduler of an inspected folder says about the network's training.
+
+    call: how the network is called. factor: of the scheduler's timestep, as the pipeline hands it on.
+    """
     config, name = info.scheduler_config, info.scheduler
     if info.process == "flow":
-        return Flow(), info.prediction_type, Timestep(float(config.get("num_train_timesteps", 1000)))
-    if name in EDM_SCHEDULERS:
+        return Flow(), info.prediction_type, Timestep(config.get("num_train_timesteps", 1000) * factor, call)
+    if name in EDM_SCHEDULERS | COSINE_SCHEDULERS:
         scheduler = _stock(info).config
-        process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
+        process = EDM(scheduler.sigma_min, scheduler.sigma_max, getattr(scheduler, "rho", 7.0))
         sign = 1.0 if scheduler.prediction_type == "epsilon" else -1.0
-        return process, "sample", Preconditioned("edm", scheduler.sigma_data, sign=sign)
+        variant = "cosine" if name in COSINE_SCHEDULERS else "edm"
+        return process, "sample", Preconditioned(variant, scheduler.sigma_data, sign=sign, call=call)
     if name in CONSISTENCY_SCHEDULERS:
         scheduler = _stock(info).config
         process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
-        return process, "sample", Preconditioned("consistency", scheduler.sigma_data, scheduler.sigma_min)
+        return process, "sample", Preconditioned("consistency", scheduler.sigma_data, scheduler.sigma_min, call=call)
     # of the betas: some schedulers put another number at the end of alphas_cumprod where the SNR there is zero
-    table = torch.cumprod(1.0 - _stock(info).betas, dim=0)
+    stock = _stock(info)
+    table = stock.alphas_cumprod if name in SHIFTED_SCHEDULERS else torch.cumprod(1.0 - stock.betas, dim=0)
     with laid_at(str(info.folder / "scheduler" / "scheduler_config.json")):
         process = VariancePreserving(tuple(table.double().tolist()))
-    return process, info.prediction_type, adapter_for(process)
+    return process, info.prediction_type, Timestep((process.timesteps - 1) * factor, call)
 
 
 def _stock(info: TeacherInfo) -> Any:

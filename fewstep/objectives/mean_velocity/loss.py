@@ -129,7 +129,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
             mixed = mixed + s.mixing * step.student.predict(x, t, condition, second=t).as_type("flow_prediction")
         unguided = torch.full_like(t, condition is None, dtype=torch.bool)
         if condition is not None:
-            unguided = condition == step.student.null_class
+            unguided = step.student.is_null(condition)
         return torch.where(per_sample(unguided, own), own, mixed)
 
     @torch.no_grad()

@@ -92,5 +92,5 @@ def join(students: Sequence[Student]) -> Student:
     else:
         network = Routed(networks, labels)
     home = next(networks[0].parameters()).device
-    denoiser = Denoiser.described(first.describe(), network.to(home)).requires_grad_(False).eval()
+    denoiser = first.around(network.to(home)).requires_grad_(False).eval()
     return Student(denoiser, students[0].sampler)

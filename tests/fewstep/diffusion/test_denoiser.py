@@ -52,7 +52,7 @@ def test_a_time_per_sample_equals_one_call_each():
 def test_guidance_mixes_the_null_class_in_one_call_of_twice_the_batch():
     d, (x, t, labels) = denoiser(), batch()
     sizes = []
-    d.network.register_forward_pre_hook(lambda _m, inputs: sizes.append(len(inputs[0])))
+    d.network.register_forward_pre_hook(lambda _m, _a, given: sizes.append(len(given["sample"])), with_kwargs=True)
     with torch.no_grad():
         u, c = d.x0(x, t), d.x0(x, t, labels)
         guided = d.x0(x, t, labels, 3.0)
@@ -68,7 +68,7 @@ def test_each_condition_has_a_guidance_scale_of_its_own_in_one_call():
     d, (x, t, labels) = denoiser(groups=[(0, 1)]), batch()
     d.network = unet(groups=1)
     sizes = []
-    d.network.register_forward_pre_hook(lambda _m, inputs: sizes.append(len(inputs[0])))
+    d.network.register_forward_pre_hook(lambda _m, _a, given: sizes.append(len(given["sample"])), with_kwargs=True)
     with torch.no_grad():
         u, c = d.x0(x, t), d.x0(x, t, labels)
         g = d.x0(x, t, torch.tensor([4, 4, 2, 4, 4]))

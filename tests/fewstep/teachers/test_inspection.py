@@ -12,9 +12,10 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
 from fewstep.networks.unet_mlp import new_unet
-from fewstep.teachers import inspect_teacher, inspection, load_teacher
+from fewstep.teachers import inspect_teacher, load_teacher, scheduler_config
 from fewstep.util.errors import SettingsError
 
+NEEDS_TORCHSDE = {"CosineDPMSolverMultistepScheduler"}  # a stub that takes anything where torchsde is absent
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -121,11 +122,20 @@ def test_weights_with_a_tensor_missing_are_refused(folder):
 def test_other_kinds_of_pipelines_are_refused(folder):
     index = folder / "model_index.json"
     edit(index, vae=["diffusers", "AutoencoderKL"])
-    refused(folder, str(index), "scheduler, unet, vae")
-    edit(index, vae=None, unet=["diffusers", "UNet2DConditionModel"])
-    refused(folder, str(index), "UNet2DModel")
-    edit(index, unet=["my_module", "UNet2DModel"])
-    refused(folder, str(index), "UNet2DModel")
+    refused(folder, str(folder / "vae"), "missing", "model_index.json")
+    edit(index, vae=None, transformer=["diffusers", "DiTTransformer2DModel"])
+    refused(folder, str(index), "scheduler, transformer, unet", "one denoiser")
+    edit(index, transformer=None, unet=None, decoder=["diffusers", "UNet2DModel"])
+    refused(folder, str(index), "decoder, scheduler", "one denoiser")
+    edit(index, decoder=None, unet=["my_module", "UNet2DModel"])
+    refused(folder, str(index), "my_module.UNet2DModel")
+
+
+def test_code_in_the_folder_is_refused_and_not_executed(folder):
+    edit(folder / "model_index.json", helper=["helper", "Helper"])
+    (folder / "helper").mkdir()
+    (folder / "helper" / "helper.py").write_text("raise SystemExit('executed')")
+    refused(folder, str(folder / "helper" / "helper.py"), "never executed")
 
 
 def test_unknown_schedulers_predictions_and_labels_are_refused(folder):
@@ -181,16 +191,15 @@ def test_keys_that_say_how_to_sample_are_taken(folder, changes):
 
 
 def test_every_key_of_the_stock_schedulers_is_known_and_so_is_who_rescales():
-    names = inspection.BETA_SCHEDULERS | inspection.FLOW_SCHEDULERS
-    names |= inspection.EDM_SCHEDULERS | inspection.CONSISTENCY_SCHEDULERS
+    names = scheduler_config.KNOWN_SCHEDULERS - NEEDS_TORCHSDE
     keys = {name: set(inspect.signature(getattr(diffusers, name).__init__).parameters) - {"self"} for name in names}
-    assert set().union(*keys.values()) <= inspection._MEANING | inspection._SAMPLING
-    assert {name for name in names if "rescale_betas_zero_snr" in keys[name]} == inspection.ZERO_SNR_SCHEDULERS
+    assert set().union(*keys.values()) <= scheduler_config._MEANING | scheduler_config._SAMPLING
+    assert {name for name in names if "rescale_betas_zero_snr" in keys[name]} == scheduler_config.ZERO_SNR_SCHEDULERS
 
 
 def test_the_chain_at_zero_terminal_snr_is_the_same_whichever_scheduler_names_it(folder):
     path, found = folder / "scheduler" / "scheduler_config.json", set()
-    for name in sorted(inspection.ZERO_SNR_SCHEDULERS):
+    for name in sorted(scheduler_config.ZERO_SNR_SCHEDULERS - scheduler_config.SHIFTED_SCHEDULERS):
         betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
         path.write_text(json.dumps({"_class_name": name, "rescale_betas_zero_snr": True, **betas,
                                     "prediction_type": "v_prediction"}))  # fmt: skip

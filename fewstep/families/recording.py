@@ -1,0 +1,199 @@
+"""What a stock pipeline hands to its denoiser in the first step: recorded, and split into state, time, condition and
+constants. No family is named here; see FAMILIES in docs/architecture.md."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.diffusion.network_call import flattened
+from fewstep.util.errors import SettingsError
+
+STATES = ("sample", "hidden_states", "x")
+TIMES = ("timestep", "timesteps", "t")
+PARTS = ("transformer", "unet", "prior")
+UNGUIDED = 1.0
+
+
+class _Stop(Exception):
+    """The first step is over: nothing more is to be learnt from this call of the pipeline."""
+
+
+class _Output(tuple):
+    """What a denoiser returns, in both forms that pipelines read it in."""
+
+    @property
+    def sample(self) -> Tensor:
+        return self[0]
+
+
+@dataclass
+class FirstStep:
+    """The first step of a pipeline's call.
+
+    calls: arguments of each call of the denoiser, by path (`flattened`). state: what the scheduler steps (N, …).
+    timestep: the scheduler's own. prompts: what `encode_prompt` returned, None in a pipeline without it.
+    """
+
+    calls: list[dict[str, Any]]
+    state: Tensor
+    timestep: float
+    prompts: Any = None
+
+
+def part_of(pipe: Any) -> str:
+    """Name of the pipeline's denoiser. Raises SettingsError for a pipeline without one, or with two."""
+    found = [name for name in PARTS if isinstance(getattr(pipe, name, None), nn.Module)]
+    if len(found) != 1:
+        raise SettingsError(
+            f"{type(pipe).__name__}: the denoisers are {', '.join(found) or 'none'}; one is wanted, of "
+            f"{', '.join(PARTS)}"
+        )
+    return found[0]
+
+
+def known_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that the pipeline's call takes."""
+    taken = inspect.signature(type(pipe).__call__).parameters
+    return {name: value for name, value in arguments.items() if name in taken}
+
+
+@torch.no_grad()
+def first_step(pipe: Any, arguments: Mapping[str, Any], count: int) -> FirstStep:
+    """Calls the pipeline and stops it after its first step; the denoiser itself is never run.
+
+    arguments: of the pipeline's call, for `count` samples. Raises SettingsError where the pipeline refuses them, or
+    makes no step that can be recorded.
+    """
+    recorder = _Recorder(pipe, count)
+    plain = {"num_inference_steps": 2, "output_type": "latent", "return_dict": False,
+             "generator": [torch.Generator().manual_seed(k) for k in range(count)]}  # fmt: skip
+    with recorder.installed(), _silent(pipe):
+        try:
+            pipe(**known_arguments(pipe, plain), **arguments)
+        except _Stop:
+            pass
+        except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
+            raise SettingsError(f"{type(pipe).__name__}: {' '.join(str(error).split())}") from error
+    return recorder.result()
+
+
+class _Recorder:
+    """Stands in the place of a pipeline's denoiser and of its scheduler's step."""
+
+    def __init__(self, pipe: Any, count: int):
+        self.pipe, self.count = pipe, count
+        self.network = getattr(pipe, part_of(pipe))
+        self.calls: list[dict[str, Any]] = []
+        self.latents: Tensor | None = None
+        self.state: Tensor | None = None
+        self.timestep: float | None = None
+        self.prompts: Any = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        pipe, kind = self.pipe, type(self.pipe)
+        replaced: list[tuple[Any, str]] = []
+
+        def replace(owner: Any, name: str, function: Any) -> None:
+            owner.__dict__[name] = function
+            replaced.append((owner, name))
+
+        replace(self.network, "forward", self._forward)
+        replace(pipe.scheduler, "step", self._step)
+        if hasattr(kind, "prepare_latents"):
+            prepare = pipe.prepare_latents
+            replace(pipe, "prepare_latents", lambda *a, **k: self._prepared(prepare(*a, **k)))
+        if hasattr(kind, "encode_prompt"):
+            encode = pipe.encode_prompt
+            replace(pipe, "encode_prompt", lambda *a, **k: self._encoded(encode(*a, **k)))
+        pipe.__class__ = _on_the_encoders_device(kind)
+        try:
+            yield
+        finally:
+            pipe.__class__ = kind
+            for owner, name in replaced:
+                del owner.__dict__[name]
+
+    def _prepared(self, result: Any) -> Any:
+        self.latents = result[0] if isinstance(result, tuple) else result
+        return result
+
+    def _encoded(self, result: Any) -> Any:
+        self.prompts = result
+        return result
+
+    def _forward(self, *values: Any, **named: Any) -> Any:
+        bound = inspect.signature(type(self.network).forward).bind(self.network, *values, **named).arguments
+        arguments = {name: value for name, value in bound.items() if name not in ("self", "return_dict")}
+        arguments |= arguments.pop("kwargs", {})
+        self.calls.append({name: value for name, value in flattened(arguments).items() if value is not None})
+        x = next((arguments[name] for name in STATES if name in arguments), None)
+        if x is None:
+            raise SettingsError(f"{type(self.network).__name__} takes {', '.join(arguments)}; none of them is a state")
+        shape = list(x.shape if self.latents is None else (len(x), *self.latents.shape[1:]))
+        config = self.network.config
+        if config.get("out_channels") == 2 * shape[1]:  # learned variances, which the pipeline cuts off
+            shape[1] *= 2
+        return _Output((x.new_zeros(shape),))
+
+    def _step(self, _output: Any, timestep: Any, sample: Tensor, *_more: Any, **_named: Any) -> Any:
+        self.state, self.timestep = sample, float(timestep)
+        raise _Stop
+
+    def result(self) -> FirstStep:
+        if self.state is None or not self.calls:
+            raise SettingsError(
+                f"{type(self.pipe).__name__}: {len(self.calls)} calls of the denoiser and no step of the scheduler were "
+                f"seen; this pipeline does not sample as a diffusion model"
+            )
+        if len(self.state) != self.count:  # samples that the scheduler steps in both halves of a guided batch
+            self.state = self.state[: self.count]
+        return FirstStep(self.calls, self.state, self.timestep, self.prompts)
+
+
+@contextmanager
+def _silent(pipe: Any) -> Iterator[None]:
+    before = getattr(pipe, "_progress_bar_config", None)
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        pipe._progress_bar_config = before or {}
+
+
+def _on_the_encoders_device(kind: type) -> type:
+    """The pipeline's class with the device of the parts that are really there: the denoiser may be on meta."""
+
+    def device(pipe: Any) -> torch.device:
+        modules = (part for part in pipe.components.values() if isinstance(part, nn.Module))
+        real = (parameter.device for module in modules for parameter in module.parameters())
+        return next((found for found in real if found.type != "meta"), torch.device("cpu"))
+
+    return type(kind.__name__, (kind,), {
+        "device": property(device), "_execution_device": property(device), "__module__": kind.__module__,
+    })  # fmt: skip
+
+
+def per_sample(first: Mapping[str, Any], second: Mapping[str, Any], counts: tuple[int, int]) -> list[str]:
+    """Paths of the arguments whose first side grew from counts[0] to counts[1] with the batch."""
+    return [
+        name
+        for name, value in first.items()
+        if isinstance(value, Tensor) and value.ndim and isinstance(second.get(name), Tensor)
+        and (len(value), len(second[name])) == counts
+    ]  # fmt: skip
+
+
+def keyword(names: Sequence[str], found: Mapping[str, Any], what: str) -> str:
+    """The first of `names` that the denoiser was given. Raises SettingsError where it was given none."""
+    for name in names:
+        if name in found:
+            return name
+    raise SettingsError(f"the denoiser's {what} is none of {', '.join(names)}; it was given {', '.join(found)}")
