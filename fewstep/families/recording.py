@@ -150,8 +150,8 @@ class _Recorder:
     def result(self) -> FirstStep:
         if self.state is None or not self.calls:
             raise SettingsError(
-                f"{type(self.pipe).__name__}: {len(self.calls)} calls of the denoiser and no step of the scheduler were "
-                f"seen; this pipeline does not sample as a diffusion model"
+                f"{type(self.pipe).__name__}: {len(self.calls)} calls of the denoiser and no step of the scheduler "
+                f"were seen; this pipeline does not sample as a diffusion model"
             )
         if len(self.state) != self.count:  # samples that the scheduler steps in both halves of a guided batch
             self.state = self.state[: self.count]
