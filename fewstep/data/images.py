@@ -108,6 +108,19 @@ class ImageSet:
         parts = [self._source.record(number)["label"] for number in range(self._source.records)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
+    @property
+    def captions(self) -> list[str | None]:
+        """All captions, in the order of the images; None for an image without."""
+        found: list[str | None] = []
+        for number in range(self._source.records):
+            metadata = self._source.metadata(number)
+            found += metadata.get("captions") or [None] * len(metadata["keys"])
+        return found
+
+    def keys(self, indices: list[int]) -> list[str]:
+        """Names of images (indices of 0 … len − 1) where they came from."""
+        return [self._source.metadata(k // self.record_size)["keys"][k % self.record_size] for k in indices]
+
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
         """The images ``position … position + size − 1`` of training, counted from its start across epochs.
 

@@ -8,6 +8,7 @@ mistake is named there, not by a bare index error or a NaN from deep within a ne
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -43,37 +44,46 @@ class ConditionTable(Protocol):
         """Tensors (N, …) of these rows (N,), by keyword, on the device of `rows`."""
 
 
-class TensorTable:
-    """A table in memory; the tensors (size, …) may be memory-mapped. The newest rows gathered are kept, since all terms
-    of a step ask for the same."""
+class CachedTable(ABC):
+    """A table that keeps the newest rows gathered, since all terms of a step ask for the same; see ConditionTable."""
 
     KEPT = 4
 
-    def __init__(self, tensors: Mapping[str, Tensor], nulls: Tensor):
-        self.tensors, self.nulls, self.count = dict(tensors), nulls, len(nulls)
-        sizes = {len(value) for value in tensors.values()}
-        if len(sizes) > 1 or (sizes and not self.count <= min(sizes)):
-            raise SettingsError(f"the fields of a table of conditions have {sorted(sizes)} rows, {self.count} named")
-        self.size = sizes.pop() if sizes else self.count
+    def __init__(self, nulls: Tensor, size: int):
+        self.nulls, self.count, self.size = nulls, len(nulls), size
         self._newest: list[tuple[weakref.ref, dict[str, Tensor]]] = []
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> dict[str, Tensor]:
+        """Tensors (N, …) of rows (N,) on the CPU, by keyword, on the CPU."""
 
     def gather(self, rows: Tensor) -> dict[str, Tensor]:
         """See ConditionTable."""
         for reference, found in self._newest:
             if reference() is rows:
                 return found
-        places = rows.cpu()
-        found = {name: value[places].to(rows.device) for name, value in self.tensors.items()}
+        found = {name: value.to(rows.device) for name, value in self.read(rows.cpu()).items()}
         self._newest = [(weakref.ref(rows), found), *self._newest[: self.KEPT - 1]]
         return found
 
-    def __deepcopy__(self, memo: dict) -> TensorTable:
+    def __deepcopy__(self, memo: dict) -> CachedTable:
         """Itself: the copies of a network share what is never changed."""
         return self
 
-    def row(self, number: int) -> dict[str, Tensor]:
-        """The tensors of one row, without the dimension of rows."""
-        return {name: value[number] for name, value in self.tensors.items()}
+
+class TensorTable(CachedTable):
+    """A table in memory: tensors (size, …) by keyword; nulls (count,) as ConditionTable has them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], nulls: Tensor):
+        sizes = {len(value) for value in tensors.values()}
+        if len(sizes) > 1 or (sizes and not len(nulls) <= min(sizes)):
+            raise SettingsError(f"the fields of a table of conditions have {sorted(sizes)} rows, {len(nulls)} named")
+        super().__init__(nulls, sizes.pop() if sizes else len(nulls))
+        self.tensors = dict(tensors)
+
+    def read(self, rows: Tensor) -> dict[str, Tensor]:
+        """See CachedTable."""
+        return {name: value[rows] for name, value in self.tensors.items()}
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:

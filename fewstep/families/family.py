@@ -19,8 +19,11 @@ from fewstep.families.recording import (
     FirstStep,
     first_step,
     keyword,
+    last_step,
     part_of,
     per_sample,
+    structure,
+    zeros,
 )
 from fewstep.util.errors import SettingsError
 
@@ -51,6 +54,7 @@ class Family:
         guidance: how the pipeline evaluates both branches; None for one without a null condition.
         classes: labels of a class-conditional denoiser, 0 for others; the label after them is the null one.
         arguments: of the pipeline's call, under which all this holds (sizes, frames, tokens).
+        prompts: shapes of what its `encode_prompt` returns (recording.structure), so that decoding needs no encoder.
     """
 
     pipeline: str
@@ -62,6 +66,7 @@ class Family:
     guidance: Form | None
     classes: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Any = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description."""
@@ -69,7 +74,7 @@ class Family:
             "pipeline": self.pipeline, "part": self.part, "state": list(self.state), "call": self.call.to_dict(),
             "time_factor": self.time_factor, "guidance": self.guidance, "classes": self.classes,
             "fields": {name: {"shape": list(one.shape), "dtype": one.dtype} for name, one in self.fields.items()},
-            "arguments": dict(self.arguments),
+            "arguments": dict(self.arguments), "prompts": self.prompts,
         }  # fmt: skip
 
     @staticmethod
@@ -123,7 +128,8 @@ def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Fami
         form = "sequential"
     elif guided is not None and len(guided.calls[0][x]) == 2 * _COUNTS[0]:
         form = "joint"
-    return Family(type(pipe).__name__, part, state, call, factor, described, form, classes, fixed)
+    prompts = structure(plain[0].prompts, plain[1].prompts, _COUNTS)
+    return Family(type(pipe).__name__, part, state, call, factor, described, form, classes, fixed, prompts)
 
 
 def record_conditions(pipe: Any, family: Family, prompts: Mapping[str, list[Any]], count: int) -> dict[str, Tensor]:
@@ -165,6 +171,15 @@ def table_of(pipe: Any, family: Family, prompts: list[str], negative: str | None
         {name: torch.cat([value, null[name]]) for name, value in rows.items()},
         torch.full((len(prompts),), len(prompts)),
     )
+
+
+def decoding(pipe: Any, family: Family, states: Tensor, output_type: str) -> Any:
+    """What the pipeline returns for states (N, *state) at the end of its sampling, without denoiser and encoders."""
+    arguments = _arguments(pipe, {**family.arguments, **_probe(pipe, 1)}, guided=False)
+    for name in ("prompt", "class_labels", "batch_size"):
+        if name in arguments:
+            arguments[name] = len(states) if name == "batch_size" else arguments[name] * len(states)
+    return last_step(pipe, arguments, states, zeros(family.prompts, len(states)), output_type)
 
 
 def default_scale(pipe: Any) -> float | None:

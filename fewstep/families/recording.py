@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,14 @@ def known_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name in taken}
 
 
+class _Stepped(_Output):
+    """What a scheduler's step returns, in both forms."""
+
+    @property
+    def prev_sample(self) -> Tensor:
+        return self[0]
+
+
 @torch.no_grad()
 def first_step(pipe: Any, arguments: Mapping[str, Any], count: int) -> FirstStep:
     """Calls the pipeline and stops it after its first step; the denoiser itself is never run.
@@ -72,23 +80,40 @@ def first_step(pipe: Any, arguments: Mapping[str, Any], count: int) -> FirstStep
     makes no step that can be recorded.
     """
     recorder = _Recorder(pipe, count)
-    plain = {"num_inference_steps": 2, "output_type": "latent", "return_dict": False,
-             "generator": [torch.Generator().manual_seed(k) for k in range(count)]}  # fmt: skip
-    with recorder.installed(), _silent(pipe):
-        try:
-            pipe(**known_arguments(pipe, plain), **arguments)
-        except _Stop:
-            pass
-        except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
-            raise SettingsError(f"{type(pipe).__name__}: {' '.join(str(error).split())}") from error
+    with suppress(_Stop):
+        _call(pipe, recorder, {"num_inference_steps": 2, "output_type": "latent"}, arguments, count)
     return recorder.result()
 
 
-class _Recorder:
-    """Stands in the place of a pipeline's denoiser and of its scheduler's step."""
+@torch.no_grad()
+def last_step(pipe: Any, arguments: Mapping[str, Any], states: Tensor, prompts: Any, output_type: str) -> Any:
+    """What the pipeline makes of states (N, …) that its sampler would have ended in.
 
-    def __init__(self, pipe: Any, count: int):
-        self.pipe, self.count = pipe, count
+    arguments: of its call, for N samples. prompts: what `encode_prompt` returns then (it is not called); None in a
+    pipeline without it. output_type: as the pipeline takes it.
+    """
+    recorder = _Recorder(pipe, len(states), states, prompts)
+    return _call(pipe, recorder, {"num_inference_steps": 1, "output_type": output_type}, arguments, len(states))[0]
+
+
+def _call(pipe: Any, recorder: _Recorder, plain: dict[str, Any], arguments: Mapping[str, Any], count: int) -> Any:
+    plain |= {"return_dict": False, "generator": [torch.Generator().manual_seed(k) for k in range(count)]}
+    with recorder.installed(), _silent(pipe):
+        try:
+            return pipe(**known_arguments(pipe, plain), **arguments)
+        except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
+            raise SettingsError(f"{type(pipe).__name__}: {' '.join(str(error).split())}") from error
+
+
+class _Recorder:
+    """Stands in the place of a pipeline's denoiser and of its scheduler's step.
+
+    states: what the scheduler's step returns; None: the pipeline is stopped there. prompts: what stands in the place of
+    `encode_prompt`'s result.
+    """
+
+    def __init__(self, pipe: Any, count: int, states: Tensor | None = None, prompts: Any = None):
+        self.pipe, self.count, self.states, self.stand_in = pipe, count, states, prompts
         self.network = getattr(pipe, part_of(pipe))
         self.calls: list[dict[str, Any]] = []
         self.latents: Tensor | None = None
@@ -112,8 +137,11 @@ class _Recorder:
             replace(pipe, "prepare_latents", lambda *a, **k: self._prepared(prepare(*a, **k)))
         if hasattr(kind, "encode_prompt"):
             encode = pipe.encode_prompt
-            replace(pipe, "encode_prompt", lambda *a, **k: self._encoded(encode(*a, **k)))
-        pipe.__class__ = _on_the_encoders_device(kind)
+            given = self.stand_in
+            made = encode if given is None else lambda *_a, **_k: given
+            replace(pipe, "encode_prompt", lambda *a, **k: self._encoded(made(*a, **k)))
+        first = "text_encoder" if self.states is None else "vae"
+        pipe.__class__ = _on_device_of(kind, first)
         try:
             yield
         finally:
@@ -145,7 +173,9 @@ class _Recorder:
 
     def _step(self, _output: Any, timestep: Any, sample: Tensor, *_more: Any, **_named: Any) -> Any:
         self.state, self.timestep = sample, float(timestep)
-        raise _Stop
+        if self.states is None:
+            raise _Stop
+        return _Stepped((self.states.to(sample.device, sample.dtype),))
 
     def result(self) -> FirstStep:
         if self.state is None or not self.calls:
@@ -168,17 +198,39 @@ def _silent(pipe: Any) -> Iterator[None]:
         pipe._progress_bar_config = before or {}
 
 
-def _on_the_encoders_device(kind: type) -> type:
-    """The pipeline's class with the device of the parts that are really there: the denoiser may be on meta."""
+def _on_device_of(kind: type, first: str) -> type:
+    """The pipeline's class with the device of the part `first`, else of any that is really there: the denoiser may be
+    on meta, and encoders and autoencoder on different devices."""
 
     def device(pipe: Any) -> torch.device:
-        modules = (part for part in pipe.components.values() if isinstance(part, nn.Module))
+        parts = sorted(pipe.components.items(), key=lambda item: item[0] != first)
+        modules = (part for _, part in parts if isinstance(part, nn.Module))
         real = (parameter.device for module in modules for parameter in module.parameters())
         return next((found for found in real if found.type != "meta"), torch.device("cpu"))
 
     return type(kind.__name__, (kind,), {
         "device": property(device), "_execution_device": property(device), "__module__": kind.__module__,
     })  # fmt: skip
+
+
+def structure(first: Any, second: Any, counts: tuple[int, int]) -> Any:
+    """What `encode_prompt` returned for two numbers of prompts, as JSON: tensors by shape and dtype, without the batch
+    where it grew with it."""
+    if isinstance(first, Tensor):
+        grew = first.ndim > 0 and (len(first), len(second)) == counts
+        shape = list(first.shape[1:] if grew else first.shape)
+        return {"shape": shape, "dtype": str(first.dtype).removeprefix("torch."), "per_sample": grew}
+    if isinstance(first, list | tuple):
+        return [structure(one, other, counts) for one, other in zip(first, second, strict=True)]
+    return None
+
+
+def zeros(described: Any, count: int) -> Any:
+    """Zeros of a `structure` for `count` prompts."""
+    if isinstance(described, Mapping):
+        shape = ([count] if described["per_sample"] else []) + list(described["shape"])
+        return torch.zeros(shape, dtype=getattr(torch, described["dtype"]))
+    return None if described is None else tuple(zeros(one, count) for one in described)
 
 
 def per_sample(first: Mapping[str, Any], second: Mapping[str, Any], counts: tuple[int, int]) -> list[str]:

@@ -56,6 +56,11 @@ class TeacherInfo:
         return not self.parts <= {"unet", "scheduler", GUIDE} or self.network not in {name for _, name in NETWORKS}
 
     @property
+    def textual(self) -> bool:
+        """Whether its conditions are texts."""
+        return any(name.startswith("text_encoder") for name in self.parts)
+
+    @property
     def groups(self) -> list[list[int]]:
         """Of classes, whose labels the network was trained with beside the classes'."""
         return (self.description or {}).get("groups", [])

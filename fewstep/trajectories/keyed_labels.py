@@ -1,8 +1,12 @@
 """What a sample starts from, as a function of (seed, sample index) alone."""
 
+import torch
 from torch import Tensor
 
-from fewstep.diffusion.randomness import integers, noise
+from fewstep.diffusion.randomness import Permutation, integers, noise
+
+UNIFORM, EACH_ONCE = "uniform classes", "each prompt once an epoch"
+"""Where the conditions of a set come from."""
 
 
 def sample_noise(seed: int, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -10,6 +14,18 @@ def sample_noise(seed: int, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
     return noise(seed, "trajectories", indices, shape)
 
 
-def sample_condition(seed: int, indices: Tensor, num_classes: int) -> Tensor | None:
-    """Uniform classes of samples ``indices`` (N,) as (N,) int64; None without classes."""
-    return integers(seed, "trajectory-condition", indices, num_classes) if num_classes else None
+def sample_condition(seed: int, indices: Tensor, num_classes: int, source: str = UNIFORM) -> Tensor | None:
+    """Conditions of samples ``indices`` (N,) as (N,) int64; None without classes.
+
+    source: UNIFORM classes, or EACH_ONCE: every condition alike often, epoch by epoch in an order of its own.
+    """
+    if not num_classes:
+        return None
+    if source == UNIFORM:
+        return integers(seed, "trajectory-condition", indices, num_classes)
+    epochs, places = indices // num_classes, indices % num_classes
+    found = torch.empty_like(indices)
+    for epoch in epochs.unique().tolist():
+        of_epoch = epochs == epoch
+        found[of_epoch] = Permutation(num_classes, seed, "trajectory-prompt", epoch)(places[of_epoch])
+    return found

@@ -1,6 +1,7 @@
 """From a teacher and settings to everything that determines a set: its key fields and its division into records."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.guidance import is_guided, told
 from fewstep.diffusion.solvers import is_stochastic, network_evaluations
+from fewstep.trajectories.keyed_labels import EACH_ONCE, UNIFORM
 from fewstep.trajectories.set_identity import code_digest
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.device import device_of, indexed
@@ -73,6 +75,7 @@ def plan_set(
     *,
     seed: int,
     teacher_digest: str,
+    prompts_digest: str = "",
     num_classes: int | None = None,
     device: torch.device | str | None = None,
     code: str | None = None,
@@ -84,6 +87,7 @@ def plan_set(
         settings: of the set.
         seed: of noise and conditions.
         teacher_digest: hash of the teacher's weights and configuration.
+        prompts_digest: hash of the table of conditions, for a teacher that takes one.
         num_classes: classes that conditions are drawn from; default: the teacher's.
         device: where the teacher is to be run; default: where it lies. It is not part of ``fields``: which device made
             a record stands among the backends (see :func:`fewstep.trajectories.set_identity.set_key`).
@@ -121,7 +125,7 @@ def plan_set(
         "process": sha256_json(denoiser.process.to_dict()),
         "prediction": denoiser.prediction_type,
         "shape": list(denoiser.sample_shape),
-        "condition": {"source": "uniform classes", "classes": classes} if classes else {"source": "none"},
+        "condition": _condition_source(denoiser, classes, prompts_digest),
         "negative": "null class" if is_guided(settings.guidance) else "none",
         "evaluations": evaluations,
         "seed": seed,
@@ -130,6 +134,14 @@ def plan_set(
     }
     place = device_of(denoiser) if device is None else indexed(device)
     return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, place, fields)
+
+
+def _condition_source(denoiser: Denoiser, classes: int, prompts_digest: str) -> dict[str, Any]:
+    if not classes:
+        return {"source": "none"}
+    if denoiser.table is None:
+        return {"source": UNIFORM, "classes": classes}
+    return {"source": EACH_ONCE, "classes": classes, "prompts": prompts_digest}
 
 
 def operations(denoiser: Denoiser) -> int:

@@ -91,7 +91,7 @@ class SetWriter:
         indices = plan.indices_of(record)
         device = plan.device
         with torch.inference_mode():
-            condition = sample_condition(plan.seed, indices, plan.num_classes)
+            condition = sample_condition(plan.seed, indices, plan.num_classes, plan.fields["condition"]["source"])
             made = sample(
                 denoiser,
                 sample_noise(plan.seed, indices, plan.shape).to(device),

@@ -8,11 +8,15 @@ from tasks.config.schema import Settings
 
 
 def outside_paths(settings: Settings, root: Path) -> dict[str, Path | None]:
-    """Paths by name (images, teacher, recipe), below the checkout `root` where relative; None for what is not used."""
+    """Paths by name, below the checkout `root` where relative; None for what is not used.
+
+    Names: images, teacher, encoders (the teacher but for the weights of its denoiser), recipe.
+    """
     teacher, recipe = settings.teacher.given, settings.distill.recipe
     return {
         "images": root / "data" / "raw" if settings.data.source == "raw" else None,
         "teacher": (root / Path(teacher).expanduser()) if teacher else None,
+        "encoders": (root / Path(teacher).expanduser()) if teacher else None,
         "recipe": (root / Path(recipe).expanduser()) if recipe.endswith((".yaml", ".yml")) else None,
     }
 

@@ -24,7 +24,8 @@ def validate(root: Path, settings: Settings) -> None:
     _solvers(settings)
     outside = outside_paths(settings, root)
     _own_outputs(root, outside)
-    teacher = None if outside["teacher"] is None else inspect_teacher(outside["teacher"])
+    given = outside["teacher"]
+    teacher = None if given is None else inspect_teacher(given, settings.teacher.variant)
     _guidance(settings, recipe, teacher)
     classes = len(digits_facts.CLASSES)
     if outside["images"] is not None:
@@ -47,6 +48,8 @@ def _own_outputs(root: Path, outside: dict[str, Path | None]) -> None:
 
 def _fits(teacher: TeacherInfo, data: Data, classes: int) -> None:
     """The teacher's images and classes are the data's, as far as that is known before the images are opened."""
+    if teacher.recorded:
+        return  # the encode stage holds sizes and captions to what the pipeline takes
     known = digits_facts.SHAPE if data.source == "digits" else (None, None, None)
     wanted = (data.channels or known[0], data.size or known[1], data.size or known[2])
     if any(want is not None and have != want for have, want in zip(teacher.sample_shape, wanted, strict=True)):
@@ -67,6 +70,7 @@ def _guidance(settings: Settings, recipe: Recipe, teacher: TeacherInfo | None) -
     groups, where, classes = settings.teacher.groups, "teacher.groups", None
     if teacher is not None:
         groups, where, classes = teacher.groups, f"the teacher {teacher.folder}", teacher.num_classes
+        classes = None if teacher.textual else classes
     with laid_at(where):  # how many classes the data have is seen later: as if there were one beyond the largest
         some = 2 + max((label for group in groups for label in group), default=0) if classes is None else classes
         require_groups(groups, some, some)

@@ -80,6 +80,7 @@ class Teacher(TeacherTraining):
 
     source: str = "train"
     path: str | None = None
+    variant: str | None = None                                   # of a given teacher's weights: fp16; null: plain
 
     @field_validator("source", "path")
     @classmethod
@@ -98,6 +99,24 @@ class Teacher(TeacherTraining):
     def given(self) -> str | None:
         """The path of a teacher that is not trained here, else None."""
         return self.path or (None if self.source == "train" else self.source)
+
+
+class Encode(Strict):
+    """How a given pipeline's texts and images are encoded; null: as the pipeline does where nobody says.
+
+    `arguments`: further ones of the pipeline's call, alike for all samples.
+    """
+
+    height: Count | None = None
+    width: Count | None = None
+    num_frames: Count | None = None
+    max_sequence_length: Count | None = None
+    negative_prompt: str | None = None
+    arguments: dict[str, str | int | float | bool | None] = {}
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch: Count = 16
+    max_truncated_share: Share = 0.05
+    max_bytes: Count = 64_000_000_000
 
 
 class Trajectories(Strict):
@@ -199,6 +218,7 @@ class Settings(Strict):
     profile: Literal["local", "server"] = "local"
     data: Data = Data()
     teacher: Teacher = Teacher()
+    encode: Encode = Encode()
     trajectories: Trajectories = Trajectories()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()

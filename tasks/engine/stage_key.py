@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewstep.teachers.inspection import DENOISERS
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError
 from fewstep.util.hashing import sha256_json
@@ -20,6 +21,7 @@ from tasks.storage.workspace import Workspace
 
 _HINTS = {"images": "bring your images in with `fewstep data add PATH`",
           "teacher": "teacher.source is 'train' or the folder of a saved diffusers pipeline",
+          "encoders": "teacher.source is 'train' or the folder of a saved diffusers pipeline",
           "recipe": "`fewstep recipes` lists the recipes that come with fewstep"}  # fmt: skip
 
 
@@ -85,13 +87,19 @@ def outside_digests(stage: Stage, settings: Settings, workspace: Workspace, tabl
     return {name: outside_digest(name, paths[name], table) for name in stage.outside if paths[name] is not None}
 
 
+def _of_denoiser(file: str) -> bool:
+    """Whether a file of a pipeline's folder holds weights of its denoiser, by which no condition changes."""
+    part, _, rest = file.partition("/")
+    return part in DENOISERS and rest != "config.json"
+
+
 def outside_digest(name: str, path: Path, table: StatTable) -> str:
     """SHA-256 over the files of a folder (names, sizes, hashes) or of one file."""
     if path.is_file():
         return table.sha256(path)
     if not path.is_dir():
         raise SettingsError(f"{path}: no such file or folder", hint=_HINTS[name])
-    names = list_given(path)
+    names = [file for file in list_given(path) if name != "encoders" or not _of_denoiser(file)]
     if not names:
         raise SettingsError(f"{path}: the folder is empty", hint=_HINTS[name])
     rows = [[name, (path / name).stat().st_size, table.sha256(path / name)] for name in names]

@@ -60,7 +60,7 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
     name = "distill"
     output = "data/student"
     settings_type = DistillSettings
-    inputs = ("shard", "teacher", "trajectories")
+    inputs = ("shard", "encode", "teacher", "trajectories")
     outside = ("recipe",)
     params = ("seed", "distill")
 
@@ -82,14 +82,14 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
 
     def check(self, context: Context[DistillSettings]) -> None:
         """Refuse a recipe, overrides and results of earlier stages that do not fit together."""
-        from fewstep.data.images import load_split  # loads torch
+        from tasks.data.encoded_inputs import encodes_data  # loads torch
 
         recipe = context.settings.recipe
         inspect_teacher(context.inputs["teacher"])
         made = context.manifests["trajectories"].settings
         check_needs(
             recipe,
-            data=not recipe.needs.data or len(load_split(context.inputs["shard"], "train")) > 0,
+            data=not recipe.needs.data or encodes_data(context),
             pairs=made.get("needs") != "nothing",
         )
         if recipe.needs.states and not made.get("keep"):
@@ -145,17 +145,16 @@ def _result_file(context: Context[DistillSettings], unit: str) -> Path:
 
 
 def _distillation(context: Context[DistillSettings]) -> Distillation:
-    from fewstep.data.images import load_split  # loads torch
-    from fewstep.teachers import load_teacher
-    from fewstep.training import Distillation, RunOptions
+    from fewstep.training import Distillation, RunOptions  # loads torch
     from fewstep.trajectories import open_set
     from fewstep.util.device import default_device
+    from tasks.data.encoded_inputs import stage_teacher, training_data
 
     recipe, made = context.settings.recipe, context.manifests["trajectories"].settings
     chosen = {key: made[key] for key in TrajectorySettings.model_fields if key in made}
     return Distillation(
         recipe,
-        load_teacher(context.inputs["teacher"]),
+        stage_teacher(context),
         RunOptions(
             images=context.settings.images,
             seed=context.seed,
@@ -164,7 +163,7 @@ def _distillation(context: Context[DistillSettings]) -> Distillation:
             checkpoint_images=context.checkpoint_images,
             warn=context.warn,
         ),
-        data=load_split(context.inputs["shard"], "train") if recipe.needs.data else None,
+        data=training_data(context) if recipe.needs.data else None,
         pairs=open_set(context.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
         trajectories=parse(TrajectorySettings, chosen, "trajectories"),
         on_pairs=lambda done, total: context.progress(done, total, unit="pairs"),

@@ -48,7 +48,7 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
     name = "trajectories"
     output = "data/trajectories"
     settings_type = NeededSet
-    inputs = ("teacher",)
+    inputs = ("encode", "teacher")
     outside = ("recipe",)
     params = ("seed", "trajectories", "distill")
     parallel = True
@@ -100,15 +100,16 @@ class _OpenSet:
     """What the threads of one process share: the teacher, whose weights nobody changes, and the count of samples."""
 
     def __init__(self, context: Context[NeededSet]):
-        from fewstep.teachers import load_teacher  # loads transformers
-        from fewstep.trajectories import plan_set
+        from fewstep.trajectories import plan_set  # loads transformers
         from fewstep.util.device import default_device
+        from tasks.data.encoded_inputs import stage_teacher
 
         self.context = context
         chosen = {name: getattr(context.settings, name) for name in TrajectorySettings.model_fields}
-        denoiser = load_teacher(context.inputs["teacher"]).to(default_device())
+        denoiser = stage_teacher(context).to(default_device())
         self.plan = plan_set(denoiser, TrajectorySettings(**chosen), seed=context.seed,
-                             teacher_digest=context.manifests["teacher"].digest, code=CODE)  # fmt: skip
+                             teacher_digest=context.manifests["teacher"].digest,
+                             prompts_digest=context.manifests["encode"].digest, code=CODE)  # fmt: skip
         self.done = (self.plan.records - len(self.writer().missing())) * self.plan.settings.record_size
         self._denoiser: Denoiser = denoiser
         self._prepared: Denoiser | None = None

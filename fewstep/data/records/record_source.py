@@ -81,6 +81,11 @@ class RecordSource:
                 self._cached -= _size(self._cache.popitem(last=False)[1])
             return tensors
 
+    def metadata(self, number: int) -> dict:
+        """The metadata of record ``number``, verified from disk. Raises CorruptData."""
+        with self._lock:
+            return dict(self._read(number).metadata)
+
     def _read(self, number: int) -> Record:
         if not 0 <= number < self.records:
             raise IndexError(f"record {number} of {self.records}")

@@ -1,0 +1,171 @@
+"""Samples and states of a pipeline: decoded by the pipeline's own call, encoded by the inverse of what that call does
+to a state before its autoencoder sees it.
+
+Between sampler and autoencoder a pipeline only moves and scales: it unpacks tokens, puts channels first, undoes a
+factor and a shift per channel. That is an affine map of single numbers, so that four probes find it whole, whatever
+the family, and its inverse serves encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.families.family import Family, decoding
+from fewstep.util.errors import SettingsError
+
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class StateMap:
+    """z = factor · x[place] + shift: what the autoencoder is given, of a state x.
+
+    place: for every number of z (flat) its place in x (flat). factor, shift: of z's shape without the batch.
+    """
+
+    shape: tuple[int, ...]
+    place: Tensor
+    factor: Tensor
+    shift: Tensor
+
+    def to_state(self, latents: Tensor, state: tuple[int, ...]) -> Tensor:
+        """States (N, *state) of the autoencoder's latents (N, *shape)."""
+        scaled = (latents - self.shift.to(latents)) / self.factor.to(latents)
+        flat = latents.new_zeros((len(latents), self.place.numel()))
+        return flat.index_copy(1, self.place.to(latents.device), scaled.flatten(1)).reshape(len(latents), *state)
+
+
+class Codec:
+    """Encodes and decodes for the states of one pipeline.
+
+    pipe: with its autoencoder; the denoiser and the text encoders may be absent (`Family.prompts` says what stands in
+    their place). family: as recorded from such a pipeline.
+    """
+
+    def __init__(self, pipe: Any, family: Family):
+        self.pipe, self.family = pipe, family
+        self.autoencoder: nn.Module | None = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
+        self._map: StateMap | None = None
+        self._shape: tuple[int, ...] | None = None
+
+    @torch.no_grad()
+    def decode(self, states: Tensor) -> Tensor:
+        """Samples in [-1, 1] of states (N, *state): images (N, C, H, W), videos (N, F, C, H, W), sound (N, C, L)."""
+        if self.autoencoder is None:
+            return states
+        return _signed(decoding(self.pipe, self.family, states, self._output_type), self.pipe)
+
+    @torch.no_grad()
+    def encode(self, samples: Tensor) -> Tensor:
+        """States (N, *state) of samples in [-1, 1]; the mean of the autoencoder's distribution.
+
+        Raises SettingsError for samples of another size than the family was recorded with.
+        """
+        if self.autoencoder is None:
+            return samples
+        given = samples.transpose(1, 2) if samples.ndim == 5 else samples  # frames behind channels
+        found = self.autoencoder.encode(given.to(next(self.autoencoder.parameters())))
+        if hasattr(found, "latent_dist"):
+            latents = found.latent_dist.mean
+        else:
+            latents = found.latent if hasattr(found, "latent") else found.latents
+        wanted = self.state_map
+        if tuple(latents.shape[1:]) != wanted.shape:
+            raise SettingsError(
+                f"{self.family.pipeline}: samples of shape {tuple(samples.shape[1:])} become latents of "
+                f"{tuple(latents.shape[1:])}; its states have latents of {wanted.shape}",
+                hint="set data.size to the teacher's size, or encode.height and encode.width to the data's",
+            )
+        return wanted.to_state(latents.float(), self.family.state)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample: (C, H, W) of images, (F, C, H, W) of videos, (C, L) of sound."""
+        if self._shape is None:
+            state = torch.zeros((1, *self.family.state))
+            self._shape = tuple(self.decode(state.to(self._device)).shape[1:])
+        return self._shape
+
+    @property
+    def state_map(self) -> StateMap:
+        """What the pipeline does to a state before the autoencoder sees it; found at the first call."""
+        if self._map is None:
+            self._map = self._probed()
+        return self._map
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.autoencoder is None else next(self.autoencoder.parameters()).device
+
+    @property
+    def _output_type(self) -> str:
+        return "pt" if self.family.part != "unet" or self.family.call.rows is None else "np"
+
+    def _probed(self) -> StateMap:
+        state = self.family.state
+        size = torch.Size(state).numel()
+        shift = self._latents(torch.zeros((1, *state)))
+        factor = self._latents(torch.ones((1, *state))) - shift
+        place = torch.zeros_like(shift, dtype=torch.int64)
+        stride = size
+        for axis, side in enumerate(state):  # the coordinate along each side of the state, read where it went
+            stride //= side
+            along = torch.arange(side, dtype=torch.float32).reshape(-1, *(1 for _ in state[axis + 1 :]))
+            coordinate = (self._latents(along.expand(state)[None]) - shift) / factor
+            whole = coordinate.round()
+            if not torch.isfinite(coordinate).all() or (coordinate - whole).abs().max() > _TOLERANCE * max(side, 1):
+                raise SettingsError(
+                    f"{self.family.pipeline}: what it does to a state before decoding is no scaling of single numbers",
+                    hint="its images cannot be encoded here; give latents, or a recipe that needs no data",
+                )
+            place += whole.long() * stride
+        flat = place.flatten()
+        if flat.numel() != size or not torch.equal(flat.sort().values, torch.arange(size)):
+            raise SettingsError(f"{self.family.pipeline}: its autoencoder is not given every number of a state once")
+        return StateMap(tuple(shift.shape[1:]), flat, factor[0], shift[0])
+
+    @torch.no_grad()
+    def _latents(self, states: Tensor) -> Tensor:
+        """What the autoencoder is given of these states."""
+        seen: list[Tensor] = []
+        with _watched(self.autoencoder, seen), suppress(_Seen):
+            decoding(self.pipe, self.family, states.to(self._device), self._output_type)
+        if not seen:
+            raise SettingsError(f"{self.family.pipeline}: it never decodes; its samples are its states")
+        return seen[0].float().cpu()
+
+
+class _Seen(Exception):
+    """The autoencoder was reached."""
+
+
+@contextmanager
+def _watched(autoencoder: nn.Module, seen: list[Tensor]) -> Iterator[None]:
+    def decode(latents: Tensor, *_more: Any, **_named: Any) -> None:
+        seen.append(latents)
+        raise _Seen
+
+    autoencoder.__dict__["decode"] = decode
+    try:
+        yield
+    finally:
+        del autoencoder.__dict__["decode"]
+
+
+def _signed(result: Any, pipe: Any) -> Tensor:
+    """What a pipeline returned, in [-1, 1]."""
+    if not isinstance(result, Tensor):  # numpy images (N, H, W, C) in [0, 1]
+        result = torch.from_numpy(result).movedim(-1, -3)
+    return result.float() if _sound(pipe) else result.float() * 2 - 1
+
+
+def _sound(pipe: Any) -> bool:
+    return not hasattr(pipe, "image_processor") and not hasattr(pipe, "video_processor") and hasattr(
+        getattr(pipe, "vae", None), "sampling_rate"
+    )

@@ -1,0 +1,115 @@
+"""The encoded set: the conditions of a teacher as tensors by row, and images as states. Written by the encode stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.data.records.record_source import RecordSource
+from fewstep.data.states import StateSet
+from fewstep.diffusion.conditions import CachedTable
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.families.family import Family
+from fewstep.util.checked_json import read_checked, write_checked
+from fewstep.util.errors import CorruptData, SettingsError
+
+FORMAT = "fewstep-encoded-1"
+DESCRIPTION = "encoded.json"
+CONDITIONS, STATES = "conditions", "states"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an encoded set holds.
+
+    family: of the teacher; None for a teacher of pixels, which is given images and classes as they are.
+    prompts: texts of the rows that may be asked for, in order; empty where conditions are classes.
+    negatives: texts of the null rows, which follow. nulls: of each prompt, its null row.
+    groups: of each prompt, the name of its group, or empty. record_size: rows and states per record.
+    conditions: files of conditions. states: files by split. samples: states by split.
+    """
+
+    family: dict[str, Any] | None = None
+    prompts: Sequence[str] = ()
+    negatives: Sequence[str] = ()
+    nulls: Sequence[int] = ()
+    groups: Sequence[str] = ()
+    record_size: int = 1
+    conditions: Sequence[str] = ()
+    states: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Writes it into the folder of the set, which exists once this returns."""
+        write_checked(folder / DESCRIPTION, FORMAT, dict(vars(self)))
+
+
+class EncodedSet:
+    """An encode stage's output folder.
+
+    Raises:
+        SettingsError: there is none.
+        CorruptData: it is damaged.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        try:
+            content = read_checked(self.folder / DESCRIPTION, FORMAT)
+        except FileNotFoundError as error:
+            raise SettingsError(f"{self.folder}: nothing encoded here ({DESCRIPTION} is missing)",
+                                hint="run the encode stage first") from error  # fmt: skip
+        content.pop("format", None)
+        self.description = Description(**content)
+        family = self.description.family
+        self.family: Family | None = None if family is None else Family.from_dict(family)
+
+    @property
+    def prompts(self) -> list[str]:
+        """Texts of the rows that may be asked for."""
+        return list(self.description.prompts)
+
+    def table(self) -> CachedTable | None:
+        """The conditions; None where they are classes, or there are none."""
+        return RecordTable(self) if self.description.prompts else None
+
+    def states(self, split: str) -> StateSet:
+        """The states of a split. Raises SettingsError where no images were encoded."""
+        shards = self.description.states.get(split)
+        if shards is None or self.family is None:
+            raise SettingsError(f"{self.folder}: no images of the split {split!r} are encoded")
+        count = len(self.description.prompts) or self.family.classes
+        folder = self.folder / STATES / split
+        found = StateSet([folder / name for name in shards], self.family.state, count, self.description.record_size)
+        if len(found) != self.description.samples[split]:
+            raise CorruptData(f"{folder}: {len(found)} states, expected {self.description.samples[split]}")
+        return found
+
+    def given_to(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser with the conditions of this set, if it has some."""
+        table = self.table()
+        return denoiser if table is None else denoiser.take(table)
+
+
+class RecordTable(CachedTable):
+    """The conditions of an encoded set, read record by record through a bounded cache."""
+
+    def __init__(self, encoded: EncodedSet):
+        described = encoded.description
+        size = len(described.prompts) + len(described.negatives)
+        super().__init__(torch.tensor(described.nulls, dtype=torch.int64), size)
+        folder, self._record_size = encoded.folder / CONDITIONS, described.record_size
+        shards = [folder / name for name in described.conditions]
+        self._source = RecordSource(shards, lambda _number, record: record.tensors)
+        if self._source.samples != self.size:
+            raise CorruptData(f"{folder}: {self._source.samples} conditions, expected {self.size}")
+        self._source.check_sizes(self._record_size, folder)
+
+    def read(self, rows: Tensor) -> dict[str, Tensor]:
+        """See CachedTable."""
+        return self._source.gather(rows // self._record_size, rows % self._record_size)

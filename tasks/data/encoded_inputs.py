@@ -1,0 +1,52 @@
+"""What stages read of the encode stage: states in the place of images, conditions for a denoiser, the codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewstep.data.images import ImageSet, load_split
+from fewstep.data.states import StateSet
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.families.codec import Codec
+from fewstep.families.encoded_set import EncodedSet
+from fewstep.teachers import inspect_teacher, load_teacher
+from fewstep.teachers.pipeline_loading import load_pipeline
+from tasks.stages.base import Context
+
+
+def training_data(context: Context[Any], split: str = "train") -> ImageSet | StateSet:
+    """The samples of a split as the teacher's states: encoded ones where its states are not the images themselves."""
+    encoded = EncodedSet(context.inputs["encode"])
+    return load_split(context.inputs["shard"], split) if encoded.family is None else encoded.states(split)
+
+
+def encodes_data(context: Context[Any], split: str = "train") -> bool:
+    """Whether there are samples of a split as the teacher's states."""
+    encoded = EncodedSet(context.inputs["encode"])
+    if encoded.family is None:
+        return len(load_split(context.inputs["shard"], split)) > 0
+    return bool(encoded.description.samples.get(split))
+
+
+def ready(context: Context[Any], denoiser: Denoiser) -> Denoiser:
+    """The denoiser with the conditions of the encoded set, if it has some."""
+    return EncodedSet(context.inputs["encode"]).given_to(denoiser)
+
+
+def stage_teacher(context: Context[Any]) -> Denoiser:
+    """The teacher stage's teacher, on the CPU, with its conditions."""
+    return ready(context, load_teacher(context.inputs["teacher"]))
+
+
+def stage_codec(context: Context[Any]) -> Codec | None:
+    """Decodes the teacher's states; None where they are the images. Loads no text encoder and no denoiser."""
+    encoded = EncodedSet(context.inputs["encode"])
+    return None if encoded.family is None else codec_of(context.inputs["teacher"], encoded)
+
+
+def codec_of(folder: Path, encoded: EncodedSet) -> Codec:
+    """The codec of a pipeline's folder."""
+    info = inspect_teacher(folder)
+    without = [name for name in info.parts if name.startswith("text_encoder")]
+    return Codec(load_pipeline(info, without=without), encoded.family)

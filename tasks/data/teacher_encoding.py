@@ -1,0 +1,190 @@
+"""What a given teacher makes of texts and images: the conditions and states that the encode stage writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.data.images import SPLITS, ImageSet, load_split
+from fewstep.data.states import ROW, STATE
+from fewstep.families.codec import Codec
+from fewstep.families.encoded_set import CONDITIONS, Description
+from fewstep.families.family import Family, record_conditions, record_family, record_nulls
+from fewstep.teachers.inspection import TeacherInfo
+from fewstep.teachers.pipeline_loading import load_pipeline
+from fewstep.util.device import default_device
+from fewstep.util.errors import NonFinite, SettingsError
+from tasks.config.schema import Encode
+
+_NAMED = 5
+
+
+class TeacherEncoding:
+    """Encodes for one teacher, block by block.
+
+    Args:
+        info: the teacher's folder.
+        shards: output folder of the shard stage: images with captions or classes.
+        settings: of the stage.
+        warn: told what a person should know.
+    """
+
+    def __init__(self, info: TeacherInfo, shards: Path, settings: Encode, warn: Callable[[str], None]):
+        self.settings, self.warn = settings, warn
+        self.pipe = load_pipeline(info)
+        arguments = settings.model_dump(include={"height", "width", "num_frames", "max_sequence_length"})
+        chosen = {name: value for name, value in arguments.items() if value is not None} | settings.arguments
+        self.family: Family = record_family(self.pipe, chosen)
+        self.codec = Codec(self.pipe, self.family)
+        self.images: dict[str, ImageSet] = {split: load_split(shards, split) for split in SPLITS}
+        self.textual = bool(self.family.fields)
+        self.prompts = self._prompts() if self.textual else []
+        self._row = {prompt: row for row, prompt in enumerate(self.prompts)}
+        self.truncated = 0
+
+    def check(self) -> None:
+        """Raises SettingsError for texts that are missing or too long, a negative prompt that nothing reads, images of
+        a size that the teacher does not make, and a set above the size allowed."""
+        if self.textual and not self.prompts:
+            raise SettingsError(
+                f"{self.family.pipeline} is conditional on texts, and the images have no captions",
+                hint="bring captions or prompts: `fewstep data add` takes a table with a column `caption`",
+            )
+        if self.settings.negative_prompt and self.family.guidance is None:
+            raise SettingsError(f"encode.negative_prompt: {self.family.pipeline} has no guidance that would read it")
+        self._check_lengths()
+        if self._encodes_images:
+            one = next(images for images in self.images.values() if len(images))
+            self.codec.encode(one.images([0]).to(self._autoencoder_device()))
+        needed = self.bytes
+        if needed > self.settings.max_bytes:
+            raise SettingsError(
+                f"the encoded set would take {needed / 1e9:.3g} GB, encode.max_bytes allows "
+                f"{self.settings.max_bytes / 1e9:.3g} GB",
+                hint="raise encode.max_bytes, set encode.dtype to bfloat16, or lower encode.max_sequence_length",
+            )
+
+    @property
+    def bytes(self) -> int:
+        """What the set takes on disk, but for a few hundred bytes per file."""
+        of_row = sum(torch.Size(one.shape).numel() * self._width(one.dtype) for one in self.family.fields.values())
+        of_state = torch.Size(self.family.state).numel() * self._width("float32")
+        counts = self.rows(1)
+        return counts.pop(CONDITIONS, 0) * of_row + sum(counts.values()) * of_state
+
+    def rows(self, unit: int) -> dict[str, int]:
+        """How many there are of each kind: conditions, and states by split."""
+        found = {CONDITIONS: len(self.prompts) + self._nulls} if self.textual else {}
+        if self._encodes_images:
+            found |= {split: len(images) for split, images in self.images.items() if len(images)}
+        return found
+
+    def block(self, kind: str, first: int, count: int) -> dict[str, Tensor]:
+        """The rows `first … first + count − 1` of a kind, on the CPU, in the type they are stored in.
+
+        Raises NonFinite, naming the text or image, for a NaN or an infinite number.
+        """
+        if kind == CONDITIONS:
+            self._place("text_encoder")
+            rows = range(first, min(first + count, len(self.prompts) + self._nulls))
+            batches = [rows[k : k + self.settings.batch] for k in range(0, len(rows), self.settings.batch)]
+            parts = [self._conditions(batch) for batch in batches]
+            return {name: self._stored(torch.cat([part[name] for part in parts])) for name in parts[0]}
+        images = self.images[kind]
+        device = self._autoencoder_device()
+        numbers = torch.arange(first, min(first + count, len(images)))
+        states = torch.cat([self.codec.encode(images.images(some).to(device)).cpu()
+                            for some in numbers.split(self.settings.batch)])  # fmt: skip
+        odd = [int(numbers[k]) for k in range(len(numbers)) if not torch.isfinite(states[k]).all()]
+        if odd:
+            raise NonFinite(f"image {images.keys(odd[:1])[0]!r} (number {odd[0]} of {kind}): its state holds NaN or "
+                            f"infinite values; {len(odd)} of {len(numbers)} do", role="autoencoder")  # fmt: skip
+        return {STATE: self._stored(states), ROW: self._rows_of(images, numbers)}
+
+    def description(self, record_size: int, conditions: Sequence[str], states: Mapping[str, Sequence[str]],
+                    samples: Mapping[str, int]) -> Description:  # fmt: skip
+        """What the set holds, given the names of its files."""
+        nulls = [len(self.prompts)] * len(self.prompts) if self._nulls else list(range(len(self.prompts)))
+        return Description(
+            family=self.family.to_dict(), prompts=self.prompts, negatives=[self._negative] * self._nulls, nulls=nulls,
+            groups=[""] * len(self.prompts), record_size=record_size, conditions=conditions, states=states,
+            samples=samples,
+        )  # fmt: skip
+
+    @property
+    def _negative(self) -> str:
+        return self.settings.negative_prompt or ""
+
+    @property
+    def _nulls(self) -> int:
+        return int(self.textual and self.family.guidance is not None)
+
+    @property
+    def _encodes_images(self) -> bool:
+        return any(len(images) for images in self.images.values()) and len(self.codec.sample_shape) == 3
+
+    def _prompts(self) -> list[str]:
+        """The distinct captions, in the order in which they come."""
+        found: dict[str, None] = {}
+        for images in self.images.values():
+            found |= dict.fromkeys(caption for caption in images.captions if caption)
+        return list(found)
+
+    def _conditions(self, rows: range) -> dict[str, Tensor]:
+        texts = [self.prompts[row] for row in rows if row < len(self.prompts)]
+        parts = [record_conditions(self.pipe, self.family, {"prompt": texts}, len(texts))] if texts else []
+        if len(texts) < len(rows):
+            given = {"prompt": self.prompts[:1]} | ({"negative_prompt": [self._negative]} if self._negative else {})
+            parts.append(record_nulls(self.pipe, self.family, given, 1))
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        for name, value in found.items():
+            odd = [row for k, row in enumerate(rows) if not torch.isfinite(value[k].double()).all()]
+            if odd:
+                text = (self.prompts + [self._negative])[odd[0]]
+                raise NonFinite(f"prompt {text!r}: its {name} holds NaN or infinite values", role="text encoder")
+        return found
+
+    def _rows_of(self, images: ImageSet, numbers: Tensor) -> Tensor:
+        if not self.textual:
+            return images.labels[numbers]
+        captions = images.captions
+        null = len(self.prompts) if self._nulls else -1
+        return torch.tensor([self._row.get(captions[k] or "", null) for k in numbers.tolist()], dtype=torch.int64)
+
+    def _check_lengths(self) -> None:
+        tokenizers = [part for name, part in self.pipe.components.items() if name.startswith("tokenizer") and part]
+        most = self.family.arguments.get("max_sequence_length")
+        limits = [(tokenizer, most or tokenizer.model_max_length) for tokenizer in tokenizers]
+        long = [text for text in self.prompts
+                if limits and all(len(tokenizer(text).input_ids) > limit for tokenizer, limit in limits)]  # fmt: skip
+        self.truncated = len(long)
+        if not long:
+            return
+        tokens = max(limit for _, limit in limits)
+        told = f"{len(long)} of {len(self.prompts)} prompts are longer than the {tokens} tokens"
+        named = "; ".join(f"{text[:60]!r}" for text in long[:_NAMED])
+        if len(long) > self.settings.max_truncated_share * len(self.prompts):
+            raise SettingsError(f"{told} that the teacher reads: {named}",
+                                hint="shorten them, or raise encode.max_truncated_share")  # fmt: skip
+        self.warn(f"{told} that the teacher reads, the rest is cut off: {named}")
+
+    def _place(self, prefix: str) -> None:
+        """Puts the parts of one kind on the device, the others on the CPU."""
+        for name, part in self.pipe.components.items():
+            if isinstance(part, nn.Module) and not any(p.is_meta for p in part.parameters()):
+                part.to(default_device() if name.startswith(prefix) else "cpu")
+
+    def _autoencoder_device(self) -> torch.device:
+        self._place("vae")
+        return default_device()
+
+    def _stored(self, value: Tensor) -> Tensor:
+        return value.to(getattr(torch, self.settings.dtype)) if value.is_floating_point() else value
+
+    def _width(self, dtype: str) -> int:
+        kind: Any = getattr(torch, dtype)
+        return getattr(torch, self.settings.dtype).itemsize if kind.is_floating_point else kind.itemsize
