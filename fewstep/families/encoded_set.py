@@ -90,6 +90,17 @@ class EncodedSet:
             raise CorruptData(f"{folder}: {len(found)} states, expected {self.description.samples[split]}")
         return found
 
+    def asked_of(self, split: str) -> Tensor | None:
+        """The rows (n,) of conditions that a split's images have, or all where no images are encoded; None where
+        conditions are classes, or there are none."""
+        if not self.description.prompts:
+            return None
+        count = len(self.description.prompts)
+        if not self.description.samples.get(split):
+            return torch.arange(count)
+        rows = self.states(split).labels
+        return rows[(rows >= 0) & (rows < count)]
+
     def given_to(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser with the conditions of this set, if it has some."""
         table = self.table()

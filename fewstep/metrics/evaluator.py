@@ -1,6 +1,6 @@
 """One protocol for everything that is judged: students, solvers, teacher and real images pass the same examination."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -49,6 +49,8 @@ class Examination:
         num_classes: of the models that are examined; 0 if they take no class.
         more: further extractors, in whose features the distances are measured as well.
         cache: folder that keeps what was observed in the reference, by content; None keeps nothing.
+        shape, rows: of the models' noise and conditions, as SamplePlan has them.
+        decode: states (N, *shape) of the models → images (N, C, H, W) in about [-1, 1]; None: they are the images.
 
     Raises:
         SettingsError: a split has too few images.
@@ -56,10 +58,17 @@ class Examination:
 
     def __init__(self, extractor: Extractor, test: ImageSet, train: ImageSet, *, samples: int, seed: int, batch: int,
                  reference_digest: str, num_classes: int, more: Sequence[Extractor] = (),
-                 cache: Path | None = None):  # fmt: skip
-        self.plan = SamplePlan(test, samples=samples, seed=seed, batch=batch, num_classes=num_classes)
+                 cache: Path | None = None, shape: tuple[int, ...] | None = None, rows: Tensor | None = None,
+                 decode: Callable[[Tensor], Tensor] | None = None):  # fmt: skip
+        self.plan = SamplePlan(test, samples=samples, seed=seed, batch=batch, num_classes=num_classes, shape=shape,
+                               rows=rows)  # fmt: skip
+        self._decode = decode
         self.images = ReferenceImages(extractor, test, train, batch=batch, digest=reference_digest, more=more,
                                       cache=cache)  # fmt: skip
+
+    def decode(self, states: Tensor) -> Tensor:
+        """Images (N, C, H, W) on the CPU of states (N, *shape) on any device."""
+        return (states if self._decode is None else self._decode(states)).detach().float().cpu()
 
     @cached_property
     def by_class(self) -> bool:

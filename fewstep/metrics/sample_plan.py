@@ -24,10 +24,14 @@ class SamplePlan:
         seed: of the sampling noise, the classes and the order of samples.
         batch: samples per call of a model and images per call of an extractor.
         num_classes: of the models; 0 if they take no class.
+        shape: of the models' noise; default: the images'.
+        rows: (n,) conditions that are asked for in turn, for models whose conditions are no classes of the reference.
     """
 
-    def __init__(self, reference: ImageSet, *, samples: int, seed: int, batch: int, num_classes: int):
+    def __init__(self, reference: ImageSet, *, samples: int, seed: int, batch: int, num_classes: int,
+                 shape: tuple[int, ...] | None = None, rows: Tensor | None = None):  # fmt: skip
         self.reference = reference
+        self.shape, self._rows = shape or reference.shape, rows
         self.samples, self.seed, self.batch, self.num_classes = samples, seed, batch, num_classes
 
     def batches(self) -> Iterator[Tensor]:
@@ -35,8 +39,8 @@ class SamplePlan:
         return iter(torch.arange(self.samples).split(self.batch))
 
     def noise(self, indices: Tensor) -> Tensor:
-        """(N, C, H, W) standard normal noise of these samples."""
-        return noise(self.seed, NOISE, indices, self.reference.shape)
+        """(N, *shape) standard normal noise of these samples."""
+        return noise(self.seed, NOISE, indices, self.shape)
 
     def conditions(self, indices: Tensor) -> Tensor | None:
         """(N,) int64 classes of these samples; None for models without classes.
@@ -46,7 +50,7 @@ class SamplePlan:
         """
         if not self.num_classes:
             return None
-        if self.reference.num_classes:
+        if self.reference.num_classes or self._rows is not None:
             return self._cycle[indices % len(self._cycle)]
         return integers(self.seed, "evaluation-condition", indices, self.num_classes)
 
@@ -60,10 +64,14 @@ class SamplePlan:
         """How the classes are chosen, in the words of the protocol."""
         if not self.num_classes:
             return "none"
+        if self._rows is not None:
+            return "the reference's prompts in turn"
         return "the reference's labels in turn" if self.reference.num_classes else "uniform"
 
     @cached_property
     def _cycle(self) -> Tensor:
+        if self._rows is not None:  # as often as they come: of many prompts, none is spread
+            return self._rows[torch.from_numpy(self.shuffled(len(self._rows), None, "conditions"))]
         labels = self.reference.labels
         return labels[torch.from_numpy(self.shuffled(len(labels), labels, "conditions"))]
 

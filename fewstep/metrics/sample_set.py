@@ -38,13 +38,13 @@ def collect(
     """Draws the samples of the examination's plan from a model and observes them.
 
     Args:
-        draw: (noise (N, C, H, W), classes (N,) or None, indices (N,)) → samples (N, C, H, W) in about [-1, 1].
+        draw: (noise (N, …), classes (N,) or None, indices (N,)) → states (N, …) that the examination decodes.
         on_batch: called with the number of samples of each batch when it is done.
     """
     images, finite = [], 0
     plan = examination.plan
     for indices in plan.batches():
-        drawn = draw(plan.noise(indices), plan.conditions(indices), indices).detach().float().cpu()
+        drawn = examination.decode(draw(plan.noise(indices), plan.conditions(indices), indices))
         fine = torch.isfinite(drawn.flatten(1)).all(dim=1)
         finite += int(fine.sum())
         images.append(to_bytes(torch.where(fine[:, None, None, None], drawn, 0.0)))

@@ -93,6 +93,7 @@ def _trajectories(teacher: Denoiser, examination: Examination, baseline: Baselin
     classes = None if plan.classes is None else plan.classes[indices].to(device)
     path = sample(teacher, plan.noise(indices).to(device), solver=baseline.solver, steps=baseline.steps,
                   condition=classes, guidance=baseline.sampling.guidance, keep="all", **chance)  # fmt: skip
-    scale = teacher.process.scale(path.times).clamp(min=1).to(path.states)
-    states = path.states / scale.reshape(1, -1, 1, 1, 1)
-    return torch.cat([to_bytes(states.cpu()), samples[:, None]], dim=1).contiguous()
+    scales = teacher.process.scale(path.times).clamp(min=1).to(path.states)
+    seen = [to_bytes(examination.decode(states / scale))
+            for states, scale in zip(path.states.unbind(1), scales, strict=True)]  # fmt: skip
+    return torch.stack([*seen, samples], dim=1).contiguous()

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.data.images import load_split
+from fewstep.families.codec import Codec
+from fewstep.families.encoded_set import EncodedSet
 from fewstep.metrics.evaluator import Examination
 from fewstep.metrics.extractors.extractor import Extractor, load_extractor
 from tasks.data import extractor_files
+from tasks.data.encoded_inputs import stage_codec
 from tasks.evaluation.settings import MeasureSettings
 from tasks.stages.base import Context
 
 
 def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batch: int, digest: str, num_classes: int,
-                more: Sequence[Extractor] = (), cache: Path | None = None) -> Examination:  # fmt: skip
+                more: Sequence[Extractor] = (), cache: Path | None = None,
+                encoded: EncodedSet | None = None, codec: Codec | None = None) -> Examination:  # fmt: skip
     """An examination in the features of the pipeline's own classifier.
 
     Args:
@@ -20,6 +24,7 @@ def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batc
         classifier: output of the stage classifier.
         num_classes: of the models that are examined.
         more, cache: as `Examination` has them.
+        encoded, codec: of the models, where their states are no images or their conditions no classes.
 
     Raises:
         SettingsError: a split has too few images.
@@ -27,14 +32,17 @@ def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batc
     return Examination(
         load_extractor(classifier), load_split(shards, "test"), load_split(shards, "train"), samples=samples, seed=seed,
         batch=batch, reference_digest=digest, num_classes=num_classes, more=more, cache=cache,
+        shape=None if encoded is None or encoded.family is None else encoded.family.state,
+        rows=None if encoded is None else encoded.asked_of("test"), decode=None if codec is None else codec.decode,
     )  # fmt: skip
 
 
 def stage_examination(context: Context[MeasureSettings], num_classes: int) -> Examination:
-    """The examination of a stage that has `shard` and `classifier` among its inputs."""
+    """The examination of a stage that has `shard`, `encode` and `classifier` among its inputs."""
     settings, workspace = context.settings, context.workspace
     return examination(
         context.inputs["shard"], context.inputs["classifier"], samples=settings.samples, seed=settings.seed,
         batch=settings.batch, digest=context.manifests["shard"].digest, num_classes=num_classes,
         more=extractor_files.load(workspace, settings.extractors), cache=workspace.reference,
+        encoded=EncodedSet(context.inputs["encode"]), codec=context.once(stage_codec),
     )  # fmt: skip

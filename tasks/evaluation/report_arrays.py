@@ -8,7 +8,6 @@ from torch import Tensor
 from fewstep.data.images import to_bytes
 from fewstep.metrics.evaluator import Examination
 from fewstep.metrics.reference_images import NEAREST
-from fewstep.metrics.sample_plan import SamplePlan
 from fewstep.metrics.sample_set import Sampled
 from fewstep.students.student import Student
 from fewstep.util.device import device_of
@@ -42,7 +41,7 @@ def report_arrays(evaluation: Evaluation, examination: Examination, student: Stu
     for steps, sampled in samples.items():
         name = f"student-{steps}"
         found[f"grid.{name}"] = sampled.images[shown]
-        found[f"way.{name}"] = _way(student, steps, examination.plan, followed, sampled.images[followed], seed)
+        found[f"way.{name}"] = _way(student, steps, examination, followed, sampled.images[followed], seed)
         chosen = evaluation.comparisons[str(steps)]
         if chosen.solver:
             rival = baseline_name(chosen.solver, chosen.evaluations)
@@ -68,13 +67,13 @@ def _closest(examination: Examination, first: Sampled) -> dict[str, Tensor]:
     return found
 
 
-def _way(student: Student, steps: int, plan: SamplePlan, indices: Tensor, samples: Tensor, seed: int) -> Tensor:
+def _way(student: Student, steps: int, examination: Examination, indices: Tensor, samples: Tensor, seed: int) -> Tensor:
     """(n, steps + 1, C, H, W) uint8: the student's states before each evaluation, at unit variance, and its samples."""
-    states, device = [], device_of(student.denoiser)
+    plan, states, device = examination.plan, [], device_of(student.denoiser)
 
     def keep(x: Tensor, t: float) -> None:
         scale = student.denoiser.process.scale(torch.tensor(t, dtype=torch.float64)).clamp(min=1)
-        states.append(to_bytes(x.cpu() / float(scale)))
+        states.append(to_bytes(examination.decode(x / float(scale))))
 
     classes = None if plan.classes is None else plan.classes[indices].to(device)
     student.sample(plan.noise(indices).to(device), steps=steps, condition=classes, seed=seed, indices=indices,

@@ -12,32 +12,39 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import generator
 from fewstep.diffusion.sampling import sample
 from fewstep.diffusion.solvers import is_stochastic
+from fewstep.families.encoded_set import EncodedSet
 from fewstep.metrics.evaluator import Examination
 from fewstep.metrics.sample_plan import SamplePlan
 from fewstep.metrics.sample_set import Sampled, collect, pack
 from fewstep.students import export
 from fewstep.students.student import Student
-from fewstep.teachers import load_teacher
 from fewstep.util.device import default_device, device_of
 from fewstep.util.files import write_atomically
+from tasks.data.encoded_inputs import stage_teacher
 from tasks.evaluation.baseline_plan import Baseline
 from tasks.evaluation.settings import MeasureSettings
 from tasks.stages.base import Context
 
 Draw = Callable[[Tensor, Tensor | None, Tensor], Tensor]
-"""(noise (N, C, H, W), classes (N,) or None, indices (N,)) → samples (N, C, H, W) in about [-1, 1]."""
+"""(noise (N, …), classes or rows of conditions (N,) or None, indices (N,)) → states (N, …), images in about [-1, 1]."""
 
 
-def ready_teacher(folder: Path) -> Denoiser:
-    """The teacher in a folder, on the device, for inference."""
-    return load_teacher(folder).to(default_device()).eval().requires_grad_(False)
+def ready_teacher(context: Context[MeasureSettings]) -> Denoiser:
+    """The stage's teacher with its conditions, on the device, for inference."""
+    return stage_teacher(context).to(default_device()).eval().requires_grad_(False)
 
 
-def ready_student(folder: Path) -> Student:
-    """The exported student in a folder, on the device, for inference; no code from the folder is run."""
+def ready_student(folder: Path, encoded: EncodedSet) -> Student:
+    """The exported student in a folder with its conditions, on the device, for inference; no code from the folder is
+    run."""
     student = export.load_student(folder)
-    student.denoiser.to(default_device()).eval().requires_grad_(False)
+    encoded.given_to(student.denoiser).to(default_device()).eval().requires_grad_(False)
     return student
+
+
+def stage_student(context: Context[MeasureSettings]) -> Student:
+    """The student of the stage's inputs; see `ready_student`."""
+    return ready_student(context.inputs["distill"], EncodedSet(context.inputs["encode"]))
 
 
 def student_draw(student: Student, seed: int, steps: int | None = None) -> Draw:

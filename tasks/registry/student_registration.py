@@ -97,8 +97,7 @@ def collect(outputs: StudentOutputs, name: str, registry: Registry) -> Registrat
     commit, modified = git.head(root)
     files = _below(outputs.manifests["distill"].files, student.relative_to(outputs.distill))
     results, protocols = _evaluation(outputs.evaluate)
-    digests = {stage: outputs.manifests[stage].digest for stage in ("evaluate", "distill", "teacher", "trajectories",
-                                                                    "shard")}  # fmt: skip
+    digests = {stage: manifest.digest for stage, manifest in outputs.manifests.items()}
     tags = VersionTags(
         weights=manifests.tree_digest(files), evaluation=digests["evaluate"], student=digests["distill"],
         teacher=digests["teacher"], trajectories=digests["trajectories"], shards=digests["shard"],

@@ -24,7 +24,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
     name = "baselines"
     output = "data/baselines"
     settings_type = BaselinesSettings
-    inputs = ("shard", "classifier", "teacher")
+    inputs = ("shard", "classifier", "encode", "teacher")
     params = ("seed", "evaluate")
     parallel = True
 
@@ -50,6 +50,8 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
                 f"guidance {told(settings.guidance)}, under which every step counts {calls(settings.guidance)}"
             )
         teacher, data = inspect_teacher(context.inputs["teacher"]), load_split(context.inputs["shard"], "test")
+        if teacher.recorded:
+            return  # the encode stage has held data and teacher to each other
         if tuple(teacher.sample_shape) != data.shape:
             raise SettingsError(
                 f"the teacher draws images of shape {tuple(teacher.sample_shape)}, the data's are {data.shape} "
@@ -73,7 +75,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
 
         everything = plan(context.settings)
         baseline = next(one for one in everything if one.name == unit)
-        teacher = ready_teacher(context.inputs["teacher"])
+        teacher = ready_teacher(context)
 
         def accept(sampled: Sampled) -> None:
             if sampled.finite < 1 and baseline == teacher_baseline(everything):
@@ -93,7 +95,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
         from tasks.evaluation.examination_setup import stage_examination
         from tasks.evaluation.samplers import ready_teacher
 
-        everything, teacher = plan(context.settings), ready_teacher(context.inputs["teacher"])
+        everything, teacher = plan(context.settings), ready_teacher(context)
         with threads(1):
             document, arrays = measure_baselines(
                 stage_examination(context, teacher.num_classes), teacher, everything,
@@ -113,7 +115,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
         from tasks.evaluation.samplers import baseline_draw, footprint, ready_teacher, timed_draw
 
         settings, everything = context.settings, plan(context.settings)
-        teacher, best = ready_teacher(context.inputs["teacher"]), teacher_baseline(everything)
+        teacher, best = ready_teacher(context), teacher_baseline(everything)
         samples = stage_examination(context, teacher.num_classes).plan
         draws = {one.name: timed_draw(samples, baseline_draw(teacher, one, settings.seed)) for one in everything}
         solvers = {name: time_latency(draw, repeats=5) for name, draw in draws.items()}

@@ -36,7 +36,7 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
     name = "evaluate"
     output = "data/evaluation"
     settings_type = EvaluateSettings
-    inputs = ("shard", "classifier", "distill", "baselines")
+    inputs = ("shard", "classifier", "encode", "teacher", "distill", "baselines")
     params = ("seed", "evaluate")
     parallel = True
     metrics = (HEADLINE,)
@@ -64,10 +64,10 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
 
     def run_unit(self, context: Context[EvaluateSettings], unit: str) -> None:
         from tasks.evaluation.examination_setup import stage_examination  # loads torch
-        from tasks.evaluation.samplers import ready_student, sample_unit, student_draw
+        from tasks.evaluation.samplers import sample_unit, stage_student, student_draw
 
         steps = int(unit.removeprefix("steps-"))
-        student = ready_student(context.inputs["distill"])
+        student = stage_student(context)
 
         def accept(sampled: Sampled) -> None:
             if sampled.finite < 1:
@@ -88,10 +88,10 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
         from tasks.evaluation.examination_setup import stage_examination
         from tasks.evaluation.picture_grid import picture_grid
         from tasks.evaluation.report_arrays import report_arrays
-        from tasks.evaluation.samplers import ready_student
+        from tasks.evaluation.samplers import stage_student
         from tasks.evaluation.student_measurement import measure_student
 
-        student = ready_student(context.inputs["distill"])
+        student = stage_student(context)
         folder, out = context.inputs["baselines"], context.out
         baselines, arrays = read(Baselines, folder / BASELINES), BaselineArrays.load(folder)
         samples = {steps: unpack(_file(context, steps)) for steps in context.settings.counts}
@@ -118,9 +118,9 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
         """Latency and throughput of the student at each number of steps, its parameters, and peak memory."""
         from fewstep.metrics.latency import time_sampling  # only where it is measured
         from tasks.evaluation.examination_setup import stage_examination
-        from tasks.evaluation.samplers import footprint, ready_student, student_draw, timed_draw
+        from tasks.evaluation.samplers import footprint, stage_student, student_draw, timed_draw
 
-        settings, student = context.settings, ready_student(context.inputs["distill"])
+        settings, student = context.settings, stage_student(context)
         plan = stage_examination(context, student.denoiser.num_classes).plan
         draws = {steps: timed_draw(plan, student_draw(student, settings.seed, steps)) for steps in settings.counts}
         timed = {str(steps): time_sampling(draw, settings.batch, seconds=0.5) for steps, draw in draws.items()}

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from fewstep.diffusion.randomness import derive
+from fewstep.families.encoded_set import EncodedSet
 from fewstep.metrics.comparison.contrasts import contrasts
 from fewstep.metrics.comparison.noninferiority import UNCLEAR, WORSE, Judgement, judge
 from fewstep.metrics.evaluator import Examination
@@ -28,6 +29,7 @@ from fewstep.util.config import parse
 from fewstep.util.errors import FewstepError, NonFinite
 from fewstep.util.torch_threads import threads
 from tasks.config.schema import Gate
+from tasks.data.encoded_inputs import codec_of
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import stat_table
@@ -76,11 +78,14 @@ def hold(registry: Registry, candidate: Version, champion: Version, rules: Gate,
     """
     registry.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gate-", dir=registry.folder) as scratch, threads(1):
-        students = [student(registry, version) for version in (candidate, champion)]
+        snapshot = registry.snapshot(candidate, Path(scratch) / "snapshot")
+        encoded = _encoded(registry, candidate, snapshot, Path(scratch))
+        students = [ready_student(registry.pipeline(version), encoded) for version in (candidate, champion)]
         if len({(one.denoiser.num_classes, tuple(one.denoiser.sample_shape)) for one in students}) != 1:
             raise FewstepError(f"{candidate.name} and {champion.name} draw different things (shape, number of classes)",
                                hint="models that cannot be compared belong under different names")  # fmt: skip
-        test = _examination(registry, candidate, champion, students[0].denoiser.num_classes, samples, Path(scratch))
+        test = _examination(registry, candidate, champion, encoded, students[0].denoiser.num_classes, samples, snapshot,
+                            Path(scratch))  # fmt: skip
         seen, evaluations = zip(*(_examined(test, one, version)
                                   for one, version in zip(students, (candidate, champion), strict=True)), strict=True)
         values = test.measure(seen[0], candidate.name, conditions=test.plan.classes)
@@ -123,9 +128,9 @@ def verdict(judgement: Judgement, champion: Version, cost: CostFigures, rules: G
         "more samples (register.samples) show smaller differences"], cost
 
 
-def student(registry: Registry, version: Version) -> Student:
-    """The registered student, its bytes verified first; no code from the folder is run."""
-    return ready_student(registry.pipeline(version))
+def _encoded(registry: Registry, version: Version, snapshot: Path, scratch: Path) -> EncodedSet:
+    """The conditions that the version was made with, its bytes verified first."""
+    return EncodedSet(stage_output(registry.workspace, version, "encode", snapshot, scratch))
 
 
 def stage_output(workspace: Workspace, version: Version, stage: str, snapshot: Path, scratch: Path) -> Path:
@@ -136,17 +141,18 @@ def stage_output(workspace: Workspace, version: Version, stage: str, snapshot: P
     return folder
 
 
-def _examination(registry: Registry, candidate: Version, champion: Version, num_classes: int, samples: int | None,
-                 scratch: Path) -> Examination:  # fmt: skip
+def _examination(registry: Registry, candidate: Version, champion: Version, encoded: EncodedSet, num_classes: int,
+                 samples: int | None, snapshot: Path, scratch: Path) -> Examination:  # fmt: skip
     """The candidate's protocol, with noise that belongs to this contest alone."""
-    snapshot = registry.snapshot(candidate, scratch / "snapshot")
     shards, classifier = (stage_output(registry.workspace, candidate, stage, snapshot, scratch)
                           for stage in ("shard", "classifier"))  # fmt: skip
     path = snapshot / "manifests" / "evaluate.json"
     evaluated = parse(EvaluateSettings, manifests.read(path).settings, path.name)
     seed = derive(0, "/".join([PURPOSE, candidate.tags["fewstep.weights"], champion.tags["fewstep.weights"]]))
+    codec = None if encoded.family is None else codec_of(registry.pipeline(candidate), encoded)
     return examination(shards, classifier, samples=samples or evaluated.samples, seed=seed, batch=evaluated.batch,
-                       digest=candidate.provenance.stages["shard"].digest, num_classes=num_classes)  # fmt: skip
+                       digest=candidate.provenance.stages["shard"].digest, num_classes=num_classes, encoded=encoded,
+                       codec=codec)  # fmt: skip
 
 
 def _examined(test: Examination, model: Student, version: Version) -> tuple[Observed, int]:

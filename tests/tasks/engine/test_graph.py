@@ -26,7 +26,8 @@ RECIPES = ("kd", "dmd2", "progressive", "lcm-lora")
 
 def test_the_stages_in_an_order_in_which_they_can_run():
     assert [stage.name for stage in graph.STAGES] == [
-        "shard", "classifier", "encode", "teacher", "trajectories", "distill", "baselines", "evaluate", "register"]  # fmt: skip
+        "shard", "classifier", "encode", "teacher", "trajectories", "distill", "baselines", "evaluate",
+        "register"]  # fmt: skip
     assert [stage.name for stage in graph.IN_DVC] == [stage.name for stage in graph.STAGES][:-1]
 
 
