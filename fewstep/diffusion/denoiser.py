@@ -290,6 +290,7 @@ class Denoiser(nn.Module):
         fields = {name: value for name, value in self.describe().items() if name != "inputs"}
         other = Denoiser.described(fields, network)
         other.inputs, other.family = self.inputs if inputs is None else inputs, self.family
+        other.adapter = self.adapter
         return other if self.table is None else other.take(self.table)
 
     def angle(self, t: Tensor) -> Tensor:

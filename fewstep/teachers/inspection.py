@@ -17,7 +17,8 @@ NETWORKS = (["diffusers", "UNet2DModel"], ["routed", "RoutedUNet"])  # the secon
 FORMAT = "fewstep/1"
 DENOISERS = ("transformer", "unet", "prior")
 """Names of the part of a pipeline that is called at every step."""
-_UNUSED = frozenset({"safety_checker", "feature_extractor", "watermark", "image_processor"})
+_MAX_DESCRIPTION = 1_000_000_000  # bytes; constants of a video network's call, positions of its tokens, are in it
+UNUSED = frozenset({"safety_checker", "feature_extractor", "watermark", "image_processor"})
 """Parts that neither a denoiser nor what encodes and decodes for it needs."""
 
 
@@ -30,7 +31,7 @@ class TeacherInfo:
     num_classes: 0 when unconditional or conditional on texts; null_class None when guidance is not possible.
     process: kind of noise process. weights: the denoiser's safetensors files; parameters: of it.
     description: the folder's fewstep.json, if any; its `family` tells what was recorded of a pipeline.
-    parts: of the pipeline, a student's guide among them.
+    parts: of the pipeline, a student's guide among them. variant: of the weights, as it was asked for.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class TeacherInfo:
     scheduler_config: dict[str, Any]
     description: dict[str, Any] | None
     parts: frozenset[str] = frozenset({"unet", "scheduler"})
+    variant: str | None = None
 
     @property
     def recorded(self) -> bool:
@@ -103,6 +105,7 @@ def inspect_teacher(folder: str | os.PathLike, variant: str | None = None) -> Te
     return TeacherInfo(
         folder, pipeline if isinstance(pipeline, str) else str(pipeline[-1]), part, str(parts[part][1]), name, process,
         prediction, shape, labels, null_class, weights, parameters, config, scheduler, description, frozenset(parts),
+        variant,
     )  # fmt: skip
 
 
@@ -129,12 +132,12 @@ def _check_parts(folder: Path, parts: dict[str, Any], variant: str | None) -> No
     """Raises SettingsError for a part whose weights are missing, cut short or pickled, or that brings code."""
     for name, (module, _kind, *_) in parts.items():
         code = folder / name / f"{module}.py"
-        if name not in _UNUSED and code.is_file():
+        if name not in UNUSED and code.is_file():
             raise SettingsError(f"{code}: code in a teacher's folder is never executed",
                                 hint="take a pipeline whose parts are all of diffusers and transformers")  # fmt: skip
-        if name not in _UNUSED and not (folder / name).is_dir():
+        if name not in UNUSED and not (folder / name).is_dir():
             raise SettingsError(f"{folder / name}: missing; {folder / 'model_index.json'} names it as a part")
-        if name not in _UNUSED and (folder / name / "config.json").is_file():
+        if name not in UNUSED and (folder / name / "config.json").is_file():
             check_weights(folder / name, variant)
 
 
@@ -143,11 +146,13 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     path = folder / DESCRIPTION
     if not path.exists():
         return None
-    data = read_json(path, "written by fewstep")
+    data = read_json(path, "written by fewstep", _MAX_DESCRIPTION)
     if data.get("format") != FORMAT:
         raise SettingsError(f"{path}: format {data.get('format')!r} is not {FORMAT!r}; use the version that wrote it")
     kinds = {"process": dict, "prediction_type": str, "adapter": dict, "sample_shape": list, "num_classes": int}
     wrong = [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]
+    if not isinstance(data.get("family", {}), dict):
+        wrong.append("family")
     groups = data.get("groups", [])
     if not (isinstance(groups, list) and all(isinstance(g, list) and all(type(k) is int for k in g) for g in groups)):
         wrong.append("groups")

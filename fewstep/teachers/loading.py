@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fewstep.diffusion.adapters import Adapter
+from fewstep.diffusion.adapters import DiffusersAdapter
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.diffusion.processes import Process
 from fewstep.families.family import Family, record_family
 from fewstep.networks.routed import RoutedUNet
-from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
+from fewstep.teachers.inspection import DESCRIPTION, TeacherInfo, inspect_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline, network_class
 from fewstep.teachers.schedulers import read_scheduler
 from fewstep.teachers.weight_files import read_json, weights_variant
-from fewstep.util.errors import SettingsError
+from fewstep.util.errors import SettingsError, laid_at
 
 
 def load_teacher(folder: str | os.PathLike, variant: str | None = None,
@@ -35,26 +35,34 @@ def load_teacher(folder: str | os.PathLike, variant: str | None = None,
     """
     info = inspect_teacher(folder, variant)
     network = load_network(info.folder / info.part, variant)
-    family = _family(info, arguments) if info.recorded else None
     if info.description is not None:
-        process = Process.from_dict(info.description["process"])
-        prediction_type = info.description["prediction_type"]
-        adapter = Adapter.from_dict(info.description["adapter"])
-    elif family is not None:
-        process, prediction_type, adapter = read_scheduler(info, family.call, family.time_factor)
-    else:
-        process, prediction_type, adapter = read_scheduler(info)
+        return described_denoiser(info, network).requires_grad_(False).eval()
+    family = record_family(load_pipeline(info), arguments) if info.recorded else None
+    found = read_scheduler(info) if family is None else read_scheduler(info, family.call, family.time_factor)
+    process, prediction_type, adapter = found
     shape = info.sample_shape if family is None else family.state
-    denoiser = Denoiser(
-        network, process, prediction_type, shape, info.num_classes, info.null_class, adapter, info.groups
-    )
+    denoiser = Denoiser(network, process, prediction_type, shape, info.num_classes, info.null_class, adapter)
     denoiser.family = family
     return denoiser.requires_grad_(False).eval()
 
 
-def _family(info: TeacherInfo, arguments: Mapping[str, Any] | None) -> Family:
-    described = (info.description or {}).get("family")
-    return Family.from_dict(described) if described else record_family(load_pipeline(info), arguments)
+def described_denoiser(info: TeacherInfo, network: nn.Module) -> Denoiser:
+    """The denoiser around `network` that the fewstep.json of an inspected folder describes.
+
+    Raises SettingsError for a description that does not say how the network is called.
+    """
+    path = info.folder / DESCRIPTION
+    fields = {name: info.description[name] for name in Denoiser.FIELDS} | {"groups": info.groups}
+    recorded = info.description.get("family")
+    if info.recorded and recorded is None:
+        raise SettingsError(f"{path}: nothing is said of how the {info.network} is called; save the folder again")
+    with laid_at(str(path)):
+        denoiser = Denoiser.described(fields, network)
+        if recorded is not None:
+            denoiser.family = Family.from_dict(recorded)
+            if "call" not in fields["adapter"] and isinstance(denoiser.adapter, DiffusersAdapter):
+                denoiser.adapter = replace(denoiser.adapter, call=denoiser.family.call)
+    return denoiser
 
 
 def load_network(folder: Path, variant: str | None = None) -> nn.Module:
@@ -82,4 +90,4 @@ def load_network(folder: Path, variant: str | None = None) -> nn.Module:
     return network.eval()
 
 
-__all__ = ["TeacherInfo", "inspect_teacher", "load_network", "load_teacher"]
+__all__ = ["TeacherInfo", "described_denoiser", "inspect_teacher", "load_network", "load_teacher"]

@@ -11,7 +11,8 @@ import diffusers
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.routed import RoutedUNet
-from fewstep.teachers.inspection import DESCRIPTION, FORMAT
+from fewstep.teachers.inspection import DESCRIPTION, FORMAT, TeacherInfo
+from fewstep.teachers.linking import link_parts
 from fewstep.teachers.schedulers import stock_scheduler
 from fewstep.util.errors import SettingsError
 
@@ -26,6 +27,28 @@ def save_teacher(denoiser: Denoiser, folder: str | os.PathLike) -> None:
     write_pipeline(denoiser, folder, scheduler, {"role": "teacher"})
 
 
+def link_pipeline(info: TeacherInfo, target: str | os.PathLike, teacher: Denoiser) -> None:
+    """Write a teacher that was loaded from an inspected pipeline folder as a folder of its own.
+
+    Its files are those that are read, under a further name (`link_parts`): no second copy on the disk where both
+    folders lie on one file system, and weights of one variant under plain names. fewstep.json holds what was recorded
+    of the pipeline, so that loading the folder records nothing again.
+    """
+    target = Path(target)
+    write_json(target / "model_index.json", link_parts(info, target))
+    write_json(target / DESCRIPTION, description_of(teacher, {"role": "teacher"}))
+
+
+def description_of(denoiser: Denoiser, extra: dict[str, Any]) -> dict[str, Any]:
+    """What fewstep.json says of a denoiser, for JSON; the call that adapter and family share stands there once."""
+    description = {"format": FORMAT, **extra, **denoiser.describe()}
+    if denoiser.family is not None:
+        description["family"] = denoiser.family.to_dict()
+        if getattr(denoiser.adapter, "call", None) is denoiser.family.call:
+            del description["adapter"]["call"]
+    return description
+
+
 def write_pipeline(denoiser: Denoiser, folder: str | os.PathLike, scheduler: Any, extra: dict[str, Any]) -> None:
     """The parts that teachers and students share: unet/, scheduler/, model_index.json, fewstep.json."""
     network = getattr(denoiser.network, "base", denoiser.network)
@@ -38,7 +61,7 @@ def write_pipeline(denoiser: Denoiser, folder: str | os.PathLike, scheduler: Any
     index = json.loads((folder / "model_index.json").read_bytes())
     index.pop("_name_or_path", None)
     write_json(folder / "model_index.json", index)
-    write_json(folder / DESCRIPTION, {"format": FORMAT, **extra, **denoiser.describe()})
+    write_json(folder / DESCRIPTION, description_of(denoiser, extra))
 
 
 def save_network(network: Any, folder: Path) -> None:

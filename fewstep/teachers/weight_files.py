@@ -22,11 +22,12 @@ CONVERT = (
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The object in a JSON file. SettingsError names the path when it is missing, too large or no JSON object."""
+def read_json(path: Path, what: str, limit: int = 16_000_000) -> dict[str, Any]:
+    """The object in a JSON file of at most `limit` bytes. SettingsError names the path when it is missing, too large or
+    no JSON object."""
     if not path.is_file():
         raise SettingsError(f"{path}: missing", hint=what)
-    if path.stat().st_size > 16_000_000:
+    if path.stat().st_size > limit:
         raise SettingsError(f"{path}: unreasonably large for a configuration")
     try:
         data = json.loads(path.read_bytes())
@@ -63,6 +64,19 @@ def check_weights(folder: Path, variant: str | None = None) -> tuple[tuple[Path,
             hint=CONVERT if others else "save the pipeline with save_pretrained(folder, safe_serialization=True)",
         )
     return paths, sum(_parameters(path) for path in paths)
+
+
+def weight_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
+    """The weights of a model folder, by the name that they have where no variant is: files, and the index of several.
+
+    Raises SettingsError as `check_weights` does.
+    """
+    paths, _ = check_weights(folder, variant)
+    stem, variant = _stem(folder), weights_variant(folder, variant)
+    index = folder / f"{stem}.safetensors.index.{'json' if variant is None else f'{variant}.json'}"
+    if index.is_file():  # which names the others
+        return {f"{stem}.safetensors.index.json": index} | {path.name: path for path in paths}
+    return {f"{stem}.safetensors": paths[0]}
 
 
 def weights_variant(folder: Path, chosen: str | None = None) -> str | None:

@@ -69,6 +69,21 @@ def put_in_place(temporary: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Give the file `source` (behind symbolic links) the further name `target`; a copy where no hard link can be made:
+    on another file system, or of another owner's file. Raises as `write_atomically` does, and for an existing target.
+    """
+    source, target = Path(source).resolve(), Path(target)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            raise
+        except OSError:  # what the copy meets too, it raises
+            shutil.copyfile(source, target)
+
+
 def sweep(folder: str | os.PathLike) -> list[Path]:
     """Remove the unfinished files that dead processes left directly in `folder`; returns their paths."""
     removed = []
