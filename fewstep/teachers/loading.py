@@ -23,13 +23,13 @@ from fewstep.util.errors import SettingsError, laid_at
 
 
 def load_teacher(folder: str | os.PathLike, variant: str | None = None,
-                 arguments: Mapping[str, Any] | None = None) -> Denoiser:  # fmt: skip
+                 arguments: Mapping[str, Any] | None = None, family: Family | None = None) -> Denoiser:  # fmt: skip
     """The teacher in a diffusers pipeline folder, frozen and in evaluation mode, on the CPU.
 
     Process, prediction type and preconditioning come from fewstep.json where we saved the folder, else from the
     scheduler's configuration (so sampling follows the probability-flow ODE, without a scheduler's clipping). How the
-    denoiser of a pipeline with encoders is called comes from there too, else from a recording of the pipeline with
-    `arguments` of its call (sizes, frames, tokens).
+    denoiser of a pipeline with encoders is called comes from there too, else from `family` where it was recorded
+    before, else from a recording of the pipeline with `arguments` of its call (sizes, frames, tokens).
     Raises SettingsError as `inspect_teacher` does, for weights that do not fit the configuration, and for a pipeline
     whose calls cannot be replayed.
     """
@@ -37,7 +37,8 @@ def load_teacher(folder: str | os.PathLike, variant: str | None = None,
     network = load_network(info.folder / info.part, variant)
     if info.description is not None:
         return described_denoiser(info, network).requires_grad_(False).eval()
-    family = record_family(load_pipeline(info), arguments) if info.recorded else None
+    if info.recorded and family is None:
+        family = record_family(load_pipeline(info), arguments)
     found = read_scheduler(info) if family is None else read_scheduler(info, family.call, family.time_factor)
     process, prediction_type, adapter = found
     shape = info.sample_shape if family is None else family.state

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.images import ImageSet
+from fewstep.data.states import StateSet
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import Permutation, integers, noise
 from fewstep.diffusion.sampling import sample
@@ -14,6 +15,7 @@ from fewstep.util.errors import StageFailed
 
 SOLVER = "dpmsolver++"
 BATCH = 256
+_FEW = 4
 
 
 class SampleQuality(Strict):
@@ -34,20 +36,22 @@ class SampleQuality(Strict):
 
 
 class TeacherReport(Strict):
-    """What the check saw: number of weights, signal-to-noise ratio where sampling begins, quality of samples."""
+    """What the check saw: number of weights, signal-to-noise ratio where sampling begins, quality of samples (None
+    without data to compare them with)."""
 
     parameters: int
     terminal_snr: float
-    quality: SampleQuality
+    quality: SampleQuality | None
 
 
-def check_teacher(teacher: Denoiser, images: ImageSet, *, samples: int, steps: int, max_distance_ratio: float,
-                  max_terminal_snr: float, seed: int) -> TeacherReport:  # fmt: skip
+def check_teacher(teacher: Denoiser, images: ImageSet | StateSet | None, *, samples: int, steps: int,
+                  max_distance_ratio: float, max_terminal_snr: float, seed: int) -> TeacherReport:  # fmt: skip
     """Check a teacher, on the device where it is.
 
     Args:
         teacher: to be checked.
-        images: that it should sample like; `samples` of them, at most half, are compared with as many samples.
+        images: that it should sample like, or their states; `samples` of them, at most half, are compared with as many
+            samples. Without any only a few samples are looked at: they must be finite.
         steps: of the solver.
         max_distance_ratio: allowed distance, in units of that between two halves of the images.
         max_terminal_snr: allowed signal-to-noise ratio where sampling begins.
@@ -67,6 +71,11 @@ def check_teacher(teacher: Denoiser, images: ImageSet, *, samples: int, steps: i
             hint="its noise schedule leaves data visible at the start of sampling; take another teacher or raise "
             "teacher.check.max_terminal_snr",
         )
+    parameters = sum(value.numel() for value in teacher.parameters())
+    if images is None:
+        _require_finite(draw_samples(teacher, noise(seed, "teacher-check", range(_FEW), teacher.sample_shape),
+                                     _drawn(teacher, _FEW, seed), steps), steps)  # fmt: skip
+        return TeacherReport(parameters=parameters, terminal_snr=snr, quality=None)
     quality = _quality(teacher, images, min(samples, len(images) // 2), steps, seed)
     if quality.ratio > max_distance_ratio:
         raise StageFailed(
@@ -75,25 +84,33 @@ def check_teacher(teacher: Denoiser, images: ImageSet, *, samples: int, steps: i
             f"{max_distance_ratio:g}",
             hint="train longer (teacher.images) or wider (teacher.channels), or raise teacher.check.max_distance_ratio",
         )
-    parameters = sum(value.numel() for value in teacher.parameters())
     return TeacherReport(parameters=parameters, terminal_snr=snr, quality=quality)
 
 
-def _quality(teacher: Denoiser, images: ImageSet, count: int, steps: int, seed: int) -> SampleQuality:
+def _quality(teacher: Denoiser, images: ImageSet | StateSet, count: int, steps: int, seed: int) -> SampleQuality:
     order = Permutation(len(images), seed, "teacher-check")(torch.arange(2 * count))
     one, other = images.images(order[:count]), images.images(order[count:])
-    condition = None
-    if teacher.num_classes:
-        labels = images.labels[order[:count]]
-        drawn = integers(seed, "teacher-check", range(count), teacher.num_classes)
-        condition = labels if images.num_classes else drawn
+    condition = _drawn(teacher, count, seed)
+    if teacher.num_classes and images.num_classes:
+        condition = images.labels[order[:count]]
     start = noise(seed, "teacher-check", range(count), teacher.sample_shape)
     samples = draw_samples(teacher, start, condition, steps)
-    if not bool(torch.isfinite(samples).all()):
-        raise StageFailed(f"the teacher's samples hold NaN or infinite values ({SOLVER}, {steps} steps)")
-    null, distance = sliced_wasserstein(one, other), sliced_wasserstein(samples.clamp(-1, 1), one)
+    _require_finite(samples, steps)
+    if isinstance(images, ImageSet):
+        samples = samples.clamp(-1, 1)
+    null, distance = sliced_wasserstein(one, other), sliced_wasserstein(samples, one)
     return SampleQuality(sliced_wasserstein=distance, real_against_real=null, ratio=distance / null, samples=count,
                          solver=SOLVER, steps=steps)  # fmt: skip
+
+
+def _drawn(teacher: Denoiser, count: int, seed: int) -> Tensor | None:
+    """Conditions (count,) drawn uniformly; None for a teacher without."""
+    return integers(seed, "teacher-check", range(count), teacher.num_classes) if teacher.num_classes else None
+
+
+def _require_finite(samples: Tensor, steps: int) -> None:
+    if not bool(torch.isfinite(samples).all()):
+        raise StageFailed(f"the teacher's samples hold NaN or infinite values ({SOLVER}, {steps} steps)")
 
 
 def draw_samples(teacher: Denoiser, start: Tensor, condition: Tensor | None, steps: int) -> Tensor:

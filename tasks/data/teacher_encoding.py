@@ -56,6 +56,11 @@ class TeacherEncoding:
             )
         if self.settings.negative_prompt and self.family.guidance is None:
             raise SettingsError(f"encode.negative_prompt: {self.family.pipeline} has no guidance that would read it")
+        if self.textual and not self._nulls and self._encodes_images:
+            bare = sum(not caption for images in self.images.values() for caption in images.captions)
+            if bare:
+                raise SettingsError(f"{bare} images have no caption, and {self.family.pipeline} knows no empty condition",
+                                    hint="give them captions, or leave them out")  # fmt: skip
         self._check_lengths()
         if self._encodes_images:
             one = next(images for images in self.images.values() if len(images))

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewstep.diffusion.label_groups import require_groups
@@ -37,6 +38,7 @@ class GivenTeacher(Strict):
     """A saved teacher, which is copied and checked."""
 
     source: Literal["given"] = "given"
+    variant: str | None = None
     check: TeacherCheck
 
 
@@ -46,14 +48,14 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
     name = "teacher"
     output = "data/teacher"
     settings_type = TrainedTeacher
-    inputs = ("shard",)
+    inputs = ("shard", "encode")
     outside = ("teacher",)
     params = ("seed", "teacher")
 
     def resolve(self, settings: Settings) -> TrainedTeacher | GivenTeacher:
         teacher = settings.teacher
         if teacher.given:
-            return GivenTeacher(check=teacher.check)
+            return GivenTeacher(check=teacher.check, variant=teacher.variant)
         return TrainedTeacher(**{name: getattr(teacher, name) for name in TeacherTraining.model_fields})
 
     def parse(self, data: dict[str, Any], source: str) -> TrainedTeacher | GivenTeacher:
@@ -73,6 +75,10 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
         """Refuse a given teacher that cannot be loaded, and images or groups that do not fit."""
         from fewstep.data.images import load_split  # loads torch
 
+        if isinstance(context.settings, GivenTeacher):
+            info = inspect_teacher(context.outside["teacher"], context.settings.variant)
+            if info.recorded:
+                return  # the encode stage has held data and teacher to each other
         images = load_split(context.inputs["shard"], "train")
         if len(images) < 2:
             raise SettingsError(f"the train split has {len(images)} images; add images or raise data.split.train")
@@ -80,7 +86,6 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
             with laid_at("teacher.groups"):
                 require_groups(context.settings.groups, images.num_classes, images.num_classes)
             return
-        info = inspect_teacher(context.outside["teacher"])
         if tuple(info.sample_shape) != tuple(images.shape):
             raise SettingsError(
                 f"{info.folder}: the teacher makes images of shape {tuple(info.sample_shape)}, the data are "
@@ -102,19 +107,18 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
             _trained(context, report=True)
             context.record_cost({"training_seconds": round(time.monotonic() - begun, 3)})
             return
-        from fewstep.data.images import load_split  # loads torch
-        from fewstep.teachers import load_teacher, save_teacher
+        from fewstep.teachers import load_teacher  # loads torch
         from fewstep.teachers.sampling_check import check_teacher
         from fewstep.util.device import default_device
+        from tasks.data.encoded_inputs import encodes_data, ready, training_data
 
-        given = context.outside.get("teacher")
-        teacher = _trained(context) if given is None else load_teacher(given)
         export = context.scratch / "export"
         shutil.rmtree(export, ignore_errors=True)
-        save_teacher(teacher, export)
-        saved = load_teacher(export).to(default_device())
-        report = check_teacher(saved, load_split(context.inputs["shard"], "train"), seed=context.seed,
-                               **context.settings.check.model_dump())  # fmt: skip
+        export.mkdir()
+        _export(context, export)
+        saved = ready(context, load_teacher(export)).to(default_device())
+        data = training_data(context) if encodes_data(context) else None
+        report = check_teacher(saved, data, seed=context.seed, **context.settings.check.model_dump())
         shutil.rmtree(context.out, ignore_errors=True)
         os.rename(export, context.out)
         write_atomically(context.scratch / "checked.json", report.model_dump_json())
@@ -123,6 +127,24 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
         from fewstep.teachers.sampling_check import TeacherReport  # loads diffusers
 
         return parse(TeacherReport, json.loads((context.scratch / "checked.json").read_bytes()), "checked.json")
+
+
+def _export(context: Context[TrainedTeacher | GivenTeacher], folder: Path) -> None:
+    """The teacher as a folder of its own: trained, or the given one with what was recorded of it."""
+    from fewstep.families.encoded_set import EncodedSet  # loads torch
+    from fewstep.teachers import load_teacher, save_teacher
+    from fewstep.teachers.saving import link_pipeline
+
+    if isinstance(context.settings, TrainedTeacher):
+        save_teacher(_trained(context), folder)
+        return
+    given, variant = context.outside["teacher"], context.settings.variant
+    family = EncodedSet(context.inputs["encode"]).family
+    teacher = load_teacher(given, variant, family=family)
+    if family is None:
+        save_teacher(teacher, folder)
+    else:
+        link_pipeline(inspect_teacher(given, variant), folder, teacher)
 
 
 def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser:
