@@ -59,7 +59,7 @@ class TeacherEncoding:
         if self.textual and not self._nulls and self._encodes_images:
             bare = sum(not caption for images in self.images.values() for caption in images.captions)
             if bare:
-                raise SettingsError(f"{bare} images have no caption, and {self.family.pipeline} knows no empty condition",
+                raise SettingsError(f"{bare} images have no caption; {self.family.pipeline} has no empty condition",
                                     hint="give them captions, or leave them out")  # fmt: skip
         self._check_lengths()
         if self._encodes_images:
