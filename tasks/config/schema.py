@@ -118,6 +118,12 @@ class Encode(Strict):
     max_truncated_share: Share = 0.05
     max_bytes: Count = 64_000_000_000
 
+    @model_validator(mode="after")
+    def _both_sides(self):
+        if (self.height is None) != (self.width is None):  # some pipelines then take neither, without a word
+            raise ValueError("give height and width, or neither")
+        return self
+
 
 class Trajectories(Strict):
     """The teacher's outputs that a recipe trains on. `keep`: states along the way, null leaves it to the recipe."""
