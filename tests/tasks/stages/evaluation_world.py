@@ -40,9 +40,13 @@ class Listener(Observer):
 class World:
     """A folder with data/… like a checkout's, in which single stages are run."""
 
-    def __init__(self, root: Path, evaluate: dict | None = None, data: dict | None = None, images: Path | None = None):
+    def __init__(self, root: Path, evaluate: dict | None = None, data: dict | None = None, images: Path | None = None,
+                 teacher: Path | None = None):  # fmt: skip
         self.root, self.outside = root, {"images": images} if images else {}
-        self.settings = parse(Settings, {"evaluate": {**EVALUATE, **(evaluate or {})}, "data": data or {}}, "test")
+        if teacher is not None:
+            self.outside |= {"teacher": teacher, "encoders": teacher}
+        chosen = {"evaluate": {**EVALUATE, **(evaluate or {})}, "data": data or {}}
+        self.settings = parse(Settings, chosen | ({"teacher": {"source": str(teacher)}} if teacher else {}), "test")
         self.listener = Listener()
 
     def folder(self, stage: str) -> Path:
@@ -50,6 +54,8 @@ class World:
 
     def context(self, name: str, work: str | None = None) -> Context:
         stage = graph.stage(name)
+        if "encode" in stage.inputs and not self.folder("encode").exists():
+            self.run("encode")  # nothing, for a teacher of pixels
         inputs = {one: self.folder(one) for one in stage.inputs}
         made = Context(
             stage=name, key="0" * 64, settings=stage.resolve(self.settings), seed=self.settings.seed, inputs=inputs,
