@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewstep.data.prompt import SPLITS, Prompt
+from fewstep.data.prompts import PromptTable, PromptTableBuilder
 from fewstep.data.records.record_codec import Record
 from fewstep.data.records.record_source import CACHE_BYTES, RecordSource
 from fewstep.data.records.sample_order import KeyedOrder
@@ -16,9 +18,6 @@ from fewstep.util.hashing import canonical_json, sha256_bytes
 
 FORMAT = "fewstep-images-1"
 DESCRIPTION = "images.json"
-SPLITS = ("train", "fit", "test")
-"""train: for networks. fit: for the classifier whose features metrics use. test: for reference statistics and the
-control of memorisation."""
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -78,7 +77,8 @@ class ImageSet:
         image, label = record.tensors.get("image"), record.tensors.get("label")
         if image is None or label is None or image.dtype != torch.uint8 or tuple(image.shape[1:]) != self.shape:
             raise CorruptData(f"{self.folder / self.split}: record {number} holds no images of shape {self.shape}")
-        return {"image": image, "label": label}
+        prompt = record.tensors.get("prompt", torch.full_like(label, -1))
+        return {"image": image, "label": label, "prompt": prompt}
 
     def __len__(self) -> int:
         return self._source.samples
@@ -105,7 +105,15 @@ class ImageSet:
     @property
     def labels(self) -> Tensor:
         """All labels, (len,) int64; −1 where the images have no classes."""
-        parts = [self._source.record(number)["label"] for number in range(self._source.records)]
+        return self._column("label")
+
+    @property
+    def prompts(self) -> Tensor:
+        """Row of every image's caption in the table of prompts, (len,) int64; −1 where an image has none."""
+        return self._column("prompt")
+
+    def _column(self, name: str) -> Tensor:
+        parts = [self._source.record(number)[name] for number in range(self._source.records)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     @property
@@ -137,6 +145,17 @@ class ImageSet:
             self._order = KeyedOrder(len(self), self.record_size, self._source.window())
         found = self._source.gather(*self._order.locate(seed, position, size))
         return to_unit_range(found["image"]), found["label"] if self.num_classes else None
+
+
+def load_prompts(folder: Path | str) -> PromptTable:
+    """The prompts of the shard stage's output folder, empty without any; `ImageSet.prompts` are rows of it.
+
+    Raises:
+        SettingsError: the folder holds no output of the shard stage.
+        CorruptData: it is damaged.
+    """
+    describe(Path(folder) / DESCRIPTION)
+    return PromptTable.read(folder)
 
 
 def load_split(folder: Path | str, split: str) -> ImageSet:
@@ -178,6 +197,9 @@ class ImageSetWriter:
         shares: share of each split.
         record_size: images per record.
         records_per_shard: records per file.
+
+    Attributes:
+        prompts: collects the captions; prompts without images are added to it before `finish`.
     """
 
     def __init__(
@@ -193,19 +215,20 @@ class ImageSetWriter:
         self.shape, self.class_names = tuple(shape), list(class_names)
         self.shares, self.record_size, self.records_per_shard = dict(shares), record_size, records_per_shard
         self.counts = dict.fromkeys(SPLITS, 0)
-        self._waiting: dict[str, list[tuple[Tensor, int, str, str | None]]] = {name: [] for name in SPLITS}
+        self._waiting: dict[str, list[tuple[Tensor, int, str, str | None, int]]] = {name: [] for name in SPLITS}
         self._open: dict[str, ShardWriter] = {}
         self._shards: dict[str, list[str]] = {name: [] for name in SPLITS}
         self._records = dict.fromkeys(SPLITS, 0)
+        self.prompts = PromptTableBuilder()
 
-    def add(self, image: Tensor, label: int, key: str, caption: str | None = None) -> str:
+    def add(self, image: Tensor, label: int, key: str, caption: Prompt | None = None) -> str:
         """Append an image.
 
         Args:
             image: (C, H, W) uint8.
             label: class, −1 without classes.
             key: the image's name where it came from.
-            caption: its text, if any.
+            caption: the prompt that it shows, if any.
 
         Returns:
             The split it went to.
@@ -213,14 +236,15 @@ class ImageSetWriter:
         if tuple(image.shape) != self.shape or image.dtype != torch.uint8:
             raise ValueError(f"{key}: expected uint8 {self.shape}, got {image.dtype} {tuple(image.shape)}")
         split = split_of(image, self.shares)
-        self._waiting[split].append((image, label, key, caption))
+        row = -1 if caption is None else self.prompts.add(caption, split)
+        self._waiting[split].append((image, label, key, caption and caption.text, row))
         self.counts[split] += 1
         if len(self._waiting[split]) == self.record_size:
             self._write_record(split)
         return split
 
     def _write_record(self, split: str) -> None:
-        images, labels, keys, captions = zip(*self._waiting[split], strict=True)
+        images, labels, keys, captions, rows = zip(*self._waiting[split], strict=True)
         self._waiting[split] = []
         if split not in self._open:
             name = f"{len(self._shards[split]):05d}.tar"
@@ -228,6 +252,8 @@ class ImageSetWriter:
             self._shards[split].append(name)
         metadata = {"keys": list(keys)} | ({"captions": list(captions)} if any(captions) else {})
         tensors = {"image": torch.stack(images), "label": torch.tensor(labels, dtype=torch.int64)}
+        if any(captions):
+            tensors["prompt"] = torch.tensor(rows, dtype=torch.int64)
         self._open[split].add(f"{self._records[split]:08d}", tensors, metadata)
         self._records[split] += 1
         if self._open[split].records == self.records_per_shard:
@@ -246,6 +272,9 @@ class ImageSetWriter:
             "record_size": self.record_size,
             "splits": {name: {"samples": self.counts[name], "shards": self._shards[name]} for name in SPLITS},
         }
+        table = self.prompts.table()
+        if len(table):
+            table.write(self.folder)
         write_checked(self.folder / DESCRIPTION, FORMAT, content)
         return dict(self.counts)
 

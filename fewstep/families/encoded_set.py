@@ -10,17 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.data.prompts import PromptTable
 from fewstep.data.records.record_source import RecordSource
 from fewstep.data.states import StateSet
 from fewstep.diffusion.conditions import CachedTable
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.family import Family
+from fewstep.families.pooled import pooled
 from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import CorruptData, SettingsError
 
 FORMAT = "fewstep-encoded-1"
 DESCRIPTION = "encoded.json"
 CONDITIONS, STATES = "conditions", "states"
+_ROWS = 256     # of conditions in memory at a time
 
 
 @dataclass(frozen=True)
@@ -90,16 +93,20 @@ class EncodedSet:
             raise CorruptData(f"{folder}: {len(found)} states, expected {self.description.samples[split]}")
         return found
 
-    def asked_of(self, split: str) -> Tensor | None:
-        """The rows (n,) of conditions that a split's images have, or all where no images are encoded; None where
-        conditions are classes, or there are none."""
-        if not self.description.prompts:
-            return None
-        count = len(self.description.prompts)
-        if not self.description.samples.get(split):
-            return torch.arange(count)
-        rows = self.states(split).labels
-        return rows[(rows >= 0) & (rows < count)]
+    def prompt_table(self) -> PromptTable:
+        """The prompts with their groups, splits and embeddings, row by row as the conditions; empty where conditions
+        are classes, or there are none."""
+        return PromptTable.read(self.folder)
+
+    def embedded(self, prompts: PromptTable) -> PromptTable:
+        """The prompts of this set's rows with the pooled embedding of every one; without where a family has none."""
+        table, parts = self.table(), []
+        for rows in torch.arange(len(prompts)).split(_ROWS):
+            found = None if table is None else pooled(table.read(rows))
+            if found is None:
+                return prompts
+            parts.append(found)
+        return prompts.embedded(torch.cat(parts).numpy()) if parts else prompts
 
     def given_to(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser with the conditions of this set, if it has some."""

@@ -1,4 +1,4 @@
-"""What the settings bring in from outside the pipeline: raw images, a saved teacher, a recipe file. No torch here."""
+"""What the settings bring in from outside the pipeline: images, prompts, a teacher, a recipe file. No torch here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from tasks.config.schema import Settings
 def outside_paths(settings: Settings, root: Path) -> dict[str, Path | None]:
     """Paths by name, below the checkout `root` where relative; None for what is not used.
 
-    Names: images, teacher, encoders (the teacher but for the weights of its denoiser), recipe.
+    Names: images, prompts, teacher, encoders (the teacher but for the weights of its denoiser), recipe.
     """
-    teacher, recipe = settings.teacher.given, settings.distill.recipe
+    teacher, recipe, prompts = settings.teacher.given, settings.distill.recipe, settings.data.prompts
     return {
         "images": root / "data" / "raw" if settings.data.source == "raw" else None,
+        "prompts": (root / Path(prompts).expanduser()) if prompts else None,
         "teacher": (root / Path(teacher).expanduser()) if teacher else None,
         "encoders": (root / Path(teacher).expanduser()) if teacher else None,
         "recipe": (root / Path(recipe).expanduser()) if recipe.endswith((".yaml", ".yml")) else None,

@@ -13,6 +13,7 @@ from fewstep.util.errors import SettingsError, laid_at
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Data, Settings
 from tasks.data import digits_facts
+from tasks.data.given_prompts import read_given_prompts
 from tasks.data.image_folder import list_images
 from tasks.engine import graph
 
@@ -27,7 +28,9 @@ def validate(root: Path, settings: Settings) -> None:
     given = outside["teacher"]
     teacher = None if given is None else inspect_teacher(given, settings.teacher.variant)
     _guidance(settings, recipe, teacher)
-    classes = len(digits_facts.CLASSES)
+    classes = len(digits_facts.CLASSES) if outside["prompts"] is None else 0
+    if outside["prompts"] is not None:
+        read_given_prompts(outside["prompts"])
     if outside["images"] is not None:
         listing = list_images(outside["images"])
         listing.require_usable(settings.data)
@@ -50,7 +53,7 @@ def _fits(teacher: TeacherInfo, data: Data, classes: int) -> None:
     """The teacher's images and classes are the data's, as far as that is known before the images are opened."""
     if teacher.recorded:
         return  # the encode stage holds sizes and captions to what the pipeline takes
-    known = digits_facts.SHAPE if data.source == "digits" else (None, None, None)
+    known = digits_facts.SHAPE if data.source == "digits" and data.prompts is None else (None, None, None)
     wanted = (data.channels or known[0], data.size or known[1], data.size or known[2])
     if any(want is not None and have != want for have, want in zip(teacher.sample_shape, wanted, strict=True)):
         raise SettingsError(f"the teacher {teacher.folder} makes images of shape {tuple(teacher.sample_shape)}, the "

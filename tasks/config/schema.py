@@ -35,9 +35,13 @@ class Split(Strict):
 
 
 class Data(Strict):
-    """The images: `digits` comes with scikit-learn; `raw` is what `fewstep data add PATH` brought into data/raw."""
+    """The images: `digits` comes with scikit-learn; `raw` is what `fewstep data add PATH` brought into data/raw.
+
+    `prompts`: a file of prompts for a teacher of texts, beside the images of `raw` or in the place of the digits.
+    """
 
     source: Literal["digits", "raw"] = "digits"
+    prompts: Annotated[str, Field(min_length=1)] | None = Field(default=None, exclude_if=lambda path: path is None)
     size: Annotated[int, Field(ge=SIZES[0], le=SIZES[1])] | None = None  # null: the one that most images have
     channels: Literal[1, 3] | None = None                        # null: 1 when every image is grey
     max_corrupt_share: Share = 0.01

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import json
 import os
 import re
 from collections import Counter
@@ -13,6 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fewstep.data.prompt import Prompt
+from fewstep.data.prompt_files import is_prompt_file, parse_size, read_prompt_file
+from fewstep.data.tables import read_rows, shown, text_value
 from fewstep.util.errors import SettingsError
 from tasks.config.schema import Data
 
@@ -21,39 +20,56 @@ SUFFIXES = (
     ".jfif", ".jpe", ".avif", ".jp2", ".j2k", ".apng", ".pbm", ".pnm", ".dib", ".tga", ".qoi",
 )  # fmt: skip
 TABLE = "images.jsonl"
-"""In data/raw: one JSON object per line with `name` and optionally `class` and `caption`."""
+"""In data/raw: one JSON object per line with `name` and optionally `class`, and `caption` with what a prompt has."""
+PROMPTS = "prompts.jsonl"
+"""In data/raw: prompts without images, one JSON object per line (fewstep.data.prompt_files)."""
+_PROMPT_FILES = (PROMPTS, "prompts.csv", "prompts.txt")
 _TABLES = (TABLE, "metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv", "images.csv")
 _COLUMNS = {
     "name": ("name", "file_name", "filename", "file", "path", "image"),
     "caption": ("caption", "text", "prompt"),
     "class": ("class", "label", "class_name"),
+    "negative": ("negative", "negative_prompt"),
+    "group": ("group",),
+    "size": ("size",),
 }
 _HINT = "give a folder of CLASS/NAME.png, or a CSV or JSON-lines table with the columns name and caption (or class)"
 _NOTES = (".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".html", ".pdf")
 _NOTE_NAMES = ("readme", "license", "licence", "copying", "authors")
 # What beside images is no image, unless it has an image's name: then it is the image's caption or mask.
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx")  # made by systems, not by people; as names with a dot before
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image: `name` relative to the folder (with /), its class and its caption where there are any."""
+    """An image: `name` relative to the folder (with /), its class and its caption where there are any; with a caption
+    also the negative prompt, the group and the size (height, width), as a prompt has them."""
 
     name: str
     label: str | None = None
     caption: str | None = None
+    negative: str | None = None
+    group: str | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """The caption as a prompt, in the group of its class where no other is told; None without a caption."""
+        if self.caption is None:
+            return None
+        return Prompt(self.caption, self.negative, self.size, self.label if self.group is None else self.group)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a folder in a fixed order: sorted by name.
+    """The images of a folder in a fixed order, sorted by name, and its prompts.
 
     Attributes:
         classes: in the order of their labels: by number where all are whole numbers, else by name; empty without.
         left_out: files in class folders that were not taken, though they may be images or belong to one.
         notes: other files that were not taken, and class folders without an image (with / at the end).
+        prompts: those without an image, in their order.
     """
 
     folder: Path
@@ -61,6 +77,7 @@ class Listing:
     classes: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
 
     @property
     def captioned(self) -> int:
@@ -106,41 +123,45 @@ class Listing:
                                 "where each has some of it", hint="add images of it, or leave the class out")
 
 
-def shown(text: object) -> str:
-    """A name or path as it can be printed in one line: what is no printable text is escaped."""
-    text = str(text)
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
 def list_images(path: Path | str) -> Listing:
-    """The images of `path`: a folder of CLASS/NAME.png, a folder with a table, or a table.
+    """The images and prompts of `path`: a folder of CLASS/NAME.png, a table, alone or in a folder, or a file of
+    prompts.
 
-    Links are followed. What was not taken is named in the listing.
+    A folder may hold prompts beside its images (prompts.jsonl, .csv or .txt). Links are followed. What was not taken is
+    named in the listing.
 
     Raises:
         SettingsError: missing, empty, or not one of these layouts; links in a circle; a name that is not UTF-8; a table
             that names what is not there, names something twice, leaves its folder, holds what is no text, or gives
-            some images a class and others none.
+            some images a class and others none; what `read_prompt_file` refuses.
     """
     path = Path(path)
     left_out: list[str] = []
     notes: list[str] = []
+    prompts: tuple[Prompt, ...] = ()
     try:
         if not path.exists():
             raise SettingsError(f"{shown(path)}: no such folder or table", hint=_HINT)
+        folder = path if path.is_dir() else path.parent
         if path.is_dir():
-            folder, table = path, next((path / name for name in _TABLES if (path / name).is_file()), None)
+            table, texts = (next((path / name for name in names if (path / name).is_file()), None)
+                            for names in (_TABLES, _PROMPT_FILES))
+            items, prompts = _from_prompts(texts) if texts else ((), ())
             if table:
-                items = tuple(_from_table(table))
-                taken = {table.name, *(item.name for item in items)}
-                notes += [name for name, _ in _files(path) if name not in taken]  # a table says which images are meant
+                items += tuple(_from_table(table))
+            if table or items:
+                # a table says which images are meant
+                notes += [name for name, _ in _files(path) if name not in {item.name for item in items}]
             else:
                 items = tuple(_from_folders(path, left_out, notes))
+            notes = [name for name in notes if name not in {file.name for file in (table, texts) if file}]
+        elif is_prompt_file(path):
+            items, prompts = _from_prompts(path)
         else:
-            items, folder = tuple(_from_table(path)), path.parent
+            items = tuple(_from_table(path))
     except OSError as error:
         raise SettingsError(f"{shown(error.filename or path)}: cannot be read: {error.strerror or error}") from None
-    if not items:
+    if not items and not prompts:
         listing = Listing(folder, (), (), tuple(left_out), tuple(notes))
         told = f"; {listing.told_left_out}" if left_out or notes else ""
         raise SettingsError(f"{shown(path)}: no images there ({', '.join(SUFFIXES)}){told}", hint=_HINT)
@@ -150,7 +171,20 @@ def list_images(path: Path | str) -> Listing:
     if classes and without:
         raise SettingsError(f"{shown(path)}: {len(without)} images have no class, such as {shown(without[0])}; "
                             "the others have one")
-    return Listing(folder, items, classes, tuple(left_out), tuple(notes))
+    return Listing(folder, items, classes, tuple(left_out), tuple(notes), prompts)
+
+
+def _from_prompts(path: Path) -> tuple[tuple[Item, ...], tuple[Prompt, ...]]:
+    """The images that a file of prompts names, and its prompts without an image."""
+    found = read_prompt_file(path)
+    items: dict[str, Item] = {}
+    for entry in found.entries:
+        if entry.image in items:
+            raise SettingsError(f"{shown(path)}: line {entry.line}: {shown(entry.image)} is there twice")
+        if entry.image is not None:
+            prompt = entry.prompt
+            items[entry.image] = Item(entry.image, None, prompt.text, prompt.negative, prompt.group, prompt.size)
+    return tuple(items.values()), found.prompts
 
 
 def _in_order(classes: Iterable[str]) -> tuple[str, ...]:
@@ -216,77 +250,15 @@ def _files(folder: Path) -> Iterator[tuple[str, bool]]:
             waiting.append((f"{name}/", (*above, place)))
 
 
-def _text(table: Path) -> str:
-    """The text of a table: UTF-8, or UTF-16 with a byte-order mark."""
-    data = table.read_bytes()
-    mark, encoding = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", "utf-8"))
-    data = data[len(mark):]
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode(encoding)
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        raise SettingsError(f"{shown(table)}: line {line}, column {column}: byte 0x{data[error.start]:02x} is not "
-                            f"{encoding.upper()}", hint="save the table as UTF-8") from None
-
-
-def _rows(table: Path) -> Iterator[tuple[int, dict]]:
-    """Rows by name of column, with the number of their last line."""
-    ending, line = table.suffix.lower(), 0
-    if ending not in (".csv", ".jsonl", ".ndjson", ".json"):
-        raise SettingsError(f"{shown(table)}: not a table", hint=_HINT)
-    text = _text(table)
-    try:
-        if ending == ".csv":
-            reader = csv.DictReader(io.StringIO(text, newline=""))
-            for row in reader:
-                line = reader.line_num
-                if None in row:
-                    raise ValueError(f"line {line} has more columns than the first line; "
-                                     "text with commas stands in quotation marks")
-                yield line, row
-        else:
-            for line, content in enumerate(io.StringIO(text, newline=None), 1):
-                if content.strip():
-                    row = json.loads(content)
-                    if not isinstance(row, dict):
-                        raise ValueError(f"line {line} is not an object")
-                    yield line, row
-    except json.JSONDecodeError as error:
-        raise SettingsError(f"{shown(table)}: not readable: line {line}, column {error.colno}: {error.msg}",
-                            hint=_HINT) from None
-    except RecursionError:
-        raise SettingsError(f"{shown(table)}: not readable: line {line} is nested too deeply", hint=_HINT) from None
-    except (ValueError, csv.Error) as error:
-        said = " ".join(str(error).split())
-        at = "" if said.startswith("line ") else f"line {line}: " if ending != ".csv" else f"after line {line}: "
-        raise SettingsError(f"{shown(table)}: not readable: {at}{said}", hint=_HINT) from None
-
-
-def _value(table: Path, line: int, row: dict, kind: str) -> str | None:
-    """What a row says of `kind`: text, or for a class a whole number; None where it says nothing."""
-    column = next((name for name in _COLUMNS[kind] if row.get(name) not in (None, "")), None)
-    if column is None:
-        return None
-    value, expected = row[column], "a text or a whole number" if kind == "class" else "a text"
-    if kind == "class" and type(value) is int:
-        value = str(value)
-    if not isinstance(value, str):
-        raise SettingsError(f"{shown(table)}: line {line}, column {column!r}: expected {expected}, got "
-                            f"{shown(json.dumps(value))[:80]}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise SettingsError(f"{shown(table)}: line {line}, column {column!r}: {shown(value)[:80]} is not Unicode "
-                            "text") from None
-    return value
-
-
 def _from_table(table: Path) -> Iterator[Item]:
     seen: set[str] = set()
-    for line, row in _rows(table):
+    for line, row in read_rows(table, _HINT):
         at = f"{shown(table)}: line {line}"
-        text, label, caption = (_value(table, line, row, kind) for kind in ("name", "class", "caption"))
+        text, caption, label, negative, group, size = (
+            text_value(table, line, row, names, number=kind in ("class", "group", "size"))
+            for kind, names in _COLUMNS.items())
+        if table.name != TABLE:
+            size = None                 # in tables of others it may be that of the file
         if text is None:
             raise SettingsError(f"{at} has no name (columns: {shown(', '.join(map(str, row)))})", hint=_HINT)
         name = PurePosixPath(text.replace("\\", "/"))
@@ -303,4 +275,4 @@ def _from_table(table: Path) -> Iterator[Item]:
         seen.add(str(name))
         if label is None and caption is None:
             raise SettingsError(f"{at}: neither caption nor class", hint=_HINT)
-        yield Item(str(name), label, caption)
+        yield Item(str(name), label, caption, negative, group, size and parse_size(table, line, size))

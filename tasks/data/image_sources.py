@@ -10,12 +10,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from fewstep.data.prompt import Prompt
+from fewstep.data.tables import shown
 from fewstep.util.errors import StageFailed
 from fewstep.util.hashing import sha256_file
 from tasks.config.schema import SIZES
 from tasks.data import digits_facts
 from tasks.data.image_decoding import Unreadable, is_grey, read, to_array
-from tasks.data.image_folder import Item, list_images, shown
+from tasks.data.image_folder import Item, list_images
 from tasks.storage.file_io import package_file
 
 DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"
@@ -37,12 +39,14 @@ class ImageSource:
         items: name, class and caption of each.
         classes: class names in label order; empty without classes.
         left_out: what of the folder was not taken, in words; None where all was.
+        prompts: prompts without an image.
         made_from: SHA-256 of the files outside the stage's inputs that they come from, by name.
     """
 
     items: tuple[Item, ...]
     classes: tuple[str, ...]
     left_out: str | None = None
+    prompts: tuple[Prompt, ...] = ()
     made_from: dict[str, str] = {}
 
     def open(self, item: Item) -> Image.Image:
@@ -53,13 +57,13 @@ class ImageSource:
         """What the settings say, or where they leave it open (None) what the images' headers say.
 
         The size is the shorter side that most images have, the smaller of two that are as many; channels are 1 if all
-        images are grey, else 3.
+        images are grey, else 3. Without images the size is 0 where nothing is set.
 
         Raises:
             StageFailed: no image can be read, or the size that most have is none that data.size may be.
         """
-        if size is not None and channels is not None:
-            return Shape(size, channels)
+        if not self.items or size is not None and channels is not None:
+            return Shape(size or 0, channels or 3)
         sides: Counter[int] = Counter()
         all_grey, reason = True, ""
         for item in self.items:
@@ -120,12 +124,20 @@ class Digits(ImageSource):
 
 
 class ImageFolder(ImageSource):
-    """A folder or table of image files (tasks.data.image_folder), such as data/raw; it is hashed as an input."""
+    """A folder or table of images and prompts (tasks.data.image_folder), such as data/raw; it is hashed as an input."""
 
     def __init__(self, folder: Path):
         listing = list_images(folder)
         self.items, self.classes, self.left_out = listing.items, listing.classes, listing.told_left_out
+        self.prompts = listing.prompts
         self._folder = folder
 
     def open(self, item: Item) -> Image.Image:
         return Image.open(self._folder / item.name)
+
+
+class Prompts(ImageSource):
+    """No images: what is distilled is asked for in words alone."""
+
+    items = ()
+    classes = ()

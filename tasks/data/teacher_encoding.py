@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.data.images import SPLITS, ImageSet, load_split
+from fewstep.data.images import ImageSet, load_prompts, load_split
+from fewstep.data.prompt import SPLITS
+from fewstep.data.prompts import PromptTable
 from fewstep.data.states import ROW, STATE
 from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import CONDITIONS, Description
@@ -42,8 +44,10 @@ class TeacherEncoding:
         self.codec = Codec(self.pipe, self.family)
         self.images: dict[str, ImageSet] = {split: load_split(shards, split) for split in SPLITS}
         self.textual = bool(self.family.fields)
-        self.prompts = self._prompts() if self.textual else []
-        self._row = {prompt: row for row, prompt in enumerate(self.prompts)}
+        self.table = load_prompts(shards) if self.textual else PromptTable()
+        self.prompts = list(self.table.texts)
+        own = [prompt.negative for prompt in self.table.prompts if prompt.negative is not None]
+        self.negatives = list(dict.fromkeys([settings.negative_prompt or "", *own])) if self._nulls else []
         self.truncated = 0
 
     def check(self) -> None:
@@ -51,13 +55,14 @@ class TeacherEncoding:
         a size that the teacher does not make, and a set above the size allowed."""
         if self.textual and not self.prompts:
             raise SettingsError(
-                f"{self.family.pipeline} is conditional on texts, and the images have no captions",
-                hint="bring captions or prompts: `fewstep data add` takes a table with a column `caption`",
+                f"{self.family.pipeline} is conditional on texts, and there are neither prompts nor captions",
+                hint="set data.prompts to a file of prompts, or bring them: `fewstep data add prompts.txt`",
             )
+        self._check_prompts()
         if self.settings.negative_prompt and self.family.guidance is None:
             raise SettingsError(f"encode.negative_prompt: {self.family.pipeline} has no guidance that would read it")
         if self.textual and not self._nulls and self._encodes_images:
-            bare = sum(not caption for images in self.images.values() for caption in images.captions)
+            bare = sum(int((images.prompts < 0).sum()) for images in self.images.values())
             if bare:
                 raise SettingsError(f"{bare} images have no caption; {self.family.pipeline} has no empty condition",
                                     hint="give them captions, or leave them out")  # fmt: skip
@@ -83,7 +88,7 @@ class TeacherEncoding:
 
     def rows(self, unit: int) -> dict[str, int]:
         """How many there are of each kind: conditions, and states by split."""
-        found = {CONDITIONS: len(self.prompts) + self._nulls} if self.textual else {}
+        found = {CONDITIONS: len(self.prompts) + len(self.negatives)} if self.textual else {}
         if self._encodes_images:
             found |= {split: len(images) for split, images in self.images.items() if len(images)}
         return found
@@ -95,7 +100,7 @@ class TeacherEncoding:
         """
         if kind == CONDITIONS:
             self._place("text_encoder")
-            rows = range(first, min(first + count, len(self.prompts) + self._nulls))
+            rows = range(first, min(first + count, len(self.prompts) + len(self.negatives)))
             batches = [rows[k : k + self.settings.batch] for k in range(0, len(rows), self.settings.batch)]
             parts = [self._conditions(batch) for batch in batches]
             return {name: self._stored(torch.cat([part[name] for part in parts])) for name in parts[0]}
@@ -113,52 +118,60 @@ class TeacherEncoding:
     def description(self, record_size: int, conditions: Sequence[str], states: Mapping[str, Sequence[str]],
                     samples: Mapping[str, int]) -> Description:  # fmt: skip
         """What the set holds, given the names of its files."""
-        nulls = [len(self.prompts)] * len(self.prompts) if self._nulls else list(range(len(self.prompts)))
+        nulls = [self._null_of(row) for row in range(len(self.prompts))]
         return Description(
-            family=self.family.to_dict(), prompts=self.prompts, negatives=[self._negative] * self._nulls, nulls=nulls,
-            groups=[""] * len(self.prompts), record_size=record_size, conditions=conditions, states=states,
-            samples=samples,
+            family=self.family.to_dict(), prompts=self.prompts, negatives=self.negatives, nulls=nulls,
+            groups=[prompt.group or "" for prompt in self.table.prompts], record_size=record_size,
+            conditions=conditions, states=states, samples=samples,
         )  # fmt: skip
 
-    @property
-    def _negative(self) -> str:
-        return self.settings.negative_prompt or ""
+    def _null_of(self, row: int) -> int:
+        """The row that stands for no condition beside a prompt's; itself without guidance."""
+        if not self._nulls:
+            return row
+        negative = self.table.prompts[row].negative
+        return len(self.prompts) + (0 if negative is None else self.negatives.index(negative))
 
     @property
-    def _nulls(self) -> int:
-        return int(self.textual and self.family.guidance is not None)
+    def _nulls(self) -> bool:
+        return self.textual and self.family.guidance is not None
 
     @property
     def _encodes_images(self) -> bool:
         return any(len(images) for images in self.images.values()) and len(self.codec.sample_shape) == 3
 
-    def _prompts(self) -> list[str]:
-        """The distinct captions, in the order in which they come."""
-        found: dict[str, None] = {}
-        for images in self.images.values():
-            found |= dict.fromkeys(caption for caption in images.captions if caption)
-        return list(found)
+    def _check_prompts(self) -> None:
+        """Raises SettingsError for a prompt's negative text that nothing reads, or a size that is not the teacher's."""
+        sides = self.codec.sample_shape[-2:] if len(self.codec.sample_shape) > 2 else None
+        for prompt in self.table.prompts:
+            if prompt.negative is not None and not self._nulls:
+                raise SettingsError(f"prompt {prompt.text[:60]!r} has a negative one, and {self.family.pipeline} has "
+                                    "no guidance that would read it", hint="take the column negative out")  # fmt: skip
+            if prompt.size is not None and tuple(prompt.size) != sides:
+                raise SettingsError(f"prompt {prompt.text[:60]!r} has the size {prompt.size[1]}x{prompt.size[0]}; all "
+                                    f"samples of a set have one, here {tuple(sides or ())[::-1]}",
+                                    hint="encode.width and encode.height set it for all")  # fmt: skip
 
     def _conditions(self, rows: range) -> dict[str, Tensor]:
         texts = [self.prompts[row] for row in rows if row < len(self.prompts)]
         parts = [record_conditions(self.pipe, self.family, {"prompt": texts}, len(texts))] if texts else []
-        if len(texts) < len(rows):
-            given = {"prompt": self.prompts[:1]} | ({"negative_prompt": [self._negative]} if self._negative else {})
+        for row in rows[len(texts) :]:
+            negative = self.negatives[row - len(self.prompts)]
+            given = {"prompt": self.prompts[:1]} | ({"negative_prompt": [negative]} if negative else {})
             parts.append(record_nulls(self.pipe, self.family, given, 1))
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name, value in found.items():
             odd = [row for k, row in enumerate(rows) if not torch.isfinite(value[k].double()).all()]
             if odd:
-                text = (self.prompts + [self._negative])[odd[0]]
+                text = (self.prompts + self.negatives)[odd[0]]
                 raise NonFinite(f"prompt {text!r}: its {name} holds NaN or infinite values", role="text encoder")
         return found
 
     def _rows_of(self, images: ImageSet, numbers: Tensor) -> Tensor:
         if not self.textual:
             return images.labels[numbers]
-        captions = images.captions
-        null = len(self.prompts) if self._nulls else -1
-        return torch.tensor([self._row.get(captions[k] or "", null) for k in numbers.tolist()], dtype=torch.int64)
+        rows = images.prompts[numbers]
+        return torch.where(rows < 0, len(self.prompts), rows) if self._nulls else rows
 
     def _check_lengths(self) -> None:
         tokenizers = [part for name, part in self.pipe.components.items() if name.startswith("tokenizer") and part]

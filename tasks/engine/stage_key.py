@@ -20,6 +20,7 @@ from tasks.storage.file_io import StatTable, list_given
 from tasks.storage.workspace import Workspace
 
 _HINTS = {"images": "bring your images in with `fewstep data add PATH`",
+          "prompts": "data.prompts is a .txt with one prompt a line, or a table with a column prompt",
           "teacher": "teacher.source is 'train' or the folder of a saved diffusers pipeline",
           "encoders": "teacher.source is 'train' or the folder of a saved diffusers pipeline",
           "recipe": "`fewstep recipes` lists the recipes that come with fewstep"}  # fmt: skip

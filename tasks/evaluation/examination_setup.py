@@ -33,7 +33,7 @@ def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batc
         load_extractor(classifier), load_split(shards, "test"), load_split(shards, "train"), samples=samples, seed=seed,
         batch=batch, reference_digest=digest, num_classes=num_classes, more=more, cache=cache,
         shape=None if encoded is None or encoded.family is None else encoded.family.state,
-        rows=None if encoded is None else encoded.asked_of("test"), decode=None if codec is None else codec.decode,
+        prompts=None if encoded is None else encoded.prompt_table(), decode=None if codec is None else codec.decode,
     )  # fmt: skip
 
 

@@ -23,9 +23,9 @@ from tasks.storage.workspace import Workspace
 S = TypeVar("S", bound=Strict)
 R = TypeVar("R", bound=Strict)
 T = TypeVar("T")
-Outside = Literal["images", "teacher", "encoders", "recipe"]
-"""What settings may bring in from outside the pipeline: a folder of images, a saved teacher, the same but for the
-weights of its denoiser, a recipe file."""
+Outside = Literal["images", "prompts", "teacher", "encoders", "recipe"]
+"""What settings may bring in from outside the pipeline: a folder of images, a file of prompts, a saved teacher, the
+same but for the weights of its denoiser, a recipe file."""
 
 
 @dataclass

@@ -99,7 +99,7 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
 
     def finish(self, context: Context[EncodedTeacher | NothingToEncode]) -> EncodeResult:
         """Pack the blocks and write what they are."""
-        from fewstep.families.encoded_set import CONDITIONS, STATES, Description  # loads torch
+        from fewstep.families.encoded_set import CONDITIONS, STATES, Description, EncodedSet  # loads torch
 
         shutil.rmtree(context.out)  # what a killed finish left
         context.out.mkdir()
@@ -114,6 +114,7 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
         counts.pop(CONDITIONS, None)
         described = encoding.description(UNIT, packed.pop(CONDITIONS, []), packed, counts)
         described.write(context.out)
+        EncodedSet(context.out).embedded(encoding.table).write(context.out)
         size = sum(path.stat().st_size for path in context.out.rglob("*") if path.is_file())
         return EncodeResult(prompts=len(described.prompts), nulls=len(described.negatives), states=sum(counts.values()),
                             bytes=size, truncated=encoding.truncated)  # fmt: skip

@@ -1,4 +1,5 @@
-"""The shard stage: images, from scikit-learn or from data/raw, into verified shards split by the hash of the pixels."""
+"""The shard stage: images, from scikit-learn or from data/raw, into verified shards split by the hash of the pixels.
+Prompts go into a table: captions in the splits of their images, others split by the hash of the text."""
 
 from __future__ import annotations
 
@@ -6,16 +7,21 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from fewstep.data.tables import shown
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError, StageFailed
 from fewstep.util.files import write_atomically
 from tasks.config.schema import Data, Settings
-from tasks.data.image_folder import list_images, shown
+from tasks.data.given_prompts import read_given_prompts
+from tasks.data.image_folder import list_images
 from tasks.stages.base import Context, Stage
 
 # torch and Pillow are imported in the methods that decode: the graph reads this file
 
 if TYPE_CHECKING:
+    from fewstep.data.prompts import PromptTableBuilder
     from fewstep.data.records import LooseRecords
     from tasks.data.image_sources import ImageSource
 
@@ -40,6 +46,7 @@ class ShardResult(Strict):
         classes: number of classes; 0 without.
         corrupt: images that were left out.
         raw: SHA-256 of the files that built-in images come from.
+        prompts: different prompts in all, captions included; None without any.
     """
 
     samples: int
@@ -48,15 +55,16 @@ class ShardResult(Strict):
     classes: int
     corrupt: Corrupt
     raw: dict[str, str]
+    prompts: int | None = Field(default=None, exclude_if=lambda prompts: prompts is None)
 
 
 class ShardStage(Stage[Data, ShardResult]):
-    """Images into shards; a unit is a block of source images that is decoded."""
+    """Images into shards and prompts into a table; a unit is a block of source images that is decoded."""
 
     name = "shard"
     output = "data/shards"
     settings_type = Data
-    outside = ("images",)
+    outside = ("images", "prompts")
     params = ("seed", "data")
     parallel = True
 
@@ -69,6 +77,8 @@ class ShardStage(Stage[Data, ShardResult]):
                 raise SettingsError("data.source is raw, but there are none",
                                     hint="bring them: `fewstep data add PATH`")  # fmt: skip
             list_images(context.outside["images"]).require_usable(context.settings)
+        if "prompts" in context.outside:
+            read_given_prompts(context.outside["prompts"])
 
     def units(self, context: Context[Data]) -> list[str]:
         loose, source = _loose(context), _source(context)
@@ -95,8 +105,7 @@ class ShardStage(Stage[Data, ShardResult]):
                 kept.append(item)
             except Unreadable as error:
                 corrupt.append({"name": item.name, "reason": str(error)})
-        metadata = {"corrupt": corrupt, "keys": [item.name for item in kept],
-                    "captions": [item.caption for item in kept]}  # fmt: skip
+        metadata = {"corrupt": corrupt, "keys": [item.name for item in kept]}
         # A record holds at least one sample; a block without a readable image holds one blank that finish leaves out.
         stack = torch.stack(images) if images else torch.zeros((1, channels, size, size), dtype=torch.uint8)
         label = torch.tensor([labels.get(item.label, -1) for item in kept] or [-1], dtype=torch.int64)
@@ -106,7 +115,7 @@ class ShardStage(Stage[Data, ShardResult]):
 
     def finish(self, context: Context[Data]) -> ShardResult:
         """Split and write the shards. StageFailed if too many images are corrupt or a split stays empty."""
-        from fewstep.data.images import SPLITS, ImageSetWriter  # loads torch
+        from fewstep.data.images import SPLITS, ImageSetWriter, load_prompts  # loads torch
         from fewstep.data.records import decode_record
 
         settings, source = context.settings, _source(context)
@@ -119,24 +128,25 @@ class ShardStage(Stage[Data, ShardResult]):
         writer = ImageSetWriter(context.out, (channels, size, size), source.classes, split, settings.record_size,
                                 settings.records_per_shard)  # fmt: skip
         corrupt: list[dict[str, str]] = []
+        items = {item.name: item for item in source.items}
         found: dict[str, set[int]] = {name: set() for name in SPLITS}
         try:
             for number in _blocks(source):
                 record = decode_record(loose.read(number, files[number]))
                 corrupt += record.metadata["corrupt"]
-                rows = zip(record.metadata["keys"], record.metadata["captions"], strict=True)
-                for row, (key, caption) in enumerate(rows):
+                for row, key in enumerate(record.metadata["keys"]):
                     label = int(record.tensors["label"][row])
-                    found[writer.add(record.tensors["image"][row], label, key, caption)].add(label)
+                    found[writer.add(record.tensors["image"][row], label, key, items[key].prompt)].add(label)
             _judge(context, corrupt, total)
             if source.left_out:
                 context.warn(source.left_out)
+            _add_prompts(context, source, writer.prompts, split)
             counts = writer.finish()
         except BaseException:
             writer.abort()
             raise
         for name in SPLITS:
-            if not counts[name] and split[name] > 0:
+            if total and not counts[name] and split[name] > 0:
                 raise StageFailed(f"the split '{name}' got none of the {total} images",
                                   hint="add images, or change data.split")  # fmt: skip
         for name in SPLITS:
@@ -149,14 +159,35 @@ class ShardStage(Stage[Data, ShardResult]):
         return ShardResult(
             samples=sum(counts.values()), splits=counts, shape=(channels, size, size), classes=len(source.classes),
             corrupt=Corrupt(count=len(corrupt), names=tuple(bad["name"] for bad in corrupt[:_NAMED])),
-            raw=source.made_from,
+            raw=source.made_from, prompts=len(load_prompts(context.out)) or None,
         )  # fmt: skip
 
 
 def _source(context: Context[Data]) -> ImageSource:
-    from tasks.data.image_sources import Digits, ImageFolder  # loads torch
+    from tasks.data.image_sources import Digits, ImageFolder, Prompts  # loads torch
 
-    return Digits() if context.settings.source == "digits" else ImageFolder(context.outside["images"])
+    if context.settings.source == "raw":
+        return ImageFolder(context.outside["images"])
+    return Digits() if context.settings.prompts is None else Prompts()
+
+
+def _add_prompts(context: Context[Data], source: ImageSource, table: PromptTableBuilder,
+                 shares: dict[str, float]) -> None:
+    """Adds the prompts without images. A split that the hashes of few texts leave empty has all prompts."""
+    given = read_given_prompts(context.outside["prompts"]) if "prompts" in context.outside else None
+    if given is not None and given.told:
+        context.warn(given.told)
+    prompts = source.prompts + (given.prompts if given else ())
+    table.add_all(prompts, shares)
+    if not prompts:
+        return
+    found = table.table()
+    for name, rows in found.splits.items():
+        if not rows and shares[name] > 0:
+            context.warn(f"the split '{name}' got none of {len(found)} prompts: it has all of them, so they are held "
+                         "out from nothing; give more prompts")
+            for prompt in found.prompts:
+                table.add(prompt, name)
 
 
 def _loose(context: Context[Data]) -> LooseRecords:

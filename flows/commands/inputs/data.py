@@ -1,4 +1,4 @@
-"""`fewstep data add`: own images, with classes or captions, into data/raw under DVC."""
+"""`fewstep data add`: own images, with classes or captions, and own prompts into data/raw under DVC."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from tasks.storage.workspace import Workspace
 
 _LABELS = 20  # shown of all
 PATH = typer.Argument(help="A folder of CLASS/NAME.png; or a CSV or JSON-lines table with the columns name and caption "
-                           "or class, names relative to the table; or the folder with such a table (metadata.csv).")
-REPLACE = typer.Option(False, "--replace", help="Forget the images that are in data/raw now.")
+                           "or class, names relative to the table; or the folder with such a table (metadata.csv); or "
+                           "a file of prompts: a .txt with one a line, or a table with the column prompt and perhaps "
+                           "negative, group, size, image.")
+REPLACE = typer.Option(False, "--replace", help="Forget what is in data/raw now.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def add(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
-    data = typer.Typer(help="Own images for the pipeline.", rich_markup_mode="rich", no_args_is_help=True)
+    data = typer.Typer(help="Own images and prompts for the pipeline.", rich_markup_mode="rich", no_args_is_help=True)
 
     @data.callback()
     def group() -> None:
-        """Own images for the pipeline."""
+        """Own images and prompts for the pipeline."""
 
     @data.command("add", epilog=examples("fewstep data add ~/flowers", "fewstep data add ~/flowers/captions.csv",
-                                         "fewstep data add ~/flowers --replace"))
+                                         "fewstep data add prompts.txt", "fewstep data add ~/flowers --replace"))
     def add_images(
         path: Path = PATH, replace: bool = REPLACE, as_json: bool = JSON
     ) -> None:
-        """Copy images into data/raw and put them under DVC's control.
+        """Copy images and prompts into data/raw and put them under DVC's control.
 
-        Images that are there stay, unless --replace is given. Nothing is changed if anything is wrong.
+        What is there stays, unless --replace is given. Nothing is changed if anything is wrong.
         """
         result = import_images(Workspace.find(), path, replace=replace)
         emit(result, as_json, lambda console: _print(console, result))
@@ -42,11 +44,13 @@ def add(app: typer.Typer) -> None:
 
 
 def _print(console: Console, result: dict) -> None:
-    kinds = [f"{result['images']} images"]
+    kinds = [f"{result['images']} images"] if result["images"] or not result["prompts"] else []
     if result["classes"]:
         kinds.append(f"{len(result['classes'])} classes")
     if result["captions"]:
         kinds.append(f"{result['captions']} captions")
+    if result["prompts"]:
+        kinds.append(f"{result['prompts']} prompts")
     console.print(f"data/raw holds {', '.join(kinds)}; DVC's record of them is data/raw.dvc")
     if result["left_out"]:
         console.print(result["left_out"], markup=False)

@@ -77,6 +77,7 @@ def test_without_a_change_the_file_is_not_touched(params):
     (["distill.recipe=none.yaml"], "none.yaml does not exist"),
     (["teacher.source=/no/such/folder"], "/no/such/folder: no such teacher folder"),
     (["data.source=raw"], "no such folder"),
+    (["data.prompts=none.txt"], "none.txt: no such file of prompts"),
     (["profile=cluster"], "the profile 'cluster' is not available yet"),
     (["data.split.train=0.9"], "the shares must add up to 1"),
     (["teacher.source=a", "teacher.path=b"], "give one of them"),
@@ -106,7 +107,8 @@ def test_both_spellings_of_a_given_teacher(tmp_path):
     for section in ({"source": "t"}, {"path": "t"}, {"source": "t", "path": "t"}):
         loaded = parse(schema.Settings, {"teacher": section}, "p")
         assert outside_paths(loaded, tmp_path)["teacher"] == tmp_path / "t"
-    assert outside_paths(schema.Settings(), tmp_path) == {"images": None, "teacher": None, "recipe": None}
+    assert outside_paths(schema.Settings(), tmp_path) == {"images": None, "prompts": None, "teacher": None,
+                                                              "recipe": None}
 
 
 def test_a_recipe_whose_states_are_not_kept_is_refused(tmp_path):
@@ -145,7 +147,8 @@ def test_as_many_guidance_scales_as_conditions_are_asked_for_before_any_work(tmp
 
 
 OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved settings it changes
-    "name": ("other", "register"), "data.source": ("raw", "shard"), "data.size": (16, "shard"),
+    "name": ("other", "register"), "data.source": ("raw", "shard"), "data.prompts": ("p.txt", "shard"),
+    "data.size": (16, "shard"),
     "data.channels": (3, "shard"), "data.max_corrupt_share": (0.5, "shard"),
     "data.split": ({"train": 0.5, "fit": 0.25, "test": 0.25}, "shard"), "data.record_size": (17, "shard"),
     "data.records_per_shard": (3, "shard"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.data.prompt import Prompt
 from fewstep.util.errors import SettingsError
 from tasks.data.image_folder import list_images
 from tasks.data.import_images import add_images, complete_swap
@@ -76,7 +77,7 @@ def test_a_table_keeps_captions_and_classes(tmp_path, raw):
         ("t.jsonl", "[1]\n", "line 1 is not an object"),
         ("t.jsonl", '{"name": "1.png", "class": "a"}\n{"name": "2.png", "caption": "b"}\n', "1 images have no class"),
         ("t.csv", "", "no images there"),
-        ("t.txt", "1.png", "not a table"),
+        ("t.tsv", "1.png", "not a table"),
     ],
 )
 def test_bad_tables(tmp_path, name, table, said):
@@ -117,3 +118,30 @@ def test_the_command_records_in_dvc(tmp_path):
     assert (project.folder / "data" / "raw.dvc").read_text() != record
     wrong = project.run("data", "add", str(tmp_path / "nowhere"))
     assert wrong.returncode == 2 and "no such folder" in wrong.stderr
+
+
+def test_prompts_are_brought_with_their_images_or_without(tmp_path, raw):
+    folder = write(tmp_path / "texts", x__1_png="1")
+    (folder / "p.csv").write_text("prompt,negative,group,size,image\na door,dark,things,64x32,\n"
+                                  "an apple,,fruit,,x/1.png\n")
+    (tmp_path / "more.txt").write_text("a cat\na door\n")
+    with pytest.raises(SettingsError, match="only one of the old and the new images have classes"):
+        add_images(folder / "p.csv", raw)
+    add_images(folder / "p.csv", raw, replace=True)
+    listing = add_images(tmp_path / "more.txt", raw)
+    assert [(p.text, p.negative, p.group, p.size) for p in listing.prompts] == [
+        ("a door", "dark", "things", (32, 64)), ("a cat", None, None, None), ("a door", None, None, None)]
+    assert [(item.name, item.prompt) for item in listing.items] == [("x/1.png", Prompt("an apple", group="fruit"))]
+    assert listing.items[0].group == "fruit" and listing.told_left_out is None
+    (tmp_path / "more.csv").write_text("prompt,group\na cat,animals\n")
+    before = content(raw)
+    with pytest.raises(SettingsError, match="'a cat' is there in group None, not 'animals'"):
+        add_images(tmp_path / "more.csv", raw)
+    assert content(raw) == before
+
+
+def test_prompts_alone_are_data(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\na door\n")
+    listing = add_images(tmp_path / "p.txt", tmp_path / "data" / "raw")
+    assert [prompt.text for prompt in listing.prompts] == ["a cat", "a door"] and not listing.items
+    assert sorted(content(tmp_path / "data" / "raw")) == ["prompts.jsonl"]

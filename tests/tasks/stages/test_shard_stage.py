@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.data.images import SPLITS, load_split, to_bytes
+from fewstep.data.images import SPLITS, load_prompts, load_split, to_bytes
+from fewstep.data.prompt import Prompt
 from fewstep.data.records import verify_shard
 from fewstep.util.errors import CorruptData, SettingsError, StageFailed
 from fewstep.util.files import TEMPORARY
@@ -36,13 +37,14 @@ class Notes(Observer):
         self.done.append((done, total))
 
 
-def context(work: Path, raw: Path | None = None, **settings) -> Context:
-    data = Data(source="raw" if raw else "digits", **settings)
+def context(work: Path, raw: Path | None = None, prompts: Path | None = None, **settings) -> Context:
+    data = Data(source="raw" if raw else "digits", prompts=prompts and str(prompts), **settings)
     for name in ("out", "scratch"):
         (work / name).mkdir(parents=True, exist_ok=True)
     return Context(
         stage="shard", key="k", settings=data, seed=0, inputs={}, manifests={},
-        outside={"images": raw} if raw else {}, work=work, previous=None, workspace=Workspace(work), observer=Notes(),
+        outside=({"images": raw} if raw else {}) | ({"prompts": prompts} if prompts else {}), work=work, previous=None,
+        workspace=Workspace(work), observer=Notes(),
     )  # fmt: skip
 
 
@@ -328,3 +330,51 @@ def test_what_was_left_out_and_what_splits_lack_is_named(tmp_path, flowers):
     (flowers / "rare" / "0.png").unlink()
     with pytest.raises(SettingsError, match=r"one image only in 1 of 4 classes \(rare\)"):
         run(context(tmp_path / "one", flowers, max_corrupt_share=0.05))
+
+
+def test_captions_are_the_prompts_of_the_images_in_every_split(tmp_path):
+    rows = []
+    for number in range(80):
+        draw(tmp_path / "raw" / f"{number:02d}.png", number)
+        rows.append({"name": f"{number:02d}.png", "caption": f"a {('red', 'blue')[number % 2]} thing",
+                     "group": ("warm", "cold")[number % 2]})  # fmt: skip
+    (tmp_path / "raw" / "images.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "raw" / "prompts.jsonl").write_text('{"prompt": "a green thing"}\n{"prompt": "a red thing"}\n')
+    ctx = context(tmp_path / "work", tmp_path / "raw")
+    assert run(ctx)["prompts"] == 3
+    table = load_prompts(ctx.out)
+    assert sorted(table.texts) == ["a blue thing", "a green thing", "a red thing"] and table.groups == ("cold", "warm")
+    green = table.texts.index("a green thing")
+    assert sum(green in table.rows(split) for split in SPLITS) == 1
+    for split in SPLITS:
+        images = load_split(ctx.out, split)
+        assert set(images.prompts.tolist()) == set(table.rows(split).tolist()) - {green} == {0, 1, 2} - {green}
+        for row, label in zip(images.prompts.tolist(), images.labels.tolist(), strict=True):
+            colour = table.texts[row].split()[1]
+            assert label == -1 and table.prompts[row].group == {"red": "warm", "blue": "cold"}[colour]
+
+
+def test_prompts_in_the_place_of_images(tmp_path):
+    (tmp_path / "p.txt").write_text("".join(f"prompt {number}\n" for number in range(40)))
+    ctx = context(tmp_path / "work", prompts=tmp_path / "p.txt")
+    result = run(ctx)
+    assert result["samples"] == 0 and result["prompts"] == 40 and result["classes"] == 0
+    table, images = load_prompts(ctx.out), load_split(ctx.out, "test")
+    assert sorted(row for split in SPLITS for row in table.rows(split)) == list(range(40))
+    assert len(images) == 0 and images.prompts.tolist() == [] and not ctx.observer.warnings
+    (tmp_path / "few.txt").write_text("one\ntwo\n")
+    few = context(tmp_path / "few", prompts=tmp_path / "few.txt")
+    run(few)
+    found = load_prompts(few.out)
+    assert all(len(found.rows(split)) for split in SPLITS) and "got none of 2 prompts" in few.observer.warnings[0]
+    assert Prompt("one") in found.prompts
+    (tmp_path / "p.csv").write_text("prompt,image\na,p.txt\n")
+    with pytest.raises(SettingsError, match="takes prompts without images"):
+        run(context(tmp_path / "bad", prompts=tmp_path / "p.csv"))
+
+
+def test_images_with_classes_are_the_same_bytes_with_prompts_beside_them(tmp_path, flowers):
+    run(plain := context(tmp_path / "plain", flowers))
+    (tmp_path / "p.txt").write_text("a rose\n")
+    run(beside := context(tmp_path / "beside", flowers, tmp_path / "p.txt"))
+    assert {name: data for name, data in files(beside.out).items() if name != "prompts.json"} == files(plain.out)

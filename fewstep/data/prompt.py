@@ -1,0 +1,43 @@
+"""A prompt, and the split it belongs to. Neither torch nor numpy here: what decides before any work reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fewstep.util.hashing import canonical_json, sha256_bytes
+
+SPLITS = ("train", "fit", "test")
+"""train: for networks. fit: for the features that metrics use. test: for reference statistics and, of prompts, for what
+models are asked for when they are judged."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a sample is asked for. Two prompts of equal text, negative text and size are the same prompt.
+
+    Attributes:
+        text: not empty.
+        negative: what it is guided away from; None leaves the teacher's own null condition.
+        size: (height, width) in pixels; None leaves the teacher's.
+        group: name under which figures are also told; None belongs to no group.
+    """
+
+    text: str
+    negative: str | None = None
+    size: tuple[int, int] | None = None
+    group: str | None = field(default=None, compare=False)
+
+
+def split_of(prompt: Prompt, shares: Mapping[str, float]) -> str:
+    """The split of a prompt: a function of its text alone, so that equal texts never stand on both sides.
+
+    Args:
+        shares: share of each of `SPLITS`; they add up to 1.
+    """
+    place, edge = int(sha256_bytes(canonical_json(prompt.text).encode())[:16], 16) / 2.0**64, 0.0
+    for name in SPLITS:
+        edge += shares[name]
+        if place < edge:
+            return name
+    return next(name for name in reversed(SPLITS) if shares[name] > 0)
