@@ -25,6 +25,7 @@ from fewstep.families.recording import (
     structure,
     zeros,
 )
+from fewstep.util.config import unknown
 from fewstep.util.errors import SettingsError
 
 Form = Literal["joint", "sequential"]
@@ -97,6 +98,9 @@ def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Fami
     state, a time and a condition.
     """
     fixed = dict(arguments or {})
+    for name in fixed:
+        if name not in call_parameters(pipe):  # some pipelines swallow any keyword
+            raise SettingsError(unknown(f"argument of {type(pipe).__name__}", name, tuple(call_parameters(pipe))))
     part = part_of(pipe)
     plain = [_unguided(pipe, fixed, count) for count in _COUNTS]
     (first, *_), (second, *_) = (step.calls for step in plain)
