@@ -34,7 +34,8 @@ class SamplePlan:
     def __init__(self, reference: ImageSet, *, samples: int, seed: int, batch: int, num_classes: int,
                  shape: tuple[int, ...] | None = None, prompts: Tensor | None = None):  # fmt: skip
         if prompts is not None and not len(prompts):
-            raise SettingsError("there is no prompt in the test split", hint="give more prompts, or raise data.split.test")
+            raise SettingsError("there is no prompt in the test split",
+                                hint="give more prompts, or raise data.split.test")  # fmt: skip
         self.reference = reference
         self.shape, self.prompts = shape or reference.shape, prompts
         self.samples, self.seed, self.batch, self.num_classes = samples, seed, batch, num_classes

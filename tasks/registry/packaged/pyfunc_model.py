@@ -6,6 +6,7 @@ it is loaded, because MLflow does not check what it downloads.
 """
 
 import hashlib
+import inspect
 import json
 import warnings
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 COLUMNS = ("class", "seed", "n")
+PROMPT_COLUMNS = ("prompt", "negative", "seed", "n")
+"""Of a student that is conditional on texts."""
 
 
 def tree_digest(folder: Path) -> str:
@@ -36,10 +39,17 @@ def tree_digest(folder: Path) -> str:
 
 
 class Description(NamedTuple):
-    """What is read of the folder's fewstep.json: the number of classes (0: none) and the steps it was trained for."""
+    """What is read of the folder's fewstep.json: the number of classes (0: none), the steps it was trained for, and
+    whether it is conditional on texts."""
 
     num_classes: int
     steps: int
+    texts: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a request."""
+        return PROMPT_COLUMNS if self.texts else COLUMNS
 
     @classmethod
     def of(cls, folder: Path) -> "Description":
@@ -47,17 +57,20 @@ class Description(NamedTuple):
         path = folder / "fewstep.json"
         try:
             content = json.loads(path.read_text())
-            return cls(int(content["num_classes"]), int(content["sampler"]["steps"]))
+            family = content.get("family") or {"fields": {}}
+            return cls(int(content["num_classes"]), int(content["sampler"]["steps"]), bool(family["fields"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the description of a student ({type(error).__name__}: {error})") from None
 
 
 class StudentModel(mlflow.pyfunc.PythonModel):
-    """Draws samples. A row asks for `n` samples (1 where the column is missing) of `class`, from `seed` upwards.
+    """Draws samples. A row asks for `n` samples (1 where the column is missing) of `class`, or of `prompt` and away
+    from `negative`, from `seed` upwards.
 
     Rows without a class cycle through all classes; rows without a seed take their position. The result is an array
-    (samples, height, width, channels), float32 in [0, 1]. A sample depends on its class, its seed and the steps alone,
-    up to the last bits of the arithmetic, not on the other rows.
+    (samples, height, width, channels) of images, with frames before the height of videos, float32 in [0, 1]; sound is
+    (samples, channels, length) in [-1, 1]. A sample depends on its class or prompt, its seed and the steps alone, up to
+    the last bits of the arithmetic, not on the other rows.
     """
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
@@ -82,52 +95,76 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         """Samples for each row of `model_input`; `params["steps"]` (0: as trained) and `params["batch"]`."""
         params = params or {}
         steps, batch = int(params.get("steps") or self.description.steps), int(params.get("batch") or 256)
-        classes, seeds = self._requests(model_input)
-        parts = [self._draw(classes[i : i + batch], seeds[i : i + batch], steps) for i in range(0, len(seeds), batch)]
+        asked, seeds = self._requests(model_input)
+        parts = [self._draw(asked[i : i + batch], seeds[i : i + batch], steps) for i in range(0, len(seeds), batch)]
         return np.concatenate(parts).astype(np.float32)
 
-    def _requests(self, table: pd.DataFrame) -> tuple[list[int], list[int]]:
-        """Class and seed of every sample. Raises ValueError for an unknown column or a value out of range."""
-        unknown = [str(name) for name in table.columns if name not in COLUMNS]
+    def _requests(self, table: pd.DataFrame) -> tuple[list[int] | list[tuple[str, str]], list[int]]:
+        """Class, or prompt and negative prompt, and seed of every sample.
+
+        Raises ValueError for an unknown column, a missing prompt or a value out of range.
+        """
+        columns = self.description.columns
+        unknown = [str(name) for name in table.columns if name not in columns]
         if unknown:
-            raise ValueError(f"unknown column {unknown[0]!r}: the columns are class, seed and n")
+            raise ValueError(f"unknown column {unknown[0]!r}: the columns are {', '.join(columns)}")
         count = max(1, self.description.num_classes)
-        classes, seeds = [], []
+        asked, seeds = [], []
         for row in table.to_dict("records"):
             repeats = int(row["n"]) if _given(row, "n") else 1
             if repeats < 1:
                 raise ValueError(f"n is {repeats}; it must be at least 1")
             for repeat in range(repeats):
                 seed = int(row["seed"]) + repeat if _given(row, "seed") else len(seeds)
-                label = int(row["class"]) if _given(row, "class") else len(classes) % count
-                if not 0 <= label < count or seed < 0:
-                    raise ValueError(f"class {label} with seed {seed}: classes are 0 to {count - 1}, seeds ≥ 0")
-                classes.append(label)
+                if seed < 0:
+                    raise ValueError(f"seed {seed}: seeds are 0 or more")
+                asked.append(self._condition(row, len(asked) % count, count))
                 seeds.append(seed)
         if not seeds:
-            raise ValueError("no rows: give at least one row with class, seed or n")
-        return classes, seeds
+            raise ValueError(f"no rows: give at least one row with {', '.join(columns)}")
+        return asked, seeds
 
-    def _draw(self, classes: list[int], seeds: list[int], steps: int) -> np.ndarray:
+    def _condition(self, row: dict, turn: int, count: int) -> int | tuple[str, str]:
+        """What a row asks for: its class, or `turn`; or its prompt and negative prompt."""
+        if self.description.texts:
+            if not _given(row, "prompt"):
+                raise ValueError("a row without prompt: this model is conditional on texts")
+            return str(row["prompt"]), str(row["negative"]) if _given(row, "negative") else ""
+        label = int(row["class"]) if _given(row, "class") else turn
+        if not 0 <= label < count:
+            raise ValueError(f"class {label}: classes are 0 to {count - 1}")
+        return label
+
+    def _draw(self, asked: list, seeds: list[int], steps: int) -> np.ndarray:
         import torch  # loads torch
 
         # a generator per sample, so that a sample depends on its seed alone (diffusers' `latents` are for RGB only)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        labels = torch.tensor(classes, device=self.pipeline.device) if self.description.num_classes else None
+        given = {"batch_size": len(seeds), "num_inference_steps": steps, "output_type": "np",
+                 "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}  # fmt: skip
+        if self.description.texts:
+            prompts, negatives = zip(*asked, strict=True)
+            given |= {"prompt": list(prompts)} | ({"negative_prompt": list(negatives)} if any(negatives) else {})
+            if steps == self.description.steps:
+                del given["num_inference_steps"]  # the pipeline's own
+        elif self.description.num_classes:
+            given["class_labels"] = torch.tensor(asked, device=self.pipeline.device)
+        taken = inspect.signature(type(self.pipeline).__call__).parameters
         with torch.no_grad():
-            result = self.pipeline(batch_size=len(seeds), class_labels=labels, num_inference_steps=steps,
-                                   generator=generators, output_type="np")  # fmt: skip
-        return np.asarray(result.images)
+            drawn = self.pipeline(**{name: value for name, value in given.items() if name in taken}, return_dict=False)
+        return np.asarray(drawn[0])
 
 
 def _given(row: dict, name: str) -> bool:
     return name in row and not pd.isna(row[name])
 
 
-def signature() -> ModelSignature:
-    """The model's signature: optional integer columns in, an array of images out, steps and batch as parameters."""
-    inputs = Schema([ColSpec(DataType.long, name, required=False) for name in COLUMNS])
-    outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1, -1))])
+def signature(description: Description) -> ModelSignature:
+    """The model's signature: optional columns in (a prompt is asked for), an array out, steps and batch as
+    parameters."""
+    inputs = Schema([ColSpec(DataType.string if name in ("prompt", "negative") else DataType.long, name,
+                             required=name == "prompt") for name in description.columns])  # fmt: skip
+    images = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1, -1))])
+    outputs = None if description.texts else images  # texts may ask for videos and sound
     params = ParamSchema([ParamSpec("steps", DataType.long, 0), ParamSpec("batch", DataType.long, 256)])
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)
 
@@ -137,12 +174,12 @@ def package(pipeline: Path, weights: str, target: Path, *, run_id: str, model_id
 
     The folder must be named `pipeline`. Requirements are the versions in use, so nothing has to be guessed.
     """
-    names = ("torch", "diffusers", "safetensors", "mlflow", "numpy", "pandas")
+    names = ("torch", "diffusers", "transformers", "safetensors", "mlflow", "numpy", "pandas")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow asks for an input example; the signature is explicit
         mlflow.pyfunc.save_model(
             path=str(target), python_model=str(Path(__file__).resolve()), artifacts={"pipeline": str(pipeline)},
-            model_config={"weights": weights}, signature=signature(),
+            model_config={"weights": weights}, signature=signature(Description.of(pipeline)),
             mlflow_model=Model(run_id=run_id, model_id=model_id),
             pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in names],
         )  # fmt: skip

@@ -4,12 +4,14 @@ Prints {"problems": [...]} as JSON. This project and its orchestration cannot be
 pipeline.py in the folder.
 """
 
+import inspect
 import json
 import sys
 from pathlib import Path
 
 ABSENT = ("fewstep", "tasks", "flows", "infra", "prefect", "dvc", "mlflow")
 IMAGES = 2  # of each class
+MOST = 64  # classes that are tried
 SAME = 1e-4  # images that differ by less than this everywhere are the same
 
 
@@ -26,15 +28,24 @@ class Without:
         return getattr(self.finder, name)
 
 
-def draw(pipeline, classes, seeds, steps):
-    """(n, height, width, channels) images of these classes (None for a model without), one generator per image."""
+PROMPTS = ("a red apple", "two blue cars on a road")
+
+
+def draw(pipeline, asked, seeds, steps):
+    """(n, …) samples of these classes or prompts (None for a model without), one generator per sample; of prompts with
+    nothing else said, as their users sample."""
     import torch  # loads torch
 
-    labels = None if classes is None else torch.tensor(classes)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    given = {"batch_size": len(seeds), "num_inference_steps": steps, "output_type": "np",
+             "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}  # fmt: skip
+    if asked is not None and isinstance(asked[0], str):
+        given["prompt"] = asked
+        del given["num_inference_steps"]
+    elif asked is not None:
+        given["class_labels"] = torch.tensor(asked)
+    taken = inspect.signature(type(pipeline).__call__).parameters
     with torch.no_grad():
-        return pipeline(batch_size=len(seeds), class_labels=labels, num_inference_steps=steps, generator=generators,
-                        output_type="np").images  # fmt: skip
+        return pipeline(**{name: value for name, value in given.items() if name in taken}, return_dict=False)[0]
 
 
 def examine(folder):
@@ -49,7 +60,10 @@ def examine(folder):
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=(folder / "pipeline.py").is_file()
     )
     pipeline.set_progress_bar_config(disable=True)
-    classes = [label for label in range(count) for _ in range(IMAGES)] if count else None
+    texts = bool((description.get("family") or {"fields": {}})["fields"])
+    known = PROMPTS if texts else range(min(count, MOST))
+    classes = [one for one in known for _ in range(IMAGES)] or None
+    count = len(known)
     seeds = list(range(IMAGES)) * max(1, count)
     images = np.asarray(draw(pipeline, classes, seeds, steps))
     if not np.isfinite(images).all():
@@ -64,7 +78,8 @@ def examine(folder):
         alike = [(i, j) for i in range(count) for j in range(i) if np.abs(groups[i] - groups[j]).max() < SAME]
         if alike:
             first, second = alike[0][::-1]
-            problems.append(f"the class makes no difference: it draws the same for classes {first} and {second}")
+            problems.append(f"the {'prompt' if texts else 'class'} makes no difference: it draws the same for "
+                            f"{'prompts' if texts else 'classes'} {known[first]} and {known[second]}")  # fmt: skip
     return problems
 
 
