@@ -15,7 +15,6 @@ from typing import Any
 import diffusers
 import torch
 
-from fewstep.diffusion import prediction
 from fewstep.diffusion.adapters import DiffusersAdapter, Timestep
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
@@ -24,6 +23,7 @@ from fewstep.networks.folding import fold_additions
 from fewstep.networks.guide_network import GuidedNetwork
 from fewstep.networks.routed import RoutedUNet
 from fewstep.students.pipelines import pipeline
+from fewstep.students.sampling_plan import plan_rows
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import RENOISING, Student
 from fewstep.teachers.inspection import DESCRIPTION, GUIDE, inspect_teacher
@@ -132,28 +132,9 @@ def _plan(student: Student) -> dict[str, Any]:
         "null_class": denoiser.null_class,
         "initial": {str(steps): float(denoiser.process.initial(one, float(student.times(steps)[0])))
                     for steps in _steps(student)},
-        "grids": {str(steps): _rows(denoiser, student.times(steps)) for steps in _steps(student)},
+        "grids": {str(steps): plan_rows(denoiser, student.times(steps)) for steps in _steps(student)},
     }  # fmt: skip
 
 
 def _steps(student: Student) -> list[int]:
     return sorted({student.sampler.steps, *_OFFERED})
-
-
-def _rows(denoiser: Denoiser, times: torch.Tensor) -> list[dict[str, float]]:
-    process, kind = denoiser.process, denoiser.prediction_type
-    alpha, sigma = process.alpha(times), process.sigma(times)
-    c_in, timestep, skip, out = denoiser.adapter.coefficients(times)
-    one, zero = torch.ones_like(times), torch.zeros_like(times)
-    # x0 and ε are linear in (x, F): their factors are the values at (1, 0) and (0, 1)
-    columns = {
-        "timestep": timestep,
-        "c_in": c_in,
-        "c_skip": prediction.to_x0(skip, one, alpha, sigma, kind),
-        "c_out": prediction.to_x0(out, zero, alpha, sigma, kind),
-        "e_skip": prediction.to_epsilon(skip, one, alpha, sigma, kind),
-        "e_out": prediction.to_epsilon(out, zero, alpha, sigma, kind),
-        "next_alpha": torch.cat([alpha[1:], one[:1]]),
-        "next_sigma": torch.cat([sigma[1:], zero[:1]]),
-    }
-    return [{name: float(column[step]) for name, column in columns.items()} for step in range(len(times))]
