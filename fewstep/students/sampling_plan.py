@@ -13,7 +13,7 @@ from fewstep.diffusion.processes import Process
 
 
 def factors(process: Process, kind: PredictionType, adapter: DiffusersAdapter, times: Tensor) -> dict[str, Tensor]:
-    """At each of the decreasing native times (steps,), float64: the network is given c_in x and `timestep`; with its raw
+    """At each of the decreasing native times (steps,) float64: the network is given c_in x and `timestep`; with its raw
     output F, x0 = c_skip x + c_out F and ε = e_skip x + e_out F; the next state is next_alpha x0 + next_sigma ε, which
     after the last time is x0."""
     alpha, sigma = process.alpha(times), process.sigma(times)

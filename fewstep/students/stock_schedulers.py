@@ -55,8 +55,8 @@ class SampledNetwork:
 
 
 def scheduler_times(denoiser: Denoiser, kind: Kind, steps: int, start: float | None = None) -> Tensor | None:
-    """The native times (steps,) float64, from `start` (None: the end of the process), at which a stock scheduler has the
-    pipeline of this denoiser's family evaluate it; None where no scheduler samples as a student of this kind does."""
+    """The native times (steps,) float64, from `start` (None: the end of the process), at which a stock scheduler has
+    the pipeline of this denoiser's family evaluate it; None where none samples as a student of this kind does."""
     times = _times(SampledNetwork.of(denoiser), kind, steps, start)
     return None if times is None else torch.tensor(times, dtype=torch.float64)
 
@@ -113,7 +113,7 @@ def _candidates(network: SampledNetwork, kind: Kind, steps: int, start: float | 
 
 
 def _betas(process: VariancePreserving, length: int) -> dict[str, Any]:
-    """Arguments of a beta scheduler for the first timesteps of a chain, by the name that people know where it is one."""
+    """Arguments of a beta scheduler for the first timesteps of a chain, by the name of the chain where it has one."""
     if length == process.timesteps:
         for named in _NAMED:
             scheduler = diffusers.DDIMScheduler(**named, num_train_timesteps=length)
