@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -56,6 +57,8 @@ class Family:
         classes: labels of a class-conditional denoiser, 0 for others; the label after them is the null one.
         arguments: of the pipeline's call, under which all this holds (sizes, frames, tokens).
         prompts: shapes of what its `encode_prompt` returns (recording.structure), so that decoding needs no encoder.
+        own_sigmas: whether the pipeline gives its scheduler even noise levels 1 … 1/N of its own.
+        shift: of a flow's noise levels, as the pipeline samples: t becomes shift t / (1 + (shift − 1) t).
     """
 
     pipeline: str
@@ -68,6 +71,8 @@ class Family:
     classes: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     prompts: Any = None
+    own_sigmas: bool = False
+    shift: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description."""
@@ -75,7 +80,8 @@ class Family:
             "pipeline": self.pipeline, "part": self.part, "state": list(self.state), "call": self.call.to_dict(),
             "time_factor": self.time_factor, "guidance": self.guidance, "classes": self.classes,
             "fields": {name: {"shape": list(one.shape), "dtype": one.dtype} for name, one in self.fields.items()},
-            "arguments": dict(self.arguments), "prompts": self.prompts,
+            "arguments": dict(self.arguments), "prompts": self.prompts, "own_sigmas": self.own_sigmas,
+            "shift": self.shift,
         }  # fmt: skip
 
     @staticmethod
@@ -133,7 +139,10 @@ def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Fami
     elif guided is not None and len(guided.calls[0][x]) == 2 * _COUNTS[0]:
         form = "joint"
     prompts = structure(plain[0].prompts, plain[1].prompts, _COUNTS)
-    return Family(type(pipe).__name__, part, state, call, factor, described, form, classes, fixed, prompts)
+    return Family(
+        type(pipe).__name__, part, state, call, factor, described, form, classes, fixed, prompts,
+        plain[0].schedule.get("sigmas") is not None, _shift(pipe.scheduler.config, plain[0].schedule.get("mu")),
+    )  # fmt: skip
 
 
 def record_conditions(pipe: Any, family: Family, prompts: Mapping[str, list[Any]], count: int) -> dict[str, Tensor]:
@@ -191,6 +200,14 @@ def default_scale(pipe: Any) -> float | None:
     parameter = inspect.signature(type(pipe).__call__).parameters.get("guidance_scale")
     value = parameter.default if parameter is not None else None
     return float(value) if isinstance(value, int | float) else None
+
+
+def _shift(config: Mapping[str, Any], mu: float | None) -> float:
+    """How a pipeline shifts the noise levels of a flow; mu: what it told its scheduler of the size of its states."""
+    if config.get("use_dynamic_shifting") and mu is not None:
+        return float(mu) if config.get("time_shift_type") == "linear" else math.exp(mu)
+    found = config.get("flow_shift") if config.get("use_flow_sigmas") else config.get("shift")
+    return 1.0 if found is None else float(found)
 
 
 def _unguided(pipe: Any, fixed: Mapping[str, Any], count: int) -> FirstStep:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
@@ -38,13 +39,15 @@ class FirstStep:
     """The first step of a pipeline's call.
 
     calls: arguments of each call of the denoiser, by path (`flattened`). state: what the scheduler steps (N, …).
-    timestep: the scheduler's own. prompts: what `encode_prompt` returned, None in a pipeline without it.
+    timestep: the scheduler's own. prompts: what `encode_prompt` returned, None in a pipeline without it. schedule: what
+    the pipeline told the scheduler of its steps: arguments of `set_timesteps`, by name.
     """
 
     calls: list[dict[str, Any]]
     state: Tensor
     timestep: float
     prompts: Any = None
+    schedule: Mapping[str, Any] = field(default_factory=dict)
 
 
 def part_of(pipe: Any) -> str:
@@ -120,6 +123,7 @@ class _Recorder:
         self.state: Tensor | None = None
         self.timestep: float | None = None
         self.prompts: Any = None
+        self.schedule: dict[str, Any] = {}
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -132,6 +136,7 @@ class _Recorder:
 
         replace(self.network, "forward", self._forward)
         replace(pipe.scheduler, "step", self._step)
+        replace(pipe.scheduler, "set_timesteps", self._scheduling(pipe.scheduler.set_timesteps))
         if hasattr(kind, "prepare_latents"):
             prepare = pipe.prepare_latents
             replace(pipe, "prepare_latents", lambda *a, **k: self._prepared(prepare(*a, **k)))
@@ -156,6 +161,14 @@ class _Recorder:
     def _encoded(self, result: Any) -> Any:
         self.prompts = result
         return result
+
+    def _scheduling(self, plain: Any) -> Any:
+        @wraps(plain)  # pipelines look at its signature
+        def set_timesteps(*values: Any, **named: Any) -> None:
+            self.schedule = dict(inspect.signature(plain).bind(*values, **named).arguments)
+            plain(*values, **named)
+
+        return set_timesteps
 
     def _forward(self, *values: Any, **named: Any) -> Any:
         bound = inspect.signature(type(self.network).forward).bind(self.network, *values, **named).arguments
@@ -185,7 +198,7 @@ class _Recorder:
             )
         if len(self.state) != self.count:  # samples that the scheduler steps in both halves of a guided batch
             self.state = self.state[: self.count]
-        return FirstStep(self.calls, self.state, self.timestep, self.prompts)
+        return FirstStep(self.calls, self.state, self.timestep, self.prompts, self.schedule)
 
 
 @contextmanager

@@ -15,39 +15,52 @@ from typing import Any
 import diffusers
 import torch
 
-from fewstep.diffusion import prediction
 from fewstep.diffusion.adapters import DiffusersAdapter, Timestep
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
 from fewstep.networks import routed
 from fewstep.networks.folding import fold_additions
 from fewstep.networks.guide_network import GuidedNetwork
+from fewstep.networks.lora_files import LORA_FILE, load_lora
 from fewstep.networks.routed import RoutedUNet
+from fewstep.students.export_family import export_family_student
+from fewstep.students.export_form import Form
 from fewstep.students.pipelines import pipeline
 from fewstep.students.sampler_settings import SamplerSettings
+from fewstep.students.sampling_plan import plan_rows
 from fewstep.students.student import RENOISING, Student
 from fewstep.teachers.inspection import DESCRIPTION, GUIDE, inspect_teacher
-from fewstep.teachers.loading import load_network
-from fewstep.teachers.saving import save_network, write_json, write_pipeline
+from fewstep.teachers.loading import described_denoiser, load_network
+from fewstep.teachers.saving import save_network, write_pipeline
 from fewstep.teachers.schedulers import chain, stock_scheduler
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_json
 
 CODE, ROUTED = "pipeline.py", "routed.py"
 _OFFERED = (1, 2, 4, 8)  # numbers of steps that a pipeline.py offers beside the student's own
 
 
-def export_student(student: Student, folder: str | os.PathLike) -> None:
-    """Write a student as a pipeline folder of safetensors and JSON, the same bytes for the same weights.
+def export_student(
+    student: Student, folder: str | os.PathLike, form: Form = "pipeline", teacher: str | os.PathLike | None = None
+) -> Form:
+    """Write a student as a pipeline folder of safetensors and JSON, the same bytes for the same weights; returns the
+    form that it has.
 
-    A variance-preserving `ode` student (and any of one step) becomes a ConsistencyModelPipeline with first-order
-    DPM-Solver++, which is DDIM on any number of steps: `pipe(n, class_labels=…, num_inference_steps=k)`. Any other gets
-    a pipeline.py for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`, and several students in one
-    model the code of their network as well.
+    A student of a recorded family becomes its teacher's pipeline with the student's denoiser (`export_family_student`),
+    from the `teacher`'s folder. One of a UNet2DModel is a whole pipeline in each form: a variance-preserving
+    `ode` student (and any of one step) a ConsistencyModelPipeline with first-order DPM-Solver++, which is DDIM on any
+    number of steps: `pipe(n, class_labels=…, num_inference_steps=k)`. Any other gets a pipeline.py for
+    `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`, and several students in one model the code of
+    their network as well.
     Adapters are merged, and further inputs folded into the weights at the values the student is sampled at.
-    A network with a guide has it as a second part of the folder. Raises SettingsError for a network that is no
-    UNet2DModel.
+    A network with a guide has it as a second part of the folder. Raises SettingsError for a network that no pipeline
+    samples, and for a recorded family without its teacher's folder.
     """
+    if student.denoiser.family is not None:
+        if teacher is None:
+            raise SettingsError("a student of a pipeline is exported beside its teacher's folder; give it")
+        return export_family_student(student, Path(folder), inspect_teacher(teacher), form)
     folder = Path(folder)
     student = Student(fold_additions(student.denoiser), student.sampler)
     denoiser, sampler = student.denoiser, student.sampler
@@ -69,6 +82,7 @@ def export_student(student: Student, folder: str | os.PathLike) -> None:
             shutil.copyfile(routed.__file__, folder / "unet" / ROUTED)
             index["unet"] = [Path(ROUTED).stem, RoutedUNet.__name__]
         write_json(folder / "model_index.json", {**index, "plan": _plan(student)})
+    return "pipeline"
 
 
 def load_student(folder: str | os.PathLike) -> Student:
@@ -79,14 +93,14 @@ def load_student(folder: str | os.PathLike) -> Student:
     info = inspect_teacher(folder)
     if info.description is None or info.description.get("role") != "student":
         raise SettingsError(f"{Path(folder) / DESCRIPTION}: this folder holds no exported student")
-    fields = {name: info.description[name] for name in Denoiser.FIELDS} | {"groups": info.groups}
     source = str(Path(folder) / DESCRIPTION)
     sampler = parse(SamplerSettings, info.description.get("sampler"), f"{source}: sampler")
-    network = load_network(info.folder / "unet")
+    network = load_network(info.folder / info.part)
     if GUIDE in info.parts:
         network = GuidedNetwork(network, load_network(info.folder / GUIDE))
-    denoiser = Denoiser.described(fields, network)
-    return Student(denoiser, sampler).requires_grad_(False).eval()
+    if adapters := info.description.get("lora"):
+        network = load_lora(network, info.folder / LORA_FILE, info.part, adapters)
+    return Student(described_denoiser(info, network), sampler).requires_grad_(False).eval()
 
 
 def is_stock(student: Student) -> bool:
@@ -132,28 +146,9 @@ def _plan(student: Student) -> dict[str, Any]:
         "null_class": denoiser.null_class,
         "initial": {str(steps): float(denoiser.process.initial(one, float(student.times(steps)[0])))
                     for steps in _steps(student)},
-        "grids": {str(steps): _rows(denoiser, student.times(steps)) for steps in _steps(student)},
+        "grids": {str(steps): plan_rows(denoiser, student.times(steps)) for steps in _steps(student)},
     }  # fmt: skip
 
 
 def _steps(student: Student) -> list[int]:
     return sorted({student.sampler.steps, *_OFFERED})
-
-
-def _rows(denoiser: Denoiser, times: torch.Tensor) -> list[dict[str, float]]:
-    process, kind = denoiser.process, denoiser.prediction_type
-    alpha, sigma = process.alpha(times), process.sigma(times)
-    c_in, timestep, skip, out = denoiser.adapter.coefficients(times)
-    one, zero = torch.ones_like(times), torch.zeros_like(times)
-    # x0 and ε are linear in (x, F): their factors are the values at (1, 0) and (0, 1)
-    columns = {
-        "timestep": timestep,
-        "c_in": c_in,
-        "c_skip": prediction.to_x0(skip, one, alpha, sigma, kind),
-        "c_out": prediction.to_x0(out, zero, alpha, sigma, kind),
-        "e_skip": prediction.to_epsilon(skip, one, alpha, sigma, kind),
-        "e_out": prediction.to_epsilon(out, zero, alpha, sigma, kind),
-        "next_alpha": torch.cat([alpha[1:], one[:1]]),
-        "next_sigma": torch.cat([sigma[1:], zero[:1]]),
-    }
-    return [{name: float(column[step]) for name, column in columns.items()} for step in range(len(times))]

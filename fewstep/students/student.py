@@ -22,6 +22,7 @@ from fewstep.networks.lora import add_lora
 from fewstep.networks.pruning import inherit, most_needed, smaller
 from fewstep.networks.unet_mlp import initialise
 from fewstep.students.sampler_settings import SamplerSettings
+from fewstep.students.stock_schedulers import scheduler_times
 from fewstep.students.student_settings import LoraSettings, SizeSettings, StudentSettings
 from fewstep.util.errors import SettingsError
 
@@ -51,7 +52,11 @@ class Student(nn.Module):
         return float(self.times()[0])
 
     def times(self, steps: int | None = None) -> Tensor:
-        """Native times (steps,) float64 of the evaluations, decreasing; by default the sampler's own."""
+        """Native times (steps,) float64 of the evaluations, decreasing; by default the sampler's own.
+
+        On the process's own grid; for a network of a recorded family on the levels that a stock scheduler yields, so
+        that the family's pipeline samples the student, where one does.
+        """
         process, sampler = self.denoiser.process, self.sampler
         if sampler.times is not None and steps in (None, sampler.steps):
             times = torch.tensor(sampler.times, dtype=torch.float64)
@@ -61,6 +66,13 @@ class Student(nn.Module):
         steps = sampler.steps if steps is None else steps
         if sampler.spacing == "angle" and steps > 0:
             return _even_angles(process, process.t_max if sampler.start is None else sampler.start, steps)
+        if self.denoiser.family is not None and sampler.spacing == "process":
+            start = sampler.start
+            if sampler.times is not None and sampler.times[0] < process.t_max:
+                start = sampler.times[0]
+            times = scheduler_times(self.denoiser, sampler.kind, steps, start)
+            if times is not None:
+                return times
         return process.grid(steps, sampler.start)
 
     def initial(self, noise: Tensor) -> Tensor:

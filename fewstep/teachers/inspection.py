@@ -102,6 +102,8 @@ def inspect_teacher(folder: str | os.PathLike, variant: str | None = None) -> Te
         weights, parameters = (*weights, *further), parameters + count
     _check_parts(folder, {key: value for key, value in parts.items() if key not in (part, GUIDE)}, variant)
     pipeline = index.get("_class_name")
+    if description is not None and "family" in description:  # of a student, a class of its own pipeline.py
+        pipeline = description["family"].get("pipeline")
     return TeacherInfo(
         folder, pipeline if isinstance(pipeline, str) else str(pipeline[-1]), part, str(parts[part][1]), name, process,
         prediction, shape, labels, null_class, weights, parameters, config, scheduler, description, frozenset(parts),

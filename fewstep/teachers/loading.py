@@ -34,6 +34,9 @@ def load_teacher(folder: str | os.PathLike, variant: str | None = None,
     whose calls cannot be replayed.
     """
     info = inspect_teacher(folder, variant)
+    if info.description is not None and info.description.get("lora"):
+        raise SettingsError(f"{folder}: a student's adapters beside its teacher's weights, which are no teacher",
+                            hint="export that student with distill.export: pipeline, and take it")  # fmt: skip
     network = load_network(info.folder / info.part, variant)
     if info.description is not None:
         return described_denoiser(info, network).requires_grad_(False).eval()

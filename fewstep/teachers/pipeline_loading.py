@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fewstep.teachers.inspection import TeacherInfo
+from fewstep.teachers.linking import stock_view
 from fewstep.teachers.weight_files import read_json
 from fewstep.util.errors import SettingsError
 
@@ -51,10 +52,11 @@ def load_pipeline(info: TeacherInfo, network: nn.Module | None = None, without: 
     given |= {name: None for name in (*UNNEEDED, *without) if name in info.parts}
     if "safety_checker" in info.parts:
         given["requires_safety_checker"] = False
-    with torch.random.fork_rng(devices=[]):  # building networks may draw from the global generator
+    # building networks may draw from the global generator
+    with stock_view(info) as place, torch.random.fork_rng(devices=[]):
         try:
             return kind.from_pretrained(
-                os.fspath(info.folder), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32,
+                os.fspath(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32,
                 low_cpu_mem_usage=False, **given,
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:

@@ -15,6 +15,7 @@ from fewstep.teachers.inspection import DESCRIPTION, FORMAT, TeacherInfo
 from fewstep.teachers.linking import link_parts
 from fewstep.teachers.schedulers import stock_scheduler
 from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_json
 
 
 def save_teacher(denoiser: Denoiser, folder: str | os.PathLike) -> None:
@@ -75,8 +76,3 @@ def _name_no_origin(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_bytes())
     config.pop("_name_or_path", None)
     write_json(folder / "config.json", config)
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Sorted, indented, with a newline at the end: the same bytes for the same data."""
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")

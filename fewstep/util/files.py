@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fewstep.util.errors import DiskFull, FewstepError
 
@@ -82,6 +84,11 @@ def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
             raise
         except OSError:  # what the copy meets too, it raises
             shutil.copyfile(source, target)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON, sorted and indented: the same bytes for the same data. Not atomic; for a folder in the making."""
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 
 def sweep(folder: str | os.PathLike) -> list[Path]:

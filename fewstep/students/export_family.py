@@ -1,0 +1,131 @@
+"""Students of recorded pipelines: the teacher's pipeline folder with the student's denoiser, or with its adapters."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.networks.folding import fold_additions
+from fewstep.networks.lora import has_lora
+from fewstep.networks.lora_files import LORA_FILE, adapted_layers, save_lora
+from fewstep.students.export_form import Form
+from fewstep.students.pipelines import stock_pipeline
+from fewstep.students.sampling_plan import plan_rows
+from fewstep.students.stock_schedulers import stock_scheduler_of
+from fewstep.students.student import Student
+from fewstep.teachers.inspection import DESCRIPTION, TeacherInfo
+from fewstep.teachers.linking import link_parts, part_digests
+from fewstep.teachers.saving import description_of, save_network
+from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_json
+
+CODE = "pipeline.py"
+
+
+def export_family_student(student: Student, folder: Path, teacher: TeacherInfo, form: Form) -> Form:
+    """Write a student of a recorded family into an empty folder, the same bytes for the same weights, and return the
+    form that it has: `pipeline` for `lora` where diffusers has no loader of adapters for this pipeline.
+
+    teacher: the folder of its teacher, whose unchanged parts are linked. Raises SettingsError for a network of another
+    class than the pipeline's, and for adapters beside other weights than the teacher's.
+    """
+    denoiser, family = student.denoiser, student.denoiser.family
+    if form == "lora" and not has_loader(family.pipeline):
+        form = "pipeline"
+    plan = _plan(student, form)
+    extra: dict[str, Any] = {"role": "student", "export": form, "sampler": _pinned(student)}
+    if form == "lora":
+        if not has_lora(denoiser.network) or denoiser.inputs:
+            raise SettingsError("only adapters without further inputs leave as 'lora'; export this student as a pipeline")
+        _require_teachers_weights(denoiser.network, teacher)
+    else:
+        denoiser = fold_additions(denoiser)
+        if type(denoiser.network).__name__ != teacher.network:
+            raise SettingsError(
+                f"the student's network is a {type(denoiser.network).__name__}; the pipeline {family.pipeline} samples "
+                f"with a {teacher.network}"
+            )
+    rest = sorted(teacher.parts - {family.part, "scheduler"})
+    if form == "network":
+        index = link_parts(teacher, folder, without=teacher.parts)
+        index |= {name: [None, None] for name in rest}
+        if "safety_checker" in rest:
+            index["requires_safety_checker"] = False
+        extra["rest"] = part_digests(teacher, rest)
+    else:
+        index = link_parts(teacher, folder, without={"scheduler"} | ({family.part} if form == "pipeline" else set()))
+    if form == "lora":
+        kind = getattr(diffusers, family.pipeline)
+        extra["lora"] = save_lora(denoiser.network, folder / LORA_FILE, kind, family.part)
+    else:
+        save_network(denoiser.network, folder / family.part)
+    scheduler = stock_scheduler_of(student.denoiser, student.sampler.kind, student.times())
+    if scheduler is None:  # the plan steps; the teacher's own tells the process
+        shutil.copytree(teacher.folder / "scheduler", folder / "scheduler")
+    else:
+        scheduler.save_pretrained(folder / "scheduler")
+        index["scheduler"] = ["diffusers", type(scheduler).__name__]
+        plan["rows"] = []
+    shutil.copyfile(stock_pipeline.__file__, folder / CODE)
+    name = f"{stock_pipeline.PREFIX}{family.pipeline}"
+    write_json(folder / "model_index.json", {**index, "_class_name": [Path(CODE).stem, name], "plan": plan})
+    write_json(folder / DESCRIPTION, description_of(denoiser, extra))
+    return form
+
+
+def has_loader(pipeline: str) -> bool:
+    """Whether diffusers loads adapters into this pipeline."""
+    kind = getattr(diffusers, pipeline, None)
+    return hasattr(kind, "load_lora_weights") and hasattr(kind, "save_lora_weights")
+
+
+def _pinned(student: Student) -> dict[str, Any]:
+    """The sampler with its times written down, so that they stay what the student was trained at."""
+    update = {"times": tuple(student.times().tolist()), "start": None}
+    return student.sampler.model_copy(update=update).model_dump(mode="json")
+
+
+def _plan(student: Student, form: Form) -> dict[str, Any]:
+    """What the exported pipeline.py needs to know."""
+    denoiser, family, times = student.denoiser, student.denoiser.family, student.times()
+    arguments: dict[str, Any] = dict(family.arguments)
+    known = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
+    own = {"num_inference_steps": len(times), "true_cfg_scale": 1.0, "guidance_scale": _scale(denoiser)}
+    arguments |= {name: value for name, value in own.items() if name in known}
+    one = torch.ones(1, dtype=torch.float64)
+    return {
+        "arguments": arguments, "kind": student.sampler.kind, "rows": plan_rows(denoiser, times),
+        "initial": float(denoiser.process.initial(one, float(times[0]))), "time_factor": family.time_factor,
+        "lora": form == "lora",
+    }  # fmt: skip
+
+
+def _scale(denoiser: Denoiser) -> float:
+    """What the pipeline is told of guidance: none, or the scale that the network embeds."""
+    if denoiser.family.call.guidance is None:
+        return 1.0
+    return denoiser.family.call.guidance_scale if denoiser.default_scale is None else denoiser.default_scale
+
+
+def _require_teachers_weights(network: nn.Module, teacher: TeacherInfo) -> None:
+    """Raises SettingsError unless what stands under the adapters is what the teacher's folder holds."""
+    weights, adapted = network.state_dict(), adapted_layers(network)
+    for path in teacher.weights:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                layer, _, what = name.rpartition(".")
+                there = weights.get(f"{layer}.base_layer.{what}" if layer in adapted else name)
+                if there is None or not torch.equal(there.cpu(), file.get_tensor(name).to(there.dtype)):
+                    raise SettingsError(
+                        f"{path}: {name} is not what the student's adapters were trained beside",
+                        hint="export it as a pipeline",
+                    )
+
