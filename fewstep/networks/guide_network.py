@@ -10,12 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fewstep.diffusion.network_inputs import Given
 from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.util.errors import SettingsError
-
 
 STATE = "sample"
 """The keyword by which UNets take x."""
