@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.conditions import Condition
-from fewstep.diffusion.network_inputs import Given
+from fewstep.diffusion.network_inputs import Given, handed
 from fewstep.util.errors import SettingsError
 
 
@@ -70,7 +70,10 @@ class NetworkCall:
             scale = torch.as_tensor(scale, device=x.device).to(x.dtype).expand(len(x))
             given[self.guidance] = scale * self.guidance_factor
         given[self.state] = state
-        return network(**nested(given), return_dict=False)[0]
+        if further is None or self.rows is not None:
+            return network(**nested(given), return_dict=False)[0]
+        with handed(network, further):
+            return network(**nested(given), return_dict=False)[0]
 
     def __deepcopy__(self, memo: dict) -> NetworkCall:
         """Itself: nobody changes it, and copies of a network are called alike."""

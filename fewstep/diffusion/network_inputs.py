@@ -6,10 +6,12 @@ and how they are folded away again stands in fewstep.networks.extra_inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,29 @@ class Given(NamedTuple):
     """One batch of inputs: labels (N,) int64, angle (N,) of the second time, guidance scale (N,), whether the time is
     negative (N,), as 0 or 1; None: no such input.
 
-    It takes the place of the labels in the network's call.
+    It takes the place of the labels in the call of a network that embeds those; others are handed it (`handed`).
     """
 
     labels: Tensor | None
     angle: Tensor | None
     scale: Tensor | None
     negative: Tensor | None = None
+
+
+class TakesGiven(nn.Module):
+    """A module within a network that reads what the network's call has no argument for: `given`, during a call."""
+
+    given: Given | None = None
+
+
+@contextmanager
+def handed(network: nn.Module, given: Given) -> Iterator[None]:
+    """Hands `given` to the modules of the network that take it, for one call within the context."""
+    takers = [module for module in network.modules() if isinstance(module, TakesGiven)]
+    for taker in takers:
+        taker.given = given
+    try:
+        yield
+    finally:
+        for taker in takers:
+            taker.given = None

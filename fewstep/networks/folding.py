@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.network_inputs import ExtraInputs, Given
-from fewstep.networks.extra_inputs import fold_inputs
+from fewstep.networks.extra_inputs import embeds_scale, fold_inputs
 from fewstep.networks.lora import merge_lora
 
 
@@ -21,4 +23,8 @@ def fold_additions(denoiser: Denoiser) -> Denoiser:
         network = fold_inputs(network, Given(None, angle, scale, torch.zeros(1)))
     if network is denoiser.network:
         return denoiser
-    return denoiser.around(network, ExtraInputs()).train(denoiser.training)
+    folded = denoiser.around(network, ExtraInputs()).train(denoiser.training)
+    if embeds_scale(denoiser) and denoiser.default_scale is not None:  # the scale that is given where nobody says one
+        call = replace(denoiser.adapter.call, guidance_scale=denoiser.default_scale)
+        folded.adapter = replace(denoiser.adapter, call=call)
+    return folded

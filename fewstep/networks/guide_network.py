@@ -10,15 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fewstep.diffusion.network_inputs import Given
 from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.util.errors import SettingsError
 
+STATE = "sample"
+"""The keyword by which UNets take x."""
+
 
 class GuidedNetwork(nn.Module):
-    """base(x joined by guide(x)); called as a base is called. Further inputs go to the guide, labels to both.
+    """base(x joined by guide(x)); called as a base is called, x first or as `sample`. Further inputs go to the guide,
+    labels to both.
 
     Args:
         base: takes the channels (or units) of x and, after them, those of the guide's output; see `open_input`.
@@ -29,12 +33,15 @@ class GuidedNetwork(nn.Module):
         super().__init__()
         self.base, self.guide = base, guide
 
-    def forward(self, x: Tensor, time: Tensor, *labels: Any, **named: Any) -> Any:
-        added = self.guide(x, time, *labels, **named)
+    def forward(self, *values: Any, **named: Any) -> Any:
+        added = self.guide(*values, **named)
         added = added[0] if isinstance(added, tuple) else added
-        x = x if added.ndim == x.ndim else x.flatten(1)
-        labels, named = [_plain(value) for value in labels], {name: _plain(value) for name, value in named.items()}
-        return self.base(torch.cat([x, added], 1), time, *labels, **named)
+        x = values[0] if values else named[STATE]
+        x = torch.cat([x if added.ndim == x.ndim else x.flatten(1), added], 1)
+        named = {name: _plain(value) for name, value in named.items()}
+        if values:
+            return self.base(x, *(_plain(value) for value in values[1:]), **named)
+        return self.base(**{**named, STATE: x})
 
 
 def _plain(value: Any) -> Any:

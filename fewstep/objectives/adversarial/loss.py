@@ -8,7 +8,8 @@ from torch.nn.functional import relu, softplus
 
 from fewstep.diffusion.noise_level_settings import Times
 from fewstep.diffusion.processes import like
-from fewstep.networks.unet_blocks import predict_with_features
+from fewstep.networks.block_features import predict_with_features
+from fewstep.networks.state_layout import layout_of
 from fewstep.objectives.adversarial.settings import AdversarialSettings
 from fewstep.objectives.common.compared_states import compared_states
 from fewstep.objectives.common.density_ratio import EstimatesDensityRatio
@@ -80,7 +81,7 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
             if s.extractor:
                 self._extract = given(s.extractor, step.shared.generated.device)
             else:
-                parts["features"] = OwnFeatures(student.sample_shape, s.width, seed).to(step.shared.generated)
+                parts["features"] = OwnFeatures(layout_of(student), s.width, seed).to(step.shared.generated)
         self.heads = {s.critic: nn.ModuleDict(parts)}
         features = self._features(step, "fake")[0]
         labels = student.labels if s.labels else 0

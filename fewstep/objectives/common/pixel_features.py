@@ -1,7 +1,6 @@
 """Features of samples: of a network that the settings name, or of a small one of our own."""
 
 import importlib
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.randomness import generator
+from fewstep.networks.state_layout import Layout
 from fewstep.networks.unet_mlp import build
 from fewstep.util.errors import SettingsError
 
@@ -39,34 +39,38 @@ def given(reference: str, device: torch.device) -> Callable[[Tensor], list[Tenso
 
 
 class OwnFeatures(nn.Module):
-    """Features of samples at a known noise level, from a small network: residual layers for vectors, else convolutions.
+    """Features of samples at a known noise level, from a small network: residual layers for vectors, else convolutions
+    over the places of an image, a video or a sound.
 
     Args:
-        sample_shape: of one sample. width: of every feature. seed: of the weights.
+        layout: of one sample. width: of every feature. seed: of the weights.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], width: int, seed: int, depth: int = 3):
+    def __init__(self, layout: Layout, width: int, seed: int, depth: int = 3):
         super().__init__()
-        self.flat = len(sample_shape) != 3
-        entries = math.prod(sample_shape) if self.flat else sample_shape[0]
+        self.layout, self.flat = layout, not layout.grid
+        convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}.get(len(layout.grid))
+        if convolution is None and not self.flat:
+            raise SettingsError(f"no features of our own are known for samples on a grid of {len(layout.grid)} sides",
+                                hint="name an `extractor`")  # fmt: skip
 
         def layers() -> nn.Module:
-            sizes = [entries + 2] + [width] * depth
+            sizes = [layout.count + 2] + [width] * depth
             if self.flat:
                 made = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
             else:  # the first at full resolution, each further one at half
                 pairs = enumerate(zip(sizes, sizes[1:], strict=False))
-                made = [nn.Conv2d(a, b, 3, 2 if k else 1, 1) for k, (a, b) in pairs]
+                made = [convolution(a, b, 3, 2 if k else 1, 1) for k, (a, b) in pairs]
             return nn.ModuleList(made)
 
         self.layers = build(layers, generator(seed, "own-features")).train()
 
     def forward(self, x: Tensor, angle: Tensor) -> list[Tensor]:
-        """x (N, ...) of unit scale, angle (N,) = atan(sigma / alpha) -> a feature per layer: (N, C) or (N, C, H, W)."""
-        hidden = x.flatten(1) if self.flat else x
+        """x (N, ...) of unit scale, angle (N,) = atan(sigma / alpha) -> a feature per layer: (N, C, *grid)."""
+        hidden = self.layout.channels_first(x)
         level = torch.stack([angle.cos(), angle.sin()], 1).to(hidden.dtype)
         if not self.flat:
-            level = level[:, :, None, None].expand(-1, -1, *hidden.shape[2:])
+            level = level.unflatten(1, (2, *[1] * len(self.layout.grid))).expand(-1, -1, *hidden.shape[2:])
         hidden, found = torch.cat([hidden, level], 1), []
         for k, layer in enumerate(self.layers):
             change = nn.functional.silu(layer(hidden))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.randomness import generator
-from fewstep.networks.unet_blocks import matching, watched
+from fewstep.networks.block_features import watched
+from fewstep.networks.network_blocks import matching
 from fewstep.networks.unet_mlp import build
 from fewstep.objectives.common.distances import squared, wide
 from fewstep.objectives.features.settings import FeaturesSettings
@@ -77,10 +78,10 @@ class Features(Term[FeaturesSettings]):
         """(prediction, features of the paired stages) of the student and of the teacher."""
         student, teacher, network = step.student, step.networks["teacher"], step.networks[TEACHER_NETWORK]
         pairs = matching(student.network, network.network)
-        with watched([mine for mine, _ in pairs]) as found:
+        with watched(student, [mine for mine, _ in pairs]) as found:
             own = student.predict(x_t, t, step.batch.condition)
         with torch.no_grad():
-            with watched([other for _, other in pairs]) as wanted:
+            with watched(network, [other for _, other in pairs]) as wanted:
                 theirs = network.predict(x_t, t, step.batch.condition)
             if teacher is not network:  # a closed form: its output is exact, its features are its network's
                 theirs = teacher.predict(x_t, t, step.batch.condition)

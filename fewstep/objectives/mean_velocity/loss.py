@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewstep.diffusion.prediction import to_epsilon, to_x0
 from fewstep.diffusion.processes import like
-from fewstep.networks.unet_blocks import predict_with_features
+from fewstep.networks.block_features import predict_with_features
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.dispersion import dispersion
 from fewstep.objectives.common.distances import per_sample, squared

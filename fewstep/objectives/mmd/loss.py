@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.networks.unet_blocks import predict_with_features
+from fewstep.networks.block_features import predict_with_features
 from fewstep.objectives.mmd.settings import MmdSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK

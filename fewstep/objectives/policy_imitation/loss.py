@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fewstep.networks.unet_blocks import last_layer, watched_inputs
+from fewstep.networks.block_features import watched_inputs
+from fewstep.networks.network_blocks import last_layer
+from fewstep.networks.output_layers import side_outputs
 from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.common.flow_coordinates import flow_time
 from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings
@@ -94,15 +96,9 @@ class PolicyImitation(Term[PolicyImitationSettings]):
 
 
     def prepare(self, step: "Step", seed: int) -> None:
-        layer = last_layer(step.student.network)
-        outputs = self.settings.anchors * step.student.sample_shape[0]
-        if isinstance(layer, nn.Conv2d):
-            extra: nn.Module = nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, padding=layer.padding)
-        else:
-            extra = nn.Linear(layer.in_features, outputs)
-        nn.init.zeros_(extra.weight)
-        nn.init.zeros_(extra.bias)
-        self.heads = {"student": extra.to(layer.weight.device)}
+        start = step.shared.start(step.draws.normal("generator"))
+        example = (start, step.draws.full(step.grid[0]), step.batch.condition)
+        self.heads = {"student": side_outputs(step.student, self.settings.anchors, example)}
 
     def loss(self, step: "Step") -> Loss:
         s, process = self.settings, step.student.process
@@ -134,8 +130,7 @@ class PolicyImitation(Term[PolicyImitationSettings]):
             end = float(flow_time(student.process, torch.tensor([step.grid[number + 1]], dtype=torch.float64)))
         with watched_inputs([last_layer(student.network)]) as inner:
             mean = student.predict(x, t, step.batch.condition).x0
-        extra = self.heads["student"](inner[0])
-        deviations = extra.reshape(len(x), s.anchors, *student.sample_shape).to(mean.dtype)
+        deviations = self.heads["student"](inner[0]).to(mean.dtype)
         if s.dropout:
             kept = (step.draws.uniform("policy-dropout") >= s.dropout).to(mean.dtype)
             deviations = deviations * per_sample(kept, deviations)

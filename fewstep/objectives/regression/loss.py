@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.networks.unet_blocks import predict_with_features
+from fewstep.networks.block_features import predict_with_features
 from fewstep.objectives.common.distances import high_frequency_error, per_sample, perceptual, pseudo_huber, squared
 from fewstep.objectives.common.pixel_features import given
 from fewstep.objectives.common.solver_steps import landing, make_hop, student_at

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep.diffusion.guidance import Scales, is_guided
 from fewstep.diffusion.noise_level_settings import Times
-from fewstep.networks.unet_blocks import predict_with_features
+from fewstep.networks.block_features import predict_with_features
 from fewstep.training.step.renoise import Noised, raise_level
 
 if TYPE_CHECKING:

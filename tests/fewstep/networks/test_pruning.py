@@ -5,8 +5,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.networks.network_blocks import matching, stages
 from fewstep.networks.pruning import inherit, most_needed, smaller
-from fewstep.networks.unet_blocks import matching, stages
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.students.export import export_student, load_student
 from fewstep.students.student import make_student

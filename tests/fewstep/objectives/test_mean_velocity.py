@@ -11,8 +11,8 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.network_inputs import ExtraInputs
 from fewstep.diffusion.noise_level_settings import UniformTimes
 from fewstep.diffusion.processes import EDM, Flow, like
+from fewstep.networks.block_features import predict_with_features
 from fewstep.networks.extra_inputs import add_inputs
-from fewstep.networks.unet_blocks import predict_with_features
 from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.networks.unet_mlp import build as initialised
 from fewstep.objectives.common.derivatives import jvp

@@ -109,7 +109,7 @@ def test_a_policy_of_either_network_lands_on_the_students_own_next_state(number,
     step = Step(setup, "student", Draws(0, 0, 0, 6, torch.device("cpu")))
     term.prepare(step, 0)
     assert not term.heads["student"](torch.zeros_like(_head_input(term, own))).any()
-    torch.nn.init.normal_(term.heads["student"].weight, std=0.1)
+    torch.nn.init.normal_(term.heads["student"].layer.weight, std=0.1)
     made = term._policy(step)
     prediction = own.predict(step.shared.exit_state, step.draws.full(step.grid[step.shared.exit]), step.batch.condition)
     end = torch.full((6,), max(made.end, 1e-7), dtype=torch.float64)
@@ -119,7 +119,7 @@ def test_a_policy_of_either_network_lands_on_the_students_own_next_state(number,
 
 
 def _head_input(term, own):
-    head = term.heads["student"]
+    head = term.heads["student"].layer
     return torch.zeros(1, head.in_features) if hasattr(head, "in_features") else torch.zeros(1, head.in_channels, 8, 8)
 
 
@@ -135,7 +135,7 @@ def test_the_gradient_reaches_student_and_head_and_lowers_the_loss():
     assert statistics["deviation"] == 0
     before.backward()
     weights = [*own.parameters(), *term.heads["student"].parameters()]
-    assert term.heads["student"].weight.grad.abs().max() > 0 and own.network.leave.weight.grad.abs().max() > 0
+    assert term.heads["student"].layer.weight.grad.abs().max() > 0 and own.network.leave.weight.grad.abs().max() > 0
     with torch.no_grad():
         for weight in weights:
             if weight.grad is not None:
