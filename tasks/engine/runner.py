@@ -49,8 +49,11 @@ def run_stage(workspace: Workspace, name: str, settings: Settings, *, observer: 
             with _named_disk_errors(workspace, stage):
                 attempt = StageRun(workspace, stage, settings, observer, execute, table)
                 return attempt.bring_up_to_date(record=dvc and not under_dvc())
-        except BaseException as error:
+        except Exception as error:
             observer.stage_failed(name, error)
+            raise
+        except BaseException:   # a signal's
+            observer.stage_interrupted(name)
             raise
 
 

@@ -95,7 +95,7 @@ def records(folder: Path) -> list[dict]:
     ("what", "number", "at"),
     [("dmd2", signal.SIGINT, 1), ("dmd2", signal.SIGTERM, 7), ("kd", signal.SIGHUP, 0), ("teacher", signal.SIGTERM, 2)],
 )
-def test_the_step_under_way_is_saved_and_the_resumed_run_is_the_undisturbed_one(what, number, at, tmp_path, monkeypatch):
+def test_the_step_under_way_is_saved_and_resumed_as_if_undisturbed(what, number, at, tmp_path, monkeypatch):
     from fewstep.training import round_trainer
 
     monkeypatch.setattr(round_trainer, "REPORTS", 4)  # a report every six steps: signals come between two of them
