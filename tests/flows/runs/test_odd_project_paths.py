@@ -1,4 +1,4 @@
-"""A project whose path holds what other syntaxes give a meaning: its own Prefect server, MLflow, DVC and git work there."""
+"""A project whose path holds what other syntaxes give a meaning: its own Prefect server, MLflow, DVC and git work."""
 
 import sqlite3
 
