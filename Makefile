@@ -2,17 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+INSTALL_LOG := .venv/install.log
+# DVC and lineage need it.
+GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
 .PHONY: run test browser test-slow conformance bench lint constraints environment clean dvc.yaml
 
 environment: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml
-	@command -v git >/dev/null || { echo "installing git (DVC and lineage need it)"; apt-get update -qq && apt-get install -y -qq git; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"fewstep needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade "pip>=25"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,server]'
+	@mkdir -p .venv
+	@echo "installing into .venv: some minutes, log in $(INSTALL_LOG)"
+	@{ $(GIT) && $(PYTHON) -m venv .venv && $(BIN)/pip install --upgrade "pip>=25" \
+	    && $(BIN)/pip install --constraint constraints.txt --editable '.[dev,server]'; } >$(INSTALL_LOG) 2>&1 \
+	    || { tail -n 20 $(INSTALL_LOG); echo "installing failed; all that was said is in $(INSTALL_LOG)"; exit 1; } >&2
 	@touch $@
 
 run: $(STAMP)

@@ -56,6 +56,14 @@ class Figures:
             hint=self.hint,
         )
 
+    def sums(self) -> dict[str, list]:
+        """What the next means are made of, as JSON data: sum and count by name. Floats hold float32 sums exactly."""
+        return {name: [float(total), count] for name, (total, count) in self._sums.items()}
+
+    def load(self, sums: dict[str, list]) -> None:
+        """Go on from what `sums` gave."""
+        self._sums = {name: [total, count] for name, (total, count) in sums.items()}
+
     def means(self) -> dict[str, float]:
         """The means since the last call, which begins anew."""
         self.check()

@@ -4,6 +4,7 @@ from typing import Any
 
 from fewstep.training.checkpoints import Checkpoints
 from fewstep.training.digests import differences
+from fewstep.training.loss_meter import Figures
 from fewstep.training.round_state import RoundState
 from fewstep.training.run_options import RunOptions
 from fewstep.util.errors import DataDiffers, SettingsError
@@ -22,14 +23,17 @@ class RoundCheckpoints:
         self._fingerprints = [fingerprint]
         self._files = None if options.folder is None else Checkpoints(options.folder, options.warn)
 
-    def save(self, state: RoundState, step: int, done: bool) -> None:
-        """Writes the state before `step`; `done`: whether the round ends here."""
+    def save(self, state: RoundState, step: int, figures: Figures, done: bool) -> None:
+        """Writes the state before `step` and the figures that no report has had; `done`: whether the round ends here.
+        """
         if self._files is not None:
-            record = {"identity": self.identity, "fingerprints": self._fingerprints, "done": done}
+            record = {"identity": self.identity, "fingerprints": self._fingerprints, "done": done,
+                      "figures": figures.sums()}  # fmt: skip
             self._files.save(step, record, state.tensors())
 
-    def resume(self, state: RoundState) -> int:
-        """Brings `state` to the newest checkpoint; returns the step that comes next, 0 where there is none.
+    def resume(self, state: RoundState, figures: Figures) -> int:
+        """Brings `state` and `figures` to the newest checkpoint; returns the step that comes next, 0 where there is
+        none.
 
         Raises SettingsError for a checkpoint of another identity, DataDiffers for one that is damaged or incomplete.
         """
@@ -51,6 +55,7 @@ class RoundCheckpoints:
             self._fingerprints = earlier
         try:
             state.load(found.tensors, found.step)
+            figures.load(found.record.get("figures", {}))
         except ValueError as error:
             raise DataDiffers(f"{self.where}: checkpoint of step {found.step} does not fit: {error}") from error
         return found.step

@@ -32,6 +32,7 @@ from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.step_context import Step, StepSetup
 from fewstep.util.errors import SettingsError
 from fewstep.util.fingerprint import fingerprint
+from fewstep.util.held_signals import HeldSignals
 from fewstep.util.torch_threads import threads, useful_threads
 
 REPORTS, REPORT_STEPS = 200, 50
@@ -110,17 +111,20 @@ class RoundTrainer:
     def run(self, on_progress: OnProgress | None = None) -> Denoiser:
         """Trains to the end, from the newest checkpoint if there is one; returns the student with averaged weights.
 
+        A signal that asks the process to end waits for the end of the step under way and for a checkpoint of it.
+
         Raises NonFinite (naming step, term and role), SettingsError for a checkpoint of other settings, DataDiffers for
         one whose state is damaged or incomplete.
         """
-        with threads(self.threads):
-            return self._run(on_progress)
+        with threads(self.threads), HeldSignals() as held:
+            return self._run(on_progress, held)
 
-    def _run(self, on_progress: OnProgress | None) -> Denoiser:
-        step, saved_at = self.checkpoints.resume(self.state), time.monotonic()
+    def _run(self, on_progress: OnProgress | None, held: HeldSignals) -> Denoiser:
+        figures = Figures(self.where)
+        step, saved_at = self.checkpoints.resume(self.state, figures), time.monotonic()
         self.world.require_equal("the step it continues from", step)
         interval, batch = self._report_interval(), self.training.batch
-        figures, trained, saved_images = Figures(self.where), None, step * batch
+        trained, saved_images = None, step * batch
         while step < self.steps:
             role = self.cycle[step % len(self.cycle)]
             if role != trained:
@@ -130,16 +134,26 @@ class RoundTrainer:
             step += 1
             if self.state.recorder is not None:
                 self.state.recorder.after(step)
-            if step % interval and step < self.steps:
-                continue
-            means, done = self.world.average_figures(figures.means()), step * batch
-            if step == self.steps or self.options.checkpoint_due(time.monotonic() - saved_at, done - saved_images):
-                if self.world.rank == 0:
-                    self.checkpoints.save(self.state, step, done=step == self.steps)
-                saved_at, saved_images = time.monotonic(), done
-            if on_progress is not None:
-                on_progress(done, self.options.images, means)
+            if step % interval == 0 or step == self.steps:
+                means, done = self.world.average_figures(figures.means()), step * batch
+                due = self.options.checkpoint_due(time.monotonic() - saved_at, done - saved_images)
+                if due or held.arrived or step == self.steps:
+                    self._save(step, figures)
+                    saved_at, saved_images = time.monotonic(), done
+                if on_progress is not None:
+                    on_progress(done, self.options.images, means)
+            elif held.arrived:
+                self._save(step, figures)
+            if held.arrived:
+                held.deliver()
         return self.state.finished_student()
+
+    def _save(self, step: int, figures: Figures) -> None:
+        """A checkpoint of the state before `step`, with the figures since the last report; of several processes the
+        first writes it, with its own figures. Raises NonFinite where one of them is not finite."""
+        figures.check()
+        if self.world.rank == 0:
+            self.checkpoints.save(self.state, step, figures, done=step == self.steps)
 
     # --- one step, top to bottom -------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from flows.doctor.finding import Finding
 from tasks.config import params_file
 from tasks.config.preflight import validate
 from tasks.engine.plan import plan
-from tasks.storage import git as git_repo
+from tasks.storage.code_state import code_state
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import KILLED, RUNNING, RunStore
@@ -54,12 +54,13 @@ def disk(workspace: Workspace) -> Iterator[Finding]:
 
 def git_state(workspace: Workspace) -> Iterator[Finding]:
     """Whether there is a commit to name."""
-    commit, dirty = git_repo.head(workspace.root)
-    if commit is None:
+    code = code_state(workspace)
+    if code.commit is None:
         yield Finding("git", "error", "no git repository with a commit: lineage, isolated and scheduled runs need one",
                       "git init && git add -A && git commit -m start")
     else:
-        yield Finding("git", "ok", f"commit {commit[:10]}" + (", with uncommitted changes" if dirty else ""))
+        yield Finding("git", "ok", f"commit {code.commit[:10]}"
+                      + (", with uncommitted changes" if code.modified else ""))
 
 
 def dvc_state(workspace: Workspace) -> Iterator[Finding]:

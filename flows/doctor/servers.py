@@ -9,7 +9,7 @@ from flows.doctor.finding import Finding
 from flows.orchestration.child_server import answers
 from flows.orchestration.prefect_api import serving
 from flows.runs import profiles
-from flows.scheduling.schedules import load_all
+from flows.scheduling.schedules import load_good
 from tasks.config import params_file
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
@@ -17,7 +17,10 @@ from tasks.tracking.redaction import redact
 
 def schedules(workspace: Workspace) -> Iterator[Finding]:
     """Whether `fewstep serve` runs where schedules wait for it."""
-    local = [schedule.name for schedule in load_all(workspace) if schedule.pool is None]
+    good, bad = load_good(workspace)
+    for why in bad.values():
+        yield Finding("schedules", "error", why, "mend the file, or remove it and create the schedule anew")
+    local = [schedule.name for schedule in good if schedule.pool is None]
     if local and not serving(workspace):
         yield Finding("schedules", "warning", f"nothing is serving {', '.join(local)}", "`fewstep serve`")
     elif local:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.util.errors import FewstepError
+from tasks.storage.workspace import require_importable
 from tasks.tracking.redaction import redact
 
 START_SECONDS = 180.0       # a first start migrates an empty database; many may start at once on a slow machine
@@ -77,8 +78,12 @@ def spawn(arguments: list[str], environment: dict[str, str], log: Path, *,
 
 
 def source_path(environment: dict[str, str], root: Path | None = None) -> str:
-    """PYTHONPATH with which a child imports the project's code from `root` (default: the code this process runs)."""
+    """PYTHONPATH with which a child imports the project's code from `root` (default: the code this process runs).
+
+    Raises SettingsError where PYTHONPATH cannot name that folder.
+    """
     source = str(root or Path(__file__).resolve().parents[2])
+    require_importable(Path(source))
     return os.pathsep.join([source, *[part for part in environment.get("PYTHONPATH", "").split(os.pathsep)
                                       if part and part != source]])
 

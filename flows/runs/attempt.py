@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,7 +23,7 @@ from flows.runs.progress_view import LiveView
 from flows.runs.signals import EXIT_CODE, interruptible
 from flows.system_errors import in_words
 from tasks.config.schema import Settings
-from tasks.engine.events import Observers
+from tasks.engine.events import Observer, Observers
 from tasks.engine.graph import STAGES
 from tasks.storage.locks import die_with_parent, workspace_lock
 from tasks.storage.workspace import Workspace
@@ -133,7 +134,7 @@ class Attempt:
             tags = {"fewstep.commit": self.record.commit or "", "fewstep.isolated": str(self.record.isolated).lower()}
             self.record.mlflow = {"uri": redact(self.workspace.mlflow_uri), "run": self.tracking.start(tags)}
             self.store.save(self.record)
-        observer = Observers([RecordObserver(self.store, self.record), self.view, self.tracking])
+        observer = _Told([RecordObserver(self.store, self.record), self.view, self.tracking], lambda: self.stopping)
         self.session = Session(self.workspace, self.settings, self.store, self.record, observer)
 
     def _judge(self, error: Exception) -> None:
@@ -182,6 +183,20 @@ class Attempt:
         stage = self.session.failed_stage if self.session else None
         return StageFailed(f"{f'stage {stage!r}' if stage else 'the run'} failed: {type(error).__name__}: "
                            f"{redact(str(error))}", hint=f"the traceback is in {self.log} · {way}")
+
+
+class _Told(Observers):
+    """Listeners of a run; once it is stopping, any error of a stage is the echo of a signal, whatever its class."""
+
+    def __init__(self, observers: Iterable[Observer], stopping: Callable[[], bool]):
+        super().__init__(observers)
+        self.stopping = stopping
+
+    def stage_failed(self, stage, error):
+        if self.stopping():
+            self.stage_interrupted(stage)
+        else:
+            super().stage_failed(stage, error)
 
 
 def _is_prefect_unreachable(error: BaseException) -> bool:

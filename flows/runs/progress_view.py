@@ -25,9 +25,10 @@ from tasks.engine.events import Observer
 
 WINDOW = 30.0           # seconds over which the rate is taken
 LINE_SECONDS = 15.0     # between two lines of progress of a stage, where the output is no terminal
-MARKS = {"waiting": "·", "current": "✓", "restored": "✓", "made": "✓", "failed": "✗", "stopped": "■", "running": "▸"}
+MARKS = {"waiting": "·", "current": "✓", "restored": "✓", "made": "✓", "failed": "✗", "stopped": "■",
+         "interrupted": "■", "running": "▸"}
 STYLES = {"waiting": "dim", "current": "green", "restored": "green", "made": "green", "failed": "red",
-          "stopped": "yellow", "running": "cyan"}
+          "stopped": "yellow", "interrupted": "yellow", "running": "cyan"}
 WORDS = {"current": "up to date", "restored": "restored from the cache", "made": "done"}
 WIDE = 76               # columns from which on a terminal shows amounts instead of a percentage
 
@@ -166,6 +167,14 @@ class LiveView(Observer):
             if self._live is None:
                 self._line(stage, "failed")
 
+    def stage_interrupted(self, stage):
+        with self._lock:
+            row = self.rows[stage]
+            row.seconds = time.monotonic() - (row.started or time.monotonic())
+            row.state = row.note = "interrupted"
+            if self._live is None:
+                self._line(stage, "interrupted")
+
     # what is shown
 
     def _line(self, stage: str, text: str) -> None:
@@ -223,6 +232,6 @@ def _running(name: str, row: Row, wide: bool) -> tuple[RenderableType, ...]:
 
 
 def _at_rest(name: str, row: Row) -> tuple[RenderableType, ...]:
-    seconds = duration(row.seconds) if row.state in ("made", "failed", "stopped") else ""
+    seconds = duration(row.seconds) if row.state in ("made", "failed", "interrupted", "stopped") else ""
     return (Text(MARKS[row.state], style=STYLES[row.state]), Text(name, style="dim" if row.state == "waiting" else ""),
             Text(row.note, style="red" if row.state == "failed" else "dim"), "", "", seconds)

@@ -6,12 +6,13 @@ seconds, so what is added, changed or removed takes effect at once.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from fewstep.util.config import Strict, unknown
+from fewstep.util.config import Strict, parse, unknown
 from fewstep.util.errors import DataDiffers, SettingsError
 from fewstep.util.files import write_atomically
 from tasks.storage.workspace import Workspace
@@ -90,19 +91,15 @@ def save(workspace: Workspace, schedule: Schedule) -> Schedule:
 def load(path: Path) -> Schedule:
     """The schedule in a file. Raises DataDiffers for a file that holds none, or one that Prefect would refuse."""
     try:
-        schedule = Schedule.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
-        raise DataDiffers(f"{path}: not a schedule: {' '.join(str(error).split())}",
+        schedule = parse(Schedule, json.loads(path.read_bytes()), "not a schedule")
+    except (SettingsError, ValueError, OSError) as error:
+        told = error if isinstance(error, SettingsError) else f"not a schedule: {error}"
+        raise DataDiffers(f"{path}: {' '.join(str(told).split())}",
                           hint="remove the file and create the schedule anew") from None
     if schedule.name != path.stem:
         raise DataDiffers(f"{path}: holds a schedule of another name, {schedule.name!r}",
                           hint="the name in the file and the name of the file are one")
     return schedule
-
-
-def load_all(workspace: Workspace) -> list[Schedule]:
-    """All schedules by name. Raises DataDiffers for a file that holds none."""
-    return [load(path) for path in sorted(folder(workspace).glob("*.json"))]
 
 
 def load_good(workspace: Workspace) -> tuple[list[Schedule], dict[str, str]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from fewstep.util.errors import FewstepError
 from tasks.config.params_file import load
-from tasks.engine import publish
+from tasks.engine import half_made, publish
 from tasks.engine.plan import plan
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import UNFINISHED, RunStore
@@ -18,8 +17,8 @@ def clean(workspace: Workspace, *, everything: bool = False, dry: bool = False) 
     """Remove work in progress that neither an unfinished run nor params.yaml as it is would continue; the caller locks.
 
     `everything` removes that too, and what any command makes again: pages of reports and, from the main checkout, what
-    was seen in reference images. Half-done swaps are completed first. Returns {what, bytes} of each thing (to be)
-    removed.
+    was seen in reference images. Half-done swaps are completed first. Returns {what, bytes, stage} of each thing
+    (to be) removed; stage: of half-made work, else None.
     """
     if not dry:
         publish.complete(workspace)
@@ -27,7 +26,8 @@ def clean(workspace: Workspace, *, everything: bool = False, dry: bool = False) 
     removed = []
     again = [workspace.pages, *([workspace.reference] if workspace.is_main else [])] if everything else []
     for path in [*publish.leftovers(workspace, keep), *filter(Path.exists, again)]:
-        removed.append({"what": path.relative_to(workspace.root).as_posix(), "bytes": _size(path)})
+        removed.append({"what": path.relative_to(workspace.root).as_posix(), "bytes": half_made.size(path),
+                        "stage": half_made.stage_of(path)})
         if not dry:
             publish.discard(path, publish.trash(workspace))
     return removed
@@ -50,8 +50,3 @@ def used_keys(workspace: Workspace, newest: int | None = None) -> set[str]:
         record for record in records[newest:] if store.state(record) in UNFINISHED]
     return {stage.key for record in kept for stage in record.stages.values() if stage.key}
 
-
-def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(os.path.getsize(os.path.join(parent, name)) for parent, _, names in os.walk(path) for name in names)

@@ -49,6 +49,9 @@ class Observer:
     def stage_failed(self, stage: str, error: BaseException) -> None:
         """The stage stopped; what it finished is kept."""
 
+    def stage_interrupted(self, stage: str) -> None:
+        """The stage was told to stop, by Ctrl-C or another signal; what it finished is kept."""
+
     def pipeline_run(self) -> str | None:
         """Id of the MLflow run of the pipeline run that the stages belong to; None where this listener knows none."""
         return None
@@ -83,6 +86,10 @@ class Observers(Observer):
     def stage_failed(self, stage, error):
         for observer in self.observers:
             observer.stage_failed(stage, error)
+
+    def stage_interrupted(self, stage):
+        for observer in self.observers:
+            observer.stage_interrupted(stage)
 
     def pipeline_run(self):
         return next((run for observer in self.observers if (run := observer.pipeline_run()) is not None), None)

@@ -10,7 +10,7 @@ from typing import Literal
 from fewstep.util.errors import FewstepError
 from tasks.config import params_file
 from tasks.config.schema import Settings
-from tasks.engine import graph
+from tasks.engine import graph, half_made
 from tasks.engine.manifest import Manifest, load, problems
 from tasks.engine.stage_code import changed_files
 from tasks.engine.stage_key import Identity, identify, outside_digests
@@ -122,6 +122,7 @@ class Survey:
         if known is not None:
             self.digests[stage.name] = known.digest
             return PlanItem(stage.name, identity.key, "restorable", why, false_record=false)
+        why = "; ".join(filter(None, [why, half_made.left_for_its_code(self.workspace, identity)]))
         return PlanItem(stage.name, identity.key, "missing" if manifest is None and not damage else "stale", why,
                         false_record=false, code_files=tuple(code_files), last_seconds=seconds,
                         only_code=bool(code_files) and not differences and stage.in_dvc)

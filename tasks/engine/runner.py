@@ -18,7 +18,7 @@ from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomic
 from fewstep.util.source_code import Code
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
-from tasks.engine import graph, publish, stage_code
+from tasks.engine import graph, half_made, publish, stage_code
 from tasks.engine import manifest as manifests
 from tasks.engine.environment_fingerprint import fingerprint, versions
 from tasks.engine.events import Observer, Outcome
@@ -49,8 +49,11 @@ def run_stage(workspace: Workspace, name: str, settings: Settings, *, observer: 
             with _named_disk_errors(workspace, stage):
                 attempt = StageRun(workspace, stage, settings, observer, execute, table)
                 return attempt.bring_up_to_date(record=dvc and not under_dvc())
-        except BaseException as error:
+        except Exception as error:
             observer.stage_failed(name, error)
+            raise
+        except BaseException:   # a signal's
+            observer.stage_interrupted(name)
             raise
 
 
@@ -154,7 +157,11 @@ class StageRun:
         stage_code.load(identity.code)
         stage_code.check_code(stage, context.settings, self.workspace, self.table)
         self._keep_commit(identity.code)
+        left = half_made.left_for_its_code(self.workspace, identity)
+        if left:
+            self.observer.stage_warned(stage.name, left)
         prints = prepare(context)
+        half_made.note(context.work, identity)
         summary = run_units(stage, context, self.execute)
         if outside_digests(stage, self.settings, self.workspace, self.table) != identity.given:
             changed = ", ".join(map(str, context.outside.values()))

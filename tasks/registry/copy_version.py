@@ -52,7 +52,7 @@ def copy(source: Registry, version: Version, target: Registry) -> Version:
             registry=target, model=version.model, experiment=version.model.removeprefix("fewstep-"), student=pipeline,
             snapshot={name: files / name for name in list_files(files)},
             tags=version.provenance.model_copy(update={"origin": origin}),
-            tag_snapshot=partial(git.tag_snapshot, root) if git.head(root)[0] else None,
+            tag_snapshot=partial(git.tag_snapshot, root) if git.head(root) else None,
         ))  # fmt: skip
     target.pipeline(made)
     return made

@@ -22,6 +22,7 @@ from tasks.registry.register_model import Registration
 from tasks.registry.registration_result import RegistrationResult
 from tasks.registry.version_tags import StageOutput, VersionTags
 from tasks.storage import git
+from tasks.storage.code_state import code_state
 from tasks.storage.dvc import dvc_lockfile
 from tasks.storage.workspace import Workspace
 
@@ -94,7 +95,7 @@ def collect(outputs: StudentOutputs, name: str, registry: Registry) -> Registrat
     root, student = outputs.workspace.root, student_folder(outputs.distill)
     stages = {stage.name: stage for stage in graph.IN_DVC}
     made = {stage: manifests.load(root / declared.output) for stage, declared in stages.items()}
-    commit, modified = git.head(root)
+    code = code_state(outputs.workspace)
     files = _below(outputs.manifests["distill"].files, student.relative_to(outputs.distill))
     results, protocols = _evaluation(outputs.evaluate)
     digests = {stage: manifest.digest for stage, manifest in outputs.manifests.items()}
@@ -104,14 +105,14 @@ def collect(outputs: StudentOutputs, name: str, registry: Registry) -> Registrat
         stages={stage: StageOutput(key=manifest.key, digest=manifest.digest, code=manifest.code)
                 for stage, manifest in made.items()},
         given={what: digest for manifest in made.values() for what, digest in manifest.given.items()},
-        commit=commit or "", modified=modified,
+        commit=code.commit or "", modified=code.modified,
         pipeline=next((file.sha256 for file in files if file.path == "pipeline.py"), "stock"),
         results=results, protocols=protocols,
     )  # fmt: skip
     return Registration(
         registry=registry, model=model_name(name), experiment=name, student=student, tags=tags,
         snapshot=_snapshot(outputs, tuple(stages)), parent_run=outputs.pipeline_run,
-        tag_snapshot=partial(git.tag_snapshot, root) if commit else None,
+        tag_snapshot=partial(git.tag_snapshot, root) if code.commit else None,
     )  # fmt: skip
 
 

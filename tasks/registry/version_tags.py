@@ -42,7 +42,7 @@ class VersionTags(Strict):
         stages: output of every stage that DVC keeps, by stage.
         given: digests of what came from outside the pipeline (images, teacher, recipe).
         commit: git commit of the code; empty outside git.
-        modified: whether tracked files differed from the commit.
+        modified: whether code or settings differed from the commit.
         pipeline: SHA-256 of the exported pipeline.py, or `stock`.
         results: metrics.json of the evaluation.
         protocols: the evaluation's protocols by their digests.

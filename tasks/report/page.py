@@ -51,7 +51,7 @@ def render(materials: list[Material]) -> str:
     recipe = first.stages["distill"].summary.get("recipe") if "distill" in first.stages else None
     about = [f"recipe {recipe}" if recipe and len(materials) == 1 else "",
              f"{first.document.samples:,} samples against {first.document.reference:,} held-out images",
-             f"features {first.document.features}", f"commit {first.commit[:10]}" if first.commit else ""]
+             f"features {first.document.features}", f"commit {first.told_commit(10)}" if first.commit else ""]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}"><meta name="color-scheme" content="light dark">

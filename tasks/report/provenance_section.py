@@ -43,7 +43,7 @@ def lineage(materials: list[Material]) -> str:
                         f"{stage.bytes / 1e6:.2f} MB</td></tr>")  # fmt: skip
         last = material.stages.get("evaluate") or next(iter(material.stages.values()))
         machine = last.fingerprint[-1] if last.fingerprint else {}
-        facts = {"commit": material.commit or "not in git", **last.versions, **machine}
+        facts = {"commit": material.told_commit() or "not in git", **last.versions, **machine}
         text = " · ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
         blocks.append(f'<h3>{escape(material.label)}</h3><div class="scroll"><table><thead><tr><th>stage</th><th>bytes'
                       f"</th><th>key</th><th>made from</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -18,7 +18,7 @@ from tasks.engine import manifest as manifests
 from tasks.evaluation.costs import StageCost, cost_of, read_costs
 from tasks.evaluation.documents import EVALUATION, FORMAT, Evaluation, parsed, read
 from tasks.report.results_table import Result
-from tasks.storage import git
+from tasks.storage.code_state import code_state
 from tasks.storage.file_io import write_if_other
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Material(Strict):
         cost: by stage; what was not measured here is left out.
         curves: by figure of training, points (images seen, value).
         stages: by stage.
-        commit: of the code, where it is known.
+        commit: of the code, where it is known; `modified`: whether code or settings differed from it.
         pictures: arrays of evaluation's report.safetensors, kept in a file of their own.
     """
 
@@ -84,6 +84,7 @@ class Material(Strict):
     curves: dict[str, list[list[float]]] = {}
     stages: dict[str, StageFacts] = {}
     commit: str | None = None
+    modified: bool = False
     pictures: dict[str, np.ndarray] = Field(default={}, exclude=True)
 
     @property
@@ -100,6 +101,12 @@ class Material(Strict):
     def cost_of(self, stage: str) -> StageCost:
         """The costs of a stage; empty where they were not measured."""
         return cost_of(self.cost, stage)
+
+    def told_commit(self, characters: int = 40) -> str | None:
+        """The commit with so many characters, and whether it is all; None where no commit is known."""
+        if self.commit is None:
+            return None
+        return self.commit[:characters] + (" with uncommitted changes" if self.modified else "")
 
     def store(self, folder: Path) -> None:
         """Writes both files into a folder."""
@@ -129,12 +136,12 @@ def of_checkout(workspace: Workspace, label: str) -> Material:
         raise NotAvailable(f"{folder}: nothing was evaluated yet", hint="`fewstep run` trains and evaluates a student")
     made = {stage.name: manifests.load_quietly(workspace.root / stage.output) for stage in graph.STAGES if stage.in_dvc}
     stages = {name: StageFacts.of(json.loads(one.to_json())) for name, one in made.items() if one is not None}
-    costs = read_costs(workspace.data / "cost")
+    costs, code = read_costs(workspace.data / "cost"), code_state(workspace)
     return Material(
         label=label, document=read(Evaluation, folder / EVALUATION),
         cost={name: costs[name] for name, facts in stages.items()  # those of another output are left out
               if name in costs and costs[name].key in (None, facts.key)},
-        curves=curves(workspace, stages.get("distill")), stages=stages, commit=git.head(workspace.root)[0],
+        curves=curves(workspace, stages.get("distill")), stages=stages, commit=code.commit, modified=code.modified,
         pictures=_pictures(folder / PICTURES),
     )  # fmt: skip
 
@@ -147,7 +154,8 @@ def of_version(registry: Registry, version: Version, scratch: Path) -> Material:
     return Material(
         label=version.name, document=read(Evaluation, snapshot / EVALUATION), cost=read_costs(snapshot / "cost"),
         curves=curves(registry.workspace, stages.get("distill")), stages=stages,
-        commit=version.provenance.commit or None, pictures=_pictures(snapshot / PICTURES),
+        commit=version.provenance.commit or None, modified=version.provenance.modified,
+        pictures=_pictures(snapshot / PICTURES),
     )  # fmt: skip
 
 

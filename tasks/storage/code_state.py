@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from fewstep.util.files import write_atomically
 from tasks.storage import git
@@ -39,13 +40,13 @@ def code_state(workspace: Workspace, *, commit_changes: bool = False) -> CodeSta
         commit_changes: commit the changes, as a child of HEAD that is on no branch, and return that commit.
     """
     root = workspace.root
-    head, _ = git.head(root)
+    head = git.head(root)
     if head is None:
         return CodeState(None, "")
     with tempfile.TemporaryDirectory() as folder:   # for an index beside the user's
         index = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
         git.git(root, "read-tree", "HEAD", env=index)
-        git.git(root, "add", "--update", ".", _NO_DOCUMENTS, env=index)
+        _update(root, index)
         others = git.git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ".", _NO_DOCUMENTS, env=index)
         new = [name for name in others.split("\0") if name.endswith(_CODE)]
         if new:
@@ -62,6 +63,25 @@ def code_state(workspace: Workspace, *, commit_changes: bool = False) -> CodeSta
     message = "fewstep: uncommitted changes of a run"
     commit = git.git(root, "commit-tree", tree, "-p", head, "-m", message, env=git.IDENTITY)
     return CodeState(commit, diff, modified)
+
+
+def _update(root: Path, index: dict[str, str]) -> None:
+    """Bring a fresh index of HEAD to the tracked files as they lie there.
+
+    Of a sparse checkout, files that are left out stay as in HEAD; one that is there all the same counts as it is.
+    """
+    if git.git(root, "config", "--type=bool", "core.sparseCheckout", check=False) != "true":
+        git.git(root, "add", "--update", ".", _NO_DOCUMENTS, env=index)
+        return
+    git.git(root, "add", "--update", "--sparse", ".", _NO_DOCUMENTS, env=index)
+    entries = (entry.split(" ", 1) for entry in git.git(root, "ls-files", "-t", "-z").split("\0") if entry)
+    prefix = git.git(root, "rev-parse", "--show-prefix")    # update-index counts from the top of the repository
+    left_out = {prefix + name for tag, name in entries if tag == "S" and not os.path.lexists(root / name)}
+    known = git.git(root, "ls-tree", "-r", "-z", "--full-name", "HEAD").split("\0")
+    kept = [entry for entry in known if entry.partition("\t")[2] in left_out]
+    if kept:
+        git.git(root, "update-index", "-z", "--index-info", env=index,
+                data=("\0".join(kept) + "\0").encode(errors="surrogateescape"))
 
 
 def keep_commit(workspace: Workspace, code: str) -> None:

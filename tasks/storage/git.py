@@ -78,11 +78,13 @@ def _environment() -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if not name.startswith("GIT_")}, "LC_ALL": "C"}
 
 
-def head(root: Path) -> tuple[str | None, bool]:
-    """The commit that is checked out (None outside git or before the first one), and whether tracked files differ."""
-    commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False) or None
-    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=none")
-    return commit, bool(commit and git(root, *status))
+def head(root: Path) -> str | None:
+    """The commit that is checked out; None outside git or before the first one.
+
+    Whether files differ from it is asked of tasks.storage.code_state: `git status` believes the user's index, which may
+    have been told to (`--assume-unchanged`).
+    """
+    return git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False) or None
 
 
 def worktrees(workspace: Workspace) -> list[Path]:
@@ -115,7 +117,7 @@ def tag_snapshot(root: Path, name: str, files: dict[str, Path | bytes | str]) ->
         NotAvailable: outside git, or before the first commit.
         FewstepError: the tag exists and holds something else.
     """
-    parent, _ = head(root)
+    parent = head(root)
     if parent is None:
         raise NotAvailable(f"{root} is not in a git repository with a commit: no snapshot can be tagged",
                            hint="`git init && git add -A && git commit -m start`")

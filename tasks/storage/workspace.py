@@ -22,10 +22,14 @@ class Workspace:
 
     @classmethod
     def find(cls, start: str | os.PathLike | None = None) -> Workspace:
-        """The nearest checkout at or above `start` (default: the current folder). Raises SettingsError without one."""
+        """The nearest checkout at or above `start` (default: the current folder).
+
+        Raises SettingsError without one, or where Python could not be told where its code is.
+        """
         start = Path(start or os.getcwd()).resolve()
         for folder in (start, *start.parents):
             if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+                require_importable(folder)
                 return cls(folder)
         raise SettingsError(f"no params.yaml with a dvc.yaml beside it in {start} or above",
                             hint="start fewstep in a checkout of the project")
@@ -90,6 +94,13 @@ class Workspace:
     def prefect_home(self) -> Path:
         """PREFECT_HOME when set, else a folder shared by all worktrees."""
         return Path(os.environ.get("PREFECT_HOME") or self.shared / "prefect")
+
+
+def require_importable(folder: Path) -> None:
+    """Raises SettingsError for a folder that PYTHONPATH cannot name: it is separated by colons, and knows no escape."""
+    if os.pathsep in str(folder):
+        raise SettingsError(f"{folder}: the path holds {os.pathsep!r}, which separates folders in PYTHONPATH: the "
+                            "processes of a run would not find the code", hint="move or rename that folder")
 
 
 def given_mlflow_uri() -> str | None:

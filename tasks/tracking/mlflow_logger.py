@@ -189,6 +189,15 @@ class MlflowObserver(Observer):
                 self._flush(run)
                 self._close(run, "FAILED", {"fewstep.error": redact(str(error))[:5000]})
 
+    def stage_interrupted(self, stage: str) -> None:
+        with self._lock:
+            run = self._stages.get(stage)
+            if run is None:
+                return
+            with contextlib.suppress(NotAvailable):  # the points stay in the file; `fewstep reconcile` closes the run
+                self._flush(run)
+                self._close(run, "KILLED", {"fewstep.state": "interrupted"})
+
     # details
 
     def _stage_run(self, stage: StageRun) -> str:

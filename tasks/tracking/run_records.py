@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 RUNNING, FINISHED, FAILED, CANCELLED, KILLED = "running", "finished", "failed", "cancelled", "killed"
 UNFINISHED = (RUNNING, FAILED, CANCELLED, KILLED)
+STOPPED, INTERRUPTED = "stopped", "interrupted"     # of stages: left by a process that died, by one that was cancelled
 WRITE_SECONDS = 2.0     # progress is written at most this often; states are written at once
 
 
@@ -63,7 +64,10 @@ class _Record(Strict):
 
 
 class StageRecord(_Record):
-    """One stage of a run. `state`: waiting, running, current, restored, made, failed or stopped; times in UTC."""
+    """One stage of a run; times in UTC.
+
+    `state`: waiting, running, current, restored, made, failed, interrupted (by a signal) or stopped (its process died).
+    """
 
     state: str = "waiting"
     key: str | None = None
@@ -133,17 +137,18 @@ class RunRecord(_Record):
         return f"fewstep resume {self.id}"
 
     def stop(self, state: str, moment: str) -> None:
-        """The attempt has ended in `state`; stages that it left running are `stopped`."""
-        self.stop_stages(moment)
+        """The attempt has ended in `state`; stages that it left running are `stopped`, or `interrupted` by who
+        cancelled it."""
+        self.stop_stages(moment, INTERRUPTED if state == CANCELLED else STOPPED)
         self.state, self.ended = state, moment
         if self.attempts:
             self.attempts[-1].ended, self.attempts[-1].state = moment, state
 
-    def stop_stages(self, moment: str) -> None:
-        """Stages that a dead or ended attempt left running become `stopped`; the time they took is kept."""
+    def stop_stages(self, moment: str, state: str) -> None:
+        """Stages that a dead or ended attempt left running get this state; the time they took is kept."""
         for stage in self.stages.values():
             if stage.state == RUNNING:
-                stage.stop("stopped", moment)
+                stage.stop(state, moment)
 
 
 class RunStore:
@@ -246,7 +251,7 @@ class RunStore:
         busy = Busy(f"run {record.id} is being worked on by another process",
                     hint=f"`fewstep status {record.id}` shows how far it is")
         with held(self.lock_path(record.id), lambda holder: busy):
-            record.stop_stages(record.updated or now())
+            record.stop_stages(record.updated or now(), STOPPED)
             record.state, record.error, record.ended = RUNNING, None, None
             record.attempts.append(AttemptRecord(pid=os.getpid(), host=os.uname().nodename, started=now()))
             self.save(record)
@@ -329,4 +334,9 @@ class RecordObserver(Observer):
             entry = self._stage(stage)
             entry.stop(FAILED, now())
             entry.error = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._save(at_once=True)
+
+    def stage_interrupted(self, stage: str) -> None:
+        with self._lock:
+            self._stage(stage).stop(INTERRUPTED, now())
             self._save(at_once=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -90,6 +92,38 @@ def test_twenty_kills_over_all_stages(undisturbed, tmp_path, part):
     assert hits >= 6
     assert project.digests() == digests
     assert leftovers(project) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_soon_after_the_start_of_a_training_keeps_its_work(tmp_path, number):
+    """Long before the first checkpoint by the clock: the run continues from the step that it was told to stop at."""
+    project = Project(tmp_path / "project", {**TINY, "distill.images": 64_000})
+    for stage in STAGES[:4]:
+        project.check("stage", "run", stage)
+    shutil.copytree(project.folder, tmp_path / "undisturbed")
+    reference = Project.__new__(Project)
+    reference.folder = tmp_path / "undisturbed"
+    reference.check("stage", "run", "distill")
+
+    def distill() -> dict:
+        (record,) = (project.folder / ".fewstep" / "runs").glob("*.json")
+        return json.loads(record.read_text())["stages"].get("distill", {})
+
+    process = project.start("run", log=tmp_path / "log")
+    while not list((project.folder / ".fewstep").glob("runs/*.json")) or not distill().get("done"):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(120) == 130
+    interrupted = distill()
+    assert interrupted["state"] == "interrupted" and interrupted["error"] is None
+    (path,) = (project.folder / ".fewstep" / "partial").rglob("step-*.json")
+    saved = json.loads(path.read_text())
+    assert saved["step"] * 32 >= interrupted["done"] > 0 and not saved["done"]
+
+    project.check("stage", "run", "distill")
+    assert project.digests()["student"] == reference.digests()["student"]
 
 
 def mlflow_facts(project: Project) -> tuple[list, list[str]]:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from flows.output import emit, examples
+from tasks.data.image_folder import shown
 from tasks.data.import_images import import_images
 from tasks.storage.workspace import Workspace
 
@@ -55,7 +56,7 @@ def _print(console: Console, result: dict) -> None:
     if result["left_out"]:
         console.print(result["left_out"], markup=False)
     if result["classes"]:
-        labels = [f"{label} = {name}" for label, name in enumerate(result["classes"][:_LABELS])]
+        labels = [f"{label} = {shown(name)}" for label, name in enumerate(result["classes"][:_LABELS])]
         more = ", …" if len(result["classes"]) > _LABELS else ""
         console.print(f"labels: {', '.join(labels)}{more}", markup=False)
     if result["source"] != "raw":

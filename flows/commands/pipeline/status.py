@@ -17,8 +17,10 @@ from tasks.tracking.run_records import (
     CANCELLED,
     FAILED,
     FINISHED,
+    INTERRUPTED,
     KILLED,
     RUNNING,
+    STOPPED,
     UNFINISHED,
     RunRecord,
     RunStore,
@@ -79,7 +81,7 @@ def status_of(store: RunStore, record: RunRecord) -> Status:
     for stage in record.stages.values():
         if stage.state == RUNNING:
             stage.seconds += max(0.0, seconds_between(stage.started, moment) or 0.0)
-            stage.state = RUNNING if alive else "stopped"
+            stage.state = RUNNING if alive else STOPPED
     seconds = sum(max(0.0, seconds_between(attempt.started, attempt.ended or moment) or 0.0)
                   for attempt in record.attempts)
     return Status(record, seconds, alive, record.resume_command if unfinished and not alive else None)
@@ -97,8 +99,8 @@ def _show(run: Status, out: Console) -> None:
         for text in stage.warnings:
             say(out, Text("warning: ", style="yellow").append(f"{name}: {text}", style="default"))
     if record.error and record.state == FAILED:
-        where = f"{record.error['stage']}: " if record.error.get("stage") else ""
-        say_error(out, where + record.error["message"], record.error.get("hint"))
+        where = f"{record.error.stage}: " if record.error.stage else ""
+        say_error(out, where + record.error.message, record.error.hint)
     elif record.state == KILLED:
         say(out, "its process is gone; finished work is kept")
     if run.command:
@@ -121,7 +123,7 @@ def _stages(record: RunRecord) -> Table:
     for name, stage in record.stages.items():
         state = stage.state
         progress = ""
-        if stage.total and state in (RUNNING, "stopped", FAILED):
+        if stage.total and state in (RUNNING, INTERRUPTED, STOPPED, FAILED):
             progress = f"{count(stage.done)} of {count(stage.total)} {stage.unit}"
         seconds = duration(stage.seconds) if stage.seconds >= 0.5 and state != "current" else ""
         table.add_row(Text(MARKS.get(state, "?"), style=STYLES.get(state, "")), name,

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fewstep.util.errors import SettingsError
+from fewstep.util.errors import DataDiffers, SettingsError
 from flows.commands.pipeline.run import Sets
 from flows.orchestration.prefect_api import prefect_api, serving
-from flows.output import emit, examples, say
+from flows.output import emit, examples, report_error, say
 from flows.runs import isolated
 from flows.runs.log_capture import logs_to
 from flows.scheduling import schedules
@@ -45,10 +45,16 @@ def add(app: typer.Typer) -> None:
 
     @group.command("list", epilog=examples("fewstep schedule list", "fewstep schedule list --json"))
     def listed(as_json: bool = typer.Option(False, "--json", help="Print them as JSON.")) -> None:
-        """The schedules, and whether anything serves them."""
+        """The schedules, and whether anything serves them. A file that holds none is named, and the exit code is 3."""
         workspace = Workspace.find()
-        data = [item.model_dump() | {"served_by": _server(workspace, item)} for item in schedules.load_all(workspace)]
-        emit(data, as_json, lambda out: _show(data, out))
+        good, bad = schedules.load_good(workspace)
+        data = [item.model_dump() | {"served_by": _server(workspace, item)} for item in good]
+        broken = [{"name": name, "error": why} for name, why in bad.items()]
+        emit([*data, *broken], as_json, lambda out: _show(data, out) if data or not bad else None)
+        for why in bad.values():
+            report_error(DataDiffers(why, hint="mend the file, or remove it and create the schedule anew"))
+        if bad:
+            raise typer.Exit(DataDiffers.exit_code)
 
     @group.command("remove", epilog=examples("fewstep schedule remove nightly"))
     def removed(name: str = typer.Argument(help="Name of the schedule."),

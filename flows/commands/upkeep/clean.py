@@ -26,7 +26,9 @@ def add(app: typer.Typer) -> None:
 
         def show(out: Console) -> None:
             for item in removed:
-                out.print(f"{'would remove' if dry else 'removed'} {item['what']}  ({count(item['bytes'])} bytes)")
+                kind = f", half-made work of {item['stage']}" if item["stage"] else ""
+                verb = "would remove" if dry else "removed"
+                out.print(f"{verb} {item['what']}  ({count(item['bytes'])} bytes{kind})")
             if not removed:
                 out.print("nothing to clean")
 

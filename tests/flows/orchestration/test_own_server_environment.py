@@ -1,8 +1,11 @@
 """What a user set for other servers, or for the way out of a network, does not reach the servers of a run."""
 
+import http.server
 import os
+import threading
 import urllib.request
 
+import httpx
 import pytest
 
 from fewstep.util.errors import SettingsError
@@ -65,6 +68,19 @@ def test_a_server_of_a_run_starts_in_a_hostile_environment(tmp_path, monkeypatch
         assert (tmp_path / ".fewstep" / "prefect" / "prefect.db").is_file()
     finally:
         child.stop()
+
+
+def test_a_socks_proxy_keeps_no_client_from_a_server_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    reach_loopback(os.environ)
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    with httpx.Client() as client:      # as Prefect makes its own
+        assert client.get(f"http://127.0.0.1:{server.server_port}/").status_code == 200
+    thread.join()
+    server.server_close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:4200", "prefect.example/api", "", "ftp://prefect/api", "http://"])

@@ -77,6 +77,8 @@ def test_a_failing_stage_ends_the_run_and_says_how_to_continue(shared_project):
     state = shared_project.json("status")
     assert f"fewstep resume {state['id']}" in done.stderr and state["continue"] == f"fewstep resume {state['id']}"
     assert state["state"] == "failed" and state["error"]["stage"] == "teacher"
+    shown = " ".join(shared_project.fewstep("status").stdout.split())
+    assert "teacher: the teacher is not good enough" in shown and state["continue"] in shown
     assert state["stages"]["shard"]["state"] == "made"      # after the transient errors, by trying again
     assert [line[:2] for line in shared_project.journal()].count(["shard", "00"]) == 2
     assert [line[0] for line in shared_project.journal()].count("teacher") == 1     # not tried again
@@ -236,18 +238,37 @@ def test_signals_end_an_isolated_run_that_resume_finishes(shared_project):
     assert not list((shared_project.root / ".fewstep" / "worktrees").iterdir())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_run_cleanly(project, number):
-    project.control(teacher={"seconds": 4})
+def mlflow_tags(project, run):
+    with sqlite3.connect(project.root / ".fewstep" / "mlflow.db") as database:
+        return dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run]))
+
+
+@pytest.mark.parametrize(("number", "stage"), [
+    (signal.SIGTERM, "shard"), pytest.param(signal.SIGINT, "teacher", marks=pytest.mark.slow),
+    pytest.param(signal.SIGTERM, "teacher", marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, "shard", marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, "teacher", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_signal_ends_a_run_cleanly_and_its_stage_is_called_interrupted(project, number, stage):
+    project.control(**{stage: {"seconds": 4}})
     process = project.start("run")
-    wait_for(lambda: begun(project, "teacher"), process=process)
+    wait_for(lambda: begun(project, stage), process=process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "continue with: fewstep resume" in out and "Traceback" not in err
-    assert project.json("status")["state"] == "cancelled"
+    state = project.json("status")
+    assert state["state"] == "cancelled" and state["error"] is None
+    assert state["stages"][stage]["state"] == "interrupted" and state["stages"][stage]["error"] is None
+    shown = project.fewstep("status").stdout
+    assert "interrupted" in shown and "failed" not in shown + out + err
+    assert f"{stage}: interrupted" in out
     assert prefect_states(project) == ["Cancelled"]
-    assert [row[1] for row in mlflow_runs(project)["pipeline"]] == ["KILLED"]
+    runs = mlflow_runs(project)
+    assert [row[1] for row in runs["pipeline"]] == ["KILLED"]
+    assert {row[1] for row in runs["stage"]} <= {"FINISHED", "KILLED"}
+    interrupted = [mlflow_tags(project, row[0]) for row in runs["stage"] if row[1] == "KILLED"]
+    assert [(tags["fewstep.stage"], tags["fewstep.state"]) for tags in interrupted] == [(stage, "interrupted")]
+    assert "fewstep.error" not in interrupted[0]
 
 
 def test_the_advice_for_a_deleted_experiment_restores_it(shared_project):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from fewstep.util.errors import DataDiffers, SettingsError
-from flows.scheduling.schedules import Schedule, check_cron, folder, load_all, load_good, remove, save
+from fewstep.util.errors import SettingsError
+from flows.scheduling.schedules import Schedule, check_cron, folder, load_good, remove, save
 from tasks.storage.workspace import Workspace
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("timezone", ["Europe", "../etc/passwd", "x" * 300, "Euro\0pe", "", "/etc/localtime", "UTC\n"])
@@ -48,9 +54,31 @@ def test_the_good_schedules_are_told_from_the_others(tmp_path):
     found, bad = load_good(workspace)
     assert found == [good] and sorted(bad) == ["Upper", "cut", "key", "renamed", "weekday", "zone"]
     assert all(f"{name}.json" in why and "\n" not in why for name, why in bad.items())
-    with pytest.raises(DataDiffers, match="cut.json"):
-        load_all(workspace)
     assert remove(workspace, "good") == good and not (folder(workspace) / "good.json").exists()
+
+
+def test_the_list_names_what_is_no_schedule_and_shows_the_others(tmp_path):
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text("")
+    spoil(Workspace(tmp_path))
+    bad = ["Upper", "cut", "key", "renamed", "weekday", "zone"]
+
+    def listed(*options):
+        command = [sys.executable, "-m", "flows.cli", "schedule", "list", *options]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, env=environment)
+
+    done = listed()
+    assert done.returncode == 3 and "good" in done.stdout and "0 2 * * *" in done.stdout
+    assert all(f"{name}.json" in done.stderr for name in bad) and done.stderr.count("error: ") == len(bad)
+    assert "unknown key; did you mean 'cron'?" in done.stderr and "pydantic" not in done.stderr
+    done = listed("--json")
+    items = json.loads(done.stdout)
+    assert done.returncode == 3 and [item["name"] for item in items] == ["good", *bad]
+    assert [item["name"] for item in items if "error" in item] == bad
+    for name in bad:
+        (folder(Workspace(tmp_path)) / f"{name}.json").unlink()
+    assert listed().returncode == 0
 
 
 def test_a_schedule_that_is_mistyped_while_serving_leaves_the_others(tmp_path, monkeypatch):

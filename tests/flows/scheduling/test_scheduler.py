@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from fewstep.util.errors import SettingsError
-from flows.scheduling.schedules import Schedule, check_cron, load_all, remove, save
+from flows.scheduling.schedules import Schedule, check_cron, load_good, remove, save
 from tasks.storage.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(600)
@@ -36,13 +36,13 @@ def test_good_cron_lines(cron):
 
 def test_schedules_are_files(tmp_path):
     workspace = Workspace(tmp_path)
-    assert load_all(workspace) == []
+    assert load_good(workspace) == ([], {})
     saved = save(workspace, Schedule(name="nightly", cron="0 2 * * *", sets=("seed=1",)))
-    assert load_all(workspace) == [saved] and saved.created
+    assert load_good(workspace) == ([saved], {}) and saved.created
     with pytest.raises(SettingsError, match="did you mean 'nightly'"):
         remove(workspace, "nightl")
     remove(workspace, "nightly")
-    assert load_all(workspace) == []
+    assert load_good(workspace) == ([], {})
     with pytest.raises(SettingsError, match="--name"):
         save(workspace, Schedule(name="Nightly Run", cron="0 2 * * *"))
 

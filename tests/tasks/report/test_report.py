@@ -14,6 +14,7 @@ from fewstep.util.errors import CorruptData, NotAvailable, SettingsError
 from tasks.evaluation.documents import Evaluation, to_json
 from tasks.report import FOLDER, PAGE
 from tasks.report import build as making
+from tasks.report import page as pages
 from tasks.report import report_data as materials
 from tasks.report.inline_images import atlas
 from tasks.report.report_data import Material
@@ -59,6 +60,13 @@ def made(world, workspace, tmp_path_factory) -> Material:
         folder = making.make(workspace, "digits-run")
     assert sorted(path.name for path in folder.iterdir()) == [PAGE, "report.json", "report.safetensors"]
     return Material.load(folder)
+
+
+def test_uncommitted_changes_stand_beside_the_commit(made):
+    clean = made.model_copy(update={"commit": "c0ffee" * 7})
+    told = [pages.render([clean.model_copy(update={"modified": modified})]) for modified in (False, True)]
+    assert "commit c0ffeec0ff" in told[0] and "uncommitted" not in told[0]
+    assert told[1].count("with uncommitted changes") == 2   # heading, provenance
 
 
 @pytest.fixture(scope="module")

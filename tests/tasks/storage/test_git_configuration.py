@@ -22,6 +22,8 @@ CONFIGURATIONS = [
     {"status.short": "true"}, {"status.branch": "true"}, {"status.showUntrackedFiles": "no"}, {"core.pager": "false"},
     {"diff.ignoreSubmodules": "all"}, {"core.fsmonitor": "/bin/false"}, {"commit.gpgSign": "true"},
     {"log.showSignature": "true"}, {"log.date": "relative"}, {"format.pretty": "oneline"}, {"tag.gpgSign": "true"},
+    {"core.ignoreStat": "true"}, {"core.checkStat": "minimal"}, {"core.trustctime": "false"},
+    {"core.untrackedCache": "true"}, {"index.sparse": "true"},
     {"alias.diff": "log"}, {"core.abbrev": "4"}, {"log.showRoot": "false"}, {"core.commentChar": "x"},
 ]  # fmt: skip
 
@@ -54,13 +56,13 @@ def edit(root):
 
 @pytest.mark.parametrize("settings", CONFIGURATIONS, ids=lambda settings: next(iter(settings)))
 def test_uncommitted_code_is_seen_and_the_patch_is_the_same(place, tmp_path, settings):
-    assert not code_state(place).modified and not git.head(place.root)[1]
+    assert not code_state(place).modified
     edit(place.root)
     expected = code_state(place)
     for key, value in settings.items():
         run(place.root, "config", key, value)
     state = code_state(place)
-    assert state == expected and state.modified and git.head(place.root)[1]
+    assert state == expected and state.modified
     assert code_state(place, commit_changes=True).commit != state.commit
     run(tmp_path, "clone", "-q", str(place.root), "clone")
     run(tmp_path / "clone", "apply", data=(state.diff + "\n").encode())
@@ -94,7 +96,7 @@ def test_a_repository_of_another_user_is_named_with_the_command_that_trusts_it(p
             ask()
         assert not isinstance(caught.value, NotAvailable)
     subprocess.run(caught.value.hint, shell=True, check=True)
-    assert git.head(place.root)[0]
+    assert git.head(place.root)
 
 
 def test_a_repository_whose_configuration_is_broken_is_not_taken_for_none(place):
@@ -105,6 +107,48 @@ def test_a_repository_whose_configuration_is_broken_is_not_taken_for_none(place)
 
 
 def test_no_repository_and_no_commit_are_no_error(tmp_path):
-    assert git.head(tmp_path) == (None, False)
+    assert git.head(tmp_path) is None
     run(tmp_path, "init", "-q")
-    assert git.head(tmp_path) == (None, False)
+    assert git.head(tmp_path) is None
+
+
+@pytest.mark.parametrize("bit", ["--assume-unchanged", "--skip-worktree"])
+def test_what_git_was_told_to_overlook_is_seen(place, bit):
+    run(place.root, "update-index", bit, "one.py")
+    assert not code_state(place).modified
+    edit(place.root)
+    (place.root / "two.py").unlink()
+    assert run(place.root, "status", "--porcelain", "--untracked-files=no") == b""
+    state = code_state(place, commit_changes=True)
+    assert state.modified and "+x3 = 4" in state.diff
+    assert b"x3 = 4" in run(place.root, "show", f"{state.commit}:one.py")
+
+
+@pytest.mark.parametrize("cone", [True, False])
+def test_a_sparse_checkout_is_as_its_commit_and_shows_what_is_edited_in_it(place, tmp_path, cone):
+    inner = place.root / "inner"        # the workspace may lie below the top of the repository
+    for name in ("kept/a.py", "left/b.py", "left/c.py"):
+        (inner / name).parent.mkdir(parents=True, exist_ok=True)
+        (inner / name).write_text("x = 1\n")
+    run(place.root, "add", "-A")
+    run(place.root, "commit", "-qm", "more")
+    clone = tmp_path / "clone"
+    run(tmp_path, "clone", "-q", "--no-checkout", str(place.root), "clone")
+    pattern = ["--cone", "inner/kept"] if cone else ["--no-cone", "/*", "!/inner/left/"]
+    run(clone, "sparse-checkout", "set", *pattern)
+    run(clone, "checkout", "-q")
+    assert (clone / "inner" / "kept").is_dir() and not (clone / "inner" / "left").exists()
+    for folder in (clone, clone / "inner"):
+        state = code_state(Workspace(folder), commit_changes=True)
+        assert not state.modified and state.diff == "" and state.commit == git.head(clone)
+    (clone / "inner" / "left").mkdir()
+    (clone / "inner" / "left" / "b.py").write_text("x = 2\n")  # there again, and other
+    state = code_state(Workspace(clone / "inner"), commit_changes=True)
+    assert state.modified and "+x = 2" in state.diff
+    assert run(clone, "show", f"{state.commit}:inner/left/b.py") == b"x = 2\n"
+    assert run(clone, "show", f"{state.commit}:inner/left/c.py") == b"x = 1\n"
+    (clone / "inner" / "left" / "b.py").unlink()
+    (clone / "inner" / "kept" / "a.py").unlink()
+    state = code_state(Workspace(clone / "inner"), commit_changes=True)
+    changed = run(clone, "diff", "--name-status", "HEAD", state.commit).decode().split()
+    assert state.modified and changed == ["D", "inner/kept/a.py"]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from fewstep.util.errors import SettingsError
 from tasks.storage.workspace import Workspace
+
+ROOT = Path(__file__).parents[3]
 
 
 def project(folder):
@@ -28,6 +33,16 @@ def test_found_from_any_folder_below(tmp_path):
     assert Workspace.find(root / "data" / "x").root == root
     with pytest.raises(SettingsError, match="no params.yaml"):
         Workspace.find(tmp_path)
+
+
+def test_a_colon_in_the_path_is_refused_by_name_before_any_work(tmp_path):
+    root = project(tmp_path / "12:30" / "p")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for command in (["run", "--dry-run"], ["status"], ["stage", "run", "shard"], ["doctor"]):
+        done = subprocess.run([sys.executable, "-m", "flows.cli", *command], cwd=root, capture_output=True, text=True,
+                              env=environment)  # fmt: skip
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {root}: the path holds ':'"), done.stderr
+    assert sorted(path.name for path in root.iterdir()) == ["dvc.yaml", "params.yaml"]
 
 
 def test_worktrees_share_the_main_checkouts_state_also_below_the_top(tmp_path, monkeypatch):
