@@ -125,7 +125,7 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         student.denoiser.to("cpu")
         export = context.scratch / "export"
         shutil.rmtree(export, ignore_errors=True)
-        export_student(student, export)
+        export_student(student, export, teacher=context.inputs["teacher"])
         shutil.rmtree(context.out, ignore_errors=True)
         os.rename(export, context.out)
         files = [_result_file(context, name) for name in _names(recipe)]
