@@ -1,6 +1,6 @@
 """One protocol for everything that is judged: students, solvers, teacher and real images pass the same examination."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from fewstep.data.images import ImageSet
+from fewstep.data.prompts import PromptTable
+from fewstep.diffusion.randomness import derive
 from fewstep.metrics.comparison.stratified_order import proportionate
+from fewstep.metrics.condition_groups import Groups, by_class, by_prompt
 from fewstep.metrics.distances.frechet import Extrapolated, frechet_extrapolated
 from fewstep.metrics.distances.kernel_distance import Estimate, kernel_distance_difference
 from fewstep.metrics.distances.kernels import median_bandwidth
+from fewstep.metrics.distances.text_alignment import found
 from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.metrics.figures import (
     Figure,
@@ -24,6 +28,8 @@ from fewstep.metrics.figures import (
     diversity_figures,
     manifold_figures,
     memorisation_figures,
+    prompt_diversity_figures,
+    text_figures,
 )
 from fewstep.metrics.observed import Observed
 from fewstep.metrics.protocol import ClassFigures, Protocol, Sampling, Value
@@ -49,7 +55,8 @@ class Examination:
         num_classes: of the models that are examined; 0 if they take no class.
         more: further extractors, in whose features the distances are measured as well.
         cache: folder that keeps what was observed in the reference, by content; None keeps nothing.
-        shape, rows: of the models' noise and conditions, as SamplePlan has them.
+        shape: of the models' noise; default: the images'.
+        prompts: what models are asked for, of its test split; empty or None for models of classes.
         decode: states (N, *shape) of the models → images (N, C, H, W) in about [-1, 1]; None: they are the images.
 
     Raises:
@@ -58,10 +65,12 @@ class Examination:
 
     def __init__(self, extractor: Extractor, test: ImageSet, train: ImageSet, *, samples: int, seed: int, batch: int,
                  reference_digest: str, num_classes: int, more: Sequence[Extractor] = (),
-                 cache: Path | None = None, shape: tuple[int, ...] | None = None, rows: Tensor | None = None,
-                 decode: Callable[[Tensor], Tensor] | None = None):  # fmt: skip
+                 cache: Path | None = None, shape: tuple[int, ...] | None = None,
+                 prompts: PromptTable | None = None, decode: Callable[[Tensor], Tensor] | None = None):  # fmt: skip
+        self.prompts = prompts if prompts is not None and len(prompts) else None
+        rows = None if self.prompts is None else torch.from_numpy(self.prompts.rows("test"))
         self.plan = SamplePlan(test, samples=samples, seed=seed, batch=batch, num_classes=num_classes, shape=shape,
-                               rows=rows)  # fmt: skip
+                               prompts=rows)  # fmt: skip
         self._decode = decode
         self.images = ReferenceImages(extractor, test, train, batch=batch, digest=reference_digest, more=more,
                                       cache=cache)  # fmt: skip
@@ -72,13 +81,12 @@ class Examination:
 
     @cached_property
     def by_class(self) -> bool:
-        """Whether models are measured given the class: the samples have the reference's classes, at least two of each,
-        in shares that differ from the reference's by less than a fifth, and so can training images."""
-        asked = self.plan.classes
-        if asked is None or not self.images.test.num_classes:
+        """Whether models are measured given the class (or group of prompts): the samples have the reference's, at least
+        two of each, in shares that differ from the reference's by less than a fifth, and so can training images."""
+        asked, groups = self.groups.of(self.plan.classes), self.groups
+        if asked is None or not groups.labelled or min(int(asked.min()), int(groups.reference.min())) < 0:
             return False
-        counts = np.array([np.bincount(labels.numpy(), minlength=self.plan.num_classes)
-                           for labels in (asked, self._labels)])  # fmt: skip
+        counts = np.array([np.bincount(labels.numpy(), minlength=groups.count) for labels in (asked, groups.reference)])
         counts = counts[:, counts.any(axis=0)]
         shares = counts / counts.sum(axis=1, keepdims=True)
         alike = counts.min() >= 2 and (np.abs(shares[0] / shares[1] - 1) < 0.2).all()
@@ -92,7 +100,7 @@ class Examination:
         Args:
             seen: what was observed in them.
             subject: name in messages and tables.
-            conditions: (n,) classes that were asked for; None leaves class accuracy out.
+            conditions: (n,) classes, or rows of prompts, that were asked for; None leaves class accuracy out.
             images: (n, C, H, W) uint8 samples, and
             teacher: the teacher's from the same noise; None leaves agreement out.
             sampling: how the samples were drawn; travels with every value.
@@ -100,24 +108,27 @@ class Examination:
 
         Returns:
             By name: fd_infinite and fd (extrapolated and plain Fréchet distance), fd_bias, kid, mmd, precision, recall,
-            density, coverage, diversity (within a class, where there are classes), class_accuracy, nearest_ratio and
+            density, coverage, diversity (within a class or prompt, where there are some), class_accuracy (of classes),
+            retrieval and text_alignment (of prompts, where an extractor compares with texts), nearest_ratio and
             nearest_share (memorisation, in pixels; with `_features` in feature space), agreement_rms,
-            agreement_correlation. With further extractors the distances again, as `fd_infinite@NAME`.
+            agreement_correlation. With further extractors the distances again, as `fd_infinite@NAME`, and
+            with CLIP the comparison with texts.
 
         Raises:
             NonFinite: a feature is NaN or infinite.
         """
         protocol = self._protocol(len(seen.features))
-        values = self._measure(seen, subject, "samples", protocol, conditions, sampling, fd)
+        labels, rows = self.groups.of(conditions), None if self.prompts is None else conditions
+        values = self._measure(seen, subject, "samples", protocol, labels, rows, sampling, fd)
         if images is not None and teacher is not None:
-            figures = agreement_figures(images, teacher, conditions)
+            figures = agreement_figures(images, teacher, labels)
             values |= self._values(figures, self.images.extractor, protocol, subject, sampling)
         return values
 
     def frechet(self, seen: Observed, conditions: Tensor | None) -> Extrapolated:
         """The extrapolated Fréchet distance of samples with its jackknife replicates, which are paired between models
         that were asked for the same samples."""
-        return self._frechet(seen.features, self.images.observed.features, "samples", conditions)
+        return self._frechet(seen.features, self.images.observed.features, "samples", self.groups.of(conditions))
 
     def floor(self) -> dict[str, Value]:
         """The same for training images in the place of samples: what real images score against real images.
@@ -125,61 +136,122 @@ class Examination:
         As many of them as there are with classes in the reference's proportions, which samples have too. Held-out
         images stand in for the nearest neighbours, as training images would find themselves.
         """
-        seen, labels = self._real
+        seen, labels, rows = self._real
         protocol = self._protocol(len(seen.features)).model_copy(
             update={"noise": "none: real images of the train split", "conditions": "as they are"})
-        return self._measure(seen, "real images", "train", protocol, labels)
+        return self._measure(seen, "real images", "train", protocol, labels, rows)
 
     def floor_per_class(self) -> list[ClassFigures]:
         """`per_class` of the same real images."""
-        return self.per_class(*self._real)
+        seen, labels, rows = self._real
+        return self._per_class(seen, labels, rows)
 
     def per_class(self, seen: Observed, conditions: Tensor | None) -> list[ClassFigures]:
-        """Figures of every class that was asked for; empty without classes."""
-        if conditions is None or seen.classes is None:
+        """Figures of every class, or group of prompts, that was asked for; empty without."""
+        return self._per_class(seen, self.groups.of(conditions), None if self.prompts is None else conditions)
+
+    def _per_class(self, seen: Observed, labels: Tensor | None, rows: Tensor | None) -> list[ClassFigures]:
+        hits = self._hits(seen, rows)
+        if labels is None or (seen.classes is None if self.prompts is None else not self.groups.names):
             return []
         reference = self.images.observed
-        return class_figures(seen, reference, conditions.numpy(), self._labels.numpy(),
-                             tuple(self.images.test.class_names), self._bandwidth(reference.features))  # fmt: skip
+        if hits is not None and len(hits) != len(labels):
+            hits = None                                     # real images, some without a caption
+        return class_figures(seen, reference, labels.numpy(), self.groups.reference.numpy(), self.groups.names,
+                             self._bandwidth(reference.features), hits,
+                             None if rows is None else rows.numpy())  # fmt: skip
+
+    def retrieved(self, seen: Observed, conditions: Tensor) -> np.ndarray | None:
+        """(n,) booleans: whether a sample's prompt is found among others; None without an extractor that compares with
+        texts. `reference_retrieved`: of the test images that have a caption, with their groups."""
+        return None if self.prompts is None else self._hits(seen, conditions)
+
+    def reference_retrieved(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(m,) booleans and labels of the groups; None as above."""
+        if self.prompts is None:
+            return None
+        rows = self.images.test.prompts
+        hits = self._hits(self.images.observed, rows)
+        return None if hits is None else (hits, self.groups.reference[rows >= 0].numpy())
 
     def paired_kid(self, a: np.ndarray, b: np.ndarray, conditions: Tensor | None) -> Estimate:
         """KID of `a` minus KID of `b`, (n, d) features of two models' samples from the plan's noise and classes.
 
         Given the classes where `by_class` says so. Negative: a is nearer to the reference.
         """
-        return kernel_distance_difference(a, b, self.images.observed.features, self._strata(conditions))
+        return kernel_distance_difference(a, b, self.images.observed.features,
+                                          self._strata(self.groups.of(conditions)))  # fmt: skip
 
-    def _measure(self, seen: Observed, subject: str, source: str, protocol: Protocol, conditions: Tensor | None,
-                 sampling: Sampling | None = None, fd: Extrapolated | None = None) -> dict[str, Value]:  # fmt: skip
-        """All figures but the agreement. `source` names the random order: of samples or of training images."""
+    def _measure(self, seen: Observed, subject: str, source: str, protocol: Protocol, labels: Tensor | None,
+                 rows: Tensor | None, sampling: Sampling | None = None,
+                 fd: Extrapolated | None = None) -> dict[str, Value]:  # fmt: skip
+        """All figures but the agreement. `source` names the random order: of samples or of training images; `labels`
+        are classes or groups of prompts, `rows` the prompts."""
         own, reference = self.images.extractor, self.images.observed
-        values = self._distances(own, seen.features, reference.features, subject, source, protocol, conditions,
+        values = self._distances(own, seen.features, reference.features, subject, source, protocol, labels,
                                  sampling, fd)  # fmt: skip
         for extractor in self.images.more:
             found = self._distances(extractor, seen.more[extractor.name], reference.more[extractor.name], subject,
-                                    source, protocol, conditions, sampling)  # fmt: skip
+                                    source, protocol, labels, sampling)  # fmt: skip
             values |= {f"{name}@{extractor.name}": value for name, value in found.items()}
-        asked, known = self._classes_to_spread(conditions)
+        for extractor, images, mark in self._embedded(seen) if rows is not None else ():
+            told = (rows >= 0).numpy()
+            found = text_figures(images[told], self._texts[extractor.name], rows.numpy()[told], self.prompts.texts,
+                                 self._retrieval_seed)  # fmt: skip
+            values |= {f"{name}{mark}": value for name, value
+                       in self._values(found, extractor, protocol, subject, sampling).items()}  # fmt: skip
+        asked, known = self._classes_to_spread(labels)
         order = self.plan.shuffled(len(seen.features), asked, source)
         of_reference = self.plan.shuffled(len(self.images.test), known, "reference")
         figures = manifold_figures(seen.features[order], reference.features[of_reference])
-        labelled = conditions is not None and bool(self.images.test.num_classes)
-        figures |= diversity_figures(seen.features, reference.features,
-                                     (conditions.numpy(), self._labels.numpy()) if labelled else None)  # fmt: skip
-        if conditions is not None and seen.classes is not None:
-            figures |= accuracy_figures(seen.classes, conditions.numpy())
+        if rows is not None:
+            figures |= prompt_diversity_figures(seen.features[rows >= 0], rows[rows >= 0].numpy(), reference.features)
+        else:
+            labelled = labels is not None and self.groups.labelled
+            figures |= diversity_figures(seen.features, reference.features,
+                                         (labels.numpy(), self._labels.numpy()) if labelled else None)  # fmt: skip
+        if labels is not None and seen.classes is not None:
+            figures |= accuracy_figures(seen.classes, labels.numpy())
         figures |= memorisation_figures(seen, reference, len(self.images.train))
         return values | self._values(figures, own, protocol, subject, sampling)
 
+    def _embedded(self, seen: Observed) -> Iterator[tuple[Extractor, np.ndarray, str]]:
+        """Every extractor that compares with texts, its embeddings (n, k) of the images, and what marks its figures."""
+        own = self.images.extractor
+        if own.texts is not None and seen.embedding is not None:
+            yield own, seen.embedding, ""
+        for extractor in self.images.more:
+            if extractor.texts is not None:
+                yield extractor, seen.more[extractor.name], f"@{extractor.name}"
+
+    def _hits(self, seen: Observed, rows: Tensor | None) -> np.ndarray | None:
+        """(n',) booleans of the n' images with a prompt, by the first extractor that compares with texts."""
+        extractor, images, _ = next(self._embedded(seen), (None, None, None)) if rows is not None else (None,) * 3
+        if extractor is None:
+            return None
+        told = (rows >= 0).numpy()
+        return found(images[told], self._texts[extractor.name], rows.numpy()[told], self.prompts.texts,
+                     self._retrieval_seed)  # fmt: skip
+
+    @cached_property
+    def _texts(self) -> dict[str, np.ndarray]:
+        """Embeddings (P, k) of all prompts by extractor."""
+        some = [one for one in (self.images.extractor, *self.images.more) if one.texts is not None]
+        return {one.name: one.texts(self.prompts) for one in some if self.prompts is not None}
+
+    @cached_property
+    def _retrieval_seed(self) -> int:
+        return derive(self.plan.seed, "evaluation-retrieval") % 2**63
+
     def _distances(self, extractor: Extractor, features: np.ndarray, reference: np.ndarray, subject: str, source: str,
-                   protocol: Protocol, conditions: Tensor | None, sampling: Sampling | None,
+                   protocol: Protocol, labels: Tensor | None, sampling: Sampling | None,
                    fd: Extrapolated | None = None) -> dict[str, Value]:  # fmt: skip
         """The distances in one extractor's features."""
         if not np.isfinite(features).all():
             raise NonFinite(f"{subject}: features of the samples are NaN or infinite ({extractor.name})")
-        fd = fd or self._frechet(features, reference, source, conditions)
+        fd = fd or self._frechet(features, reference, source, labels)
         bandwidth = None if extractor.name.startswith("clip") else self._bandwidth(reference)
-        figures = distance_figures(features, reference, self._strata(conditions), fd, bandwidth)
+        figures = distance_figures(features, reference, self._strata(labels), fd, bandwidth)
         return self._values(figures, extractor, protocol, subject, sampling)
 
     def _values(self, figures: Mapping[str, Figure], extractor: Extractor, protocol: Protocol, subject: str,
@@ -206,39 +278,50 @@ class Examination:
                 "reference_statistics": self.images.statistics(extractor)}  # fmt: skip
 
     def _frechet(self, features: np.ndarray, reference: np.ndarray, source: str,
-                 conditions: Tensor | None) -> Extrapolated:  # fmt: skip
-        asked, known = self._classes_to_spread(conditions)
+                 labels: Tensor | None) -> Extrapolated:  # fmt: skip
+        asked, known = self._classes_to_spread(labels)
         return frechet_extrapolated(features[self.plan.shuffled(len(features), asked, source)],
                                     reference[self.plan.shuffled(len(reference), known, "reference")])  # fmt: skip
 
     def _bandwidth(self, reference: np.ndarray) -> float:
         return median_bandwidth(reference[self.plan.shuffled(len(reference), None, "bandwidth")])
 
-    def _classes_to_spread(self, conditions: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Classes of samples and reference that are spread evenly over the subsets; None where `by_class` says no."""
-        return (conditions, self._labels) if self.by_class and conditions is not None else (None, None)
+    def _classes_to_spread(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Labels of samples and reference that are spread evenly over the subsets; None where `by_class` says no."""
+        return (labels, self._labels) if self.by_class and labels is not None else (None, None)
 
-    def _strata(self, conditions: Tensor | None) -> Strata:
-        asked, known = self._classes_to_spread(conditions)
+    def _strata(self, labels: Tensor | None) -> Strata:
+        asked, known = self._classes_to_spread(labels)
         return None if asked is None else (asked.numpy(), known.numpy())
 
     @cached_property
+    def groups(self) -> Groups:
+        """What samples and reference are compared part by part by."""
+        test, train = self.images.test, self.images.train
+        if self.prompts is None:
+            return by_class(test, train, self.plan.num_classes)
+        return by_prompt(self.prompts, test, train)
+
+    @property
     def _labels(self) -> Tensor:
-        return self.images.test.labels
+        return self.groups.reference
 
     @cached_property
     def _floor_rows(self) -> Tensor | None:
         """Training images with the reference's class frequencies; None where there are too few of some class."""
-        rows = proportionate(self.images.train.labels.numpy(), self._labels.numpy(), self.plan.seed,
+        rows = proportionate(self.groups.train.numpy(), self._labels.numpy(), self.plan.seed,
                              "evaluation-floor")  # fmt: skip
         return None if rows is None or len(rows) < FEWEST else torch.from_numpy(rows)
 
     @cached_property
-    def _real(self) -> tuple[Observed, Tensor | None]:
-        """The training images that stand for samples, and their classes."""
+    def _real(self) -> tuple[Observed, Tensor | None, Tensor | None]:
+        """The training images that stand for samples, their classes or groups, and their prompts."""
         train = self.images.train
-        images, labels = as_bytes(train), train.labels if train.num_classes else None
+        images, labels = as_bytes(train), self.groups.train if self.groups.names else None
+        rows = None if self.prompts is None else train.prompts
         if self.by_class:
             images, labels = images[self._floor_rows], labels[self._floor_rows]
+            rows = None if rows is None else rows[self._floor_rows]
         seen, reference = self.images.observe(images), self.images.observed
-        return Observed(seen.features, seen.classes, reference.nearest, reference.nearest_features, seen.more), labels
+        return Observed(seen.features, seen.classes, reference.nearest, reference.nearest_features, seen.more,
+                        seen.embedding), labels, rows  # fmt: skip

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from fewstep.data.images import to_unit_range
 from fewstep.metrics.comparison.teacher_agreement import agreement
-from fewstep.metrics.distances.diversity import diversity
+from fewstep.metrics.distances.diversity import diversity, diversity_within
 from fewstep.metrics.distances.frechet import Extrapolated, frechet_bias
 from fewstep.metrics.distances.intervals import Interval, normal, wilson
 from fewstep.metrics.distances.kernel_distance import kernel_distance
 from fewstep.metrics.distances.kernels import Cubic, Gaussian
 from fewstep.metrics.distances.moments import Moments
 from fewstep.metrics.distances.nearest_neighbours import manifolds, memorisation
+from fewstep.metrics.distances.text_alignment import AMONG, mean_by_prompt, share_by_prompt
+from fewstep.metrics.distances.text_alignment import found as found_among
 from fewstep.metrics.observed import Observed
 from fewstep.metrics.protocol import ClassFigures, rounded
 
@@ -90,6 +92,28 @@ def diversity_figures(features: np.ndarray, reference: np.ndarray, labels: Strat
         "interval": "projection, delta method"})}  # fmt: skip
 
 
+def prompt_diversity_figures(features: np.ndarray, rows: np.ndarray, reference: np.ndarray) -> dict[str, Figure]:
+    """diversity: mean distance of two samples of one prompt (rows (n,)) over that of two reference images; empty where
+    no prompt has two samples."""
+    found = diversity_within(features, rows, reference)
+    return {} if found is None else {"diversity": Figure(found.ratio, found.n, found.interval, {
+        "within": "prompts", "of": "mean distance of two samples of a prompt, over that of two reference images",
+        "interval": "between prompts, delta method"})}  # fmt: skip
+
+
+def text_figures(images: np.ndarray, texts: np.ndarray, rows: np.ndarray, names: tuple[str, ...],
+                 seed: int) -> dict[str, Figure]:  # fmt: skip
+    """text_alignment (mean cosine of image and text) and retrieval (share found among 64) of embeddings (n, k) of
+    images and (P, k) of texts, rows (n,) of which the images were asked for."""
+    hits = found_among(images, texts, rows, names, seed)
+    share, mean = share_by_prompt(hits, rows), mean_by_prompt((images * texts[rows]).sum(1), rows)
+    among = min(AMONG, len(set(names)))
+    return {"retrieval": Figure(share.value, len(rows), share.interval, {
+                "among": among, "prompts": share.prompts, "interval": "binomial, samples of a prompt not independent"}),
+            "text_alignment": Figure(mean.value, len(rows), mean.interval, {
+                "of": "cosine", "prompts": mean.prompts, "interval": "normal, by prompt"})}  # fmt: skip
+
+
 def accuracy_figures(recognised: np.ndarray, asked: np.ndarray) -> dict[str, Figure]:
     """class_accuracy: share of samples recognised (n,) as the class that was asked for (n,)."""
     share, n = float((recognised == asked).mean()), len(asked)
@@ -128,8 +152,9 @@ def agreement_figures(images: Tensor, teacher: Tensor, asked: Tensor | None) -> 
 
 
 def class_figures(seen: Observed, reference: Observed, asked: np.ndarray, labels: np.ndarray,
-                  names: tuple[str, ...], bandwidth: float) -> list[ClassFigures]:  # fmt: skip
-    """The figures of every class that samples were asked for.
+                  names: tuple[str, ...], bandwidth: float, hits: np.ndarray | None = None,
+                  prompts: np.ndarray | None = None) -> list[ClassFigures]:  # fmt: skip
+    """The figures of every class, or group of prompts, that samples were asked for.
 
     Distances are MMDs: a Fréchet distance would want many times as many images as features, and KID's kernel grows
     without bound.
@@ -139,6 +164,8 @@ def class_figures(seen: Observed, reference: Observed, asked: np.ndarray, labels
         asked: (n,) classes asked for.
         labels: (m,) classes of the reference.
         bandwidth: of the Gaussian kernel.
+        hits: (n,) whether a sample's prompt was found among others, and
+        prompts: (n,) the prompts; None for classes.
     """
     rows, kernel = [], Gaussian(bandwidth)
     for label, name in enumerate(names):
@@ -146,15 +173,19 @@ def class_figures(seen: Observed, reference: Observed, asked: np.ndarray, labels
         if not mine.any():
             continue
         n, m = int(mine.sum()), int(known.sum())
-        share = float((seen.classes[mine] == label).mean())
-        more = {}
+        more: dict = {}
+        if seen.classes is not None:
+            share = float((seen.classes[mine] == label).mean())
+            more |= {"accuracy": rounded(share), "interval": _rounded(wilson(share, n))}
+        if hits is not None:
+            found = share_by_prompt(hits[mine], prompts[mine])
+            more |= {"retrieval": rounded(found.value), "retrieval_interval": _rounded(found.interval)}
         if min(n, m) >= 3:
             features, images = seen.features[mine], reference.features[known]
             mmd, varied = kernel_distance(features, images, kernel=kernel), diversity(features, images)
-            more = {"mmd": rounded(mmd.value), "mmd_interval": _rounded(normal(mmd.value, mmd.standard_error)),
-                    "diversity": rounded(varied.ratio), "diversity_interval": _rounded(varied.interval)}  # fmt: skip
-        rows.append(ClassFigures(name=name, n=n, reference=m, accuracy=rounded(share),
-                                 interval=_rounded(wilson(share, n)), **more))  # fmt: skip
+            more |= {"mmd": rounded(mmd.value), "mmd_interval": _rounded(normal(mmd.value, mmd.standard_error)),
+                     "diversity": rounded(varied.ratio), "diversity_interval": _rounded(varied.interval)}  # fmt: skip
+        rows.append(ClassFigures(name=name, n=n, reference=m, **more))
     return rows
 
 

@@ -148,16 +148,17 @@ class StoredValue(Strict):
 
 
 class ClassFigures(Strict):
-    """Figures of one class, each with its 95 % interval, rounded as stored values are.
+    """Figures of one class or group of prompts, each with its 95 % interval, rounded as stored values are.
 
     Attributes:
         name: of the class; `class` in JSON.
         n: samples that were asked for with this class.
         reference: reference images of the class.
-        accuracy: share of the n samples that the extractor recognises as the class.
+        accuracy: share of the n samples that the extractor recognises as the class; None for groups of prompts.
         mmd: kernel distance to the reference images of the class, and
         diversity: mean distance within it over that of the reference images; None (and left out of JSON) where there
             are fewer than three samples or reference images.
+        retrieval: share of the n samples whose prompt is found among others; None for classes.
     """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -165,12 +166,14 @@ class ClassFigures(Strict):
     name: str = Field(alias="class")
     n: int
     reference: int
-    accuracy: float
-    interval: tuple[float, float]
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
     mmd: float | None = None
     mmd_interval: tuple[float, float] | None = None
     diversity: float | None = None
     diversity_interval: tuple[float, float] | None = None
+    retrieval: float | None = None
+    retrieval_interval: tuple[float, float] | None = None
 
     @model_serializer(mode="wrap")
     def _without_none(self, serialise) -> dict:

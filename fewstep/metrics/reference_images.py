@@ -92,9 +92,13 @@ class ReferenceImages:
         if self.extractor.num_classes:
             parts = images.split(self.batch)
             classes = np.concatenate([self.extractor.classify(to_unit_range(part)) for part in parts])
+        embedding = None
+        if self.extractor.texts is not None:
+            embedding = np.concatenate([self.extractor.embed(to_unit_range(part)) for part in images.split(self.batch)])
         near = nearest_distances(_points(images[:NEAREST]), self._training_blocks())
         return Observed(features, classes, near, nearest_distances(features[:NEAREST], [training]),
-                        {extractor.name: self._features(extractor, images) for extractor in self.more})  # fmt: skip
+                        {extractor.name: self._features(extractor, images) for extractor in self.more},
+                        embedding)  # fmt: skip
 
     def _features(self, extractor: Extractor, images: Tensor) -> np.ndarray:
         return np.concatenate([extractor(to_unit_range(part)) for part in images.split(self.batch)])

@@ -3,49 +3,40 @@
 Both are fitted on the fit split only, so neither the teacher's images nor the reference images have shaped the ruler.
 """
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fewstep.diffusion.randomness import generator
-from fewstep.util.errors import DataDiffers, NonFinite, SettingsError
+from fewstep.util.errors import NonFinite, SettingsError
 
 _SMALLEST = 4  # images are halved until a side is at most this many pixels
 SHIFT = 1  # largest shift of a training image, in pixels
 LABEL_SMOOTHING = 0.05
 
 
-class Classifier(nn.Module):
-    """Convolutional classifier of (N, C, H, W) images in [-1, 1].
+class ConvolutionalFeatures(nn.Module):
+    """Convolutions over (N, C, H, W) images in [-1, 1] with a linear layer on their last hidden layer.
 
-    Its features are the leading principal components of its last hidden layer. Group norm only, so the features of an
-    image do not depend on the batch it came in.
+    The features are the leading principal components of the hidden layer. Group norm only, so the features of an image
+    do not depend on the batch it came in.
 
     Args:
         shape: (C, H, W) of the images.
-        num_classes: at least 2.
+        outputs: of the linear layer.
         features: 1 to 16 components (the more features, the more samples a Fréchet distance needs).
         width: channels of the first convolution, a multiple of 8.
     """
 
-    def __init__(self, shape: tuple[int, int, int], num_classes: int, features: int = 16, width: int = 32):
-        if not (1 <= features <= 16 and num_classes >= 2 and width % 8 == 0):
-            raise SettingsError(
-                f"a classifier needs 1 to 16 features, 2 or more classes and a width that 8 divides; "
-                f"got {features}, {num_classes}, {width}"
-            )
+    def __init__(self, shape: tuple[int, int, int], outputs: int, features: int = 16, width: int = 32):
         super().__init__()
-        self.shape, self.num_classes, self.width = tuple(shape), num_classes, width
+        self.shape, self.width = tuple(shape), width
         channels, height, breadth = shape
-        with torch.device("meta"):  # no draw from the global generator: train_classifier gives the weights
+        with torch.device("meta"):  # no draw from the global generator: `initialise` gives the weights
             layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
             while True:
                 layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
@@ -55,7 +46,7 @@ class Classifier(nn.Module):
                 layers += [nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.GroupNorm(8, wider), nn.SiLU()]
                 width, height, breadth = wider, (height + 1) // 2, (breadth + 1) // 2
             self.body = nn.Sequential(*layers)
-            self.head = nn.Linear(4 * width, num_classes)
+            self.head = nn.Linear(4 * width, outputs)
         self.to_empty(device="cpu")
         self.register_buffer("mean", torch.zeros(4 * width))
         self.register_buffer("components", torch.zeros(features, 4 * width))
@@ -65,7 +56,7 @@ class Classifier(nn.Module):
         return functional.adaptive_avg_pool2d(self.body(images), 2).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores (N, num_classes) before the softmax."""
+        """(N, outputs)."""
         return self.head(self.hidden(images))
 
     def features(self, images: Tensor) -> Tensor:
@@ -73,14 +64,34 @@ class Classifier(nn.Module):
         return (self.hidden(images) - self.mean) @ self.components.T
 
     @torch.no_grad()
-    def _initialise(self, source: torch.Generator) -> None:
+    def initialise(self, source: torch.Generator) -> None:
+        """Weights drawn from `source`."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=source)
-                module.bias.zero_()
+                if module.bias is not None:
+                    module.bias.zero_()
             elif isinstance(module, nn.GroupNorm):
                 module.weight.fill_(1)
                 module.bias.zero_()
+
+
+class Classifier(ConvolutionalFeatures):
+    """Convolutional classifier of (N, C, H, W) images in [-1, 1]; its outputs are scores before the softmax.
+
+    Args:
+        num_classes: at least 2.
+        shape, features, width: see `ConvolutionalFeatures`.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, features: int = 16, width: int = 32):
+        if not (1 <= features <= 16 and num_classes >= 2 and width % 8 == 0):
+            raise SettingsError(
+                f"a classifier needs 1 to 16 features, 2 or more classes and a width that 8 divides; "
+                f"got {features}, {num_classes}, {width}"
+            )
+        super().__init__(shape, num_classes, features, width)
+        self.num_classes = num_classes
 
 
 def train_classifier(
@@ -117,7 +128,26 @@ def train_classifier(
             f"got {len(images)} images and {len(labels)} labels"
         )
     model = Classifier(tuple(images.shape[1:]), num_classes, features, width)
-    model._initialise(generator(seed, "classifier-init"))
+    model.initialise(generator(seed, "classifier-init"))
+    fit_network(model, images, lambda x, rows: functional.cross_entropy(model(x), labels[rows],
+                                                                        label_smoothing=LABEL_SMOOTHING),
+                seed=seed, steps=steps, batch=batch, learning_rate=learning_rate, on_step=on_step)  # fmt: skip
+    return model
+
+
+def fit_network(model: ConvolutionalFeatures, images: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], *, seed: int,
+                steps: int, batch: int, learning_rate: float,
+                on_step: Callable[[int, int], None] | None = None) -> None:  # fmt: skip
+    """Trains `model` and fits its components; equal arguments give equal weights, bit for bit, on one machine.
+
+    Args:
+        images: (N, C, H, W) in [-1, 1].
+        loss_of: (augmented images (B, C, H, W), their numbers (B,)) → loss.
+        on_step: called with (steps done, steps in all) after every 20th step.
+
+    Raises:
+        NonFinite: the loss stopped being a number.
+    """
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
     for step in range(steps):
@@ -125,7 +155,7 @@ def train_classifier(
         rows = torch.randint(len(images), (batch,), generator=source)
         x = _shifted(images[rows], SHIFT, source)
         x = x + 0.05 * torch.randn(x.shape, generator=source)
-        loss = functional.cross_entropy(model(x), labels[rows], label_smoothing=LABEL_SMOOTHING)
+        loss = loss_of(x, rows)
         if not torch.isfinite(loss):
             raise NonFinite(f"classifier: the loss is {loss.item()} at step {step}; lower its learning rate")
         optimiser.zero_grad(set_to_none=True)
@@ -136,7 +166,6 @@ def train_classifier(
             on_step(step + 1, steps)
     model.eval().requires_grad_(False)
     _fit_components(model, torch.cat([model.hidden(some) for some in images.split(256)]))
-    return model
 
 
 def _fit_components(model: nn.Module, points: Tensor) -> None:
@@ -193,34 +222,3 @@ def fit_components(images: Tensor, features: int = 16) -> PrincipalComponents:
     model = PrincipalComponents(tuple(images.shape[1:]), features)
     _fit_components(model, images.flatten(1))
     return model
-
-
-def save_features(model: Classifier | PrincipalComponents, folder: Path) -> None:
-    """Writes features.safetensors and features.json (kind and architecture) into an existing folder."""
-    if isinstance(model, Classifier):
-        described = {"kind": "classifier", "num_classes": model.num_classes, "width": model.width}
-    else:
-        described = {"kind": "pca"}
-    described |= {"features": len(model.components), "shape": list(model.shape)}
-    save_file(model.state_dict(), folder / "features.safetensors")
-    (folder / "features.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
-
-
-def load_features(folder: Path) -> Classifier | PrincipalComponents:
-    """Reads what `save_features` wrote, ready for inference.
-
-    Raises:
-        SettingsError: the files are missing.
-        DataDiffers: they are damaged or do not fit each other.
-    """
-    description, weights = Path(folder) / "features.json", Path(folder) / "features.safetensors"
-    if not (description.is_file() and weights.is_file()):
-        raise SettingsError(f"{folder}: no features here (features.json and features.safetensors are needed)")
-    try:
-        described = json.loads(description.read_text())
-        model = {"classifier": Classifier, "pca": PrincipalComponents}[described.pop("kind")](**described)
-        model.load_state_dict(load_file(weights))
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataDiffers(f"{weights}: the weights do not fit {description.name}: {reason}") from error
-    return model.eval().requires_grad_(False)

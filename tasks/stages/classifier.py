@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError
 from tasks.config.schema import Classifier, Settings
@@ -13,29 +15,36 @@ from tasks.stages.base import Context, Stage
 # torch is imported in the methods that compute: the graph reads this file
 
 if TYPE_CHECKING:
-    from fewstep.networks.feature_classifier import Classifier as Network
-    from fewstep.networks.feature_classifier import PrincipalComponents
+    from fewstep.data.images import ImageSet
+    from fewstep.data.prompts import PromptTable
+    from fewstep.networks.feature_files import Features
+    from fewstep.networks.text_tower import TextTower
 
 _FILES = ("features.safetensors", "features.json")  # the description is moved into place last
 _POOR = 0.8
+_TEXTS = 3              # different captions that an image tower can be fitted to
+_POOR_RETRIEVAL = 0.3
 
 
 class ClassifierResult(Strict):
-    """What the features are of: name, images fitted to; with classes also the accuracy on the test split."""
+    """What the features are of: name, images fitted to; with classes also the accuracy on the test split, with texts
+    the share of its images whose text is found among 64."""
 
     features: str
     fit_images: int
     test_images: int | None = None
     test_accuracy: float | None = None
+    test_retrieval: float | None = Field(default=None, exclude_if=lambda share: share is None)
 
 
 class ClassifierStage(Stage[Classifier, ClassifierResult]):
-    """A small classifier, or principal components where the images have no classes; one unit."""
+    """A small classifier; for a teacher of texts a tower of images beside its embeddings of the captions; principal
+    components where the images have neither. One unit."""
 
     name = "classifier"
     output = "data/classifier"
     settings_type = Classifier
-    inputs = ("shard",)
+    inputs = ("shard", "encode")
     params = ("seed", "evaluate")
 
     def resolve(self, settings: Settings) -> Classifier:
@@ -48,8 +57,9 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         """Refuse a fit split that is too small to learn from."""
         from fewstep.data.images import load_split  # loads torch
 
-        images = load_split(context.inputs["shard"], "fit")
-        needed = 2 * images.num_classes if images.num_classes else context.settings.features + 1
+        images, texts = load_split(context.inputs["shard"], "fit"), _texts(context)
+        by_class = images.num_classes and texts is None
+        needed = 2 * images.num_classes if by_class else context.settings.features + 1
         if len(images) < needed:
             raise SettingsError(
                 f"the fit split has {len(images)} images, the classifier needs at least {needed}; "
@@ -60,7 +70,7 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         return [] if (context.out / _FILES[-1]).is_file() else ["all"]
 
     def run_unit(self, context: Context[Classifier], unit: str) -> None:
-        from fewstep.networks.feature_classifier import save_features  # loads torch
+        from fewstep.networks.feature_files import save_features  # loads torch
         from fewstep.util.torch_threads import threads
 
         with threads(1):  # gradients summed over several threads differ in their last bits
@@ -76,12 +86,18 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         import torch  # loads torch
 
         from fewstep.data.images import load_split  # loads torch
-        from fewstep.networks.feature_classifier import accuracy, load_features
+        from fewstep.networks.feature_classifier import Classifier, accuracy
+        from fewstep.networks.feature_files import load_features
+        from fewstep.networks.text_tower import TextTower
 
         model, features = load_features(context.out), context.settings.features
         test = load_split(context.inputs["shard"], "test")
         fitted = len(load_split(context.inputs["shard"], "fit"))
-        if not test.num_classes:
+        if isinstance(model, TextTower):
+            share = _retrieval(context, model, test)
+            return ClassifierResult(features=f"text-{features}", fit_images=fitted, test_images=len(test),
+                                    test_retrieval=share)  # fmt: skip
+        if not isinstance(model, Classifier):
             return ClassifierResult(features=f"pca-{features}", fit_images=fitted)
         with torch.no_grad():
             share = accuracy(model, test.images(), test.labels)
@@ -94,16 +110,55 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
                                 test_accuracy=round(share, 6))  # fmt: skip
 
 
-def _fitted(context: Context[Classifier]) -> Network | PrincipalComponents:
+def _fitted(context: Context[Classifier]) -> Features:
+    import torch  # loads torch
+
     from fewstep.data.images import load_split  # loads torch
     from fewstep.networks.feature_classifier import fit_components, train_classifier
+    from fewstep.networks.text_tower import fit_text_tower
 
     settings, images = context.settings, load_split(context.inputs["shard"], "fit")
+    batch, texts = settings.batch, _texts(context)
+    how = {"seed": context.seed, "batch": batch, "steps": max(1, settings.images // batch),
+           "features": settings.features, "learning_rate": settings.lr,
+           "on_step": lambda step, steps: context.progress(step * batch, steps * batch)}
+    if texts is not None:
+        told = (images.prompts >= 0).nonzero().flatten()
+        return fit_text_tower(images.images(told), images.prompts[told], torch.from_numpy(texts.embedding), **how)
     if not images.num_classes:
         return fit_components(images.images(), settings.features)
-    batch = settings.batch
-    return train_classifier(
-        images.images(), images.labels, images.num_classes, seed=context.seed, batch=batch,
-        steps=max(1, settings.images // batch), learning_rate=settings.lr, features=settings.features,
-        on_step=lambda step, steps: context.progress(step * batch, steps * batch),
-    )  # fmt: skip
+    return train_classifier(images.images(), images.labels, images.num_classes, **how)
+
+
+def _texts(context: Context[Classifier]) -> PromptTable | None:
+    """The embedded prompts that the teacher is asked for, if the fit split shows enough of them; else None."""
+    from fewstep.data.images import load_split  # loads torch
+    from fewstep.families.encoded_set import EncodedSet
+
+    prompts = EncodedSet(context.inputs["encode"]).prompt_table()
+    rows = load_split(context.inputs["shard"], "fit").prompts
+    enough = len(rows[rows >= 0].unique()) >= _TEXTS and int((rows >= 0).sum()) > context.settings.features
+    return prompts if prompts.embedding is not None and enough else None
+
+
+def _retrieval(context: Context[Classifier], model: TextTower, test: ImageSet) -> float | None:
+    """The share of test images whose caption is found among 64; warns where it is little."""
+    import numpy as np  # as torch
+    import torch  # loads torch
+
+    from fewstep.families.encoded_set import EncodedSet
+    from fewstep.metrics.distances.text_alignment import AMONG, found
+
+    told = (test.prompts >= 0).nonzero().flatten()
+    prompts = EncodedSet(context.inputs["encode"]).prompt_table()
+    distinct = len({prompts.texts[row] for row in test.prompts[told].tolist()})
+    if distinct < 2:
+        return None
+    with torch.no_grad():
+        images = np.concatenate([model.embed(test.images(rows)).double().numpy() for rows in told.split(256)])
+    share = float(found(images, model.texts(prompts), test.prompts[told].numpy(), prompts.texts, context.seed).mean())
+    if share < _POOR_RETRIEVAL * (1 - 1 / min(AMONG, len(set(prompts.texts)))):
+        context.warn(f"the features find the caption of only {share:.0%} of {len(told)} test images among "
+                     f"{min(AMONG, len(set(prompts.texts)))}: retrieval and text alignment mean little; raise "
+                     "evaluate.classifier.images or data.split.fit, or give CLIP's weights (evaluate.extractors)")
+    return round(share, 6)

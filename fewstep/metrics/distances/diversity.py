@@ -71,3 +71,34 @@ def _spread(points: np.ndarray, labels: np.ndarray, weights: dict[int, float]) -
         variance += weight**2 * 4 * float(own.var(ddof=1)) / len(some)
         n += len(some)
     return value, variance**0.5, n
+
+
+def diversity_within(samples: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> Diversity | None:
+    """Mean distance between two samples of the same prompt, over that between any two reference images.
+
+    Real images of one prompt are seldom two, so the measure is that of all of them: 1 means that samples of one prompt
+    differ as images of different prompts do, 0 that every prompt has one image. Every prompt weighs alike.
+
+    Args:
+        samples: (n, d) and reference: (m, d) features.
+        labels: (n,) prompts of the samples.
+
+    Returns:
+        None where no prompt has two samples, or there are fewer than two reference images.
+    """
+    names, counts = np.unique(labels, return_counts=True)
+    repeated = names[counts >= 2]
+    if not len(repeated) or len(reference) < 2:
+        return None
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], repeated)
+    parts = [samples[order[start : start + min(count, _AT_MOST)]]
+             for start, count in zip(starts, counts[counts >= 2], strict=True)]  # fmt: skip
+    means = np.array([pdist(part).mean() for part in parts])
+    spread, error = float(means.mean()), float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else 0.0
+    known, known_error, _ = _spread(reference, np.zeros(len(reference), dtype=np.int64), {0: 1.0})
+    n, ratio = sum(map(len, parts)), spread / max(known, 1e-12)
+    if spread <= 0 or known <= 0:
+        return Diversity(ratio, (ratio, ratio), spread, n)
+    factor = float(np.exp(NORMAL_QUANTILE * float(np.hypot(error / spread, known_error / known))))
+    return Diversity(ratio, (ratio / factor, ratio * factor), spread, n)

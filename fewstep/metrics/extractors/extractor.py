@@ -1,6 +1,7 @@
 """Feature extractors by name and digest, so that a distance always says in which features it was measured."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewstep.networks.feature_classifier import Classifier, load_features
+from fewstep.data.prompts import PromptTable
+from fewstep.networks.feature_classifier import Classifier
+from fewstep.networks.feature_files import load_features
+from fewstep.networks.text_tower import TextTower
 
 
 @dataclass(frozen=True)
@@ -16,11 +20,12 @@ class Extractor:
     """Maps (N, C, H, W) images in [-1, 1] to (N, dimensions) float64 features.
 
     Attributes:
-        name: such as `classifier-16` or `pca-16`.
+        name: such as `classifier-16`, `text-16` or `pca-16`.
         digest: SHA-256 of the weights file.
         num_classes: classes it can tell apart; 0 if it knows none.
         resized: what it does to the size of images first, and
         antialiased: whether that smooths before it shrinks; both for the protocol.
+        texts: the texts of (P,) prompts as embeddings (P, k) of length 1, where it compares images with texts.
     """
 
     model: nn.Module
@@ -30,12 +35,19 @@ class Extractor:
     num_classes: int = 0
     resized: str = "no"
     antialiased: bool = False
+    texts: Callable[[PromptTable], np.ndarray] | None = None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         """(N, dimensions) features; the caller fixes the batch size, on which the last bits depend."""
         place = next(iter(self.model.state_dict().values())).device
         return self.model.features(images.to(place)).double().cpu().numpy()
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> np.ndarray:
+        """(N, k) embeddings of images, of length 1, beside those of texts. Only of a `TextTower`."""
+        place = next(iter(self.model.state_dict().values())).device
+        return self.model.embed(images.to(place)).double().cpu().numpy()
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> np.ndarray:
@@ -53,6 +65,8 @@ def load_extractor(folder: Path) -> Extractor:
     model = load_features(folder)
     digest = hashlib.sha256((Path(folder) / "features.safetensors").read_bytes()).hexdigest()
     dimensions = len(model.components)
+    if isinstance(model, TextTower):
+        return Extractor(model, f"text-{dimensions}", digest, dimensions, texts=model.texts)
     if isinstance(model, Classifier):
         return Extractor(model, f"classifier-{dimensions}", digest, dimensions, model.num_classes)
     return Extractor(model, f"pca-{dimensions}", digest, dimensions, 0)

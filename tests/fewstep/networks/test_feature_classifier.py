@@ -4,13 +4,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from fewstep.networks.feature_classifier import (
-    accuracy,
-    fit_components,
-    load_features,
-    save_features,
-    train_classifier,
-)
+from fewstep.networks.feature_classifier import accuracy, fit_components, train_classifier
+from fewstep.networks.feature_files import load_features, save_features
 from fewstep.util.errors import DataDiffers, SettingsError
 
 
