@@ -8,6 +8,7 @@ the family, and its inverse serves encoding.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,13 +45,14 @@ class StateMap:
 class Codec:
     """Encodes and decodes for the states of one pipeline.
 
-    pipe: with its autoencoder; the denoiser and the text encoders may be absent (`Family.prompts` says what stands in
+    Several threads may use one. pipe: with its autoencoder; the denoiser and the text encoders may be absent (`Family.prompts` says what stands in
     their place). family: as recorded from such a pipeline.
     """
 
     def __init__(self, pipe: Any, family: Family):
         self.pipe, self.family = pipe, family
         self.autoencoder: nn.Module | None = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
+        self._lock = threading.RLock()  # a call of the pipeline replaces some of its methods for a while
         self._map: StateMap | None = None
         self._shape: tuple[int, ...] | None = None
 
@@ -59,7 +61,8 @@ class Codec:
         """Samples in [-1, 1] of states (N, *state): images (N, C, H, W), videos (N, F, C, H, W), sound (N, C, L)."""
         if self.autoencoder is None:
             return states
-        return _signed(decoding(self.pipe, self.family, states, self._output_type), self.pipe)
+        with self._lock:
+            return _signed(decoding(self.pipe, self.family, states, self._output_type), self.pipe)
 
     @torch.no_grad()
     def encode(self, samples: Tensor) -> Tensor:
@@ -95,9 +98,10 @@ class Codec:
     @property
     def state_map(self) -> StateMap:
         """What the pipeline does to a state before the autoencoder sees it; found at the first call."""
-        if self._map is None:
-            self._map = self._probed()
-        return self._map
+        with self._lock:
+            if self._map is None:
+                self._map = self._probed()
+            return self._map
 
     @property
     def _device(self) -> torch.device:

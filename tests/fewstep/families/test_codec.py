@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ def test_encoded_samples_are_states(known):
     assert states.shape == (2, *codec.family.state) and bool(torch.isfinite(states).all())
     again = codec.encode(samples[1:])
     assert torch.allclose(again[0], states[1], atol=1e-4)
+
+
+def test_threads_share_a_codec(tmp_path):
+    pipe = KINDS["sd"].save(tmp_path)
+    codec = Codec(pipe, load_teacher(tmp_path).family)
+    states = torch.randn((16, 2, *codec.family.state), generator=torch.Generator().manual_seed(0))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(codec.decode, states))
+    assert all(torch.equal(one, codec.decode(some)) for one, some in zip(found, states, strict=True))
 
 
 def test_samples_of_another_size_are_refused_by_both_shapes(tmp_path):
