@@ -45,8 +45,8 @@ class StateMap:
 class Codec:
     """Encodes and decodes for the states of one pipeline.
 
-    Several threads may use one. pipe: with its autoencoder; the denoiser and the text encoders may be absent (`Family.prompts` says what stands in
-    their place). family: as recorded from such a pipeline.
+    Several threads may use one. pipe: with its autoencoder; the denoiser and the text encoders may be absent
+    (`Family.prompts` says what stands in their place). family: as recorded from such a pipeline.
     """
 
     def __init__(self, pipe: Any, family: Family):

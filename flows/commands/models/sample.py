@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -10,17 +11,23 @@ from flows.output import emit, examples
 from tasks.storage.workspace import Workspace
 
 
+Prompts = Annotated[list[str] | None, typer.Option("--prompt", help="What to draw, of a model of texts; may be given "
+                                                                    "several times: they are taken in turn.")]
+
+
 def add(app: typer.Typer) -> None:
     """Adds the command to `app`."""
 
     @app.command("sample", epilog=examples("fewstep sample digits@champion", "fewstep sample digits --n 100 --steps 2",
-                                           "fewstep sample digits/3 --class 7 --seed 5 --out sevens.png"))
+                                           "fewstep sample digits/3 --class 7 --seed 5 --out sevens.png",
+                                           'fewstep sample emoji --prompt "a red apple" --n 4 --seed 7'))
     def sample(model: str = typer.Argument(..., metavar="MODEL@ALIAS",
                                            help="NAME (its champion), NAME@ALIAS or NAME/VERSION."),
                n: int = typer.Option(64, "--n", min=1, max=10_000, help="Number of samples."),
                steps: int = typer.Option(None, "--steps", min=1, max=1000,
                                          help="Sampling steps; as trained if left out."),
                label: int = typer.Option(None, "--class", min=0, help="Only this class; all in turn if left out."),
+               prompt: Prompts = None,
                seed: int = typer.Option(0, "--seed", min=0, help="Of the noise."),
                out: str = typer.Option("samples.png", "--out", help="The picture to write (PNG)."),
                as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
@@ -30,7 +37,7 @@ def add(app: typer.Typer) -> None:
 
         registry = Registry(Workspace.find())
         version = registry.resolve(model)
-        used = draw(registry, version, Path(out), count=n, steps=steps, label=label, seed=seed)
+        used = draw(registry, version, Path(out), count=n, steps=steps, label=label, prompts=prompt or (), seed=seed)
         result = {"version": version.name, "out": out, "samples": n, "steps": used, "seed": seed}
         emit(result, as_json, lambda console: console.print(
             f"{n} samples of {version.name} with {used} step{'s' * (used > 1)} → {out}", markup=False, soft_wrap=True))

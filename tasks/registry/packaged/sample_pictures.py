@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewstep.util.errors import NonFinite, SettingsError
-from tasks.registry.gate.champion_test import student
 from tasks.registry.model_registry import Registry, Version
 
 if TYPE_CHECKING:
@@ -21,14 +21,15 @@ PURPOSE = "sample"  # of the noise: sample i of a seed is the same whatever the 
 
 
 def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: int | None = None,
-         label: int | None = None, seed: int = 0) -> int:  # fmt: skip
+         label: int | None = None, prompts: Sequence[str] = (), seed: int = 0) -> int:  # fmt: skip
     """Writes `count` samples to the PNG `out` and returns the number of steps they were drawn with.
 
-    Classes are taken in turn, a column each where that fits, unless `label` names a class. The registered bytes are
-    verified first and no code among them is run.
+    Classes, or prompts, are taken in turn, a column each where that fits, unless `label` names a class; of videos every
+    frame is a picture. The registered bytes are verified first and no code among them is run.
 
     Raises:
-        SettingsError: the class does not exist, or the file is no .png in a folder that exists.
+        SettingsError: the class does not exist, a model of texts has no prompt or another has one, the samples are no
+            pictures, or the file is no .png in a folder that exists.
         NonFinite: samples are NaN or infinite.
     """
     out = Path(out)
@@ -37,23 +38,52 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
     import torch  # only now: what can be refused without it is
 
     from fewstep.data.images import to_bytes  # loads torch
+    from fewstep.students.export import load_student
     from fewstep.util.image_grid import save, sheet
 
-    model = student(registry, version)
+    folder = registry.pipeline(version)
+    model = load_student(folder)
+    decode = _of_prompts(folder, model, prompts, version.name)
     classes = model.denoiser.num_classes
-    if label is not None and label >= classes:
-        known = f"its classes are 0 to {classes - 1}" if classes else "it takes no class"
+    if label is not None and (prompts or label >= classes):
+        known = f"its classes are 0 to {classes - 1}" if classes and not prompts else "it takes no class"
         raise SettingsError(f"--class {label}: {version.name} has no such class; {known}")
     images = []
     for indices in torch.arange(count).split(_BATCH):
-        samples = _samples(model, indices, steps, label, seed)
+        samples = decode(_samples(model, indices, steps, label, seed)).cpu()
+        if samples.ndim == 3:
+            raise SettingsError(f"{version.name} makes sound, which has no picture",
+                                hint=f"load {folder} with diffusers and play what it returns")  # fmt: skip
         if not torch.isfinite(samples).all():
             raise NonFinite(f"{version.name}: samples are NaN or infinite", role="student")
-        images.append(to_bytes(samples))
+        images.append(to_bytes(samples.flatten(0, -4)))
     temporary = out.with_name(f".{out.name}.tmp")
     save(sheet(torch.cat(images), _columns(count, classes if label is None else 0)), temporary)
     os.replace(temporary, out)
     return steps or model.sampler.steps
+
+
+def _of_prompts(
+    folder: Path, model: Student, prompts: Sequence[str], name: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Gives the student the conditions of the prompts, in turn; returns what makes samples of its states."""
+    from fewstep.families.codec import Codec  # loads torch
+    from fewstep.families.family import table_of
+    from fewstep.teachers.inspection import inspect_teacher
+    from fewstep.teachers.pipeline_loading import load_pipeline
+
+    family = model.denoiser.family
+    textual = family is not None and bool(family.fields)
+    if textual and not prompts:
+        raise SettingsError(f"{name} is conditional on texts", hint='say what to draw: --prompt "a red apple"')
+    if prompts and not textual:
+        raise SettingsError(f"{name} takes no prompts", hint="leave --prompt out")
+    if family is None:
+        return lambda states: states
+    pipe = load_pipeline(inspect_teacher(folder))
+    if textual:
+        model.denoiser.take(table_of(pipe, family, list(prompts)))
+    return Codec(pipe, family).decode
 
 
 def _samples(model: Student, indices: torch.Tensor, steps: int | None, label: int | None, seed: int) -> torch.Tensor:
