@@ -56,7 +56,7 @@ def load_lora(network: nn.Module, path: Path, part: str, settings: dict[str, Any
         unknown = peft.set_peft_model_state_dict(network, state).unexpected_keys
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
         told = " ".join(str(error).split()) or type(error).__name__
-        raise SettingsError(f"{path}: these adapters cannot be loaded into the {type(network).__name__}: {told}") from error
+        raise SettingsError(f"{path}: no adapters of a {type(network).__name__}: {told}") from error
     if unknown or adapted_layers(network) != set(layers):
         raise SettingsError(f"{path}: these adapters are not of this {type(network).__name__}, such as {unknown[:1]}")
     return network.eval()

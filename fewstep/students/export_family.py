@@ -44,7 +44,7 @@ def export_family_student(student: Student, folder: Path, teacher: TeacherInfo, 
     extra: dict[str, Any] = {"role": "student", "export": form, "sampler": _pinned(student)}
     if form == "lora":
         if not has_lora(denoiser.network) or denoiser.inputs:
-            raise SettingsError("only adapters without further inputs leave as 'lora'; export this student as a pipeline")
+            raise SettingsError("only adapters without further inputs leave as 'lora'", hint="export it as a pipeline")
         _require_teachers_weights(denoiser.network, teacher)
     else:
         denoiser = fold_additions(denoiser)
