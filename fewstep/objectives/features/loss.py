@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.randomness import generator
 from fewstep.networks.block_features import watched
+from fewstep.networks.initial_weights import build
 from fewstep.networks.network_blocks import matching
-from fewstep.networks.unet_mlp import build
 from fewstep.objectives.common.distances import squared, wide
 from fewstep.objectives.features.settings import FeaturesSettings
 from fewstep.objectives.output_matching.loss import output_error
