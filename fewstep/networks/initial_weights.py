@@ -32,11 +32,8 @@ def initialise(module: nn.Module, generator: torch.Generator) -> nn.Module:
     PyTorch's defaults for linear, convolution, embedding and normalisation layers; a network of diffusers with others
     gets those that its class draws. SettingsError for any other layer with parameters.
     """
-    unknown = _unknown(module)
-    if unknown is not None:
-        if not isinstance(module, ConfigMixin):
-            name, layer = unknown
-            raise SettingsError(f"no initial weights are known for {name or 'the network'} ({type(layer).__name__})")
+    require_known(module)
+    if _unknown(module) is not None:
         module.load_state_dict(_drawn(lambda: type(module).from_config(module.config), generator).state_dict())
         return module
     for layer in module.modules():
@@ -53,6 +50,14 @@ def initialise(module: nn.Module, generator: torch.Generator) -> nn.Module:
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
     return module
+
+
+def require_known(module: nn.Module) -> None:
+    """Raises SettingsError for a network that `initialise` cannot draw weights for."""
+    unknown = _unknown(module)
+    if unknown is not None and not isinstance(module, ConfigMixin):
+        name, layer = unknown
+        raise SettingsError(f"no initial weights are known for {name or 'the network'} ({type(layer).__name__})")
 
 
 def _drawn(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
