@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.network_inputs import ExtraInputs, Given, TakesGiven
-from fewstep.networks.unet_mlp import build, time_features
+from fewstep.networks.initial_weights import build
+from fewstep.networks.unet_mlp import time_features
 from fewstep.util.errors import SettingsError
 
 OCTAVES = 8

@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685) by peft: a layer's weight W becomes W + alpha / rank · B A.
 
-Every linear and convolution layer of the network gets one; B starts at zero, so the network starts as it was. Only A
-and B are trained. Merging gives back the layers of the original kind.
+Every linear and convolution layer of the network gets one, but for convolutions of groups of channels, which no product
+of two full matrices changes; B starts at zero, so the network starts as it was. Only A and B are trained. Merging gives
+back the layers of the original kind.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from fewstep.networks.extra_inputs import InputEmbedding
-from fewstep.networks.unet_mlp import initialise
+from fewstep.networks.initial_weights import initialise
 
 
 def add_lora(network: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> frozenset[str]:
@@ -25,8 +26,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float, generator: torch.Gener
         import peft  # slow to import, and only here
 
         fresh = _fresh(network)
-        layers = [name for name, layer in network.named_modules()
-                  if isinstance(layer, nn.Linear | nn.Conv2d) and not name.startswith(fresh)]  # fmt: skip
+        layers = [name for name, layer in network.named_modules() if _takes_one(layer) and not name.startswith(fresh)]
         training = network.training
         with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
             peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), network)
@@ -57,6 +57,10 @@ def merge_lora(network: nn.Module) -> nn.Module:
         network.set_submodule(name, layer.get_base_layer())
     del network.peft_config
     return network
+
+
+def _takes_one(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
 def _fresh(network: nn.Module) -> tuple[str, ...]:

@@ -109,7 +109,8 @@ def unchanged_streams(block: nn.Module, values: Sequence[Any], named: Mapping[st
 
 def arguments(block: nn.Module, values: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a block's call, by name."""
-    return dict(inspect.signature(type(block).forward).bind_partial(block, *values, **named).arguments)
+    bound = inspect.signature(type(block).forward).bind_partial(block, *values, **named).arguments
+    return {name: value for name, value in bound.items() if name != "self"}
 
 
 def _streams(block: nn.Module) -> dict[str, int | None]:

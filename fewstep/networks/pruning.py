@@ -1,7 +1,7 @@
 """A smaller network of the same kind, with fresh weights or those that remain of a larger one.
 
-Both kinds stay what they are, a UNet2DModel or a ResidualMLP, only with fewer channels and layers, so that the smaller
-network loads and exports as any other.
+All stay what they are: a UNet or a ResidualMLP with fewer channels and layers, a transformer of diffusers with fewer
+blocks, so that the smaller network loads and exports as any other.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 from torch import Tensor, nn
 
-from fewstep.networks.unet_mlp import ResidualMLP, build
+from fewstep.networks.initial_weights import build
+from fewstep.networks.network_blocks import arguments, stages, unchanged_streams
+from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.util.errors import SettingsError
 
-_LAYER = re.compile(r"^(blocks|(?:down|up)_blocks\.\d+\.(?:resnets|attentions))\.(\d+)\.")
+_LAYER = re.compile(r"^((?!down_|up_)\w*blocks|layers|(?:down|up)_blocks\.\d+\.(?:resnets|attentions))\.(\d+)\.")
+DEPTHS = {"single_transformer_blocks": "num_single_layers", "joint_transformer_blocks": "num_mmdit_layers"}
+"""What the configuration of a transformer calls the number of its blocks, by part; of others it is `num_layers`."""
 Layers = dict[str, list[int]]
 
 
@@ -28,28 +33,61 @@ def smaller(
 
     Args:
         width: share of the channels, of each resolution a multiple of 8 (ResidualMLP: any number).
-        depth: share of the residual layers, per resolution; at least one stays.
-        middle: whether it has the middle block. outputs: channels or units that come out, if not as many as go in.
-    Raises SettingsError for a network of another kind, or for widths that cannot be grouped.
+        depth: share of the residual layers, per resolution, or of a transformer's blocks; at least one stays.
+        middle: whether it has the middle block, of networks that have one.
+        outputs: channels or units that come out, if not as many as go in.
+    Raises SettingsError for a network of another kind, or for what it cannot be made.
     """
     if isinstance(network, ResidualMLP):
         config = network.config | {"middle": middle and network.mid_block is not None, "outputs": outputs}
         config["width"] = max(round(config["width"] * width), 1)
         config["depth"] = len(_kept_count(network, depth)["blocks"])
         return build(lambda: ResidualMLP(**config), generator)
-    if not hasattr(network, "down_blocks"):
-        raise SettingsError(f"a {type(network).__name__} cannot be made smaller")
+    require_smaller(network, width, outputs)
     config = {name: value for name, value in network.config.items() if not name.startswith("_")}
+    if not hasattr(network, "down_blocks"):
+        for part, kept in _kept_count(network, depth).items():
+            config[_depth(part)] = len(kept)
+        return build(lambda: type(network)(**config), generator)
     widths = tuple(max(8 * round(channels * width / 8), 8) for channels in config["block_out_channels"])
     groups = _groups(widths, config["norm_num_groups"], min(config["block_out_channels"]))
     config |= {"block_out_channels": widths, "norm_num_groups": groups}
     config["layers_per_block"] = max(round(config["layers_per_block"] * depth), 1)
     config["mid_block_type"] = config["mid_block_type"] if middle else None
-    if config["attention_head_dim"]:
-        config["attention_head_dim"] = min(config["attention_head_dim"], min(widths))
+    heads = config["attention_head_dim"]
+    if isinstance(heads, list | tuple):  # of a UNet with text: the number of heads of each resolution
+        config["attention_head_dim"] = tuple(math.gcd(h, w) for h, w in zip(heads, widths, strict=True))
+    elif heads:
+        config["attention_head_dim"] = min(heads, min(widths))
     if outputs is not None:
         config["out_channels"] = outputs
     return build(lambda: type(network)(**config), generator)
+
+
+def require_smaller(network: nn.Module, width: float = 1.0, outputs: int | None = None) -> None:
+    """Raises SettingsError where `smaller` cannot make a network of this width like `network`."""
+    kind = type(network).__name__
+    if isinstance(network, ResidualMLP):
+        return
+    if hasattr(network, "down_blocks"):
+        if not isinstance(network.config.get("layers_per_block"), int):
+            raise SettingsError(f"a {kind} with numbers of layers that differ by block cannot be made smaller")
+        return
+    if not isinstance(network, ConfigMixin):
+        raise SettingsError(f"a {kind} cannot be made smaller")
+    parts = stages(network)
+    unnamed = [part for part in parts if not isinstance(network.config.get(_depth(part)), int)]
+    if unnamed:
+        raise SettingsError(f"a {kind} cannot be made smaller: its configuration does not say how many "
+                            f"{', '.join(unnamed)} it has")  # fmt: skip
+    if network.config.get("dual_attention_layers"):
+        raise SettingsError(f"a {kind} whose blocks are of two kinds by their numbers cannot be made smaller")
+    if width != 1 or outputs is not None:
+        raise SettingsError(f"a {kind} is made smaller in depth only; leave `width` at 1")
+
+
+def _depth(part: str) -> str:
+    return DEPTHS.get(part, "num_layers")
 
 
 def _groups(widths: tuple[int, ...], most: int, width_before: int) -> int:
@@ -96,6 +134,9 @@ def _kept_count(network: nn.Module, depth: float) -> Layers:
     """How many layers stay in each part, as the first so many."""
     if isinstance(network, ResidualMLP):
         return {"blocks": list(range(max(round(len(network.blocks) * depth), 1)))}
+    if not hasattr(network, "down_blocks"):
+        return {part: list(range(max(round(len(own) * depth), min(len(own), 1))))
+                for part, own in stages(network).items()}  # fmt: skip
     layers = network.config["layers_per_block"]
     stay = max(round(layers * depth), 1)
     counts = {"down_blocks": stay, "up_blocks": stay + 1}
@@ -109,7 +150,8 @@ def most_needed(network: nn.Module, depth: float, output: Callable[[], Tensor]) 
 
     One-shot pruning by an additive criterion (LAPTOP-Diff, arXiv 2404.11098, section 3.2): a layer's score is
     E |F(x) - F without it(x)|^2, and the scores of several are taken to add up, so the layers of least score go. A
-    layer of a UNet that changes the number of channels stays: the first of each block, and of an up block the last.
+    layer of a UNet that changes the number of channels stays: the first of each block, and of an up block the last. So
+    does a block of a transformer that is unlike the first, such as SD3's last.
 
     Args:
         output: calls the network on inputs that it is used for, the same at each call.
@@ -124,20 +166,32 @@ def most_needed(network: nn.Module, depth: float, output: Callable[[], Tensor]) 
         layers = network.get_submodule(part)
         if len(first) == len(layers):
             continue
-        fixed = {"b": set(), "d": {0}, "u": {0, len(layers) - 1}}[part[0]]
+        fixed = _fixed(part, layers)
         scores = {k: _score(layer, whole, output) for k, layer in enumerate(layers) if k not in fixed}
-        best = sorted(scores, key=scores.get, reverse=True)[: len(first) - len(fixed)]
-        count[part] = sorted(fixed | set(best))
+        best = sorted(scores, key=scores.get, reverse=True)[: max(len(first) - len(fixed), 0)]
+        count[part] = sorted(fixed | set(best))[-len(first) :]
         if part.endswith("resnets"):
             count[part.replace("resnets", "attentions")] = count[part]
     return count
 
 
-def _score(layer: nn.Module, whole: Tensor, output: Callable[[], Tensor]) -> float:
-    def skip(_module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
-        return inputs[0][:, : out.shape[1]]
+def _fixed(part: str, layers: nn.ModuleList) -> set[int]:
+    """The layers of a part that stay."""
+    if part.startswith("down_blocks"):
+        return {0}
+    if part.startswith("up_blocks"):
+        return {0, len(layers) - 1}
+    shapes = [{name: value.shape for name, value in layer.state_dict().items()} for layer in layers]
+    return {k for k, own in enumerate(shapes) if own != shapes[0]}
 
-    handle = layer.register_forward_hook(skip)
+
+def _score(layer: nn.Module, whole: Tensor, output: Callable[[], Tensor]) -> float:
+    def skip(module: nn.Module, values: Any, named: Any, out: Any) -> Any:
+        if "hidden_states" in (taken := arguments(module, values, named)):
+            return unchanged_streams(module, values, named, out)
+        return next(iter(taken.values()))[:, : out.shape[1]]
+
+    handle = layer.register_forward_hook(skip, with_kwargs=True)
     try:
         return float((output() - whole).square().mean())
     finally:

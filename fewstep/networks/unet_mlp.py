@@ -1,13 +1,14 @@
-"""Networks of our own making: a small diffusers UNet, a residual MLP for vectors, and keyed initial weights."""
+"""Networks of our own making: a small diffusers UNet, and a residual MLP for vectors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.networks.initial_weights import build
 from fewstep.util.errors import SettingsError
 
 
@@ -136,35 +137,3 @@ class _Residual(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.second(nn.functional.silu(self.first(self.norm(hidden))))
-
-
-def build(make: Callable[[], nn.Module], generator: torch.Generator | None = None) -> nn.Module:
-    """The module that `make` describes, in evaluation mode, with weights from `generator` (CPU; default: seed 0)."""
-    with torch.device("meta"):
-        module = make()
-    return initialise(module.to_empty(device="cpu"), generator or torch.Generator().manual_seed(0)).eval()
-
-
-@torch.no_grad()
-def initialise(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw PyTorch's default initial weights from `generator` instead of the global one.
-
-    Knows linear, convolution, embedding and normalisation layers; SettingsError for any other layer with parameters.
-    """
-    for name, layer in module.named_modules():
-        own = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
-        if not own:
-            continue
-        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
-            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
-            if layer.bias is not None:
-                bound = 1 / math.sqrt(layer.weight[0].numel())
-                layer.bias.uniform_(-bound, bound, generator=generator)
-        elif isinstance(layer, nn.Embedding):
-            layer.weight.normal_(generator=generator)
-        elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
-            nn.init.ones_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        else:
-            raise SettingsError(f"no initial weights are known for {name or 'the network'} ({type(layer).__name__})")
-    return module

@@ -18,9 +18,9 @@ from fewstep.diffusion.randomness import noise as keyed_noise
 from fewstep.networks.extra_inputs import add_inputs
 from fewstep.networks.folding import fold_additions
 from fewstep.networks.guide_network import GuidedNetwork, hidden_channels, open_input, silence
+from fewstep.networks.initial_weights import initialise
 from fewstep.networks.lora import add_lora
 from fewstep.networks.pruning import inherit, most_needed, smaller
-from fewstep.networks.unet_mlp import initialise
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.stock_schedulers import scheduler_times
 from fewstep.students.student_settings import LoraSettings, SizeSettings, StudentSettings

@@ -22,6 +22,7 @@ from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training.digests import tensor_digest
 from fewstep.training.distributed import World
 from fewstep.training.loss_meter import OnProgress
+from fewstep.training.recipe_fit import require_recipe
 from fewstep.training.roles import fit_network
 from fewstep.training.roles.fresh_networks import fresh_network
 from fewstep.training.roles.multi_student import Sifted, join, route
@@ -46,7 +47,7 @@ class Distillation:
         trajectories: what rounds take over for the pairs they make, where the recipe leaves it open.
         on_pairs: called with (pairs made, pairs in all).
 
-    Raises SettingsError if the recipe needs data and there are none.
+    Raises SettingsError if the recipe needs data and there are none, or something that the teacher's network lacks.
     """
 
     def __init__(
@@ -61,8 +62,7 @@ class Distillation:
         on_pairs: Callable[[int, int], None] | None = None,
     ):
         check_needs(recipe, data=data is not None, pairs=True)
-        for scales in recipe.guidance:
-            teacher.require_guidance(scales)
+        require_recipe(recipe, teacher)
         if options.folder is None:
             raise SettingsError("a run needs a folder, where rounds keep their pairs")
         self.recipe, self.options, self.seed = recipe, options, options.seed

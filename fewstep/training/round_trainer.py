@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
+from fewstep.networks.gradient_checkpointing import checkpoint_blocks
 from fewstep.objectives.registry import build
 from fewstep.objectives.term import Term
 from fewstep.recipes import Recipe
@@ -78,6 +79,9 @@ class RoundTrainer:
         self.dtype = dtype_of(self.precision)
         networks = {role: self._placed(network) for role, network in networks.items()}
         self.path = [self._placed(teacher) for teacher in path]
+        if options.gradient_checkpointing:
+            for network in (*networks.values(), *self.path):
+                checkpoint_blocks(network.network)
         self.threads = useful_threads(self.training.batch * math.prod(networks["student"].sample_shape))
         self.terms = [build(settings) for settings in self.round.terms]
         copies = Copies(networks["student"], self.terms)
@@ -99,6 +103,8 @@ class RoundTrainer:
         identity = self._identity()
         self.world.require_equal("what it is about to train (settings, weights or data)", identity)
         machine = {**fingerprint(self.device, self.threads), "precision": self.precision}
+        if options.gradient_checkpointing:
+            machine["gradient_checkpointing"] = True
         self.checkpoints = RoundCheckpoints(self.where, options, identity, machine)
 
     @property

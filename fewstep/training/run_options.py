@@ -19,6 +19,8 @@ class RunOptions:
             processes share it; the first writes.
         device: where to train.
         keep_checkpoints: whether a run keeps checkpoints beside its pairs.
+        gradient_checkpointing: whether networks compute the activations of their blocks anew in the backward pass. It
+            saves memory and changes no bit, but where an objective differentiates forwards (there: rounding).
         checkpoint_seconds, checkpoint_images: a checkpoint is due after this long, or after this many images where
             they are given.
         warn: told what the user should know, such as another fingerprint.
@@ -29,6 +31,7 @@ class RunOptions:
     folder: Path | None = None
     device: torch.device | str = "cpu"
     keep_checkpoints: bool = True
+    gradient_checkpointing: bool = False
     checkpoint_seconds: float = 20.0
     checkpoint_images: int | None = None
     warn: Callable[[str], None] = warnings.warn

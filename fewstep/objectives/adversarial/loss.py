@@ -12,6 +12,7 @@ from fewstep.networks.block_features import predict_with_features
 from fewstep.networks.state_layout import layout_of
 from fewstep.objectives.adversarial.settings import AdversarialSettings
 from fewstep.objectives.common.compared_states import compared_states
+from fewstep.objectives.common.condition_summary import summary_of
 from fewstep.objectives.common.density_ratio import EstimatesDensityRatio
 from fewstep.objectives.common.feature_heads import FeatureHeads
 from fewstep.objectives.common.pixel_features import OwnFeatures, given
@@ -84,7 +85,8 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
                 parts["features"] = OwnFeatures(layout_of(student), s.width, seed).to(step.shared.generated)
         self.heads = {s.critic: nn.ModuleDict(parts)}
         features = self._features(step, "fake")[0]
-        labels = student.labels if s.labels else 0
+        told = self._told(step)
+        labels = 0 if told is None else told.shape[1] if told.ndim == 2 else student.labels
         heads = FeatureHeads([f.shape[1] for f in features], s.width, seed, s.pool.size if s.pool else 1, labels)
         parts["heads"] = heads.to(features[0].device)
         self.heads = {s.critic: nn.ModuleDict(parts)}
@@ -138,7 +140,14 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
         if pool is not None:
             order = torch.randperm(pool.size, generator=step.draws.generator("asked"))[: pool.asked]
             asked = order.to(features[0].device)
-        return self._modules["heads"](features, step.batch.condition if self.settings.labels else None, asked)
+        return self._modules["heads"](features, self._told(step), asked)
+
+    def _told(self, step: "Step") -> Tensor | None:
+        """What the heads are told of the conditions: labels (N,), of prompts a summary (N, D), or nothing."""
+        condition = step.batch.condition if self.settings.labels else None
+        if condition is None or step.student.table is None:
+            return condition
+        return step.once(("condition-summary",), lambda: summary_of(step.student, condition))
 
     def _features(
         self, step: "Step", what: str, leaf: bool = False, noise: float = 0.0, times: Times | None = None

@@ -20,7 +20,7 @@ class _Contiguous(TorchFunctionMode):
 
 
 def jvp(
-    function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+    function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor], *, twice: bool = False
 ) -> tuple[Tensor, Tensor]:
     """(f(p), sum_i df/dp_i . d_i) at the primals p along the tangents d: both of the shape of f(p).
 
@@ -32,8 +32,15 @@ def jvp(
     Args:
         function: of as many tensors as there are primals, to one tensor.
         primals, tangents: pairs of equal shape and dtype, any shapes, floating point.
+        twice: the derivative without a graph, then the value by an ordinary call: what a network under gradient
+            checkpointing needs, which cannot compute a differentiated pass anew. Equal but for rounding.
     """
     device = primals[0].device.type
+    if twice:
+        with torch.no_grad():
+            _, derivative = jvp(function, primals, tangents)
+        with torch.autocast(device, enabled=False):
+            return function(*primals), derivative
     with torch.autocast(device, enabled=False), sdpa_kernel(SDPBackend.MATH), _Contiguous():
         value, derivative = torch.func.jvp(function, tuple(primals), tuple(tangents))
     return value, derivative.detach()

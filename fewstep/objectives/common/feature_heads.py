@@ -10,10 +10,12 @@ class FeatureHeads(nn.Module):
     """Logits from features, by one head or a pool of them.
 
     Each head: every (N, C, H, W) map or (N, C) vector -> linear, SiLU, linear, averaged over places; the sum over the
-    features. With labels a projection joins in, <embedding of the label, hidden units> (Miyato and Koyama, 1802.05637).
+    features. With labels a projection joins in, <embedding of the label, hidden units> (Miyato and Koyama, 1802.05637),
+    or with summaries of conditions a linear map of those in the embedding's place.
 
     Args:
-        channels: of the features. width: hidden units of a head. heads: how many. labels: to tell apart; 0 for none.
+        channels: of the features. width: hidden units of a head. heads: how many.
+        labels: to tell apart, or entries of a summary; 0 for none.
         seed: of the weights, uniform in +-1/sqrt(fan-in); biases and embeddings start at 0.
     """
 
@@ -28,7 +30,8 @@ class FeatureHeads(nn.Module):
         self.refresh(range(heads), generator(seed, "heads"))
 
     def forward(self, features: list[Tensor], labels: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
-        """Features, one per channel count given, and labels (N,) -> logits (N, heads), of the heads `asked` (A,)."""
+        """Features, one per channel count given, and labels (N,) or summaries (N, labels) -> logits (N, heads), of the
+        heads `asked` (A,)."""
         asked = torch.arange(self.heads, device=features[0].device) if asked is None else asked
         logits = self.outer_bias[asked]
         for k, feature in enumerate(features):
@@ -38,9 +41,16 @@ class FeatureHeads(nn.Module):
             hidden = hidden.unflatten(2, (-1, self.width))
             outer = self.outer[k][asked]
             if len(self.embedding) and labels is not None:
-                outer = outer + self.embedding[k][labels][:, asked]
+                outer = outer + self._embedded(k, labels)[:, asked]
             logits = logits + (hidden.mean(1) * outer).sum(-1)
         return logits
+
+    def _embedded(self, k: int, labels: Tensor) -> Tensor:
+        """(N, heads, width)."""
+        table = self.embedding[k]
+        if not labels.is_floating_point():
+            return table[labels]
+        return torch.tensordot(labels.to(table.dtype), table, 1) / len(table) ** 0.5
 
     @torch.no_grad()
     def refresh(self, which: list[int] | range, source: torch.Generator) -> None:

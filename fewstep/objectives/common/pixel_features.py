@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.randomness import generator
+from fewstep.networks.initial_weights import build
 from fewstep.networks.state_layout import Layout
-from fewstep.networks.unet_mlp import build
 from fewstep.util.errors import SettingsError
 
 

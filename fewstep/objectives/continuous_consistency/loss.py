@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.processes import like
+from fewstep.networks.gradient_checkpointing import is_checkpointed
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.distances import squared
 from fewstep.objectives.consistency.point_pairs import stored_count, stored_state
@@ -90,7 +91,8 @@ class ContinuousConsistency(Term[ContinuousConsistencySettings]):
             return unit_velocity(step.student.predict(x, t, step.batch.condition, **step.batch.scale_input))
 
         x = state.x * like(process.alpha(t), state.x)
-        return jvp(own, (x, t), self._direction(step, state, velocity, t))
+        direction = self._direction(step, state, velocity, t)
+        return jvp(own, (x, t), direction, twice=is_checkpointed(step.student.network))
 
     def _differenced(self, step: "Step", state: State, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """F, and its difference to F a straight step nearer to the data, over the difference in log nu."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.randomness import generator
 from fewstep.networks.block_features import watched
-from fewstep.networks.network_blocks import matching
-from fewstep.networks.unet_mlp import build
+from fewstep.networks.initial_weights import build
+from fewstep.networks.network_blocks import matching, stages
 from fewstep.objectives.common.distances import squared, wide
 from fewstep.objectives.features.settings import FeaturesSettings
 from fewstep.objectives.output_matching.loss import output_error
@@ -17,7 +17,7 @@ from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 
 if TYPE_CHECKING:
-    from fewstep.diffusion.denoiser import Prediction
+    from fewstep.diffusion.denoiser import Denoiser, Prediction
     from fewstep.training.step.step_context import Step
 
 
@@ -46,6 +46,9 @@ class Features(Term[FeaturesSettings]):
     features with those of its network: for a closed form the network that was fitted to it.
     """
 
+
+    def require(self, teacher: "Denoiser") -> None:
+        stages(teacher.network)
 
     def prepare(self, step: "Step", seed: int) -> None:
         x_t, t, _ = step.shared.noised("real", self.settings.times)

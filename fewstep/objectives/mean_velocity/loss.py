@@ -9,6 +9,7 @@ from torch import Tensor
 from fewstep.diffusion.prediction import to_epsilon, to_x0
 from fewstep.diffusion.processes import like
 from fewstep.networks.block_features import predict_with_features
+from fewstep.networks.network_blocks import blocks
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.dispersion import dispersion
 from fewstep.objectives.common.distances import per_sample, squared
@@ -17,6 +18,7 @@ from fewstep.objectives.mean_velocity.settings import MeanVelocitySettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
+    from fewstep.diffusion.denoiser import Denoiser
     from fewstep.training.step.step_context import Step
 
 
@@ -63,6 +65,10 @@ class MeanVelocity(Term[MeanVelocitySettings]):
     Dispersion is of one block a step, drawn at random: in expectation the mean over all, at a fraction of the cost.
     """
 
+
+    def require(self, teacher: "Denoiser") -> None:
+        if self.settings.dispersion:
+            blocks(teacher.network)
 
     def loss(self, step: "Step") -> Loss:
         s, student = self.settings, step.student

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from fewstep.networks.block_features import predict_with_features
+from fewstep.networks.network_blocks import middle
+from fewstep.objectives.common.condition_summary import summary_of
 from fewstep.objectives.mmd.settings import MmdSettings
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 
 if TYPE_CHECKING:
+    from fewstep.diffusion.denoiser import Denoiser
     from fewstep.training.step.step_context import Step
 
 
@@ -51,15 +54,19 @@ class Mmd(Term[MmdSettings]):
     trained model is fine-tuned by the MMD between its samples under a budget of steps and data; with the steps
     deterministic or reparametrised, the chain is one differentiable map of its noise.
 
-    With labels what is compared is the joint distribution: the kernel is multiplied by [c = c'].
+    With labels what is compared is the joint distribution: the kernel is multiplied by [c = c'], or for prompts, of
+    which hardly two are equal, by a Gaussian kernel of their summaries.
     """
 
+
+    def require(self, teacher: "Denoiser") -> None:
+        if self.settings.space != "samples":
+            middle(teacher.network)
 
     def loss(self, step: "Step") -> Loss:
         samples, condition = (step.shared.sampled, step.batch.data), step.batch.condition
         x, y = (step.everywhere(self._space(step, part).flatten(1)) for part in samples)
-        labels = None if condition is None else step.everywhere(condition)
-        alike = 1.0 if labels is None else (labels[:, None] == labels).float()
+        alike = 1.0 if condition is None else _alike(step, condition)
         kernel, scale = KERNELS[self.settings.kernel], _median_distance(y)
         value = torch.zeros((), device=x.device)
         for share in self.settings.bandwidths:
@@ -74,6 +81,15 @@ class Mmd(Term[MmdSettings]):
         noised = step.student.process.add_noise(samples, step.draws.normal("feature-noise", like=samples), t)
         features = predict_with_features(step.networks[TEACHER_NETWORK], noised, t, step.batch.condition)[1]
         return features[0].to(noised.dtype)
+
+
+def _alike(step: "Step", condition: Tensor) -> Tensor:
+    """The kernel of conditions (N,): (N, N)."""
+    if step.student.table is None:
+        labels = step.everywhere(condition)
+        return (labels[:, None] == labels).float()
+    summary = step.everywhere(summary_of(step.student, condition))
+    return gaussian(summary, summary, _median_distance(summary))
 
 
 def _median_distance(y: Tensor) -> float:

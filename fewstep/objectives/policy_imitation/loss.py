@@ -15,6 +15,7 @@ from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
+    from fewstep.diffusion.denoiser import Denoiser
     from fewstep.training.step.step_context import Step
 
 
@@ -94,6 +95,9 @@ class PolicyImitation(Term[PolicyImitationSettings]):
     of by 128 Euler steps; there are no teacher steps mixed into it.
     """
 
+
+    def require(self, teacher: "Denoiser") -> None:
+        last_layer(teacher.network)
 
     def prepare(self, step: "Step", seed: int) -> None:
         start = step.shared.start(step.draws.normal("generator"))

@@ -13,6 +13,7 @@ from fewstep.objectives.term import Loss, Term
 from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
+    from fewstep.diffusion.denoiser import Denoiser
     from fewstep.training.step.step_context import Step
 
 RewardFunction = Callable[[Tensor, Tensor | None], Tensor]
@@ -28,6 +29,11 @@ class Reward(Term[RewardSettings]):
     the teacher attains from being exploited (SwiftBrush v2, Dao et al., 2408.14176, eq. 8, a hinge on the similarity).
     """
 
+
+    def require(self, teacher: "Denoiser") -> None:
+        if isinstance(self.settings.reward, ClassifierReward) and teacher.table is not None:
+            raise SettingsError("the classifier's reward needs classes, and this teacher's conditions are prompts",
+                                hint="reward prompts by a function of your own (kind: python)")  # fmt: skip
 
     def prepare(self, step: "Step", seed: int) -> None:
         self._function = build_reward(self.settings.reward, step, seed)

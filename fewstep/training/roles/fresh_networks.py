@@ -12,7 +12,8 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.label_groups import Groups
 from fewstep.diffusion.processes import Process, VariancePreserving
 from fewstep.diffusion.randomness import generator
-from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
+from fewstep.networks.initial_weights import build
+from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.util.errors import SettingsError
 
 CHANNELS = (32, 32)

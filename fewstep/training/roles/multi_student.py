@@ -14,8 +14,17 @@ from torch import Tensor, nn
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.folding import fold_additions
 from fewstep.networks.routed import RoutedUNet, dispatch
+from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.students.student import Student
 from fewstep.util.errors import SettingsError
+
+
+def require_shareable(denoiser: Denoiser) -> None:
+    """Raises SettingsError for a denoiser whose conditions cannot be shared among students of one model."""
+    if denoiser.table is not None:
+        raise SettingsError("students share classes among them; prompts are no fixed set, of which each has a part")
+    if denoiser.num_classes and not isinstance(denoiser.network, UNet2DModel | ResidualMLP):
+        raise SettingsError(f"several {type(denoiser.network).__name__}s in one model are no pipeline of diffusers")
 
 
 def route(denoiser: Denoiser, students: int) -> list[int]:

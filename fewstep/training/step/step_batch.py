@@ -69,8 +69,11 @@ class StepBatch:
     def _drawn_condition(self) -> Tensor:
         """Uniform labels (size,) among those to train on, some of them weakened to the null label."""
         classes, null, allowed = self._student.num_classes, self._student.null_class, self._sources.labels
-        named = list(range(classes)) if allowed is None else [k for k in allowed if k < classes and k != null]
-        labels = torch.tensor(named, device=self._draws.device)[self._draws.integers("condition", len(named))]
+        if allowed is None:
+            labels = self._draws.integers("condition", classes)
+        else:
+            named = [k for k in allowed if k < classes and k != null]
+            labels = torch.tensor(named, device=self._draws.device)[self._draws.integers("condition", len(named))]
         if null is None or not self._sources.null_share:
             return labels
         weaker = self._weakened(labels, self._draws.uniform("null") < self._sources.null_share, "null-conditions")

@@ -9,7 +9,8 @@ from fewstep.diffusion.adapters import Adapter, Angle, Preconditioned, Timestep
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
 from fewstep.networks.block_features import predict_with_features
-from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
+from fewstep.networks.initial_weights import build
+from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.util.errors import SettingsError
 
 VP = VariancePreserving.cosine()

@@ -14,6 +14,9 @@ from fewstep.networks.network_blocks import blocks, last_layer, middle
 from fewstep.networks.output_layers import side_outputs
 from fewstep.networks.state_layout import layout_of
 from fewstep.objectives.common.feature_heads import FeatureHeads
+from fewstep.students.student import make_student
+from fewstep.students.student_settings import LoraSettings, SizeSettings, StudentSettings
+from fewstep.util.errors import SettingsError
 from tests.fewstep.families.pipelines import KINDS
 from tests.fewstep.families.teachers import batch, teacher
 
@@ -103,3 +106,53 @@ def test_side_outputs_lie_in_the_states_as_the_networks_own(kind):
     if kind != "stable_audio":  # what is added to its last layer's output, and its preconditioning, are left out
         torch.testing.assert_close(states[:, 0], expected)
         torch.testing.assert_close(states[:, 1], expected)
+
+
+def test_fresh_weights_are_a_function_of_the_seed_and_draw_nothing_from_the_global_generator(kind):
+    plain, before = teacher(kind), torch.get_rng_state()
+    settings = StudentSettings(init="random")
+    made = [make_student(plain, settings, seed).denoiser.network.state_dict() for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    first, again, other = made
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    drawn = [name for name, value in first.items() if not torch.equal(other[name], value)]
+    own = plain.network.state_dict()
+    assert len(drawn) >= 10 and all(not torch.equal(own[name], first[name]) for name in drawn)
+    student = make_student(plain, StudentSettings(init="random")).denoiser.eval()
+    assert student.predict(*batch(plain)).output.isfinite().all()
+
+
+def test_a_shallower_network_keeps_the_blocks_that_matter(kind):
+    plain = teacher(kind)
+    student = make_student(plain, StudentSettings(size=SizeSettings(depth=0.5))).denoiser.eval()
+    assert type(student.network) is type(plain.network)
+    assert len(blocks(student.network)) <= len(blocks(plain.network))
+    own, theirs = student.network.state_dict(), plain.network.state_dict()
+    kept = {tuple(value.flatten().tolist()) for value in theirs.values()}
+    assert all(tuple(value.flatten().tolist()) in kept for value in own.values())
+    assert student.predict(*batch(plain)).output.shape == (2, *plain.sample_shape)
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_a_text_unet_is_made_narrower_and_a_transformer_refuses(kind):
+    plain = teacher(kind)
+    student = make_student(plain, StudentSettings(size=SizeSettings(width=0.5, middle=False))).denoiser.eval()
+    assert student.network.mid_block is None and student.network.config.block_out_channels == (8, 8)
+    assert student.predict(*batch(plain)).output.isfinite().all()
+    with pytest.raises(SettingsError, match="depth only"):
+        make_student(teacher("pixart"), StudentSettings(size=SizeSettings(width=0.5)))
+
+
+def test_adapters_start_without_effect_and_merge(kind):
+    plain = teacher(kind)
+    student = make_student(plain, StudentSettings(lora=LoraSettings(rank=2))).denoiser.eval()
+    expected = plain.predict(*batch(plain)).output
+    torch.testing.assert_close(student.predict(*batch(plain)).output, expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        for name, value in student.named_parameters():
+            if "lora_B" in name:
+                value.add_(0.1)
+    learnt, merged = student.predict(*batch(plain)).output, fold_additions(student)
+    assert not torch.allclose(learnt, expected, atol=1e-5)
+    torch.testing.assert_close(merged.predict(*batch(plain)).output, learnt, rtol=1e-3, atol=1e-4)
+    assert {n for n, _ in merged.named_parameters()} == {n for n, _ in plain.named_parameters()}

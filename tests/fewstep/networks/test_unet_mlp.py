@@ -5,7 +5,8 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
-from fewstep.networks.unet_mlp import ResidualMLP, build, initialise, new_unet
+from fewstep.networks.initial_weights import build, initialise
+from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.util.errors import SettingsError
 
 

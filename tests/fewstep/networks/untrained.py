@@ -7,7 +7,8 @@ import torch
 from fewstep.diffusion.adapters import Angle
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
-from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
+from fewstep.networks.initial_weights import build
+from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.students.student import Student, make_student
 from fewstep.students.student_settings import StudentSettings
 

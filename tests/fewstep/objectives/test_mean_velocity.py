@@ -13,8 +13,8 @@ from fewstep.diffusion.noise_level_settings import UniformTimes
 from fewstep.diffusion.processes import EDM, Flow, like
 from fewstep.networks.block_features import predict_with_features
 from fewstep.networks.extra_inputs import add_inputs
+from fewstep.networks.initial_weights import build as initialised
 from fewstep.networks.unet_mlp import ResidualMLP
-from fewstep.networks.unet_mlp import build as initialised
 from fewstep.objectives.common.derivatives import jvp
 from fewstep.objectives.common.dispersion import dispersion
 from fewstep.objectives.common.distances import per_sample

@@ -9,7 +9,8 @@ import torch
 from fewstep.diffusion.adapters import Adapter, Angle
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
-from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
+from fewstep.networks.initial_weights import build
+from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.objectives.common.distances import high_frequency_error
 from fewstep.objectives.features.loss import feature_error
 from fewstep.objectives.features.settings import FeaturesSettings

@@ -6,8 +6,8 @@ import torch
 from fewstep.diffusion.adapters import Angle
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow
+from fewstep.networks.initial_weights import build as initialised
 from fewstep.networks.unet_mlp import ResidualMLP, new_unet
-from fewstep.networks.unet_mlp import build as initialised
 from fewstep.objectives.common.flow_coordinates import flow_time
 from fewstep.objectives.policy_imitation.loss import Policy, hats, mean_weights, weights
 from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings

@@ -11,8 +11,8 @@ from fewstep.diffusion.network_inputs import ExtraInputs
 from fewstep.diffusion.processes import Flow, like
 from fewstep.networks.extra_inputs import add_inputs
 from fewstep.networks.folding import fold_additions
+from fewstep.networks.initial_weights import build as initialised
 from fewstep.networks.unet_mlp import ResidualMLP, new_unet
-from fewstep.networks.unet_mlp import build as initialised
 from fewstep.objectives.registry import build
 from fewstep.objectives.self_adversarial.settings import SelfAdversarialSettings
 from fewstep.util.errors import SettingsError

@@ -12,7 +12,8 @@ import torch
 from fewstep.diffusion.adapters import Angle, Preconditioned
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
-from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
+from fewstep.networks.initial_weights import build
+from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.students.export import export_student, is_stock, load_student
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import Student, make_student

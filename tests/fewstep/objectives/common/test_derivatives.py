@@ -6,7 +6,8 @@ import torch
 from fewstep.diffusion.adapters import Angle
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow
-from fewstep.networks.unet_mlp import ResidualMLP, build, new_unet
+from fewstep.networks.initial_weights import build
+from fewstep.networks.unet_mlp import ResidualMLP, new_unet
 from fewstep.objectives.common.derivatives import jvp
 from tests.fewstep.objectives.gaussian import IDS, PROCESSES
 
