@@ -4,11 +4,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fewstep.recipes.recipe import Recipe
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
+from fewstep.util.plain_data import NotPlain, from_yaml
 
 FOLDER = Path(__file__).parent
 
@@ -45,8 +44,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             )
         path = FOLDER / f"{name_or_path}.yaml"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = from_yaml(path.read_bytes())
+    except (NotPlain, OSError) as error:
         raise SettingsError(f"{path.name}: not a YAML file: {error}") from error
     if isinstance(data, dict):
         data = {"name": path.stem, **data}

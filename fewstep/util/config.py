@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -12,6 +13,9 @@ from fewstep.util.errors import SettingsError
 
 Model = TypeVar("Model", bound="Strict")
 _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"), ("multiple_of", "multiple of"))
+_BRIEF = reprlib.Repr()     # of a value in a message; its length does not double with every alias
+_BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxtuple = 40
+_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = 200
 
 
 class Strict(pydantic.BaseModel):
@@ -157,5 +161,5 @@ def _limits(metadata: list | tuple) -> str:
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(list(value) if isinstance(value, tuple) else value)
+    text = _BRIEF.repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -15,7 +15,7 @@ from tasks.engine.manifest import Manifest, load, problems
 from tasks.engine.stage_code import changed_files
 from tasks.engine.stage_key import Identity, identify, outside_digests
 from tasks.stages.base import Stage
-from tasks.storage.dvc import dvc_lockfile
+from tasks.storage.dvc import dvc_lockfile, dvc_yaml
 from tasks.storage.file_io import StatTable
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace
@@ -90,6 +90,7 @@ class Survey:
         self.identities: dict[str, Identity] = {}
         self.params = params_file.read(workspace.params)
         self.entries = dvc_lockfile.lock_entries(workspace)
+        self.outside = set(dvc_yaml.given(settings, workspace.root).values())
 
     def look(self, stage: Stage) -> PlanItem:
         """The state of one stage; its inputs must have been looked at before."""
@@ -128,7 +129,8 @@ class Survey:
                         only_code=bool(code_files) and not differences and stage.in_dvc)
 
     def _false_record(self, stage: Stage, why: str) -> str | None:
-        if stage.in_dvc and dvc_lockfile.claims_current(self.workspace, stage, self.params, self.entries):
+        if stage.in_dvc and dvc_lockfile.claims_current(
+                self.workspace, stage, self.params, self.entries, self.outside):
             return (f"dvc.lock says that '{stage.name}' is up to date, but its output was made before: {why} "
                     "(edited while `dvc repro` ran)")
         return None
