@@ -76,7 +76,7 @@ def unknown(kind: str, name: str, known: list[str] | tuple[str, ...]) -> str:
 
 def _sentence(model: type[pydantic.BaseModel], item: dict) -> str:
     path, annotation, metadata, keys = _locate(model, item["loc"])
-    where = ".".join(path)
+    where = ".".join(map(_named, path))
     if item["type"] == "extra_forbidden":
         guess = nearest(path[-1], keys)
         tail = f"did you mean {guess!r}?" if guess else "known here: " + ", ".join(keys)
@@ -89,6 +89,11 @@ def _sentence(model: type[pydantic.BaseModel], item: dict) -> str:
     if annotation is None:
         return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, got {_shown(item['input'])}"
     return f"{where}: expected {describe(annotation, metadata)}, got {_shown(item['input'])}"
+
+
+def _named(key: str) -> str:
+    """A key in a message; one that is no word, or has no end, as a text in quotes."""
+    return key if key.isprintable() and key.strip() and len(key) <= 60 else _shown(key)
 
 
 def _locate(model: type, loc: tuple) -> tuple[list[str], Any, list, list[str]]:

@@ -13,6 +13,8 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from fewstep.util.errors import printable
+
 if TYPE_CHECKING:
     from ruamel.yaml import YAML
 
@@ -31,11 +33,7 @@ class NotPlain(ValueError):
     def __str__(self) -> str:
         names = [str(part) for part in reversed(self.place)]
         where = ".".join(names if len(names) < 6 else [*names[:3], "…"])
-        return _printable(f"{where}: {self.args[0]}" if where else self.args[0])
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        return printable(f"{where}: {self.args[0]}" if where else self.args[0])
 
 
 def from_json(text: bytes | str) -> Any:
