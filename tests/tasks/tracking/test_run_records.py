@@ -121,7 +121,8 @@ def test_a_damaged_record_is_named(store):
 
 OLDER = """{
  "id": "digits-20260101-120000-ab12", "name": "digits", "root": "/somewhere",
- "settings": {"name": "digits", "seed": 0}, "settings_digest": "11531bf8", "created": "2026-01-01T12:00:00.653Z",
+ "settings": {"name": "digits", "seed": 0}, "settings_digest":
+  "11531bf89ffbe9d5762bed9caec972aadde261370298765b54bd5a09eba950de", "created": "2026-01-01T12:00:00.653Z",
  "format": 1, "state": "failed", "isolated": true, "origin": "nightly", "commit": "c0ffee", "modified": true,
  "attempts": [{"pid": 21106, "host": "vm", "started": "2026-01-01T12:00:00.654Z", "ended": null},
               {"pid": 21107, "host": "vm", "started": "2026-01-01T12:00:01.654Z", "ended": "2026-01-01T12:00:03.657Z",
