@@ -14,7 +14,9 @@ from flows.runs.new_run import differences, settings_of
 from tasks.config.schema import Settings
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import FAILED, RUNNING, RecordObserver, RunError, RunStore
-from tests.fuzzing import bounded, texts
+from tests.fuzzing import TIMEOUT, bounded, texts
+
+pytestmark = TIMEOUT
 
 RUN = "digits-20260101-120000-ab12"
 

@@ -4,7 +4,9 @@ import pytest
 
 from tests.closure import ROOT
 from tests.fake_project import FakeProject
-from tests.fuzzing import EXAMPLES
+from tests.fuzzing import EXAMPLES, TIMEOUT
+
+pytestmark = TIMEOUT
 
 # runs in the project, whose code has the quick stages; only the fuzzer's own module comes from this tree
 SEARCH = '''
