@@ -12,7 +12,7 @@ from fewstep.util.plain_data import from_json
 
 def write_checked(path: Path, form: str, content: dict[str, Any]) -> None:
     """Write `content` with the keys `format` (`form`) and `check` added, atomically. Raises DiskFull."""
-    body = {"format": form, **content}
+    body = json.loads(json.dumps({"format": form, **content}))  # as it is read: keys are texts
     write_atomically(path, json.dumps({**body, "check": sha256_json(body)}, indent=1, sort_keys=True) + "\n")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 import types
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
@@ -16,6 +17,20 @@ _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"), ("multiple_of
 _BRIEF = reprlib.Repr()     # of a value in a message; its length does not double with every alias
 _BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxtuple = 40
 _BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = 200
+
+
+def _moment(text: str) -> str:
+    try:
+        aware = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        raise ValueError(f"expected a moment such as 2026-01-31T12:00:00Z, got {_shown(text)}")
+    return text
+
+
+Moment = Annotated[str, pydantic.AfterValidator(_moment)]
+"""A moment with its time zone, ISO 8601."""
 
 
 class Strict(pydantic.BaseModel):

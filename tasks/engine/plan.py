@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fewstep.util.errors import FewstepError
+from fewstep.util.plain_data import NotPlain, from_json
 from tasks.config import params_file
 from tasks.config.schema import Settings
 from tasks.engine import graph, half_made
@@ -183,9 +184,10 @@ def _listed(reasons: list[str]) -> str:
 def last_seconds(workspace: Workspace, stage: Stage) -> float | None:
     """How long the stage took when its output was made last; None if that is not known."""
     try:
-        return float(json.loads((workspace.data / "cost" / f"{stage.name}.json").read_bytes())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+        seconds = from_json((workspace.data / "cost" / f"{stage.name}.json").read_bytes())["seconds"]
+    except (OSError, NotPlain, KeyError, TypeError):
         return None
+    return float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < 1e12 else None
 
 
 def changes(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:

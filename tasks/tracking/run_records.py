@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from fewstep.util.config import Strict, nearest
+from fewstep.util.config import Moment, Strict, nearest
 from fewstep.util.errors import Busy, DataDiffers, NotAvailable, SettingsError
 from fewstep.util.files import write_atomically
 from tasks.engine.events import Observer
@@ -52,18 +52,6 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
-def _moment(text: str) -> str:
-    """`text` as `now()` writes it. Raises ValueError for others."""
-    try:
-        aware = datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        aware = False
-    if not aware:
-        raise ValueError(f"expected a moment such as {now()}, got {text[:60]!r}")
-    return text
-
-
-Moment = Annotated[str, AfterValidator(_moment)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 RunState = Literal["running", "finished", "failed", "cancelled", "killed"]
