@@ -118,13 +118,13 @@ def changed(draw, *documents: Any) -> Any:
     return data
 
 
-SNIPPETS = [b"<<<<<<< HEAD\n", b"=======\n", b">>>>>>> theirs\n", b"\t", b"\0", b"\r\n", b"\r", b"\n", b"\xef\xbb\xbf",
-            b"\xff\xfe", b"&a ", b"*a", b"<<: *a\n", b"&a [*a]", b"{", b"}", b"[", b"]", b"[" * 300, b"{a: " * 300,
-            b'"', b"'", b":", b": ", b"- ", b"#", b" #", b",", b"---\n", b"...\n", b"%YAML 1.1\n---\n", b"!!binary ",
-            b"!!set ", b"!!timestamp ", b"!!int ", b"!!python/object:os.system ", b"!x ", b"| \n", b">\n", b"? ",
-            b"NaN", b"Infinity", b"-", b"9" * 400, b"9" * 5000, b"0x" + b"f" * 400, b"1e999", b".inf", b"null", b"true", b"~",
-            b"2020-02-31", b"\\ud800", b"\\u0000", b"\xc3", b"\xed\xa0\x80", b"\x85", b"\xe2\x80\xa8",
-            b"\x1b[31m", b"=", b"0", b"1"]  # fmt: skip
+SNIPPETS = [b"<<<<<<< HEAD\n", b"=======\n", b">>>>>>> theirs\n", b"\t", b"\0", b"\r\n", b"\r", b"\n",
+            b"\xef\xbb\xbf", b"\xff\xfe", b"&a ", b"*a", b"<<: *a\n", b"&a [*a]", b"{", b"}", b"[", b"]",
+            b"[" * 300, b"{a: " * 300, b'"', b"'", b":", b": ", b"- ", b"#", b" #", b",", b"---\n", b"...\n",
+            b"%YAML 1.1\n---\n", b"!!binary ", b"!!set ", b"!!timestamp ", b"!!int ", b"!!python/object:os.system ",
+            b"!x ", b"| \n", b">\n", b"? ", b"NaN", b"Infinity", b"-", b"9" * 400, b"9" * 5000, b"0x" + b"f" * 400,
+            b"1e999", b".inf", b"null", b"true", b"~", b"2020-02-31", b"\\ud800", b"\\u0000", b"\xc3",
+            b"\xed\xa0\x80", b"\x85", b"\xe2\x80\xa8", b"\x1b[31m", b"=", b"0", b"1"]  # fmt: skip
 ENCODINGS = ["utf-16", "utf-8-sig", "utf-32", "utf-16-le", "utf-7"]
 
 

@@ -149,8 +149,17 @@ def test_a_record_that_an_older_version_wrote_is_read(store):
 
 
 @pytest.mark.parametrize(("before", "after", "said"), [
-    ('"done": 10', '"done": "ten"', "stages.shard.done: expected an integer, got 'ten'"),
+    ('"done": 10', '"done": "ten"', "stages.shard.done: expected an integer ≥ 0, got 'ten'"),
     ('"origin"', '"orign"', "orign: unknown key; did you mean 'origin'"),
+    ('"started": "2026-01-01T12:00:01.655Z"', '"started": "noon"',
+     "stages.shard.started: expected a moment such as 2026-01-31T12:00:00Z, got 'noon'"),
+    ('"started": "2026-01-01T12:00:00.654Z"', '"started": "2026-01-01T12:00"',
+     "attempts.0.started: expected a moment"),
+    ('"state": "stopped"', '"state": "stoped"', "stages.shard.state: expected waiting or running"),
+    ('"seconds": 2.001', '"seconds": NaN', "stages.shard.seconds: expected a number"),
+    ('"seed": 0', '"seed": 1', "settings: they were altered, for their digest is another"),
+    ('"id": "digits-20260101', '"id": "../digits-20260101', "id: the record is of another run, '../digits"),
+    ('"name": "digits", "root"', '"name": "digits", "name": "digit", "root"', "not readable as JSON: the key 'name'"),
     ('"pid": 21106', '"pid": null', "attempts.0.pid: expected an integer, got null"),
     ('"name": "digits", "root"', '"root"', "name: missing; expected text"),
 ])
