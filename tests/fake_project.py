@@ -135,9 +135,9 @@ class FakeProject(Project):
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(line.split()[:2] for line in done.stdout.splitlines())
 
-    def python(self, code: str, *args: str, **environment: str) -> subprocess.CompletedProcess:
+    def python(self, code: str, *args: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-c", code, *args], cwd=self.folder, env=self.environment(**environment),
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=timeout)
 
     def dvc(self, *args: str, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run([str(Path(sys.executable).with_name("dvc")), *args], cwd=self.folder,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from fewstep.conformance.problems import Problem
 from fewstep.recipes import load_recipe
 from fewstep.util.errors import SettingsError
+from fewstep.util.plain_data import NotPlain, from_yaml
 
 FILE = Path(__file__).parent / "known_misses.yaml"
 DIGITS = "digits"
@@ -20,7 +19,10 @@ def known_misses(path: Path = FILE) -> dict[tuple[str, str], str]:
 
     Raises SettingsError for a recipe or problem that does not exist, or a miss without what was found.
     """
-    listed = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        listed = from_yaml(path.read_bytes()) or {}
+    except NotPlain as error:
+        raise SettingsError(f"{path}: not a YAML file: {error}") from None
     found = {(recipe, problem): why for recipe, problems in listed.items() for problem, why in problems.items()}
     for (recipe, problem), why in found.items():
         load_recipe(recipe)

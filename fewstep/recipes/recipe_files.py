@@ -4,11 +4,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fewstep.recipes.recipe import Recipe
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
+from fewstep.util.plain_data import NotPlain, from_yaml
 
 FOLDER = Path(__file__).parent
 
@@ -33,20 +32,19 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if isinstance(name_or_path, Recipe):
         return name_or_path
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise SettingsError(f"recipe file {path} does not exist")
-    else:
+    if path.suffix not in (".yaml", ".yml"):
         names = recipe_names()
         if str(name_or_path) not in names:
             near = difflib.get_close_matches(str(name_or_path), names, n=1, cutoff=0.0)
             raise SettingsError(
-                f"unknown recipe '{name_or_path}'; did you mean '{near[0]}'? Known recipes: {', '.join(names)}"
+                f"unknown recipe {str(name_or_path)!r}; did you mean '{near[0]}'? Known recipes: {', '.join(names)}"
             )
         path = FOLDER / f"{name_or_path}.yaml"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = from_yaml(path.read_bytes())
+    except FileNotFoundError:
+        raise SettingsError(f"recipe file {path} does not exist") from None
+    except (NotPlain, OSError, ValueError) as error:
         raise SettingsError(f"{path.name}: not a YAML file: {error}") from error
     if isinstance(data, dict):
         data = {"name": path.stem, **data}

@@ -80,8 +80,7 @@ def inspect_teacher(folder: str | os.PathLike, variant: str | None = None) -> Te
     if not folder.is_dir():
         raise SettingsError(f"{folder}: no such teacher folder", hint="give the folder of a saved diffusers pipeline")
     index = read_json(folder / "model_index.json", "every saved diffusers pipeline has this file")
-    parts = {name: value for name, value in index.items() if isinstance(value, list) and not name.startswith("_")}
-    parts = {name: value for name, value in parts.items() if any(value)}  # [null, null]: an optional part left out
+    parts, pipeline = _parts(folder / "model_index.json", index), _pipeline(folder / "model_index.json", index)
     description = read_description(folder)
     part = _denoiser(folder, parts)
     config = read_json(folder / part / "config.json", "the denoiser's configuration; save_pretrained writes it")
@@ -89,7 +88,7 @@ def inspect_teacher(folder: str | os.PathLike, variant: str | None = None) -> Te
     name = str(scheduler.get("_class_name") or parts["scheduler"][1])
     plain = parts[part] in NETWORKS
     shape = _shape(folder, config) if plain else None
-    labels = _labels(folder, config) if plain else _classes(parts, config)
+    labels = _labels(folder, config) if plain else _classes(folder / part / "config.json", parts, config)
     process, prediction = process_and_prediction(folder, name, scheduler, description is not None)
     null_class = None if plain or not labels else labels
     if description is not None:
@@ -101,14 +100,31 @@ def inspect_teacher(folder: str | os.PathLike, variant: str | None = None) -> Te
         further, count = check_weights(folder / GUIDE, variant)
         weights, parameters = (*weights, *further), parameters + count
     _check_parts(folder, {key: value for key, value in parts.items() if key not in (part, GUIDE)}, variant)
-    pipeline = index.get("_class_name")
     if description is not None and "family" in description:  # of a student, a class of its own pipeline.py
-        pipeline = description["family"].get("pipeline")
+        pipeline = description["family"]["pipeline"]
     return TeacherInfo(
-        folder, pipeline if isinstance(pipeline, str) else str(pipeline[-1]), part, str(parts[part][1]), name, process,
+        folder, pipeline, part, parts[part][1], name, process,
         prediction, shape, labels, null_class, weights, parameters, config, scheduler, description, frozenset(parts),
         variant,
     )  # fmt: skip
+
+
+def _parts(path: Path, index: dict[str, Any]) -> dict[str, list[str]]:
+    """The parts of a pipeline: library and class, by name; [null, null] is an optional part that was left out."""
+    listed = {name: value for name, value in index.items() if isinstance(value, list) and not name.startswith("_")}
+    for name, value in listed.items():
+        if len(value) != 2 or not (value == [None, None] or all(isinstance(word, str) and word for word in value)):
+            raise SettingsError(f"{path}: {name}: expected the part's library and class, two texts")
+    return {name: value for name, value in listed.items() if value != [None, None]}
+
+
+def _pipeline(path: Path, index: dict[str, Any]) -> str:
+    """The class of a pipeline, which stands behind a module's name where code of the folder defines it."""
+    named = index.get("_class_name")
+    named = named[-1] if isinstance(named, list) and named else named
+    if not isinstance(named, str) or not named:
+        raise SettingsError(f"{path}: _class_name: expected the pipeline's class")
+    return named
 
 
 def _denoiser(folder: Path, parts: dict[str, Any]) -> str:
@@ -120,14 +136,22 @@ def _denoiser(folder: Path, parts: dict[str, Any]) -> str:
             f"a teacher has a scheduler and one denoiser ({' or '.join(DENOISERS)})"
         )
     if parts[found[0]] not in NETWORKS and parts[found[0]][0] != "diffusers":
-        raise SettingsError(f"{folder / 'model_index.json'}: the denoiser is a {'.'.join(map(str, parts[found[0]]))}; "
+        raise SettingsError(f"{folder / 'model_index.json'}: the denoiser is a {'.'.join(parts[found[0]])}; "
                             f"a teacher's is a network of diffusers, such as UNet2DModel")  # fmt: skip
     return found[0]
 
 
-def _classes(parts: dict[str, Any], config: dict[str, Any]) -> int:
+def _classes(path: Path, parts: dict[str, Any], config: dict[str, Any]) -> int:
     """Classes of a transformer that embeds them itself; configurations of text-conditional ones name a number too."""
-    return 0 if any(name.startswith("text_encoder") for name in parts) else int(config.get("num_embeds_ada_norm") or 0)
+    counted = _count(path, config, "num_embeds_ada_norm")
+    return 0 if any(name.startswith("text_encoder") for name in parts) else counted
+
+
+def _count(path: Path, config: dict[str, Any], key: str) -> int:
+    value = config.get(key)
+    if value is not None and (type(value) is not int or value < 0):
+        raise SettingsError(f"{path}: {key} {value!r} is no number of classes")
+    return value or 0
 
 
 def _check_parts(folder: Path, parts: dict[str, Any], variant: str | None) -> None:
@@ -152,13 +176,18 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     if data.get("format") != FORMAT:
         raise SettingsError(f"{path}: format {data.get('format')!r} is not {FORMAT!r}; use the version that wrote it")
     kinds = {"process": dict, "prediction_type": str, "adapter": dict, "sample_shape": list, "num_classes": int}
-    wrong = [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]
-    if not isinstance(data.get("family", {}), dict):
+    wrong = [key for key, kind in kinds.items() if type(data.get(key)) is not kind]
+    if "sample_shape" not in wrong and not all(type(side) is int and side > 0 for side in data["sample_shape"] or [0]):
+        wrong.append("sample_shape")
+    wrong += [key for key in ("num_classes", "null_class") if type(data.get(key)) is int and data[key] < 0]
+    family = data.get("family", {"pipeline": ""})
+    if not isinstance(family, dict) or not isinstance(family.get("pipeline"), str):
         wrong.append("family")
     groups = data.get("groups", [])
     if not (isinstance(groups, list) and all(isinstance(g, list) and all(type(k) is int for k in g) for g in groups)):
         wrong.append("groups")
-    if wrong or not isinstance(data.get("null_class", ""), (int, type(None))) or "kind" not in data["process"]:
+    null, kind = data.get("null_class", ""), (data.get("process") or {}).get("kind") if "process" not in wrong else None
+    if wrong or type(null) not in (int, type(None)) or not isinstance(kind, str):
         raise SettingsError(f"{path}: incomplete ({', '.join(wrong) or 'null_class, process'}); save the folder again")
     return data
 
@@ -166,7 +195,7 @@ def read_description(folder: Path) -> dict[str, Any] | None:
 def _shape(folder: Path, config: dict[str, Any]) -> tuple[int, int, int]:
     size, channels = config.get("sample_size"), config.get("in_channels")
     sides = size if isinstance(size, list) else [size, size]
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in (*sides, channels)):
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in (*sides, channels)):
         raise SettingsError(f"{folder / 'unet' / 'config.json'}: needs sample_size and in_channels")
     return (channels, *sides)
 
@@ -182,4 +211,4 @@ def _labels(folder: Path, config: dict[str, Any]) -> int:
             f"{folder / 'unet' / 'config.json'}: class_embed_type {config['class_embed_type']!r} is not supported; "
             "a teacher takes class labels (num_class_embeds) or none"
         )
-    return int(config.get("num_class_embeds") or 0)
+    return _count(folder / "unet" / "config.json", config, "num_class_embeds")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from torch import nn
 
@@ -16,9 +19,9 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.family import Family, record_family
 from fewstep.networks.routed import RoutedUNet
 from fewstep.teachers.inspection import DESCRIPTION, TeacherInfo, inspect_teacher
-from fewstep.teachers.pipeline_loading import load_pipeline, network_class
+from fewstep.teachers.pipeline_loading import load_pipeline, network_class, probe_network
 from fewstep.teachers.schedulers import read_scheduler
-from fewstep.teachers.weight_files import read_json, weights_variant
+from fewstep.teachers.weight_files import check_weights, read_json, tensor_shapes, weights_variant
 from fewstep.util.errors import SettingsError, laid_at
 
 
@@ -38,6 +41,8 @@ def load_teacher(folder: str | os.PathLike, variant: str | None = None,
         raise SettingsError(f"{folder}: a student's adapters beside its teacher's weights, which are no teacher",
                             hint="export that student with distill.export: pipeline, and take it")  # fmt: skip
     network = load_network(info.folder / info.part, variant)
+    if not info.recorded and not isinstance(network, RoutedUNet):
+        _require_call(info)
     if info.description is not None:
         return described_denoiser(info, network).requires_grad_(False).eval()
     if info.recorded and family is None:
@@ -45,9 +50,29 @@ def load_teacher(folder: str | os.PathLike, variant: str | None = None,
     found = read_scheduler(info) if family is None else read_scheduler(info, family.call, family.time_factor)
     process, prediction_type, adapter = found
     shape = info.sample_shape if family is None else family.state
-    denoiser = Denoiser(network, process, prediction_type, shape, info.num_classes, info.null_class, adapter)
+    with laid_at(str(info.folder)):
+        denoiser = Denoiser(network, process, prediction_type, shape, info.num_classes, info.null_class, adapter)
     denoiser.family = family
     return denoiser.requires_grad_(False).eval()
+
+
+def _require_call(info: TeacherInfo) -> None:
+    """Raises SettingsError where the network that the configuration describes cannot be called, tried without weights.
+
+    Its constructor takes values that its call fails on.
+    """
+    path, labels = info.folder / info.part, info.network_config.get("num_class_embeds")
+    try:
+        probe = probe_network(path, info.network)
+        with torch.no_grad(), torch.device("meta"):
+            probe(torch.zeros(1, *info.sample_shape), torch.zeros(1),
+                  class_labels=torch.zeros(1, dtype=torch.long) if labels else None)  # fmt: skip
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever kind the layers of diffusers raise
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise SettingsError(f"{path / 'config.json'}: a {info.network} of this configuration cannot be called with "
+                            f"samples of shape {info.sample_shape}: {told}") from error
 
 
 def described_denoiser(info: TeacherInfo, network: nn.Module) -> Denoiser:
@@ -74,10 +99,15 @@ def load_network(folder: Path, variant: str | None = None) -> nn.Module:
 
     Weights of a variant such as fp16 are computed with in float32, as all others.
     """
-    named = read_json(folder / "config.json", "save_pretrained writes it").get("_class_name")
-    kind = RoutedUNet if named == RoutedUNet.__name__ else network_class(str(named))
+    config = read_json(folder / "config.json", "save_pretrained writes it")
+    with laid_at(str(folder / "config.json")):
+        named = config.get("_class_name")
+        kind = RoutedUNet if named == RoutedUNet.__name__ else network_class(str(named))
+    shapes = [shape for path in check_weights(folder, variant)[0] for shape in tensor_shapes(path)]
     with torch.random.fork_rng(devices=[]):  # building a network may draw from the global generator
         try:
+            with laid_at(str(folder / "config.json")):
+                _require_size(kind, config, shapes)
             # the way that saves memory patches nn.Module for the whole process: two threads that load at once may leave
             # it patched, and every later module is built without storage
             network, loading = kind.from_pretrained(
@@ -85,13 +115,42 @@ def load_network(folder: Path, variant: str | None = None) -> nn.Module:
                 low_cpu_mem_usage=bool(getattr(kind, "_keep_in_fp32_modules", None)),  # which diffusers asks for
                 variant=weights_variant(folder, variant), torch_dtype=torch.float32,
             )  # fmt: skip
-        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        except (MemoryError, SettingsError):
+            raise
+        except Exception as error:  # of nearly every kind, for values that the constructors of diffusers do not expect
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise SettingsError(f"{folder}: the {kind.__name__} cannot be loaded: {first}") from error
     wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if wrong:
         raise SettingsError(f"{folder}: {len(wrong)} weights do not fit the configuration, such as {wrong[0]}")
+    with laid_at(str(folder / "config.json")):
+        _require_known(config, type(network))
     return network.eval()
+
+
+def _require_size(kind: type[nn.Module], config: Mapping[str, Any], shapes: list[tuple[int, ...]]) -> None:
+    """Raises SettingsError where a network of this configuration has far more than the files hold, before it is built.
+
+    What is merely missing is named later; a number with a digit too many would take the machine's memory.
+    """
+    for key, value in config.items():
+        counts = value if isinstance(value, list) else [value]
+        if ("layers" in key or key == "count") and any(type(n) is int and n > len(shapes) for n in counts):
+            raise SettingsError(f"{key} {value}: the files hold {len(shapes)} tensors")
+    with torch.device("meta"):
+        wanted = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
+    held = sum(math.prod(shape) for shape in shapes)
+    if wanted > held + max(held, 10**7):
+        raise SettingsError(f"a {kind.__name__} of this configuration has {wanted} weights, the files hold {held}")
+
+
+def _require_known(config: Mapping[str, Any], kind: type[nn.Module]) -> None:
+    """Raises SettingsError for a key that diffusers would ignore, though it says something."""
+    known = inspect.signature(kind.__init__).parameters
+    for key, value in config.items():
+        if key not in known and not key.startswith("_") and value is not None and value is not False:
+            raise SettingsError(f"{key}: {kind.__name__} of diffusers {diffusers.__version__} knows no such key, and "
+                                "what it says would be lost", hint="a newer diffusers may know it")  # fmt: skip
 
 
 __all__ = ["TeacherInfo", "described_denoiser", "inspect_teacher", "load_network", "load_teacher"]

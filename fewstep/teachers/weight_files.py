@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.plain_data import NotPlain, from_json
 
 STEMS = ("diffusion_pytorch_model", "model")  # of diffusers' models, of transformers' encoders
 WEIGHTS = f"{STEMS[0]}.safetensors"
@@ -30,8 +31,8 @@ def read_json(path: Path, what: str, limit: int = 16_000_000) -> dict[str, Any]:
     if path.stat().st_size > limit:
         raise SettingsError(f"{path}: unreasonably large for a configuration")
     try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        data = from_json(path.read_bytes())
+    except (NotPlain, OSError) as error:
         raise SettingsError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(data, dict):
         raise SettingsError(f"{path}: expected a JSON object")
@@ -63,7 +64,7 @@ def check_weights(folder: Path, variant: str | None = None) -> tuple[tuple[Path,
             f"{missing[0]}: no safetensors weights{found}",
             hint=CONVERT if others else "save the pipeline with save_pretrained(folder, safe_serialization=True)",
         )
-    return paths, sum(_parameters(path) for path in paths)
+    return paths, sum(math.prod(shape) for path in paths for shape in tensor_shapes(path))
 
 
 def weight_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
@@ -105,7 +106,8 @@ def _stem(folder: Path) -> str:
     return next((stem for stem in STEMS if any(folder.glob(f"{stem}.*"))), STEMS[0])
 
 
-def _parameters(path: Path) -> int:
+def tensor_shapes(path: Path) -> list[tuple[int, ...]]:
+    """Shapes of the tensors in a safetensors file, by its header. Raises SettingsError for a file that is cut short."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
@@ -113,19 +115,14 @@ def _parameters(path: Path) -> int:
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
             raise SettingsError(f"{path}: not a safetensors file, or cut short")
         try:
-            entries = json.loads(file.read(length))
+            entries = from_json(file.read(length))
             entries.pop("__metadata__", None)
             end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-            count = sum(_product(entry["shape"]) for entry in entries.values())
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
+            shapes = [tuple(entry["shape"]) for entry in entries.values()]
+        except (NotPlain, AttributeError, KeyError, TypeError, IndexError):
             raise SettingsError(f"{path}: the safetensors header is broken") from None
-    if end != size - 8 - length or not count:
+    if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):
+        raise SettingsError(f"{path}: the safetensors header is broken")
+    if end != size - 8 - length or not sum(map(math.prod, shapes)):
         raise SettingsError(f"{path}: {size} bytes, but its header promises {end + 8 + length}: the file is incomplete")
-    return count
-
-
-def _product(shape: list[int]) -> int:
-    product = 1
-    for side in shape:
-        product *= int(side)
-    return product
+    return shapes

@@ -1,6 +1,5 @@
 """Exact checkpoints: safetensors beside JSON, written atomically, verified by hash, the newest two kept."""
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import DataDiffers
-from fewstep.util.files import replacing, sweep, write_atomically
+from fewstep.util.files import replacing, sweep
 from fewstep.util.hashing import sha256_file
 
+FORMAT = "fewstep-checkpoint/1"
 KEEP = 2
 
 
@@ -30,7 +31,8 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one round in `folder`.
 
-    `step-N.safetensors` holds the tensors; `step-N.json`, written last, its hash and the record that makes it valid.
+    `step-N.safetensors` holds the tensors; `step-N.json`, written last, its hash and the record that makes it valid,
+    with a hash of itself.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None] = warnings.warn):
@@ -42,8 +44,7 @@ class Checkpoints:
         with replacing(weights) as temporary:
             save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, temporary)
             digest = sha256_file(temporary)
-        text = json.dumps({"step": step, "sha256": digest, **record}, sort_keys=True, indent=1)
-        write_atomically(weights.with_suffix(".json"), text)
+        write_checked(weights.with_suffix(".json"), FORMAT, {"step": step, "sha256": digest, **record})
         for old in self._committed()[:-KEEP]:
             old.unlink(missing_ok=True)
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -75,7 +76,7 @@ class Checkpoints:
 
     @staticmethod
     def _read(path: Path) -> Checkpoint:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_checked(path, FORMAT)
         weights = path.with_suffix(".safetensors")
         if not weights.is_file():
             raise DataDiffers(f"{weights} is missing")

@@ -1,6 +1,5 @@
 """Which backends made the records of an unfinished set, so that one continued elsewhere says so."""
 
-import json
 import threading
 import warnings
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 from fewstep.util.errors import CorruptData
 from fewstep.util.files import write_atomically
 from fewstep.util.hashing import canonical_json, sha256_json
+from fewstep.util.plain_data import NotPlain, from_json
 
 
 class Backends:
@@ -23,8 +23,8 @@ class Backends:
         found = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                backend = json.loads(path.read_bytes())
-            except ValueError as error:
+                backend = from_json(path.read_bytes())
+            except NotPlain as error:
                 raise CorruptData(f"{path}: damaged ({error})") from error
             if path.stem != _name(backend):
                 raise CorruptData(f"{path}: damaged (its name is not the hash of its content)")

@@ -7,11 +7,12 @@ from typing import Any
 from fewstep.util.errors import CorruptData
 from fewstep.util.files import write_atomically
 from fewstep.util.hashing import sha256_json
+from fewstep.util.plain_data import from_json
 
 
 def write_checked(path: Path, form: str, content: dict[str, Any]) -> None:
     """Write `content` with the keys `format` (`form`) and `check` added, atomically. Raises DiskFull."""
-    body = {"format": form, **content}
+    body = json.loads(json.dumps({"format": form, **content}))  # as it is read: keys are texts
     write_atomically(path, json.dumps({**body, "check": sha256_json(body)}, indent=1, sort_keys=True) + "\n")
 
 
@@ -23,10 +24,10 @@ def read_checked(path: Path, form: str) -> dict[str, Any]:
         CorruptData: it is damaged, or of another format.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = from_json(path.read_bytes())
         check, found = content.pop("check"), content["format"]
         whole = sha256_json(content) == check
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptData(f"{path}: damaged ({error})") from error
     if not whole:
         raise CorruptData(f"{path}: damaged (its checksum differs)")

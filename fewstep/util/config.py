@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
@@ -12,6 +14,23 @@ from fewstep.util.errors import SettingsError
 
 Model = TypeVar("Model", bound="Strict")
 _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"), ("multiple_of", "multiple of"))
+_BRIEF = reprlib.Repr()     # of a value in a message; its length does not double with every alias
+_BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxtuple = 40
+_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = 200
+
+
+def _moment(text: str) -> str:
+    try:
+        aware = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        raise ValueError(f"expected a moment such as 2026-01-31T12:00:00Z, got {_shown(text)}")
+    return text
+
+
+Moment = Annotated[str, pydantic.AfterValidator(_moment)]
+"""A moment with its time zone, ISO 8601."""
 
 
 class Strict(pydantic.BaseModel):
@@ -72,7 +91,7 @@ def unknown(kind: str, name: str, known: list[str] | tuple[str, ...]) -> str:
 
 def _sentence(model: type[pydantic.BaseModel], item: dict) -> str:
     path, annotation, metadata, keys = _locate(model, item["loc"])
-    where = ".".join(path)
+    where = ".".join(map(_named, path))
     if item["type"] == "extra_forbidden":
         guess = nearest(path[-1], keys)
         tail = f"did you mean {guess!r}?" if guess else "known here: " + ", ".join(keys)
@@ -85,6 +104,11 @@ def _sentence(model: type[pydantic.BaseModel], item: dict) -> str:
     if annotation is None:
         return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, got {_shown(item['input'])}"
     return f"{where}: expected {describe(annotation, metadata)}, got {_shown(item['input'])}"
+
+
+def _named(key: str) -> str:
+    """A key in a message; one that is no word, or has no end, as a text in quotes."""
+    return key if key.isprintable() and key.strip() and len(key) <= 60 else _shown(key)
 
 
 def _locate(model: type, loc: tuple) -> tuple[list[str], Any, list, list[str]]:
@@ -157,5 +181,5 @@ def _limits(metadata: list | tuple) -> str:
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(list(value) if isinstance(value, tuple) else value)
+    text = _BRIEF.repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -7,11 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewstep.util.checked_json import read_checked, write_checked
+from fewstep.util.errors import CorruptData
 from fewstep.util.files import sweep, write_atomically
-from fewstep.util.hashing import sha256_json
+from fewstep.util.hashing import sha256_bytes, sha256_json
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_FORMAT = "fewstep-cache/1"
+_DIGEST = 64     # characters of a SHA-256, which precede the arrays
 
 
 class ContentCache:
@@ -28,28 +34,33 @@ class ContentCache:
         if self.folder is None:
             return None
         try:
-            return json.loads(self._path(key, "json").read_bytes())
-        except (OSError, ValueError):
+            return json.loads(read_checked(self._path(key, "json"), _FORMAT)["value"])
+        except (OSError, CorruptData):
             return None
 
     def put(self, key: Any, value: Any) -> None:
         """Keep the JSON value `value` under `key`. Raises DiskFull."""
         if self.folder is not None:
-            self._write(self._path(key, "json"), (json.dumps(value, indent=1) + "\n").encode())
+            sweep(self.folder)
+            write_checked(self._path(key, "json"), _FORMAT, {"value": json.dumps(value)})  # a text: it may hold NaN
 
     def arrays(self, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays kept under `key`, or those that `make()` returns, which are then kept. Raises DiskFull."""
         if self.folder is None:
             return make()
         from safetensors import SafetensorError  # numpy: commands that only read JSON do not load it
-        from safetensors.numpy import load_file, save
+        from safetensors.numpy import load, save
 
         path = self._path(key, "safetensors")
         try:
-            return load_file(path)
+            content = path.read_bytes()
+            if sha256_bytes(content[_DIGEST:]) == content[:_DIGEST].decode(errors="replace"):
+                return load(content[_DIGEST:])
         except (SafetensorError, OSError):
-            made = make()
-        self._write(path, save(made))
+            pass    # made below
+        made = make()
+        content = save(made)
+        self._write(path, sha256_bytes(content).encode() + content)
         return made
 
     def _path(self, key: Any, suffix: str) -> Path:

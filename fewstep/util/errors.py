@@ -6,13 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def printable(text: str) -> str:
+    """`text` with an escape in place of what cannot be printed: names of files and keys may hold anything."""
+    return text if text.isprintable() else "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
 class FewstepError(Exception):
     """Base of every error that is no bug. `str(error)` is one line: what happened and where; `hint` says what to do."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None):
-        super().__init__(message)
+        super().__init__("\n".join(map(printable, message.split("\n"))))
         self.hint = hint
 
     def __reduce__(self):

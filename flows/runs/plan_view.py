@@ -30,8 +30,8 @@ def show_work(items: Sequence[PlanItem], out: Console) -> None:
     table.add_column(justify="right", no_wrap=True)
     for item in again:
         action = "from the cache" if item.state == "restorable" else "again"
-        table.add_row(item.stage, Text(action, style="cyan" if item.state == "restorable" else "yellow"), item.why,
-                      Text(duration(item.last_seconds), style="dim"))
+        table.add_row(item.stage, Text(action, style="cyan" if item.state == "restorable" else "yellow"),
+                      Text(item.why), Text(duration(item.last_seconds), style="dim"))
     out.print(table)
     _hint(again, out)
 
@@ -49,7 +49,7 @@ def show_plan(items: Sequence[PlanItem], out: Console) -> None:
     table = Table.grid(padding=(0, 2))
     for item in items:
         table.add_row(item.stage, Text(words[item.state], style="green" if item.state == "current" else "yellow"),
-                      "" if item.state == "current" else item.why)
+                      Text("" if item.state == "current" else item.why))
     out.print(table)
     _hint(items, out)
 

@@ -11,6 +11,8 @@ from ruamel.yaml.error import YAMLError
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
+from fewstep.util.hashing import canonical_json
+from fewstep.util.plain_data import NotPlain, from_yaml, loaded
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
 from tasks.engine import graph
@@ -25,14 +27,25 @@ def watched() -> tuple[str, ...]:
 
 def read(path: Path) -> dict:
     """The mapping in a YAML 1.2 file. Raises SettingsError when it is absent, unreadable or not a mapping."""
+    return _sections(_bytes(path), str(path))
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        data = YAML(typ="safe", pure=True).load(Path(path))
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise SettingsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: not readable: {error.strerror}") from None
+
+
+def _sections(text: bytes | str, source: str) -> dict:
+    try:
+        data = from_yaml(text)
+    except NotPlain as error:
+        raise SettingsError(f"{source}: not readable as YAML: {error}") from None
     if data is not None and not isinstance(data, dict):
-        raise SettingsError(f"{path}: expected sections such as 'data:' and 'teacher:', got {type(data).__name__}")
+        raise SettingsError(f"{source}: expected sections such as 'data:' and 'teacher:', got {type(data).__name__}")
     return data or {}
 
 
@@ -50,9 +63,9 @@ def apply(data: dict, sets: list[str]) -> dict:
         if not equals or not all(parts):
             raise SettingsError(f"--set {text!r}: expected a.b=value, such as distill.images=50000")
         try:
-            value = YAML(typ="safe", pure=True).load(value)
-        except YAMLError:
-            raise SettingsError(f"--set {text!r}: the value is not readable as YAML") from None
+            value = from_yaml(value)
+        except NotPlain as error:
+            raise SettingsError(f"--set {text!r}: the value is not readable as YAML: {error}") from None
         section = data
         for part in parts[:-1]:
             if section.get(part) is None:
@@ -70,30 +83,50 @@ def write_overrides(path: Path, sets: list[str], params: Path | None = None, roo
     Everything is validated before a byte is written, and the write is atomic: on SettingsError the file is as it was.
     Relative paths in it are below `root` (default: the checkout that holds `path`, else the one we are in). Sections
     that DVC watches and the file leaves to their defaults are added, empty.
+
+    Raises SettingsError also for a file that cannot be changed without changing more than was asked for, such as a
+    section that an alias shares with another.
     """
     path = Path(path)
     source = Path(params) if params is not None else path
-    read(source)
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 10_000, True
-    with open(source, "rb") as stream:
-        document = yaml.load(stream) or {}
-    apply(document, sets)
+    text = _bytes(source)
+    wanted = _sections(text, str(source))
+    added = _complete(apply(wanted, sets))
+    label = " and ".join(filter(None, [source.name, "--set" if sets else ""]))
+    settings = parse(Settings, wanted, label)
+    validate(root or _checkout(path), settings)
+    if sets or added:
+        text = _changed(text, sets, wanted, source)
+    if not path.exists() or text != path.read_bytes():
+        write_atomically(path, text)
+    return settings
+
+
+def _complete(document: dict) -> list[str]:
+    """Adds the sections that DVC watches, in place; returns those that were lacking."""
     added = [section for section in watched() if section not in document]
     for section in added:
         document[section] = Settings.model_fields[section].default if section == "seed" else {}
-    if sets or added:
-        stream = io.StringIO()
+    return added
+
+
+def _changed(text: bytes, sets: list[str], wanted: dict, source: Path) -> bytes:
+    """`text` with the assignments and all sections, its comments kept. It means what `wanted` says: SettingsError else.
+    """
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 10_000, True
+    stream = io.StringIO()
+    try:
+        document = loaded(yaml, text) or {}
+        _complete(apply(document, sets))
         yaml.dump(document, stream)
-        text = stream.getvalue()
-    else:
-        text = source.read_text()
-    label = " and ".join(filter(None, [source.name, "--set" if sets else ""]))
-    settings = parse(Settings, YAML(typ="safe", pure=True).load(text), label)
-    validate(root or _checkout(path), settings)
-    if not path.exists() or text != path.read_text():
-        write_atomically(path, text)
-    return settings
+        same = canonical_json(from_yaml(stream.getvalue())) == canonical_json(wanted)
+    except (NotPlain, YAMLError):
+        same = False
+    if not same:
+        raise SettingsError(f"{source}: cannot be changed and keep its form (an alias may share what is to be changed)",
+                            hint="edit it by hand, or write shared sections out")
+    return stream.getvalue().encode()
 
 
 def _checkout(path: Path) -> Path:

@@ -10,6 +10,8 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from tasks.data.colour_profiles import UnusableProfile, to_srgb
+
 _GREY = {
     "1": "1", "L": "L", "LA": "LA", "La": "LA",
     "I": "I", "I;16": "I", "I;16L": "I", "I;16B": "I", "I;16N": "I",
@@ -68,13 +70,18 @@ def is_grey(image: Image.Image) -> bool:
 def to_array(image: Image.Image, size: int, channels: int) -> Tensor:
     """An image as uint8 (channels, size, size): the largest centred square, resampled with Lanczos where it differs.
 
-    It stands as its EXIF orientation says, transparent parts become white, 16 bits become 8. Of several frames the
-    first is taken. Raises Unreadable, or what Pillow raises, if the file behind `image` is damaged.
+    It stands as its EXIF orientation says, is in sRGB by its colour profile, transparent parts become white, 16 bits
+    become 8. Of several frames the first is taken. Raises Unreadable, or what Pillow raises, if the file behind `image`
+    is damaged.
     """
     grey, raw_mode = is_grey(image), _raw_mode(image)
     image.load()
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # after load, which turns a TIFF itself
-    image = _grey_to_eight_bits(image, raw_mode) if grey else _colour_to_eight_bits(image, raw_mode)
+    profile, make = image.info.get("icc_profile"), _grey_to_eight_bits if grey else _colour_to_eight_bits
+    try:
+        image = _on_white(to_srgb(profile)(make(image, raw_mode)))
+    except UnusableProfile as error:
+        raise Unreadable(str(error)) from None
     image = image.convert("L" if channels == 1 else "RGB")
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
@@ -94,8 +101,9 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _grey_to_eight_bits(image: Image.Image, raw_mode: str) -> Image.Image:
+    """Grey of 8 bits, with alpha as RGBA."""
     if image.mode in ("LA", "La"):
-        return _on_white(image)
+        return _with_alpha(image)
     clear = image.info.get("transparency")
     values = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int64)
     shown = values
@@ -108,7 +116,7 @@ def _grey_to_eight_bits(image: Image.Image, raw_mode: str) -> Image.Image:
     if isinstance(clear, int):
         shown = np.where(values == clear * _LEVELS.get(raw_mode, 1), 255, shown)
     elif clear is not None:
-        return _on_white(image)
+        return _with_alpha(image)
     return Image.fromarray(shown.astype(np.uint8))
 
 
@@ -125,16 +133,21 @@ def _depth(image: Image.Image) -> tuple[int, bool]:
 
 
 def _colour_to_eight_bits(image: Image.Image, raw_mode: str) -> Image.Image:
+    """RGB or RGBA of 8 bits; CMYK as it is, for a profile tells its colours."""
     clear = image.info.get("transparency")
     if image.mode == "RGB" and clear is not None and raw_mode.startswith("RGB;16"):
         raise Unreadable("16 bits of colour with a transparent colour, which Pillow cannot compare; save it with an "
                          "alpha channel")
     if MODES[image.mode] == "RGBA" or (image.mode == "RGB" and clear is not None):
-        return _on_white(image)
-    return image.convert("RGB")
+        return _with_alpha(image)
+    return image if image.mode == "CMYK" else image.convert("RGB")
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    image = image.convert("LA") if image.mode == "La" else image
-    image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        return image
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -16,6 +16,7 @@ from fewstep.util.config import Strict, parse
 from fewstep.util.errors import CorruptData, FewstepError, SettingsError
 from fewstep.util.files import write_atomically
 from fewstep.util.hashing import sha256_json
+from fewstep.util.plain_data import NotPlain, from_json
 from tasks.storage.file_io import StatTable, list_files
 
 NAME = "manifest.json"
@@ -141,8 +142,8 @@ def parse_manifest(data: Any, source: str) -> Manifest:
 def read(path: Path) -> Manifest:
     """The manifest in the file `path`. Raises FileNotFoundError, and as `parse_manifest` does."""
     try:
-        data = json.loads(Path(path).read_bytes())
-    except ValueError as error:
+        data = from_json(Path(path).read_bytes())
+    except NotPlain as error:
         raise CorruptData(f"{path}: not a valid manifest ({error})") from None
     return parse_manifest(data, str(path))
 

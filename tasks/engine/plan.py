@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fewstep.util.errors import FewstepError
+from fewstep.util.plain_data import NotPlain, from_json
 from tasks.config import params_file
 from tasks.config.schema import Settings
 from tasks.engine import graph, half_made
@@ -15,7 +16,7 @@ from tasks.engine.manifest import Manifest, load, problems
 from tasks.engine.stage_code import changed_files
 from tasks.engine.stage_key import Identity, identify, outside_digests
 from tasks.stages.base import Stage
-from tasks.storage.dvc import dvc_lockfile
+from tasks.storage.dvc import dvc_lockfile, dvc_yaml
 from tasks.storage.file_io import StatTable
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace
@@ -90,6 +91,7 @@ class Survey:
         self.identities: dict[str, Identity] = {}
         self.params = params_file.read(workspace.params)
         self.entries = dvc_lockfile.lock_entries(workspace)
+        self.outside = set(dvc_yaml.given(settings, workspace.root).values())
 
     def look(self, stage: Stage) -> PlanItem:
         """The state of one stage; its inputs must have been looked at before."""
@@ -128,7 +130,8 @@ class Survey:
                         only_code=bool(code_files) and not differences and stage.in_dvc)
 
     def _false_record(self, stage: Stage, why: str) -> str | None:
-        if stage.in_dvc and dvc_lockfile.claims_current(self.workspace, stage, self.params, self.entries):
+        if stage.in_dvc and dvc_lockfile.claims_current(
+                self.workspace, stage, self.params, self.entries, self.outside):
             return (f"dvc.lock says that '{stage.name}' is up to date, but its output was made before: {why} "
                     "(edited while `dvc repro` ran)")
         return None
@@ -181,9 +184,10 @@ def _listed(reasons: list[str]) -> str:
 def last_seconds(workspace: Workspace, stage: Stage) -> float | None:
     """How long the stage took when its output was made last; None if that is not known."""
     try:
-        return float(json.loads((workspace.data / "cost" / f"{stage.name}.json").read_bytes())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+        seconds = from_json((workspace.data / "cost" / f"{stage.name}.json").read_bytes())["seconds"]
+    except (OSError, NotPlain, KeyError, TypeError):
         return None
+    return float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < 1e12 else None
 
 
 def changes(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:

@@ -51,7 +51,7 @@ def complete(workspace: Workspace) -> list[str]:
     if workspace.partial.is_dir():
         for work in sorted(workspace.partial.iterdir()):
             ready = work / "ready"
-            name = ready.read_text() if ready.is_file() else ""
+            name = ready.read_text(errors="replace") if ready.is_file() else ""
             if name not in graph.BY_NAME:
                 continue
             if (work / "out" / NAME).is_file():

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.cores import cores
 from fewstep.util.errors import CorruptData, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomically
@@ -214,6 +215,9 @@ class StageRun:
             self.observer.stage_aside(self.stage.name, folder)
 
 
+_FINGERPRINTS = "fewstep-fingerprints/1"
+
+
 def prepare(context: Context) -> list[dict]:
     """Make the folders of a stage's work and note the machine; returns the fingerprints that the work was done under.
 
@@ -223,7 +227,7 @@ def prepare(context: Context) -> list[dict]:
         folder.mkdir(parents=True, exist_ok=True)
     sweep_tree(context.work)
     path, here = context.work / "fingerprints.json", fingerprint()
-    known = json.loads(path.read_bytes()) if path.exists() else []
+    known = read_checked(path, _FINGERPRINTS)["known"] if path.exists() else []
     if here not in known:
         if known:
             changed = ", ".join(f"{name} {known[-1].get(name)} → {here[name]}" for name in here
@@ -231,7 +235,7 @@ def prepare(context: Context) -> list[dict]:
             context.warn(f"continued on another machine or with other libraries ({changed}): the result is valid, "
                          "equality bit for bit with an undisturbed run is not claimed")
         known.append(here)
-        write_atomically(path, json.dumps(known))
+        write_checked(path, _FINGERPRINTS, {"known": known})
     return known
 
 

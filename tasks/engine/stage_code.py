@@ -8,19 +8,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import json
 from pathlib import Path
 
 from fewstep.objectives.registry import term_modules
 from fewstep.util import source_code
-from fewstep.util.errors import SettingsError
-from fewstep.util.files import write_atomically
+from fewstep.util.checked_json import read_checked, write_checked
+from fewstep.util.errors import CorruptData, SettingsError
 from fewstep.util.hashing import sha256_file
 from fewstep.util.source_code import ROOT, VERSION, Code, Parsed, SourceTree, module_name, parse_file
 from tasks.stages.base import S, Stage
 from tasks.storage.file_io import StatTable
 from tasks.storage.workspace import Workspace
 
+_PARSED = "fewstep-parsed/1"
 PACKAGES = ("fewstep", "tasks")
 DECIDES = ("fewstep", "tasks/data", "tasks/evaluation", "tasks/stages")
 """Folders whose code may decide bytes: what DVC watches."""
@@ -124,12 +124,12 @@ class RememberedParse:
         self.table.commit()
         if self._new:
             with contextlib.suppress(OSError):
-                write_atomically(self.path, json.dumps({"rules": self._rules, "files": self._known}))
+                write_checked(self.path, _PARSED, {"rules": self._rules, "files": self._known})
             self._new = False
 
     def _load(self) -> dict[str, list]:
         try:
-            content = json.loads(self.path.read_bytes())
+            content = read_checked(self.path, _PARSED)
             return content["files"] if content["rules"] == self._rules else {}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, CorruptData):
             return {}

@@ -17,6 +17,7 @@ from fewstep.diffusion.guidance import SampledScales
 from fewstep.metrics.protocol import ClassFigures, Protocol, Sampling, StoredValue, Value, restore
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import CorruptData, SettingsError
+from fewstep.util.plain_data import NotPlain, from_json
 
 FORMAT = 1
 EVALUATION, BASELINES, HEADLINE = "evaluation.json", "baselines.json", "metrics.json"
@@ -220,8 +221,8 @@ def read(model: type[Document], path: Path) -> Document:
         CorruptData: it is damaged or of another format; the message says what to do.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = from_json(Path(path).read_bytes())
+    except NotPlain as error:
         raise CorruptData(f"{path}: not readable as JSON ({error})") from None
     return parsed(model, content, str(path))
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from fewstep.util.config import Strict
+from fewstep.util.config import Moment, Strict
 from tasks.storage.documents import read_document
 from tasks.tracking.redaction import redact
 
@@ -50,16 +50,22 @@ class Entry(Strict):
     alias: str
     former: int | None = Field(alias="from")
     to: int
-    when: str
+    when: Moment
     who: str
     why: str
     figures: dict[str, Any] = {}
     becomes: Event | None = Field(default=None, alias="as")
     closes: str | None = None
     kind: str | None = None
-    expires: str | None = None
+    expires: Moment | None = None
     weights: str | None = None
     found: int | None = None
+
+    @model_validator(mode="after")
+    def _a_decision_expires(self):
+        if self.event == "pending" and self.expires is None:
+            raise ValueError("a pending decision says until when it can be made (expires)")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written: the names of JSON, without the optional fields that are None."""

@@ -18,9 +18,10 @@ import os
 import urllib.error
 import urllib.request
 import warnings
+from pathlib import Path
 from typing import Any
 
-from fewstep.util.errors import SettingsError
+from fewstep.util.errors import CorruptData, SettingsError
 from fewstep.util.files import write_atomically
 from tasks.registry import audit_log
 from tasks.registry.model_registry import Registry
@@ -30,6 +31,20 @@ from tasks.tracking.redaction import redact
 ADDRESS, KEY = "FEWSTEP_WEBHOOK", "FEWSTEP_WEBHOOK_SECRET"
 _SECONDS = 10
 _CURSOR = "delivered"
+
+
+def _delivered(cursor: Path, most: int) -> int:
+    """How many entries were delivered. Raises CorruptData for a file that tells no such number."""
+    try:
+        count = int(cursor.read_bytes())
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        count = -1
+    if not 0 <= count <= most:
+        raise CorruptData(f"{cursor}: no number of delivered entries, 0 to {most}",
+                          hint="write the number of lines of the record that were delivered into it")
+    return count
 
 
 def deliver(registry: Registry, model: str) -> int:
@@ -44,7 +59,7 @@ def deliver(registry: Registry, model: str) -> int:
     with held(folder / "delivery.lock"):  # not the model's lock: no command waits for a slow receiver
         entries = audit_log.read(folder)
         cursor = folder / _CURSOR
-        first = int(cursor.read_text()) if cursor.exists() else 0
+        first = _delivered(cursor, len(entries))
         if not address:
             if first != len(entries):
                 write_atomically(cursor, str(len(entries)))

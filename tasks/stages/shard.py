@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fewstep.data.tables import shown
+from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError, StageFailed
 from fewstep.util.files import write_atomically
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tasks.data.image_sources import ImageSource
 
 UNIT = 2048
+SHAPE = "fewstep-shape/1"
 """Source images per unit of work: what a kill can cost."""
 _NAMED = 20
 
@@ -204,12 +206,12 @@ def _shape(context: Context[Data], source: ImageSource) -> tuple[int, int]:
     """(size, channels); decided once, so that every block has it."""
     note = context.scratch / "shape.json"
     if note.is_file():
-        shape = json.loads(note.read_bytes())
-        return shape["size"], shape["channels"]
+        noted = read_checked(note, SHAPE)
+        return noted["size"], noted["channels"]
     shape = source.shape(context.settings.size, context.settings.channels)
     if shape.remark:
         context.warn(shape.remark)
-    write_atomically(note, json.dumps({"size": shape.size, "channels": shape.channels}))
+    write_checked(note, SHAPE, {"size": shape.size, "channels": shape.channels})
     return shape.size, shape.channels
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.util.files import write_atomically
+from fewstep.util.plain_data import NotPlain, from_json
 from tasks.storage import git
 from tasks.storage.workspace import Workspace
 
@@ -102,6 +104,8 @@ def keep_commit(workspace: Workspace, code: str) -> None:
 def commit_of(workspace: Workspace, code: str) -> str | None:
     """The commit that holds the code of this digest; None where it is not known here."""
     try:
-        return json.loads((workspace.shared / "code" / f"{code}.json").read_bytes())["commit"]
-    except (OSError, ValueError, KeyError):
+        noted = from_json((workspace.shared / "code" / f"{code}.json").read_bytes())
+    except (OSError, NotPlain):
         return None
+    commit = noted.get("commit") if isinstance(noted, dict) and noted.get("code") == code else None
+    return commit if isinstance(commit, str) and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit) else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import DataDiffers, SettingsError
+from fewstep.util.plain_data import NotPlain, from_json
 
 Document = TypeVar("Document", bound=Strict)
 
@@ -20,8 +20,8 @@ def read_document(model: type[Document], text: str | bytes, source: str | Path) 
             message begins with `source` and the field.
     """
     try:
-        data = json.loads(text)
-    except ValueError as error:
+        data = from_json(text)
+    except NotPlain as error:
         raise DataDiffers(f"{source}: not readable as JSON: {error}") from None
     return validate_document(model, data, source)
 

@@ -93,7 +93,7 @@ def worktrees(workspace: Workspace) -> list[Path]:
     if not top:
         return [workspace.root]
     inside = workspace.root.relative_to(Path(top).resolve())
-    lines = git(workspace.root, "worktree", "list", "--porcelain").splitlines()
+    lines = git(workspace.root, "worktree", "list", "--porcelain").split("\n")    # no other break ends a line of git's
     found = [Path(line.removeprefix("worktree ")) / inside for line in lines if line.startswith("worktree ")]
     return [path for path in found if path.is_dir()]
 
@@ -146,7 +146,7 @@ def tag_snapshot(root: Path, name: str, files: dict[str, Path | bytes | str]) ->
 def committed_at(root: Path, commit: str) -> str:
     """When the commit was made, as git's raw date; read from the commit itself, to which `git log` adds a signature."""
     header = git(root, "cat-file", "commit", commit).partition("\n\n")[0]
-    line = next(line for line in header.splitlines() if line.startswith("committer "))
+    line = next(line for line in header.split("\n") if line.startswith("committer "))
     return " ".join(line.rsplit(" ", 2)[1:])
 
 

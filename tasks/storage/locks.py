@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fewstep.util.errors import Busy
+from fewstep.util.plain_data import NotPlain, from_json
 from tasks.storage.workspace import Workspace
 
 _PR_SET_PDEATHSIG = 1
@@ -119,9 +120,10 @@ def said_by_holder(path: Path) -> dict | None:
 
 def _read(handle: int) -> dict:
     try:
-        return json.loads(os.pread(handle, 65536, 0) or b"{}") or {}
-    except ValueError:
+        said = from_json(os.pread(handle, 65536, 0) or b"{}")
+    except NotPlain:    # of a dead holder, or half of what a living one writes
         return {}
+    return said if isinstance(said, dict) else {}
 
 
 def die_with_dvc() -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from fewstep.util.config import Strict
+from fewstep.util.errors import CorruptData
+from fewstep.util.plain_data import from_json
 from tasks.storage.file_io import write_if_other
 from tasks.storage.workspace import Workspace
 
@@ -24,7 +29,7 @@ class PublishedOutput(Strict, extra="ignore"):
     stage: str
     key: str
     digest: str
-    md5: str
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]
     store: str
     commit: str | None = None
 
@@ -37,9 +42,18 @@ def write(workspace: Workspace, output: PublishedOutput, key: str | None = None)
 def read(workspace: Workspace, key: str) -> PublishedOutput | None:
     """The output known under `key`, wherever its bytes are; None where none is known."""
     try:
-        return PublishedOutput.model_validate(json.loads(_path(workspace, key).read_bytes()))
-    except (OSError, ValueError):
+        return read_file(_path(workspace, key))
+    except (OSError, CorruptData):
         return None
+
+
+def read_file(path: Path) -> PublishedOutput:
+    """The output noted in a file. Raises OSError, or CorruptData for a file that notes none."""
+    try:
+        return PublishedOutput.model_validate(from_json(path.read_bytes()))
+    except ValueError:
+        raise CorruptData(f"{path}: not a note of a published output",
+                          hint="remove it: an output that is made again is noted again") from None
 
 
 def restorable(workspace: Workspace, key: str) -> PublishedOutput | None:

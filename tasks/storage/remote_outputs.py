@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from fewstep.util.errors import FewstepError
+from fewstep.util.plain_data import NotPlain, from_json
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.storage import published_outputs
@@ -62,10 +63,10 @@ def announce(workspace: Workspace) -> dict[str, str]:
             remote.put_if_absent(_name(acceptance.key), announcement)
         if remote.put_if_absent(_name(manifest.key), announcement):
             continue
-        other = json.loads(remote.read(_name(manifest.key)))
-        if other.get("digest") != manifest.digest:
+        other = _digest(remote.read(_name(manifest.key)))
+        if other != manifest.digest:
             notes[stage.name] = ("another machine made other bytes under the same key "
-                                 f"({str(other.get('digest'))[:12]}, here {manifest.digest[:12]}); both are kept")
+                                 f"({other[:12]}, here {manifest.digest[:12]}); both are kept")
     return notes
 
 
@@ -80,12 +81,12 @@ def learn(workspace: Workspace, key: str) -> str | None:
         announcement = remote.find(_name(key)) if remote is not None else None
         if announcement is None:
             return None
-        known = json.loads(announcement)
-        dvc_repo.fetch(workspace, [known["md5"]])
+        known = PublishedOutput.model_validate({**from_json(announcement), "store": ""})
+        dvc_repo.fetch(workspace, [known.md5])
         with dvc_repo.repository(workspace) as repo:
-            known["store"] = os.path.relpath(repo.cache.local.path, workspace.shared)
-        published_outputs.write(workspace, PublishedOutput.model_validate(known), key)
-    except (FewstepError, KeyError, TypeError, ValueError) as error:
+            here = os.path.relpath(repo.cache.local.path, workspace.shared)
+        published_outputs.write(workspace, known.model_copy(update={"store": here}), key)
+    except (FewstepError, TypeError, ValueError) as error:
         return f"whether another machine made it could not be learnt: {error}"
     return None
 
@@ -94,6 +95,13 @@ def give_up_uploads(workspace: Workspace, older_than: timedelta) -> list[str]:
     """End multipart uploads to the remote that a dead process left unfinished that long ago; returns their names."""
     remote = store(workspace)
     return remote.abort_uploads(older_than) if remote is not None else []
+
+
+def _digest(announcement: bytes) -> str:
+    try:
+        return str(from_json(announcement)["digest"])
+    except (NotPlain, KeyError, TypeError):
+        return "unreadable"
 
 
 def _name(key: str) -> str:

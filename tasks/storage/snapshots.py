@@ -40,8 +40,8 @@ def local_changes(workspace: Workspace, wanted: dict[str, bytes]) -> list[str]:
             manifest = manifests.load_quietly(folder)
             saved = manifest is not None and restorable(workspace, manifest.key) is not None
             if not saved or manifests.problems(folder, manifest, table):
-                entry = dvc_lockfile.lock_entries(workspace).get(stage.name) or {"outs": [{}]}
-                if dvc_lockfile.dvc_md5(folder) != entry["outs"][0].get("md5"):
+                outs = dvc_lockfile.lock_entries(workspace).get(stage.name, {}).get("outs") or [{}]
+                if dvc_lockfile.dvc_md5(folder) != outs[0].get("md5"):
                     lost.append(f"{stage.output} is not in DVC's cache as it lies there")
     return lost
 

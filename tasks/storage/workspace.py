@@ -123,6 +123,11 @@ def sqlite_address(path: Path, driver: str = "pysqlite") -> str:
     return f"sqlite:///{path}" if driver == "pysqlite" else f"sqlite+{driver}:///{path}"
 
 
+def _line(path: Path) -> str:
+    """The path in one of git's own files: all up to the line's end, in whatever encoding names of files have."""
+    return os.fsdecode(path.read_bytes().rstrip(b"\r\n"))
+
+
 def _main_checkout(root: Path) -> Path | None:
     """The folder in the repository's first checkout that matches `root`; None outside git. Only reads files."""
     for folder in (root, *root.parents):
@@ -130,11 +135,11 @@ def _main_checkout(root: Path) -> Path | None:
         if mark.is_dir():
             return root
         if mark.is_file():
-            git_dir = Path(mark.read_text().removeprefix("gitdir:").strip())
+            git_dir = Path(_line(mark).removeprefix("gitdir:").removeprefix(" "))
             git_dir = git_dir if git_dir.is_absolute() else (folder / git_dir).resolve()
             common = git_dir / "commondir"
             if not common.is_file():    # a submodule or --separate-git-dir: a checkout of its own
                 return root
-            git = (git_dir / common.read_text().strip()).resolve()
+            git = (git_dir / _line(common)).resolve()
             return git.parent / root.relative_to(folder) if git.name == ".git" else root
     return None

@@ -12,7 +12,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from fewstep.util.errors import CorruptData
 from fewstep.util.files import write_atomically
+from fewstep.util.plain_data import NotPlain, from_json
 
 
 class Point(NamedTuple):
@@ -65,12 +67,23 @@ def _lines(points: list[Point]) -> str:
 
 def _read(path: Path) -> list[Point]:
     points = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
             break  # torn by a kill: the point is replayed or the value was the last before the checkpoint
-        name, value, step, time = json.loads(line)
-        points.append(Point(str(name), float(value), int(step), int(time)))
+        points.append(_point(line, f"{path}, line {len(points) + 1}"))
     return points
+
+
+def _point(line: bytes, where: str) -> Point:
+    try:
+        point = Point(*from_json(line))
+    except (NotPlain, TypeError):
+        point = None
+    kinds = (str, (int, float), int, int)
+    if point is None or not all(isinstance(value, kind) and not isinstance(value, bool)
+                                for value, kind in zip(point, kinds, strict=True)):  # fmt: skip
+        raise CorruptData(f"{where}: no point of a metric", hint="remove the line; its point is lost")
+    return point._replace(value=float(point.value))
 
 
 def metric_name(name: str) -> str:

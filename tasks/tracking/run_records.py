@@ -16,19 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from fewstep.util.config import Strict, nearest
-from fewstep.util.errors import Busy, NotAvailable, SettingsError
+from fewstep.util.config import Moment, Strict, nearest
+from fewstep.util.errors import Busy, DataDiffers, NotAvailable, SettingsError
 from fewstep.util.files import write_atomically
 from tasks.engine.events import Observer
 from tasks.storage.documents import read_document
 from tasks.storage.file_io import clone_or_copy, list_files
 from tasks.storage.locks import held, said_by_holder
 from tasks.storage.workspace import Workspace
-from tasks.tracking.redaction import redact
+from tasks.tracking.redaction import HIDDEN, redact
 
 if TYPE_CHECKING:
     from tasks.engine.events import Outcome
@@ -52,6 +52,12 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+RunState = Literal["running", "finished", "failed", "cancelled", "killed"]
+StageState = Literal["waiting", "running", "current", "restored", "made", "failed", "interrupted", "stopped"]
+
+
 def settings_digest(settings: dict) -> str:
     """SHA-256 of the resolved settings: runs with the same one are the same experiment."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -64,20 +70,17 @@ class _Record(Strict):
 
 
 class StageRecord(_Record):
-    """One stage of a run; times in UTC.
+    """One stage of a run; times in UTC. `interrupted`: by a signal; `stopped`: its process died."""
 
-    `state`: waiting, running, current, restored, made, failed, interrupted (by a signal) or stopped (its process died).
-    """
-
-    state: str = "waiting"
+    state: StageState = "waiting"
     key: str | None = None
     digest: str | None = None
-    done: int = 0
-    total: int = 0
+    done: Count = 0
+    total: Count = 0
     unit: str = "images"
-    started: str | None = None
-    ended: str | None = None
-    seconds: float = 0.0        # over all attempts
+    started: Moment | None = None
+    ended: Moment | None = None
+    seconds: Seconds = 0.0        # over all attempts
     error: str | None = None
     warnings: list[str] = Field(default_factory=list)
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -94,9 +97,9 @@ class AttemptRecord(_Record):
 
     pid: int
     host: str
-    started: str
-    ended: str | None = None
-    state: str | None = None
+    started: Moment
+    ended: Moment | None = None
+    state: RunState | None = None
 
 
 class RunError(_Record):
@@ -117,16 +120,16 @@ class RunRecord(_Record):
     root: str
     settings: dict[str, Any]
     settings_digest: str
-    created: str
+    created: Moment
     format: int = FORMAT
-    state: str = RUNNING
+    state: RunState = RUNNING
     isolated: bool = False
     origin: str | None = None       # what started it: a schedule's name; None for a person
     commit: str | None = None       # of the code; for an isolated run what its worktree is made of
     modified: bool = False          # tracked files differed from `commit`'s parent: the diff lies in the run's folder
     attempts: list[AttemptRecord] = Field(default_factory=list)
-    updated: str | None = None
-    ended: str | None = None
+    updated: Moment | None = None
+    ended: Moment | None = None
     mlflow: dict[str, str] = Field(default_factory=dict)
     prefect: dict[str, str] = Field(default_factory=dict)
     stages: dict[str, StageRecord] = Field(default_factory=dict)
@@ -186,11 +189,20 @@ class RunStore:
 
     def load(self, run: str) -> RunRecord:
         """Raises NotAvailable where there is no such run, DataDiffers for a damaged record or another format."""
+        path = self.path(run)
         try:
-            text = self.path(run).read_bytes()
+            text = path.read_bytes()
         except FileNotFoundError:
             raise NotAvailable(f"no run {run!r}", hint="`fewstep status --all` lists the runs") from None
-        return read_document(RunRecord, text, self.path(run))
+        except OSError as error:
+            raise DataDiffers(f"{path}: not readable: {error.strerror}") from None
+        record = read_document(RunRecord, text, path)
+        if record.id != run:
+            raise DataDiffers(f"{path}: id: the record is of another run, {record.id[:80]!r}")
+        # what was redacted is not what was digested
+        if HIDDEN.encode() not in text and settings_digest(record.settings) != record.settings_digest:
+            raise DataDiffers(f"{path}: settings: they were altered, for their digest is another")
+        return record
 
     def ids(self) -> list[str]:
         """All runs, newest first (by the moment in the id, so that names do not matter)."""

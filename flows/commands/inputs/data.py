@@ -52,7 +52,7 @@ def _print(console: Console, result: dict) -> None:
         kinds.append(f"{result['captions']} captions")
     if result["prompts"]:
         kinds.append(f"{result['prompts']} prompts")
-    console.print(f"data/raw holds {', '.join(kinds)}; DVC's record of them is data/raw.dvc")
+    console.print(f"data/raw holds {', '.join(kinds)}; DVC's record of them is data/raw.dvc", markup=False)
     if result["left_out"]:
         console.print(result["left_out"], markup=False)
     if result["classes"]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fewstep.recipes import load_recipe, recipe_names
+from fewstep.util.plain_data import to_yaml
 from flows.output import emit, examples
 
 JSON = typer.Option(False, "--json", help="Print JSON.")
@@ -67,5 +67,5 @@ def _print_rows(console: Console, rows: list[dict]) -> None:
 
 
 def _print_one(console: Console, data: dict) -> None:
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=min(console.width, 100))
+    text = to_yaml(data, min(console.width, 100))
     console.print(Text(text.rstrip()))

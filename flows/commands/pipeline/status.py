@@ -126,8 +126,9 @@ def _stages(record: RunRecord) -> Table:
         if stage.total and state in (RUNNING, INTERRUPTED, STOPPED, FAILED):
             progress = f"{count(stage.done)} of {count(stage.total)} {stage.unit}"
         seconds = duration(stage.seconds) if stage.seconds >= 0.5 and state != "current" else ""
-        table.add_row(Text(MARKS.get(state, "?"), style=STYLES.get(state, "")), name,
-                      Text(WORDS.get(state, state), style=STYLES.get(state, "")), progress, Text(seconds, style="dim"))
+        table.add_row(Text(MARKS.get(state, "?"), style=STYLES.get(state, "")), Text(name),
+                      Text(WORDS.get(state, state), style=STYLES.get(state, "")), Text(progress),
+                      Text(seconds, style="dim"))
     return table
 
 
@@ -141,6 +142,6 @@ def _list(runs: list[Status], out: Console) -> None:
     for run in runs:
         stages = run.record.stages.values()
         done = sum(stage.state in ("made", "current", "restored") for stage in stages)
-        table.add_row(run.record.id, Text(run.record.state, style=COLOURS[run.record.state]),
+        table.add_row(Text(run.record.id), Text(run.record.state, style=COLOURS[run.record.state]),
                       f"{done}/{len(stages)} stages", Text(duration(run.seconds), style="dim"))
     out.print(table)

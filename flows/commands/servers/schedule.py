@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fewstep.util.errors import DataDiffers, SettingsError
 from flows.commands.pipeline.run import Sets
@@ -125,7 +126,8 @@ def _show(data: list[dict], out: Console) -> None:
     table = Table.grid(padding=(0, 2))
     for item in data:
         pool = f"pool {item['pool']}" if item["pool"] else ""
-        table.add_row(item["name"], item["cron"], item["timezone"], " ".join(item["sets"]), pool)
+        cells = item["name"], item["cron"], item["timezone"], " ".join(item["sets"]), pool
+        table.add_row(*map(Text, cells))
     out.print(table)
     if any(item["served_by"] is None for item in data):
         say(out, NOT_SERVED, style="yellow")

@@ -28,7 +28,7 @@ def add(app: typer.Typer) -> None:
             for item in removed:
                 kind = f", half-made work of {item['stage']}" if item["stage"] else ""
                 verb = "would remove" if dry else "removed"
-                out.print(f"{verb} {item['what']}  ({count(item['bytes'])} bytes{kind})")
+                out.print(f"{verb} {item['what']}  ({count(item['bytes'])} bytes{kind})", markup=False)
             if not removed:
                 out.print("nothing to clean")
 

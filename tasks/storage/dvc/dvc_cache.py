@@ -1,16 +1,14 @@
 """Finding the bytes of an output made earlier: in the checkout, in DVC's cache, or on its remote."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-import yaml
-
 from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable
+from fewstep.util.plain_data import from_json
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
-from tasks.storage.dvc import dvc_repo
+from tasks.storage.dvc import dvc_lockfile, dvc_repo
 from tasks.storage.file_io import clone_or_copy
 from tasks.storage.published_outputs import restorable
 from tasks.storage.workspace import Workspace
@@ -40,8 +38,11 @@ def locate(workspace: Workspace, stage: str, digest: str, md5: str | None, scrat
 
 
 def locked_md5(lock: Path, path: str, kind: str = "outs") -> str | None:
-    """What a dvc.lock calls the output at `path` (`kind` deps: the input); None where it does not say."""
-    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.is_file() else {}
+    """What a dvc.lock calls the output at `path` (`kind` deps: the input); None where it does not say.
+
+    Raises SettingsError for a file that is no dvc.lock.
+    """
+    stages = dvc_lockfile.entries_of(lock) if lock.is_file() else {}
     rows = [row for entry in stages.values() for row in entry.get(kind) or [] if row["path"] == path]
     return rows[0].get("md5") if rows else None
 
@@ -63,7 +64,7 @@ def from_cache(workspace: Workspace, md5: str, target: Path) -> Path:
         clone_or_copy(place(md5), target)
         return target
     try:
-        rows = json.loads(place(md5).read_bytes())
+        rows = from_json(place(md5).read_bytes())
         paths = [(PurePosixPath(row["relpath"]), row["md5"]) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise DataDiffers(f"DVC's listing {md5} is damaged ({error})", hint="`dvc pull` fetches it again") from error

@@ -24,12 +24,20 @@ def default_remote(workspace: Workspace) -> Remote | None:
     """The remote that `dvc push` uses in this checkout; None without one."""
     parts = read_config(workspace.root / ".dvc" / "config")
     parts.merge(read_config(local_config(workspace)))
-    name = parts.get("core", {}).get("remote")
-    remote = parts.get(f'remote "{name}"', {})
-    if isinstance(remote.get("url"), list):
-        raise SettingsError(f"{workspace.root / '.dvc'}: the url of the remote {name} has a comma and reads as a list",
-                            hint="put the url in double quotes")
+    name = _section(workspace, parts, "core").get("remote")
+    remote = _section(workspace, parts, f'remote "{name}"')
+    for key in ("url", "endpointurl"):
+        if not isinstance(remote.get(key, ""), str):
+            raise SettingsError(f"{workspace.root / '.dvc'}: the {key} of the remote {name} has a comma and reads as a "
+                                "list", hint=f"put the {key} in double quotes")
     return Remote(name, remote["url"], remote.get("endpointurl")) if name and remote.get("url") else None
+
+
+def _section(workspace: Workspace, parts: ConfigObj, name: str) -> dict:
+    found = parts.get(name, {})
+    if not isinstance(found, dict):
+        raise SettingsError(f"{workspace.root / '.dvc'}: {name} holds a value, not a section")
+    return found
 
 
 def local_config(workspace: Workspace) -> Path:
@@ -44,5 +52,5 @@ def read_config(path: Path) -> ConfigObj:
     """
     try:
         return ConfigObj(str(path), encoding="utf-8", interpolation=False)
-    except (ConfigObjError, UnicodeDecodeError) as error:
+    except (ConfigObjError, UnicodeError, OSError) as error:
         raise SettingsError(f"{path}: not a configuration of DVC: {' '.join(str(error).split())}") from None

@@ -9,11 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
 from fewstep.util.hashing import sha256_file, sha256_json
+from fewstep.util.plain_data import from_json
 from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
@@ -23,20 +28,42 @@ from tasks.storage.file_io import StatTable
 from tasks.storage.workspace import Workspace
 
 IGNORED = ("__pycache__",)
+MD5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]
+"""DVC's name of a file, or of the list of a folder's files."""
 _BROKEN_HINT = "remove dvc.lock: the next run writes it anew"
+
+
+class _File(Strict, extra="allow"):
+    path: str
+    md5: MD5 | None = None
+
+
+class _Entry(Strict, extra="forbid"):
+    cmd: str | tuple[str, ...]
+    deps: tuple[_File, ...] = ()
+    params: dict[str, dict[str, Any]] = {}
+    outs: tuple[_File, ...] = ()
+
+
+class _Lock(Strict, extra="forbid"):
+    version: Literal["2.0"] = Field(alias="schema")
+    stages: dict[str, _Entry] = {}
+    datasets: Any = None
 
 
 def lock_entries(workspace: Workspace) -> dict:
     """The `stages` of dvc.lock; empty without the file. Raises SettingsError for half a file, as a dying DVC leaves."""
     path = workspace.root / "dvc.lock"
-    if not path.is_file():
-        return {}
+    return entries_of(path) if path.is_file() else {}
+
+
+def entries_of(path: Path) -> dict:
+    """The `stages` of a dvc.lock, in the form that DVC writes. Raises SettingsError for anything else in its place."""
     try:
         content = params_file.read(path)
+        parse(_Lock, content, str(path))
     except SettingsError as error:
-        raise SettingsError(str(error), hint=_BROKEN_HINT) from None
-    if "schema" not in content:
-        raise SettingsError(f"{path}: not whole, for it names no schema", hint=_BROKEN_HINT)
+        raise SettingsError(str(error).splitlines()[0], hint=_BROKEN_HINT) from None
     return content.get("stages") or {}
 
 
@@ -78,11 +105,12 @@ def remember(workspace: Workspace, stage: Stage, key: str, seen: str, entry: dic
 
 
 def recorded(workspace: Workspace, stage: Stage) -> dict | None:
-    """What `remember` noted last: {key, view, entry}."""
+    """What `remember` noted last: {key, view, entry}; None where that cannot be read."""
     try:
-        return json.loads((workspace.local / "recorded" / f"{stage.name}.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+        noted = from_json((workspace.local / "recorded" / f"{stage.name}.json").read_bytes())
+    except (OSError, ValueError):
         return None
+    return noted if isinstance(noted, dict) else None
 
 
 def is_recorded(workspace: Workspace, stage: Stage, key: str, seen: str, entry: dict | None) -> bool:
@@ -90,10 +118,11 @@ def is_recorded(workspace: Workspace, stage: Stage, key: str, seen: str, entry: 
     return entry is not None and recorded(workspace, stage) == {"key": key, "view": seen, "entry": entry}
 
 
-def claims_current(workspace: Workspace, stage: Stage, params: dict, entries: dict) -> bool:
+def claims_current(workspace: Workspace, stage: Stage, params: dict, entries: dict, given: set[str]) -> bool:
     """Whether dvc.lock says that nothing the stage depends on has changed: what `dvc status` would conclude.
 
-    False for an entry that is known to be true: it is of another output than the one that lies there, which DVC sees.
+    False for an entry that is known to be true: it is of another output than the one that lies there, which DVC sees;
+    and for one that names what is neither below the checkout nor among the paths `given` from outside.
     """
     entry = entries.get(stage.name)
     if not entry or (recorded(workspace, stage) or {}).get("entry") == entry:
@@ -108,9 +137,15 @@ def claims_current(workspace: Workspace, stage: Stage, params: dict, entries: di
             outs = (upstream[path] or {}).get("outs") or [{}]
             if outs[0].get("md5") != dep.get("md5"):
                 return False
-        elif dvc_md5(workspace.root / path) != dep.get("md5"):
+        elif not (path in given or _is_below(path)) or dvc_md5(workspace.root / path) != dep.get("md5"):
             return False
     return True
+
+
+def _is_below(path: str) -> bool:
+    """Whether a path of dvc.lock leads to something in the checkout that is not the checkout itself."""
+    parts = PurePosixPath(os.path.normpath(path)).parts
+    return bool(parts) and parts[0] not in ("/", "..", ".git") and max(map(len, parts)) < 256
 
 
 def dvc_md5(path: Path) -> str | None:

@@ -285,7 +285,7 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
     """Delete from DVC's cache what no checkout, no git tag or branch and none of `keep_keys` uses.
 
     Returns {removed, bytes, kept, forgotten}: files (to be) removed and their size; keys kept and forgotten. Worktrees
-    of the repository count as checkouts.
+    of the repository count as checkouts. Raises CorruptData, with nothing deleted, for a damaged note of an output.
     """
     from dvc_data.hashfile.gc import gc  # loads with DVC
     from dvc_data.hashfile.hash_info import HashInfo
@@ -297,8 +297,8 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
         for root in worktrees(workspace):
             other = Workspace(root)
             for entry in dvc_lockfile.lock_entries(other).values() if (root / "dvc.lock").is_file() else []:
-                used.update(HashInfo("md5", out["md5"]) for out in entry.get("outs") or [])
-        infos = {path: HashInfo("md5", json.loads(path.read_bytes())["md5"])
+                used.update(HashInfo("md5", out["md5"]) for out in entry.get("outs") or [] if out.get("md5"))
+        infos = {path: HashInfo("md5", published_outputs.read_file(path).md5)
                  for path in workspace.published.glob("*.json")}
         used.update(info for path, info in infos.items() if path.stem in keep_keys)
         doomed = [path for path, info in infos.items() if info not in used]

@@ -114,3 +114,17 @@ def test_images_are_shared_among_rounds_in_whole_batches():
     recipe = load_recipe("reflow")
     assert recipe.images_of(0, 2560) == recipe.images_of(1, 2560) == 1280
     assert load_recipe("dmd2").images_of(0, 1) == 6 * 64  # at least one cycle of turns
+
+
+def test_a_recipe_is_read_by_the_rules_of_params_yaml(tmp_path):
+    path = tmp_path / "mine.yaml"
+    rounds = "rounds: [{terms: [{term: regression, at: noise, weight: 5e-1}]}]\n"
+    path.write_text(rounds)
+    assert load_recipe(path).rounds[0].terms[0].weight == 0.5      # YAML 1.1 takes 5e-1 for a text
+    told = {rounds + rounds: "duplicate key", "rounds: [": "not a YAML file", "summary: 2020-01-31": "type date"}
+    for text, said in told.items():
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=said):
+            load_recipe(path)
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_recipe(tmp_path / "none.yaml")

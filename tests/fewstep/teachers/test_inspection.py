@@ -236,3 +236,37 @@ def test_unusual_global_state_is_left_alone(folder):
     before = torch.get_rng_state()
     inspect_teacher(folder)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_diffusers_would_ignore_in_a_network_is_refused_by_name(folder):
+    edit(folder / "unet" / "config.json", center_input_sampel=True)
+    with pytest.raises(SettingsError, match="center_input_sampel: UNet2DModel of diffusers .* knows no such key"):
+        load_teacher(folder)
+    edit(folder / "unet" / "config.json", center_input_sampel=False, an_option=None)    # say nothing
+    load_teacher(folder)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"layers_per_block": 10**6}, "layers_per_block 1000000: the files hold"),
+    ({"block_out_channels": [8, 160_000]}, "weights, the files hold"),
+    ({"norm_num_groups": 0}, "cannot be loaded"), ({"act_fn": None}, "cannot be loaded"),
+    ({"num_class_embeds": "ten"}, "num_class_embeds 'ten' is no number of classes"),
+    ({"sample_size": True}, "sample_size"), ({"_class_name": None}, "is no network of diffusers"),
+])  # fmt: skip
+def test_a_network_of_other_numbers_is_refused_before_it_takes_the_memory(folder, changes, said):
+    edit(folder / "unet" / "config.json", **changes)
+    with pytest.raises(SettingsError) as caught:
+        load_teacher(folder)
+    assert said in str(caught.value) and str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("part", [["diffusers"], ["diffusers", 1], [["a"], "b"], [None, "UNet2DModel"], ["", "x"]])
+def test_a_part_that_is_no_library_and_class_is_refused(folder, part):
+    edit(folder / "model_index.json", unet=part)
+    refused(folder, "model_index.json: unet: expected the part's library and class")
+
+
+def test_keys_that_stand_there_twice_are_refused(folder):
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text().replace("{", '{"prediction_type": "sample",', 1))
+    refused(folder, str(path), "the key 'prediction_type' stands there twice")

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from fewstep.training import api
+from fewstep.training.checkpoints import FORMAT
+from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import DataDiffers, SettingsError
 from fewstep.util.files import TEMPORARY
 from fewstep.util.hashing import sha256_file
@@ -171,9 +173,9 @@ def test_another_batch_is_refused(tmp_path):
 def test_another_machine_continues_with_a_warning_and_both_are_recorded(tmp_path):
     checkpoints = broken(tmp_path)
     for path in checkpoints.glob("*.json"):
-        record = json.loads(path.read_text())
+        record = read_checked(path, FORMAT)
         record["fingerprints"][0]["torch"] = "1.0"
-        path.write_text(json.dumps(record))
+        write_checked(path, FORMAT, record)
     heard = []
     finish(run(tiny("kd"), tmp_path, warn=heard.append))
     assert len(heard) == 1 and "torch was 1.0" in heard[0]
@@ -198,6 +200,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_two_are_an_error(
         finish(run(tiny("kd"), tmp_path, warn=heard.append))
 
 
+def test_an_altered_record_is_a_damaged_checkpoint(tmp_path):
+    straight = finish(run(tiny("kd"), tmp_path / "straight"))
+    newest = max(broken(tmp_path).glob("*.json"))
+    step = json.loads(newest.read_text())["step"]
+    newest.write_text(newest.read_text().replace(f'"step": {step}', f'"step": {step - 1}'))
+    heard = []
+    assert same(finish(run(tiny("kd"), tmp_path, warn=heard.append)), straight)
+    assert len(heard) == 1 and newest.stem in heard[0]
+
+
 def test_lost_records_are_an_error_not_a_fresh_start(tmp_path):
     checkpoints = broken(tmp_path)
     for path in checkpoints.glob("*.json"):
@@ -216,8 +228,7 @@ def test_incomplete_state_is_an_error(part, tmp_path):
         odd = next(name for name in sorted(tensors) if name.startswith(part))
         tensors.pop(odd)
         save_file(tensors, path)
-        record = json.loads(path.with_suffix(".json").read_text())
-        record["sha256"] = sha256_file(path)
-        path.with_suffix(".json").write_text(json.dumps(record))
+        record = read_checked(path.with_suffix(".json"), FORMAT)
+        write_checked(path.with_suffix(".json"), FORMAT, record | {"sha256": sha256_file(path)})
     with pytest.raises(DataDiffers, match="does not fit"):
         finish(run(tiny("kd"), tmp_path))

@@ -6,9 +6,9 @@ import sys
 from collections import Counter
 
 import pytest
-import yaml
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.plain_data import from_yaml
 from tasks.report import recipe_table
 
 
@@ -57,7 +57,7 @@ def test_rows_become_metrics_a_plot_and_a_table_with_what_failed(tmp_path):
     assert set(metrics) == {"dmd2", "kd"} and metrics["kd"]["images_per_second"] == 51.7
     lines = (tmp_path / "docs" / "digits" / "figures.csv").read_text().splitlines()
     assert lines[0].startswith("recipe,evaluations,fd_infinite") and len(lines) == 3
-    plots = yaml.safe_load((tmp_path / "docs" / "digits" / "dvc.yaml").read_text())
+    plots = from_yaml((tmp_path / "docs" / "digits" / "dvc.yaml").read_bytes())
     assert plots["metrics"] == ["dmd2.json", "kd.json"] and plots["plots"][0]["figures.csv"]["y"] == "recipe"
     text = (tmp_path / "docs" / "digits.md").read_text()
     assert "1,000 training samples" in text and "`ect` failed: no luck" in text and "unipc (training-free)" in text

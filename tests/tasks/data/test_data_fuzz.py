@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,12 +16,14 @@ from fewstep.util.errors import CorruptData, SettingsError, StageFailed
 from tasks.data.image_decoding import MODES, Unreadable
 from tasks.data.image_folder import list_images
 from tasks.data.image_sources import ImageFolder
+from tests.fuzzing import TIMEOUT, bounded, damaged
+from tests.icc_profiles import cmyk_profile, grey_profile, rgb_profile
 
-EXAMPLES = int(os.environ.get("FEWSTEP_FUZZ_EXAMPLES", 0))  # for a long search, which draws anew each time
-BOUNDED = settings(max_examples=EXAMPLES or 60, derandomize=not EXAMPLES, database=None, deadline=None,
-                   suppress_health_check=list(HealthCheck))  # fmt: skip
+pytestmark = TIMEOUT
+BOUNDED = bounded(60)
 KINDS = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "ppm": "PPM",
          "tga": "TGA", "jp2": "JPEG2000"}  # fmt: skip
+PROFILES = [rgb_profile(), grey_profile(), cmyk_profile(), b"", b"no profile"]
 MANY_MODES = sorted({*MODES, "F", "LAB"})
 ODD = ["1.png", "2.png", "a/../1.png", "/1.png", "..", "\ud800", "\0", "x" * 300]
 TEXT = st.text(max_size=8) | st.sampled_from(ODD)
@@ -46,6 +48,9 @@ def picture(draw) -> tuple[str, bytes]:
         exif = Image.Exif()
         exif[0x112] = draw(st.integers(0, 9))
         options["exif"] = draw(st.binary(max_size=30) | st.just(exif.tobytes()))
+    if draw(st.booleans()):
+        profile = draw(st.sampled_from(PROFILES))
+        options["icc_profile"] = profile if draw(st.booleans()) else draw(damaged(profile))
     if draw(st.booleans()):
         options["transparency"] = draw(st.integers(0, 300) | st.binary(max_size=4))
     buffer = io.BytesIO()

@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from fewstep.util.errors import SettingsError
 from tasks.storage.dvc.dvc_config import Remote, default_remote
+from tasks.storage.git import worktrees
 from tasks.storage.workspace import Workspace, sqlite_address
 from tasks.tracking.store_uri import missing_database, sqlite_file
 
@@ -102,3 +103,17 @@ def test_a_configuration_that_is_none_is_named(tmp_path, text):
     (tmp_path / ".dvc" / "config").write_text(text)
     with pytest.raises(SettingsError, match="dvc"):
         default_remote(Workspace(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", " blanks ", "a\x0bb\x1cc", "caf\udce9", "tab\t"])
+def test_a_worktree_is_found_whatever_its_folder_is_called(tmp_path, name):
+    root = tmp_path / name
+    root.mkdir()
+    git(root, "init", "-q")
+    (root / "a").write_text("a")
+    git(root, "add", "a")
+    git(root, "commit", "-qm", "a")
+    git(root, "worktree", "add", "-q", "--detach", str(tmp_path / f"{name}-2"))
+    main, other = Workspace(root), Workspace(tmp_path / f"{name}-2")
+    assert main.is_main and not other.is_main and other.shared == main.local
+    assert set(worktrees(main)) == set(worktrees(other)) == {main.root, other.root}

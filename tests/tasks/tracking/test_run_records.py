@@ -121,7 +121,8 @@ def test_a_damaged_record_is_named(store):
 
 OLDER = """{
  "id": "digits-20260101-120000-ab12", "name": "digits", "root": "/somewhere",
- "settings": {"name": "digits", "seed": 0}, "settings_digest": "11531bf8", "created": "2026-01-01T12:00:00.653Z",
+ "settings": {"name": "digits", "seed": 0}, "settings_digest":
+  "11531bf89ffbe9d5762bed9caec972aadde261370298765b54bd5a09eba950de", "created": "2026-01-01T12:00:00.653Z",
  "format": 1, "state": "failed", "isolated": true, "origin": "nightly", "commit": "c0ffee", "modified": true,
  "attempts": [{"pid": 21106, "host": "vm", "started": "2026-01-01T12:00:00.654Z", "ended": null},
               {"pid": 21107, "host": "vm", "started": "2026-01-01T12:00:01.654Z", "ended": "2026-01-01T12:00:03.657Z",
@@ -148,8 +149,17 @@ def test_a_record_that_an_older_version_wrote_is_read(store):
 
 
 @pytest.mark.parametrize(("before", "after", "said"), [
-    ('"done": 10', '"done": "ten"', "stages.shard.done: expected an integer, got 'ten'"),
+    ('"done": 10', '"done": "ten"', "stages.shard.done: expected an integer ≥ 0, got 'ten'"),
     ('"origin"', '"orign"', "orign: unknown key; did you mean 'origin'"),
+    ('"started": "2026-01-01T12:00:01.655Z"', '"started": "noon"',
+     "stages.shard.started: expected a moment such as 2026-01-31T12:00:00Z, got 'noon'"),
+    ('"started": "2026-01-01T12:00:00.654Z"', '"started": "2026-01-01T12:00"',
+     "attempts.0.started: expected a moment"),
+    ('"state": "stopped"', '"state": "stoped"', "stages.shard.state: expected waiting or running"),
+    ('"seconds": 2.001', '"seconds": NaN', "stages.shard.seconds: expected a number"),
+    ('"seed": 0', '"seed": 1', "settings: they were altered, for their digest is another"),
+    ('"id": "digits-20260101', '"id": "../digits-20260101', "id: the record is of another run, '../digits"),
+    ('"name": "digits", "root"', '"name": "digits", "name": "digit", "root"', "not readable as JSON: the key 'name'"),
     ('"pid": 21106', '"pid": null', "attempts.0.pid: expected an integer, got null"),
     ('"name": "digits", "root"', '"root"', "name: missing; expected text"),
 ])
