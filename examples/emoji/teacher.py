@@ -16,14 +16,13 @@ from examples.emoji.text_encoder import load_encoder
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
 from fewstep.families.family import table_of
-from fewstep.recipes import Recipe
+from fewstep.recipes import Recipe, parse_recipe
 from fewstep.teachers.inspection import inspect_teacher
 from fewstep.teachers.loading import load_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.training.round_trainer import RoundTrainer
 from fewstep.training.run_options import RunOptions
 from fewstep.training.step.batches import Sources, TensorData
-from fewstep.training.teacher_training import teacher_recipe
 from fewstep.util.config import Strict
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -49,7 +48,13 @@ class TeacherSettings(Strict):
     @property
     def recipe(self) -> Recipe:
         """Denoising score matching in the form that the training loop takes."""
-        return teacher_recipe(self.lr, self.batch, self.ema, self.dropout)
+        return parse_recipe({
+            "name": "emoji-teacher",
+            "student": {"init": "random"},
+            "optimiser": {"lr": self.lr, "weight_decay": 0.01},
+            "training": {"batch": self.batch, "ema": self.ema},
+            "rounds": [{"terms": [{"term": "denoising", "class_dropout": self.dropout}]}],
+        }, "emoji-teacher")  # fmt: skip
 
 
 def new_unet(settings: TeacherSettings, latent: tuple[int, int, int], width: int) -> diffusers.UNet2DConditionModel:
@@ -75,7 +80,7 @@ def new_pipeline(
     side = size // 2 ** (len(autoencoder.config.block_out_channels) - 1)
     latent = (autoencoder.config.latent_channels, side, side)
     scheduler = diffusers.DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
-                                        clip_sample=False, timestep_spacing="trailing")  # fmt: skip
+                                        clip_sample=False, timestep_spacing="trailing", steps_offset=1)  # fmt: skip
     return diffusers.StableDiffusionPipeline(
         vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler,
         unet=new_unet(settings, latent, text_encoder.config.hidden_size),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import transformers
 
-LENGTH = 20
-"""Tokens of a caption, padding included; the longest has 17."""
+LENGTH = 16
+"""Tokens of a caption, padding included; the longest has all of them."""
 
 
 def load_encoder(folder: Path) -> tuple[transformers.BertTokenizer, transformers.BertModel]:
@@ -16,8 +16,6 @@ def load_encoder(folder: Path) -> tuple[transformers.BertTokenizer, transformers
     The encoder's configuration tells pipelines to hand it the mask of padding, as it was trained with.
     """
     tokenizer = transformers.BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=LENGTH)
-    encoder = transformers.BertModel.from_pretrained(
-        str(folder), use_safetensors=True, local_files_only=True, add_pooling_layer=False
-    )
+    encoder = transformers.BertModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
     encoder.config.use_attention_mask = True
     return tokenizer, encoder.eval().requires_grad_(False)
