@@ -22,7 +22,8 @@ from examples.emoji.requirements import require
 from examples.emoji.settings import STUDENT_STEPS, EmojiSettings
 from examples.emoji.teacher import new_pipeline, teacher_of, train_teacher
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.networks.feature_classifier import Classifier, load_features, save_features
+from fewstep.networks.feature_classifier import Classifier
+from fewstep.networks.feature_files import load_features, save_features
 from fewstep.recipes import Overrides, load_recipe
 from fewstep.students.student import Student
 from fewstep.training import distill

@@ -30,19 +30,19 @@ def command(font, encoder, monkeypatch, tmp_path):
 
 
 def test_the_example_runs_to_its_report_and_again_without_work(command, tmp_path, monkeypatch):
-    assert command("report", "--students", "kd", "lcm-lora") == 0
+    assert command("report", "--students", "lcm", "lcm-lora") == 0
     text = (tmp_path / "docs/emoji.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     names = [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]]
     assert names[:3] == ["real pictures", "real pictures, encoded and decoded", "teacher"]
-    assert names[-2:] == ["`kd`", "`lcm-lora`"] and len(names) == 3 + 8 + 2
+    assert names[-2:] == ["`lcm`", "`lcm-lora`"] and len(names) == 3 + 8 + 2
     assert {row.split(" | ")[1] for row in rows[4:]} == {"4"} and rows[3].split(" | ")[1] == "8"
     assert rows[1].split(" | ")[2].startswith("100.0%")
     assert text.count("– reached") + text.count("– missed") == 2 + 2 * 5
     with Image.open(tmp_path / "docs/emoji.png") as picture:
         assert picture.width > 200 and picture.height > 200
     costs = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "work/costs").iterdir()}
-    assert set(costs) == {"autoencoder", "teacher", "judge", "student-kd", "student-lcm-lora"}
+    assert set(costs) == {"autoencoder", "teacher", "judge", "student-lcm", "student-lcm-lora"}
     assert all(cost["done"] for cost in costs.values())
 
     def refused(*_arguments, **_named):
