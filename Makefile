@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test browser test-slow conformance bench lint constraints environment clean dvc.yaml
+.PHONY: run test browser emoji emoji-font test-slow conformance bench lint constraints environment clean dvc.yaml
 
 environment: $(STAMP)
 
@@ -22,7 +22,7 @@ $(STAMP): constraints.txt pyproject.toml
 run: $(STAMP)
 	$(BIN)/fewstep run
 
-test: $(STAMP) browser
+test: $(STAMP) browser emoji-font
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n auto --durations 25
 
@@ -32,6 +32,20 @@ browser:
 	    echo "installing chromium and chromium-driver (the report is tested in them)"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; \
 	} || echo "no chromium here and no right to install it: the tests in the browser will be skipped"
+
+# examples/emoji draws its pictures from this font. Where it cannot be installed, the tests that draw are skipped.
+emoji-font:
+	@test -n "$$FEWSTEP_EMOJI_FONT" || find /usr/share/fonts -name NotoColorEmoji.ttf 2>/dev/null | grep -q . || { \
+	    echo "installing fonts-noto-color-emoji (examples/emoji draws from it)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fonts-noto-color-emoji >/dev/null; \
+	} || echo "no emoji font here and no right to install it: the tests that draw emoji will be skipped"
+
+# A text teacher, trained, distilled and measured (docs/emoji.md): at most 90 minutes on two idle cores; goes on where it
+# was stopped. SIZE=trial is a short form of it.
+SIZE ?= full
+emoji: $(STAMP) emoji-font
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[emoji]'
+	$(BIN)/python -m examples.emoji --size $(SIZE)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -1,0 +1,46 @@
+"""How large the example is: what `make emoji` runs on two idle cores, and a trial of it."""
+
+from __future__ import annotations
+
+from examples.emoji.autoencoder import AutoencoderSettings
+from examples.emoji.compositions import OBJECTS
+from examples.emoji.teacher import TeacherSettings
+from fewstep.util.config import Strict
+
+STUDENTS = ("lcm", "dmd2-multistep", "lcm-lora")
+"""Recipes that are distilled, each in four steps."""
+STUDENT_STEPS = 4
+
+
+class EmojiSettings(Strict):
+    """All settings of the example.
+
+    objects: how many of OBJECTS. pictures: in the teacher's data. judge_pictures, judge_steps: of the judge's training.
+    guidance: scale of the teacher's samples, and steps: how many it takes (each is two evaluations). student_images,
+    student_batch: of each distillation. samples: that each model is measured on.
+    """
+
+    objects: int = len(OBJECTS)
+    pictures: int = 16_384
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    judge_pictures: int = 12_000
+    judge_steps: int = 1_500
+    guidance: float = 2.0
+    steps: int = 20
+    student_images: int = 64_000
+    student_batch: int = 32
+    samples: int = 2_000
+    seed: int = 0
+
+
+SIZES: dict[str, EmojiSettings] = {
+    "full": EmojiSettings(
+        autoencoder=AutoencoderSettings(steps=1500), teacher=TeacherSettings(images=320_000),
+    ),
+    "trial": EmojiSettings(
+        objects=24, pictures=8_192, autoencoder=AutoencoderSettings(steps=600, batch=16, lr=4e-3),
+        teacher=TeacherSettings(images=40_000), judge_pictures=4_000, judge_steps=250, student_images=6_400,
+        samples=240,
+    ),
+}  # fmt: skip
