@@ -10,7 +10,6 @@ import typer
 from flows.output import emit, examples
 from tasks.storage.workspace import Workspace
 
-
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", help="What to draw, of a model of texts; may be given "
                                                                     "several times: they are taken in turn.")]
 
