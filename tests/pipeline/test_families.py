@@ -1,0 +1,156 @@
+"""Teachers of the kinds that people have, from their folder to a registered, promoted student, by `fewstep run`.
+
+One family in `make test`, the others in `make test-slow`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewstep.diffusion.randomness import generator
+from fewstep.families.codec import Codec
+from fewstep.families.family import table_of
+from fewstep.students.export import load_student
+from fewstep.teachers import inspect_teacher
+from fewstep.teachers.pipeline_loading import load_pipeline
+from tests.fewstep.families.pipelines import KINDS
+from tests.project import TINY, Project
+
+CAPTIONS = ["a red apple", "two blue cars on a road", "a small green tree", "person running"]
+SIZES = {"sd": 32, "sdxl": 32, "sd3": 32, "flux": 32, "sana": 32, "pixart": 16}
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in SIZES if kind != "sd"]
+TRAINED = {"teacher.images", "teacher.batch", "teacher.channels"}
+NAMED = {"height", "width", "num_frames", "max_sequence_length"}
+
+# what a user of the exported folder writes: nothing of this project, nothing but the prompt
+PLAIN = """
+import sys, numpy, torch
+from diffusers import DiffusionPipeline
+folder, out = sys.argv[1:]
+code = bool(__import__("pathlib").Path(folder, "pipeline.py").is_file())
+pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
+drawn = pipe(["a red apple", "person running"], generator=[torch.Generator().manual_seed(k) for k in (5, 6)],
+             output_type="np", return_dict=False)[0]
+numpy.save(out, numpy.asarray(drawn))
+assert "fewstep" not in sys.modules
+"""
+REGISTERED = """
+import sys, mlflow, numpy, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+try:
+    model.predict(pandas.DataFrame({"seed": [1]}))
+except Exception as error:
+    assert "prompt" in str(error), error
+else:
+    raise SystemExit("a row without a prompt was accepted")
+asked = pandas.DataFrame({"prompt": ["a red apple", "person running"], "seed": [5, 6]})
+numpy.save(sys.argv[3], model.predict(asked))
+"""
+
+
+def captioned(folder: Path, size: int, count: int = 160) -> Path:
+    """A table of random images, with captions in turn."""
+    folder.mkdir()
+    pixels = torch.randint(0, 256, (count, size, size, 3), generator=generator(0, "images"), dtype=torch.uint8)
+    with (folder / "table.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["name", "caption"])
+        for number, image in enumerate(pixels):
+            Image.fromarray(image.numpy()).save(folder / f"{number}.png")
+            rows.writerow([f"{number}.png", CAPTIONS[number % len(CAPTIONS)]])
+    return folder / "table.csv"
+
+
+def settings(kind: str, teacher: Path) -> dict[str, object]:
+    """Settings of a run of seconds with this teacher."""
+    known = KINDS[kind].arguments
+    more = {name: value for name, value in known.items() if name not in NAMED}
+    return {
+        **{name: value for name, value in TINY.items() if name not in TRAINED},
+        "name": kind, "teacher.source": teacher, "teacher.check.max_distance_ratio": 1e9, "distill.images": 96,
+        "distill.batch": 16, "trajectories.count": 32, "evaluate.samples": 32, "evaluate.batch": 16,
+        "evaluate.classifier.images": 256, "evaluate.classifier.features": 4, "encode.max_truncated_share": 1.0,
+        **{f"encode.{name}": value for name, value in known.items() if name in NAMED},
+        "encode.arguments": json.dumps(more),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["sd", *SLOW])
+def finished(request, tmp_path_factory) -> tuple[str, Project, dict]:
+    """A project whose run with a tiny pipeline of this family has ended, and what it printed."""
+    root = tmp_path_factory.mktemp(request.param)
+    KINDS[request.param].save(root / "teacher")
+    project = Project(root / "project")
+    project.check("data", "add", str(captioned(root / "images", SIZES[request.param])))
+    chosen = settings(request.param, root / "teacher")
+    sets = [word for name, value in {**chosen, "data.source": "raw"}.items() for word in ("--set", f"{name}={value}")]
+    project.check("run", *sets, timeout=1800)
+    registered = json.loads((project.folder / "data/registration/registration.json").read_bytes())
+    return request.param, project, registered
+
+
+def own_samples(project: Project) -> torch.Tensor:
+    """What our own loader draws of the exported student for the prompts and seeds of PLAIN, in [0, 1]."""
+    folder = project.folder / "data" / "student"
+    student, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
+    student.denoiser.take(table_of(pipe, student.denoiser.family, ["a red apple", "person running"]))
+    shape = student.denoiser.sample_shape
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6)])
+    states = student.sample(noise, condition=torch.arange(2))
+    return Codec(pipe, student.denoiser.family).decode(states) / 2 + 0.5
+
+
+def test_the_student_is_registered_and_promoted(finished):
+    kind, project, registered = finished
+    assert registered["version"] == 1 and f"fewstep-{kind}" == registered["model"]
+    assert "champion" in project.run("lineage", kind).stdout
+
+
+def test_the_folder_samples_in_plain_diffusers_what_the_student_does(finished, tmp_path):
+    kind, project, _ = finished
+    folder = project.folder / "data" / "student"
+    done = subprocess.run([sys.executable, "-P", "-c", PLAIN, str(folder), "drawn.npy"], capture_output=True, text=True,
+                          cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    drawn = torch.from_numpy(np.load(tmp_path / "drawn.npy")).movedim(-1, -3)
+    if kind in ("flux",):  # its pipeline draws noise before it packs it
+        assert drawn.shape == own_samples(project).shape
+    else:
+        assert torch.allclose(drawn, own_samples(project), atol=1e-4)
+
+
+def test_mlflow_loads_it_and_samples_by_prompt(finished, tmp_path):
+    _, project, registered = finished
+    uri = f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}"
+    model = f"models:/{registered['model']}/{registered['version']}"
+    done = subprocess.run([sys.executable, "-P", "-c", REGISTERED, uri, model, "drawn.npy"], capture_output=True,
+                          text=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    drawn = np.load(tmp_path / "drawn.npy")
+    assert drawn.shape[0] == 2 and np.isfinite(drawn).all()
+    assert np.allclose(np.moveaxis(drawn, -1, -3), own_samples(project).numpy(), atol=1e-4)
+
+
+def test_sample_takes_prompts_and_asks_for_them(finished, tmp_path):
+    kind, project, _ = finished
+    out = tmp_path / "apples.png"
+    project.check("sample", kind, "--prompt", "a red apple", "--n", "4", "--out", str(out))
+    assert Image.open(out).size[0] > 0
+    missing = project.run("sample", kind, "--out", str(out))
+    assert missing.returncode == 2 and '--prompt "a red apple"' in missing.stderr
+
+
+def test_lineage_reaches_encoders_and_prompts(finished):
+    kind, project, _ = finished
+    told = project.run("lineage", kind)
+    assert all(word in told.stdout for word in ("encode", "encoders", "given teacher", "trajectories")), told.stdout
