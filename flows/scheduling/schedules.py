@@ -6,7 +6,6 @@ seconds, so what is added, changed or removed takes effect at once.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from fewstep.util.config import Strict, parse, unknown
 from fewstep.util.errors import DataDiffers, SettingsError
 from fewstep.util.files import write_atomically
+from fewstep.util.plain_data import from_json
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_records import now
 
@@ -91,7 +91,7 @@ def save(workspace: Workspace, schedule: Schedule) -> Schedule:
 def load(path: Path) -> Schedule:
     """The schedule in a file. Raises DataDiffers for a file that holds none, or one that Prefect would refuse."""
     try:
-        schedule = parse(Schedule, json.loads(path.read_bytes()), "not a schedule")
+        schedule = parse(Schedule, from_json(path.read_bytes()), "not a schedule")
     except (SettingsError, ValueError, OSError) as error:
         told = error if isinstance(error, SettingsError) else f"not a schedule: {error}"
         raise DataDiffers(f"{path}: {' '.join(str(told).split())}",

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fewstep.util.files import write_atomically
+from fewstep.util.checked_json import read_checked, write_checked
+from fewstep.util.errors import CorruptData
 from tasks.engine.stage_code import changed_files
 from tasks.engine.stage_key import Identity
 from tasks.storage.workspace import Workspace
 
-NAME = "identity.json"
+NAME, FORMAT = "identity.json", "fewstep-identity/1"
 _NAMED = 3
 
 
 def note(work: Path, identity: Identity) -> None:
     """Write down what the work in this folder is of."""
-    write_atomically(work / NAME, json.dumps(dataclasses.asdict(identity), sort_keys=True))
+    write_checked(work / NAME, FORMAT, dataclasses.asdict(identity))
 
 
 def stage_of(work: Path) -> str | None:
@@ -60,8 +60,8 @@ def _others(workspace: Workspace) -> Iterator[tuple[Path, dict]]:
 def _facts(work: Path) -> dict | None:
     """The identity as it was noted; None where it was not, as in work of an earlier version."""
     try:
-        return json.loads((work / NAME).read_bytes())
-    except (OSError, ValueError):
+        return read_checked(work / NAME, FORMAT)
+    except (OSError, CorruptData):
         return None
 
 
