@@ -18,7 +18,7 @@ from tests.fake_project import ALL, FakeProject, plan
 from tests.project import kill_group
 
 STAGES = [stage.name for stage in graph.STAGES if stage.in_dvc]
-FEW = ["shard", "classifier", "teacher"]
+FEW = ["shard", "encode", "classifier", "teacher"]
 
 
 @pytest.fixture(scope="module")
@@ -59,36 +59,36 @@ def assert_clean(project: FakeProject) -> None:
 
 def test_half_made_work_that_changed_code_leaves_aside_is_told_first(project):
     finish(project, "shard")
-    running = project.start_python(ALL, "classifier", FAKE_PAUSE="0.2", FAKE_MARKS=str(project.folder / "marks"))
-    project.wait_for(project.folder / "marks" / "classifier-c.started")
+    running = project.start_python(ALL, "encode", FAKE_PAUSE="0.2", FAKE_MARKS=str(project.folder / "marks"))
+    project.wait_for(project.folder / "marks" / "encode-c.started")
     kill_group(running)
     (work,) = (project.folder / ".fewstep" / "partial").iterdir()
-    path = project.folder / "tasks" / "stages" / "classifier.py"
+    path = project.folder / "tasks" / "stages" / "encode.py"
     before = path.read_text()
-    path.write_text(before.replace("_POOR = 0.8", "_POOR = 0.7"))
+    path.write_text(before + "\nRENAMED = 1\n")
     expected = f"half-made work is not continued, for its code has changed: .fewstep/partial/{work.name}"
-    why = plan(project)["classifier"]["why"]
-    assert expected in why and "changed: tasks/stages/classifier.py" in why
+    why = plan(project)["encode"]["why"]
+    assert expected in why and "changed: tasks/stages/encode.py" in why
 
-    interrupted = project.start_python(ALL, "classifier", FAKE_PAUSE="0.2", FAKE_MARKS=str(project.folder / "again"))
-    project.wait_for(project.folder / "again" / "classifier-b.started")
+    interrupted = project.start_python(ALL, "encode", FAKE_PAUSE="0.2", FAKE_MARKS=str(project.folder / "again"))
+    project.wait_for(project.folder / "again" / "encode-b.started")
     kill_group(interrupted)
-    assert "WARNED classifier " + expected in interrupted.stdout.read() and work.is_dir()
+    assert "WARNED encode " + expected in interrupted.stdout.read() and work.is_dir()
     assert len(list((project.folder / ".fewstep" / "partial").iterdir())) == 2
-    again = project.python(ALL, "classifier")   # goes on with its own work, of which everything was said
+    again = project.python(ALL, "encode")   # goes on with its own work, of which everything was said
     assert again.returncode == 0 and "half-made" not in again.stderr
     cleaned = " ".join(project.check("clean").split())
-    assert f"removed .fewstep/partial/{work.name}" in cleaned and "half-made work of classifier" in cleaned
+    assert f"removed .fewstep/partial/{work.name}" in cleaned and "half-made work of encode" in cleaned
 
 
 def test_the_former_code_continues_its_half_made_work(project):
     finish(project, "shard")
-    running = project.start_python(ALL, "classifier", FAKE_PAUSE="0.2", FAKE_MARKS=str(project.folder / "marks"))
-    project.wait_for(project.folder / "marks" / "classifier-c.started")
+    running = project.start_python(ALL, "encode", FAKE_PAUSE="0.2", FAKE_MARKS=str(project.folder / "marks"))
+    project.wait_for(project.folder / "marks" / "encode-c.started")
     kill_group(running)
-    again = project.python(ALL, "classifier", FAKE_MARKS=str(project.folder / "again"))
+    again = project.python(ALL, "encode", FAKE_MARKS=str(project.folder / "again"))
     assert again.returncode == 0 and "half-made" not in again.stderr
-    assert not (project.folder / "again" / "classifier-a.started").exists()
+    assert not (project.folder / "again" / "encode-a.started").exists()
     assert_clean(project)
 
 
