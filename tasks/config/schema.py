@@ -149,7 +149,7 @@ class Trajectories(Strict):
 class Distill(Overrides):
     """The recipe and its length; what Overrides has replaces the recipe's own settings where it is given.
 
-    `export`: what the student of a given pipeline leaves as: its pipeline, `lora` for load_lora_weights, or the network.
+    `export`: what a given pipeline's student leaves as: a pipeline, `lora` for load_lora_weights, or the network.
     """
 
     recipe: str = "kd"
