@@ -20,6 +20,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 PREFIX = "Fewstep"
+STEPS = {"num_inference_steps", "timesteps", "sigmas"}  # who says one of these says all of the steps
 
 
 def __getattr__(name):
@@ -47,7 +48,8 @@ def _student_of(name, base):
         if plan["lora"] and not self.get_active_adapters():
             self.load_lora_weights(self.config._name_or_path)  # beside the teacher's weights in the same folder
         given = arguments.bind_partial(self, *values, **named).arguments
-        own = {key: value for key, value in plan["arguments"].items() if key not in given}
+        told = STEPS if STEPS & set(given) else set()
+        own = {key: value for key, value in plan["arguments"].items() if key not in {*given, *told}}
         with _stepping(self, plan):
             return base.__call__(self, *values, **named, **own)
 
