@@ -90,7 +90,8 @@ def _scheduled(student: Student, form: Form) -> tuple[Any | None, dict[str, Any]
     one = torch.ones(1, dtype=torch.float64)
     return scheduler, {
         "arguments": {**family.arguments, **{name: value for name, value in told.items() if name in known}},
-        "rows": [] if scheduler is not None else plan_rows(denoiser, times), "kind": student.sampler.kind,
+        "steps": len(times), "kind": student.sampler.kind,
+        "rows": [] if scheduler is not None else plan_rows(denoiser, times),
         "initial": float(denoiser.process.initial(one, float(times[0]))), "time_factor": family.time_factor,
         "lora": form == "lora",
     }  # fmt: skip

@@ -151,7 +151,7 @@ def _betas(process: VariancePreserving, length: int) -> dict[str, Any]:
 
 
 def _set_steps(scheduler: Any, network: SampledNetwork, steps: int, told: dict[str, Any] | None = None) -> bool:
-    """Tells a scheduler of its steps as the pipeline does, of their number or as `told`; False where it refuses them."""
+    """Tells a scheduler of its steps as the pipeline does, by number or as `told`; False where it refuses them."""
     own = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if network.own_sigmas else {"num_inference_steps": steps}
     own = own if told is None else told
     try:
@@ -179,7 +179,7 @@ def _native(scheduler: Any, network: SampledNetwork) -> Tensor:
 def _is_faithful(
     scheduler: Any, network: SampledNetwork, kind: Kind, times: Tensor, told: dict[str, Any] | None = None
 ) -> bool:
-    """Whether the scheduler, asked for so many steps or for these, goes through these native times as a student does."""
+    """Whether the scheduler, asked for so many steps or for these, goes through the times as a student does."""
     steps, plan = len(times), factors(network.process, network.prediction_type, network.adapter, times)
     if not _set_steps(scheduler, network, steps, told) or len(scheduler.timesteps) != steps:
         return False

@@ -181,6 +181,15 @@ def test_whoever_says_steps_guidance_or_sizes_gets_them(tmp_path):
         assert pipe(prompt="a red apple", height=16, width=16, output_type="pt").images.shape[-2:] == (16, 16)
 
 
+def test_the_students_own_number_of_steps_keeps_its_times(tmp_path):
+    _, _, folder = made(tmp_path, "sd3", steps=3, spacing="angle")
+    pipe = opened(folder)
+    plain, said, other = (
+        pipe("a red apple", **more, output_type="latent", generator=torch.Generator().manual_seed(1)).images
+        for more in ({}, {"num_inference_steps": 3}, {"sigmas": [1.0, 0.5, 0.25]}))  # fmt: skip
+    assert torch.equal(plain, said) and not torch.equal(plain, other)
+
+
 def test_planned_steps_are_as_many_as_the_student_has(tmp_path):
     _, _, folder = made(tmp_path, "wan", steps=2, max_noise_ratio=2.5)
     with pytest.raises(ValueError, match="samples in 2 steps, not in 5"):
