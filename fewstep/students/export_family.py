@@ -10,7 +10,6 @@ from typing import Any
 import diffusers
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.folding import fold_additions
@@ -40,40 +39,28 @@ def export_family_student(student: Student, folder: Path, teacher: TeacherInfo, 
     denoiser, family = student.denoiser, student.denoiser.family
     if form == "lora" and not has_loader(family.pipeline):
         form = "pipeline"
-    plan = _plan(student, form)
     extra: dict[str, Any] = {"role": "student", "export": form, "sampler": _pinned(student)}
     if form == "lora":
-        if not has_lora(denoiser.network) or denoiser.inputs:
-            raise SettingsError("only adapters without further inputs leave as 'lora'", hint="export it as a pipeline")
-        _require_teachers_weights(denoiser.network, teacher)
+        _require_adapters(denoiser, teacher)
     else:
-        denoiser = fold_additions(denoiser)
-        if type(denoiser.network).__name__ != teacher.network:
-            raise SettingsError(
-                f"the student's network is a {type(denoiser.network).__name__}; the pipeline {family.pipeline} samples "
-                f"with a {teacher.network}"
-            )
+        denoiser = _of_the_pipelines_kind(fold_additions(denoiser), teacher)
+    scheduler, plan = _scheduled(student, form)
+    own = {"scheduler"} if scheduler is not None else set()  # else the plan steps; the teacher's tells the process
     rest = sorted(teacher.parts - {family.part, "scheduler"})
     if form == "network":
-        index = link_parts(teacher, folder, without=teacher.parts)
-        index |= {name: [None, None] for name in rest}
-        if "safety_checker" in rest:
-            index["requires_safety_checker"] = False
+        index = link_parts(teacher, folder, without={*rest, family.part, *own}) | dict.fromkeys(rest, [None, None])
+        index |= {"requires_safety_checker": False} if "safety_checker" in rest else {}
         extra["rest"] = part_digests(teacher, rest)
     else:
-        index = link_parts(teacher, folder, without={"scheduler"} | ({family.part} if form == "pipeline" else set()))
+        index = link_parts(teacher, folder, without=own | ({family.part} if form == "pipeline" else set()))
     if form == "lora":
         kind = getattr(diffusers, family.pipeline)
         extra["lora"] = save_lora(denoiser.network, folder / LORA_FILE, kind, family.part)
     else:
         save_network(denoiser.network, folder / family.part)
-    scheduler = stock_scheduler_of(student.denoiser, student.sampler.kind, student.times())
-    if scheduler is None:  # the plan steps; the teacher's own tells the process
-        shutil.copytree(teacher.folder / "scheduler", folder / "scheduler")
-    else:
+    if scheduler is not None:
         scheduler.save_pretrained(folder / "scheduler")
         index["scheduler"] = ["diffusers", type(scheduler).__name__]
-        plan["rows"] = []
     shutil.copyfile(stock_pipeline.__file__, folder / CODE)
     name = f"{stock_pipeline.PREFIX}{family.pipeline}"
     write_json(folder / "model_index.json", {**index, "_class_name": [Path(CODE).stem, name], "plan": plan})
@@ -93,16 +80,18 @@ def _pinned(student: Student) -> dict[str, Any]:
     return student.sampler.model_copy(update=update).model_dump(mode="json")
 
 
-def _plan(student: Student, form: Form) -> dict[str, Any]:
-    """What the exported pipeline.py needs to know."""
+def _scheduled(student: Student, form: Form) -> tuple[Any | None, dict[str, Any]]:
+    """The stock scheduler that samples the student, None where there is none, and what pipeline.py needs to know."""
     denoiser, family, times = student.denoiser, student.denoiser.family, student.times()
-    arguments: dict[str, Any] = dict(family.arguments)
     known = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
-    own = {"num_inference_steps": len(times), "true_cfg_scale": 1.0, "guidance_scale": _scale(denoiser)}
-    arguments |= {name: value for name, value in own.items() if name in known}
+    found = stock_scheduler_of(denoiser, student.sampler.kind, times, known)
+    scheduler, told = found or (None, {"num_inference_steps": len(times)})
+    told |= {"true_cfg_scale": 1.0, "guidance_scale": _scale(denoiser)}
     one = torch.ones(1, dtype=torch.float64)
-    return {
-        "arguments": arguments, "kind": student.sampler.kind, "rows": plan_rows(denoiser, times),
+    return scheduler, {
+        "arguments": {**family.arguments, **{name: value for name, value in told.items() if name in known}},
+        "steps": len(times), "kind": student.sampler.kind,
+        "rows": [] if scheduler is not None else plan_rows(denoiser, times),
         "initial": float(denoiser.process.initial(one, float(times[0]))), "time_factor": family.time_factor,
         "lora": form == "lora",
     }  # fmt: skip
@@ -115,8 +104,21 @@ def _scale(denoiser: Denoiser) -> float:
     return denoiser.family.call.guidance_scale if denoiser.default_scale is None else denoiser.default_scale
 
 
-def _require_teachers_weights(network: nn.Module, teacher: TeacherInfo) -> None:
-    """Raises SettingsError unless what stands under the adapters is what the teacher's folder holds."""
+def _of_the_pipelines_kind(denoiser: Denoiser, teacher: TeacherInfo) -> Denoiser:
+    """The denoiser. Raises SettingsError for a network that the teacher's pipeline does not sample with."""
+    if type(denoiser.network).__name__ != teacher.network:
+        raise SettingsError(
+            f"the student's network is a {type(denoiser.network).__name__}; the pipeline {denoiser.family.pipeline} "
+            f"samples with a {teacher.network}"
+        )
+    return denoiser
+
+
+def _require_adapters(denoiser: Denoiser, teacher: TeacherInfo) -> None:
+    """Raises SettingsError unless the denoiser is the teacher's, as its folder holds it, with adapters alone."""
+    if not has_lora(denoiser.network) or denoiser.inputs:
+        raise SettingsError("only adapters without further inputs leave as 'lora'", hint="export it as a pipeline")
+    network = denoiser.network
     weights, adapted = network.state_dict(), adapted_layers(network)
     for path in teacher.weights:
         with safe_open(path, "pt") as file:

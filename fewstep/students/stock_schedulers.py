@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -61,14 +61,22 @@ def scheduler_times(denoiser: Denoiser, kind: Kind, steps: int, start: float | N
     return None if times is None else torch.tensor(times, dtype=torch.float64)
 
 
-def stock_scheduler_of(denoiser: Denoiser, kind: Kind, times: Tensor) -> Any | None:
-    """The stock scheduler by which the pipeline of this denoiser's family samples a student of these native times; None
-    where there is none."""
+def stock_scheduler_of(
+    denoiser: Denoiser, kind: Kind, times: Tensor, arguments: Container[str] = ()
+) -> tuple[Any, dict[str, Any]] | None:
+    """The stock scheduler by which the pipeline of this denoiser's family samples a student of these native times, and
+    what the pipeline is told of its steps: their number, or one by one; None where there is none.
+
+    arguments: of the pipeline's call, by name.
+    """
     network, steps, first = SampledNetwork.of(denoiser), len(times), float(times[0])
     for start in (None, first):
         for scheduler in _candidates(network, kind, steps, start):
             if _is_faithful(scheduler, network, kind, times):
-                return scheduler
+                return scheduler, {"num_inference_steps": steps}
+    for scheduler, told in _candidates_at(network, kind, times):
+        if set(told) <= set(arguments) and _is_faithful(scheduler, network, kind, times, told):
+            return scheduler, told
     return None
 
 
@@ -112,6 +120,26 @@ def _candidates(network: SampledNetwork, kind: Kind, steps: int, start: float | 
         )  # fmt: skip
 
 
+def _candidates_at(network: SampledNetwork, kind: Kind, times: Tensor) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Schedulers that are told every step."""
+    process, prediction = network.process, network.prediction_type
+    deterministic = kind == "ode" or len(times) == 1
+    if isinstance(process, VariancePreserving) and prediction != "flow_prediction":
+        shared = {**_betas(process, process.timesteps), "prediction_type": prediction}
+        told = {"timesteps": (times * (process.timesteps - 1)).round().long().tolist()}
+        if deterministic:
+            yield diffusers.DPMSolverMultistepScheduler(**shared, solver_order=1), told
+        else:
+            yield diffusers.LCMScheduler(
+                **shared, original_inference_steps=process.timesteps, timestep_scaling=1e9, clip_sample=False
+            ), told
+    if isinstance(process, Flow) and prediction == "flow_prediction":
+        yield diffusers.FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=round(network.adapter.scale / network.time_factor),
+            stochastic_sampling=not deterministic,
+        ), {"sigmas": times.tolist()}
+
+
 def _betas(process: VariancePreserving, length: int) -> dict[str, Any]:
     """Arguments of a beta scheduler for the first timesteps of a chain, by the name of the chain where it has one."""
     if length == process.timesteps:
@@ -122,9 +150,10 @@ def _betas(process: VariancePreserving, length: int) -> dict[str, Any]:
     return chain(process, length)
 
 
-def _set_steps(scheduler: Any, network: SampledNetwork, steps: int) -> bool:
-    """Tells a scheduler of its steps as the pipeline does; False where it refuses so many."""
+def _set_steps(scheduler: Any, network: SampledNetwork, steps: int, told: dict[str, Any] | None = None) -> bool:
+    """Tells a scheduler of its steps as the pipeline does, by number or as `told`; False where it refuses them."""
     own = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if network.own_sigmas else {"num_inference_steps": steps}
+    own = own if told is None else told
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of the infinite ratio where a chain ends in pure noise
@@ -147,10 +176,12 @@ def _native(scheduler: Any, network: SampledNetwork) -> Tensor:
     return levels
 
 
-def _is_faithful(scheduler: Any, network: SampledNetwork, kind: Kind, times: Tensor) -> bool:
-    """Whether the scheduler, asked for len(times) steps, goes through these native times as a student does."""
+def _is_faithful(
+    scheduler: Any, network: SampledNetwork, kind: Kind, times: Tensor, told: dict[str, Any] | None = None
+) -> bool:
+    """Whether the scheduler, asked for so many steps or for these, goes through the times as a student does."""
     steps, plan = len(times), factors(network.process, network.prediction_type, network.adapter, times)
-    if not _set_steps(scheduler, network, steps) or len(scheduler.timesteps) != steps:
+    if not _set_steps(scheduler, network, steps, told) or len(scheduler.timesteps) != steps:
         return False
     given = scheduler.timesteps.double() * network.time_factor
     if not torch.allclose(given, plan["timestep"], rtol=1e-6, atol=1e-6):

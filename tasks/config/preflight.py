@@ -8,6 +8,7 @@ from fewstep.diffusion.guidance import is_guided, told
 from fewstep.diffusion.label_groups import conditions, require_groups
 from fewstep.diffusion.solvers import is_stochastic, scheduler_name
 from fewstep.recipes import Recipe, load_recipe
+from fewstep.students.export_form import require_form
 from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
 from fewstep.util.errors import SettingsError, laid_at
 from tasks.config.outside import outside_paths
@@ -21,6 +22,8 @@ from tasks.engine import graph
 def validate(root: Path, settings: Settings) -> None:
     """Check what the types cannot: the recipe and its needs, the teacher folder, the images, combinations of keys."""
     recipe = load_recipe(_recipe(root, settings))
+    with laid_at("distill.export"):
+        require_form(settings.distill.export, recipe.student)
     _states(settings, recipe)
     _solvers(settings)
     outside = outside_paths(settings, root)

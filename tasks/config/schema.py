@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fewstep.diffusion.guidance import SampledScales
 from fewstep.recipes.training_settings import Overrides
+from fewstep.students.export_form import Form
 from fewstep.util.config import Strict
 
 Count = Annotated[int, Field(ge=1)]
@@ -146,10 +147,14 @@ class Trajectories(Strict):
 
 
 class Distill(Overrides):
-    """The recipe and its length; what Overrides has replaces the recipe's own settings where it is given."""
+    """The recipe and its length; what Overrides has replaces the recipe's own settings where it is given.
+
+    `export`: what a given pipeline's student leaves as: a pipeline, `lora` for load_lora_weights, or the network.
+    """
 
     recipe: str = "kd"
     images: Count = 200_000
+    export: Form = "pipeline"
     checkpoint_images: Count | None = None                       # null: by time; changes no byte
 
 

@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import model_serializer
+
 from fewstep.recipes import Overrides, Recipe, check_needs, load_recipe, parse_recipe
 from fewstep.recipes.recipe import DESCRIBES
+from fewstep.students.export_form import Form, require_form
 from fewstep.teachers.inspection import inspect_teacher
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.config import Strict, parse
-from fewstep.util.errors import SettingsError
+from fewstep.util.errors import SettingsError, laid_at
 from fewstep.util.files import write_atomically
 from tasks.config.schema import Settings
 from tasks.stages.base import Context, Stage
@@ -33,6 +36,12 @@ class DistillSettings(Overrides):
 
     recipe: Recipe
     images: int
+    export: Form = "pipeline"
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, serialise) -> dict:
+        """Students that leave as they always did keep their key."""
+        return {name: value for name, value in serialise(self).items() if (name, value) != ("export", "pipeline")}
 
 
 class RoundResult(Strict):
@@ -69,7 +78,8 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         overrides = Overrides(**{name: getattr(distill, name) for name in Overrides.model_fields})
         recipe = load_recipe(distill.recipe).override(overrides)
         plain = parse_recipe(recipe.model_dump(mode="json", exclude=DESCRIBES), recipe.name)
-        return DistillSettings(**overrides.model_dump(), recipe=plain, images=distill.images)
+        return DistillSettings(**overrides.model_dump(), recipe=plain, images=distill.images,
+                               export=distill.export)  # fmt: skip
 
     def terms(self, settings: DistillSettings) -> Iterable[str]:
         return sorted({term.term for own in settings.recipe.rounds for term in own.terms})
@@ -86,6 +96,8 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
 
         recipe = context.settings.recipe
         inspect_teacher(context.inputs["teacher"])
+        with laid_at("distill.export"):
+            require_form(context.settings.export, recipe.student)
         made = context.manifests["trajectories"].settings
         check_needs(
             recipe,
@@ -125,7 +137,10 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         student.denoiser.to("cpu")
         export = context.scratch / "export"
         shutil.rmtree(export, ignore_errors=True)
-        export_student(student, export, teacher=context.inputs["teacher"])
+        form = export_student(student, export, context.settings.export, context.inputs["teacher"])
+        if form != context.settings.export:
+            context.warn(f"distill.export: no {context.settings.export} of this pipeline is known to diffusers; the "
+                         f"student leaves as a whole {form}, adapters merged")  # fmt: skip
         shutil.rmtree(context.out, ignore_errors=True)
         os.rename(export, context.out)
         files = [_result_file(context, name) for name in _names(recipe)]

@@ -20,6 +20,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 PREFIX = "Fewstep"
+ADAPTER = "fewstep"
+STEPS = {"num_inference_steps", "timesteps", "sigmas"}  # who says one of these says all of the steps
 
 
 def __getattr__(name):
@@ -44,10 +46,15 @@ def _student_of(name, base):
     @wraps(base.__call__)
     def __call__(self, *values, **named):
         plan = self.config.plan
-        if plan["lora"] and not self.get_active_adapters():
-            self.load_lora_weights(self.config._name_or_path)  # beside the teacher's weights in the same folder
+        if plan["lora"] and not any(ADAPTER in names for names in self.get_list_adapters().values()):
+            # they lie beside the teacher's weights in the folder that these were loaded from
+            self.load_lora_weights(self.config._name_or_path, adapter_name=ADAPTER)
         given = arguments.bind_partial(self, *values, **named).arguments
-        own = {key: value for key, value in plan["arguments"].items() if key not in given}
+        said = STEPS & set(given)
+        if said == {"num_inference_steps"} and given["num_inference_steps"] == plan["steps"]:
+            said = set()
+        dropped = {*given, *STEPS} if said else given
+        own = {key: value for key, value in plan["arguments"].items() if key not in dropped}
         with _stepping(self, plan):
             return base.__call__(self, *values, **named, **own)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import wraps
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.families.codec import Codec
 from fewstep.families.family import table_of
+from fewstep.students import student as student_module
 from fewstep.students.export import export_student, load_student
 from fewstep.students.student import Student, make_student
 from fewstep.students.student_settings import StudentSettings
-from fewstep.teachers import load_teacher
+from fewstep.teachers import inspect_teacher, load_teacher
+from fewstep.teachers.pipeline_loading import load_pipeline
 from tests.fewstep.families.pipelines import KINDS
 
 PROMPTS = ["a red apple", "two blue cars on a road"]
@@ -111,6 +115,11 @@ CASES = {
     "angle-3": {"steps": 3, "spacing": "angle"},
     "late-renoise-2": {"steps": 2, "sampler": "renoise", "max_noise_ratio": 2.5},
 }
+PLANNED = {  # by no stock scheduler: it adds no noise, takes no times of its own, or begins at pure noise only
+    "renoise-3": {"stable_audio"},
+    "angle-3": {"stable_audio", "dit", "wan", "ltx"},
+    "late-renoise-2": {"stable_audio", "sd3", "flux", "sana", "wan", "ltx"},
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -124,6 +133,7 @@ def test_the_exported_pipeline_samples_the_student_with_nothing_to_say(taught, t
     seen, end, calls = states(
         alone, student.denoiser.family.part, monkeypatch, fresh, **what, generator=torch.Generator().manual_seed(1)
     )
+    assert bool(alone.config.plan["rows"]) == (kind in PLANNED.get(case, ()))
     assert calls == len(seen) == student.sampler.steps
     assert bool(fresh) == (student.sampler.kind == "renoise")
     start = float(student.denoiser.process.initial(torch.ones(1).double(), student.start))
@@ -133,3 +143,92 @@ def test_the_exported_pipeline_samples_the_student_with_nothing_to_say(taught, t
     if kind != "dit":
         again.denoiser.take(student.denoiser.table)
     assert torch.equal(sampled(again, seen[0] / start, condition, fresh), wanted)
+
+
+def made(tmp_path: Path, kind: str, **settings: Any) -> tuple[Any, Student, Path]:
+    """The stock pipeline of a kind, a student of it, and where that is exported."""
+    pipe = KINDS[kind].save(tmp_path / "teacher")
+    teacher = load_teacher(tmp_path / "teacher", arguments=KINDS[kind].arguments)
+    student = trained(make_student(teacher, StudentSettings(**settings)))
+    export_student(student, tmp_path / "student", teacher=tmp_path / "teacher")
+    return pipe, student, tmp_path / "student"
+
+
+def opened(folder: Path) -> Any:
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_images_are_the_decoded_samples(tmp_path):
+    pipe, student, folder = made(tmp_path, "sd", steps=2)
+    asked("sd", pipe, student)
+    noise = torch.randn((2, *student.denoiser.sample_shape), generator=torch.Generator().manual_seed(1))
+    images = opened(folder)(PROMPTS, generator=torch.Generator().manual_seed(1), output_type="pt").images
+    samples = student.sample(noise, condition=torch.arange(2))
+    decoded = Codec(pipe, student.denoiser.family).decode(samples) / 2 + 0.5
+    assert torch.allclose(images, decoded.clamp(0, 1), atol=1e-4)
+
+
+def test_whoever_says_steps_guidance_or_sizes_gets_them(tmp_path):
+    for kind, settings in (("sd", {"steps": 2}), ("sd3", {"steps": 3, "spacing": "angle"})):
+        _, _, folder = made(tmp_path / kind, kind, **settings)
+        pipe, seen = opened(folder), []
+        getattr(pipe, "unet" if kind == "sd" else "transformer").register_forward_hook(
+            lambda _module, _given, output, seen=seen: seen.append(len(output[0])))
+        pipe("a red apple", num_inference_steps=4, guidance_scale=3.0, output_type="latent")
+        assert seen == [2] * 4
+        assert pipe(prompt="a red apple", height=16, width=16, output_type="pt").images.shape[-2:] == (16, 16)
+
+
+def test_the_students_own_number_of_steps_keeps_its_times(tmp_path):
+    _, _, folder = made(tmp_path, "sd3", steps=3, spacing="angle")
+    pipe = opened(folder)
+    plain, said, other = (
+        pipe("a red apple", **more, output_type="latent", generator=torch.Generator().manual_seed(1)).images
+        for more in ({}, {"num_inference_steps": 3}, {"sigmas": [1.0, 0.5, 0.25]}))  # fmt: skip
+    assert torch.equal(plain, said) and not torch.equal(plain, other)
+
+
+def test_planned_steps_are_as_many_as_the_student_has(tmp_path):
+    _, _, folder = made(tmp_path, "wan", steps=2, max_noise_ratio=2.5)
+    with pytest.raises(ValueError, match="samples in 2 steps, not in 5"):
+        opened(folder)("a red apple", num_inference_steps=5)
+    pipe = opened(folder)
+    scheduler = pipe.scheduler
+    pipe("a red apple", output_type="latent")
+    assert pipe.scheduler is scheduler and "prepare_latents" not in vars(pipe)
+
+
+@pytest.mark.parametrize("kind", ["sd", "flux"])
+def test_the_same_student_is_the_same_bytes_and_the_teachers_parts_are_no_copies(tmp_path, kind):
+    pipe, student, folder = made(tmp_path, kind, steps=2, sampler="renoise")
+    export_student(load_student(folder), tmp_path / "again", teacher=tmp_path / "teacher")
+    first, again = ({path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+                    for root in (folder, tmp_path / "again"))  # fmt: skip
+    assert {name: path.read_bytes() for name, path in first.items()} == {
+        name: path.read_bytes() for name, path in again.items()}
+    linked = {name for name, path in first.items()
+              if (tmp_path / "teacher" / name).exists() and os.path.samefile(path, tmp_path / "teacher" / name)}
+    part = student.denoiser.family.part
+    own = {"fewstep.json", "model_index.json", "pipeline.py", "scheduler/scheduler_config.json", f"{part}/config.json",
+           f"{part}/diffusion_pytorch_model.safetensors"}  # fmt: skip
+    assert set(first) - linked == own and linked
+
+
+def test_a_students_folder_encodes_and_decodes_without_its_code(tmp_path):
+    pipe, student, folder = made(tmp_path, "sd", steps=1)
+    (folder / "pipeline.py").write_text("raise SystemExit('executed')")
+    info = inspect_teacher(folder)
+    again = load_pipeline(info)
+    assert info.pipeline == type(again).__name__ == "StableDiffusionPipeline"
+    table, other = (table_of(one, student.denoiser.family, PROMPTS) for one in (pipe, again))
+    assert all(torch.equal(table.tensors[name], other.tensors[name]) for name in table.tensors)
+
+
+def test_times_are_those_that_the_student_was_trained_at_whatever_the_library_yields(tmp_path, monkeypatch):
+    _, student, folder = made(tmp_path, "sd3", steps=3)
+    times = student.times()
+    monkeypatch.setattr(student_module, "scheduler_times", lambda *_: None)
+    assert torch.equal(load_student(folder).times(), times)
+    assert not torch.equal(Student(student.denoiser, student.sampler).times(), times)

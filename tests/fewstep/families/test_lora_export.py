@@ -23,7 +23,7 @@ from fewstep.util.errors import SettingsError
 from tests.fewstep.families.pipelines import KINDS
 from tests.fewstep.families.test_family_export import PROMPTS, trained
 
-LOADED = ("sd", "sdxl", "sd3", "flux", "wan", "ltx", "cogvideox")
+LOADED = ("sd", "sdxl", "sd3", "flux", "sana", "wan", "ltx", "cogvideox")
 ADAPTED = StudentSettings(steps=2, lora=LoraSettings(rank=2))
 
 

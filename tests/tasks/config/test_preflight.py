@@ -82,3 +82,10 @@ def test_images_left_out(tmp_path):
     with pytest.raises(SettingsError, match="1 .heic .*1 of 9 files"):
         check(tmp_path, data={"source": "raw"})
     check(tmp_path, data={"source": "raw", "max_corrupt_share": 0.2})
+
+
+def test_an_export_that_the_recipe_cannot_have(tmp_path):
+    check(tmp_path, distill={"recipe": "kd", "export": "network"})
+    with pytest.raises(SettingsError, match="distill.export: .*trains none"):
+        check(tmp_path, distill={"recipe": "kd", "export": "lora"})
+    check(tmp_path, distill={"recipe": "lcm-lora", "export": "lora"})

@@ -161,7 +161,7 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "records_per_shard": 9, "dtype": "float16", "precision": "bfloat16", "compile": "auto"}.items()},
     **{f"distill.{name}": (value, "distill") for name, value in {
         "steps": 1, "batch": 9, "accumulate": 2, "lr": 0.5, "schedule": "cosine", "warmup": 0.5, "clip": 3.0,
-        "ema": 0.5, "precision": "float32", "recipe": "ect", "images": 999}.items()},
+        "ema": 0.5, "precision": "float32", "recipe": "ect", "images": 999, "export": "network"}.items()},
     **{f"evaluate.{name}": (value, "baselines evaluate") for name, value in {
         "samples": 99, "batch": 9, "seed": 9, "extractors": {"clip": "0" * 64}}.items()},
     "evaluate.guidance": (2.0, "baselines"),
