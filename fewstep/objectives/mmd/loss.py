@@ -89,12 +89,12 @@ def _alike(step: "Step", condition: Tensor) -> Tensor:
         labels = step.everywhere(condition)
         return (labels[:, None] == labels).float()
     summary = step.everywhere(summary_of(step.student, condition))
-    return gaussian(summary, summary, _median_distance(summary))
+    return gaussian(summary, summary, _median_distance(torch.unique(summary, dim=0)))
 
 
 def _median_distance(y: Tensor) -> float:
     """Median distance between different samples, by which bandwidths fit data of any scale."""
-    return max(float(torch.pdist(y.detach()).median()), 1e-6)
+    return max(float(torch.pdist(y.detach()).median()), 1e-6) if len(y) > 1 else 1.0
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
