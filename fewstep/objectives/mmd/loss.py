@@ -13,7 +13,7 @@ from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 
 if TYPE_CHECKING:
-    from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.networks.network_facts import NetworkFacts
     from fewstep.training.step.step_context import Step
 
 
@@ -59,9 +59,9 @@ class Mmd(Term[MmdSettings]):
     """
 
 
-    def require(self, teacher: "Denoiser") -> None:
+    def require(self, facts: "NetworkFacts") -> None:
         if self.settings.space != "samples":
-            middle(teacher.network)
+            middle(facts.network)
 
     def loss(self, step: "Step") -> Loss:
         samples, condition = (step.shared.sampled, step.batch.data), step.batch.condition
