@@ -41,7 +41,7 @@ class Process:
         raise NotImplementedError
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Factor of the noise."""
+        """Factor of the noise, in memory of its own."""
         raise NotImplementedError
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,7 +234,7 @@ class Flow(Process):
         return 1 - torch.as_tensor(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.as_tensor(t)
+        return torch.as_tensor(t).clone()
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         one = torch.ones_like(torch.as_tensor(t))
@@ -279,7 +279,7 @@ class EDM(Process):
         return torch.ones_like(torch.as_tensor(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.as_tensor(t)
+        return torch.as_tensor(t).clone()
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fewstep.objectives.term_settings import TermSettings
 
 if TYPE_CHECKING:
-    from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.networks.network_facts import NetworkFacts
     from fewstep.training.step.step_context import Step
 
 S = TypeVar("S", bound=TermSettings)
@@ -36,9 +36,9 @@ class Term(Generic[S]):
         Heads are initialised from `seed`.
         """
 
-    def require(self, teacher: "Denoiser") -> None:
-        """Raises SettingsError where a network like `teacher`'s, or its conditions, cannot serve this term: called
-        before any work."""
+    def require(self, facts: "NetworkFacts") -> None:
+        """Raises SettingsError where such a teacher's network, or its conditions, cannot serve this term: called before
+        any work."""
 
     def loss(self, step: "Step") -> Loss:
         """The unweighted loss of the role `step.role` on one batch: a scalar, and named statistics for the log."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.networks.extra_inputs import embeds_scale, places
+from fewstep.networks.extra_inputs import places
 from fewstep.networks.guide_network import hidden_channels
 from fewstep.networks.initial_weights import require_known
 from fewstep.networks.network_blocks import middle
+from fewstep.networks.network_facts import NetworkFacts
 from fewstep.networks.pruning import require_smaller
 from fewstep.objectives.registry import build
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.recipes import Recipe
 from fewstep.students.student_settings import StudentSettings
+from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.mixture import GaussianMixture
+from fewstep.teachers.pipeline_loading import probe_network
 from fewstep.training.roles.multi_student import require_shareable
 from fewstep.util.errors import SettingsError
 
@@ -23,30 +26,46 @@ def require_recipe(recipe: Recipe, teacher: Denoiser) -> None:
 
     A closed form is served by the network that is fitted to it.
     """
-    if isinstance(teacher, GaussianMixture):
-        return
+    for scales in recipe.guidance:
+        teacher.require_guidance(scales)
+    if not isinstance(teacher, GaussianMixture):
+        require_facts(recipe, NetworkFacts.of(teacher))
+
+
+def require_recipe_of_folder(recipe: Recipe, info: TeacherInfo) -> None:
+    """The same of an inspected folder, of which the configuration of the denoiser alone is read.
+
+    What depends on a recording of the pipeline, such as whether it can be guided, is not known here.
+    """
+    network = probe_network(info.folder / info.part, info.network)
+    config = network.config
+    scale = bool(config.get("guidance_embeds")) or bool(config.get("time_cond_proj_dim"))
+    require_facts(recipe, NetworkFacts(network, info.textual, bool(info.num_classes) and not info.textual, scale))
+
+
+def require_facts(recipe: Recipe, facts: NetworkFacts) -> None:
+    """Raises SettingsError, naming the recipe and what is lacking, where such a network cannot serve it."""
+    network = facts.network
     try:
-        for scales in recipe.guidance:
-            teacher.require_guidance(scales)
-        _require_student(recipe.student, teacher)
+        _require_student(recipe.student, facts)
         if recipe.students > 1:
-            require_shareable(teacher)
+            require_shareable(facts)
         if "random" in {recipe.student.init, *(own.start for own in recipe.rounds)}:
-            require_known(teacher.network)
+            require_known(network)
         for own in recipe.rounds:
             for term in map(build, own.terms):
                 if any(term.reads_features(role) for role in (*own.roles, TEACHER_NETWORK)):
-                    middle(teacher.network)
-                term.require(teacher)
+                    middle(network)
+                term.require(facts)
     except SettingsError as error:
         raise SettingsError(f"recipe {recipe.name} does not serve this teacher: {error}", hint=error.hint) from error
 
 
-def _require_student(student: StudentSettings, teacher: Denoiser) -> None:
-    own_scale = student.guidance_input is not None and not embeds_scale(teacher)
+def _require_student(student: StudentSettings, facts: NetworkFacts) -> None:
+    own_scale = student.guidance_input is not None and not facts.scale
     if student.second_time or student.negative_time or own_scale:
-        places(teacher.network)
+        places(facts.network)
     if student.size is not None:
-        require_smaller(teacher.network, student.size.width)
+        require_smaller(facts.network, student.size.width)
     if student.guide is not None:
-        hidden_channels(teacher.network)
+        hidden_channels(facts.network)

@@ -17,7 +17,8 @@ from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 
 if TYPE_CHECKING:
-    from fewstep.diffusion.denoiser import Denoiser, Prediction
+    from fewstep.diffusion.denoiser import Prediction
+    from fewstep.networks.network_facts import NetworkFacts
     from fewstep.training.step.step_context import Step
 
 
@@ -47,8 +48,8 @@ class Features(Term[FeaturesSettings]):
     """
 
 
-    def require(self, teacher: "Denoiser") -> None:
-        stages(teacher.network)
+    def require(self, facts: "NetworkFacts") -> None:
+        stages(facts.network)
 
     def prepare(self, step: "Step", seed: int) -> None:
         x_t, t, _ = step.shared.noised("real", self.settings.times)

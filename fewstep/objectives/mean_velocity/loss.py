@@ -18,7 +18,7 @@ from fewstep.objectives.mean_velocity.settings import MeanVelocitySettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
-    from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.networks.network_facts import NetworkFacts
     from fewstep.training.step.step_context import Step
 
 
@@ -66,9 +66,9 @@ class MeanVelocity(Term[MeanVelocitySettings]):
     """
 
 
-    def require(self, teacher: "Denoiser") -> None:
+    def require(self, facts: "NetworkFacts") -> None:
         if self.settings.dispersion:
-            blocks(teacher.network)
+            blocks(facts.network)
 
     def loss(self, step: "Step") -> Loss:
         s, student = self.settings, step.student

@@ -13,7 +13,7 @@ from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 
 if TYPE_CHECKING:
-    from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.networks.network_facts import NetworkFacts
     from fewstep.training.step.step_context import Step
 
 
@@ -59,9 +59,9 @@ class Mmd(Term[MmdSettings]):
     """
 
 
-    def require(self, teacher: "Denoiser") -> None:
+    def require(self, facts: "NetworkFacts") -> None:
         if self.settings.space != "samples":
-            middle(teacher.network)
+            middle(facts.network)
 
     def loss(self, step: "Step") -> Loss:
         samples, condition = (step.shared.sampled, step.batch.data), step.batch.condition
@@ -89,12 +89,12 @@ def _alike(step: "Step", condition: Tensor) -> Tensor:
         labels = step.everywhere(condition)
         return (labels[:, None] == labels).float()
     summary = step.everywhere(summary_of(step.student, condition))
-    return gaussian(summary, summary, _median_distance(summary))
+    return gaussian(summary, summary, _median_distance(torch.unique(summary, dim=0)))
 
 
 def _median_distance(y: Tensor) -> float:
     """Median distance between different samples, by which bandwidths fit data of any scale."""
-    return max(float(torch.pdist(y.detach()).median()), 1e-6)
+    return max(float(torch.pdist(y.detach()).median()), 1e-6) if len(y) > 1 else 1.0
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
-    from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.networks.network_facts import NetworkFacts
     from fewstep.training.step.step_context import Step
 
 
@@ -96,8 +96,8 @@ class PolicyImitation(Term[PolicyImitationSettings]):
     """
 
 
-    def require(self, teacher: "Denoiser") -> None:
-        last_layer(teacher.network)
+    def require(self, facts: "NetworkFacts") -> None:
+        last_layer(facts.network)
 
     def prepare(self, step: "Step", seed: int) -> None:
         start = step.shared.start(step.draws.normal("generator"))

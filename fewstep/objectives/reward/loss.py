@@ -13,7 +13,7 @@ from fewstep.objectives.term import Loss, Term
 from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.networks.network_facts import NetworkFacts
     from fewstep.training.step.step_context import Step
 
 RewardFunction = Callable[[Tensor, Tensor | None], Tensor]
@@ -30,8 +30,8 @@ class Reward(Term[RewardSettings]):
     """
 
 
-    def require(self, teacher: "Denoiser") -> None:
-        if isinstance(self.settings.reward, ClassifierReward) and teacher.table is not None:
+    def require(self, facts: "NetworkFacts") -> None:
+        if isinstance(self.settings.reward, ClassifierReward) and facts.prompts:
             raise SettingsError("the classifier's reward needs classes, and this teacher's conditions are prompts",
                                 hint="reward prompts by a function of your own (kind: python)")  # fmt: skip
 

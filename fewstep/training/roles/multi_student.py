@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.folding import fold_additions
+from fewstep.networks.network_facts import NetworkFacts
 from fewstep.networks.routed import RoutedUNet, dispatch
 from fewstep.networks.unet_mlp import ResidualMLP
 from fewstep.students.student import Student
 from fewstep.util.errors import SettingsError
 
 
-def require_shareable(denoiser: Denoiser) -> None:
-    """Raises SettingsError for a denoiser whose conditions cannot be shared among students of one model."""
-    if denoiser.table is not None:
+def require_shareable(facts: NetworkFacts) -> None:
+    """Raises SettingsError for a network whose conditions cannot be shared among students of one model."""
+    if facts.prompts:
         raise SettingsError("students share classes among them; prompts are no fixed set, of which each has a part")
-    if denoiser.num_classes and not isinstance(denoiser.network, UNet2DModel | ResidualMLP):
-        raise SettingsError(f"several {type(denoiser.network).__name__}s in one model are no pipeline of diffusers")
+    if facts.classes and not isinstance(facts.network, UNet2DModel | ResidualMLP):
+        raise SettingsError(f"a {facts.kind} cannot stand beside others in one model that diffusers loads")
 
 
 def route(denoiser: Denoiser, students: int) -> list[int]:

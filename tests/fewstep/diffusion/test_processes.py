@@ -152,3 +152,12 @@ def test_a_process_first_used_within_a_derivative_can_still_be_copied():
     torch.func.jvp(process.log_snr, (torch.tensor([0.5]),), (torch.tensor([1.0]),))
     copied = copy.deepcopy(process)
     assert copied == process and torch.equal(copied.log_snr(torch.tensor([0.5])), process.log_snr(torch.tensor([0.5])))
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.kind)
+def test_factors_that_are_written_to_leave_the_times_alone(process):
+    times = process.grid(4)
+    kept = times.clone()
+    for factor in (process.alpha(times), process.sigma(times)):
+        factor.zero_()
+    assert torch.equal(times, kept)

@@ -45,12 +45,15 @@ def teacher_of(kind: str) -> Denoiser:
 
 @cache
 def quick(name: str) -> Recipe:
-    """A recipe in small batches, with a classifier, where it fits one, of two updates."""
+    """A recipe in small batches, with a classifier, where it fits one, of two updates, and kernels that reach as far as
+    the samples of an untrained network lie."""
     data = load_recipe(name).model_dump(mode="json")
     for own in data["rounds"]:
         for term in own["terms"]:
             if "fit_steps" in term.get("reward", {}):
                 term["reward"]["fit_steps"] = 2
+            if "bandwidths" in term:
+                term["bandwidths"] = [1.0, 100.0]
     return Recipe.model_validate(data).override(Overrides(batch=BATCH, accumulate=1, precision="float32"))
 
 

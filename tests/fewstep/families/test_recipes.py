@@ -11,9 +11,12 @@ from fewstep.objectives.common.feature_heads import FeatureHeads
 from fewstep.recipes import recipe_names
 from fewstep.students.student import make_student
 from fewstep.students.student_settings import GuidanceInput, StudentSettings
+from fewstep.teachers import inspect_teacher
 from fewstep.training.distillation import Distillation
+from fewstep.training.recipe_fit import require_recipe_of_folder
 from fewstep.training.run_options import RunOptions
 from fewstep.util.errors import SettingsError
+from tests.fewstep.families.pipelines import KINDS
 from tests.fewstep.families.recipe_matrix import NAMES, distilled, quick, refusal, teacher_of
 from tests.fewstep.families.teachers import batch, teacher
 
@@ -24,7 +27,7 @@ HANDFUL = [
 REFUSED = {
     ("swiftbrush-v2", "sd"): "needs classes",
     ("msd", "sd3"): "share classes",
-    ("msd", "dit"): "no pipeline of diffusers",
+    ("msd", "dit"): "beside others",
     ("plug-and-play", "flux"): "takes no guide",
     ("slimflow", "wan"): "depth only",
 }
@@ -48,6 +51,16 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path, recipe, kind):
     with pytest.raises(SettingsError, match=f"recipe {recipe} does not serve this teacher: .*{REFUSED[recipe, kind]}"):
         Distillation(quick(recipe), teacher_of(kind), RunOptions(64, 0, tmp_path), data=object())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("swiftbrush-v2", "sdxl"), ("msd", "dit"), ("slimflow", "flux")])
+def test_a_folder_is_refused_before_its_weights_are_read(tmp_path, recipe, kind):
+    KINDS[kind].save(tmp_path)
+    info = inspect_teacher(tmp_path)
+    (tmp_path / info.part / "diffusion_pytorch_model.safetensors").unlink()
+    require_recipe_of_folder(quick("dmd2"), info)
+    with pytest.raises(SettingsError, match=f"recipe {recipe} does not serve this teacher"):
+        require_recipe_of_folder(quick(recipe), info)
 
 
 def test_a_scale_that_the_network_embeds_is_the_students_input_and_is_sampled_at_where_folded():
