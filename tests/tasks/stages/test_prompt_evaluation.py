@@ -133,3 +133,16 @@ def test_the_gate_sees_a_student_that_forgets_its_prompts(world):
     assert verdicts["retrieval"] == "worse"
     same = prompt_contrasts(seen, seen, reference, test.asked((seen, seen)), rules.margins.model_dump())
     assert all(one.excess == 0 for one in same)
+
+
+def test_the_report_shows_pictures_with_their_prompts(world):
+    from tasks.evaluation.documents import EVALUATION, Evaluation
+    from tasks.evaluation.documents import read as read_document
+    from tasks.report.page import render
+    from tasks.report.report_data import PICTURES, Material, load_file
+
+    folder = world.folder("evaluate")
+    page = render([Material(label="mine", document=read_document(Evaluation, folder / EVALUATION),
+                            pictures=load_file(folder / PICTURES))])  # fmt: skip
+    assert "By group of prompts" in page and "<li>a red car</li>" in page and "prompt found %" in page
+    assert "class %" not in page and "each row one prompt" in page
