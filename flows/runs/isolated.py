@@ -27,13 +27,15 @@ from tasks.tracking.store_uri import missing_database
 
 def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
     """The settings of `params` (default: params.yaml) with `sets`, and the file that says so. Writes nothing to the
-    checkout. Paths of files outside git (a saved teacher, an untracked recipe) are made absolute."""
+    checkout. Paths of files outside git (a saved teacher, an untracked recipe or file of prompts) are made absolute."""
     settings, _ = preview(workspace, sets, params)
     outside = []
     if settings.teacher.given:
         outside.append(("teacher.path" if settings.teacher.path else "teacher.source", settings.teacher.given))
     if settings.distill.recipe.endswith((".yaml", ".yml")):
         outside.append(("distill.recipe", settings.distill.recipe))
+    if settings.data.prompts:
+        outside.append(("data.prompts", settings.data.prompts))
     absolute = [f"{key}={json.dumps(str(workspace.root / path))}" for key, path in outside
                 if not worktrees.is_tracked(workspace, workspace.root / path)]
     return preview(workspace, [*sets, *absolute], params)

@@ -14,6 +14,7 @@ from fewstep.students.export_form import Form
 from fewstep.util.config import Strict
 
 Count = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -168,7 +169,8 @@ class Classifier(Strict):
 
 
 class Evaluate(Strict):
-    """How students and baselines are measured. `extractors`: further features, by the hash of their local files."""
+    """How students and baselines are measured. `extractors`: further features, by the hash of their local files;
+    `clip_tokenizer` beside `clip` compares samples with their texts too."""
 
     samples: Annotated[int, Field(ge=32)] = 5000
     steps: Steps = (1, 2, 4, 8)
@@ -179,7 +181,7 @@ class Evaluate(Strict):
     seed: int = 1_000_003                                         # held out: training never draws from it
     grid: Annotated[int, Field(ge=1, le=32)] = 10
     classifier: Classifier = Classifier()
-    extractors: dict[Literal["inception", "dinov2", "clip"], Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = {}
+    extractors: dict[Literal["inception", "dinov2", "clip", "clip_tokenizer"], Sha256] = {}
 
 
 class Floors(Strict):
@@ -187,6 +189,8 @@ class Floors(Strict):
 
     max_distance_ratio: Positive | None = 0.5        # to the best training-free solver's at equal evaluations
     min_class_accuracy: Share | None = 0.8
+    min_retrieval: Share | None = None               # of prompts: share found among 64; classes are not asked it
+    min_text_alignment: Annotated[float, Field(ge=-1, le=1)] | None = None
     min_recall: Share | None = 0.3
     max_copies: Share | None = 0.3                   # share nearer to training images than 95 % of held-out ones are
 
@@ -198,6 +202,8 @@ class Margins(Strict):
     class_kid: Positive = 0.2
     class_accuracy: Positive = 0.02
     accuracy_in_class: Positive = 0.1
+    retrieval: Positive = 0.02
+    retrieval_in_group: Positive = 0.1
     copies: Positive = 0.05
     repeats: Positive = 0.02
 

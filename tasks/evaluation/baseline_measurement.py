@@ -79,10 +79,16 @@ def measure_baselines(examination: Examination, teacher: Denoiser, plan: Sequenc
                 values=store(found.values, protocols), classes=tuple(found.classes), note=note))  # fmt: skip
     document = Baselines(
         guidance=settings.guidance, features=examination.images.extractor.name, reference=len(examination.images.test),
-        num_classes=teacher.num_classes, floor=floor, rows=tuple(rows), protocols=protocols)  # fmt: skip
+        num_classes=teacher.num_classes, floor=floor, rows=tuple(rows), protocols=protocols,
+        prompts=_prompts(examination))  # fmt: skip
     chosen = followed(shown)
     states = _trajectories(teacher, examination, reference, chosen, best[chosen], seed)
     return document, BaselineArrays(best, features, replicates, pictures, shown, states, chosen)
+
+
+def _prompts(examination: Examination) -> dict[str, str]:
+    table = examination.prompts
+    return {} if table is None else {str(row): table.texts[row] for row in examination.plan.classes.unique().tolist()}
 
 
 def _trajectories(teacher: Denoiser, examination: Examination, baseline: Baseline, indices: Tensor, samples: Tensor,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import ConfigDict, model_serializer
+from pydantic import ConfigDict, Field, model_serializer
 
 from fewstep.diffusion.guidance import SampledScales
 from fewstep.metrics.protocol import ClassFigures, Protocol, Sampling, StoredValue, Value, restore
@@ -115,6 +115,7 @@ class Baselines(Strict):
         reference: number of reference images.
         num_classes: of the teacher; 0 if it takes no class.
         protocols: by digest, of every value.
+        prompts: texts that samples were asked for, by their row; empty for models of classes.
     """
 
     format: Literal[1] = FORMAT
@@ -125,6 +126,7 @@ class Baselines(Strict):
     floor: Measured
     rows: tuple[SolverRow, ...]
     protocols: dict[str, Protocol]
+    prompts: dict[str, str] = Field(default={}, exclude_if=lambda prompts: not prompts)
 
     @property
     def teacher(self) -> SolverRow:

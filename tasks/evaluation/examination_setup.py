@@ -8,6 +8,7 @@ from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import EncodedSet
 from fewstep.metrics.evaluator import Examination
 from fewstep.metrics.extractors.extractor import Extractor, load_extractor
+from fewstep.util.errors import SettingsError
 from tasks.data import extractor_files
 from tasks.data.encoded_inputs import stage_codec
 from tasks.evaluation.settings import MeasureSettings
@@ -27,10 +28,15 @@ def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batc
         encoded, codec: of the models, where their states are no images or their conditions no classes.
 
     Raises:
-        SettingsError: a split has too few images.
+        SettingsError: a split has too few images, or the models draw something else than images of their shape.
     """
+    test = load_split(shards, "test")
+    if codec is not None and tuple(codec.sample_shape) != tuple(test.shape):
+        raise SettingsError(f"the models draw samples of shape {tuple(codec.sample_shape)}, the reference images have "
+                            f"{tuple(test.shape)} (channels, height, width)",
+                            hint="give images of that shape; videos and sound are not measured yet")  # fmt: skip
     return Examination(
-        load_extractor(classifier), load_split(shards, "test"), load_split(shards, "train"), samples=samples, seed=seed,
+        load_extractor(classifier), test, load_split(shards, "train"), samples=samples, seed=seed,
         batch=batch, reference_digest=digest, num_classes=num_classes, more=more, cache=cache,
         shape=None if encoded is None or encoded.family is None else encoded.family.state,
         prompts=None if encoded is None else encoded.prompt_table(), decode=None if codec is None else codec.decode,

@@ -6,7 +6,8 @@ import io
 from tasks.evaluation.documents import Comparison, Evaluation, Headline, Measured, SolverRow, StudentRow
 
 SHOWN = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
-         "agreement_rms", "nearest_ratio", "nearest_ratio_features")  # fmt: skip
+         "agreement_rms", "nearest_ratio", "nearest_ratio_features", "retrieval", "text_alignment", "retrieval@clip",
+         "text_alignment@clip")  # fmt: skip
 COMPARED = ("fd_ratio", "kid_ratio", "kid_difference", "kid_difference_error", "fd_excess", "fd_excess_teacher",
             "equals_evaluations")  # fmt: skip
 COMMON = ("samples", "seed", "noise", "conditions", "reference", "reference_samples", "reference_digest",
@@ -15,6 +16,9 @@ COMMON = ("samples", "seed", "noise", "conditions", "reference", "reference_samp
 """Fields of a protocol that all metrics of one evaluation share."""
 COLUMNS = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
            "agreement_rms")  # fmt: skip
+TEXT_COLUMNS = ("retrieval", "text_alignment", "retrieval@clip", "text_alignment@clip")
+RETRIEVAL, ALIGNMENT = ("retrieval", "retrieval@clip"), ("text_alignment", "text_alignment@clip")
+"""What compares samples with their texts, of which the first that was measured counts."""
 STUDENT = "student"
 
 
@@ -37,8 +41,17 @@ def headline(evaluation: Evaluation) -> Headline:
         real=_figures(evaluation.floor),
         comparison={steps: _compared(found) for steps, found in evaluation.comparisons.items()},
         floors={"distance_ratio": evaluation.comparison(first).fd_ratio, "recall": first.value("recall"),
-                "class_accuracy": first.value("class_accuracy"), "copies": first.value("nearest_share")},
+                "copies": first.value("nearest_share"), **_of_conditions(evaluation)},
     )  # fmt: skip
+
+
+def _of_conditions(evaluation: Evaluation) -> dict[str, float | None]:
+    """How far a student does what it is asked for: by class, or by prompt."""
+    first = evaluation.first
+    if not evaluation.prompts:
+        return {"class_accuracy": first.value("class_accuracy")}
+    return {name: next((first.value(metric) for metric in metrics if metric in first.values), None)
+            for name, metrics in (("retrieval", RETRIEVAL), ("text_alignment", ALIGNMENT))}  # fmt: skip
 
 
 def models(evaluation: Evaluation) -> list[str]:
@@ -50,12 +63,13 @@ def quality_table(evaluation: Evaluation, model: str | None = None) -> str:
     """CSV: quality over network evaluations, one line per model and count; of one model, as DVC draws curves."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "evaluations", *COLUMNS])
+    shown = (*COLUMNS, *(name for name in TEXT_COLUMNS if name in evaluation.first.values))
+    writer.writerow(["model", "evaluations", *shown])
     rows: list[tuple[str, StudentRow | SolverRow]] = [(STUDENT, row) for row in evaluation.student]
     rows += [(row.solver, row) for row in evaluation.rows]
     for name, row in rows:
         if model in (None, name):
-            figures = [row.value(column) for column in COLUMNS]
+            figures = [row.value(column) for column in shown]
             writer.writerow([name, row.evaluations, *("" if x is None else f"{x:.6g}" for x in figures)])
     return text.getvalue()
 

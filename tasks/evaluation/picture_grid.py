@@ -14,12 +14,14 @@ from tasks.evaluation.baseline_arrays import BaselineArrays
 from tasks.evaluation.documents import Evaluation
 from tasks.evaluation.solver_comparison import best_rival
 
+_TEXT = 36      # characters of a prompt beside its row
+
 
 def picture_grid(evaluation: Evaluation, plan: SamplePlan, samples: Mapping[int, Sampled], arrays: BaselineArrays,
                  columns: int) -> Image.Image:  # fmt: skip
     """The picture, of the student in its fewest steps, with at most `columns` samples of a class."""
     steps, teacher, kept = evaluation.first.steps, evaluation.teacher, arrays.shown.tolist()
-    names, rows = _by_class(plan, kept, columns)
+    names, rows = _by_class(plan, kept, columns, evaluation.prompts)
     width = min(len(row) for row in rows)
     rows = [row[:width] for row in rows]
     blocks = [Block("student", _take(samples[steps].images, rows), counted(steps, "step"))]
@@ -33,16 +35,22 @@ def picture_grid(evaluation: Evaluation, plan: SamplePlan, samples: Mapping[int,
     return side_by_side(blocks, names)
 
 
-def _by_class(plan: SamplePlan, kept: list[int], columns: int) -> tuple[list[str], list[list[int]]]:
-    """Name and sample indices of every row; without classes, rows of the samples in turn."""
+def _by_class(plan: SamplePlan, kept: list[int], columns: int,
+              prompts: Mapping[str, str]) -> tuple[list[str], list[list[int]]]:  # fmt: skip
+    """Name and sample indices of every row, of one class or prompt; without either, rows of the samples in turn."""
     if plan.classes is None:
         rows = [kept[i : i + columns] for i in range(0, min(len(kept), 10 * columns), columns)]
         return [""] * len(rows), rows
-    by_row: dict[str, list[int]] = {}
+    by_row: dict[int, list[int]] = {}
     for index in kept:
-        label, known = int(plan.classes[index]), plan.reference.class_names
-        by_row.setdefault(known[label] if known else str(label), []).append(index)
-    return list(by_row), [indices[:columns] for indices in by_row.values()]
+        by_row.setdefault(int(plan.classes[index]), []).append(index)
+    known = dict(enumerate(plan.reference.class_names)) if plan.prompts is None else {
+        row: _shortened(prompts[str(row)]) for row in by_row}  # fmt: skip
+    return [known.get(label, str(label)) for label in by_row], [indices[:columns] for indices in by_row.values()]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
 
 
 def _take(images: Tensor, rows: list[list[int]]) -> Tensor:

@@ -34,6 +34,7 @@ def measure_student(examination: Examination, student: Student, samples: Mapping
     return Evaluation(
         guidance=baselines.guidance, features=baselines.features, reference=baselines.reference,
         num_classes=baselines.num_classes, floor=baselines.floor, rows=baselines.rows, protocols=protocols,
+        prompts=baselines.prompts,
         student=tuple(rows), comparisons=comparisons, samples=examination.plan.samples,
         notes=tuple(_notes(examination)))  # fmt: skip
 
@@ -41,7 +42,15 @@ def measure_student(examination: Examination, student: Student, samples: Mapping
 def _notes(examination: Examination) -> list[str]:
     """What a reader should know before comparing."""
     notes, extractor, reference = [], examination.images.extractor, len(examination.images.test)
-    if not extractor.num_classes:
+    if examination.prompts is not None:
+        compared = [one for one in (extractor, *examination.images.more) if one.texts is not None]
+        if not compared:
+            notes.append("Nothing compares samples with their prompts: give CLIP's weights and tokenizer "
+                         "(evaluate.extractors), or captioned images.")
+        missing = int((examination.images.test.prompts < 0).sum())
+        if missing:
+            notes.append(f"{missing} of {reference} reference images have no caption.")
+    elif not extractor.num_classes:
         notes.append("The images have no classes: distances are in principal components, class figures are left out.")
     elif not examination.plan.num_classes:
         notes.append("The models take no class: class figures are left out.")

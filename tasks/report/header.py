@@ -10,8 +10,8 @@ from tasks.report.formatting import BY_NAME, number, title, with_interval
 from tasks.report.report_data import Material
 from tasks.report.results_table import first_equivalence, reached
 
-_CARDS = ("fd_infinite", "recall", "diversity", "class_accuracy", "nearest_ratio")
-_COLUMNS = ("fd_infinite", "kid", "recall", "class_accuracy")
+_CARDS = ("fd_infinite", "recall", "diversity", "class_accuracy", "retrieval", "nearest_ratio")
+_COLUMNS = ("fd_infinite", "kid", "recall")
 
 
 def top(materials: list[Material]) -> str:
@@ -51,13 +51,14 @@ def _cards(material: Material) -> str:
 
 
 def _compared(materials: list[Material]) -> str:
+    columns = (*_COLUMNS, "retrieval" if materials[0].document.prompts else "class_accuracy")
     head = "<tr><th>model</th><th>steps</th>" + "".join(
-        f"<th>{escape(BY_NAME[name].title)}</th>" for name in _COLUMNS
+        f"<th>{escape(BY_NAME[name].title)}</th>" for name in columns
     ) + "<th>equals</th><th>ms</th></tr>"  # fmt: skip
     rows, best = [], min(materials, key=_distance)
     for i, material in enumerate(materials):
         row = material.document.first
-        cells = "".join(f"<td>{with_interval(row.values.get(name), BY_NAME[name])}</td>" for name in _COLUMNS)
+        cells = "".join(f"<td>{with_interval(row.values.get(name), BY_NAME[name])}</td>" for name in columns)
         timed = material.cost_of("evaluate").student.get(str(row.steps))
         name = f'<i class="swatch m{i % 6}"></i>{escape(material.label)}'
         rows.append(f"<tr><th>{name}</th><td>{row.steps}</td>{cells}"

@@ -41,13 +41,21 @@ _PARTS = (
     ("lineage", "Lineage", provenance_section.lineage, "The command fewstep lineage verifies it, byte by byte."),
 )  # fmt: skip
 
+_OF_PROMPTS = {
+    "pictures": ("From the same noise", "The same place in every grid is the same noise, and each row one prompt: a "
+                 "student that agrees with its teacher shows the same picture."),
+    "classes": ("By group of prompts", "In the fewest steps; the group whose prompts are found least is marked."),
+}  # fmt: skip
+"""Heading and intro of sections that speak of classes, for models of prompts."""
+
 
 def render(materials: list[Material]) -> str:
     """The page of one student, or of several side by side (whose protocols the caller has checked)."""
     first = materials[0]
     title = " and ".join(one.label for one in materials)
-    made = [(name, heading, part(materials), intro) for name, heading, part, intro in _PARTS]
-    links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, body, _ in made if body)
+    told = _OF_PROMPTS if first.document.prompts else {}
+    made = [(name, *told.get(name, (heading, intro)), part(materials)) for name, heading, part, intro in _PARTS]
+    links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _, body in made if body)
     recipe = first.stages["distill"].summary.get("recipe") if "distill" in first.stages else None
     about = [f"recipe {recipe}" if recipe and len(materials) == 1 else "",
              f"{first.document.samples:,} samples against {first.document.reference:,} held-out images",
@@ -60,6 +68,6 @@ def render(materials: list[Material]) -> str:
 <body><header><p class="brand">fewstep</p><h1>{escape(title)}</h1>
 <p class="dim">{escape(" · ".join(filter(None, about)))}</p>
 {header.top(materials)}<nav>{links}</nav></header>
-<main>{"".join(section(name, heading, body, escape(intro)) for name, heading, body, intro in made)}</main>
+<main>{"".join(section(name, heading, body, escape(intro)) for name, heading, intro, body in made)}</main>
 <div id="tip" role="status"></div><script>{(_HERE / "script.js").read_text()}</script></body></html>
 """

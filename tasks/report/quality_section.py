@@ -13,7 +13,8 @@ from tasks.report.report_data import Material
 from tasks.report.results_table import first_equivalence
 from tasks.report.svg_charts import Axis, Band, Bracket, Point, Series, chart
 
-PLOTTED = ("fd_infinite", "kid", "recall", "precision", "class_accuracy", "agreement_rms")
+PLOTTED = ("fd_infinite", "kid", "recall", "precision", "class_accuracy", "retrieval", "text_alignment",
+           "agreement_rms")  # fmt: skip
 
 
 def quality(materials: list[Material]) -> str:

@@ -139,6 +139,8 @@ def legend(evaluation: Evaluation) -> str:
     )
     if "class_accuracy" in evaluation.first.values:
         text += "class: share recognised as the class asked for. "
+    if "retrieval" in evaluation.first.values:
+        text += "prompt: share of samples whose prompt is found among 64. "
     text += "P/R: precision and recall in per cent."
     return " ".join([text, *evaluation.notes])
 
@@ -211,16 +213,20 @@ def speedup(row: StudentRow, found: Comparison, costs: Mapping[str, StageCost]) 
     return (timed[below] + share * (timed[above] - timed[below])) / timing.latency_ms
 
 
+_ASKED = {"class": "class_accuracy", "prompt": "retrieval"}
+
+
 def _headings(evaluation: Evaluation, wide: bool) -> list[str]:
-    classes = ["class"] if "class_accuracy" in evaluation.first.values else []
+    classes = [title for title, metric in _ASKED.items() if metric in evaluation.first.values]
     return ["eval.", "FD", "KID·10³", *classes, *(["P/R", "img/s"] if wide else [])]
 
 
 def _cells(evaluation: Evaluation, line: Line, wide: bool) -> list[str]:
     cells = [line.evaluations, _with_half(line.values.get("fd_infinite"), 3, 1),
              _with_half(line.values.get("kid"), 1, 1000)]  # fmt: skip
-    if "class" in _headings(evaluation, wide):
-        cells.append(_percent(line.values.get("class_accuracy")) + ("" if not line.values else " %"))
+    for title, metric in _ASKED.items():
+        if title in _headings(evaluation, wide):
+            cells.append(_percent(line.values.get(metric)) + ("" if not line.values else " %"))
     if wide:
         both = [_percent(line.values.get(name)) for name in ("precision", "recall")]
         cells.append("/".join(both) if line.values else _ABSENT)

@@ -59,10 +59,20 @@ def _grid(material: Material, name: str, title: str, note: str) -> str:
     else:
         rows = [images[classes == label][:columns] for label in np.unique(classes)]
     source, width, height = atlas(rows)
+    texts = "" if classes is None else _texts(material, np.unique(classes).tolist())
     return (f'<figure class="grid" data-rows="{len(rows)}" data-columns="{max(map(len, rows))}"><figcaption><b>'
             f'{escape(title)}</b> <span class="dim">{escape(note)}</span></figcaption><div class="cells"><img '
             f'src="{source}" width="{width}" height="{height}" alt="{escape(title, quote=True)} samples"></div>'
-            f"</figure>")
+            f"{texts}</figure>")
+
+
+def _texts(material: Material, rows: list[int]) -> str:
+    """The prompts of the rows of a grid, in their order; nothing for classes."""
+    prompts = material.document.prompts
+    if not prompts:
+        return ""
+    items = "".join(f"<li>{escape(prompts.get(str(row), str(row)))}</li>" for row in rows)
+    return f'<ol class="prompts">{items}</ol>'
 
 
 def ways(materials: list[Material]) -> str:

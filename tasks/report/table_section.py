@@ -51,33 +51,40 @@ def _line(model: str, row: Measured, evaluations: int | None, timing: Timing | N
 
 
 def classes(materials: list[Material]) -> str:
-    """Per class: recognised, MMD, diversity, beside real images."""
+    """Per class or group of prompts: recognised (or its prompt found), MMD, diversity, beside real images."""
     first = materials[0].document
     if not first.first.classes:
         return ""
     floor = {figures.name: figures for figures in first.floor.classes}
     head = "".join(f'<th colspan="3"><i class="swatch m{i % 6}"></i>'
                    f"{escape('student' if len(materials) == 1 else one.label)}</th>" for i, one in enumerate(materials))
-    second = "<th>recognised %</th><th>MMD·10³</th><th>diversity</th>"
+    prompts = bool(materials[0].document.prompts)
+    second = f"<th>{'prompt found' if prompts else 'recognised'} %</th><th>MMD·10³</th><th>diversity</th>"
     body = []
     by_name = [{figures.name: figures for figures in material.document.first.classes} for material in materials]
-    worst = [min(figures.values(), key=lambda figures: figures.accuracy).name for figures in by_name]
+    worst = [min(figures.values(), key=_done).name for figures in by_name]
     for name, figures in by_name[0].items():
         cells = "".join(_class_cells(known.get(name), name == least)
                         for known, least in zip(by_name, worst, strict=True))  # fmt: skip
         body.append(f"<tr><th>{escape(name)}</th><td>{figures.n:,} / {figures.reference}</td>{cells}"
                     f"{_class_cells(floor.get(name), False)}</tr>")  # fmt: skip
-    return (f'<div class="scroll"><table class="wide"><thead><tr><th rowspan="2">class</th>'
+    return (f'<div class="scroll"><table class="wide"><thead><tr><th rowspan="2">{"group" if prompts else "class"}</th>'
             f'<th rowspan="2">n / real</th>'
             f'{head}<th colspan="3">real images</th></tr><tr>{second * (len(materials) + 1)}</tr></thead><tbody>'
             f"{''.join(body)}</tbody></table></div>")  # fmt: skip
+
+
+def _done(figures: ClassFigures) -> float:
+    """How far what was asked for is done: the share recognised, or of prompts found; 1 where neither was measured."""
+    return next((share for share in (figures.accuracy, figures.retrieval) if share is not None), 1.0)
 
 
 def _class_cells(found: ClassFigures | None, worst: bool) -> str:
     """Recognised, MMD and diversity; dashes for a class that was not asked for."""
     accuracy = mmd = diversity = (None, None)
     if found is not None:
-        accuracy, mmd = (found.accuracy, found.interval), (found.mmd, found.mmd_interval)
+        of_class, of_prompts = (found.accuracy, found.interval), (found.retrieval, found.retrieval_interval)
+        accuracy, mmd = of_prompts if found.accuracy is None else of_class, (found.mmd, found.mmd_interval)
         diversity = (found.diversity, found.diversity_interval)
     mark = ' class="worst"' if worst else ""
     return (f"<td{mark}>{figure(*accuracy, BY_NAME['class_accuracy'])}</td><td>{figure(*mmd, BY_NAME['mmd'])}</td>"

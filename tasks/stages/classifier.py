@@ -54,12 +54,16 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         return settings.model_copy(update={"images": min(settings.images, 8 * settings.batch)})
 
     def check(self, context: Context[Classifier]) -> None:
-        """Refuse a fit split that is too small to learn from."""
-        from fewstep.data.images import load_split  # loads torch
+        """Refuse prompts without images, and a fit split that is too small to learn from."""
+        from fewstep.data.images import load_prompts, load_split  # loads torch
 
         images, texts = load_split(context.inputs["shard"], "fit"), _texts(context)
         by_class = images.num_classes and texts is None
         needed = 2 * images.num_classes if by_class else context.settings.features + 1
+        if not len(images) and len(load_prompts(context.inputs["shard"])):
+            raise SettingsError("there are prompts and no images: students are measured against real images",
+                                hint="bring captioned images: `fewstep data add` takes a table with the columns image "
+                                     "and prompt, then data.source=raw")  # fmt: skip
         if len(images) < needed:
             raise SettingsError(
                 f"the fit split has {len(images)} images, the classifier needs at least {needed}; "

@@ -71,7 +71,8 @@ class ShardStage(Stage[Data, ShardResult]):
     parallel = True
 
     def resolve(self, settings: Settings) -> Data:
-        return settings.data
+        data = settings.data    # the file of prompts is known by its content, wherever it lies
+        return data if data.prompts is None else data.model_copy(update={"prompts": "given"})
 
     def check(self, context: Context[Data]) -> None:
         if context.settings.source == "raw":

@@ -17,7 +17,8 @@ REPEATS = 0.01
 """Share of real pairs of a class that are nearer to each other than what counts as a repeat."""
 COPIES = 0.05
 """Share of held-out images that are nearer to a training image than what counts as a copy."""
-MARGINS = ("kid", "class_kid", "class_accuracy", "accuracy_in_class", "copies", "repeats")
+MARGINS = ("kid", "class_kid", "class_accuracy", "accuracy_in_class", "copies", "repeats", "retrieval",
+           "retrieval_in_group")  # fmt: skip
 
 
 def contrasts(candidate: Observed, champion: Observed, reference: Observed, asked: np.ndarray | None,
@@ -46,8 +47,7 @@ def contrasts(candidate: Observed, champion: Observed, reference: Observed, aske
         SettingsError: the samples are not paired, or there are fewer than 3 of a class.
         NonFinite: a feature is NaN or infinite.
     """
-    if not (np.isfinite(candidate.features).all() and np.isfinite(champion.features).all()):
-        raise NonFinite("features of the samples are NaN or infinite")
+    require_finite(candidate, champion)
     if asked is None or labels is None:
         asked = labels = None
     groups = {} if asked is None else {int(label): np.flatnonzero(asked == label) for label in np.unique(asked)}
@@ -57,31 +57,43 @@ def contrasts(candidate: Observed, champion: Observed, reference: Observed, aske
         raise SettingsError(f"class {_name(names, poor[0])} has fewer than 3 samples or reference images",
                             hint="more register.samples, or more images in data.split.test")  # fmt: skip
     strata = None if asked is None else (asked, labels)
-    found = [_kid(candidate.features, champion.features, reference.features, strata, "", margins["kid"])]
+    found = [contrast_kid(candidate.features, champion.features, reference.features, strata, "", margins["kid"])]
     for label, rows in groups.items():
-        found.append(_kid(candidate.features[rows], champion.features[rows], reference.features[places[label]], None,
-                          _name(names, label), margins["class_kid"]))  # fmt: skip
+        found.append(contrast_kid(candidate.features[rows], champion.features[rows], reference.features[places[label]],
+                                  None, _name(names, label), margins["class_kid"]))  # fmt: skip
     if asked is not None and candidate.classes is not None and champion.classes is not None:
         wrong, other = candidate.classes != asked, champion.classes != asked
         real = reference.classes != labels
-        found.append(_share("class_accuracy", "", wrong, other, real, margins["class_accuracy"]))
-        found += [_share("class_accuracy", _name(names, label), wrong[rows], other[rows], real[places[label]],
+        found.append(contrast_share("class_accuracy", "", wrong, other, real, margins["class_accuracy"]))
+        found += [contrast_share("class_accuracy", _name(names, label), wrong[rows], other[rows], real[places[label]],
                          margins["accuracy_in_class"]) for label, rows in groups.items()]  # fmt: skip
-    threshold = np.quantile(reference.nearest, COPIES)
-    copied, other, real = (one.nearest < threshold for one in (candidate, champion, reference))
-    found.append(_share("copies", "", copied, other, real, margins["copies"], guard=True))
+    found.append(copies(candidate, champion, reference, margins["copies"]))
     found.append(_repeats(candidate, champion, reference, list(groups.values()), list(places.values()),
                           margins["repeats"]))  # fmt: skip
     return found
 
 
-def _kid(a, b, reference, strata, group: str, margin: float) -> Contrast:
+def require_finite(*models: Observed) -> None:
+    """Raises NonFinite for a feature that is NaN or infinite."""
+    if not all(np.isfinite(seen.features).all() for seen in models):
+        raise NonFinite("features of the samples are NaN or infinite")
+
+
+def copies(candidate: Observed, champion: Observed, reference: Observed, margin: float) -> Contrast:
+    """The guard against samples that are nearer to a training image than all but 5 % of held-out images are."""
+    threshold = np.quantile(reference.nearest, COPIES)
+    copied, other, real = (one.nearest < threshold for one in (candidate, champion, reference))
+    return contrast_share("copies", "", copied, other, real, margin, guard=True)
+
+
+def contrast_kid(a, b, reference, strata, group: str, margin: float) -> Contrast:
+    """Contrast of the kernel distances of a and b (n, d) to the reference (m, d)."""
     found = kernel_distance_difference(a, b, reference, strata)
     own, other = (kernel_distance(x, reference, strata).value for x in (a, b))
     return Contrast("kid", group, found.value, found.standard_error, len(a), margin, own, other)
 
 
-def _share(metric: str, group: str, a, b, real, margin: float, guard: bool = False) -> Contrast:
+def contrast_share(metric: str, group: str, a, b, real, margin: float, guard: bool = False) -> Contrast:
     """Contrast of the shares of bad samples: a candidate's (n,), b champion's (n,), of real images (m,).
 
     A guard shows the shares themselves, an accuracy the shares of good samples.

@@ -35,7 +35,7 @@ class Contrast:
 
     Attributes:
         metric: name of the figure.
-        group: name of the class; empty for all samples.
+        group: name of the class or group of prompts, and part: which of both; empty for all samples.
         excess: of the candidate over the champion (negative: better), an unbiased estimate,
         standard_error: of the excess, and
         n: samples behind it.
@@ -58,10 +58,11 @@ class Contrast:
     champion: float
     guard: bool = False
     real: OfReal | None = None
+    part: str = "class"
 
     @property
     def name(self) -> str:
-        return f"{self.metric} of class {self.group}" if self.group else self.metric
+        return f"{self.metric} of {self.part} {self.group}" if self.group else self.metric
 
     @property
     def _over(self) -> list[tuple[float, float]]:

@@ -63,7 +63,8 @@ def share_by_prompt(hits: np.ndarray, rows: np.ndarray) -> Mean:
     samples as the spread between prompts is worth, at least the number of prompts."""
     share, clusters = float(hits.mean()), len(np.unique(rows))
     error = _clustered_error(hits.astype(np.float64), rows)
-    worth = share * (1 - share) / error**2 if error > 0 else 0.0
+    spread = share * (1 - share)
+    worth = clusters if spread == 0 else len(hits) if error == 0 else spread / error**2
     return Mean(share, wilson(share, int(min(max(worth, clusters), len(hits)))), clusters)
 
 

@@ -1,6 +1,7 @@
 """Well-known feature extractors from local files whose hash was expected. Nothing is ever fetched.
 
-Looked for: `<folder>/inception/model.safetensors`, `<folder>/dinov2|clip/config.json` and `…/model.safetensors`.
+Looked for: `<folder>/inception/model.safetensors`, `<folder>/dinov2|clip/config.json` and `…/model.safetensors`, and
+`<folder>/clip/tokenizer.json` (clip_tokenizer), with which CLIP's text tower is kept.
 """
 
 import hashlib
@@ -18,12 +19,15 @@ from fewstep.metrics.extractors.image_encoders import Clip, Dinov2, Tower
 from fewstep.metrics.extractors.inception import SIZE, InceptionFID
 from fewstep.util.errors import DataDiffers, SettingsError
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+WITH_TEXTS = ("clip", "clip_tokenizer")
+"""What has to be given for samples to be compared with their texts by CLIP."""
 _WANTED = {
     "inception": "the FID's Inception-v3 (`pt_inception-2015-12-05-6726825d.pth` of the PyTorch port), converted once "
                  "to safetensors as docs/extractors.md says",
     "dinov2": "a DINOv2 encoder in the transformers format, such as facebook/dinov2-large",
     "clip": "a CLIP model in the transformers format, such as openai/clip-vit-large-patch14-336",
+    "clip_tokenizer": "the tokenizer of that CLIP model",
 }  # fmt: skip
 _TOWERS: dict[str, type[Tower]] = {"dinov2": Dinov2, "clip": Clip}
 
@@ -33,7 +37,7 @@ def digest_of(folder: Path, name: str) -> str:
 
     Raises SettingsError, saying what to put where, when a file is missing.
     """
-    files = [Path(folder) / name / file for file in _files(name)]
+    files = [Path(folder) / name.removesuffix("_tokenizer") / file for file in _files(name)]
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise SettingsError(
@@ -51,7 +55,7 @@ def digest_of(folder: Path, name: str) -> str:
 def _files(name: str) -> tuple[str, ...]:
     if name not in _WANTED:
         raise SettingsError(f"unknown extractor {name!r}: there are {', '.join(_WANTED)}")
-    return (WEIGHTS,) if name == "inception" else (CONFIG, WEIGHTS)
+    return {"inception": (WEIGHTS,), "clip_tokenizer": (TOKENIZER,)}.get(name, (CONFIG, WEIGHTS))
 
 
 def verify(folder: Path, expected: Mapping[str, str]) -> None:
@@ -68,15 +72,23 @@ def verify(folder: Path, expected: Mapping[str, str]) -> None:
 def load_named(folder: Path, expected: Mapping[str, str], device: str = "cpu") -> list[Extractor]:
     """The extractors named in `expected` (name → hash), verified first, ready for inference.
 
+    With `clip_tokenizer` beside `clip` CLIP compares with texts.
+
     Raises:
-        SettingsError: a file is missing or another one than expected.
+        SettingsError: a file is missing or another one than expected; a tokenizer without its CLIP.
         DataDiffers: the weights do not fit the architecture.
     """
     verify(folder, expected)
-    return [_load(Path(folder) / name, name, digest, device) for name, digest in expected.items()]
+    tokenizer = None
+    if "clip_tokenizer" in expected:
+        if "clip" not in expected:
+            raise SettingsError("evaluate.extractors.clip_tokenizer: there is no evaluate.extractors.clip beside it")
+        tokenizer = Path(folder) / "clip" / TOKENIZER
+    return [_load(Path(folder) / name, name, digest, device, tokenizer if name == "clip" else None)
+            for name, digest in expected.items() if name != "clip_tokenizer"]
 
 
-def _load(folder: Path, name: str, digest: str, device: str) -> Extractor:
+def _load(folder: Path, name: str, digest: str, device: str, tokenizer: Path | None) -> Extractor:
     try:
         weights = load_file(folder / WEIGHTS)
         if name == "inception":
@@ -84,7 +96,7 @@ def _load(folder: Path, name: str, digest: str, device: str) -> Extractor:
             weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "AuxLogits."))}
             resized = f"{SIZE} x {SIZE}, bilinear"
         else:
-            network = _TOWERS[name](json.loads((folder / CONFIG).read_text()))
+            network = _TOWERS[name](json.loads((folder / CONFIG).read_text()), tokenizer)
             weights = network.names(weights)
             resized = f"{network.size} x {network.size}, bicubic"
         network.load_state_dict({key: value.float() if value.is_floating_point() else value
@@ -93,4 +105,5 @@ def _load(folder: Path, name: str, digest: str, device: str) -> Extractor:
         reason = " ".join(str(error).split())[:300]
         raise DataDiffers(f"{folder}: the weights do not fit what {name} is: {reason}") from error
     network = network.eval().requires_grad_(False).to(torch.device(device))
-    return Extractor(network, name, digest, network.dimensions, resized=resized, antialiased=name != "inception")
+    return Extractor(network, name, digest, network.dimensions, resized=resized, antialiased=name != "inception",
+                     texts=network.texts if tokenizer is not None else None)  # fmt: skip

@@ -1,8 +1,16 @@
 """DINOv2 and CLIP image encoders from a local folder in the transformers format (config.json, model.safetensors)."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fewstep.data.prompts import PromptTable
+
+_TEXTS = 64     # at a time
 
 
 class Tower(nn.Module):
@@ -17,6 +25,10 @@ class Tower(nn.Module):
         self.size, self.dimensions = size, dimensions
 
     def encode(self, pixels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def texts(self, prompts: PromptTable) -> np.ndarray:
+        """(P, dimensions) of length 1, of encoders that compare images with texts."""
         raise NotImplementedError
 
     def features(self, images: Tensor) -> Tensor:
@@ -34,7 +46,7 @@ class Dinov2(Tower):
 
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-    def __init__(self, config: dict):
+    def __init__(self, config: dict, tokenizer: Path | None = None):
         from transformers import Dinov2Config, Dinov2Model  # loads transformers
 
         parsed = Dinov2Config.from_dict(config)
@@ -52,11 +64,16 @@ class Dinov2(Tower):
 
 
 class Clip(Tower):
-    """CLIP's image tower (Radford et al. 2021, arXiv 2103.00020): the projected embedding, of length 1."""
+    """CLIP's image tower (Radford et al. 2021, arXiv 2103.00020): the projected embedding, of length 1.
+
+    Args:
+        config: of the checkpoint.
+        tokenizer: file of its tokenizer; the text tower is kept where it is given.
+    """
 
     mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(self, config: dict):
+    def __init__(self, config: dict, tokenizer: Path | None = None):
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # loads transformers
 
         own = dict(config.get("vision_config") or config)
@@ -65,12 +82,50 @@ class Clip(Tower):
         parsed = CLIPVisionConfig.from_dict(own)
         super().__init__(parsed.image_size, parsed.projection_dim)
         self.network = CLIPVisionModelWithProjection(parsed)
+        self.text = None if tokenizer is None else ClipText(config, tokenizer)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return functional.normalize(self.network(pixels).image_embeds, dim=1)
 
-    @staticmethod
-    def names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The image tower's part of a checkpoint that may hold the text tower too."""
-        return {f"network.{name}": value for name, value in weights.items()
-                if name.startswith(("vision_model.", "visual_projection.")) and not name.endswith("position_ids")}
+    def texts(self, prompts: PromptTable) -> np.ndarray:
+        """(P, dimensions) projected embeddings of the prompts' texts, of length 1."""
+        return self.text.embed(prompts.texts)
+
+    def names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The image tower's part of a checkpoint that may hold the text tower too, and that one's where it is kept."""
+        towers = {("vision_model.", "visual_projection."): "network."}
+        if self.text is not None:
+            towers |= {("text_model.", "text_projection."): "text.network."}
+        return {f"{place}{name}": value for parts, place in towers.items() for name, value in weights.items()
+                if name.startswith(parts) and not name.endswith("position_ids")}
+
+
+class ClipText(nn.Module):
+    """CLIP's text tower with its tokenizer: the projected embedding of the end token, of length 1."""
+
+    def __init__(self, config: dict, tokenizer: Path):
+        from tokenizers import Tokenizer  # as transformers, which loads it
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection  # loads transformers
+
+        super().__init__()
+        own = dict(config["text_config"])
+        if "projection_dim" in config:
+            own["projection_dim"] = config["projection_dim"]
+        parsed = CLIPTextConfig.from_dict(own)
+        self.network = CLIPTextModelWithProjection(parsed)
+        self.end = parsed.eos_token_id
+        self.tokenizer = Tokenizer.from_file(str(tokenizer))
+        self.tokenizer.enable_truncation(parsed.max_position_embeddings)
+        self.tokenizer.no_padding()
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """(P, dimensions); what is longer than the tower reads is cut off."""
+        place, found = next(self.network.parameters()).device, []
+        for start in range(0, len(texts), _TEXTS):
+            tokens = [encoded.ids for encoded in self.tokenizer.encode_batch(list(texts[start : start + _TEXTS]))]
+            longest = max(map(len, tokens))
+            ids = torch.tensor([some + [some[-1]] * (longest - len(some)) for some in tokens], device=place)
+            mask = torch.tensor([[1] * len(some) + [0] * (longest - len(some)) for some in tokens], device=place)
+            found.append(functional.normalize(self.network(ids, attention_mask=mask).text_embeds, dim=1).cpu())
+        return torch.cat(found).double().numpy()

@@ -20,7 +20,10 @@ from fewstep.diffusion.randomness import derive
 from fewstep.families.encoded_set import EncodedSet
 from fewstep.metrics.comparison.contrasts import contrasts
 from fewstep.metrics.comparison.noninferiority import UNCLEAR, WORSE, Judgement, judge
+from fewstep.metrics.comparison.prompt_contrasts import prompt_contrasts
 from fewstep.metrics.evaluator import Examination
+from fewstep.metrics.extractors.extractor import Extractor
+from fewstep.metrics.extractors.extractor_loading import WITH_TEXTS
 from fewstep.metrics.observed import Observed
 from fewstep.metrics.sample_set import collect
 from fewstep.metrics.speed_ratio import Ratio, latency_ratio
@@ -29,11 +32,13 @@ from fewstep.util.config import parse
 from fewstep.util.errors import FewstepError, NonFinite
 from fewstep.util.torch_threads import threads
 from tasks.config.schema import Gate
+from tasks.data import extractor_files
 from tasks.data.encoded_inputs import codec_of
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import stat_table
 from tasks.evaluation.examination_setup import examination
+from tasks.evaluation.headline import ALIGNMENT, RETRIEVAL
 from tasks.evaluation.samplers import ready_student, student_draw
 from tasks.evaluation.settings import EvaluateSettings
 from tasks.registry.gate.contest_figures import ContestFigures, ContrastFigures, CostFigures, LatencyFigures
@@ -42,8 +47,9 @@ from tasks.storage.dvc import dvc_cache
 from tasks.storage.workspace import Workspace
 
 PURPOSE = "gate"
-FLOORS = {"class_accuracy": "class_accuracy", "recall": "recall", "copies": "nearest_share"}
-"""Figures of `register.floors` that are measured afresh, and the metrics that they are."""
+FLOORS = {"class_accuracy": ("class_accuracy",), "recall": ("recall",), "copies": ("nearest_share",),
+          "retrieval": RETRIEVAL, "text_alignment": ALIGNMENT}  # fmt: skip
+"""Figures of `register.floors` that are measured afresh, and the metrics that they are, of which the first counts."""
 Kind = Literal["", "inferior", "power", "equal"]
 """Why the champion stays: the candidate is worse, too little was measured to tell, or both are alike."""
 
@@ -97,7 +103,8 @@ def hold(registry: Registry, candidate: Version, champion: Version, rules: Gate,
         champion=champion.number, n=test.plan.samples, seed=test.plan.seed, level=rules.level, power=rules.power,
         protocol=values["kid"].protocol, cost=cost,
         contrasts=tuple(ContrastFigures.of(finding) for finding in judgement.findings))  # fmt: skip
-    floors = {name: values[metric].value for name, metric in FLOORS.items() if metric in values}
+    floors = {name: next(values[metric].value for metric in metrics if metric in values)
+              for name, metrics in FLOORS.items() if any(metric in values for metric in metrics)}  # fmt: skip
     return Outcome(reasons, kind, floors, figures.model_dump(mode="json"))
 
 
@@ -152,7 +159,15 @@ def _examination(registry: Registry, candidate: Version, champion: Version, enco
     codec = None if encoded.family is None else codec_of(registry.pipeline(candidate), encoded)
     return examination(shards, classifier, samples=samples or evaluated.samples, seed=seed, batch=evaluated.batch,
                        digest=candidate.provenance.stages["shard"].digest, num_classes=num_classes, encoded=encoded,
-                       codec=codec)  # fmt: skip
+                       codec=codec, more=_with_texts(registry, evaluated, encoded))  # fmt: skip
+
+
+def _with_texts(registry: Registry, evaluated: EvaluateSettings, encoded: EncodedSet) -> list[Extractor]:
+    """CLIP, where models are asked for prompts and the evaluation compared by it."""
+    wanted = {name: digest for name, digest in evaluated.extractors.items() if name in WITH_TEXTS}
+    if not encoded.prompts or len(wanted) < len(WITH_TEXTS):
+        return []
+    return extractor_files.load(registry.workspace, wanted)
 
 
 def _examined(test: Examination, model: Student, version: Version) -> tuple[Observed, int]:
@@ -166,6 +181,9 @@ def _examined(test: Examination, model: Student, version: Version) -> tuple[Obse
 
 def _judged(test: Examination, seen: tuple[Observed, Observed], rules: Gate) -> Judgement:
     """Candidate against champion in every gated figure."""
+    if test.prompts is not None:
+        found = prompt_contrasts(*seen, test.images.observed, test.asked(seen), rules.margins.model_dump())
+        return judge(found, rules.level, rules.power)
     asked, real = test.plan.classes, test.images.test
     labels = real.labels.numpy() if asked is not None and real.num_classes else None
     return judge(

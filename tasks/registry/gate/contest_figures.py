@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import model_serializer
+from pydantic import Field, model_serializer
 
 from fewstep.metrics.comparison.noninferiority import Finding
 from fewstep.metrics.protocol import Protocol
@@ -37,6 +37,7 @@ class ContrastFigures(Strict):
     champion: float
     guard: bool
     real: RealFigures | None
+    part: str = Field(default="class", exclude_if=lambda part: part == "class")
     verdict: str
     at_most: float
     at_least: float

@@ -75,7 +75,7 @@ def assess(registry: Registry, version: Version, rules: Register, *, policy: str
 
 @dataclass
 class _Assessment:
-    """The checks of one version, and the figures that they compared."""
+    """The checks of one version, the figures that they compared, and what was measured for the floors."""
 
     registry: Registry
     version: Version
@@ -83,6 +83,7 @@ class _Assessment:
     rules: Register
     policy: str
     figures: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, float | None] = field(default_factory=dict)
 
     def refusal(self) -> tuple[Kind, list[str]]:
         """The rule that refuses the version, and its reasons; ("", []) where none does."""
@@ -124,7 +125,8 @@ class _Assessment:
         return []
 
     def _floors(self, measured: dict[str, float | None]) -> list[str]:
-        reasons, compared = promotion_checks.check_floors(measured, self.rules.floors.model_dump())
+        self.measured |= measured
+        reasons, compared = promotion_checks.check_floors(self.measured, self.rules.floors.model_dump())
         self.figures["floors"] = {**self.figures.get("floors", {}), **compared}
         return reasons
 
@@ -137,5 +139,5 @@ class _Assessment:
         except NonFinite as error:
             return "unsound", [str(error)]
         self.figures["contest"] = outcome.figures
-        missed = self._floors({**self.figures["floors"], **outcome.floors})
+        missed = self._floors(outcome.floors)
         return ("floors", missed) if missed else (outcome.kind, outcome.reasons)

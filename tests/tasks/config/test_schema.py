@@ -171,9 +171,12 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "images": 99, "batch": 9, "lr": 0.5, "features": 3}.items()},
     **{f"register.{name}": (value, "register") for name, value in {
         "promote": "never", "samples": 99, "floors.max_distance_ratio": 0.1, "floors.min_class_accuracy": 0.1,
-        "floors.min_recall": 0.1, "floors.max_copies": 0.1, "gate.level": 0.1, "gate.power": 0.5, "gate.cheaper": 0.5,
+        "floors.min_recall": 0.1,
+        "floors.min_retrieval": 0.1, "floors.min_text_alignment": 0.1,
+        "floors.max_copies": 0.1, "gate.level": 0.1, "gate.power": 0.5, "gate.cheaper": 0.5,
         "gate.margins.kid": 0.5, "gate.margins.class_kid": 0.5, "gate.margins.class_accuracy": 0.5,
-        "gate.margins.accuracy_in_class": 0.5, "gate.margins.copies": 0.5, "gate.margins.repeats": 0.5,
+        "gate.margins.accuracy_in_class": 0.5, "gate.margins.retrieval": 0.5, "gate.margins.retrieval_in_group": 0.5,
+        "gate.margins.copies": 0.5, "gate.margins.repeats": 0.5,
         "gate.approval_hours": 1.0}.items()},
     "seed": (5, ""),                            # enters every key by itself
     "profile": ("server", ""),                  # where a run talks to: flows.runs.profiles

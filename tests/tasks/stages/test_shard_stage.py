@@ -15,7 +15,7 @@ from fewstep.data.prompt import Prompt
 from fewstep.data.records import verify_shard
 from fewstep.util.errors import CorruptData, SettingsError, StageFailed
 from fewstep.util.files import TEMPORARY
-from tasks.config.schema import Data
+from tasks.config.schema import Data, Settings
 from tasks.data.image_decoding import to_array
 from tasks.engine.events import Observer
 from tasks.stages import shard
@@ -378,3 +378,8 @@ def test_images_with_classes_are_the_same_bytes_with_prompts_beside_them(tmp_pat
     (tmp_path / "p.txt").write_text("a rose\n")
     run(beside := context(tmp_path / "beside", flowers, tmp_path / "p.txt"))
     assert {name: data for name, data in files(beside.out).items() if name != "prompts.json"} == files(plain.out)
+
+
+def test_a_file_of_prompts_is_known_by_its_content_not_by_its_place():
+    here, there = (STAGE.resolve(Settings(data=Data(prompts=path))) for path in ("p.txt", "/elsewhere/p.txt"))
+    assert here == there != STAGE.resolve(Settings())

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fewstep.data.prompt import Prompt
+from fewstep.data.prompts import PromptTable
 from fewstep.metrics.distances.frechet import frechet_distance
 from fewstep.metrics.distances.moments import Moments
 from fewstep.metrics.extractors.extractor_loading import digest_of, load_named, verify
@@ -63,6 +65,52 @@ def test_all_three_see_grey_and_colour_the_same_in_any_batch(folder):
         assert np.allclose(features, np.concatenate([extractor(part) for part in images.split(4)]), atol=1e-5)
         assert extractor.digest == found[extractor.name] and "x" in extractor.resized
     assert np.allclose(np.linalg.norm(features, axis=1), 1)  # CLIP's, of length 1
+
+
+@pytest.fixture(scope="module")
+def whole_clip(tmp_path_factory):
+    """A tiny CLIP of both towers with a tokenizer of words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CLIPConfig, CLIPModel
+
+    made = tmp_path_factory.mktemp("clip")
+    words = Tokenizer(models.WordLevel({"<s>": 0, "<e>": 1, "?": 3, "red": 4, "blue": 5, "a": 6}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="<s> $A <e>", special_tokens=[("<s>", 0), ("<e>", 1)])
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+            "vocab_size": 8, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    torch.manual_seed(1)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=CLIP["vision_config"], projection_dim=12)).eval()
+    found = {"clip": put(made, "clip", model.state_dict(), {**CLIP, "text_config": text})}
+    words.save(str(made / "clip" / "tokenizer.json"))
+    return made, found | {"clip_tokenizer": digest_of(made, "clip_tokenizer")}, model, words
+
+
+def test_clip_keeps_its_text_tower_with_its_tokenizer(whole_clip):
+    made, hashes, model, words = whole_clip
+    (extractor,) = load_named(made, hashes)
+    assert extractor.name == "clip" and extractor.digest == hashes["clip"]
+    texts = ("a red", "blue", "a a a a a a a a a a red")
+    embedded = extractor.texts(PromptTable(tuple(Prompt(text) for text in texts)))
+    assert embedded.shape == (3, 12) and np.allclose(np.linalg.norm(embedded, axis=1), 1)
+    for text, row in zip(texts[:2], embedded, strict=False):
+        ids = torch.tensor([words.encode(text).ids])
+        with torch.no_grad():
+            wanted = model.text_projection(model.text_model(ids).pooler_output)[0]
+        assert np.allclose(row, (wanted / wanted.norm()).numpy(), atol=1e-5)
+    plain = load_named(made, {"clip": hashes["clip"]})[0]
+    assert plain.texts is None and np.array_equal(plain(pictures(3)), extractor(pictures(3)))
+
+
+def test_clips_tokenizer_is_one_more_hash(whole_clip, folder):
+    made, hashes, *_ = whole_clip
+    with pytest.raises(SettingsError, match="no evaluate.extractors.clip beside it"):
+        load_named(made, {"clip_tokenizer": hashes["clip_tokenizer"]})
+    with pytest.raises(SettingsError, match="the hash of .* expected"):
+        verify(made, {"clip_tokenizer": "0" * 64})
+    with pytest.raises(SettingsError, match="clip/tokenizer.json is missing") as missing:
+        verify(folder[0], {"clip_tokenizer": "0" * 64})
+    assert "the tokenizer of that CLIP model" in missing.value.hint
 
 
 def test_the_full_inception_has_the_ports_parameters():
