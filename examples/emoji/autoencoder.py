@@ -27,7 +27,7 @@ class AutoencoderSettings(Strict):
 
     channels: tuple[int, ...] = (16, 32)
     latent: int = 4
-    steps: int = 1200
+    steps: int = 1500
     batch: int = 32
     lr: float = 3e-3
     kl: float = 1e-4

@@ -28,19 +28,18 @@ class EmojiSettings(Strict):
     judge_steps: int = 1_500
     guidance: float = 2.0
     steps: int = 20
-    student_images: int = 64_000
+    student_images: int = 32_000
     student_batch: int = 32
-    samples: int = 2_000
+    samples: int = 1_000
     seed: int = 0
 
 
 SIZES: dict[str, EmojiSettings] = {
-    "full": EmojiSettings(
-        autoencoder=AutoencoderSettings(steps=1500), teacher=TeacherSettings(images=320_000),
-    ),
+    "full": EmojiSettings(),
     "trial": EmojiSettings(
-        objects=24, pictures=8_192, autoencoder=AutoencoderSettings(steps=600, batch=16, lr=4e-3),
-        teacher=TeacherSettings(images=40_000), judge_pictures=4_000, judge_steps=250, student_images=6_400,
-        samples=240,
+        objects=16, pictures=4_096, autoencoder=AutoencoderSettings(steps=600, batch=16, lr=4e-3),
+        teacher=TeacherSettings(images=24_000, ema=0.99), judge_pictures=2_400, judge_steps=200, steps=12,
+        student_images=3_200, samples=240,
     ),
 }  # fmt: skip
+"""full: planned for 90 minutes of two idle cores, from what steps cost on a busy one. trial: about 15 minutes of one."""

@@ -38,7 +38,7 @@ class TeacherSettings(Strict):
 
     channels: tuple[int, ...] = (32, 64, 128)
     layers: int = 1
-    images: int = 96_000
+    images: int = 224_000
     batch: int = 32
     lr: float = 2e-3
     ema: float = 0.995

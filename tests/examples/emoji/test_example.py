@@ -6,7 +6,7 @@ from PIL import Image
 from examples.emoji import parts as parts_module
 from examples.emoji.__main__ import main
 from examples.emoji.autoencoder import AutoencoderSettings
-from examples.emoji.settings import SIZES, EmojiSettings
+from examples.emoji.settings import SIZES, STUDENTS, EmojiSettings
 from examples.emoji.teacher import TeacherSettings
 from fewstep.students.student import Student
 
@@ -30,19 +30,19 @@ def command(font, encoder, monkeypatch, tmp_path):
 
 
 def test_the_example_runs_to_its_report_and_again_without_work(command, tmp_path, monkeypatch):
-    assert command("report", "--students", "lcm", "lcm-lora") == 0
+    assert command("report") == 0
     text = (tmp_path / "docs/emoji.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     names = [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]]
     assert names[:3] == ["real pictures", "real pictures, encoded and decoded", "teacher"]
-    assert names[-2:] == ["`lcm`", "`lcm-lora`"] and len(names) == 3 + 8 + 2
+    assert names[-3:] == [f"`{recipe}`" for recipe in STUDENTS] and len(names) == 3 + 8 + 3
     assert {row.split(" | ")[1] for row in rows[4:]} == {"4"} and rows[3].split(" | ")[1] == "8"
     assert rows[1].split(" | ")[2].startswith("100.0%")
-    assert text.count("– reached") + text.count("– missed") == 2 + 2 * 5
+    assert text.count("– reached") + text.count("– missed") == 2 + 3 * 5
     with Image.open(tmp_path / "docs/emoji.png") as picture:
         assert picture.width > 200 and picture.height > 200
     costs = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "work/costs").iterdir()}
-    assert set(costs) == {"autoencoder", "teacher", "judge", "student-lcm", "student-lcm-lora"}
+    assert set(costs) == {"autoencoder", "teacher", "judge", *(f"student-{recipe}" for recipe in STUDENTS)}
     assert all(cost["done"] for cost in costs.values())
 
     def refused(*_arguments, **_named):
