@@ -42,4 +42,4 @@ SIZES: dict[str, EmojiSettings] = {
         student_images=3_200, samples=240,
     ),
 }  # fmt: skip
-"""full: planned for 90 minutes of two idle cores, from what steps cost on a busy one. trial: about 15 minutes of one."""
+"""full: planned for 90 minutes of two idle cores, from what steps cost on a busy one. trial: 15 minutes of one."""

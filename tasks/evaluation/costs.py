@@ -51,8 +51,8 @@ class StageCost(BaseModel):
     @property
     def rounds(self) -> dict[str, float]:
         """Seconds of each round of distill."""
-        more = self.model_extra or {}
-        return {name: part["seconds"] for name, part in more.items() if isinstance(part, dict) and "seconds" in part}
+        parts = {name: part.get("seconds") for name, part in (self.model_extra or {}).items() if isinstance(part, dict)}
+        return {name: seconds for name, seconds in parts.items() if isinstance(seconds, float | int)}
 
 
 def read_costs(folder: Path) -> dict[str, StageCost]:

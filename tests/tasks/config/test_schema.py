@@ -20,6 +20,7 @@ seed: 0
 profile: local
 data: {source: digits}
 teacher: {source: train}
+encode: {dtype: float32}
 trajectories: {count: 8192, solver: dpmsolver++, steps: 16, guidance: 1.0}
 distill: {recipe: kd, images: 200000}
 evaluate: {samples: 5000, steps: [1, 2, 4], baseline_steps: [1, 2, 4, 8, 16]}
@@ -108,7 +109,7 @@ def test_both_spellings_of_a_given_teacher(tmp_path):
         loaded = parse(schema.Settings, {"teacher": section}, "p")
         assert outside_paths(loaded, tmp_path)["teacher"] == tmp_path / "t"
     assert outside_paths(schema.Settings(), tmp_path) == {"images": None, "prompts": None, "teacher": None,
-                                                              "recipe": None}
+                                                          "encoders": None, "recipe": None}
 
 
 def test_a_recipe_whose_states_are_not_kept_is_refused(tmp_path):
@@ -155,7 +156,13 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
     **{f"teacher.{name}": (value, "teacher") for name, value in {
         "images": 999, "batch": 9, "lr": 0.5, "channels": [8], "layers": 3, "class_dropout": 0.5, "groups": [[0, 1]],
         "ema": 0.5, "check.samples": 99, "check.steps": 9, "check.max_distance_ratio": 9.0,
-        "check.max_terminal_snr": 0.5, "source": "saved", "path": "saved"}.items()},
+        "check.max_terminal_snr": 0.5, }.items()},
+    "teacher.source": ("saved", "encode teacher"), "teacher.path": ("saved", "encode teacher"),
+    "teacher.variant": ("fp16", "encode teacher"),      # of a given teacher, as all of encode
+    **{f"encode.{name}": (value, "encode") for name, value in {
+        "height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 9, "negative_prompt": "blurred",
+        "arguments": {"clip_skip": 1}, "dtype": "bfloat16", "batch": 9, "max_truncated_share": 0.5,
+        "max_bytes": 9}.items()},
     **{f"trajectories.{name}": (value, "trajectories") for name, value in {
         "count": 99, "solver": "ddim", "steps": 9, "guidance": 2.0, "keep": "all", "record_size": 9,
         "records_per_shard": 9, "dtype": "float16", "precision": "bfloat16", "compile": "auto"}.items()},
@@ -195,8 +202,17 @@ def leaves(model: type[Strict], prefix: str = "") -> list[str]:
     return names
 
 
+def plain(name: str) -> dict:
+    """The settings that a key is changed in: with a given teacher where it is about one, both sides where it is one."""
+    if name == "teacher.variant" or name.startswith("encode."):
+        sides = {"height": 32, "width": 32} if name in ("encode.height", "encode.width") else {}
+        return {"teacher": {"source": "saved"}, "encode": sides}
+    return {}
+
+
 def changed(name: str, value: object) -> schema.Settings:
-    sections, data = name.split("."), {}
+    """Settings with one key changed; of `plain` ones."""
+    sections, data = name.split("."), plain(name)
     place = data
     for section in sections[:-1]:
         place = place.setdefault(section, {})
@@ -212,7 +228,7 @@ def test_every_key_is_listed_with_another_value():
 def test_every_key_enters_the_settings_of_the_stages_that_read_it(name):
     """A key nobody reads is a promise nobody keeps. That stages read what they are given: test_stage_settings.py."""
     value, stages = OTHER_VALUES[name]
-    before, after = schema.Settings(), changed(name, value)
+    before, after = parse(schema.Settings, plain(name), "p"), changed(name, value)
     assert before != after
     differing = [stage.name for stage in STAGES if stage.resolve(before) != stage.resolve(after)]
     wanted = stages.split()
