@@ -31,6 +31,10 @@ def validate(root: Path, settings: Settings) -> None:
     given = outside["teacher"]
     teacher = None if given is None else inspect_teacher(given, settings.teacher.variant)
     _guidance(settings, recipe, teacher)
+    if teacher is not None and teacher.recorded:
+        from fewstep.training.recipe_fit import require_recipe_of_folder  # loads torch: only where it is needed
+
+        require_recipe_of_folder(recipe, teacher)
     classes = len(digits_facts.CLASSES) if outside["prompts"] is None else 0
     if outside["prompts"] is not None:
         read_given_prompts(outside["prompts"])

@@ -1,0 +1,60 @@
+"""Every file in examples/ is checked by `fewstep run --dry-run` on a tiny pipeline of its kind, as its user would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.fewstep.families.pipelines import KINDS
+from tests.pipeline.test_families import captioned
+from tests.project import ROOT, Project
+
+EXAMPLES = {  # the family of its teacher, and what its data are
+    "sdxl-dmd2": ("sdxl", "captions"), "sdxl-lcm-lora": ("sdxl", "captions"), "sd3-tdm": ("sd3", "prompts"),
+    "flux-pi-flow": ("flux", "prompts"), "wan-phased-dmd": ("wan", "prompts"), "dit-dmd2": ("dit", "classes"),
+    "captioned-images": ("sd", "captions"), "emoji": ("sd", "captions"),
+}  # fmt: skip
+
+
+def test_every_example_is_tried():
+    assert sorted(path.stem for path in (ROOT / "examples").glob("*.yaml")) == sorted(EXAMPLES)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    return Project(tmp_path_factory.mktemp("examples") / "project")
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory) -> dict[str, Path]:
+    """A tiny pipeline of every family that the examples name."""
+    found = {kind: tmp_path_factory.mktemp(kind) / "teacher" for kind, _ in EXAMPLES.values()}
+    for kind, folder in found.items():
+        KINDS[kind].save(folder)
+    return found
+
+
+def classes(folder: Path) -> Path:
+    for number in range(24):
+        path = folder / str(number % 2) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (number * 9, 0, 0)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES, key=lambda name: (EXAMPLES[name][1], name)))
+def test_a_dry_run_takes_it_and_says_what_would_be_made(project, teachers, tmp_path, name):
+    kind, data = EXAMPLES[name]
+    sets = [f"teacher.source={teachers[kind]}"]
+    if data == "prompts":
+        (tmp_path / "prompts.txt").write_text("a red apple\ntwo blue cars on a road\n" * 1)
+        sets.append(f"data.prompts={tmp_path / 'prompts.txt'}")
+    else:
+        given = classes(tmp_path / "images") if data == "classes" else captioned(tmp_path / "images", 32, 24)
+        project.check("data", "add", str(given))
+    words = [word for one in sets for word in ("--set", one)]
+    told = project.check("run", "--dry-run", "--params", str(ROOT / "examples" / f"{name}.yaml"), *words)
+    assert all(stage in told for stage in ("encode", "teacher", "trajectories", "distill")), told
+    assert not (project.folder / "data" / "encoded").exists()
