@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test browser emoji emoji-font test-slow conformance bench lint constraints environment clean dvc.yaml
+.PHONY: run test browser emoji emoji-font test-slow conformance families bench lint constraints environment clean dvc.yaml
 
 environment: $(STAMP)
 
@@ -53,6 +53,10 @@ test-slow: $(STAMP)
 # Every recipe on every closed-form problem (about a minute each); figures of unchanged recipes and code are kept.
 conformance: $(STAMP)
 	-$(BIN)/python -m fewstep.conformance --workers 2 --table
+
+# Every recipe on a tiny pipeline of every family, three steps a round (about a quarter of an hour).
+families: $(STAMP)
+	$(BIN)/python -m tests.fewstep.families.recipe_matrix
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

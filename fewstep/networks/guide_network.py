@@ -53,7 +53,8 @@ def hidden_channels(network: nn.Module) -> int:
     if isinstance(network, ResidualMLP):
         return network.config["width"]
     if not hasattr(network, "conv_in"):
-        raise SettingsError(f"a {type(network).__name__} takes no guide")
+        kind = type(network).__name__
+        raise SettingsError(f"a {kind} takes no guide, which enters by the first convolution of a UNet")
     return network.config["block_out_channels"][0]
 
 

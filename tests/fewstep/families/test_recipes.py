@@ -17,7 +17,7 @@ from fewstep.training.recipe_fit import require_recipe_of_folder
 from fewstep.training.run_options import RunOptions
 from fewstep.util.errors import SettingsError
 from tests.fewstep.families.pipelines import KINDS
-from tests.fewstep.families.recipe_matrix import NAMES, distilled, quick, refusal, teacher_of
+from tests.fewstep.families.recipe_matrix import DOCUMENT, NAMES, distilled, quick, refusal, teacher_of
 from tests.fewstep.families.teachers import batch, teacher
 
 HANDFUL = [
@@ -51,6 +51,15 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path, recipe, kind):
     with pytest.raises(SettingsError, match=f"recipe {recipe} does not serve this teacher: .*{REFUSED[recipe, kind]}"):
         Distillation(quick(recipe), teacher_of(kind), RunOptions(64, 0, tmp_path), data=object())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_document_has_every_recipe_and_family_and_the_reasons():
+    text = DOCUMENT.read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and " ✓" in line]
+    assert [row[0].removeprefix("| ") for row in rows] == recipe_names() and {len(row) for row in rows} == {13}
+    for (recipe, kind), reason in REFUSED.items():
+        letter = rows[recipe_names().index(recipe)][1 + list(NAMES).index(kind)].removesuffix(" |")
+        assert next(line for line in text.splitlines() if line.startswith(f"* {letter}: ")).count(reason) == 1
 
 
 @pytest.mark.parametrize(("recipe", "kind"), [("swiftbrush-v2", "sdxl"), ("msd", "dit"), ("slimflow", "flux")])
