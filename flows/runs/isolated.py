@@ -36,8 +36,8 @@ def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple
         outside.append(("distill.recipe", settings.distill.recipe))
     if settings.data.prompts:
         outside.append(("data.prompts", settings.data.prompts))
-    absolute = [f"{key}={json.dumps(str(workspace.root / path))}" for key, path in outside
-                if not worktrees.is_tracked(workspace, workspace.root / path)]
+    places = [(key, workspace.root / Path(path).expanduser()) for key, path in outside]
+    absolute = [f"{key}={json.dumps(str(path))}" for key, path in places if not worktrees.is_tracked(workspace, path)]
     return preview(workspace, [*sets, *absolute], params)
 
 
