@@ -20,7 +20,7 @@ from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_records import FINISHED, RunStore
 
-OLD_UPLOAD = timedelta(days=1)      # no upload of ours takes so long
+IDLE_UPLOAD = timedelta(days=1)     # without a new part: no host is at it any more
 
 
 @dataclass
@@ -84,7 +84,7 @@ def _mlflow(workspace: Workspace, store: RunStore, profile: str, report: Report)
 
 def _uploads(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:
     report.files += [f"{name}: an unfinished upload to the remote was given up"
-                     for name in remote_outputs.give_up_uploads(workspace, OLD_UPLOAD)]
+                     for name in remote_outputs.give_up_uploads(workspace, IDLE_UPLOAD)]
 
 
 def _prefect(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:

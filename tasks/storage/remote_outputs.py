@@ -91,10 +91,10 @@ def learn(workspace: Workspace, key: str) -> str | None:
     return None
 
 
-def give_up_uploads(workspace: Workspace, older_than: timedelta) -> list[str]:
-    """End multipart uploads to the remote that a dead process left unfinished that long ago; returns their names."""
+def give_up_uploads(workspace: Workspace, idle: timedelta) -> list[str]:
+    """End multipart uploads to the remote to which nobody has added anything for so long; returns their names."""
     remote = store(workspace)
-    return remote.abort_uploads(older_than) if remote is not None else []
+    return remote.abort_uploads(idle) if remote is not None else []
 
 
 def _digest(announcement: bytes) -> str:
