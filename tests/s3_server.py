@@ -72,7 +72,7 @@ class S3Server:
                    "-master.volumeSizeLimitMB=64", "-master.volumePreallocate=false", *ports]  # fmt: skip
         with open(self.folder / "weed.log", "ab") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log,
-                                             preexec_fn=die_with_parent)  # noqa: PLW1509
+                                             preexec_fn=die_with_parent)
         while not self._has_bucket():
             assert self._process.poll() is None, (self.folder / "weed.log").read_text()[-2000:]
             time.sleep(0.1)

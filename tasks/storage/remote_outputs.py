@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from fewstep.util.errors import FewstepError
 from fewstep.util.plain_data import NotPlain, from_json
@@ -18,25 +17,9 @@ from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.storage import published_outputs
 from tasks.storage.dvc import dvc_lockfile, dvc_repo
-from tasks.storage.dvc.dvc_config import default_remote
 from tasks.storage.published_outputs import PublishedOutput, restorable
+from tasks.storage.sharing.shared_store import remote_store, shared_store
 from tasks.storage.workspace import Workspace
-
-if TYPE_CHECKING:
-    from tasks.storage.object_store import Store
-
-FOLDER = "fewstep"
-ATTEMPTS = 2    # a lookup only saves work: a store that does not answer must not hold a stage up for long
-
-
-def store(workspace: Workspace) -> Store | None:
-    """The object store of DVC's default remote; None where that is a folder or there is none."""
-    remote = default_remote(workspace)
-    if remote is None or not remote.url.startswith("s3://"):
-        return None
-    from tasks.storage.object_store import Store  # boto3
-
-    return Store(remote.url, remote.endpoint, ATTEMPTS)
 
 
 def announce(workspace: Workspace) -> dict[str, str]:
@@ -48,7 +31,7 @@ def announce(workspace: Workspace) -> dict[str, str]:
     Raises:
         NotAvailable: the store does not answer.
     """
-    remote, notes = store(workspace), {}
+    remote, notes = shared_store(workspace), {}
     if remote is None:
         return notes
     locked = dvc_lockfile.lock_entries(workspace)
@@ -77,7 +60,7 @@ def learn(workspace: Workspace, key: str) -> str | None:
         Why the lookup failed, None if it did not (whether or not there is such an output).
     """
     try:
-        remote = store(workspace)
+        remote = shared_store(workspace)
         announcement = remote.find(_name(key)) if remote is not None else None
         if announcement is None:
             return None
@@ -93,7 +76,7 @@ def learn(workspace: Workspace, key: str) -> str | None:
 
 def give_up_uploads(workspace: Workspace, idle: timedelta) -> list[str]:
     """End multipart uploads to the remote to which nobody has added anything for so long; returns their names."""
-    remote = store(workspace)
+    remote = remote_store(workspace)
     return remote.abort_uploads(idle) if remote is not None else []
 
 
@@ -105,4 +88,4 @@ def _digest(announcement: bytes) -> str:
 
 
 def _name(key: str) -> str:
-    return f"{FOLDER}/{key}.json"
+    return f"{key}.json"
