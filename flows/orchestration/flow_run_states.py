@@ -27,7 +27,7 @@ LOOKS_ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 def settle_flow_runs(workspace: Workspace, store: RunStore) -> list[str]:
     """Gives flow runs of this machine that look alive, and that no process works on, the state they ended in.
 
-    Returns a line for each.
+    Returns a line for each. Raises NotAvailable where the store that hosts share does not answer.
     """
     lines = []
     with get_client(sync_client=True) as client:
@@ -39,7 +39,7 @@ def settle_flow_runs(workspace: Workspace, store: RunStore) -> list[str]:
             if record is None:
                 dead = known_here(workspace, str(run.id)) and not holds(workspace, str(run.id))
             else:
-                dead = not store.alive(record.id)
+                dead = store.abandoned(record.id)
             if not dead:
                 continue
             state = _true_state(record)

@@ -10,16 +10,39 @@ from __future__ import annotations
 import json
 import os
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from fewstep.util.errors import FewstepError
 from fewstep.util.plain_data import NotPlain, from_json
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
+from tasks.engine.manifest import Manifest
+from tasks.stages.base import Stage
 from tasks.storage import published_outputs
 from tasks.storage.dvc import dvc_lockfile, dvc_repo
 from tasks.storage.published_outputs import PublishedOutput, restorable
 from tasks.storage.sharing.shared_store import remote_store, shared_store
 from tasks.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tasks.storage.object_store import Store
+
+
+def share(workspace: Workspace, stage: Stage) -> str | None:
+    """Push the stage's published output to DVC's default remote, and announce it there to other machines.
+
+    Returns:
+        A note when another machine announced other bytes under its key.
+
+    Raises:
+        FewstepError: the remote refuses, or does not answer.
+    """
+    manifest = manifests.load(workspace.root / stage.output)
+    known = restorable(workspace, manifest.key)
+    if known is None or not dvc_repo.push_output(workspace, known.md5):
+        return None
+    remote = shared_store(workspace)
+    return _announce(remote, manifest, known) if remote is not None else None
 
 
 def announce(workspace: Workspace) -> dict[str, str]:
@@ -41,16 +64,23 @@ def announce(workspace: Workspace) -> dict[str, str]:
         outs = locked.get(stage.name, {}).get("outs") or [{}]
         if known is None or known.md5 != outs[0].get("md5"):
             continue
-        announcement = json.dumps(known.model_dump(exclude={"store"}), sort_keys=True).encode()
-        for acceptance in manifest.accepted:    # who has the accepted code asks for this key
-            remote.put_if_absent(_name(acceptance.key), announcement)
-        if remote.put_if_absent(_name(manifest.key), announcement):
-            continue
-        other = _digest(remote.read(_name(manifest.key)))
-        if other != manifest.digest:
-            notes[stage.name] = ("another machine made other bytes under the same key "
-                                 f"({other[:12]}, here {manifest.digest[:12]}); both are kept")
+        note = _announce(remote, manifest, known)
+        if note is not None:
+            notes[stage.name] = note
     return notes
+
+
+def _announce(remote: Store, manifest: Manifest, known: PublishedOutput) -> str | None:
+    announcement = json.dumps(known.model_dump(exclude={"store"}), sort_keys=True).encode()
+    for acceptance in manifest.accepted:    # who has the accepted code asks for this key
+        remote.put_if_absent(_name(acceptance.key), announcement)
+    if remote.put_if_absent(_name(manifest.key), announcement):
+        return None
+    other = _digest(remote.read(_name(manifest.key)))
+    if other == manifest.digest:
+        return None
+    return (f"another machine made other bytes under the same key ({other[:12]}, here {manifest.digest[:12]}); both are "
+            "kept")
 
 
 def learn(workspace: Workspace, key: str) -> str | None:

@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from fewstep.util.config import Moment, Strict, nearest
-from fewstep.util.errors import Busy, DataDiffers, NotAvailable, SettingsError
+from fewstep.util.errors import Busy, DataDiffers, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import write_atomically
 from tasks.engine.events import Observer
 from tasks.storage.documents import read_document
 from tasks.storage.file_io import clone_or_copy, list_files
 from tasks.storage.locks import held, said_by_holder
+from tasks.storage.sharing.host import host_name, owner
+from tasks.storage.sharing.lease import Standing
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import HIDDEN, redact
+from tasks.tracking.shared_runs import RunSharer, SharedRuns
 
 if TYPE_CHECKING:
     from tasks.engine.events import Outcome
@@ -82,6 +85,7 @@ class StageRecord(_Record):
     ended: Moment | None = None
     seconds: Seconds = 0.0        # over all attempts
     error: str | None = None
+    note: str | None = None     # what it is doing beside its progress: for whom it waits, what it shared
     warnings: list[str] = Field(default_factory=list)
     metrics: dict[str, float] = Field(default_factory=dict)
 
@@ -93,10 +97,12 @@ class StageRecord(_Record):
 
 
 class AttemptRecord(_Record):
-    """One process's work on a run. `state` is how it ended; None while it works or when it was killed."""
+    """One process's work on a run. `state` is how it ended; None while it works or when it was killed. `owner` names
+    the repository on that host (tasks.storage.sharing.host)."""
 
     pid: int
     host: str
+    owner: str | None = None
     started: Moment
     ended: Moment | None = None
     state: RunState | None = None
@@ -158,7 +164,9 @@ class RunStore:
     """All runs of a repository, whichever worktree they work in: `<shared>/runs/<id>.json`, and a folder for each."""
 
     def __init__(self, workspace: Workspace):
-        self.folder, self.root = workspace.runs, workspace.root
+        self.workspace, self.folder, self.root = workspace, workspace.runs, workspace.root
+        self.shared = SharedRuns(workspace)
+        self._sharers: dict[str, RunSharer] = {}    # of the runs that this object holds
 
     def path(self, run: str) -> Path:
         return self.folder / f"{run}.json"
@@ -186,6 +194,9 @@ class RunStore:
         """Atomically replaces the record's file."""
         record.updated = now()
         write_atomically(self.path(record.id), redact(json.dumps(record.model_dump(), indent=1, ensure_ascii=False)))
+        if record.id in self._sharers:
+            params = self.folder_of(record.id) / "params.yaml"
+            self._sharers[record.id].tell(record, params.read_text() if params.is_file() else None)
 
     def load(self, run: str) -> RunRecord:
         """Raises NotAvailable where there is no such run, DataDiffers for a damaged record or another format."""
@@ -247,27 +258,63 @@ class RunStore:
         return self.folder_of(run) / "alive.lock"
 
     def alive(self, run: str) -> bool:
-        """True while a process works on the run: asked of the kernel, not of the record."""
+        """True while a process works on the run: asked of the kernel, and of the store that hosts share. Where that
+        does not answer, only this host is known."""
+        if self._alive_here(run):
+            return True
+        try:
+            standing = self.shared.standing(run)
+        except FewstepError:
+            return False
+        return standing is not None and standing.live and not self._is_ours(standing)
+
+    def abandoned(self, run: str) -> bool:
+        """Whether it is certain that nobody works on the run, so that its end may be written down for it.
+
+        That is so for a run of this host whose lock is free, and for one of another host whose lease is given back or
+        lapsed. Of a run that is neither nothing is certain. Raises NotAvailable where the shared store does not answer.
+        """
+        if self._alive_here(run):
+            return False
+        standing = self.shared.standing(run)
+        if standing is not None:
+            return not standing.live or self._is_ours(standing)
+        if not self.path(run).exists():
+            return False
+        attempts = self.load(run).attempts
+        return not attempts or attempts[-1].owner in (None, owner(self.workspace))
+
+    def _alive_here(self, run: str) -> bool:
         return said_by_holder(self.lock_path(run)) is not None
 
+    def _is_ours(self, standing: Standing) -> bool:
+        """Whether the lease is that of a process of this host, whose lock tells more."""
+        return standing.file.holder.owner == owner(self.workspace)
+
     def state(self, record: RunRecord) -> str:
-        """The true state: `killed` for a record that says running while no process holds its lock."""
+        """The true state: `killed` for a record that says running while no process works on it."""
         return KILLED if record.state == RUNNING and not self.alive(record.id) else record.state
 
     @contextmanager
-    def hold(self, record: RunRecord) -> Iterator[None]:
-        """Work on the run: takes its lock and notes the attempt. Raises Busy when another process has it.
+    def hold(self, record: RunRecord) -> Iterator[RunSharer]:
+        """Work on the run: takes its lock and its lease and notes the attempt. Yields what tells the other hosts.
 
-        What a person reads afterwards is what the caller stored with `close`; without that the run counts as killed.
+        Raises Busy when another process has it. What a person reads afterwards is what the caller stored with `close`;
+        without that the run counts as killed.
         """
         busy = Busy(f"run {record.id} is being worked on by another process",
                     hint=f"`fewstep status {record.id}` shows how far it is")
-        with held(self.lock_path(record.id), lambda holder: busy):
+        with held(self.lock_path(record.id), lambda holder: busy), self.shared.held(record.id, busy) as sharer:
             record.stop_stages(record.updated or now(), STOPPED)
             record.state, record.error, record.ended = RUNNING, None, None
-            record.attempts.append(AttemptRecord(pid=os.getpid(), host=os.uname().nodename, started=now()))
-            self.save(record)
-            yield
+            record.attempts.append(AttemptRecord(pid=os.getpid(), host=host_name(), owner=owner(self.workspace),
+                                                 started=now()))
+            self._sharers[record.id] = sharer
+            try:
+                self.save(record)
+                yield sharer
+            finally:
+                del self._sharers[record.id]
 
     def close(self, record: RunRecord, state: str, error: RunError | None = None) -> None:
         """Stores how the attempt ended."""
@@ -276,8 +323,11 @@ class RunStore:
         self.save(record)
 
     def settle(self, record: RunRecord) -> bool:
-        """Writes down that a dead run is dead (`fewstep reconcile`). True when there was something to write."""
-        if self.state(record) != KILLED or record.state == KILLED:
+        """Writes down that a dead run is dead (`fewstep reconcile`). True when there was something to write.
+
+        Raises NotAvailable where the shared store does not answer: another host may have continued the run.
+        """
+        if record.state != RUNNING or not self.abandoned(record.id):
             return False
         record.stop(KILLED, record.updated or now())
         self.save(record)
@@ -324,6 +374,11 @@ class RecordObserver(Observer):
                 entry.warnings.append(text)
                 self._save(at_once=True)
 
+    def stage_noted(self, stage: str, text: str) -> None:
+        with self._lock:
+            self._stage(stage).note = text
+            self._save(at_once=True)
+
     def stage_aside(self, stage: str, folder: Path) -> None:
         """Keeps a copy of the folder beside the record: the next run replaces the folder itself."""
         kept = self.store.folder_of(self.record.id) / folder.name
@@ -336,7 +391,7 @@ class RecordObserver(Observer):
         with self._lock:
             entry = self._stage(stage)
             entry.stop(outcome.state, now())
-            entry.error, entry.key, entry.digest = None, outcome.manifest.key, outcome.manifest.digest
+            entry.note, entry.error, entry.key, entry.digest = None, None, outcome.manifest.key, outcome.manifest.digest
             if entry.total:
                 entry.done = entry.total
             self._save(at_once=True)

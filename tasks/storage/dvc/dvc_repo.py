@@ -239,6 +239,26 @@ def has_remote(workspace: Workspace) -> bool:
         return bool(repo.config.get("core", {}).get("remote"))
 
 
+def push_output(workspace: Workspace, md5: str) -> bool:
+    """Copy one output of DVC's cache, a folder with all its files, to the default remote; False without a remote.
+
+    Raises FewstepError when a file did not arrive.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo  # loads with DVC
+
+    with repository(workspace) as repo:
+        if not repo.config.get("core", {}).get("remote"):
+            return False
+        with writing("the DVC remote"):
+            remote = repo.cloud.get_remote_odb(None, "push")
+            cache = repo.cache.local     # DVC's index of what the remote has is not asked: that may have been emptied
+            sent = repo.cloud.transfer(cache, remote, [HashInfo("md5", md5)], cache_odb=cache, shallow=False)
+        if sent.failed:
+            raise FewstepError(f"{len(sent.failed)} of {len(sent.failed) + len(sent.transferred)} files did not reach "
+                               "the DVC remote", hint="`fewstep doctor` checks the set-up")
+        return True
+
+
 def push(workspace: Workspace) -> int:
     """Copy what dvc.lock names to the default remote; returns the number of files sent, 0 without a remote or git."""
     if not git(workspace.root, "rev-parse", "--git-dir", check=False):

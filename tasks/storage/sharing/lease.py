@@ -13,14 +13,16 @@ import os
 import secrets
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from fewstep.util.config import Strict
 from fewstep.util.errors import Busy
 from tasks.storage.documents import read_document
-from tasks.storage.object_store import Store
+
+if TYPE_CHECKING:
+    from tasks.storage.object_store import Store  # boto3
 
 SECONDS = "FEWSTEP_LEASE_SECONDS"
 """Environment variable: how long a lease lasts without being renewed; default 60."""
@@ -181,4 +183,4 @@ def _path(name: str) -> str:
 
 
 def _dump(file: LeaseFile) -> bytes:
-    return json.dumps(file.model_dump(mode="json"), sort_keys=True, allow_nan=True).encode()
+    return json.dumps(file.model_dump(), sort_keys=True).encode()

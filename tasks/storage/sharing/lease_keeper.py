@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,10 +23,12 @@ class LeaseKeeper:
     """
 
     def __init__(self, lease: Lease):
-        self.lease, self.lost = lease, None
+        self.lease = lease
+        self.lost: LeaseLost | None = None
         self._wake, self._ended = threading.Event(), False
         self._waiting: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._renewed, self._doubted = time.monotonic(), False
         self._thread = threading.Thread(target=self._keep, daemon=True, name=f"lease {lease.name}")
         self._thread.start()
 
@@ -38,7 +41,11 @@ class LeaseKeeper:
             self._wake.set()
 
     def require(self) -> None:
-        """Raises LeaseLost when another host has taken it over."""
+        """Raises LeaseLost when another host has taken it over; who slept beyond its time asks the store now."""
+        overdue = time.monotonic() - self._renewed > self.lease.file.seconds
+        if overdue and not self._doubted:
+            self._doubted = True    # asked once: where it does not answer the thread asks on
+            self._renew()
         if self.lost is not None:
             raise LeaseLost(str(self.lost), hint=self.lost.hint)
 
@@ -58,21 +65,24 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         interval = self.lease.file.seconds / _RENEWALS
-        while not self._ended:
+        while not self._ended and self.lost is None:
             self._wake.wait(interval)
             self._wake.clear()
-            if self._ended:
-                return
+            if not self._ended:
+                self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            said, self._waiting = self._waiting, {}
+        begun = time.monotonic()
+        try:
+            self.lease.renew(**said)
+            self._renewed, self._doubted = begun, False
+        except LeaseLost as lost:
+            self.lost = lost
+        except FewstepError:
             with self._lock:
-                said, self._waiting = self._waiting, {}
-            try:
-                self.lease.renew(**said)
-            except LeaseLost as lost:
-                self.lost = lost
-                return
-            except FewstepError:
-                with self._lock:
-                    self._waiting = {**said, **self._waiting}
+                self._waiting = {**said, **self._waiting}
 
 
 @contextlib.contextmanager
