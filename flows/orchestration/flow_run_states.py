@@ -19,7 +19,8 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from fewstep.util.errors import FewstepError
 from flows.orchestration.flow_run_locks import forget, holds, known_here
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import CANCELLED, FAILED, FINISHED, RunRecord, RunStore
+from tasks.tracking.run_record import CANCELLED, FAILED, FINISHED, RunRecord
+from tasks.tracking.run_records import RunStore
 
 LOOKS_ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 

@@ -35,7 +35,8 @@ from tasks.storage.dvc import dvc_repo
 from tasks.storage.sharing.host import host_name
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import RunError, RunRecord, RunStore
+from tasks.tracking.run_record import RunError, RunRecord
+from tasks.tracking.run_records import RunStore
 
 NAME = "fewstep"
 RETRIES = 3

@@ -29,17 +29,8 @@ from tasks.storage.locks import die_with_parent, workspace_lock
 from tasks.storage.sharing.host import owner
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import (
-    CANCELLED,
-    FAILED,
-    FINISHED,
-    KILLED,
-    RecordObserver,
-    RunError,
-    RunRecord,
-    RunStore,
-    StageRecord,
-)
+from tasks.tracking.run_record import CANCELLED, FAILED, FINISHED, KILLED, RunError, RunRecord, StageRecord
+from tasks.tracking.run_records import RecordObserver, RunStore
 from tasks.tracking.shared_runs import RunSharer, RunTakenOver, WatchedRun
 
 if TYPE_CHECKING:   # both load Prefect or MLflow

@@ -21,7 +21,9 @@ from tasks.engine.plan import PlanItem
 from tasks.storage import worktrees
 from tasks.storage.code_state import code_state
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FINISHED, RunRecord, RunStore, settings_digest
+from tasks.tracking.all_runs import AllRuns
+from tasks.tracking.run_record import FINISHED, RunRecord, settings_digest
+from tasks.tracking.run_records import RunStore
 from tasks.tracking.store_uri import missing_database
 
 
@@ -71,7 +73,7 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
     if state.commit is None:
         raise SettingsError(f"{workspace.root} is not in a git repository with a commit",
                             hint="isolated and scheduled runs work in a worktree of a commit: make one")
-    record = store.unfinished(settings_digest(frozen), isolated=True)
+    record = AllRuns(workspace).unfinished(settings_digest(frozen), isolated=True)
     if record is not None and not worktrees.same_code(workspace, record.commit, state.commit):
         record = None
     if record is None:

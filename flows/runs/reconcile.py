@@ -19,7 +19,8 @@ from tasks.storage import remote_outputs, worktrees
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace, given_mlflow_uri
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import FINISHED, RunStore
+from tasks.tracking.run_record import FINISHED
+from tasks.tracking.run_records import RunStore
 
 IDLE_UPLOAD = timedelta(days=1)     # without a new part: no host is at it any more
 

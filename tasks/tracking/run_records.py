@@ -6,21 +6,17 @@ process holds the lock file beside the record: the kernel lets go of it at the p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field
-
-from fewstep.util.config import Moment, Strict, nearest
+from fewstep.util.config import nearest
 from fewstep.util.errors import Busy, DataDiffers, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import write_atomically
 from tasks.engine.events import Observer
@@ -30,134 +26,51 @@ from tasks.storage.locks import held, said_by_holder
 from tasks.storage.sharing.host import host_name, owner
 from tasks.storage.sharing.lease import Standing
 from tasks.storage.workspace import Workspace
-from tasks.tracking.redaction import HIDDEN, redact
+from tasks.tracking.redaction import redact
+from tasks.tracking.run_record import (
+    FAILED,
+    INTERRUPTED,
+    KILLED,
+    RUNNING,
+    STOPPED,
+    AttemptRecord,
+    RunError,
+    RunRecord,
+    StageRecord,
+    now,
+    require_true,
+    settings_digest,
+)
 from tasks.tracking.shared_runs import RunSharer, SharedRuns
 
 if TYPE_CHECKING:
     from tasks.engine.events import Outcome
 
-FORMAT = 1
-RUNNING, FINISHED, FAILED, CANCELLED, KILLED = "running", "finished", "failed", "cancelled", "killed"
-UNFINISHED = (RUNNING, FAILED, CANCELLED, KILLED)
-STOPPED, INTERRUPTED = "stopped", "interrupted"     # of stages: left by a process that died, by one that was cancelled
 WRITE_SECONDS = 2.0     # progress is written at most this often; states are written at once
 
 
-def now() -> str:
-    """This moment in UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def newest_first(runs: Iterable[str]) -> list[str]:
+    """Ids of runs by the moment in them, so that names do not matter."""
+    return sorted(runs, key=lambda run: run.rsplit("-", 3)[1:], reverse=True)
 
 
-def seconds_between(start: str | None, end: str | None) -> float | None:
-    """Seconds from one `now()` to another; None where one is missing."""
-    if not start or not end:
-        return None
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+def choose(ids: list[str], text: str | None) -> str:
+    """The one of `ids` that is or begins with or ends with `text`; the first for None.
 
-
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0, le=1e12)]
-RunState = Literal["running", "finished", "failed", "cancelled", "killed"]
-StageState = Literal["waiting", "running", "current", "restored", "made", "failed", "interrupted", "stopped"]
-
-
-def settings_digest(settings: dict) -> str:
-    """SHA-256 of the resolved settings: runs with the same one are the same experiment."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-class _Record(Strict):
-    """A part of the run's record: validated when it is read; the run itself changes it in place."""
-
-    model_config = ConfigDict(frozen=False, allow_inf_nan=True)  # a metric may be NaN
-
-
-class StageRecord(_Record):
-    """One stage of a run; times in UTC. `interrupted`: by a signal; `stopped`: its process died."""
-
-    state: StageState = "waiting"
-    key: str | None = None
-    digest: str | None = None
-    done: Count = 0
-    total: Count = 0
-    unit: str = "images"
-    started: Moment | None = None
-    ended: Moment | None = None
-    seconds: Seconds = 0.0        # over all attempts
-    error: str | None = None
-    note: str | None = None     # what it is doing beside its progress: for whom it waits, what it shared
-    warnings: list[str] = Field(default_factory=list)
-    metrics: dict[str, float] = Field(default_factory=dict)
-
-    def stop(self, state: str, moment: str) -> None:
-        """The stage is in `state` from `moment` on; the time since its start is added."""
-        if self.state == RUNNING:
-            self.seconds += max(0.0, seconds_between(self.started, moment) or 0.0)
-        self.state, self.ended = state, moment
-
-
-class AttemptRecord(_Record):
-    """One process's work on a run. `state` is how it ended; None while it works or when it was killed. `owner` names
-    the repository on that host (tasks.storage.sharing.host)."""
-
-    pid: int
-    host: str
-    owner: str | None = None
-    started: Moment
-    ended: Moment | None = None
-    state: RunState | None = None
-
-
-class RunError(_Record):
-    """What stopped a run: the stage, the error's class, message and hint, and the command that continues."""
-
-    stage: str | None = None
-    kind: str | None = None
-    message: str
-    hint: str | None = None
-    command: str | None = None
-
-
-class RunRecord(_Record):
-    """A run: `settings` as frozen at its start, `root` the checkout it works in (a worktree when `isolated`)."""
-
-    id: str
-    name: str
-    root: str
-    settings: dict[str, Any]
-    settings_digest: str
-    created: Moment
-    format: int = FORMAT
-    state: RunState = RUNNING
-    isolated: bool = False
-    origin: str | None = None       # what started it: a schedule's name; None for a person
-    commit: str | None = None       # of the code; for an isolated run what its worktree is made of
-    modified: bool = False          # tracked files differed from `commit`'s parent: the diff lies in the run's folder
-    attempts: list[AttemptRecord] = Field(default_factory=list)
-    updated: Moment | None = None
-    ended: Moment | None = None
-    mlflow: dict[str, str] = Field(default_factory=dict)
-    prefect: dict[str, str] = Field(default_factory=dict)
-    stages: dict[str, StageRecord] = Field(default_factory=dict)
-    error: RunError | None = None
-
-    @property
-    def resume_command(self) -> str:
-        return f"fewstep resume {self.id}"
-
-    def stop(self, state: str, moment: str) -> None:
-        """The attempt has ended in `state`; stages that it left running are `stopped`, or `interrupted` by who
-        cancelled it."""
-        self.stop_stages(moment, INTERRUPTED if state == CANCELLED else STOPPED)
-        self.state, self.ended = state, moment
-        if self.attempts:
-            self.attempts[-1].ended, self.attempts[-1].state = moment, state
-
-    def stop_stages(self, moment: str, state: str) -> None:
-        """Stages that a dead or ended attempt left running get this state; the time they took is kept."""
-        for stage in self.stages.values():
-            if stage.state == RUNNING:
-                stage.stop(state, moment)
+    Raises NotAvailable where there is no run at all, SettingsError when `text` fits none or several.
+    """
+    if not ids:
+        raise NotAvailable("no run yet", hint="start one with `fewstep run`")
+    if text is None:
+        return ids[0]
+    fitting = [text] if text in ids else [run for run in ids if run.startswith(text) or run.endswith(text)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise SettingsError(f"{text!r} fits {len(fitting)} runs: {', '.join(fitting[:5])}", hint="give more of the id")
+    guess = nearest(text, ids)
+    raise SettingsError(f"no run {text!r}" + (f"; did you mean {guess!r}?" if guess else ""),
+                        hint="`fewstep status --all` lists the runs")
 
 
 class RunStore:
@@ -208,49 +121,19 @@ class RunStore:
         except OSError as error:
             raise DataDiffers(f"{path}: not readable: {error.strerror}") from None
         record = read_document(RunRecord, text, path)
-        if record.id != run:
-            raise DataDiffers(f"{path}: id: the record is of another run, {record.id[:80]!r}")
-        # what was redacted is not what was digested
-        if HIDDEN.encode() not in text and settings_digest(record.settings) != record.settings_digest:
-            raise DataDiffers(f"{path}: settings: they were altered, for their digest is another")
+        require_true(record, run, text.decode(errors="replace"), path)
         return record
 
     def ids(self) -> list[str]:
-        """All runs, newest first (by the moment in the id, so that names do not matter)."""
-        ids = [path.stem for path in self.folder.glob("*.json")]
-        return sorted(ids, key=lambda run: run.rsplit("-", 3)[1:], reverse=True)
+        """All runs, newest first."""
+        return newest_first(path.stem for path in self.folder.glob("*.json"))
 
     def all(self) -> list[RunRecord]:
         return [self.load(run) for run in self.ids()]
 
     def find(self, text: str | None = None) -> RunRecord:
-        """The run whose id is or begins with or ends with `text`; the newest for None.
-
-        Raises NotAvailable without any run, SettingsError when `text` fits none or several.
-        """
-        ids = self.ids()
-        if not ids:
-            raise NotAvailable("no run yet", hint="start one with `fewstep run`")
-        if text is None:
-            return self.load(ids[0])
-        fitting = [text] if text in ids else [run for run in ids if run.startswith(text) or run.endswith(text)]
-        if len(fitting) == 1:
-            return self.load(fitting[0])
-        if fitting:
-            raise SettingsError(f"{text!r} fits {len(fitting)} runs: {', '.join(fitting[:5])}",
-                                hint="give more of the id")
-        guess = nearest(text, ids)
-        raise SettingsError(f"no run {text!r}" + (f"; did you mean {guess!r}?" if guess else ""),
-                            hint="`fewstep status --all` lists the runs")
-
-    def unfinished(self, digest: str, *, isolated: bool, root: str | None = None) -> RunRecord | None:
-        """The newest run with these settings, if it did not finish and nobody works on it."""
-        for run in self.ids():
-            record = self.load(run)
-            same_place = record.isolated == isolated and (root is None or record.root == root)
-            if record.settings_digest == digest and same_place:
-                return record if record.state in UNFINISHED and not self.alive(run) else None
-        return None
+        """The run whose id is or begins with or ends with `text`; the newest for None. Raises as `choose` does."""
+        return self.load(choose(self.ids(), text))
 
     # liveness
 
@@ -260,7 +143,7 @@ class RunStore:
     def alive(self, run: str) -> bool:
         """True while a process works on the run: asked of the kernel, and of the store that hosts share. Where that
         does not answer, only this host is known."""
-        if self._alive_here(run):
+        if self.alive_here(run):
             return True
         try:
             standing = self.shared.standing(run)
@@ -274,7 +157,7 @@ class RunStore:
         That is so for a run of this host whose lock is free, and for one of another host whose lease is given back or
         lapsed. Of a run that is neither nothing is certain. Raises NotAvailable where the shared store does not answer.
         """
-        if self._alive_here(run):
+        if self.alive_here(run):
             return False
         standing = self.shared.standing(run)
         if standing is not None:
@@ -284,7 +167,8 @@ class RunStore:
         attempts = self.load(run).attempts
         return not attempts or attempts[-1].owner in (None, owner(self.workspace))
 
-    def _alive_here(self, run: str) -> bool:
+    def alive_here(self, run: str) -> bool:
+        """Whether a process of this host works on the run."""
         return said_by_holder(self.lock_path(run)) is not None
 
     def _is_ours(self, standing: Standing) -> bool:

@@ -23,10 +23,10 @@ from tasks.storage.sharing.lease_keeper import LeaseKeeper
 from tasks.storage.sharing.shared_store import shared_store
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
+from tasks.tracking.run_record import RunRecord, require_true
 
 if TYPE_CHECKING:
     from tasks.storage.object_store import Store  # boto3
-    from tasks.tracking.run_records import RunRecord
 
 class RunTakenOver(Busy):
     """Another host goes on with the run: what this process would still say of it is no longer its to say."""
@@ -70,13 +70,13 @@ class SharedRuns:
     def get(self, run: str) -> SharedRun | None:
         """None for a run that no host ever shared, or whose record is not there yet. Raises DataDiffers for a damaged
         one."""
-        from tasks.tracking.run_records import RunRecord  # which imports this module
-
         standing = self.standing(run)
         content = {} if standing is None else standing.file.content
         if "record" not in content:
             return None
-        record = validate_document(RunRecord, content["record"], f"run {run} in the shared store")
+        where = f"run {run} in the shared store"
+        record = validate_document(RunRecord, content["record"], where)
+        require_true(record, run, json.dumps(content["record"]), where)
         return SharedRun(record, content.get("params"), standing)
 
     def all(self) -> list[SharedRun]:

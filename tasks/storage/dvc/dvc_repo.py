@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from tasks.storage.code_state import commit_of
 from tasks.storage.dvc import dvc_config, dvc_lockfile
 from tasks.storage.git import git, worktrees
 from tasks.storage.workspace import Workspace
+from tasks.tracking.redaction import redact
 
 _ATTEMPTS = 20
 
@@ -242,7 +244,7 @@ def has_remote(workspace: Workspace) -> bool:
 def push_output(workspace: Workspace, md5: str) -> bool:
     """Copy one output of DVC's cache, a folder with all its files, to the default remote; False without a remote.
 
-    Raises FewstepError when a file did not arrive.
+    Raises FewstepError when a file did not arrive, NotAvailable when the remote does not answer.
     """
     from dvc_data.hashfile.hash_info import HashInfo  # loads with DVC
 
@@ -252,11 +254,21 @@ def push_output(workspace: Workspace, md5: str) -> bool:
         with writing("the DVC remote"):
             remote = repo.cloud.get_remote_odb(None, "push")
             cache = repo.cache.local     # DVC's index of what the remote has is not asked: that may have been emptied
-            sent = repo.cloud.transfer(cache, remote, [HashInfo("md5", md5)], cache_odb=cache, shallow=False)
+            try:
+                sent = repo.cloud.transfer(cache, remote, [HashInfo("md5", md5)], cache_odb=cache, shallow=False)
+            except _s3_errors() as error:
+                raise NotAvailable(f"the DVC remote failed: {redact(str(error))}",
+                                   hint="finished work is kept; run it again when the remote answers") from error
         if sent.failed:
             raise FewstepError(f"{len(sent.failed)} of {len(sent.failed) + len(sent.transferred)} files did not reach "
                                "the DVC remote", hint="`fewstep doctor` checks the set-up")
         return True
+
+
+def _s3_errors() -> tuple[type[Exception], ...]:
+    """botocore's errors, which pass through DVC as they are; where it is not loaded it raised none."""
+    exceptions = sys.modules.get("botocore.exceptions")
+    return () if exceptions is None else (exceptions.BotoCoreError, exceptions.ClientError)
 
 
 def push(workspace: Workspace) -> int:
