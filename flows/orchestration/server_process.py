@@ -7,6 +7,7 @@ at once, and all but one fail; here one after the other does, under a lock.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -35,9 +36,9 @@ def migrate(home: Path) -> None:
     """Brings the tables of Prefect's database up to date, while no other process does; then Prefect need not."""
     os.environ[MIGRATE] = "false"
     with held(home / "migration.lock"):
-        from prefect.server.database.alembic_commands import alembic_upgrade  # loads Prefect, which takes seconds
+        from prefect.server.database import provide_database_interface  # Prefect reads its environment on import
 
-        alembic_upgrade()
+        asyncio.run(provide_database_interface().create_db())
 
 
 if __name__ == "__main__":

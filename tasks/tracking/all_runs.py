@@ -114,11 +114,12 @@ class AllRuns:
         if shared is None:
             return KnownRun(here if here is not None else self.store.load(run), True, alive_here)
         holder = shared.holder
-        if holder is not None and holder.owner == owner(self.workspace) and not alive_here:
-            holder = None       # a dead process of this host, whose lease has not lapsed yet
+        ours = holder is not None and holder.owner == owner(self.workspace)
+        if holder is not None and not ours:     # even if a process here sleeps on it still
+            return KnownRun(shared.record, False, True, holder, shared.params)
         if here is not None and (alive_here or _place(here) >= _place(shared.record)):
-            return KnownRun(here, True, alive_here or holder is not None, holder)
-        return KnownRun(shared.record, False, holder is not None, holder, shared.params)
+            return KnownRun(here, True, alive_here, holder if alive_here else None)
+        return KnownRun(shared.record, False, False, None, shared.params)
 
 
 def _place(record: RunRecord) -> tuple[int, str]:

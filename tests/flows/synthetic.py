@@ -2,8 +2,8 @@
 
 # Appended to a stage's file in a test's project: the stage then does next to nothing.
 #
-# The file control.json in the checkout steers it, by stage: `seconds` per unit (may be changed meanwhile), `fail` (a message, until the file says
-# otherwise), `raise` ("ConnectionError" once per unit), `bug`.
+# The file control.json in the checkout steers it, by stage: `seconds` per unit (also of the one that is under way),
+# `fail` (a message, until the file says otherwise), `raise` ("ConnectionError" once per unit), `bug`.
 
 import json
 import os

@@ -316,6 +316,8 @@ def share_cache(main: Workspace, worktree: Workspace) -> None:
 def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:
     """Delete from DVC's cache what no checkout, no git tag or branch and none of `keep_keys` uses.
 
+    A cache that lies outside of the repository may serve others: of that only what this repository published goes.
+
     Returns {removed, bytes, kept, forgotten}: files (to be) removed and their size; keys kept and forgotten. Worktrees
     of the repository count as checkouts. Raises CorruptData, with nothing deleted, for a damaged note of an output.
     """
@@ -338,7 +340,12 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
         odb = repo.cache.local
         used = {info for top in used for info in _with_members(odb, top)}
         values = {info.value for info in used}
-        removable = [value for value in odb.all() if value not in values]
+        present = list(odb.all())
+        if not Path(odb.path).resolve().is_relative_to(workspace.shared.parent.resolve()):
+            ours = {member.value for path in doomed for member in _with_members(odb, infos[path])}
+            used |= {HashInfo("md5", value) for value in present if value not in ours}
+            values |= {info.value for info in used}
+        removable = [value for value in present if value not in values]
         size = sum(os.path.getsize(odb.oid_to_path(value)) for value in removable)
         if not dry:
             for path in doomed:
