@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewstep.util.errors import Busy, FewstepError
@@ -84,6 +85,18 @@ class SharedRuns:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return [run for run in pool.map(self.get, self.ids()) if run is not None]
 
+    def keep_code(self, run: str, bundle: Path) -> None:
+        """Let other hosts have the commits that the run is made of, a git bundle."""
+        if self._store is not None:
+            self._store.upload(_code(run), bundle)
+
+    def fetch_code(self, run: str, bundle: Path) -> bool:
+        """Copy that bundle to the new file `bundle`; False where there is none."""
+        if self._store is None or not self._store.names(_code(run)):
+            return False
+        self._store.download(_code(run), bundle)
+        return True
+
     @contextmanager
     def held(self, run: str, busy: Busy) -> Iterator[RunSharer]:
         """Hold the run's lease; the caller holds its file lock. Without a store that answers nothing is shared.
@@ -144,3 +157,7 @@ class WatchedRun(Observer):
     def stage_progress(self, stage, done, total, unit="images", metrics=None, step=None):
         self.sharer.require()
 
+
+
+def _code(run: str) -> str:
+    return f"code/{run}.bundle"
