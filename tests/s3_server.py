@@ -69,8 +69,8 @@ class S3Server:
                  "filer.port", "filer.port.grpc")  # fmt: skip
         ports = [f"-{name}={port}" for name, port in zip(names, self._ports, strict=True)]
         command = [str(Path(sys.executable).with_name("weed")), "-logtostderr", "server", "-dir=.", "-ip=127.0.0.1",
-                   "-ip.bind=127.0.0.1", "-filer", "-s3", "-s3.config=s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0",
-                   "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock", "-volume.max=200",
+                   "-ip.bind=127.0.0.1", "-filer", "-s3", "-s3.config=s3.json", "-s3.port.iceberg=0",
+                   "-s3.port.lance=0", "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock", "-volume.max=200",
                    "-master.volumeSizeLimitMB=64", "-master.volumePreallocate=false", *ports]  # fmt: skip
         with open(self.folder / "weed.log", "ab") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log,
