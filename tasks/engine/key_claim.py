@@ -138,12 +138,11 @@ def _claim(wanted: Wanted, is_here: Callable[[], bool], is_there: Callable[[], b
         time.sleep(FAR_PAUSE)
         if is_there():
             return there
-    keeper = None if answer is None else LeaseKeeper(answer)
-    if keeper is not None:
-        stack.callback(keeper.give_back)
-    if is_there():      # finished and given back since it was asked for
-        return there
-    return Claim(wanted, keeper)
+    if answer is None:      # no other host to ask
+        return there if is_here() else Claim(wanted, None)
+    keeper = LeaseKeeper(answer)
+    stack.callback(keeper.give_back)
+    return there if is_there() else Claim(wanted, keeper)   # finished and given back since it was asked for
 
 
 def _say(wanted: Wanted, who: str, said: str | None) -> str:

@@ -59,9 +59,10 @@ def add(app: typer.Typer) -> None:
 def _newest_unfinished(runs: AllRuns) -> KnownRun:
     """Of the runs that this host began or continued."""
     for run in runs.store.ids():
-        known = runs.get(run)
-        if known.record.state in UNFINISHED and not known.alive:
-            return known
+        if runs.store.load(run).state in UNFINISHED:
+            known = runs.get(run)       # another host may have continued it
+            if known.record.state in UNFINISHED and not known.alive:
+                return known
     raise NotAvailable("no unfinished run", hint="`fewstep run` starts one, `fewstep status --all` lists them")
 
 

@@ -122,7 +122,7 @@ class SharedWork:
         self._thread.start()
 
     def stop(self) -> None:
-        """No further picture is begun; one under way is finished."""
+        """No further picture is begun; one under way is given up."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -130,27 +130,32 @@ class SharedWork:
     def _run(self, work: Path) -> None:
         seconds = float(os.environ.get(SECONDS, 120))
         while not self._stop.wait(seconds):
-            if self.keeper.lost is not None:
-                return
-            self.upload(work)
+            self.upload(work, self._stop.is_set)
 
-    def upload(self, work: Path) -> None:
-        """Let the shared store hold what lies in `work` now. That it cannot is a warning; the next call tries again."""
+    def upload(self, work: Path, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Let the shared store hold what lies in `work` now. That it cannot is a warning; the next call tries again.
+
+        `given_up`: asked before each file, whether to leave it at that.
+        """
+        if self.keeper.lost is not None:
+            return
         try:
-            if self._upload(work):
+            if self._upload(work, given_up):
                 self._note("work so far is in the shared store")
         except LeaseLost:
             return      # who holds it now says what counts
         except FewstepError as error:
             self._warn(f"work so far could not be shared: {error}")
 
-    def _upload(self, work: Path) -> bool:
+    def _upload(self, work: Path, given_up: Callable[[], bool]) -> bool:
         """Whether there is a new picture. A file that changes or goes away meanwhile ends the attempt."""
         found = _still(work)
         if not found:
             return False
         files = []
         for path, stat in found.items():
+            if given_up():
+                return False
             row = (path, stat)
             if row not in self._hashes:
                 try:
