@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.engine import graph
 from tasks.storage.object_store import Store
 from tasks.storage.sharing import lease, shared_work
 from tests.project import TINY, Project, kill_group
@@ -26,12 +27,14 @@ def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
     """A project that nobody disturbed, and its copies as they were before each of the stages."""
     folder, before = tmp_path_factory.mktemp("hosts"), {}
     project = Project(folder / "undisturbed", SETTINGS)
-    for stage in ("shard", "classifier", "teacher", "trajectories", "distill"):
-        if stage in MADE:
-            before[stage] = folder / f"before-{stage}"
-            shutil.copytree(project.folder, before[stage])
-        project.check("stage", "run", stage)
-    return project.folder, before
+    for stage in graph.IN_DVC:
+        if stage.name in MADE:
+            before[stage.name] = folder / f"before-{stage.name}"
+            shutil.copytree(project.folder, before[stage.name])
+        project.check("stage", "run", stage.name)
+        if before.keys() == MADE.keys():
+            return project.folder, before
+    raise AssertionError(f"no stages {MADE.keys() - before.keys()}")
 
 
 def shared(store: Store) -> list[str]:
