@@ -176,3 +176,22 @@ def test_a_host_that_slept_beyond_its_lease_ends_and_leaves_the_run_to_who_took_
     assert process.returncode == 5 and "was taken over by run" in err, err
     assert runs(mlflow_url)[run] == "FINISHED"
     assert one.json("status", run)["state"] == "finished" and one.json("status", run)["host"] == "two"
+
+
+def test_a_run_that_is_told_to_stop_is_continued_elsewhere_at_once(hosts):
+    one, two = hosts
+    one.control(distill={"seconds": 1})
+    before = len(one.journal())
+    process = one.start("run", "--set", "distill.images=100000", **{lease.SECONDS: "3600"})
+    while ["distill", "01"] not in [line[:2] for line in one.journal()[before:]]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    one.control(distill={"seconds": 3600})
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 130 and "distill: work so far is in the shared store" in out, out + err
+    one.control()
+    before = len(two.journal())
+    result = two.json("resume", one.json("status")["id"], "--restore")
+    assert result["state"] == "finished" and result["stages"]["distill"]["state"] == "made"
+    assert [line[1] for line in two.journal()[before:] if line[0] == "distill"] == ["01", "02"]
