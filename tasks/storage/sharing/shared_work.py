@@ -86,12 +86,12 @@ class SharedWork:
         """
         said = self.keeper.lease.file.content.get("work")
         if said is not None:
-            pointer = validate_document(Pointer, said, f"the lease of {self.key[:12]}")
-            if pointer.epoch > _epoch_here(work):
-                try:
+            try:
+                pointer = validate_document(Pointer, said, f"the lease of {self.key[:12]}")
+                if pointer.epoch > _epoch_here(work):
                     self._fetch(pointer, work, trash)
-                except FewstepError as error:
-                    self._warn(f"the work that another host left could not be had: {error}")
+            except FewstepError as error:
+                self._warn(f"the work that another host left could not be had: {error}")
         write_atomically(work / _EPOCH, str(self._epoch))
 
     def _fetch(self, pointer: Pointer, work: Path, trash: Path) -> None:
