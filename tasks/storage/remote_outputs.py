@@ -79,8 +79,8 @@ def _announce(remote: Store, manifest: Manifest, known: PublishedOutput) -> str 
     other = _digest(remote.read(_name(manifest.key)))
     if other == manifest.digest:
         return None
-    return (f"another machine made other bytes under the same key ({other[:12]}, here {manifest.digest[:12]}); both are "
-            "kept")
+    return (f"another machine made other bytes under the same key ({other[:12]}, here {manifest.digest[:12]}); both "
+            "are kept")
 
 
 def learn(workspace: Workspace, key: str) -> str | None:

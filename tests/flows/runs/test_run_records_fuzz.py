@@ -13,7 +13,8 @@ from flows.commands.pipeline.status import _list, _show, status_of
 from flows.runs.new_run import differences, settings_of
 from tasks.config.schema import Settings
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FAILED, RUNNING, RecordObserver, RunError, RunStore
+from tasks.tracking.run_record import FAILED, RUNNING, RunError
+from tasks.tracking.run_records import RecordObserver, RunStore
 from tests.fuzzing import TIMEOUT, bounded, texts
 
 pytestmark = TIMEOUT

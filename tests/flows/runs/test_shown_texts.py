@@ -10,7 +10,8 @@ from flows.commands.servers import schedule
 from flows.runs.plan_view import show_plan
 from tasks.engine.plan import PlanItem
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FAILED, RunError, RunStore
+from tasks.tracking.run_record import FAILED, RunError
+from tasks.tracking.run_records import RunStore
 
 ODD = "data/[red]x[/y]: its bytes differ, steps: [1, 2] → ['a']"
 
