@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tasks.storage.locks import die_with_parent
 
-BUCKET = "fewstep"
+BUCKET, _PROBE = "fewstep", "probe"
 KEY, SECRET = "canary-6f1e0b-key", "canary-6f1e0b-secret"
 READER, READER_SECRET = "canary-6f1e0b-reader", "canary-6f1e0b-reader-secret"
 _IDENTITIES = {"identities": [
@@ -62,7 +62,7 @@ class S3Server:
         return {**self.environment, "AWS_ACCESS_KEY_ID": READER, "AWS_SECRET_ACCESS_KEY": READER_SECRET}
 
     def start(self) -> None:
-        """Returns when the bucket is there."""
+        """Returns when the bucket is there, and objects can be written and read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "s3.json").write_text(json.dumps(_IDENTITIES))
         names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
@@ -75,7 +75,7 @@ class S3Server:
         with open(self.folder / "weed.log", "ab") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log,
                                              preexec_fn=die_with_parent)
-        while not self._has_bucket():
+        while not self._works():
             assert self._process.poll() is None, (self.folder / "weed.log").read_text()[-2000:]
             time.sleep(0.1)
 
@@ -99,14 +99,19 @@ class S3Server:
         """Writes an object, whatever is there."""
         self.client.put_object(Bucket=BUCKET, Key=name, Body=data)
 
-    def _has_bucket(self) -> bool:
+    def _works(self) -> bool:
+        """Whether it answers as it will from now on: a store of files comes up after the gateway before it."""
         try:
-            self.client.create_bucket(Bucket=BUCKET)
-        except ClientError as error:
-            return error.response["Error"]["Code"] in ("BucketAlreadyExists", "BucketAlreadyOwnedByYou")
-        except BotoCoreError:
+            for bucket in (BUCKET, _PROBE):
+                try:
+                    self.client.create_bucket(Bucket=bucket)
+                except ClientError as error:
+                    if error.response["Error"]["Code"] not in ("BucketAlreadyExists", "BucketAlreadyOwnedByYou"):
+                        return False
+            self.client.put_object(Bucket=_PROBE, Key="probe", Body=b"probe")
+            return self.client.get_object(Bucket=_PROBE, Key="probe")["Body"].read() == b"probe"
+        except (BotoCoreError, ClientError):
             return False
-        return True
 
 
 def free_ports(count: int) -> list[int]:
