@@ -5,6 +5,8 @@ import tempfile
 
 import pytest
 
+from tests.s3_server import s3_prefix, s3_server  # noqa: F401  (fixtures of every test)
+
 os.environ.update(
     DO_NOT_TRACK="true",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",

@@ -55,6 +55,8 @@ class Quick:
             with open(mark, "a") as stream:
                 stream.write("x")
         time.sleep(pause)
+        while os.environ.get("FAKE_HOLD") == f"{stage}-{unit}" and not Path(os.environ["FAKE_GO"]).exists():
+            time.sleep(0.02)
         if os.environ.get("FAKE_FAIL") == f"{stage}-{unit}":
             raise NonFinite("the loss is NaN", step=3, term="regression", role="student")
         inputs = {name: manifest.digest for name, manifest in context.manifests.items()}

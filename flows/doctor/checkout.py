@@ -14,7 +14,8 @@ from tasks.engine.plan import plan
 from tasks.storage.code_state import code_state
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import KILLED, RUNNING, RunStore
+from tasks.tracking.run_record import KILLED, RUNNING
+from tasks.tracking.run_records import RunStore
 
 LITTLE_DISK, NO_DISK = 5 << 30, 1 << 30     # bytes
 

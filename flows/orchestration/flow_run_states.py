@@ -19,7 +19,8 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from fewstep.util.errors import FewstepError
 from flows.orchestration.flow_run_locks import forget, holds, known_here
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import CANCELLED, FAILED, FINISHED, RunRecord, RunStore
+from tasks.tracking.run_record import CANCELLED, FAILED, FINISHED, RunRecord
+from tasks.tracking.run_records import RunStore
 
 LOOKS_ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
@@ -27,7 +28,7 @@ LOOKS_ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 def settle_flow_runs(workspace: Workspace, store: RunStore) -> list[str]:
     """Gives flow runs of this machine that look alive, and that no process works on, the state they ended in.
 
-    Returns a line for each.
+    Returns a line for each. Raises NotAvailable where the store that hosts share does not answer.
     """
     lines = []
     with get_client(sync_client=True) as client:
@@ -39,7 +40,7 @@ def settle_flow_runs(workspace: Workspace, store: RunStore) -> list[str]:
             if record is None:
                 dead = known_here(workspace, str(run.id)) and not holds(workspace, str(run.id))
             else:
-                dead = not store.alive(record.id)
+                dead = store.abandoned(record.id)
             if not dead:
                 continue
             state = _true_state(record)

@@ -1,4 +1,7 @@
-"""The Prefect flow of a run: one task per stage, inside it one per unit of work, and at last the push to the remote.
+"""The Prefect flow of a run: one task per stage, inside it one per unit of work, and the push to the remote.
+
+Every stage pushes its output when it is finished. Before anything is registered, all of them are on the remote: no
+champion may exist whose bytes lie on one disk.
 
 What a stage does, whether it is up to date, and what survives a kill is decided by tasks.engine.runner and the stage's
 verified manifest; Prefect's record of the run (its cache, its task history) is never asked.
@@ -6,7 +9,6 @@ verified manifest; Prefect's record of the run (its cache, its task history) is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,9 +32,11 @@ from tasks.report import FOLDER, PAGE, results_table
 from tasks.stages.register import RegisterStage
 from tasks.storage import remote_outputs
 from tasks.storage.dvc import dvc_repo
+from tasks.storage.sharing.host import host_name
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import RunError, RunRecord, RunStore
+from tasks.tracking.run_record import RunError, RunRecord
+from tasks.tracking.run_records import RunStore
 
 NAME = "fewstep"
 RETRIES = 3
@@ -68,7 +72,7 @@ class Session:
         pipeline = flow(self.pipeline, name=NAME, flow_run_name="{run}", task_runner=runner, persist_result=False,
                         result_serializer="json", validate_parameters=False, on_failure=hook, on_crashed=hook,
                         on_cancellation=hook)
-        with tags("fewstep", f"host:{os.uname().nodename}"):
+        with tags("fewstep", f"host:{host_name()}"):
             pipeline(self.record.id)
 
     def pipeline(self, run: str) -> dict[str, dict]:
@@ -79,8 +83,9 @@ class Session:
                  "retry_condition_fn": self._retry_condition()}
         run_stage_task = task(self.stage, name="stage", task_run_name="{stage}", **IN_PROCESS, **retry)
         push_task = task(self.push, name="push", task_run_name="push to the DVC remote", **IN_PROCESS, **retry)
-        results = {stage.name: run_stage_task(stage.name) for stage in graph.STAGES}
+        results = {stage.name: run_stage_task(stage.name) for stage in graph.IN_DVC}
         results["push"] = push_task()
+        results |= {stage.name: run_stage_task(stage.name) for stage in graph.STAGES if not stage.in_dvc}
         self.record.prefect["state"] = "Completed"
         return results
 
@@ -88,7 +93,8 @@ class Session:
         """One stage. Returns what Prefect shows of it: state, key, digest, seconds."""
         self.failed_stage = stage   # until it is done
         observer = Observers([self.observer, ReportArtifacts(self)])
-        outcome = run_stage(self.workspace, stage, self.settings, observer=observer, execute=prefect_tasks(stage))
+        outcome = run_stage(self.workspace, stage, self.settings, observer=observer, execute=prefect_tasks(stage),
+                            run=self.record.id)
         self.failed_stage = None
         self.outcomes[stage] = outcome
         if isinstance(graph.stage(stage), RegisterStage) and outcome.state == "made":
@@ -97,7 +103,7 @@ class Session:
                 "seconds": round(outcome.seconds, 3)}
 
     def push(self) -> dict:
-        """Copies what dvc.lock names to DVC's default remote and announces it there; returns how many files."""
+        """Copies what of dvc.lock is not there yet to DVC's default remote and announces it; returns how many files."""
         sent = dvc_repo.push(self.workspace)
         for stage, note in remote_outputs.announce(self.workspace).items():
             self.observer.stage_warned(stage, note)

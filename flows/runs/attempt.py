@@ -26,18 +26,12 @@ from tasks.config.schema import Settings
 from tasks.engine.events import Observer, Observers
 from tasks.engine.graph import STAGES
 from tasks.storage.locks import die_with_parent, workspace_lock
+from tasks.storage.sharing.host import owner
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import (
-    CANCELLED,
-    FAILED,
-    FINISHED,
-    RecordObserver,
-    RunError,
-    RunRecord,
-    RunStore,
-    StageRecord,
-)
+from tasks.tracking.run_record import CANCELLED, FAILED, FINISHED, KILLED, RunError, RunRecord, StageRecord
+from tasks.tracking.run_records import RecordObserver, RunStore
+from tasks.tracking.shared_runs import RunSharer, RunTakenOver, WatchedRun
 
 if TYPE_CHECKING:   # both load Prefect or MLflow
     from flows.orchestration.pipeline_flow import Session
@@ -56,16 +50,16 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False)
         json_mode: whether stdout is kept free for a JSON answer.
 
     Raises:
-        Busy: another run works in the checkout.
+        Busy: another run works in the checkout, or another host works on this run, or took it over meanwhile.
         SystemExit: with code 130, after a signal.
         FewstepError: the run failed, after its record and MLflow say so.
     """
     store, settings = RunStore(workspace), settings_of(record)
     out = console(stderr=json_mode)
-    with workspace_lock(workspace, record.id), store.hold(record):
+    with workspace_lock(workspace, record.id), store.hold(record) as sharer:
         for stage in STAGES:
             record.stages.setdefault(stage.name, StageRecord())
-        attempt = Attempt(workspace, store, record, settings, out)
+        attempt = Attempt(workspace, store, record, settings, sharer, out)
         with interruptible(attempt.say_stopping, attempt.give_up):
             attempt.run()
     return record
@@ -74,8 +68,10 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False)
 class Attempt:
     """One process's work on a run."""
 
-    def __init__(self, workspace: Workspace, store: RunStore, record: RunRecord, settings: Settings, out: Console):
+    def __init__(self, workspace: Workspace, store: RunStore, record: RunRecord, settings: Settings,
+                 sharer: RunSharer, out: Console):
         self.workspace, self.store, self.record, self.settings, self.out = workspace, store, record, settings, out
+        self.sharer = sharer
         self.log = store.folder_of(record.id) / "prefect.log"
         title = f"run {record.id}" + ("" if len(record.attempts) == 1 else f", attempt {len(record.attempts)}")
         self.view = LiveView([stage.name for stage in STAGES], title, out)
@@ -102,6 +98,9 @@ class Attempt:
                 # once a signal has come, any error is its echo: libraries turn the exception into others of their own
                 if self.stopping or not isinstance(error, Exception):
                     self._close(CANCELLED, None, "KILLED")
+                elif isinstance(error, RunTakenOver):
+                    self.store.close(self.record, KILLED)   # of this attempt; MLflow's run is the other host's now
+                    raise
                 else:
                     self._close(FAILED, error, "FAILED")
                     raise self._in_words(error) from error
@@ -131,10 +130,12 @@ class Attempt:
             from tasks.tracking.mlflow_logger import MlflowObserver  # MLflow takes seconds to load
 
             self.tracking = MlflowObserver(self.workspace, self.settings, self.record)
-            tags = {"fewstep.commit": self.record.commit or "", "fewstep.isolated": str(self.record.isolated).lower()}
+            tags = {"fewstep.commit": self.record.commit or "", "fewstep.isolated": str(self.record.isolated).lower(),
+                    "fewstep.host": owner(self.workspace)}
             self.record.mlflow = {"uri": redact(self.workspace.mlflow_uri), "run": self.tracking.start(tags)}
             self.store.save(self.record)
-        observer = _Told([RecordObserver(self.store, self.record), self.view, self.tracking], lambda: self.stopping)
+        observer = _Told([WatchedRun(self.sharer), RecordObserver(self.store, self.record), self.view, self.tracking],
+                         lambda: self.stopping)
         self.session = Session(self.workspace, self.settings, self.store, self.record, observer)
 
     def _judge(self, error: Exception) -> None:

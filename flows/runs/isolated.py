@@ -7,21 +7,26 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO
 
-from fewstep.util.errors import FewstepError, SettingsError
+from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import write_atomically
 from flows.orchestration.child_server import source_path
+from flows.output import console, say
 from flows.runs.new_run import keep_changes, preview, settings_of
 from flows.runs.signals import handled
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.plan import PlanItem
-from tasks.storage import worktrees
+from tasks.storage import git, worktrees
 from tasks.storage.code_state import code_state
+from tasks.storage.sharing.shared_store import is_shared
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FINISHED, RunRecord, RunStore, settings_digest
+from tasks.tracking.all_runs import AllRuns
+from tasks.tracking.run_record import FINISHED, RunRecord, settings_digest
+from tasks.tracking.run_records import RunStore
 from tasks.tracking.store_uri import missing_database
 
 
@@ -71,7 +76,7 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
     if state.commit is None:
         raise SettingsError(f"{workspace.root} is not in a git repository with a commit",
                             hint="isolated and scheduled runs work in a worktree of a commit: make one")
-    record = store.unfinished(settings_digest(frozen), isolated=True)
+    record = AllRuns(workspace).unfinished(settings_digest(frozen), isolated=True)
     if record is not None and not worktrees.same_code(workspace, record.commit, state.commit):
         record = None
     if record is None:
@@ -94,7 +99,10 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
         SystemExit: with the child's exit code when that is not 0; the child has said why.
     """
     store = RunStore(workspace)
+    if not git.knows(workspace.root, record.commit):
+        _fetch_code(workspace, store, record)
     root = worktrees.add(workspace, record.id, record.commit).root
+    _share_code(workspace, store, record)
     frozen = store.folder_of(record.id) / "params.yaml"
     write_atomically(root / "params.yaml", frozen.read_bytes())
     if record.root != str(root):
@@ -114,6 +122,30 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
         if (root / name).exists():
             write_atomically(store.folder_of(record.id) / Path(name).name, (root / name).read_bytes())
     return record
+
+
+def _share_code(workspace: Workspace, store: RunStore, record: RunRecord) -> None:
+    """Let other hosts have the commits that no git remote has: uncommitted changes are one. Without them the run can
+    be continued here alone."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "code.bundle"
+            if is_shared(workspace) and git.bundle(workspace.root, worktrees.reference(record.id), path):
+                store.shared.keep_code(record.id, path)
+    except FewstepError as error:
+        say(console(stderr=True), f"warning: other hosts cannot continue this run: {error}")
+
+
+def _fetch_code(workspace: Workspace, store: RunStore, record: RunRecord) -> None:
+    """Bring the commit of another host's run into this repository. Raises NotAvailable where it is nowhere."""
+    hint = "`git fetch` brings it, if the host that began the run has pushed it"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "code.bundle"
+        if store.shared.fetch_code(record.id, path):
+            git.unbundle(workspace.root, worktrees.reference(record.id), path)
+    if not git.knows(workspace.root, record.commit):
+        raise NotAvailable(f"run {record.id} is made of commit {record.commit[:10]}, which this clone does not have",
+                           hint=hint)
 
 
 def tidy(workspace: Workspace, record: RunRecord) -> None:

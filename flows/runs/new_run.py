@@ -11,7 +11,9 @@ from tasks.config.schema import Settings
 from tasks.engine.plan import changes
 from tasks.storage.code_state import code_state
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import RunRecord, RunStore, settings_digest
+from tasks.tracking.all_runs import AllRuns
+from tasks.tracking.run_record import RunRecord, settings_digest
+from tasks.tracking.run_records import RunStore
 
 
 def preview(workspace: Workspace, sets: list[str], params: Path | None) -> tuple[Settings, str]:
@@ -38,7 +40,7 @@ def differences(record: RunRecord, settings: Settings) -> list[str]:
 def unfinished_here(workspace: Workspace, settings: Settings) -> RunRecord | None:
     """The run with these settings in this checkout that was left unfinished, if it is the newest with them."""
     digest = settings_digest(settings.model_dump(mode="json"))
-    return RunStore(workspace).unfinished(digest, isolated=False, root=str(workspace.root))
+    return AllRuns(workspace).unfinished(digest, isolated=False, root=str(workspace.root))
 
 
 def new_here(workspace: Workspace, settings: Settings, run: str) -> RunRecord:

@@ -149,6 +149,10 @@ class LiveView(Observer):
                 line = Text("warning: ", style="yellow").append(f"{stage}: {text}", style="default")
                 say(self.out, line)
 
+    def stage_noted(self, stage, text):
+        with self._lock:
+            self._line(stage, text)
+
     def stage_finished(self, stage, outcome, cost):
         with self._lock:
             row = self.rows[stage]

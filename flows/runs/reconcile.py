@@ -1,7 +1,8 @@
 """Sets right what a lost machine left behind: Prefect runs that look alive, open MLflow runs, stale records, half-done
 publishes, unfinished uploads, worktrees of finished runs. Idempotent: a second call changes nothing.
 
-The kernel says which runs are alive (file locks); silence proves nothing.
+The kernel says which runs of this host are alive (file locks), the shared store which of others are (leases). What is
+another host's is left alone while its lease holds; silence proves nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from flows.runs.log_capture import drain, logs_to
 from tasks.engine import publish
 from tasks.storage import remote_outputs, worktrees
 from tasks.storage.locks import workspace_lock
-from tasks.storage.workspace import Workspace
+from tasks.storage.workspace import Workspace, given_mlflow_uri
 from tasks.tracking.redaction import redact
-from tasks.tracking.run_records import FINISHED, RunStore
+from tasks.tracking.run_record import FINISHED
+from tasks.tracking.run_records import RunStore
 
-OLD_UPLOAD = timedelta(days=1)      # no upload of ours takes so long
+IDLE_UPLOAD = timedelta(days=1)     # without a new part: no host is at it any more
 
 
 @dataclass
@@ -43,18 +45,21 @@ class Report:
 def reconcile(workspace: Workspace, profile: str) -> Report:
     """Looks at everything once. A server that does not answer is reported in `skipped`; the rest is still done."""
     report, store = Report(), RunStore(workspace)
-    for run in store.ids():
-        record = store.load(run)
-        if store.settle(record):
-            report.records.append(f"{run}: was killed; continue with: {record.resume_command}")
     _files(workspace, report)
     _worktrees(workspace, store, report)
-    for part in (_mlflow, _prefect, _uploads):
+    for part in (_records, _mlflow, _prefect, _uploads):
         try:
             part(workspace, store, profile, report)
         except NotAvailable as error:
             report.skipped.append(str(error))
     return report
+
+
+def _records(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:
+    for run in store.ids():
+        record = store.load(run)
+        if store.settle(record):
+            report.records.append(f"{run}: was killed; continue with: {record.resume_command}")
 
 
 def _files(workspace: Workspace, report: Report) -> None:
@@ -79,12 +84,17 @@ def _mlflow(workspace: Workspace, store: RunStore, profile: str, report: Report)
     from tasks.registry.close_orphans import close_orphans  # MLflow takes seconds to load
 
     states = {record.id: record.state for record in store.all()}
-    report.mlflow += close_orphans(workspace, is_alive=store.alive, states=states)
+    own_database = given_mlflow_uri() is None   # nobody else writes there: a run without a record is a lost one
+
+    def is_abandoned(run: str) -> bool:
+        return store.abandoned(run) or (own_database and run not in states)
+
+    report.mlflow += close_orphans(workspace, is_abandoned=is_abandoned, states=states)
 
 
 def _uploads(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:
     report.files += [f"{name}: an unfinished upload to the remote was given up"
-                     for name in remote_outputs.give_up_uploads(workspace, OLD_UPLOAD)]
+                     for name in remote_outputs.give_up_uploads(workspace, IDLE_UPLOAD)]
 
 
 def _prefect(workspace: Workspace, store: RunStore, profile: str, report: Report) -> None:

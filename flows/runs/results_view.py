@@ -11,7 +11,8 @@ from tasks.registry import registration_result
 from tasks.registry.registration_result import RegistrationResult
 from tasks.report import FOLDER, PAGE, results_table
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import RunRecord, RunStore, seconds_between
+from tasks.tracking.run_record import RunRecord, seconds_between
+from tasks.tracking.run_records import RunStore
 
 GRID = "grid.png"
 

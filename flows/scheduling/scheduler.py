@@ -16,7 +16,7 @@ from flows.orchestration.own_server_environment import reach_loopback
 from flows.orchestration.prefect_api import Serving, prefect_environment, serving_path, start_prefect
 from tasks.storage.locks import held
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import now
+from tasks.tracking.run_record import now
 
 PORT = 4200
 

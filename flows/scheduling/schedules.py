@@ -16,7 +16,7 @@ from fewstep.util.errors import DataDiffers, SettingsError
 from fewstep.util.files import write_atomically
 from fewstep.util.plain_data import from_json
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import now
+from tasks.tracking.run_record import now
 
 FIELDS = "minute (0 to 59), hour (0 to 23), day of the month (1 to 31), month (1 to 12), weekday (0 to 7)"
 

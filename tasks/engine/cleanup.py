@@ -10,7 +10,8 @@ from tasks.config.params_file import load
 from tasks.engine import half_made, publish
 from tasks.engine.plan import plan
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import UNFINISHED, RunStore
+from tasks.tracking.run_record import UNFINISHED
+from tasks.tracking.run_records import RunStore
 
 
 def clean(workspace: Workspace, *, everything: bool = False, dry: bool = False) -> list[dict]:

@@ -40,6 +40,9 @@ class Observer:
     def stage_warned(self, stage: str, text: str) -> None:
         """Something a person should know that does not stop the stage."""
 
+    def stage_noted(self, stage: str, text: str) -> None:
+        """What the stage is doing beside its progress: for whom it waits, that its work so far was shared."""
+
     def stage_aside(self, stage: str, folder: Path) -> None:
         """What stands beside the stage's output was made, or is there: the report of an evaluation."""
 
@@ -74,6 +77,10 @@ class Observers(Observer):
     def stage_warned(self, stage, text):
         for observer in self.observers:
             observer.stage_warned(stage, text)
+
+    def stage_noted(self, stage, text):
+        for observer in self.observers:
+            observer.stage_noted(stage, text)
 
     def stage_aside(self, stage, folder):
         for observer in self.observers:

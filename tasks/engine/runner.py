@@ -22,7 +22,8 @@ from tasks.config.schema import Settings
 from tasks.engine import graph, half_made, publish, stage_code
 from tasks.engine import manifest as manifests
 from tasks.engine.environment_fingerprint import fingerprint, versions
-from tasks.engine.events import Observer, Outcome
+from tasks.engine.events import Observer, Observers, Outcome
+from tasks.engine.key_claim import Claim, Wanted, Watched, claimed
 from tasks.engine.local_execution import Execute, in_threads
 from tasks.engine.manifest import InputRecord, Manifest
 from tasks.engine.plan import PlanItem, Survey, stat_table
@@ -33,23 +34,25 @@ from tasks.storage.code_state import keep_commit
 from tasks.storage.dvc import dvc_cache, dvc_repo, dvc_yaml
 from tasks.storage.file_io import StatTable
 from tasks.storage.published_outputs import restorable
+from tasks.storage.sharing.lease import LeaseLost
 from tasks.storage.workspace import Workspace
 
 
 def run_stage(workspace: Workspace, name: str, settings: Settings, *, observer: Observer | None = None,
-              execute: Execute | None = None, dvc: bool = True) -> Outcome:
+              execute: Execute | None = None, dvc: bool = True, run: str | None = None) -> Outcome:
     """Bring the stage's output up to date under `settings` and record it in DVC (unless DVC itself called us).
 
-    `execute` runs the units (default: threads of this process). Raises SettingsError before anything is changed,
-    DiskFull and the stage's own errors with finished work kept.
+    What another process or host is making is waited for. `execute` runs the units (default: threads of this process);
+    `run` is the pipeline run that others are told of. Raises SettingsError before anything is changed, DiskFull and the
+    stage's own errors with finished work kept.
     """
     stage = graph.stage(name)
     observer = observer or Observer()
     with contextlib.closing(stat_table(workspace)) as table:
         try:
             with _named_disk_errors(workspace, stage):
-                attempt = StageRun(workspace, stage, settings, observer, execute, table)
-                return attempt.bring_up_to_date(record=dvc and not under_dvc())
+                record = dvc and stage.in_dvc and not under_dvc()
+                return StageRun(workspace, stage, settings, observer, execute, table, record, run).bring_up_to_date()
         except Exception as error:
             observer.stage_failed(name, error)
             raise
@@ -80,15 +83,16 @@ def settle(workspace: Workspace, settings: Settings, items: list[PlanItem]) -> d
 
 
 class StageRun:
-    """One attempt to bring a stage's output up to date."""
+    """One attempt to bring a stage's output up to date; `record`: whether DVC and the other hosts are told of it."""
 
     def __init__(self, workspace: Workspace, stage: Stage, settings: Settings, observer: Observer,
-                 execute: Execute | None, table: StatTable):
+                 execute: Execute | None, table: StatTable, record: bool, run: str | None):
         self.workspace, self.stage, self.settings = workspace, stage, settings
         self.observer, self.execute, self.table = observer, execute, table
+        self.record, self.run = record, run
         self.folder = workspace.root / stage.output
 
-    def bring_up_to_date(self, record: bool) -> Outcome:
+    def bring_up_to_date(self) -> Outcome:
         """Restore or make what is not current, record it in DVC, and make what stands beside it."""
         started, stage = time.monotonic(), self.stage
         publish.complete(self.workspace)
@@ -98,23 +102,68 @@ class StageRun:
         self.observer.stage_started(stage.name, item.key)
         if item.false_record:
             self.observer.stage_warned(stage.name, item.false_record)
-        state, cost = item.state, {}
-        if state in ("stale", "missing") and stage.in_dvc:
-            state = self._ask_others(item)
-        if state == "restorable":
-            state = "restored" if self._restore(identity) else "stale"
-        if state in ("stale", "missing"):
-            cost = self._make(identity)
-            state = "made"
-        manifest, refused = manifests.load(self.folder), None
-        if record and stage.in_dvc and not (state == "current" and item.recorded):
-            refused = dvc_repo.record(self.workspace, stage.name, manifest)
-            if refused:
-                self.observer.stage_warned(stage.name, refused)
-        outcome = Outcome(state, manifest, time.monotonic() - started, refused)
+        if item.state == "current":
+            state, cost, refused = "current", {}, None if item.recorded else self._record()
+        else:
+            state, cost, refused = self._bring(identity)
+        outcome = Outcome(state, manifests.load(self.folder), time.monotonic() - started, refused)
         self._make_beside()
         self.observer.stage_finished(stage.name, outcome, cost)
         return outcome
+
+    def _bring(self, identity: Identity) -> tuple[str, dict, str | None]:
+        """Put back or make the output: `restored` or `made`, its cost, why DVC's record was refused.
+
+        While another process or host makes it, it is waited for; one that takes it over from us is waited for too.
+        """
+        wanted = Wanted(self.workspace, self.stage.name, identity.key, self.run, self.observer)
+        spoilt = not self.stage.in_dvc      # what DVC does not keep can be had from nobody
+
+        def is_here() -> bool:
+            return not spoilt and restorable(self.workspace, identity.key) is not None
+
+        def is_there() -> bool:
+            return is_here() or (not spoilt and self._ask_others(identity.key))
+
+        while True:
+            try:
+                with claimed(wanted, is_here, is_there) as claim:
+                    if not claim.there:
+                        cost = self._make(identity, claim)
+                        refused = self._record()
+                        self._share(claim)
+                        return "made", cost, refused
+            except LeaseLost as lost:
+                wanted.note(str(lost))
+                continue
+            if self._restore(identity):
+                return "restored", {}, self._record()
+            spoilt = True
+
+    def _record(self) -> str | None:
+        """Have DVC record the published output; why it refused, None if it did not."""
+        if not self.record:
+            return None
+        refused = dvc_repo.record(self.workspace, self.stage.name, manifests.load(self.folder))
+        if refused:
+            self.observer.stage_warned(self.stage.name, refused)
+        return refused
+
+    def _share(self, claim: Claim) -> None:
+        """Let the other hosts have the output. That they cannot yet is a warning: it is sent again before anything is
+        registered."""
+        if not self.stage.in_dvc:
+            claim.finished()
+        if not self.record:
+            return
+        try:
+            note = remote_outputs.share(self.workspace, self.stage)
+        except FewstepError as error:
+            self.observer.stage_warned(self.stage.name, f"not yet on the DVC remote: {error}")
+            return
+        if note:
+            self.observer.stage_warned(self.stage.name, note)
+        claim.finished()
 
     def _look(self) -> tuple[PlanItem, Identity]:
         """The stage's state with the inputs that are published now, whatever settings they were made under."""
@@ -128,12 +177,12 @@ class StageRun:
             survey.digests[name] = manifests.verify(folder, self.table).digest
         return survey.look(self.stage), survey.identities[self.stage.name]
 
-    def _ask_others(self, item: PlanItem) -> str:
-        """The stage's state after asking the shared store whether another machine has made this key."""
-        problem = remote_outputs.learn(self.workspace, item.key)
+    def _ask_others(self, key: str) -> bool:
+        """Whether another machine has made this key and let the shared store have it."""
+        problem = remote_outputs.learn(self.workspace, key)
         if problem:
             self.observer.stage_warned(self.stage.name, problem)
-        return "restorable" if restorable(self.workspace, item.key) else item.state
+        return restorable(self.workspace, key) is not None
 
     def _restore(self, identity: Identity) -> bool:
         """Put back an output made before from DVC's cache; False (with a warning) when the cache lacks parts of it."""
@@ -150,10 +199,10 @@ class StageRun:
         publish.publish(self.workspace, self.stage, work)
         return True
 
-    def _make(self, identity: Identity) -> dict:
+    def _make(self, identity: Identity, claim: Claim) -> dict:
         """Run the stage's units and publish what it made of them; returns its cost."""
         publish.check_same_file_system(self.workspace)
-        stage, context = self.stage, self._context(identity)
+        stage, context = self.stage, self._context(identity, claim)
         stage.check(context)
         stage_code.load(identity.code)
         stage_code.check_code(stage, context.settings, self.workspace, self.table)
@@ -161,9 +210,10 @@ class StageRun:
         left = half_made.left_for_its_code(self.workspace, identity)
         if left:
             self.observer.stage_warned(stage.name, left)
-        prints = prepare(context)
-        half_made.note(context.work, identity)
-        summary = run_units(stage, context, self.execute)
+        with claim.working_in(context.work):
+            prints = prepare(context)
+            half_made.note(context.work, identity)
+            summary = run_units(stage, context, self.execute)
         if outside_digests(stage, self.settings, self.workspace, self.table) != identity.given:
             changed = ", ".join(map(str, context.outside.values()))
             raise CorruptData(f"stage '{stage.name}': {changed} was changed during the run, so nothing was published",
@@ -186,7 +236,7 @@ class StageRun:
         except FewstepError as error:
             self.observer.stage_warned(self.stage.name, f"which commit made this is not recorded: {error}")
 
-    def _context(self, identity: Identity) -> Context:
+    def _context(self, identity: Identity, claim: Claim) -> Context:
         root, stage = self.workspace.root, self.stage
         paths = outside_paths(self.settings, root)
         previous = manifests.load_quietly(self.folder)
@@ -198,7 +248,7 @@ class StageRun:
             work=self.workspace.partial / identity.key, workspace=self.workspace,
             previous=self.folder if previous else None,
             previous_code_equal=previous is not None and previous.made_by(identity.code.digest),
-            workers=self.settings.trajectories.workers or cores(), observer=self.observer,
+            workers=self.settings.trajectories.workers or cores(), observer=Observers([Watched(claim), self.observer]),
             checkpoint_images=self.settings.distill.checkpoint_images)
 
     def _make_beside(self) -> None:

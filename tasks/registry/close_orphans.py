@@ -13,10 +13,11 @@ from tasks.tracking.store_uri import missing_database
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # of a run's record → MLflow's; everything else is KILLED
 
 
-def close_orphans(workspace: Workspace, *, is_alive: Callable[[str], bool], states: dict[str, str]) -> list[str]:
-    """Closes the MLflow runs of pipeline runs that no process works on, as their records say (`states`, by id).
+def close_orphans(workspace: Workspace, *, is_abandoned: Callable[[str], bool], states: dict[str, str]) -> list[str]:
+    """Closes the MLflow runs of pipeline runs that certainly nobody works on, as their records say (`states`, by id).
 
-    Finishes alias moves that a kill cut in half and tidies registrations. Idempotent; a line per thing done.
+    MLflow is shared by hosts: of a run that is another's nothing is changed. Finishes alias moves that a kill cut in
+    half, wherever, and tidies registrations. Idempotent; a line per thing done.
     """
     if missing_database(workspace.mlflow_uri):
         return []  # MLflow was never used here
@@ -27,7 +28,7 @@ def close_orphans(workspace: Workspace, *, is_alive: Callable[[str], bool], stat
         condition = "attributes.status = 'RUNNING'"
         for run in all_pages(tracking.client.search_runs, [experiment.experiment_id], condition):
             name = run.data.tags.get("fewstep.run")
-            if name is None or is_alive(name):
+            if name is None or not is_abandoned(name):
                 continue
             status = STATUS.get(states.get(name, ""), "KILLED")
             tracking.client.set_terminated(run.info.run_id, status=status)

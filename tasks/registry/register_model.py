@@ -6,9 +6,12 @@ transaction, with all its tags, after its bytes are complete.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +22,16 @@ from tasks.registry.model_registry import CANDIDATE, SNAPSHOT, Registry, Version
 from tasks.registry.version_tags import VersionTags
 from tasks.storage import git
 from tasks.storage.file_io import clone_or_copy, list_files
+from tasks.storage.sharing.host import host_name, owner
+from tasks.storage.sharing.lease import Holder, Standing, take
+from tasks.storage.sharing.lease_keeper import kept
+from tasks.storage.sharing.shared_store import shared_store
 from tasks.tracking.metric_buffer import numbers
 from tasks.tracking.mlflow_client import LoggedModelStatus, all_pages, if_present
+from tasks.tracking.store_uri import sqlite_file
+
+HOST_TAG = "fewstep.host"   # of runs and logged models: who works on them (tasks.storage.sharing.host)
+PAUSE = 3.0                 # seconds between two looks at another host's registration
 
 
 @dataclass
@@ -63,7 +74,7 @@ class Registration:
     def mlflow_tags(self) -> dict[str, str]:
         """Tags by which the run and the logged model of this registration are recognised."""
         return {"fewstep.model": self.model, "fewstep.weights": self.tags.weights,
-                "fewstep.evaluation": self.tags.evaluation}  # fmt: skip
+                "fewstep.evaluation": self.tags.evaluation, HOST_TAG: owner(self.registry.workspace)}  # fmt: skip
 
     def find(self) -> Version | None:
         """The registered version of these weights with this evaluation. Raises DataDiffers for several."""
@@ -89,6 +100,7 @@ def open_run(registration: Registration) -> None:
     if runs:
         registration.run_id = runs[0].info.run_id
         tracking.client.update_run(registration.run_id, status="RUNNING")
+        tracking.client.set_tag(registration.run_id, HOST_TAG, registration.mlflow_tags[HOST_TAG])
         return
     tags = {"fewstep.kind": "registration"} | registration.mlflow_tags
     if registration.parent_run:
@@ -175,14 +187,39 @@ STEPS = (write_intent, open_run, store_snapshot, store_model, create_version, se
 
 
 def register(registration: Registration) -> tuple[Version, bool]:
-    """The version of these weights with this evaluation, and whether this call made or completed it."""
-    with registration.registry.lock(registration.model):
+    """The version of these weights with this evaluation, and whether this call made or completed it.
+
+    While another process or host registers a version of the model, it is waited for.
+    """
+    registry = registration.registry
+    with registry.lock(registration.model), _alone(registry, registration.model, patient=True):
         version = registration.find()
         if version is not None and not registration.intent.exists():
             return version, False
         for step in STEPS:
             step(registration)
-    return registration.registry.get(registration.model, registration.version.number), True
+    return registry.get(registration.model, registration.version.number), True
+
+
+@contextlib.contextmanager
+def _alone(registry: Registry, model: str, *, patient: bool = False) -> Iterator[bool | None]:
+    """Hold the right to register versions of the model among all hosts; the caller holds its file lock.
+
+    Yields True; None where hosts share no store, so that nothing is known of other hosts. `patient`: wait while another
+    host has it; otherwise False is yielded then.
+    """
+    store = shared_store(registry.workspace)
+    if store is None:
+        yield None
+        return
+    me = Holder(owner=owner(registry.workspace), host=host_name(), pid=os.getpid())
+    while isinstance(answer := take(store, f"models/{model}", me, alone_here=True), Standing) and patient:
+        time.sleep(PAUSE)
+    if isinstance(answer, Standing):
+        yield False
+        return
+    with kept(answer):
+        yield True
 
 
 def _copy(files: dict[str, Path], folder: Path) -> None:
@@ -197,28 +234,36 @@ def tidy(registry: Registry) -> list[str]:
     """Sets right what died registrations left in MLflow and on disk; returns a line per thing done. Idempotent.
 
     Pending models are deleted and open registration runs closed: a later `fewstep run` registers anew. A registration
-    that is going on holds its model's lock, so it is waited for, never disturbed.
+    that is going on holds its model's lock and lease, so on this host it is waited for, and what another host is
+    registering is left alone. Where hosts share MLflow but no store, so is all that another host ever began.
     """
     done: list[str] = []
     experiments = [item.experiment_id for item in all_pages(registry.tracking.client.search_experiments)]
     for model in sorted(path.name for path in registry.folder.glob("*") if (path / "lock").exists()):
-        with registry.lock(model) as folder:
+        with registry.lock(model) as folder, _alone(registry, model) as alone:
             for work in folder.glob("upload-*"):
                 shutil.rmtree(work)
                 done.append(f"removed the half-made upload of {model} ({work.name})")
+            if alone is False:
+                continue
+            database = sqlite_file(registry.tracking.uri)
+            everything = alone or (database is not None and database.is_relative_to(registry.workspace.shared))
+            mine = None if everything else owner(registry.workspace)
             for experiment in experiments:
-                done += _tidy_mlflow(registry, model, experiment)
+                done += _tidy_mlflow(registry, model, experiment, mine)
     return done
 
 
-def _tidy_mlflow(registry: Registry, model: str, experiment: str) -> list[str]:
+def _tidy_mlflow(registry: Registry, model: str, experiment: str, mine: str | None) -> list[str]:
+    """`mine`: whose tag a model or run must have; None: nobody registers now, so all that looks alive is dead."""
     client, done = registry.tracking.client, []
     for logged in all_pages(client.search_logged_models, [experiment], f"tags.`fewstep.model` = '{model}'"):
-        if logged.status == LoggedModelStatus.PENDING:
+        if logged.status == LoggedModelStatus.PENDING and mine in (None, logged.tags.get(HOST_TAG)):
             client.delete_logged_model(logged.model_id)
             done.append(f"deleted the pending model {logged.model_id} of {model}")
     condition = f"tags.`fewstep.model` = '{model}' and attributes.status = 'RUNNING'"
     for run in all_pages(client.search_runs, [experiment], condition):
-        client.set_terminated(run.info.run_id, status="KILLED")
-        done.append(f"closed the registration run {run.info.run_id} of {model}")
+        if mine in (None, run.data.tags.get(HOST_TAG)):
+            client.set_terminated(run.info.run_id, status="KILLED")
+            done.append(f"closed the registration run {run.info.run_id} of {model}")
     return done

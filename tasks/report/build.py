@@ -14,7 +14,8 @@ from tasks.report.page import render
 from tasks.report.report_data import Material, of_checkout, of_version
 from tasks.storage.file_io import write_if_other
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import RunRecord, RunStore
+from tasks.tracking.run_record import RunRecord
+from tasks.tracking.run_records import RunStore
 
 
 def make(workspace: Workspace, label: str | None = None) -> Path:

@@ -172,3 +172,22 @@ def add_worktree(workspace: Workspace, target: Path, revision: str = "HEAD") -> 
     prefix = git(workspace.root, "rev-parse", "--show-prefix")
     git(workspace.root, "worktree", "add", "--quiet", "--detach", str(target), revision)
     return Workspace((target / prefix).resolve())
+
+
+def knows(root: Path, commit: str) -> bool:
+    """Whether the repository holds the commit."""
+    return git(root, "cat-file", "-t", f"{commit}^{{commit}}", check=False) == "commit"
+
+
+def bundle(root: Path, reference: str, path: Path) -> bool:
+    """Write what leads to `reference` and no remote has into the file `path`; False where that is nothing."""
+    if not git(root, "rev-list", "-1", reference, "--not", "--remotes"):
+        return False
+    git(root, "bundle", "create", "--quiet", str(path), reference, "--not", "--remotes")
+    return True
+
+
+def unbundle(root: Path, reference: str, path: Path) -> None:
+    """Bring the commits of a bundle, and its `reference`, into the repository. Raises FewstepError where it lacks
+    those that the bundle begins with."""
+    git(root, "fetch", "--quiet", str(path), f"+{reference}:{reference}")

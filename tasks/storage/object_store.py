@@ -1,11 +1,15 @@
 """Small objects in S3-compatible storage; boto3 is imported here alone.
 
 Addresses and secrets come from boto3's usual environment variables (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …), never from
-settings. boto3 retries too, but cannot tell a conditional write that was lost from one whose answer was lost.
+settings. What is tried again is tried again here: boto3 cannot tell a conditional write that was lost from one whose
+answer was lost, so its own retries are off.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -21,14 +25,31 @@ from botocore.exceptions import (
 )
 
 from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
+from fewstep.util.files import replacing
 from tasks.tracking.redaction import redact
 
 T = TypeVar("T")
 ATTEMPTS = 5
-_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
+_MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
+_MISSING = _MISSING_KEY | {"NoSuchBucket"}
 _TAKEN = {"412", "PreconditionFailed"}
 _RETRIED = {"409", "429", "500", "502", "503", "504", "ConditionalRequestConflict", "InternalError", "OperationAborted",
             "RequestTimeout", "ServiceUnavailable", "SlowDown", "ThrottlingException"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as it was found.
+
+    Attributes:
+        data: its bytes.
+        etag: names this very content; another write of other bytes changes it.
+        age: seconds since it was written, by the store's own clock at both ends, to the second.
+    """
+
+    data: bytes
+    etag: str
+    age: float
 
 
 class Store:
@@ -49,7 +70,7 @@ class Store:
             raise SettingsError(f"{redact(url)}: expected s3://bucket or s3://bucket/prefix, without credentials",
                                 hint="credentials come from the environment (AWS_ACCESS_KEY_ID, …)")  # fmt: skip
         self.bucket, self.prefix, self.attempts = parts.netloc, parts.path.strip("/"), attempts
-        config = Config(retries={"max_attempts": 1}, connect_timeout=10, read_timeout=60)
+        config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60)
         self.client = boto3.client("s3", endpoint_url=endpoint, config=config)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
@@ -57,20 +78,67 @@ class Store:
 
         An attempt whose answer was lost may have written it: an object with these very bytes then counts as ours.
         """
+        return self.write_if(name, data, None) is not None
+
+    def write_if(self, name: str, data: bytes, etag: str | None) -> str | None:
+        """Write the object `name` if what is there has this `etag` (None: if nothing is there).
+
+        Returns the ETag of what was written, None where something else is there. Of many callers with one `etag`
+        exactly one gets an answer, if their `data` differ.
+        """
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         tries = 0
 
-        def put() -> bool:
+        def put() -> str | None:
             nonlocal tries
             tries += 1
             try:
-                self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=data, IfNoneMatch="*")
-                return True
+                return self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=data, **condition)["ETag"]
             except ClientError as error:
-                if _code(error) not in _TAKEN:
+                if _code(error) not in (_TAKEN if etag is None else _TAKEN | _MISSING_KEY):
                     raise
-                return tries > 1 and self._read(name) == data
+                there = self._look(name) if tries > 1 else None     # an answer that was lost
+                return there.etag if there is not None and there.data == data else None
 
         return self._call(f"the conditional write of {name}", put)
+
+    def look(self, name: str) -> Stored | None:
+        """The object `name` as it is now; None if there is none."""
+        return self._call(f"reading {name}", lambda: self._look(name))
+
+    def upload(self, name: str, path: Path) -> None:
+        """Write the bytes of the file `path` as the object `name`, whatever is there."""
+
+        def send() -> None:
+            with open(path, "rb") as file:
+                self.client.upload_fileobj(file, self.bucket, self._key(name))
+
+        self._call(f"writing {name}", send)
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy the object `name` to the file `path`, which appears whole. Raises NotAvailable if there is none."""
+
+        def fetch() -> None:
+            with replacing(path) as temporary, open(temporary, "wb") as file:
+                self.client.download_fileobj(self.bucket, self._key(name), file)
+
+        self._call(f"reading {name}", fetch)
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of all objects that begin with `prefix`, sorted."""
+        start = len(self._key(""))
+
+        def ask() -> list[str]:
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            return sorted(item["Key"][start:] for page in pages for item in page.get("Contents", []))
+
+        return self._call(f"the list of {prefix}", ask)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects; one that is not there is none the less deleted."""
+        for name in names:
+            self._call(f"deleting {name}",
+                       lambda name=name: self.client.delete_object(Bucket=self.bucket, Key=self._key(name)))
 
     def read(self, name: str) -> bytes:
         """The bytes of the object `name`. Raises NotAvailable if there is none."""
@@ -78,34 +146,50 @@ class Store:
 
     def find(self, name: str) -> bytes | None:
         """The bytes of the object `name`, None if there is none."""
+        there = self.look(name)
+        return None if there is None else there.data
 
-        def read() -> bytes | None:
-            try:
-                return self._read(name)
-            except ClientError as error:
-                if _code(error) in _MISSING:
-                    return None
-                raise
+    def abort_uploads(self, idle: timedelta) -> list[str]:
+        """End multipart uploads to which nobody has added anything for so long; returns their names.
 
-        return self._call(f"reading {name}", read)
-
-    def abort_uploads(self, older_than: timedelta) -> list[str]:
-        """End multipart uploads that a dead process left unfinished that long ago; returns their names."""
-        limit, done = datetime.now(UTC) - older_than, []
-        where = {"Bucket": self.bucket, "Prefix": self.prefix}
+        An upload's begin says nothing of its end: another host may be at it for a day.
+        """
+        where = {"Bucket": self.bucket, "Prefix": self._key("")}
         answer = self._call("the list of unfinished uploads", lambda: self.client.list_multipart_uploads(**where))
+        done = []
         for item in answer.get("Uploads", []):
-            if item["Initiated"] < limit:
-                where = {"Bucket": self.bucket, "Key": item["Key"], "UploadId": item["UploadId"]}
-                self._call(f"giving up {item['Key']}", lambda where=where: self.client.abort_multipart_upload(**where))
-                done.append(item["Key"])
+            upload = {"Bucket": self.bucket, "Key": item["Key"], "UploadId": item["UploadId"]}
+            if datetime.now(UTC) - item["Initiated"] < idle or self._quiet_for(upload) < idle:
+                continue
+            self._call(f"giving up {item['Key']}", lambda upload=upload: self.client.abort_multipart_upload(**upload))
+            done.append(item["Key"])
         return done
+
+    def _quiet_for(self, upload: dict[str, str]) -> timedelta:
+        """How long ago the last part of an unfinished upload arrived; the largest there is if none has."""
+
+        def ask() -> list[datetime]:
+            pages = self.client.get_paginator("list_parts").paginate(**upload)
+            return [part["LastModified"] for page in pages for part in page.get("Parts", [])]
+
+        arrived = self._call(f"the parts of {upload['Key']}", ask)
+        return datetime.now(UTC) - max(arrived) if arrived else timedelta.max
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def _read(self, name: str) -> bytes:
         return self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read()
+
+    def _look(self, name: str) -> Stored | None:
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=self._key(name))
+        except ClientError as error:
+            if _code(error) in _MISSING_KEY:
+                return None
+            raise
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return Stored(answer["Body"].read(), answer["ETag"], (now - answer["LastModified"]).total_seconds())
 
     def _call(self, what: str, action: Callable[[], T]) -> T:
         """The result of `action`, tried again after errors that may pass; `what` names it in messages."""

@@ -16,27 +16,33 @@ from fewstep.util.errors import FewstepError
 from fewstep.util.plain_data import NotPlain, from_json
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
+from tasks.engine.manifest import Manifest
+from tasks.stages.base import Stage
 from tasks.storage import published_outputs
 from tasks.storage.dvc import dvc_lockfile, dvc_repo
-from tasks.storage.dvc.dvc_config import default_remote
 from tasks.storage.published_outputs import PublishedOutput, restorable
+from tasks.storage.sharing.shared_store import remote_store, shared_store
 from tasks.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.storage.object_store import Store
 
-FOLDER = "fewstep"
-ATTEMPTS = 2    # a lookup only saves work: a store that does not answer must not hold a stage up for long
 
+def share(workspace: Workspace, stage: Stage) -> str | None:
+    """Push the stage's published output to DVC's default remote, and announce it there to other machines.
 
-def store(workspace: Workspace) -> Store | None:
-    """The object store of DVC's default remote; None where that is a folder or there is none."""
-    remote = default_remote(workspace)
-    if remote is None or not remote.url.startswith("s3://"):
+    Returns:
+        A note when another machine announced other bytes under its key.
+
+    Raises:
+        FewstepError: the remote refuses, or does not answer.
+    """
+    manifest = manifests.load(workspace.root / stage.output)
+    known = restorable(workspace, manifest.key)
+    if known is None or not dvc_repo.push_output(workspace, known.md5):
         return None
-    from tasks.storage.object_store import Store  # boto3
-
-    return Store(remote.url, remote.endpoint, ATTEMPTS)
+    remote = shared_store(workspace)
+    return _announce(remote, manifest, known) if remote is not None else None
 
 
 def announce(workspace: Workspace) -> dict[str, str]:
@@ -48,7 +54,7 @@ def announce(workspace: Workspace) -> dict[str, str]:
     Raises:
         NotAvailable: the store does not answer.
     """
-    remote, notes = store(workspace), {}
+    remote, notes = shared_store(workspace), {}
     if remote is None:
         return notes
     locked = dvc_lockfile.lock_entries(workspace)
@@ -58,16 +64,23 @@ def announce(workspace: Workspace) -> dict[str, str]:
         outs = locked.get(stage.name, {}).get("outs") or [{}]
         if known is None or known.md5 != outs[0].get("md5"):
             continue
-        announcement = json.dumps(known.model_dump(exclude={"store"}), sort_keys=True).encode()
-        for acceptance in manifest.accepted:    # who has the accepted code asks for this key
-            remote.put_if_absent(_name(acceptance.key), announcement)
-        if remote.put_if_absent(_name(manifest.key), announcement):
-            continue
-        other = _digest(remote.read(_name(manifest.key)))
-        if other != manifest.digest:
-            notes[stage.name] = ("another machine made other bytes under the same key "
-                                 f"({other[:12]}, here {manifest.digest[:12]}); both are kept")
+        note = _announce(remote, manifest, known)
+        if note is not None:
+            notes[stage.name] = note
     return notes
+
+
+def _announce(remote: Store, manifest: Manifest, known: PublishedOutput) -> str | None:
+    announcement = json.dumps(known.model_dump(exclude={"store"}), sort_keys=True).encode()
+    for acceptance in manifest.accepted:    # who has the accepted code asks for this key
+        remote.put_if_absent(_name(acceptance.key), announcement)
+    if remote.put_if_absent(_name(manifest.key), announcement):
+        return None
+    other = _digest(remote.read(_name(manifest.key)))
+    if other == manifest.digest:
+        return None
+    return (f"another machine made other bytes under the same key ({other[:12]}, here {manifest.digest[:12]}); both "
+            "are kept")
 
 
 def learn(workspace: Workspace, key: str) -> str | None:
@@ -77,7 +90,7 @@ def learn(workspace: Workspace, key: str) -> str | None:
         Why the lookup failed, None if it did not (whether or not there is such an output).
     """
     try:
-        remote = store(workspace)
+        remote = shared_store(workspace)
         announcement = remote.find(_name(key)) if remote is not None else None
         if announcement is None:
             return None
@@ -91,10 +104,10 @@ def learn(workspace: Workspace, key: str) -> str | None:
     return None
 
 
-def give_up_uploads(workspace: Workspace, older_than: timedelta) -> list[str]:
-    """End multipart uploads to the remote that a dead process left unfinished that long ago; returns their names."""
-    remote = store(workspace)
-    return remote.abort_uploads(older_than) if remote is not None else []
+def give_up_uploads(workspace: Workspace, idle: timedelta) -> list[str]:
+    """End multipart uploads to the remote to which nobody has added anything for so long; returns their names."""
+    remote = remote_store(workspace)
+    return remote.abort_uploads(idle) if remote is not None else []
 
 
 def _digest(announcement: bytes) -> str:
@@ -105,4 +118,4 @@ def _digest(announcement: bytes) -> str:
 
 
 def _name(key: str) -> str:
-    return f"{FOLDER}/{key}.json"
+    return f"{key}.json"

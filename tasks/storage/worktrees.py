@@ -33,6 +33,11 @@ def folder(workspace: Workspace, run: str) -> Path:
     return workspace.shared / "worktrees" / run
 
 
+def reference(run: str) -> str:
+    """The git reference that keeps the commit of `run`."""
+    return f"refs/fewstep/runs/{run}"
+
+
 def add(workspace: Workspace, run: str, commit: str) -> Workspace:
     """The worktree of `run`, over the shared DVC cache; made of `commit` unless an earlier attempt has made it."""
     path = folder(workspace, run)
@@ -40,7 +45,7 @@ def add(workspace: Workspace, run: str, commit: str) -> Workspace:
     prefix = git.git(workspace.root, "rev-parse", "--show-prefix")
     if not ready.exists():
         remove(workspace, run)
-        git.git(workspace.root, "update-ref", f"refs/fewstep/runs/{run}", commit)
+        git.git(workspace.root, "update-ref", reference(run), commit)
         git.add_worktree(workspace, path, commit)
         dvc_repo.share_cache(Workspace(workspace.shared.parent), Workspace((path / prefix).resolve()))
         ready.touch()

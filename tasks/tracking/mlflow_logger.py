@@ -22,6 +22,7 @@ from tasks.storage.workspace import Workspace
 from tasks.tracking.metric_buffer import MetricBuffer, Point, metric_name, numbers
 from tasks.tracking.mlflow_client import Metric, Param, Run, RunTag, Tracking, ViewType, all_pages, safe
 from tasks.tracking.redaction import flatten, redact
+from tasks.tracking.shared_runs import RunTakenOver
 
 if TYPE_CHECKING:
     from tasks.engine.events import Outcome
@@ -183,7 +184,7 @@ class MlflowObserver(Observer):
     def stage_failed(self, stage: str, error: BaseException) -> None:
         with self._lock:
             run = self._stages.get(stage)
-            if run is None:
+            if run is None or isinstance(error, RunTakenOver):
                 return
             with contextlib.suppress(NotAvailable):  # the error being reported is the one the user must see
                 self._flush(run)

@@ -6,159 +6,80 @@ process holds the lock file beside the record: the kernel lets go of it at the p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field
-
-from fewstep.util.config import Moment, Strict, nearest
-from fewstep.util.errors import Busy, DataDiffers, NotAvailable, SettingsError
+from fewstep.util.config import nearest
+from fewstep.util.errors import Busy, DataDiffers, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import write_atomically
 from tasks.engine.events import Observer
 from tasks.storage.documents import read_document
 from tasks.storage.file_io import clone_or_copy, list_files
 from tasks.storage.locks import held, said_by_holder
+from tasks.storage.sharing.host import host_name, owner
+from tasks.storage.sharing.lease import Standing
 from tasks.storage.workspace import Workspace
-from tasks.tracking.redaction import HIDDEN, redact
+from tasks.tracking.redaction import redact
+from tasks.tracking.run_record import (
+    FAILED,
+    INTERRUPTED,
+    KILLED,
+    RUNNING,
+    STOPPED,
+    AttemptRecord,
+    RunError,
+    RunRecord,
+    StageRecord,
+    now,
+    require_true,
+    settings_digest,
+)
+from tasks.tracking.shared_runs import RunSharer, SharedRuns
 
 if TYPE_CHECKING:
     from tasks.engine.events import Outcome
 
-FORMAT = 1
-RUNNING, FINISHED, FAILED, CANCELLED, KILLED = "running", "finished", "failed", "cancelled", "killed"
-UNFINISHED = (RUNNING, FAILED, CANCELLED, KILLED)
-STOPPED, INTERRUPTED = "stopped", "interrupted"     # of stages: left by a process that died, by one that was cancelled
 WRITE_SECONDS = 2.0     # progress is written at most this often; states are written at once
 
 
-def now() -> str:
-    """This moment in UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def newest_first(runs: Iterable[str]) -> list[str]:
+    """Ids of runs by the moment in them, so that names do not matter."""
+    return sorted(runs, key=lambda run: run.rsplit("-", 3)[1:], reverse=True)
 
 
-def seconds_between(start: str | None, end: str | None) -> float | None:
-    """Seconds from one `now()` to another; None where one is missing."""
-    if not start or not end:
-        return None
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+def choose(ids: list[str], text: str | None) -> str:
+    """The one of `ids` that is or begins with or ends with `text`; the first for None.
 
-
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0, le=1e12)]
-RunState = Literal["running", "finished", "failed", "cancelled", "killed"]
-StageState = Literal["waiting", "running", "current", "restored", "made", "failed", "interrupted", "stopped"]
-
-
-def settings_digest(settings: dict) -> str:
-    """SHA-256 of the resolved settings: runs with the same one are the same experiment."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-class _Record(Strict):
-    """A part of the run's record: validated when it is read; the run itself changes it in place."""
-
-    model_config = ConfigDict(frozen=False, allow_inf_nan=True)  # a metric may be NaN
-
-
-class StageRecord(_Record):
-    """One stage of a run; times in UTC. `interrupted`: by a signal; `stopped`: its process died."""
-
-    state: StageState = "waiting"
-    key: str | None = None
-    digest: str | None = None
-    done: Count = 0
-    total: Count = 0
-    unit: str = "images"
-    started: Moment | None = None
-    ended: Moment | None = None
-    seconds: Seconds = 0.0        # over all attempts
-    error: str | None = None
-    warnings: list[str] = Field(default_factory=list)
-    metrics: dict[str, float] = Field(default_factory=dict)
-
-    def stop(self, state: str, moment: str) -> None:
-        """The stage is in `state` from `moment` on; the time since its start is added."""
-        if self.state == RUNNING:
-            self.seconds += max(0.0, seconds_between(self.started, moment) or 0.0)
-        self.state, self.ended = state, moment
-
-
-class AttemptRecord(_Record):
-    """One process's work on a run. `state` is how it ended; None while it works or when it was killed."""
-
-    pid: int
-    host: str
-    started: Moment
-    ended: Moment | None = None
-    state: RunState | None = None
-
-
-class RunError(_Record):
-    """What stopped a run: the stage, the error's class, message and hint, and the command that continues."""
-
-    stage: str | None = None
-    kind: str | None = None
-    message: str
-    hint: str | None = None
-    command: str | None = None
-
-
-class RunRecord(_Record):
-    """A run: `settings` as frozen at its start, `root` the checkout it works in (a worktree when `isolated`)."""
-
-    id: str
-    name: str
-    root: str
-    settings: dict[str, Any]
-    settings_digest: str
-    created: Moment
-    format: int = FORMAT
-    state: RunState = RUNNING
-    isolated: bool = False
-    origin: str | None = None       # what started it: a schedule's name; None for a person
-    commit: str | None = None       # of the code; for an isolated run what its worktree is made of
-    modified: bool = False          # tracked files differed from `commit`'s parent: the diff lies in the run's folder
-    attempts: list[AttemptRecord] = Field(default_factory=list)
-    updated: Moment | None = None
-    ended: Moment | None = None
-    mlflow: dict[str, str] = Field(default_factory=dict)
-    prefect: dict[str, str] = Field(default_factory=dict)
-    stages: dict[str, StageRecord] = Field(default_factory=dict)
-    error: RunError | None = None
-
-    @property
-    def resume_command(self) -> str:
-        return f"fewstep resume {self.id}"
-
-    def stop(self, state: str, moment: str) -> None:
-        """The attempt has ended in `state`; stages that it left running are `stopped`, or `interrupted` by who
-        cancelled it."""
-        self.stop_stages(moment, INTERRUPTED if state == CANCELLED else STOPPED)
-        self.state, self.ended = state, moment
-        if self.attempts:
-            self.attempts[-1].ended, self.attempts[-1].state = moment, state
-
-    def stop_stages(self, moment: str, state: str) -> None:
-        """Stages that a dead or ended attempt left running get this state; the time they took is kept."""
-        for stage in self.stages.values():
-            if stage.state == RUNNING:
-                stage.stop(state, moment)
+    Raises NotAvailable where there is no run at all, SettingsError when `text` fits none or several.
+    """
+    if not ids:
+        raise NotAvailable("no run yet", hint="start one with `fewstep run`")
+    if text is None:
+        return ids[0]
+    fitting = [text] if text in ids else [run for run in ids if run.startswith(text) or run.endswith(text)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise SettingsError(f"{text!r} fits {len(fitting)} runs: {', '.join(fitting[:5])}", hint="give more of the id")
+    guess = nearest(text, ids)
+    raise SettingsError(f"no run {text!r}" + (f"; did you mean {guess!r}?" if guess else ""),
+                        hint="`fewstep status --all` lists the runs")
 
 
 class RunStore:
     """All runs of a repository, whichever worktree they work in: `<shared>/runs/<id>.json`, and a folder for each."""
 
     def __init__(self, workspace: Workspace):
-        self.folder, self.root = workspace.runs, workspace.root
+        self.workspace, self.folder, self.root = workspace, workspace.runs, workspace.root
+        self.shared = SharedRuns(workspace)
+        self._sharers: dict[str, RunSharer] = {}    # of the runs that this object holds
 
     def path(self, run: str) -> Path:
         return self.folder / f"{run}.json"
@@ -186,6 +107,9 @@ class RunStore:
         """Atomically replaces the record's file."""
         record.updated = now()
         write_atomically(self.path(record.id), redact(json.dumps(record.model_dump(), indent=1, ensure_ascii=False)))
+        if record.id in self._sharers:
+            params = self.folder_of(record.id) / "params.yaml"
+            self._sharers[record.id].tell(record, params.read_text() if params.is_file() else None)
 
     def load(self, run: str) -> RunRecord:
         """Raises NotAvailable where there is no such run, DataDiffers for a damaged record or another format."""
@@ -197,49 +121,19 @@ class RunStore:
         except OSError as error:
             raise DataDiffers(f"{path}: not readable: {error.strerror}") from None
         record = read_document(RunRecord, text, path)
-        if record.id != run:
-            raise DataDiffers(f"{path}: id: the record is of another run, {record.id[:80]!r}")
-        # what was redacted is not what was digested
-        if HIDDEN.encode() not in text and settings_digest(record.settings) != record.settings_digest:
-            raise DataDiffers(f"{path}: settings: they were altered, for their digest is another")
+        require_true(record, run, text.decode(errors="replace"), path)
         return record
 
     def ids(self) -> list[str]:
-        """All runs, newest first (by the moment in the id, so that names do not matter)."""
-        ids = [path.stem for path in self.folder.glob("*.json")]
-        return sorted(ids, key=lambda run: run.rsplit("-", 3)[1:], reverse=True)
+        """All runs, newest first."""
+        return newest_first(path.stem for path in self.folder.glob("*.json"))
 
     def all(self) -> list[RunRecord]:
         return [self.load(run) for run in self.ids()]
 
     def find(self, text: str | None = None) -> RunRecord:
-        """The run whose id is or begins with or ends with `text`; the newest for None.
-
-        Raises NotAvailable without any run, SettingsError when `text` fits none or several.
-        """
-        ids = self.ids()
-        if not ids:
-            raise NotAvailable("no run yet", hint="start one with `fewstep run`")
-        if text is None:
-            return self.load(ids[0])
-        fitting = [text] if text in ids else [run for run in ids if run.startswith(text) or run.endswith(text)]
-        if len(fitting) == 1:
-            return self.load(fitting[0])
-        if fitting:
-            raise SettingsError(f"{text!r} fits {len(fitting)} runs: {', '.join(fitting[:5])}",
-                                hint="give more of the id")
-        guess = nearest(text, ids)
-        raise SettingsError(f"no run {text!r}" + (f"; did you mean {guess!r}?" if guess else ""),
-                            hint="`fewstep status --all` lists the runs")
-
-    def unfinished(self, digest: str, *, isolated: bool, root: str | None = None) -> RunRecord | None:
-        """The newest run with these settings, if it did not finish and nobody works on it."""
-        for run in self.ids():
-            record = self.load(run)
-            same_place = record.isolated == isolated and (root is None or record.root == root)
-            if record.settings_digest == digest and same_place:
-                return record if record.state in UNFINISHED and not self.alive(run) else None
-        return None
+        """The run whose id is or begins with or ends with `text`; the newest for None. Raises as `choose` does."""
+        return self.load(choose(self.ids(), text))
 
     # liveness
 
@@ -247,27 +141,64 @@ class RunStore:
         return self.folder_of(run) / "alive.lock"
 
     def alive(self, run: str) -> bool:
-        """True while a process works on the run: asked of the kernel, not of the record."""
+        """True while a process works on the run: asked of the kernel, and of the store that hosts share. Where that
+        does not answer, only this host is known."""
+        if self.alive_here(run):
+            return True
+        try:
+            standing = self.shared.standing(run)
+        except FewstepError:
+            return False
+        return standing is not None and standing.live and not self._is_ours(standing)
+
+    def abandoned(self, run: str) -> bool:
+        """Whether it is certain that nobody works on the run, so that its end may be written down for it.
+
+        That is so for a run of this host whose lock is free, and for one of another host whose lease is given back or
+        lapsed. Of a run that is neither nothing is certain. Raises NotAvailable where the shared store does not answer.
+        """
+        if self.alive_here(run):
+            return False
+        standing = self.shared.standing(run)
+        if standing is not None:
+            return not standing.live or self._is_ours(standing)
+        if not self.path(run).exists():
+            return False
+        attempts = self.load(run).attempts
+        return not attempts or attempts[-1].owner in (None, owner(self.workspace))
+
+    def alive_here(self, run: str) -> bool:
+        """Whether a process of this host works on the run."""
         return said_by_holder(self.lock_path(run)) is not None
 
+    def _is_ours(self, standing: Standing) -> bool:
+        """Whether the lease is that of a process of this host, whose lock tells more."""
+        return standing.file.holder.owner == owner(self.workspace)
+
     def state(self, record: RunRecord) -> str:
-        """The true state: `killed` for a record that says running while no process holds its lock."""
+        """The true state: `killed` for a record that says running while no process works on it."""
         return KILLED if record.state == RUNNING and not self.alive(record.id) else record.state
 
     @contextmanager
-    def hold(self, record: RunRecord) -> Iterator[None]:
-        """Work on the run: takes its lock and notes the attempt. Raises Busy when another process has it.
+    def hold(self, record: RunRecord) -> Iterator[RunSharer]:
+        """Work on the run: takes its lock and its lease and notes the attempt. Yields what tells the other hosts.
 
-        What a person reads afterwards is what the caller stored with `close`; without that the run counts as killed.
+        Raises Busy when another process has it. What a person reads afterwards is what the caller stored with `close`;
+        without that the run counts as killed.
         """
         busy = Busy(f"run {record.id} is being worked on by another process",
                     hint=f"`fewstep status {record.id}` shows how far it is")
-        with held(self.lock_path(record.id), lambda holder: busy):
+        with held(self.lock_path(record.id), lambda holder: busy), self.shared.held(record.id, busy) as sharer:
             record.stop_stages(record.updated or now(), STOPPED)
             record.state, record.error, record.ended = RUNNING, None, None
-            record.attempts.append(AttemptRecord(pid=os.getpid(), host=os.uname().nodename, started=now()))
-            self.save(record)
-            yield
+            record.attempts.append(AttemptRecord(pid=os.getpid(), host=host_name(), owner=owner(self.workspace),
+                                                 started=now()))
+            self._sharers[record.id] = sharer
+            try:
+                self.save(record)
+                yield sharer
+            finally:
+                del self._sharers[record.id]
 
     def close(self, record: RunRecord, state: str, error: RunError | None = None) -> None:
         """Stores how the attempt ended."""
@@ -276,8 +207,11 @@ class RunStore:
         self.save(record)
 
     def settle(self, record: RunRecord) -> bool:
-        """Writes down that a dead run is dead (`fewstep reconcile`). True when there was something to write."""
-        if self.state(record) != KILLED or record.state == KILLED:
+        """Writes down that a dead run is dead (`fewstep reconcile`). True when there was something to write.
+
+        Raises NotAvailable where the shared store does not answer: another host may have continued the run.
+        """
+        if record.state != RUNNING or not self.abandoned(record.id):
             return False
         record.stop(KILLED, record.updated or now())
         self.save(record)
@@ -324,6 +258,11 @@ class RecordObserver(Observer):
                 entry.warnings.append(text)
                 self._save(at_once=True)
 
+    def stage_noted(self, stage: str, text: str) -> None:
+        with self._lock:
+            self._stage(stage).note = text
+            self._save(at_once=True)
+
     def stage_aside(self, stage: str, folder: Path) -> None:
         """Keeps a copy of the folder beside the record: the next run replaces the folder itself."""
         kept = self.store.folder_of(self.record.id) / folder.name
@@ -336,7 +275,7 @@ class RecordObserver(Observer):
         with self._lock:
             entry = self._stage(stage)
             entry.stop(outcome.state, now())
-            entry.error, entry.key, entry.digest = None, outcome.manifest.key, outcome.manifest.digest
+            entry.note, entry.error, entry.key, entry.digest = None, None, outcome.manifest.key, outcome.manifest.digest
             if entry.total:
                 entry.done = entry.total
             self._save(at_once=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.util.files import write_atomically
 from tasks.engine.graph import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ class Project:
         return json.loads(self.fewstep(*arguments, "--json", **keywords).stdout)
 
     def control(self, **stages: dict) -> None:
-        (self.root / "control.json").write_text(json.dumps(stages))
+        write_atomically(self.root / "control.json", json.dumps(stages))    # units under way read it meanwhile
 
     def journal(self) -> list[list[str]]:
         """The units that were begun: [stage, unit, pid]."""

@@ -2,8 +2,8 @@
 
 # Appended to a stage's file in a test's project: the stage then does next to nothing.
 #
-# The file control.json in the checkout steers it, by stage: `seconds` per unit, `fail` (a message, until the file says
-# otherwise), `raise` ("ConnectionError" once per unit), `bug`.
+# The file control.json in the checkout steers it, by stage: `seconds` per unit (also of the one that is under way),
+# `fail` (a message, until the file says otherwise), `raise` ("ConnectionError" once per unit), `bug`.
 
 import json
 import os
@@ -37,8 +37,8 @@ class Quick:
         control = _control(context)
         with open(context.workspace.shared.parent / "journal.txt", "a") as journal:
             journal.write(f"{context.stage} {unit} {os.getpid()}\n")
-        end = time.monotonic() + control.get("seconds", 0)
-        while time.monotonic() < end:
+        begun = time.monotonic()
+        while time.monotonic() < begun + _control(context).get("seconds", 0):
             time.sleep(0.02)
             (context.scratch / f"beat-{unit}").write_text(str(time.time()))
         if "fail" in control:

@@ -7,15 +7,18 @@ import typer
 from fewstep.util.errors import Busy, NotAvailable, SettingsError
 from fewstep.util.files import write_atomically
 from flows.commands.pipeline.run import finished, show_isolated
-from flows.output import emit, examples, say
+from flows.output import console, emit, examples, say
 from flows.runs import isolated, profiles
 from flows.runs.attempt import execute
 from flows.runs.new_run import differences, settings_of
 from tasks.config import params_file
 from tasks.config.preflight import validate
+from tasks.storage.code_state import code_state
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FINISHED, UNFINISHED, RunRecord, RunStore
+from tasks.tracking.all_runs import AllRuns, KnownRun
+from tasks.tracking.run_record import FINISHED, UNFINISHED, RunRecord
+from tasks.tracking.run_records import RunStore
 
 
 def add(app: typer.Typer) -> None:
@@ -29,17 +32,23 @@ def add(app: typer.Typer) -> None:
         restore: bool = typer.Option(False, "--restore", help="Put the run's settings back into params.yaml first."),
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON; progress goes to stderr."),
     ) -> None:
-        """Continue a failed, killed or cancelled run where it stopped, in the same MLflow run."""
+        """Continue a failed, killed or cancelled run where it stopped, in the same MLflow run; also another host's."""
         workspace = Workspace.find()
-        store = RunStore(workspace)
-        record = store.find(run) if run is not None else _newest_unfinished(store)
-        if store.alive(record.id):
-            raise Busy(f"run {record.id} is being worked on now", hint=f"`fewstep status {record.id}` shows it")
+        runs = AllRuns(workspace)
+        known = runs.find(run) if run is not None else _newest_unfinished(runs)
+        record = known.record
+        if known.alive:
+            where = f" on {known.host}" if not known.here else ""
+            raise Busy(f"run {record.id} is being worked on now{where}",
+                       hint=f"`fewstep status {record.id}` shows it")
         if record.state == FINISHED:
             emit({"state": FINISHED, "run": record.id, "resumed": False}, as_json,
                  lambda out: say(out, f"run {record.id} is finished: nothing to continue"))
             return
         profiles.check(record.settings["profile"])
+        if not known.here:
+            record = runs.adopt(known)
+            say(console(stderr=as_json), f"continuing what {known.host} left" + _other_code(workspace, record))
         if record.isolated:
             show_isolated(workspace, isolated.execute(workspace, record, json_mode=as_json), as_json)
         else:
@@ -47,12 +56,23 @@ def add(app: typer.Typer) -> None:
             emit(answer.data, as_json, answer.show)
 
 
-def _newest_unfinished(store: RunStore) -> RunRecord:
-    for run in store.ids():
-        record = store.load(run)
-        if record.state in UNFINISHED and not store.alive(run):
-            return record
+def _newest_unfinished(runs: AllRuns) -> KnownRun:
+    """Of the runs that this host began or continued."""
+    for run in runs.store.ids():
+        if runs.store.load(run).state in UNFINISHED:
+            known = runs.get(run)       # another host may have continued it
+            if known.record.state in UNFINISHED and not known.alive:
+                return known
     raise NotAvailable("no unfinished run", hint="`fewstep run` starts one, `fewstep status --all` lists them")
+
+
+def _other_code(workspace: Workspace, record: RunRecord) -> str:
+    """What to say where this checkout has other code than the run was started with."""
+    here = code_state(workspace).commit
+    if record.isolated or not record.commit or here == record.commit:
+        return ""
+    return (f"; it was started with the code of {record.commit[:10]}, here is {(here or 'no commit')[:10]}: stages "
+            "whose code differs are made anew")
 
 
 def _here(workspace: Workspace, record: RunRecord, restore: bool, as_json: bool) -> RunRecord:

@@ -28,7 +28,8 @@ from tasks.engine.runner import settle
 from tasks.registry.audit_log import author
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import RunRecord, RunStore
+from tasks.tracking.run_record import RunRecord
+from tasks.tracking.run_records import RunStore
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change params.yaml first.")]
 Params = Annotated[Path | None, typer.Option(metavar="FILE", help="Take this file as params.yaml first.")]

@@ -39,6 +39,9 @@ class Lines(Observer):
     def stage_warned(self, stage, text):
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
+    def stage_noted(self, stage, text):
+        print(f"{stage}: {text}", file=sys.stderr, flush=True)
+
 
 def add(app: typer.Typer) -> None:
     """Adds the commands to `app`."""

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.output import count, duration, emit, examples, say, say_error
+from flows.output import console, count, duration, emit, examples, say, say_error
 from flows.runs.progress_view import MARKS, STYLES, WORDS
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import (
+from tasks.tracking.all_runs import AllRuns, KnownRun
+from tasks.tracking.run_record import (
     CANCELLED,
     FAILED,
     FINISHED,
@@ -23,7 +24,6 @@ from tasks.tracking.run_records import (
     STOPPED,
     UNFINISHED,
     RunRecord,
-    RunStore,
     now,
     seconds_between,
 )
@@ -39,17 +39,22 @@ class Status:
         record: with the true states of run and stages.
         seconds: of work, over all attempts.
         alive: whether a process works on it.
-        command: continues it; None where there is nothing to continue.
+        command: continues it, on any host that knows the run; None where there is nothing to continue.
+        host: the machine that works on it or did so last.
+        here: whether that is this host.
     """
 
     record: RunRecord
     seconds: float
     alive: bool
     command: str | None
+    host: str | None
+    here: bool
 
     def to_dict(self) -> dict:
         """As JSON data."""
-        return self.record.model_dump() | {"seconds": self.seconds, "alive": self.alive, "continue": self.command}
+        return self.record.model_dump() | {"seconds": self.seconds, "alive": self.alive, "continue": self.command,
+                                           "host": self.host, "here": self.here}
 
 
 def add(app: typer.Typer) -> None:
@@ -63,20 +68,22 @@ def add(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print it as JSON."),
     ) -> None:
         """Each stage's state, progress and duration; for a run that stopped, why, and the command that continues it."""
-        store = RunStore(Workspace.find())
+        runs = AllRuns(Workspace.find())
         if every:
-            runs = [status_of(store, record) for record in store.all()]
-            emit([run.to_dict() for run in runs], as_json, lambda out: _list(runs, out))
+            found = [status_of(known) for known in runs.all()]
+            emit([run.to_dict() for run in found], as_json, lambda out: _list(found, out))
         else:
-            newest = status_of(store, store.find(run))
-            emit(newest.to_dict(), as_json, lambda out: _show(newest, out))
+            one = status_of(runs.find(run))
+            emit(one.to_dict(), as_json, lambda out: _show(one, out))
+        if runs.problem:
+            say(console(stderr=True), f"runs of other hosts are not shown: {runs.problem}", style="yellow")
 
 
-def status_of(store: RunStore, record: RunRecord) -> Status:
+def status_of(known: KnownRun) -> Status:
     """What is true of a run now, which a killed one could not write into its record."""
-    alive, unfinished = store.alive(record.id), record.state in UNFINISHED
-    record = copy.deepcopy(record)
-    record.state = store.state(record)
+    alive, unfinished = known.alive, known.record.state in UNFINISHED
+    record = copy.deepcopy(known.record)
+    record.state = known.state
     moment = now() if alive else record.updated
     for stage in record.stages.values():
         if stage.state == RUNNING:
@@ -84,7 +91,8 @@ def status_of(store: RunStore, record: RunRecord) -> Status:
             stage.state = RUNNING if alive else STOPPED
     seconds = sum(max(0.0, seconds_between(attempt.started, attempt.ended or moment) or 0.0)
                   for attempt in record.attempts)
-    return Status(record, seconds, alive, record.resume_command if unfinished and not alive else None)
+    command = record.resume_command if unfinished and not alive else None
+    return Status(record, seconds, alive, command, known.host, known.here)
 
 
 def _show(run: Status, out: Console) -> None:
@@ -93,9 +101,11 @@ def _show(run: Status, out: Console) -> None:
     line.append(record.state, style=COLOURS[record.state])
     line.append(f"  {duration(run.seconds)}", style="dim")
     say(out, line)
-    say(out, "  ".join(_facts(record)), style="dim")
+    say(out, "  ".join(_facts(run)), style="dim")
     out.print(_stages(record))
     for name, stage in record.stages.items():
+        if stage.note and stage.state == RUNNING:
+            say(out, f"{name}: {stage.note}", style="dim")
         for text in stage.warnings:
             say(out, Text("warning: ", style="yellow").append(f"{name}: {text}", style="default"))
     if record.error and record.state == FAILED:
@@ -107,8 +117,10 @@ def _show(run: Status, out: Console) -> None:
         say(out, Text("continue with: ").append(run.command, style="bold"))
 
 
-def _facts(record: RunRecord) -> list[str]:
-    facts = [f"attempts {len(record.attempts)}"] if len(record.attempts) > 1 else []
+def _facts(run: Status) -> list[str]:
+    record = run.record
+    facts = [] if run.here else [f"on {run.host}"]
+    facts += [f"attempts {len(record.attempts)}"] if len(record.attempts) > 1 else []
     facts += ["isolated"] if record.isolated else []
     facts += [f"schedule {record.origin}"] if record.origin else []
     facts += [f"commit {record.commit[:10]}" + (" with changes" if record.modified else "")] if record.commit else []
@@ -137,11 +149,12 @@ def _list(runs: list[Status], out: Console) -> None:
         out.print("no run yet: start one with `fewstep run`")
         return
     table = Table.grid(padding=(0, 2))
-    for _ in range(4):
+    for _ in range(5):
         table.add_column(no_wrap=True)
     for run in runs:
         stages = run.record.stages.values()
         done = sum(stage.state in ("made", "current", "restored") for stage in stages)
         table.add_row(Text(run.record.id), Text(run.record.state, style=COLOURS[run.record.state]),
-                      f"{done}/{len(stages)} stages", Text(duration(run.seconds), style="dim"))
+                      f"{done}/{len(stages)} stages", Text(duration(run.seconds), style="dim"),
+                      Text("" if run.here else f"on {run.host}", style="dim"))
     out.print(table)

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from tasks.storage.code_state import commit_of
 from tasks.storage.dvc import dvc_config, dvc_lockfile
 from tasks.storage.git import git, worktrees
 from tasks.storage.workspace import Workspace
+from tasks.tracking.redaction import redact
 
 _ATTEMPTS = 20
 
@@ -239,6 +241,36 @@ def has_remote(workspace: Workspace) -> bool:
         return bool(repo.config.get("core", {}).get("remote"))
 
 
+def push_output(workspace: Workspace, md5: str) -> bool:
+    """Copy one output of DVC's cache, a folder with all its files, to the default remote; False without a remote.
+
+    Raises FewstepError when a file did not arrive, NotAvailable when the remote does not answer.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo  # loads with DVC
+
+    with repository(workspace) as repo:
+        if not repo.config.get("core", {}).get("remote"):
+            return False
+        with writing("the DVC remote"):
+            remote = repo.cloud.get_remote_odb(None, "push")
+            cache = repo.cache.local     # DVC's index of what the remote has is not asked: that may have been emptied
+            try:
+                sent = repo.cloud.transfer(cache, remote, [HashInfo("md5", md5)], cache_odb=cache, shallow=False)
+            except _s3_errors() as error:
+                raise NotAvailable(f"the DVC remote failed: {redact(str(error))}",
+                                   hint="finished work is kept; run it again when the remote answers") from error
+        if sent.failed:
+            raise FewstepError(f"{len(sent.failed)} of {len(sent.failed) + len(sent.transferred)} files did not reach "
+                               "the DVC remote", hint="`fewstep doctor` checks the set-up")
+        return True
+
+
+def _s3_errors() -> tuple[type[Exception], ...]:
+    """botocore's errors, which pass through DVC as they are; where it is not loaded it raised none."""
+    exceptions = sys.modules.get("botocore.exceptions")
+    return () if exceptions is None else (exceptions.BotoCoreError, exceptions.ClientError)
+
+
 def push(workspace: Workspace) -> int:
     """Copy what dvc.lock names to the default remote; returns the number of files sent, 0 without a remote or git."""
     if not git(workspace.root, "rev-parse", "--git-dir", check=False):
@@ -284,6 +316,8 @@ def share_cache(main: Workspace, worktree: Workspace) -> None:
 def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:
     """Delete from DVC's cache what no checkout, no git tag or branch and none of `keep_keys` uses.
 
+    A cache that lies outside of the repository may serve others: of that only what this repository published goes.
+
     Returns {removed, bytes, kept, forgotten}: files (to be) removed and their size; keys kept and forgotten. Worktrees
     of the repository count as checkouts. Raises CorruptData, with nothing deleted, for a damaged note of an output.
     """
@@ -306,7 +340,12 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
         odb = repo.cache.local
         used = {info for top in used for info in _with_members(odb, top)}
         values = {info.value for info in used}
-        removable = [value for value in odb.all() if value not in values]
+        present = list(odb.all())
+        if not Path(odb.path).resolve().is_relative_to(workspace.shared.parent.resolve()):
+            ours = {member.value for path in doomed for member in _with_members(odb, infos[path])}
+            used |= {HashInfo("md5", value) for value in present if value not in ours}
+            values |= {info.value for info in used}
+        removable = [value for value in present if value not in values]
         size = sum(os.path.getsize(odb.oid_to_path(value)) for value in removable)
         if not dry:
             for path in doomed:

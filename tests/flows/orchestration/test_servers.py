@@ -44,6 +44,17 @@ def server(tmp_path_factory):
         child.stop()
 
 
+def test_servers_that_start_at_once_on_a_fresh_database_all_start(tmp_path):
+    children = [start_prefect(Workspace(tmp_path), tmp_path / f"{number}.log") for number in range(4)]
+    try:
+        for child in children:
+            child.wait("/api/health", "Prefect's server")
+            assert ask(child.url + "/api/flows/filter", {}) == (200, [])
+    finally:
+        for child in children:
+            child.stop()
+
+
 def test_prefects_server_accepts_its_clients_explicit_nulls(server):
     nulls = {"flows": None, "flow_runs": None, "task_runs": None, "deployments": None, "work_pools": None,
              "sort": "NAME_ASC", "limit": 5, "offset": 0}

@@ -13,7 +13,9 @@ from flows.commands.pipeline.status import _list, _show, status_of
 from flows.runs.new_run import differences, settings_of
 from tasks.config.schema import Settings
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FAILED, RUNNING, RecordObserver, RunError, RunStore
+from tasks.tracking.all_runs import AllRuns, KnownRun
+from tasks.tracking.run_record import FAILED, RUNNING, RunError
+from tasks.tracking.run_records import RecordObserver, RunStore
 from tests.fuzzing import TIMEOUT, bounded, texts
 
 pytestmark = TIMEOUT
@@ -60,7 +62,7 @@ def test_records_are_taken_and_usable_or_refused_by_name(drawn):
         if said is not None:
             assert {name: getattr(record, name) for name in ("id", "root", "settings", "commit")} == {
                 name: said.get(name) for name in ("id", "root", "settings", "commit")}  # fmt: skip
-        shown = status_of(store, record)
+        shown = status_of(KnownRun(record, here=True, alive=store.alive_here(record.id)))
         out = Console(file=io.StringIO(), width=100)
         _show(shown, out)
         _list([shown], out)
@@ -71,7 +73,7 @@ def test_records_are_taken_and_usable_or_refused_by_name(drawn):
             assert differences(record, settings) == [] or record.settings != settings.model_dump(mode="json")
         except SettingsError as error:
             assert RUN in str(error)
-        store.unfinished(record.settings_digest, isolated=record.isolated, root=record.root)
+        AllRuns(store.workspace).unfinished(record.settings_digest, isolated=record.isolated, root=record.root)
         store.settle(record)
         store.save(record)
         with store.hold(record):

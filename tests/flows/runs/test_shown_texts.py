@@ -10,7 +10,9 @@ from flows.commands.servers import schedule
 from flows.runs.plan_view import show_plan
 from tasks.engine.plan import PlanItem
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FAILED, RunError, RunStore
+from tasks.tracking.all_runs import KnownRun
+from tasks.tracking.run_record import FAILED, RunError
+from tasks.tracking.run_records import RunStore
 
 ODD = "data/[red]x[/y]: its bytes differ, steps: [1, 2] → ['a']"
 
@@ -24,10 +26,11 @@ def test_the_status_of_a_failed_run_says_why_and_what_to_do(tmp_path, out):
     store = RunStore(Workspace(tmp_path))
     record = store.new({"name": "digits"})
     store.close(record, FAILED, RunError(stage="shard", kind="CorruptData", message=ODD, hint="mend [it]"))
-    _show(status_of(store, store.load(record.id)), out)
+    failed = status_of(KnownRun(store.load(record.id), here=True, alive=False))
+    _show(failed, out)
     shown = out.file.getvalue()
     assert f"error: shard: {ODD}" in shown and "→ mend [it]" in shown and f"fewstep resume {record.id}" in shown
-    _list([status_of(store, store.load(record.id))], out)
+    _list([failed], out)
     assert "failed" in out.file.getvalue().splitlines()[-1]
 
 

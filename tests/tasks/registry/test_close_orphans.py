@@ -20,11 +20,11 @@ def test_reconcile_closes_what_dead_runs_left_open_and_nothing_else(tmp_path):
     for name in ("dead", "failed", "alive"):
         assert Forked(lambda name=name: die_in_a_stage(name)).wait()[0] == -signal.SIGKILL
     place, states = workspace(tmp_path), {"dead": "killed", "failed": "failed", "alive": "running"}
-    done = close_orphans(place, is_alive=lambda name: name == "alive", states=states)
-    assert len(done) == 4 and close_orphans(place, is_alive=lambda name: name == "alive", states=states) == []
+    done = close_orphans(place, is_abandoned=lambda name: name != "alive", states=states)
+    assert len(done) == 4 and close_orphans(place, is_abandoned=lambda name: name != "alive", states=states) == []
     watcher = observer(tmp_path, run="alive")
     watcher.start()
     found = {(run.data.tags["fewstep.run"], run.info.status) for run in runs(watcher)}
     assert found == {("dead", "KILLED"), ("failed", "FAILED"), ("alive", "RUNNING")}
     unused = workspace(tmp_path / "new", "sqlite:////nowhere/mlflow.db")
-    assert close_orphans(unused, is_alive=bool, states={}) == []
+    assert close_orphans(unused, is_abandoned=bool, states={}) == []

@@ -16,7 +16,10 @@ from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
 from tasks.registry import register_model
 from tasks.registry.model_registry import Registry, parse
 from tasks.registry.packaged import pyfunc_model
-from tests.registry_world import Forked, Place, save_student
+from tasks.storage.sharing import lease
+from tasks.storage.sharing.host import owner
+from tasks.storage.sharing.shared_store import shared_store
+from tests.registry_world import Forked, Place, save_student, with_database
 from tests.registry_world import registration as what
 
 
@@ -176,3 +179,49 @@ def lines_of_tidy(place, count):
     lines = register_model.tidy(Registry(place))
     assert len(lines) == count, lines
     assert register_model.tidy(Registry(place)) == []
+
+
+class Host(Place):
+    """A host of its own, on an MLflow that several share."""
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.root.parent / 'common' / 'mlflow.db'}"
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    with_database(tmp_path / "common")
+    made = [Host(tmp_path / name) for name in ("one", "two")]
+    for host in made:
+        folder = host.shared / "registry" / "fewstep-toy"   # as of a host that registered versions before
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+        (host.shared / "mlflow.db").touch()                 # the world's helper would make one
+    return made
+
+
+def test_where_hosts_share_no_store_only_its_own_host_tidies_a_registration(hosts, student):
+    one, two = hosts
+    killed = Forked(lambda: registering(one, student, inside=(pyfunc_model, "package"))).wait()
+    assert killed == (-signal.SIGKILL, "")
+    for host, lines in ((two, 0), (one, 3)):
+        code, said = Forked(lambda host=host, lines=lines: lines_of_tidy(host, lines)).wait()
+        assert code == 0, said
+
+
+def test_another_host_tidies_a_registration_once_its_lease_is_gone(hosts, student, s3_prefix, monkeypatch):
+    one, two = hosts
+    for host in hosts:
+        (host.root / ".dvc").mkdir()
+        (host.root / ".dvc" / "config").write_text(
+            f"[core]\n    remote = store\n['remote \"store\"']\n    url = {s3_prefix}\n")
+    monkeypatch.setenv(lease.SECONDS, "3600")
+    killed = Forked(lambda: registering(one, student, inside=(pyfunc_model, "package"))).wait()
+    assert killed == (-signal.SIGKILL, "")
+    code, said = Forked(lambda: lines_of_tidy(two, 0)).wait()
+    assert code == 0, said
+    dead = lease.Holder(owner=owner(one), host="one", pid=1)
+    lease.take(shared_store(one), "models/fewstep-toy", dead, alone_here=True).give_back()
+    code, said = Forked(lambda: lines_of_tidy(two, 2)).wait()
+    assert code == 0, said

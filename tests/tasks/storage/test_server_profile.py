@@ -1,4 +1,4 @@
-"""The profile `server`: MLflow by URL with its files in S3, DVC's remote in S3; moto stands in for the store."""
+"""The profile `server`: MLflow by URL with its files in S3, DVC's remote in S3."""
 
 import json
 import os
@@ -23,8 +23,7 @@ from tests.registry_world import Place, save_student
 from tests.registry_world import registration as what
 
 CANARY = "canary-6f1e0b"
-SECRETS = {"AWS_ACCESS_KEY_ID": f"{CANARY}-key", "AWS_SECRET_ACCESS_KEY": f"{CANARY}-secret",
-           "MLFLOW_TRACKING_PASSWORD": f"{CANARY}-password", "MLFLOW_TRACKING_USERNAME": "somebody"}  # fmt: skip
+SECRETS = {"MLFLOW_TRACKING_PASSWORD": f"{CANARY}-password", "MLFLOW_TRACKING_USERNAME": "somebody"}
 
 
 class Remote(Place):
@@ -32,20 +31,12 @@ class Remote(Place):
 
 
 @pytest.fixture(scope="module")
-def environment():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+def environment(s3_server):
     patch = pytest.MonkeyPatch()
-    address = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in {**SECRETS, **address}.items():
+    for name, value in {**SECRETS, **s3_server.environment}.items():
         patch.setenv(name, value)
-    Store("s3://fewstep").client.create_bucket(Bucket="fewstep")
     yield dict(os.environ)
     patch.undo()
-    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +237,7 @@ def test_another_machine_takes_what_this_one_made_and_hears_of_other_bytes(envir
     assert outcome == {"shard": "made"}
 
 
-def test_an_upload_that_a_death_left_is_given_up_once_it_is_old(environment, tmp_path):
+def test_an_upload_that_a_death_left_is_given_up_once_it_is_idle(environment, tmp_path):
     from tasks.storage import remote_outputs
 
     project = FakeProject(tmp_path / "checkout")
@@ -255,6 +246,6 @@ def test_an_upload_that_a_death_left_is_given_up_once_it_is_old(environment, tmp
     client = Store("s3://fewstep/uploads").client
     client.create_multipart_upload(Bucket="fewstep", Key="uploads/half")
     workspace = Workspace(project.folder)
-    assert remote_outputs.give_up_uploads(workspace, timedelta(days=100 * 365)) == []  # moto dates every upload to 2010
-    assert remote_outputs.give_up_uploads(workspace, timedelta(days=1)) == ["uploads/half"]
     assert remote_outputs.give_up_uploads(workspace, timedelta(days=1)) == []
+    assert remote_outputs.give_up_uploads(workspace, timedelta(0)) == ["uploads/half"]
+    assert remote_outputs.give_up_uploads(workspace, timedelta(0)) == []

@@ -13,8 +13,8 @@ PUSH = "from tasks.storage.dvc import dvc_repo; from tasks.storage.workspace imp
 
 
 def test_push_and_pull_bring_a_clone_to_the_same_outputs(project):
-    assert project.python(PUSH + "print(dvc_repo.push(Workspace.find()))"
-                          ).stdout.strip() != "0"
+    done = project.python(PUSH + "print(dvc_repo.push(Workspace.find()))")
+    assert done.stdout.strip() == "0", done.stderr     # every stage was pushed when it was finished
     lock_text = lock(project)
     for name in (".dvc/cache", "data", ".fewstep/published", ".fewstep/recorded"):
         shutil.rmtree(project.folder / name)
@@ -75,6 +75,21 @@ def test_garbage_is_what_no_tag_no_key_and_no_checkout_uses(project):
     assert json.loads(project.python(GARBAGE, "[]").stdout)["removed"] == 0
     project.edit("images: 300", "images: 200000")
     assert project.all("distill")["distill"] == "restored"
+
+
+def test_of_a_cache_outside_of_the_repository_only_what_is_ours_goes(project, tmp_path):
+    outside = tmp_path / "cache"
+    shutil.move(project.folder / ".dvc" / "cache", outside)
+    project.dvc("cache", "dir", "-q", str(outside))
+    for images in (100, 300):
+        project.edit("images: 200000" if images == 100 else "images: 100", f"images: {images}")
+        project.all("distill")
+    others = outside / "files" / "md5" / "ab" / ("c" * 30)
+    others.parent.mkdir(exist_ok=True)
+    others.write_text("of another repository")
+    done = project.python(GARBAGE, "[]")
+    assert done.returncode == 0 and json.loads(done.stdout)["removed"] > 0, done.stderr
+    assert others.read_text() == "of another repository"
 
 
 def test_a_snapshot_is_checked_out_and_local_changes_are_not_lost(project):

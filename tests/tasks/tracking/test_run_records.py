@@ -14,7 +14,9 @@ from fewstep.util.errors import Busy, DataDiffers, NotAvailable, SettingsError
 from tasks.engine.manifest import Manifest
 from tasks.engine.runner import Outcome
 from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import FAILED, FINISHED, KILLED, RecordObserver, RunError, RunStore, settings_digest
+from tasks.tracking.all_runs import AllRuns
+from tasks.tracking.run_record import FAILED, FINISHED, KILLED, RunError, settings_digest
+from tasks.tracking.run_records import RecordObserver, RunStore
 
 SETTINGS = {"name": "digits", "seed": 0, "teacher": {"source": "train"}}
 
@@ -59,14 +61,14 @@ def test_the_kernel_decides_who_is_alive(store):
 
 
 def test_the_unfinished_run_with_the_same_settings_is_found(store):
-    assert store.unfinished(settings_digest(SETTINGS), isolated=False) is None
+    assert AllRuns(store.workspace).unfinished(settings_digest(SETTINGS), isolated=False) is None
     record = store.new(SETTINGS)
     store.close(record, FAILED, RunError(message="no"))
-    assert store.unfinished(record.settings_digest, isolated=False).id == record.id
-    assert store.unfinished(record.settings_digest, isolated=True) is None
-    assert store.unfinished(settings_digest(SETTINGS | {"seed": 1}), isolated=False) is None
+    assert AllRuns(store.workspace).unfinished(record.settings_digest, isolated=False).id == record.id
+    assert AllRuns(store.workspace).unfinished(record.settings_digest, isolated=True) is None
+    assert AllRuns(store.workspace).unfinished(settings_digest(SETTINGS | {"seed": 1}), isolated=False) is None
     store.close(record, FINISHED)
-    assert store.unfinished(record.settings_digest, isolated=False) is None
+    assert AllRuns(store.workspace).unfinished(record.settings_digest, isolated=False) is None
 
 
 def test_runs_are_found_by_beginning_or_end_and_newest_first(store):
