@@ -19,6 +19,7 @@ from fewstep.util.errors import FewstepError
 from flows.command_help import help_of
 from flows.output import examples, json_error, report_error
 from flows.system_errors import drop_output, in_words, open_streams, output_error
+from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 
 PANELS = {  # the panel of the help, the folder below flows/commands, the commands
     "Run": ("pipeline", ("run", "accept", "sweep", "resume", "status", "report", "compare")),
@@ -75,6 +76,7 @@ def fewstep(debug: bool = typer.Option(False, "--debug", help="Show tracebacks."
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script: runs the command and exits with its code."""
     open_streams()
+    redact_logs_and_tracebacks()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = arguments[:arguments.index("--")] if "--" in arguments else arguments
     debug = "--debug" in options or os.environ.get("FEWSTEP_DEBUG") == "1"

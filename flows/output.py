@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fewstep.util.errors import FewstepError
+from tasks.tracking.redaction import redact
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -34,16 +35,20 @@ def examples(*lines: str) -> str:
 
 
 def say(out: Console, text: str | Text, style: str | None = None) -> None:
-    """One paragraph: wrapped at words in a terminal, a single line where the output is read by a program."""
+    """One paragraph: wrapped at words in a terminal, a single line where the output is read by a program.
+
+    A string is redacted; who styles its parts redacts them.
+    """
+    text = redact(text) if isinstance(text, str) else text
     wrap = out.is_terminal      # rich cuts off what it neither wraps nor lets overflow
     out.print(text, style=style, markup=False, soft_wrap=not wrap, overflow="fold" if wrap else "ignore")
 
 
 def say_error(out: Console, message: str, hint: str | None) -> None:
     """`error: …` and, below it, what to do; the parts of a hint (between ` · `) stand on lines of their own."""
-    say(out, Text("error: ", style="bold red").append(message, style="default"))
+    say(out, Text("error: ", style="bold red").append(redact(message), style="default"))
     for part in (hint or "").split(" · ") if hint else ():
-        say(out, Text("  → ", style="cyan").append(part, style="default"))
+        say(out, Text("  → ", style="cyan").append(redact(part), style="default"))
 
 
 def report_error(error: FewstepError) -> None:
@@ -53,8 +58,8 @@ def report_error(error: FewstepError) -> None:
 
 def json_error(error: FewstepError) -> None:
     """Prints the error as the JSON document of a command that was called with `--json`."""
-    print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint,
-                                "exit_code": error.exit_code}}, ensure_ascii=False))
+    print(redact(json.dumps({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint,
+                                       "exit_code": error.exit_code}}, ensure_ascii=False)))
 
 
 def duration(seconds: float | None) -> str:

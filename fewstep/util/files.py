@@ -21,7 +21,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[bytes]) -> None:
+def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[bytes], *,
+                     mode: int | None = None) -> None:
     """Replace the file `path` by `content`. Readers see the old or the new file whole, also after a crash.
 
     Any number of processes may write to one path at once; the last one wins.
@@ -29,6 +30,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[by
     Args:
         path: the file; its folder is made if needed. A file that is replaced passes its mode on.
         content: bytes, text (UTF-8), or chunks of bytes.
+        mode: permission bits of a new file, from its first byte on; None: what the process's umask leaves.
 
     Raises:
         DiskFull: no space, quota or permitted file size left.
@@ -36,7 +38,14 @@ def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[by
     """
     chunks = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
     with replacing(path) as temporary, open(temporary, "wb") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         file.writelines(chunks)
+
+
+def mode_of(path: Path) -> int:
+    """The permission bits of a file, for a copy of it."""
+    return path.stat().st_mode & 0o777
 
 
 @contextmanager

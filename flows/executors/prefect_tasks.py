@@ -18,6 +18,7 @@ from prefect.futures import PrefectFuture
 from fewstep.util.torch_threads import one_thread_each
 from flows.executors.transient_errors import is_transient
 from tasks.engine.local_execution import Execute
+from tasks.tracking.redacted_logs import without_secrets
 
 MOST_TASKS = 200        # Prefect records every task; beyond this a task takes several units
 
@@ -80,6 +81,7 @@ class _Work:
         self.run_unit, self.stop = run_unit, threading.Event()
         self.begin: Callable[[], None] = lambda: None
 
+    @without_secrets()
     def run_units(self, label: str, units: list[str]) -> int:
         """Run `units` one after the other; returns how many were done. Prefect shows `label`."""
         self.begin()

@@ -23,6 +23,8 @@ from tasks.registry.audit_log import Entry
 from tasks.registry.gate import pending_approvals
 from tasks.registry.model_registry import Registry
 from tasks.storage.workspace import Workspace
+from tasks.tracking.redacted_logs import redact_logs_and_tracebacks, without_secrets
+from tasks.tracking.redaction import redact
 
 NAME = "fewstep-approval"
 DEPLOYMENT = "approval"
@@ -40,7 +42,12 @@ class Answer(RunInput):
       validate_parameters=False)
 def approval(root: str, identity: str, title: str) -> str:
     """Suspends until somebody answers, then approves or rejects decision `identity` of the checkout at `root`."""
-    registry = Registry(Workspace.find(root))
+    redact_logs_and_tracebacks()
+    with without_secrets():
+        return _answered(Registry(Workspace.find(root)), identity)
+
+
+def _answered(registry: Registry, identity: str) -> str:
     model, entry = pending_approvals.find(registry, identity)
     if not any(other.id == entry.id for other in pending_approvals.waiting(registry, model)):
         return "decided already"
@@ -51,7 +58,7 @@ def approval(root: str, identity: str, title: str) -> str:
     try:
         return decide(registry, identity, why=answer.why, who=answer.who or None).event
     except FewstepError as error:
-        return str(error)
+        return redact(str(error))
     finally:
         webhooks.deliver(registry, model)
 

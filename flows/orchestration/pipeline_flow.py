@@ -34,6 +34,7 @@ from tasks.storage import remote_outputs
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.sharing.host import host_name
 from tasks.storage.workspace import Workspace
+from tasks.tracking.redacted_logs import without_secrets
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_record import RunError, RunRecord
 from tasks.tracking.run_records import RunStore
@@ -89,6 +90,7 @@ class Session:
         self.record.prefect["state"] = "Completed"
         return results
 
+    @without_secrets()
     def stage(self, stage: str) -> dict:
         """One stage. Returns what Prefect shows of it: state, key, digest, seconds."""
         self.failed_stage = stage   # until it is done
@@ -102,6 +104,7 @@ class Session:
         return {"stage": stage, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
                 "seconds": round(outcome.seconds, 3)}
 
+    @without_secrets()
     def push(self) -> dict:
         """Copies what of dvc.lock is not there yet to DVC's default remote and announces it; returns how many files."""
         sent = dvc_repo.push(self.workspace)

@@ -16,6 +16,7 @@ from tasks.registry.aliases import Decision, history
 from tasks.registry.gate import promotion_gate
 from tasks.registry.model_registry import CANDIDATE, Registry
 from tasks.storage.workspace import Workspace
+from tasks.tracking.redacted_logs import without_secrets
 
 NAME = "fewstep-promotion"
 Mode = Literal["promote", "approve", "dry-run"]
@@ -64,6 +65,7 @@ class Promotion:
                                               f"{decision.model}/{decision.version}")
         return decision
 
+    @without_secrets()
     def gate(self, reference: str) -> tuple[Registry, Decision]:
         """Lineage, floors, the test against the champion and, if all hold, what `mode` says. Returns the registry that
         was decided in, too."""

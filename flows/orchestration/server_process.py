@@ -17,12 +17,14 @@ import uvicorn
 
 import tasks.tracking.process_env  # noqa: F401
 from tasks.storage.locks import die_with_parent, held
+from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 
 MIGRATE = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
 
 
 def main() -> None:
     """Serves until SIGTERM or the parent's death."""
+    redact_logs_and_tracebacks()
     parent = os.environ.pop("FEWSTEP_PARENT", None)
     die_with_parent(int(parent) if parent else None)
     listening = socket.socket(fileno=int(sys.argv[1]))

@@ -21,6 +21,7 @@ from flows.runs.signals import EXIT_CODE
 from tasks.engine.plan import plan
 from tasks.report import recipe_table
 from tasks.storage.workspace import Workspace
+from tasks.tracking.redacted_logs import without_secrets
 
 NAME = "fewstep-sweep"
 
@@ -61,6 +62,7 @@ class Sweep:
             self.rows.append(one_recipe(recipe))
         return len(self.rows)
 
+    @without_secrets()
     def recipe(self, recipe: str) -> dict:
         """One recipe's row: remembered, or made by a run. A recipe that fails has a row that says why."""
         try:

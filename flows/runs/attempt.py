@@ -28,6 +28,7 @@ from tasks.engine.graph import STAGES
 from tasks.storage.locks import die_with_parent, workspace_lock
 from tasks.storage.sharing.host import owner
 from tasks.storage.workspace import Workspace
+from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_record import CANCELLED, FAILED, FINISHED, KILLED, RunError, RunRecord, StageRecord
 from tasks.tracking.run_records import RecordObserver, RunStore
@@ -180,7 +181,7 @@ class Attempt:
                 error.hint = f"{error.hint} · {way}" if error.hint else way
             return error
         with open(self.log, "a", encoding="utf-8") as log:
-            log.write("".join(traceback.format_exception(error)))
+            log.write(redact("".join(traceback.format_exception(error))))
         stage = self.session.failed_stage if self.session else None
         return StageFailed(f"{f'stage {stage!r}' if stage else 'the run'} failed: {type(error).__name__}: "
                            f"{redact(str(error))}", hint=f"the traceback is in {self.log} · {way}")
@@ -216,6 +217,7 @@ def _is_prefect_unreachable(error: BaseException) -> bool:
 
 def main() -> None:
     """The child process of an isolated or scheduled run."""
+    redact_logs_and_tracebacks()
     parent = os.environ.pop("FEWSTEP_PARENT", None)
     die_with_parent(int(parent) if parent else None)
     run, json_mode = sys.argv[1], "--json" in sys.argv[2:]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
-from fewstep.util.files import write_atomically
+from fewstep.util.files import mode_of, write_atomically
 from flows.orchestration.child_server import source_path
 from flows.output import console, say
 from flows.runs.new_run import keep_changes, preview, settings_of
@@ -82,7 +82,7 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
     if record is None:
         record = store.new(frozen, isolated=True, origin=origin, commit=state.commit, modified=state.modified)
         keep_changes(store, record, state.diff)
-    write_atomically(store.folder_of(record.id) / "params.yaml", text)
+    write_atomically(store.folder_of(record.id) / "params.yaml", text, mode=mode_of(workspace.params))
     return record
 
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from fewstep.util.config import parse
+from fewstep.util.files import mode_of, write_atomically
 from tasks.config import params_file
 from tasks.config.schema import Settings
 from tasks.engine.plan import changes
@@ -47,7 +48,8 @@ def new_here(workspace: Workspace, settings: Settings, run: str) -> RunRecord:
     """A record for a new run in this checkout, with the commit and the uncommitted changes it is made of."""
     store, state = RunStore(workspace), code_state(workspace)
     record = store.new(settings.model_dump(mode="json"), run=run, commit=state.commit, modified=state.modified)
-    (store.folder_of(run) / "params.yaml").write_bytes(workspace.params.read_bytes())
+    params = workspace.params
+    write_atomically(store.folder_of(run) / params.name, params.read_bytes(), mode=mode_of(params))
     keep_changes(store, record, state.diff)
     return record
 

@@ -24,11 +24,13 @@ class Profile(Strict):
         description: in a few words.
         environment: variables that must be set, with their meaning.
         optional: variables that may be set, with their meaning.
+        secret: variables that may be set and are never shown (tasks.tracking.redaction), with their meaning.
     """
 
     description: str
     environment: dict[str, str] = Field(default_factory=dict)
     optional: dict[str, str] = Field(default_factory=dict)
+    secret: dict[str, str] = Field(default_factory=dict)
 
 
 def load(name: str) -> Profile:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from flows.output import console, count, duration, rate, say
 from tasks.engine.events import Observer
+from tasks.tracking.redaction import redact
 
 WINDOW = 30.0           # seconds over which the rate is taken
 LINE_SECONDS = 15.0     # between two lines of progress of a stage, where the output is no terminal
@@ -146,7 +147,7 @@ class LiveView(Observer):
             if self._live is None:
                 self._line(stage, f"warning: {text}")
             else:
-                line = Text("warning: ", style="yellow").append(f"{stage}: {text}", style="default")
+                line = Text("warning: ", style="yellow").append(f"{stage}: {redact(text)}", style="default")
                 say(self.out, line)
 
     def stage_noted(self, stage, text):

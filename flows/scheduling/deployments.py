@@ -29,6 +29,7 @@ from tasks.config.preflight import validate
 from tasks.engine.plan import plan
 from tasks.storage.locks import die_with_parent
 from tasks.storage.workspace import Workspace
+from tasks.tracking.redacted_logs import redact_logs_and_tracebacks, without_secrets
 
 NAME = "fewstep-schedule"
 ENTRYPOINT = "flows/scheduling/deployments.py:scheduled"
@@ -37,10 +38,11 @@ ENTRYPOINT = "flows/scheduling/deployments.py:scheduled"
 @flow(name=NAME, flow_run_name="{name}", persist_result=False, result_serializer="json", validate_parameters=False)
 def scheduled(root: str, name: str, sets: list[str]) -> dict:
     """One run of the schedule `name` of the checkout at `root`: what `fewstep run --isolated --set …` does there."""
+    redact_logs_and_tracebacks()
     parent = os.environ.get("FEWSTEP_SERVE_PID")
     die_with_parent(int(parent) if parent else None)
     workspace = Workspace.find(root)
-    with working_on(workspace, str(prefect.runtime.flow_run.id)):
+    with working_on(workspace, str(prefect.runtime.flow_run.id)), without_secrets():
         return run_isolated(workspace, name, list(sets))
 
 

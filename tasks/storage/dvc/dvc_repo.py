@@ -21,7 +21,7 @@ from pathlib import Path
 
 import tasks.tracking.process_env  # noqa: F401  (no telemetry)
 from fewstep.util.errors import FewstepError, NotAvailable
-from fewstep.util.files import disk_full, is_disk_full, write_atomically, writing
+from fewstep.util.files import disk_full, is_disk_full, mode_of, write_atomically, writing
 from tasks.config import params_file
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
@@ -303,14 +303,19 @@ def pull(workspace: Workspace, targets: list[str] | None = None, *, force: bool 
 
 
 def share_cache(main: Workspace, worktree: Workspace) -> None:
-    """Let a worktree use the main checkout's DVC cache and its local settings (written to its .dvc/config.local)."""
+    """Let a worktree use the main checkout's DVC cache and its local settings (written to its .dvc/config.local).
+
+    Keys of the remote may stand there: the copy has the mode of the original, or is readable by its owner alone.
+    """
     with repository(main) as repo:
         cache = Path(repo.cache.local.path).parent.parent      # …/files/md5
-    config = dvc_config.read_config(dvc_config.local_config(main))
+    original = dvc_config.local_config(main)
+    config = dvc_config.read_config(original)
     config.setdefault("cache", {}).setdefault("dir", str(cache))
     written = io.BytesIO()
     config.write(written)
-    write_atomically(dvc_config.local_config(worktree), written.getvalue())
+    mode = mode_of(original) if original.exists() else 0o600
+    write_atomically(dvc_config.local_config(worktree), written.getvalue(), mode=mode)
 
 
 def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:

@@ -65,6 +65,9 @@ def test_content_may_be_bytes_text_or_chunks_and_a_mode_is_kept(tmp_path):
     path.chmod(0o600)
     files.write_atomically(path, (bytes([number]) for number in range(3)))
     assert path.read_bytes() == b"\0\1\2" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    private = tmp_path / "private"
+    files.write_atomically(private, "secret", mode=0o600)
+    assert stat.S_IMODE(private.stat().st_mode) == files.mode_of(private) == 0o600
 
 
 def umask() -> int:

@@ -88,6 +88,23 @@ def test_a_worktree_shares_the_cache_of_a_project_of_any_name(tmp_path, name):
         assert repo.config["remote"]["far"]["url"] == "s3://bucket/re%20mote"
 
 
+@pytest.mark.parametrize("given", [None, 0o600, 0o640])
+def test_a_copy_of_the_local_settings_is_as_private_as_they_are(tmp_path, given):
+    from tasks.storage.dvc.dvc_repo import share_cache
+
+    main, other = Workspace(tmp_path / "main"), Workspace(tmp_path / "other")
+    for workspace in (main, other):
+        (workspace.root / ".dvc").mkdir(parents=True)
+        (workspace.root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    if given is not None:
+        original = main.root / ".dvc" / "config.local"
+        original.write_text("['remote \"far\"']\n    url = s3://b\n    secret_access_key = canary\n")
+        original.chmod(given)
+    share_cache(main, other)
+    copy = other.root / ".dvc" / "config.local"
+    assert copy.stat().st_mode & 0o777 == (given or 0o600) and ("canary" in copy.read_text()) == (given is not None)
+
+
 @pytest.mark.parametrize("url", ["s3://bucket/re%20mote", "/mnt/50%", '"/a#b"', "/a;b", '"/a,b"'])
 def test_the_address_of_a_remote_is_read_as_dvc_reads_it(tmp_path, url):
     (tmp_path / ".dvc").mkdir()
