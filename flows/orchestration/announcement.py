@@ -23,7 +23,8 @@ def announce(workspace: Workspace, model: str, entry: Entry) -> None:
     address = os.environ.get("PREFECT_API_URL") or (serve and f"{serve.url}/api")
     if not address or not answers(address.rstrip("/") + "/health"):
         return
-    os.environ.update(prefect_environment(workspace, address))
+    token = serve.token if serve and serve.is_at(address) else None
+    os.environ.update(prefect_environment(workspace, address, token))
     with logs_to(workspace.shared / "logs" / "promotion.log"):
         try:
             from flows.orchestration.approval_flow import settle  # Prefect reads its environment on import

@@ -18,11 +18,11 @@ from prefect.input import RunInput
 from prefect.states import Cancelled
 
 from fewstep.util.errors import FewstepError
+from flows.orchestration.served_root import served_workspace
 from tasks.registry import webhooks
 from tasks.registry.audit_log import Entry
 from tasks.registry.gate import pending_approvals
 from tasks.registry.model_registry import Registry
-from tasks.storage.workspace import Workspace
 from tasks.tracking.redacted_logs import redact_logs_and_tracebacks, without_secrets
 from tasks.tracking.redaction import redact
 
@@ -44,7 +44,7 @@ def approval(root: str, identity: str, title: str) -> str:
     """Suspends until somebody answers, then approves or rejects decision `identity` of the checkout at `root`."""
     redact_logs_and_tracebacks()
     with without_secrets():
-        return _answered(Registry(Workspace.find(root)), identity)
+        return _answered(Registry(served_workspace(root)), identity)
 
 
 def _answered(registry: Registry, identity: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fewstep.util.errors import FewstepError
+from flows.orchestration.own_server_environment import LOOPBACK, TOKEN_PARAMETER
 from tasks.storage.workspace import require_importable
 from tasks.tracking.redaction import redact
 
@@ -27,13 +30,15 @@ class ChildServer:
 
     Attributes:
         process: its process.
-        url: of its pages.
+        url: of its pages, without the token.
         log: file with its output.
+        token: what who asks it must know (flows.orchestration.page_guard).
     """
 
     process: subprocess.Popen
     url: str
     log: Path
+    token: str
 
     def wait(self, path: str, name: str) -> None:
         """Until it answers at `path`. Raises FewstepError with the end of its log when it stops or stays silent."""
@@ -53,6 +58,33 @@ class ChildServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+def start_server(application: Literal["prefect", "mlflow"], environment: dict[str, str], log: Path, *, host: str,
+                 port: int) -> ChildServer:
+    """Starts a server that obeys its own pages and who knows its new token, and returns at once.
+
+    Args:
+        application: which (flows.orchestration.server_process).
+        environment: its variables.
+        log: file for its output.
+        host: address to listen on.
+        port: 0 takes a free one.
+
+    Raises FewstepError when the port is taken.
+    """
+    token = secrets.token_urlsafe(24)
+    with bind(host, port) as listening:
+        url = f"http://{LOOPBACK[0] if host == '0.0.0.0' else host}:{listening.getsockname()[1]}"
+        environment = environment | {"FEWSTEP_SERVER_TOKEN": token, "FEWSTEP_SERVER_HOST": host}
+        arguments = ["-m", "flows.orchestration.server_process", application, str(listening.fileno())]
+        return ChildServer(spawn(arguments, environment, log, keep=[listening.fileno()]), url, log, token)
+
+
+def with_token(url: str, token: str) -> str:
+    """The address that a person opens: `url`, which may end in a fragment, with the token of the session."""
+    page, mark, fragment = url.partition("#")
+    return f"{page.rstrip('/')}/?{TOKEN_PARAMETER}={token}{mark}{fragment}"
 
 
 def _reason(log: Path) -> str:

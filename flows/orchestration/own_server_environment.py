@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 LOOPBACK = ("127.0.0.1", "localhost")
+TOKEN_HEADER, TOKEN_PARAMETER = "X-Fewstep-Token", "token"      # how a server of ours is told its token
 _OTHERS = ("PREFECT_SERVER_", "PREFECT_API_DATABASE_")
 _LOGIN = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
 

@@ -9,6 +9,7 @@ its output in a file. Nothing here imports Prefect: it reads its environment whe
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from urllib.parse import urlsplit
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, wait_exponential
 
 from fewstep.util.errors import NotAvailable, SettingsError
-from flows.orchestration.child_server import ChildServer, answers, bind, spawn
-from flows.orchestration.own_server_environment import leave_out_other_servers, reach_loopback
+from flows.orchestration.child_server import ChildServer, answers, start_server
+from flows.orchestration.own_server_environment import TOKEN_HEADER, leave_out_other_servers, reach_loopback
 from tasks.storage.locks import said_by_holder
 from tasks.storage.workspace import Workspace, sqlite_address
 from tasks.tracking import process_env
@@ -29,8 +30,11 @@ HEARTBEAT = 30              # seconds; Prefect's least
 ATTEMPTS = 5                # for a server given by URL, with growing pauses: about 8 seconds
 
 
-def prefect_environment(workspace: Workspace, api_url: str | None = None) -> dict[str, str]:
-    """What Prefect reads from the environment when it is imported: its home in the checkout, no telemetry, JSON."""
+def prefect_environment(workspace: Workspace, api_url: str | None = None, token: str | None = None) -> dict[str, str]:
+    """What Prefect reads from the environment when it is imported: its home in the checkout, no telemetry, JSON.
+
+    `token` is that of a server of ours: Prefect's clients send it, and whatever is written down is redacted of it.
+    """
     values = {
         **process_env.TELEMETRY_OFF,
         "PREFECT_HOME": str(workspace.prefect_home),
@@ -44,12 +48,15 @@ def prefect_environment(workspace: Workspace, api_url: str | None = None) -> dic
     if "?" in str(workspace.prefect_home):  # where Prefect's own address of its database would be cut
         values["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = sqlite_address(workspace.prefect_home / "prefect.db",
                                                                           "aiosqlite")
+    if token:
+        values["FEWSTEP_SERVER_TOKEN"] = token
+        values["PREFECT_CLIENT_CUSTOM_HEADERS"] = json.dumps({TOKEN_HEADER: token})
     return values | ({"PREFECT_API_URL": api_url} if api_url else {})
 
 
 def start_prefect(workspace: Workspace, log: Path, *, pages: bool = False, host: str = "127.0.0.1", port: int = 0,
                   addition: dict[str, str] | None = None) -> ChildServer:
-    """Starts Prefect's server on this checkout's database and returns at once.
+    """Starts Prefect's server on this checkout's database, behind the page guard, and returns at once.
 
     Args:
         workspace: the checkout.
@@ -63,20 +70,15 @@ def start_prefect(workspace: Workspace, log: Path, *, pages: bool = False, host:
         FewstepError: `port` is taken.
     """
     workspace.prefect_home.mkdir(parents=True, exist_ok=True)
-    with bind(host, port) as listening:
-        port = listening.getsockname()[1]
-        url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-        environment = dict(os.environ)
-        leave_out_other_servers(environment, keep_login=pages)
-        environment |= prefect_environment(workspace)
-        environment.pop("PREFECT_API_URL", None)
-        if pages:
-            environment["PREFECT_UI_API_URL"] = f"{url}/api"
-        else:
-            environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
-        environment |= addition or {}
-        arguments = ["-m", "flows.orchestration.server_process", str(listening.fileno())]
-        return ChildServer(spawn(arguments, environment, log, keep=[listening.fileno()]), url, log)
+    environment = dict(os.environ)
+    leave_out_other_servers(environment, keep_login=pages)
+    environment |= prefect_environment(workspace)
+    environment.pop("PREFECT_API_URL", None)
+    if pages:
+        environment["PREFECT_UI_API_URL"] = "/api"      # by whatever name and port its pages are reached
+    else:
+        environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    return start_server("prefect", environment | (addition or {}), log, host=host, port=port)
 
 
 def require_address(api_url: str) -> None:
@@ -115,16 +117,27 @@ def serving_path(workspace: Workspace) -> Path:
 
 @dataclass(frozen=True)
 class Serving:
-    """A `fewstep serve` that runs: the address of its pages, its process, when it started (UTC)."""
+    """A `fewstep serve` that runs: the address of its pages, its token, its process, when it started (UTC)."""
 
     url: str
+    token: str
     pid: int
     started: str
 
+    def is_at(self, api_url: str) -> bool:
+        """Whether `api_url` is the address of its API."""
+        return api_url.rstrip("/") == f"{self.url}/api"
+
 
 def serving(workspace: Workspace) -> Serving | None:
-    """The `fewstep serve` of this repository, if one is ready. Asks the kernel who holds the file."""
-    facts = said_by_holder(serving_path(workspace))
+    """The `fewstep serve` of this repository, if one is ready. Asks the kernel who holds the file.
+
+    Another user's is none: its token is in a file that is not for us.
+    """
+    try:
+        facts = said_by_holder(serving_path(workspace))
+    except PermissionError:
+        return None
     return Serving(**facts) if facts else None
 
 
@@ -148,18 +161,19 @@ def prefect_api(workspace: Workspace, profile: str, log: Path,
     given, serve = os.environ.get("PREFECT_API_URL"), serving(workspace)
     reach_loopback(os.environ)
     with contextlib.ExitStack() as started:
+        child, token = None, serve.token if serve and given and serve.is_at(given) else None
         if profile == "server" or given:
-            url, child = given or "", None
+            url = given or ""
             require(url)
         elif serve and answers(serve.url + "/api/health"):
-            url, child = serve.url + "/api", None
+            url, token = serve.url + "/api", serve.token
         else:
             child = start_prefect(workspace, log)
             started.callback(child.stop)
-            url = child.url + "/api"
+            url, token = child.url + "/api", child.token
             leave_out_other_servers(os.environ)
             os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"     # never a second one of Prefect's making
-        os.environ.update(prefect_environment(workspace, url))
+        os.environ.update(prefect_environment(workspace, url, token))
         meanwhile()
         if child is not None:
             child.wait("/api/health", "Prefect's server")

@@ -1,8 +1,11 @@
-"""Prefect's server application in a child process: `python -m flows.orchestration.server_process FD`, FD a listening
-socket that it inherits, FEWSTEP_PARENT the pid that it dies with.
+"""A server application in a child process: `python -m flows.orchestration.server_process prefect|mlflow FD`.
 
-Several runs of a checkout have a server each, on one SQLite file. Prefect lets all of them bring its tables up to date
-at once, and all but one fail; here one after the other does, under a lock.
+FD is a listening socket that it inherits. In the environment: FEWSTEP_PARENT, the pid that it dies with;
+FEWSTEP_SERVER_TOKEN, what its callers must know; FEWSTEP_SERVER_HOST, the address it listens on. MLflow's needs
+FEWSTEP_MLFLOW_STORE, the address of its database, and FEWSTEP_MLFLOW_ARTIFACTS, where new experiments keep files.
+
+Several runs of a checkout have a Prefect server each, on one SQLite file. Prefect lets all of them bring its tables up
+to date at once, and all but one fail; here one after the other does, under a lock.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ import sys
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 import tasks.tracking.process_env  # noqa: F401
+from flows.orchestration.page_guard import PageGuard, own_names
 from tasks.storage.locks import die_with_parent, held
 from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 
@@ -27,11 +32,23 @@ def main() -> None:
     redact_logs_and_tracebacks()
     parent = os.environ.pop("FEWSTEP_PARENT", None)
     die_with_parent(int(parent) if parent else None)
-    listening = socket.socket(fileno=int(sys.argv[1]))
-    migrate(Path(os.environ["PREFECT_HOME"]))
-    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="warning", lifespan="on",
+    application = {"prefect": _prefect, "mlflow": _mlflow}[sys.argv[1]]
+    listening = socket.socket(fileno=int(sys.argv[2]))
+    token, names = os.environ["FEWSTEP_SERVER_TOKEN"], own_names(os.environ["FEWSTEP_SERVER_HOST"])
+    app = application({f"http://{name}:{listening.getsockname()[1]}" for name in names})
+    config = uvicorn.Config(PageGuard(app, token, names), log_level="warning", lifespan="on",
                             timeout_graceful_shutdown=3)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _prefect(origins: set[str]) -> ASGIApp:
+    """Prefect's application, which reads its environment when it is imported; `origins` are those of its own pages."""
+    os.environ["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] = ",".join(sorted(origins))
+    os.environ["PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED"] = "true"
+    migrate(Path(os.environ["PREFECT_HOME"]))
+    from prefect.server.api.server import create_app
+
+    return create_app()
 
 
 def migrate(home: Path) -> None:
@@ -41,6 +58,19 @@ def migrate(home: Path) -> None:
         from prefect.server.database import provide_database_interface  # Prefect reads its environment on import
 
         asyncio.run(provide_database_interface().create_db())
+
+
+def _mlflow(origins: set[str]) -> ASGIApp:
+    """MLflow's application, which reads what `mlflow server` is told from the environment when it is imported."""
+    from mlflow.server.constants import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
+
+    os.environ[BACKEND_STORE_URI_ENV_VAR] = os.environ["FEWSTEP_MLFLOW_STORE"]
+    os.environ[ARTIFACT_ROOT_ENV_VAR] = os.environ["FEWSTEP_MLFLOW_ARTIFACTS"]
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"      # it would start processes of its own
+    os.environ["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] = "true"    # knows localhost alone; the guard knows more
+    from mlflow.server.fastapi_app import app
+
+    return app
 
 
 if __name__ == "__main__":

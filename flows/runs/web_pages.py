@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from fewstep.util.errors import FewstepError
-from flows.orchestration.child_server import ChildServer, answers, bind, is_free, spawn
+from flows.orchestration.child_server import ChildServer, answers, is_free, start_server, with_token
 from flows.orchestration.own_server_environment import reach_loopback
 from flows.orchestration.prefect_api import require, serving, start_prefect
 from flows.runs.signals import handled
@@ -59,12 +59,12 @@ def _prefect(workspace: Workspace, profile: str, host: str, addresses: dict[str,
         require(given or "")
         addresses["Prefect"] = redact(given).removesuffix("/").removesuffix("/api")
     elif serve and answers(serve.url + "/api/health"):
-        addresses["Prefect"] = serve.url
+        addresses["Prefect"] = with_token(serve.url, serve.token)
     else:
         port = PREFECT_PORT if is_free(host, PREFECT_PORT) else 0
         child = children["Prefect"] = start_prefect(workspace, workspace.shared / "logs" / "ui-prefect.log", pages=True,
                                                     host=host, port=port)
-        addresses["Prefect"] = child.url
+        addresses["Prefect"] = with_token(child.url, child.token)
 
 
 def _mlflow(workspace: Workspace, experiment: str, host: str, addresses: dict[str, str],
@@ -75,25 +75,28 @@ def _mlflow(workspace: Workspace, experiment: str, host: str, addresses: dict[st
     known = Tracking.of(workspace).client.get_experiment_by_name(experiment)
     uri = str(workspace.mlflow_uri)
     if urlsplit(uri).scheme in ("http", "https"):
-        addresses["MLflow"] = redact(uri).removesuffix("/")
+        def page(path: str) -> str:
+            return redact(uri).removesuffix("/") + path
     else:
-        port = MLFLOW_PORT if is_free(host, MLFLOW_PORT) else _free_port(host)
-        addresses["MLflow"] = url = f"http://{host}:{port}"
-        log = workspace.shared / "logs" / "ui-mlflow.log"
-        environment = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-        artifacts = (workspace.shared / "mlartifacts").resolve().as_uri()
-        server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root",
-                  artifacts, "--host", host, "--port", str(port), "--workers", "1"]
-        process = spawn(["-m", "flows.runs.child_supervisor", *server], environment, log)   # it has children of its own
-        children["MLflow"] = ChildServer(process, url, log)
+        child = children["MLflow"] = start_mlflow(workspace, workspace.shared / "logs" / "ui-mlflow.log", host=host,
+                                                  port=MLFLOW_PORT if is_free(host, MLFLOW_PORT) else 0)
+
+        def page(path: str) -> str:
+            return with_token(child.url + path, child.token)
+    addresses["MLflow"] = page("")
     if known is not None:
-        addresses["runs"] = f"{addresses['MLflow']}/#/experiments/{known.experiment_id}/runs"
-        addresses["models"] = f"{addresses['MLflow']}/#/models"
+        addresses["runs"] = page(f"/#/experiments/{known.experiment_id}/runs")
+        addresses["models"] = page("/#/models")
 
 
-def _free_port(host: str) -> int:
-    with bind(host, 0) as listening:
-        return listening.getsockname()[1]
+def start_mlflow(workspace: Workspace, log: Path, *, host: str = "127.0.0.1", port: int = 0) -> ChildServer:
+    """Starts MLflow's server on the workspace's database, behind the page guard, and returns at once.
+
+    Raises FewstepError when the port is taken.
+    """
+    environment = dict(os.environ, FEWSTEP_MLFLOW_STORE=str(workspace.mlflow_uri),
+                       FEWSTEP_MLFLOW_ARTIFACTS=(workspace.shared / "mlartifacts").resolve().as_uri())
+    return start_server("mlflow", environment, log, host=host, port=port)
 
 
 def _wait(children: dict[str, ChildServer]) -> None:

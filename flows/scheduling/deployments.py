@@ -22,6 +22,7 @@ from prefect.schedules import Cron
 from fewstep.util.errors import FewstepError, NotAvailable, StageFailed
 from flows.orchestration.flow_run_locks import working_on
 from flows.orchestration.prefect_api import HEARTBEAT
+from flows.orchestration.served_root import served_workspace
 from flows.runs import isolated
 from flows.scheduling.schedules import Schedule
 from flows.scheduling.silent_runs import create_automation
@@ -41,7 +42,7 @@ def scheduled(root: str, name: str, sets: list[str]) -> dict:
     redact_logs_and_tracebacks()
     parent = os.environ.get("FEWSTEP_SERVE_PID")
     die_with_parent(int(parent) if parent else None)
-    workspace = Workspace.find(root)
+    workspace = served_workspace(root)
     with working_on(workspace, str(prefect.runtime.flow_run.id)), without_secrets():
         return run_isolated(workspace, name, list(sets))
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from fewstep.util.errors import Busy
-from flows.orchestration.child_server import is_free, source_path
+from flows.orchestration.child_server import is_free, source_path, with_token
 from flows.orchestration.own_server_environment import reach_loopback
 from flows.orchestration.prefect_api import Serving, prefect_environment, serving_path, start_prefect
+from flows.orchestration.served_root import SERVED_ROOT
 from tasks.storage.locks import held
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_record import now
@@ -40,18 +41,18 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
         who = f" (process {holder['pid']}): {holder['url']}" if holder else ""
         return Busy(f"`fewstep serve` runs already{who}")
 
-    with held(serving_path(workspace), busy) as lock:
+    with held(serving_path(workspace), busy, private=True) as lock:
         port = port if port is not None else (PORT if is_free(host, PORT) else 0)
         log = workspace.shared / "logs" / "serve.log"
         reach_loopback(os.environ)
         child = start_prefect(workspace, log, pages=True, host=host, port=port)
         try:
             child.wait("/api/health", "Prefect's server")
-            lock.say(asdict(Serving(url=child.url, pid=os.getpid(), started=now())))
-            os.environ.update(prefect_environment(workspace, f"{child.url}/api"))
+            lock.say(asdict(Serving(url=child.url, token=child.token, pid=os.getpid(), started=now())))
+            say(f"Prefect {with_token(child.url, child.token)}   (its log: {log})")
+            os.environ.update(prefect_environment(workspace, f"{child.url}/api", child.token))
             os.environ.update({"FEWSTEP_SERVE_PID": str(os.getpid()), "PYTHONPATH": source_path(dict(os.environ)),
-                               "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
-            say(f"Prefect {child.url}   (its log: {log})")
+                               SERVED_ROOT: str(workspace.root), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
             from flows.scheduling.schedule_runner import ScheduleRunner  # Prefect reads its environment on import
 
             asyncio.run(ScheduleRunner(workspace, child, limit, say).run())

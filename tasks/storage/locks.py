@@ -37,21 +37,24 @@ class Lock:
 
 
 @contextlib.contextmanager
-def held(path: Path, busy: Callable[[dict], Exception] | None = None) -> Iterator[Lock]:
+def held(path: Path, busy: Callable[[dict], Exception] | None = None, *, private: bool = False) -> Iterator[Lock]:
     """Hold the exclusive lock on the file `path`, which is made if needed. Children do not inherit the lock.
 
     Args:
         path: the file.
         busy: makes the error to raise while another process holds the lock, from what that one said ({} for nothing).
             None: wait until the lock is free.
+        private: whether what the holder says is for its user alone; nobody else can then ask for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600 if private else 0o666)
     try:
         if busy is None:
             fcntl.flock(handle, fcntl.LOCK_EX)
         else:
             _try_for_a_moment(handle, busy)
+        if private:
+            os.fchmod(handle, 0o600)    # it may be an older file
         try:
             yield Lock(handle)
         finally:

@@ -17,7 +17,7 @@ def add(app: typer.Typer) -> None:
     @app.command(epilog=examples("fewstep serve", "fewstep serve --port 4300 --limit 2",
                                  "systemctl --user enable --now fewstep   # infra/fewstep.service says how"))
     def serve(
-        host: str = typer.Option("127.0.0.1", help="Address to listen on; there is no password, so keep it local."),
+        host: str = typer.Option("127.0.0.1", help="Address to listen on; who has the printed address may do all."),
         port: int | None = typer.Option(None, min=1, max=65535, help="Default: 4200, or a free one if that is taken."),
         limit: int = typer.Option(1, min=1, help="Scheduled runs at the same time."),
     ) -> None:

@@ -17,7 +17,7 @@ def add(app: typer.Typer) -> None:
 
     @app.command(epilog=examples("fewstep ui", "fewstep ui --json"))
     def ui(
-        host: str = typer.Option("127.0.0.1", help="Address to listen on; there is no password, so keep it local."),
+        host: str = typer.Option("127.0.0.1", help="Address to listen on; who has the printed address may do all."),
         as_json: bool = typer.Option(False, "--json", help="Print the addresses as JSON when they answer."),
     ) -> None:
         """Start the Prefect and MLflow pages on this machine's data and print their addresses; Ctrl-C ends them."""

@@ -13,6 +13,7 @@ from tasks.registry.aliases import Decision, history, move
 from tasks.registry.gate import pending_approvals
 from tasks.registry.model_registry import Registry
 from tests.flows.scheduling.test_scheduler import free_port, wait_for
+from tests.own_server import client_of
 from tests.registry_world import Place, save_student
 from tests.registry_world import registration as what
 
@@ -54,7 +55,7 @@ def test_a_suspended_run_is_answered_on_its_page_or_ended_from_the_terminal(proj
     registry = registered(project.root, tmp_path)
     port = free_port()
     serve = project.start("serve", "--port", str(port))
-    environment = project.environment(PREFECT_API_URL=f"http://127.0.0.1:{port}/api")
+    environment = project.environment()
 
     def prefect(*arguments: str) -> str:
         done = subprocess.run([sys.executable, "-c", RUN, *arguments], cwd=project.root, env=environment,
@@ -70,8 +71,8 @@ def test_a_suspended_run_is_answered_on_its_page_or_ended_from_the_terminal(proj
         return identity, run
 
     try:
-        wait_for(lambda: (project.root / ".fewstep/serve.json").exists()
-                 and (project.root / ".fewstep/serve.json").read_text())  # fmt: skip
+        environment |= client_of(wait_for(lambda: (project.root / ".fewstep/serve.json").exists()
+                                          and (project.root / ".fewstep/serve.json").read_text()))  # fmt: skip
         _, run = ask(2, 1)
         prefect("resume", run, json.dumps({"approve": True, "who": "eve", "why": "looked at the grid"}))
         wait_for(lambda: registry.aliases(MODEL)["champion"] == 2)

@@ -12,6 +12,7 @@ from tasks.registry.aliases import move
 from tasks.registry.registration_result import RegistrationResult
 from tests.flows.orchestration.test_approval_flow import MODEL, registered
 from tests.flows.scheduling.test_scheduler import free_port, wait_for
+from tests.own_server import client_of
 from tests.registry_world import with_three_versions
 
 pytestmark = pytest.mark.timeout(300)
@@ -64,7 +65,7 @@ def test_an_automation_on_a_prefect_server_follows_the_champion(project, tmp_pat
     move(registry, registry.get(MODEL, 2), 1)
     port = free_port()
     serve = project.start("serve", "--port", str(port))
-    environment = project.environment(PREFECT_API_URL=f"http://127.0.0.1:{port}/api")
+    environment = project.environment()
 
     def prefect(code: str) -> str:
         done = subprocess.run([sys.executable, "-c", code], cwd=project.root, env=environment, capture_output=True,
@@ -73,8 +74,8 @@ def test_an_automation_on_a_prefect_server_follows_the_champion(project, tmp_pat
         return done.stdout
 
     try:
-        wait_for(lambda: (project.root / ".fewstep/serve.json").exists()
-                 and (project.root / ".fewstep/serve.json").read_text())  # fmt: skip
+        environment |= client_of(wait_for(lambda: (project.root / ".fewstep/serve.json").exists()
+                                          and (project.root / ".fewstep/serve.json").read_text()))  # fmt: skip
         prefect(DEPLOYED)
         project.fewstep("rollback", "toy", "--why", "blurred sevens")
         assert wait_for(lambda: json.loads(prefect(STARTED)), 60) == [

@@ -5,31 +5,16 @@ SQLAlchemy from 2.1 on (Prefect's scheduler cannot write the runs of a schedule)
 """
 
 import datetime
-import http.client
-import json
 import os
-from urllib.parse import urlsplit
 
 import pytest
-from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
 from flows.orchestration.child_server import bind
 from flows.orchestration.prefect_api import prefect_environment, start_prefect
 from tasks.storage.workspace import Workspace
+from tests.own_server import ask
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@retry(retry=retry_if_result(lambda answer: answer[0] == 503), stop=stop_after_delay(60), wait=wait_fixed(0.2),
-       retry_error_callback=lambda state: state.outcome.result())
-def ask(url, body=None):
-    """Status and answer; asked again, as Prefect's client does, while a 503 says that SQLite has another writer."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-    connection.request("GET" if body is None else "POST", parts.path, None if body is None else json.dumps(body),
-                       {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    return answer.status, json.loads(answer.read() or b"null")
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +43,20 @@ def test_servers_that_start_at_once_on_a_fresh_database_all_start(tmp_path):
 def test_prefects_server_accepts_its_clients_explicit_nulls(server):
     nulls = {"flows": None, "flow_runs": None, "task_runs": None, "deployments": None, "work_pools": None,
              "sort": "NAME_ASC", "limit": 5, "offset": 0}
-    assert ask(server.url + "/api/flows/filter", nulls) == (200, [])
+    assert ask(server.url + "/api/flows/filter", server.token, nulls) == (200, [])
 
 
 def test_prefects_scheduler_makes_the_runs_of_a_schedule(server):
-    status, flow = ask(server.url + "/api/flows/", {"name": "f"})
+    status, flow = ask(server.url + "/api/flows/", server.token, {"name": "f"})
     assert status == 201
-    status, deployment = ask(server.url + "/api/deployments/", {
+    status, deployment = ask(server.url + "/api/deployments/", server.token, {
         "name": "d", "flow_id": flow["id"],
         "schedules": [{"schedule": {"cron": "0 2 * * *", "timezone": "UTC"}, "active": True}]})
     assert status == 201
     end = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).isoformat()
-    status, answer = ask(f"{server.url}/api/deployments/{deployment['id']}/schedule", {"end_time": end})
+    status, answer = ask(f"{server.url}/api/deployments/{deployment['id']}/schedule", server.token, {"end_time": end})
     assert status == 200, answer
-    status, runs = ask(server.url + "/api/flow_runs/filter", {})
+    status, runs = ask(server.url + "/api/flow_runs/filter", server.token, {})
     assert status == 200 and len(runs) >= 2 and {run["state_type"] for run in runs} == {"SCHEDULED"}
 
 

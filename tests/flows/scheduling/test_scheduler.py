@@ -13,6 +13,7 @@ import pytest
 from fewstep.util.errors import SettingsError
 from flows.scheduling.schedules import Schedule, check_cron, load_good, remove, save
 from tasks.storage.workspace import Workspace
+from tests.own_server import ask, client_of
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -123,28 +124,26 @@ def test_a_schedule_for_a_work_pool_is_a_deployment_on_the_given_server(project)
     try:
         facts = wait_for(lambda: (project.root / ".fewstep" / "serve.json").read_text()
                          if (project.root / ".fewstep" / "serve.json").exists() else None)
-        api = json.loads(facts)["url"] + "/api"
+        client, token = client_of(facts), json.loads(facts)["token"]
+        api = client["PREFECT_API_URL"]
         arguments = ["schedule", "--name", "pooled", "--cron", "0 2 * * *", "--pool", "gpus"]
         assert "work-pool create gpus" in project.fewstep(*arguments, code=4, PREFECT_API_URL=api).stderr
         assert project.json("schedule", "list") == []
-        before = wait_for(lambda: names(api))       # what serve itself serves: the approvals
+        before = wait_for(lambda: names(api, token))       # what serve itself serves: the approvals
         home = str(project.root / ".fewstep" / "prefect")
         subprocess.run([sys.executable, "-m", "prefect", "work-pool", "create", "gpus", "--type", "process"],
-                       check=True, env=project.environment(PREFECT_API_URL=api, PREFECT_HOME=home))
+                       check=True, env=project.environment(PREFECT_HOME=home, **client))
         assert "work pool gpus" in project.fewstep(*arguments, PREFECT_API_URL=api).stdout
-        assert sorted(names(api)) == sorted([*before, "pooled"])
+        assert sorted(names(api, token)) == sorted([*before, "pooled"])
         project.fewstep("schedule", "remove", "pooled", PREFECT_API_URL=api)
-        assert names(api) == before
+        assert names(api, token) == before
     finally:
         serve.send_signal(signal.SIGTERM)
         serve.communicate(timeout=60)
 
 
-def names(api):
-    import urllib.request
-
-    request = urllib.request.Request(api + "/deployments/filter", b"{}", {"Content-Type": "application/json"})
-    return [item["name"] for item in json.loads(urllib.request.urlopen(request, timeout=30).read())]
+def names(api, token):
+    return [item["name"] for item in ask(api + "/deployments/filter", token, {})[1]]
 
 
 @pytest.mark.slow
@@ -180,7 +179,8 @@ def test_ui_serves_both_pages_and_ends_with_its_process(project):
         ui = project.start("ui", "--json")
         addresses = json.loads(ui.stdout.readline())
         for address in addresses.values():
-            assert urllib.request.urlopen(address, timeout=30).status == 200
+            person = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            assert person.open(address, timeout=30).status == 200 and "?token=" in address
         children = psutil.Process(ui.pid).children(recursive=True)
         assert pages == set(addresses) and len(children) >= 2
         ui.send_signal(number)
