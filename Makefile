@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test browser emoji emoji-font test-slow conformance families bench lint constraints environment clean dvc.yaml
+.PHONY: run test browser postgres emoji emoji-font test-slow conformance families bench lint constraints environment clean dvc.yaml
 
 environment: $(STAMP)
 
@@ -22,7 +22,7 @@ $(STAMP): constraints.txt pyproject.toml
 run: $(STAMP)
 	$(BIN)/fewstep run
 
-test: $(STAMP) browser emoji-font
+test: $(STAMP) browser emoji-font postgres
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n auto --durations 25
 
@@ -46,6 +46,13 @@ SIZE ?= full
 emoji: $(STAMP) emoji-font
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[emoji]'
 	$(BIN)/python -m examples.emoji --size $(SIZE)
+
+# What hosts share is tested on the database that they share. Where it cannot be installed, those tests are skipped.
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+	    echo "installing postgresql (Prefect and MLflow are tested on it)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; \
+	} || echo "no PostgreSQL here and no right to install it: the tests on it will be skipped"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

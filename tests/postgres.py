@@ -1,6 +1,6 @@
-"""A real PostgreSQL for the tests: Debian's, on loopback, in a process that is ended by its id and dies with the tests.
+"""A real PostgreSQL for the tests: Debian's, on loopback, in a process that is ended by its id and dies with them.
 
-SQLite has one writer and words of its own for what goes wrong; two hosts that insert one row at once meet on PostgreSQL.
+SQLite has one writer; two hosts that insert one row at once meet on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psycopg2
 import pytest
 
 from tasks.storage.locks import die_with_parent
-from tests.children import free_ports
+from tests.s3_server import free_ports
 
 USER, PASSWORD = "fewstep", "c@nary-6f1e0b/pg"
 _SUPERUSER = "postgres"     # the account of Debian's package; the server refuses to run as root

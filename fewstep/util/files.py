@@ -18,6 +18,7 @@ from fewstep.util.errors import DiskFull, FewstepError
 TEMPORARY = ".fewstep-tmp-"
 """Begins the name of a file that is being written; the id of the process that writes it follows."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SQLITE_FULL, _SQL_FULL = 13, "53100"     # SQLITE_FULL, disk_full
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
@@ -195,14 +196,19 @@ def disk_full(path: str | os.PathLike) -> DiskFull:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, says that no space is left; safetensors and SQLite say so in words alone."""
+    """Whether an error, or its cause, says that no space is left.
+
+    By errno, SQLite's result code, PostgreSQL's SQLSTATE; safetensors alone says it nowhere but in its text, as Rust
+    writes an errno.
+    """
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _FULL):
             return True
-        text = str(error)
-        if re.search(r"os error (27|28|122)\b", text) or "database or disk is full" in text:
+        if getattr(error, "sqlite_errorcode", None) == _SQLITE_FULL or getattr(error, "pgcode", None) == _SQL_FULL:
+            return True
+        if re.search(r"\(os error (27|28|122)\)", str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -37,11 +38,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("error", [
     OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
-    RuntimeError("I/O error: No space left on device (os error 28)"), Exception("database or disk is full"),
+    RuntimeError("I/O error: No space left on device (os error 28)"),
 ])
-def test_a_full_disk_is_recognised_in_every_librarys_words(error):
+def test_a_full_disk_is_recognised_whatever_library_met_it(error):
     with pytest.raises(DiskFull, match="finished work is kept"), files.writing("x"):
         raise ValueError("while saving") from error
+
+
+def test_a_full_database_is_a_full_disk(tmp_path):
+    database = sqlite3.connect(tmp_path / "full.db")
+    database.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(DiskFull), files.writing("full.db"):
+        database.execute("CREATE TABLE a AS SELECT hex(randomblob(9999)) FROM (VALUES (1), (2), (3))")
+    with pytest.raises(sqlite3.OperationalError), files.writing("full.db"):     # words alone say nothing
+        database.execute("SELECT * FROM [database or disk is full]")
 
 
 def test_other_errors_pass_unchanged():

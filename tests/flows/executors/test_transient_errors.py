@@ -48,3 +48,34 @@ def test_an_error_of_the_project_is_final_whatever_caused_it():
     error.__cause__ = ConnectionResetError()
     assert not is_transient(error)
     assert is_transient(RuntimeError()) is False
+
+
+def test_postgresql_says_by_its_state_whether_trying_again_may_help(postgres):
+    """A row that another transaction holds, a deadlock's end, a server that was stopped; not a row that exists."""
+    engine = sqlalchemy.create_engine(postgres.new("transient"), pool_pre_ping=False)
+
+    def says(connection, sql):
+        with pytest.raises(sqlalchemy.exc.DBAPIError) as raised:
+            connection.execute(sqlalchemy.text(sql))
+        return raised.value
+
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (x int PRIMARY KEY)"))
+        connection.execute(sqlalchemy.text("INSERT INTO t VALUES (1)"))
+    with engine.connect() as holder, engine.connect() as other:
+        holder.execute(sqlalchemy.text("SELECT * FROM t FOR UPDATE"))
+        busy = says(other, "SELECT * FROM t FOR UPDATE NOWAIT")
+        other.rollback()
+        taken = says(other, "INSERT INTO t VALUES (1)")
+        other.rollback()
+        absent = says(other, "SELECT * FROM absent")
+        other.rollback()
+        me = other.execute(sqlalchemy.text("SELECT pg_backend_pid()")).scalar()
+        holder.execute(sqlalchemy.text(f"SELECT pg_terminate_backend({me})"))
+        ended = says(other, "SELECT 1")
+        other.invalidate()
+    engine.dispose()
+    wrapped = RuntimeError("as MLflow does")
+    wrapped.__cause__ = busy
+    assert is_transient(busy) and is_transient(wrapped) and is_transient(ended)
+    assert not is_transient(taken) and not is_transient(absent)

@@ -1,13 +1,10 @@
-"""The profile `server`: MLflow by URL with its files in S3, DVC's remote in S3."""
+"""The profile `server`: MLflow by URL over PostgreSQL with its files in S3, DVC's remote in S3."""
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from tasks.registry.model_registry import Registry
 from tasks.storage.object_store import Store
 from tasks.storage.workspace import Workspace
 from tests.fake_project import FakeProject
+from tests.mlflow_server import mlflow_server
 from tests.registry_world import Place, save_student
 from tests.registry_world import registration as what
 
@@ -40,29 +38,10 @@ def environment(s3_server):
 
 
 @pytest.fixture(scope="module")
-def mlflow_url(environment, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", "s3://fewstep/mlflow"]
-    settings = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    url = f"http://127.0.0.1:{port}"
-    with open(folder / "server.log", "w") as log:
-        process = subprocess.Popen(command, env=settings, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.2)
+def mlflow_url(environment, postgres, tmp_path_factory):
+    folder, database = tmp_path_factory.mktemp("mlflow"), postgres.new("server_profile")
+    with mlflow_server(folder, database, "s3://fewstep/mlflow", **environment) as url:
         yield url
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(timeout=30)
 
 
 def names() -> list[str]:
