@@ -26,8 +26,11 @@ from tasks.storage.locks import die_with_parent
 BUCKET, _PROBE = "fewstep", "probe"
 KEY, SECRET = "canary-6f1e0b-key", "canary-6f1e0b-secret"
 READER, READER_SECRET = "canary-6f1e0b-reader", "canary-6f1e0b-reader-secret"
+WORKER, WORKER_SECRET = "canary-6f1e0b-worker", "canary-6f1e0b-worker-secret"
 _IDENTITIES = {"identities": [
     {"name": "writer", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]},
+    {"name": "worker", "credentials": [{"accessKey": WORKER, "secretKey": WORKER_SECRET}],
+     "actions": ["Read", "Write", "List", "Tagging"]},
     {"name": "reader", "credentials": [{"accessKey": READER, "secretKey": READER_SECRET}],
      "actions": [f"Read:{BUCKET}", f"List:{BUCKET}"]},
 ]}  # fmt: skip
@@ -60,6 +63,11 @@ class S3Server:
     def reader(self) -> dict[str, str]:
         """The environment of who may read and list the bucket, and nothing else."""
         return {**self.environment, "AWS_ACCESS_KEY_ID": READER, "AWS_SECRET_ACCESS_KEY": READER_SECRET}
+
+    @property
+    def worker(self) -> dict[str, str]:
+        """The environment of who may do everything with objects and make no bucket."""
+        return {**self.environment, "AWS_ACCESS_KEY_ID": WORKER, "AWS_SECRET_ACCESS_KEY": WORKER_SECRET}
 
     def start(self) -> None:
         """Returns when the bucket is there, and objects can be written and read."""

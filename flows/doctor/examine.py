@@ -16,8 +16,12 @@ CHECKS: dict[str, Callable[[Workspace], Iterator[Finding]]] = {     # by the top
 
 
 def examine(workspace: Workspace, *, ask_servers: bool = True) -> list[Finding]:
-    """All findings. Changes nothing. `ask_servers`: whether Prefect's and MLflow's servers are looked at too."""
-    checks = CHECKS | ({"servers": servers.answering} if ask_servers else {})
+    """All findings. Changes nothing here.
+
+    `ask_servers`: whether Prefect's and MLflow's servers and the store behind DVC's remote are asked too; there, an
+    object is written and deleted.
+    """
+    checks = CHECKS | ({"servers": servers.answering, "storage": servers.storage} if ask_servers else {})
     findings = []
     for topic, check in checks.items():
         try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from fewstep.util.errors import NotAvailable
 from flows.doctor.finding import Finding
 from flows.orchestration.child_server import answers
 from flows.orchestration.prefect_api import serving
 from flows.runs import profiles
 from flows.scheduling.schedules import load_good
 from tasks.config import params_file
+from tasks.storage.storage_check import try_storage
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 
@@ -25,6 +27,18 @@ def schedules(workspace: Workspace) -> Iterator[Finding]:
         yield Finding("schedules", "warning", f"nothing is serving {', '.join(local)}", "`fewstep serve`")
     elif local:
         yield Finding("schedules", "ok", f"{', '.join(local)}, served")
+
+
+def storage(workspace: Workspace) -> Iterator[Finding]:
+    """Whether the store behind DVC's remote takes what a run will do there. Raises SettingsError where it refuses."""
+    try:
+        address = try_storage(workspace)
+    except NotAvailable as error:
+        yield Finding("storage", "warning", f"the DVC remote does not answer: {error}",
+                      "runs keep what they make on this disk until it does")
+        return
+    if address is not None:
+        yield Finding("storage", "ok", f"{redact(address)}: one object written, read, replaced and deleted")
 
 
 def answering(workspace: Workspace) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
 from fewstep.util.cores import cores
+from fewstep.util.errors import NotAvailable
 from flows.executors.prefect_tasks import IN_PROCESS, prefect_tasks
 from flows.executors.transient_errors import is_transient
 from flows.orchestration.promotion_events import emit_of_run
@@ -32,6 +33,7 @@ from tasks.report import FOLDER, PAGE, results_table
 from tasks.stages.register import RegisterStage
 from tasks.storage import remote_outputs
 from tasks.storage.dvc import dvc_repo
+from tasks.storage.patient_push import sent
 from tasks.storage.sharing.host import host_name
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redacted_logs import without_secrets
@@ -56,6 +58,7 @@ class Session:
         observer: who is told of its progress.
         outcomes: by stage, of those that are done.
         failed_stage: the stage that is running, or has failed.
+        left_over: what is left for the next run although this one has not failed.
     """
 
     workspace: Workspace
@@ -65,6 +68,7 @@ class Session:
     observer: Observer
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     failed_stage: str | None = None
+    left_over: str | None = None
 
     def run(self) -> None:
         """Runs the flow. Raises what the failing stage raised."""
@@ -86,7 +90,8 @@ class Session:
         push_task = task(self.push, name="push", task_run_name="push to the DVC remote", **IN_PROCESS, **retry)
         results = {stage.name: run_stage_task(stage.name) for stage in graph.IN_DVC}
         results["push"] = push_task()
-        results |= {stage.name: run_stage_task(stage.name) for stage in graph.STAGES if not stage.in_dvc}
+        if not results["push"]["left"]:
+            results |= {stage.name: run_stage_task(stage.name) for stage in graph.STAGES if not stage.in_dvc}
         self.record.prefect["state"] = "Completed"
         return results
 
@@ -106,11 +111,21 @@ class Session:
 
     @without_secrets()
     def push(self) -> dict:
-        """Copies what of dvc.lock is not there yet to DVC's default remote and announces it; returns how many files."""
-        sent = dvc_repo.push(self.workspace)
-        for stage, note in remote_outputs.announce(self.workspace).items():
+        """Copies what of dvc.lock is not there yet to DVC's default remote and announces it; returns how many files,
+        and whether it is left for the next run, as the remote does not answer: no failure, as nothing is lost.
+        """
+        def send() -> tuple[int, dict[str, str]]:
+            return dvc_repo.push(self.workspace), remote_outputs.announce(self.workspace)
+
+        try:
+            files, notes = sent(self.workspace, send)
+        except NotAvailable as error:
+            self.left_over = f"what was made is on this disk alone, and nothing is registered: {error}"
+            self.observer.stage_warned(graph.IN_DVC[-1].name, self.left_over)
+            return {"files": 0, "left": True}
+        for stage, note in notes.items():
             self.observer.stage_warned(stage, note)
-        return {"files": sent}
+        return {"files": files, "left": False}
 
     def record_failure(self, flow: Flow, flow_run: FlowRun, state: State) -> None:
         """Prefect's hook for a failed, crashed or cancelled run: records what failed and how to continue."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fewstep.util.errors import FewstepError
 from tasks.engine.manifest import Manifest
 
 
@@ -44,7 +45,10 @@ class Observer:
         """What the stage is doing beside its progress: for whom it waits, that its work so far was shared."""
 
     def stage_aside(self, stage: str, folder: Path) -> None:
-        """What stands beside the stage's output was made, or is there: the report of an evaluation."""
+        """What stands beside the stage's output was made, or is there: the report of an evaluation.
+
+        Raises FewstepError where it cannot be kept, which is a warning: the output is valid without it.
+        """
 
     def stage_finished(self, stage: str, outcome: Outcome, cost: dict) -> None:
         """The stage's output is published and valid."""
@@ -83,8 +87,14 @@ class Observers(Observer):
             observer.stage_noted(stage, text)
 
     def stage_aside(self, stage, folder):
-        for observer in self.observers:
-            observer.stage_aside(stage, folder)
+        failed = None
+        for observer in self.observers:     # that one cannot keep it is no reason for the others not to
+            try:
+                observer.stage_aside(stage, folder)
+            except FewstepError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def stage_finished(self, stage, outcome, cost):
         for observer in self.observers:

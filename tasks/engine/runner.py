@@ -262,7 +262,10 @@ class StageRun:
             self.observer.stage_warned(self.stage.name, f"no report: {type(error).__name__}: {text}")
             return
         if folder is not None:
-            self.observer.stage_aside(self.stage.name, folder)
+            try:
+                self.observer.stage_aside(self.stage.name, folder)
+            except FewstepError as error:
+                self.observer.stage_warned(self.stage.name, f"the report is here, and not kept everywhere: {error}")
 
 
 _FINGERPRINTS = "fewstep-fingerprints/1"

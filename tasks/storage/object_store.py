@@ -31,10 +31,22 @@ from tasks.tracking.redaction import redact
 T = TypeVar("T")
 ATTEMPTS = 5
 _MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
-_MISSING = _MISSING_KEY | {"NoSuchBucket"}
+_MISSING_BUCKET = "NoSuchBucket"
 _TAKEN = {"412", "PreconditionFailed"}
 _RETRIED = {"409", "429", "500", "502", "503", "504", "ConditionalRequestConflict", "InternalError", "OperationAborted",
             "RequestTimeout", "ServiceUnavailable", "SlowDown", "ThrottlingException"}  # fmt: skip
+
+
+class Refused(FewstepError):
+    """The store answered and said no; `code` is S3's name of the reason (AccessDenied, SignatureDoesNotMatch, …)."""
+
+    def __init__(self, message: str, *, code: str, hint: str | None = None):
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class NoBucket(NotAvailable):
+    """The store has no bucket of this name."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ class Store:
         endpoint: address of the server; None: AWS_ENDPOINT_URL.
         attempts: how often a request is tried, with growing pauses, while errors say that it may pass.
 
-    All methods raise NotAvailable where the store does not answer or the object is missing, and FewstepError where the
-    store refuses. No message holds a secret.
+    All methods raise NotAvailable where the store does not answer or the object or bucket (NoBucket) is missing, and
+    Refused where the store refuses. No message holds a secret.
     """
 
     def __init__(self, url: str, endpoint: str | None = None, attempts: int = ATTEMPTS):
@@ -71,7 +83,7 @@ class Store:
                                 hint="credentials come from the environment (AWS_ACCESS_KEY_ID, …)")  # fmt: skip
         self.bucket, self.prefix, self.attempts = parts.netloc, parts.path.strip("/"), attempts
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60)
-        self.client = boto3.client("s3", endpoint_url=endpoint, config=config)
+        self.client = boto3.Session().client("s3", endpoint_url=endpoint, config=config)  # of today's environment
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write the object `name` unless there is one. Of many callers at once exactly one gets True, all others False.
@@ -201,16 +213,22 @@ class Store:
             return retrying(action)
         except (ClientError, BotoCoreError) as error:
             text = redact(str(error))
-            if isinstance(error, ClientError) and _code(error) in _MISSING:
+            if _code(error) == _MISSING_BUCKET:
+                raise NoBucket(f"{what} failed: there is no bucket {self.bucket!r}",
+                               hint="make it, or mend the url of DVC's remote (`dvc remote list`)") from error
+            if _code(error) in _MISSING_KEY:
                 raise NotAvailable(f"{what} in s3://{self.bucket}/{self.prefix} failed: it is not there") from error
             if _transient(error):
                 raise NotAvailable(f"{what} failed after {self.attempts} attempts: {text}",
                                    hint="finished work is kept; run it again when the store answers") from error
-            raise FewstepError(f"{what} was refused: {text}", hint="check bucket, credentials and rights") from error
+            raise Refused(f"{what} was refused: {text}", code=_code(error),
+                          hint="check bucket, credentials and rights") from error
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _code(error: ClientError | BotoCoreError) -> str:
+    """S3's code of an answer; botocore's own word where it did not even ask, such as NoCredentialsError."""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) \
+        else type(error).__name__
 
 
 def _transient(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -63,6 +63,8 @@ REFUSALS = {
 """Codes of answers; every other code (TEMPORARILY_UNAVAILABLE, INTERNAL_ERROR, …) says that there was no answer."""
 UNREACHABLE = (sqlalchemy.exc.SQLAlchemyError, requests.RequestException, ConnectionError, TimeoutError)
 """What is raised where MLflow does not translate: the store does not answer."""
+
+_LONGEST = 1500     # characters of a library's text in a message
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -165,14 +167,26 @@ class Tracking:
         try:
             return retrying(action)
         except Exception as error:  # not MLflow's alone: artifact stores raise exceptions of their own libraries
-            text = (redact(str(error)).strip() or type(error).__name__).splitlines()[0][:300]
+            text = _said(error)
             if isinstance(error, MlflowException) and error.error_code == MISSING:
                 raise Missing(f"MLflow refused {what}: {text}") from error
             if _unreachable(error):
-                message = f"MLflow at {redact(self.uri)} did not answer after {attempts} attempts: {text}"
-                hint = "finished work is kept; start the server or mend its address, then `fewstep resume`"
-                raise NotAvailable(message, hint=hint) from error
+                if self._is_up():
+                    problem = f"is up and failed {what}"
+                    hint = "finished work is kept; MLflow's log says what failed behind it, such as its artifact store"
+                else:
+                    problem = "did not answer"
+                    hint = "finished work is kept; start the server or mend its address, then `fewstep resume`"
+                raise NotAvailable(f"MLflow at {redact(self.uri)} {problem} after {attempts} attempts: {text}",
+                                   hint=hint) from error
             raise FewstepError(f"MLflow refused {what}: {text}") from error
+
+    def _is_up(self) -> bool:
+        """Whether a server is there, whatever it fails at: an upload that it cannot pass on may end without an answer."""
+        try:
+            return is_server(self.uri) and requests.get(f"{self.uri.rstrip('/')}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
 
     def _worth_repeating(self, error: BaseException) -> bool:
         if isinstance(error, MlflowException) and error.error_code == REFUSED_BY_DATABASE:
@@ -217,6 +231,24 @@ def _unreachable(error: BaseException) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code not in REFUSALS
     return isinstance(error, UNREACHABLE)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _said(error: BaseException) -> str:
+    """The error's text in one line, redacted, and its first cause where the text does not have it. A long text loses
+    its middle: what failed stands at its begin, why at its end."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    *_, first = _chain(error)
+    cause = " ".join(str(first).split()) or type(first).__name__
+    text = redact(text if cause in text else f"{text} (because of {type(first).__name__}: {cause})")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST // 3]} … {text[-2 * _LONGEST // 3:]}"
 
 
 def _upgrade(uri: str) -> None:

@@ -9,6 +9,7 @@ from fewstep.util.errors import FewstepError, NotAvailable
 from tasks.registry.aliases import AliasMoved, history, move
 from tasks.registry.model_registry import Registry
 from tasks.tracking.mlflow_client import Missing, Tracking, if_present
+from tests.mlflow_server import mlflow_server
 from tests.postgres import PASSWORD
 from tests.registry_world import Place
 
@@ -23,8 +24,6 @@ def uri(request, postgres, tmp_path_factory):
     if request.param == "database":
         yield database
         return
-    from tests.mlflow_server import mlflow_server
-
     with mlflow_server(tmp_path_factory.mktemp("mlflow"), database) as url:
         yield url
 
@@ -109,6 +108,21 @@ def test_what_does_not_exist_is_told_from_what_is_refused_and_from_a_wrong_passw
     with pytest.raises(FewstepError, match="MLflow refused create_registered_model") as refused:
         own.client.create_registered_model("")
     assert not isinstance(refused.value, (Missing, NotAvailable))
+
+
+def test_a_server_whose_artifact_store_is_away_answers_and_its_error_says_why(postgres, tmp_path, monkeypatch):
+    """What MLflow's client tells of it ends in the cause; it is not that MLflow did not answer."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    page = tmp_path / "report.html"
+    page.write_text("<html>")
+    dead = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y",
+            "AWS_MAX_ATTEMPTS": "1", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    with mlflow_server(tmp_path, postgres.new("artifacts_away"), "s3://bucket/x", **dead) as url:
+        own = tracking(url, tmp_path)
+        run = Tracking(url, None, tmp_path).client.create_run(Tracking(url, None, tmp_path).experiment("x"))
+        with pytest.raises(NotAvailable, match="is up and failed log_artifact after 2 attempts: .*Caused by") as away:
+            own.client.log_artifact(run.info.run_id, str(page), "report")
+        assert "artifact store" in away.value.hint and len(str(away.value)) > 400
 
 
 def test_a_database_that_is_away_is_not_available_and_its_password_is_not_said(postgres, tmp_path, monkeypatch):
