@@ -7,7 +7,7 @@ import os
 
 from flows.orchestration.child_server import answers
 from flows.orchestration.own_server_environment import reach_loopback
-from flows.orchestration.prefect_api import prefect_environment, serving
+from flows.orchestration.prefect_api import adopt, prefect_environment, serving
 from flows.runs.log_capture import logs_to
 from tasks.registry.audit_log import Entry
 from tasks.storage.workspace import Workspace
@@ -24,7 +24,7 @@ def announce(workspace: Workspace, model: str, entry: Entry) -> None:
     if not address or not answers(address.rstrip("/") + "/health"):
         return
     token = serve.token if serve and serve.is_at(address) else None
-    os.environ.update(prefect_environment(workspace, address, token))
+    adopt(prefect_environment(workspace, address, token))
     with logs_to(workspace.shared / "logs" / "promotion.log"):
         try:
             from flows.orchestration.approval_flow import settle  # Prefect reads its environment on import

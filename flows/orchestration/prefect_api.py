@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,15 @@ def prefect_environment(workspace: Workspace, api_url: str | None = None, token:
         values["FEWSTEP_SERVER_TOKEN"] = token
         values["PREFECT_CLIENT_CUSTOM_HEADERS"] = json.dumps({TOKEN_HEADER: token})
     return values | ({"PREFECT_API_URL": api_url} if api_url else {})
+
+
+def adopt(values: dict[str, str]) -> None:
+    """Puts `values` into the environment of this process; a Prefect that was imported before reads them again."""
+    os.environ.update(values)
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context  # not where Prefect is not loaded
+
+        refresh_global_settings_context()
 
 
 def start_prefect(workspace: Workspace, log: Path, *, pages: bool = False, host: str = "127.0.0.1", port: int = 0,
@@ -173,7 +183,7 @@ def prefect_api(workspace: Workspace, profile: str, log: Path,
             url, token = child.url + "/api", child.token
             leave_out_other_servers(os.environ)
             os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"     # never a second one of Prefect's making
-        os.environ.update(prefect_environment(workspace, url, token))
+        adopt(prefect_environment(workspace, url, token))
         meanwhile()
         if child is not None:
             child.wait("/api/health", "Prefect's server")

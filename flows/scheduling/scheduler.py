@@ -13,7 +13,7 @@ from dataclasses import asdict
 from fewstep.util.errors import Busy
 from flows.orchestration.child_server import is_free, source_path, with_token
 from flows.orchestration.own_server_environment import reach_loopback
-from flows.orchestration.prefect_api import Serving, prefect_environment, serving_path, start_prefect
+from flows.orchestration.prefect_api import Serving, adopt, prefect_environment, serving_path, start_prefect
 from flows.orchestration.served_root import SERVED_ROOT
 from tasks.storage.locks import held
 from tasks.storage.workspace import Workspace
@@ -50,7 +50,7 @@ def serve(workspace: Workspace, *, host: str = "127.0.0.1", port: int | None = N
             child.wait("/api/health", "Prefect's server")
             lock.say(asdict(Serving(url=child.url, token=child.token, pid=os.getpid(), started=now())))
             say(f"Prefect {with_token(child.url, child.token)}   (its log: {log})")
-            os.environ.update(prefect_environment(workspace, f"{child.url}/api", child.token))
+            adopt(prefect_environment(workspace, f"{child.url}/api", child.token))
             os.environ.update({"FEWSTEP_SERVE_PID": str(os.getpid()), "PYTHONPATH": source_path(dict(os.environ)),
                                SERVED_ROOT: str(workspace.root), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
             from flows.scheduling.schedule_runner import ScheduleRunner  # Prefect reads its environment on import

@@ -5,6 +5,7 @@ DVC's errors do not tell a network that broke from a right that is missing, so a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -39,8 +40,8 @@ def sent(workspace: Workspace, send: Callable[[], T]) -> T:
             raise
 
     retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(ATTEMPTS), wait=tenacity.wait_exponential(max=LONGEST_PAUSE), reraise=True,
-        retry=tenacity.retry_if_exception(_may_pass))  # fmt: skip
+        stop=tenacity.stop_after_attempt(int(os.environ.get("FEWSTEP_PUSH_ATTEMPTS", ATTEMPTS))),
+        wait=tenacity.wait_exponential(max=LONGEST_PAUSE), retry=tenacity.retry_if_exception(_may_pass), reraise=True)
     try:
         return retrying(once)
     except _Final as final:

@@ -182,7 +182,7 @@ class Tracking:
             raise FewstepError(f"MLflow refused {what}: {text}") from error
 
     def _is_up(self) -> bool:
-        """Whether a server is there, whatever it fails at: an upload that it cannot pass on may end without an answer."""
+        """Whether a server is there, whatever it fails at: what it cannot pass on may end without an answer."""
         try:
             return is_server(self.uri) and requests.get(f"{self.uri.rstrip('/')}/health", timeout=5).ok
         except requests.RequestException:
