@@ -27,7 +27,6 @@ from tasks.engine.events import Observer, Observers
 from tasks.engine.graph import STAGES
 from tasks.storage.locks import die_with_parent, workspace_lock
 from tasks.storage.sharing.host import owner
-from tasks.storage.storage_check import try_storage
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 from tasks.tracking.redaction import redact
@@ -110,7 +109,6 @@ class Attempt:
         sys.exit(EXIT_CODE)
 
     def _run(self) -> None:
-        self._try_storage()
         self.view.notice("starting Prefect and MLflow …", passing=True)
         with prefect_api(self.workspace, self.settings.profile, self.log, meanwhile=self._open), logs_to(self.log):
             try:
@@ -127,15 +125,6 @@ class Attempt:
         self.store.close(self.record, FINISHED)
         if self.session.left_over is not None:
             self.view.notice("the next `fewstep run` sends what was made, and registers it")
-
-    def _try_storage(self) -> None:
-        """Before any work. Raises SettingsError where the store behind DVC's remote refuses what a run will do there;
-        one that does not answer stops nothing.
-        """
-        try:
-            try_storage(self.workspace)
-        except NotAvailable as error:
-            self.view.notice(f"warning: the DVC remote does not answer, what is made stays here for now: {error}")
 
     def _open(self) -> None:
         """The imports and MLflow's run, while Prefect's server starts."""

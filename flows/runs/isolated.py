@@ -17,6 +17,7 @@ from flows.orchestration.child_server import source_path
 from flows.output import console, say
 from flows.runs.new_run import keep_changes, preview, settings_of
 from flows.runs.signals import handled
+from flows.runs.storage_ready import require_storage
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.plan import PlanItem
@@ -69,8 +70,9 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
         origin: name of the schedule that starts it; None for a person.
 
     Raises:
-        SettingsError: there is no commit to make a worktree of.
+        SettingsError: there is no commit to make a worktree of, or the store behind DVC's remote refuses.
     """
+    require_storage(workspace)
     store, frozen = RunStore(workspace), settings.model_dump(mode="json")
     state = code_state(workspace, commit_changes=True)
     if state.commit is None:

@@ -11,6 +11,7 @@ from flows.output import console, emit, examples, say
 from flows.runs import isolated, profiles
 from flows.runs.attempt import execute
 from flows.runs.new_run import differences, settings_of
+from flows.runs.storage_ready import require_storage
 from tasks.config import params_file
 from tasks.config.preflight import validate
 from tasks.storage.code_state import code_state
@@ -34,6 +35,7 @@ def add(app: typer.Typer) -> None:
     ) -> None:
         """Continue a failed, killed or cancelled run where it stopped, in the same MLflow run; also another host's."""
         workspace = Workspace.find()
+        require_storage(workspace)
         runs = AllRuns(workspace)
         known = runs.find(run) if run is not None else _newest_unfinished(runs)
         record = known.record

@@ -18,6 +18,7 @@ from flows.runs.attempt import execute
 from flows.runs.new_run import new_here, preview, unfinished_here
 from flows.runs.plan_view import show_nothing_to_do, show_plan, show_work, warn_of_false_records
 from flows.runs.results_view import show_finished, show_results
+from flows.runs.storage_ready import require_storage
 from tasks.config import params_file
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
@@ -91,7 +92,8 @@ def _previewed(workspace: Workspace, sets: list[str], params: Path | None) -> Se
 def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: str | None, as_json: bool) -> Answer:
     """Run in this checkout. `accepted`: why results whose code alone has changed are accepted; None: they are not."""
     settings = _previewed(workspace, sets, params)
-    plan(workspace, settings)       # raises for inputs that are missing, before anything is changed
+    if not nothing_to_do(plan(workspace, settings)):    # raises for inputs that are missing, before anything is changed
+        require_storage(workspace)
     record = unfinished_here(workspace, settings)
     run = record.id if record else RunStore.new_id(settings.name)
     with workspace_lock(workspace, run):

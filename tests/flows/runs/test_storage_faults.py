@@ -36,11 +36,10 @@ def remote(project, request):
 def test_a_store_that_refuses_stops_a_run_before_any_stage(remote, store, kind, change, words):
     environment = getattr(store, kind) | change
     done = remote.fewstep("run", code=2, **environment)
-    assert words in done.stderr and "continue with: fewstep resume" in done.stderr and remote.journal() == []
+    assert words in done.stderr and remote.journal() == [] and "no run yet" in remote.fewstep("status", code=4).stderr
+    assert words in remote.fewstep("run", "--isolated", code=2, **environment).stderr
     found = {item["topic"]: item for item in remote.json("doctor", code=None, **environment)}
     assert found["storage"]["level"] == "error" and words in found["storage"]["text"]
-    state = remote.json("status", **store.environment)
-    assert state["state"] == "failed" and {stage["state"] for stage in state["stages"].values()} == {"waiting"}
 
 
 def test_a_store_that_is_away_at_the_push_leaves_it_to_the_next_run(remote, store):
