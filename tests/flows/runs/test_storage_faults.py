@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -48,6 +49,7 @@ def test_a_store_that_is_away_at_the_push_leaves_it_to_the_next_run(remote, stor
     running = remote.start("run", **environment)
     while not any(stage == "evaluate" for stage, *_ in remote.journal()):
         assert running.poll() is None, running.communicate()
+        time.sleep(0.1)
     store.stop()
     out, err = running.communicate(timeout=600)
     try:
