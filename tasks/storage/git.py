@@ -21,7 +21,6 @@ NO_CONFIGURATION = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "
                     "-c", "core.quotePath=true", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
                     "-c", "submodule.recurse=false", "-c", "tag.gpgSign=false", "-c", "commit.gpgSign=false")
 """Options of every call: what the user configured for working with git decides nothing here, and starts no program."""
-NO_REPOSITORY = "not a git repository"
 
 
 def git(root: Path, *arguments: str, data: bytes | None = None, env: dict[str, str] | None = None,
@@ -52,16 +51,23 @@ def git(root: Path, *arguments: str, data: bytes | None = None, env: dict[str, s
 
 
 def _refused(root: Path, done: subprocess.CompletedProcess[bytes]) -> None:
-    """Raises FewstepError where git found a repository and will not read it, or cannot."""
-    said = " ".join(done.stderr.decode(errors="replace").split())
-    if done.returncode != 128 or not said or NO_REPOSITORY in said:
+    """Raises FewstepError where there is a repository and git will not read it, or cannot.
+
+    git's exit code is 128 for that and for much else, so it is asked once more, for no more than the commit.
+    """
+    if done.returncode != 128 or not (top(root) / ".git").exists() or _reads(root):
         return
-    if "dubious ownership" in said:
+    if _reads(root, "-c", "safe.directory=*"):
         raise FewstepError(f"git refuses the repository of {root}: it belongs to another user",
                            hint=f"git config --global --add safe.directory {_quoted(top(root))}")
-    if any(word in said for word in ("bad config", "Permission denied", "unknown repository extension",
-                                     "repository version", "unable to read", "invalid gitfile")):  # fmt: skip
-        raise FewstepError(f"git cannot read the repository of {root}: {said}")
+    said = " ".join(done.stderr.decode(errors="replace").split())
+    raise FewstepError(f"git cannot read the repository of {root}: {said}")
+
+
+def _reads(root: Path, *options: str) -> bool:
+    """Whether git can read the repository at `root` and its commit, if there is one."""
+    ask = ["git", "-C", str(root), *NO_CONFIGURATION, *options, "rev-parse", "--verify", "--quiet", "HEAD^{tree}"]
+    return subprocess.run(ask, capture_output=True, env=_environment()).returncode in (0, 1)
 
 
 def top(root: Path) -> Path:

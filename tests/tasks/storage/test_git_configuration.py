@@ -106,6 +106,27 @@ def test_a_repository_whose_configuration_is_broken_is_not_taken_for_none(place)
         git.head(place.root)
 
 
+@pytest.mark.parametrize("damage", ["the commit", "a gitfile"])
+def test_a_repository_that_is_damaged_is_not_taken_for_none(place, damage):
+    if damage == "a gitfile":
+        (place.root / ".git").rename(place.root.parent / "moved.git")
+        (place.root / ".git").write_text("gitdir: nowhere\n")
+    else:
+        name = run(place.root, "rev-parse", "HEAD").decode().strip()
+        path = place.root / ".git" / "objects" / name[:2] / name[2:]
+        path.chmod(0o644)
+        path.write_bytes(b"garbage")
+    for ask in (lambda: git.head(place.root), lambda: git.read_at(place, "HEAD", "one.py")):
+        with pytest.raises(FewstepError, match="git cannot read the repository") as caught:
+            ask()
+        assert not isinstance(caught.value, NotAvailable)
+
+
+def test_a_file_that_a_commit_does_not_have_is_not_available(place):
+    with pytest.raises(NotAvailable, match="git has no absent.py"):
+        git.read_at(place, "HEAD", "absent.py")
+
+
 def test_no_repository_and_no_commit_are_no_error(tmp_path):
     assert git.head(tmp_path) is None
     run(tmp_path, "init", "-q")
