@@ -61,16 +61,9 @@ def migrate(home: Path) -> None:
 
 
 def _mlflow(origins: set[str]) -> ASGIApp:
-    """MLflow's application, which reads what `mlflow server` is told from the environment when it is imported."""
-    from mlflow.server.constants import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
+    from tasks.tracking.mlflow_server import server_application  # MLflow takes seconds to load
 
-    os.environ[BACKEND_STORE_URI_ENV_VAR] = os.environ["FEWSTEP_MLFLOW_STORE"]
-    os.environ[ARTIFACT_ROOT_ENV_VAR] = os.environ["FEWSTEP_MLFLOW_ARTIFACTS"]
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"      # it would start processes of its own
-    os.environ["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] = "true"    # knows localhost alone; the guard knows more
-    from mlflow.server.fastapi_app import app
-
-    return app
+    return server_application(os.environ["FEWSTEP_MLFLOW_STORE"], os.environ["FEWSTEP_MLFLOW_ARTIFACTS"])
 
 
 if __name__ == "__main__":

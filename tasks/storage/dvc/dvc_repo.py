@@ -42,7 +42,8 @@ _ATTEMPTS = 20
 
 @contextlib.contextmanager
 def repository(workspace: Workspace) -> Iterator:
-    """The DVC repository of the checkout. DVC's errors become FewstepError; a full disk DiskFull."""
+    """The DVC repository of the checkout. DVC's errors become FewstepError, those of an S3 remote NotAvailable; a full
+    disk DiskFull."""
     from dvc.exceptions import DvcException  # loads DVC
     from dvc.repo import Repo
 
@@ -56,6 +57,9 @@ def repository(workspace: Workspace) -> Iterator:
             repo.close()
     except FewstepError:
         raise
+    except _s3_errors() as error:
+        raise NotAvailable(f"the DVC remote failed: {redact(str(error))}",
+                           hint="finished work is kept; run it again when the remote answers") from error
     except (DvcException, OSError) as error:
         if is_disk_full(error):
             raise disk_full(f"DVC's cache ({workspace.root})") from error
@@ -254,11 +258,7 @@ def push_output(workspace: Workspace, md5: str) -> bool:
         with writing("the DVC remote"):
             remote = repo.cloud.get_remote_odb(None, "push")
             cache = repo.cache.local     # DVC's index of what the remote has is not asked: that may have been emptied
-            try:
-                sent = repo.cloud.transfer(cache, remote, [HashInfo("md5", md5)], cache_odb=cache, shallow=False)
-            except _s3_errors() as error:
-                raise NotAvailable(f"the DVC remote failed: {redact(str(error))}",
-                                   hint="finished work is kept; run it again when the remote answers") from error
+            sent = repo.cloud.transfer(cache, remote, [HashInfo("md5", md5)], cache_odb=cache, shallow=False)
         if sent.failed:
             raise FewstepError(f"{len(sent.failed)} of {len(sent.failed) + len(sent.transferred)} files did not reach "
                                "the DVC remote", hint="`fewstep doctor` checks the set-up")

@@ -34,7 +34,7 @@ def test_servers_that_start_at_once_on_a_fresh_database_all_start(tmp_path):
     try:
         for child in children:
             child.wait("/api/health", "Prefect's server")
-            assert ask(child.url + "/api/flows/filter", {}) == (200, [])
+            assert ask(child.url + "/api/flows/filter", child.token, {}) == (200, [])
     finally:
         for child in children:
             child.stop()

@@ -33,10 +33,15 @@ def test_no_secret_is_in_terminal_logs_databases_records_or_store(project, postg
     said = " ".join([*secrets, *map(quote, secrets), PASSWORD, f"postgresql://u:{PASSWORD}@h/db",
                      f"/services/T0/canary-{MARK}", base64.b64encode(LOGIN.encode()).decode()])  # fmt: skip
     project.control(teacher={"raise": said}, distill={"bug": said})
-    here = project.fewstep("run", code=1, **environment)
-    aside = project.fewstep("run", "--isolated", "--set", "seed=1", "--json", code=1, **environment)
-    more = [project.fewstep(*command, code=None, **environment) for command in
-            (("status",), ("doctor",), ("reconcile",))]  # fmt: skip
+
+    def fewstep(*arguments: str) -> subprocess.CompletedProcess:
+        process = project.start(*arguments, **environment)
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    here, aside = fewstep("run"), fewstep("run", "--isolated", "--set", "seed=1", "--json")
+    assert (here.returncode, aside.returncode) == (1, 1), here.stderr + aside.stderr
+    more = [fewstep(command) for command in ("status", "doctor", "reconcile")]
     log = next((project.root / ".fewstep" / "runs").glob("*/prefect.log")).read_text()
     assert "trying again" in here.stdout and "ValueError" in here.stderr and "Traceback" in log
     marks = (MARK.encode(), base64.b64encode(LOGIN.encode()), base64.b64encode(LOGIN.partition(":")[2].encode()))
