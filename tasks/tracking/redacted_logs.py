@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from fewstep.util.errors import FewstepError
-from tasks.tracking.redaction import redact
+from tasks.tracking.redaction import redact, remember_environment
 
 
 def redact_logs_and_tracebacks() -> None:
     """From here on every log record and every uncaught exception of this process is redacted. For a process's start."""
+    remember_environment()
     if getattr(logging.getLogRecordFactory(), "redacts", False):
         return
     made = logging.getLogRecordFactory()

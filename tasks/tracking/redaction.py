@@ -30,6 +30,7 @@ _PARAMETER = re.compile(r"""(?P<name>(?:^|[?&;\s])(?:password|passwd|secret|toke
     |x-amz-(?:signature|credential|security-token))=)[^&\s'"]+""", re.IGNORECASE | re.VERBOSE)  # fmt: skip
 _SHORTEST = 6  # shorter values would blank out ordinary words
 HIDDEN = "***"
+_remembered: set[tuple[str, str]] = set()
 
 
 def is_secret_name(name: str) -> bool:
@@ -39,10 +40,15 @@ def is_secret_name(name: str) -> bool:
 
 def redact(text: str) -> str:
     """`text` without logins in addresses and without the secrets of the environment."""
-    for secret in _secrets(tuple(os.environ.items())):
+    for secret in _secrets(tuple(sorted(_remembered.union(os.environ.items())))):
         text = text.replace(secret, HIDDEN)
     text = _LOGIN.sub(rf"\g<scheme>{HIDDEN}@", text)
     return _PARAMETER.sub(rf"\g<name>{HIDDEN}", text)
+
+
+def remember_environment() -> None:
+    """What the environment holds now stays hidden when it is taken out of it, as another server's login is."""
+    _remembered.update(os.environ.items())
 
 
 def flatten(settings: dict, prefix: str = "") -> dict[str, str]:

@@ -13,6 +13,7 @@ import yaml
 
 import infra
 from fewstep.util.errors import NotAvailable
+from tasks.tracking import redaction
 from tasks.tracking.redacted_logs import redact_logs_and_tracebacks, without_secrets
 from tasks.tracking.redaction import HIDDEN, flatten, is_secret_name, redact
 
@@ -75,6 +76,14 @@ def test_a_login_in_an_address_that_a_profile_names_is_hidden_wherever_it_stands
     for text in ("c%40nary-6f1e", "c@nary-6f1e", base64.b64encode(b"me:c@nary-6f1e").decode()):
         assert redact(f"before {text} after") == f"before {HIDDEN} after"
     assert not is_secret_name(name)
+
+
+def test_what_is_taken_out_of_the_environment_stays_hidden(monkeypatch):
+    monkeypatch.setattr(redaction, "_remembered", set())
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:hunter2-canary")
+    redaction.remember_environment()
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING")
+    assert redact("admin:hunter2-canary and hunter2-canary") == f"{HIDDEN} and {HIDDEN}"
 
 
 def test_settings_become_flat_names_without_secrets():
