@@ -57,7 +57,8 @@ def nearest_colour(images: Tensor) -> Tensor:
 def nearest_layout(images: Tensor) -> Tensor:
     """(N,) number of the layout in LAYOUTS: where the pixels that differ from the background lie.
 
-    A pixel of the object differs by 48 of 255 or more in one channel. The object is large where it is longer than
+    A pixel of the object differs by 48 of 255 or more in one channel; a row or column with one such pixel alone does
+    not count (specks). The object is large where it is longer than
     halfway between the two sizes; else its middle says which half it is in.
     """
     pixels = (images.clamp(-1, 1) + 1).mul(127.5)
@@ -65,8 +66,8 @@ def nearest_layout(images: Tensor) -> Tensor:
     places = torch.arange(SIZE, dtype=torch.float32)
     found = []
     for mask in differs:
-        across, down = places[mask.any(0)], places[mask.any(1)]
-        if not len(across):
+        across, down = places[mask.sum(0) >= 2], places[mask.sum(1) >= 2]
+        if not (len(across) and len(down)):
             found.append(-1)
             continue
         extent = max(float(across[-1] - across[0]), float(down[-1] - down[0])) + 1
