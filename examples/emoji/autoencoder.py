@@ -29,7 +29,7 @@ class AutoencoderSettings(Strict):
     latent: int = 4
     steps: int = 1500
     batch: int = 32
-    lr: float = 3e-3
+    lr: float = 4e-3
     kl: float = 1e-4
     seed: int = 0
 
