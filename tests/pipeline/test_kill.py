@@ -20,7 +20,7 @@ from fewstep.util.files import TEMPORARY
 from tasks.engine import graph
 from tests.project import TINY, Project, kill_group
 
-STAGES = ("shard", "classifier", "teacher", "trajectories", "distill", "baselines", "evaluate")
+STAGES = tuple(stage.name for stage in graph.IN_DVC)
 SEED = int(os.environ.get("FEWSTEP_KILL_SEED", "20261121"))
 
 
