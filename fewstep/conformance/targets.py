@@ -125,7 +125,7 @@ class Asked:
     """A teacher that is always asked with this guidance."""
 
     def __init__(self, teacher: Denoiser, guidance: Scales):
-        self.teacher, self.guidance, self.process = teacher, guidance, teacher.process
+        self.teacher, self.guidance, self.process, self.family = teacher, guidance, teacher.process, teacher.family
         self.require_samples = teacher.require_samples
 
     def predict(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Prediction:
