@@ -24,7 +24,7 @@ from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 PANELS = {  # the panel of the help, the folder below flows/commands, the commands
     "Run": ("pipeline", ("run", "accept", "sweep", "resume", "status", "report", "compare")),
     "Models": ("models", ("promote", "approve", "reject", "rollback", "sample", "lineage", "checkout")),
-    "Data and recipes": ("inputs", ("data", "recipes")),
+    "Data, teachers and recipes": ("inputs", ("data", "inspect", "recipes")),
     "Schedules and servers": ("servers", ("schedule", "serve", "ui")),
     "Upkeep": ("upkeep", ("doctor", "verify", "reconcile", "clean", "gc")),
     "Single stages": ("pipeline", ("stage",)),

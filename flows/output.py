@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -79,6 +79,24 @@ def duration(seconds: float | None) -> str:
 def count(number: float) -> str:
     """`1234` as `1,234`."""
     return f"{round(number):,}"
+
+
+def size(number: float) -> str:
+    """Bytes with three significant digits: `812 B`, `2.05 kB`, `23.8 GB`."""
+    return f"{scaled(number, ('', 'k', 'M', 'G', 'T'))}B"
+
+
+def parameters(number: float) -> str:
+    """A number of parameters with three significant digits: `812`, `2.05 k`, `11.9 B` (10⁹)."""
+    return scaled(number, ("", "k", "M", "B", "T")).rstrip()
+
+
+def scaled(number: float, units: Sequence[str]) -> str:
+    """Three significant digits, a space, and the unit, each of `units` a thousand of the one before."""
+    power = 0
+    while power < len(units) - 1 and float(f"{number:.3g}") >= 1000:
+        number, power = number / 1000, power + 1
+    return f"{float(f'{number:.3g}'):,.15g} {units[power]}"
 
 
 def rate(per_second: float) -> str:

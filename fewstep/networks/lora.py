@@ -8,6 +8,7 @@ back the layers of the original kind.
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -39,6 +40,17 @@ def add_lora(network: nn.Module, rank: int, alpha: float, generator: torch.Gener
     return frozenset(
         name for name, _ in network.named_parameters() if ".lora_" not in name and not name.startswith(fresh)
     )
+
+
+def adapter_parameters(network: nn.Module, rank: int) -> int:
+    """How many parameters `add_lora` would put on `network`, which may lie on meta, and has none yet."""
+    found = 0
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            found += rank * (layer.in_features + layer.out_features)
+        elif _takes_one(layer):
+            found += rank * (layer.in_channels * math.prod(layer.kernel_size) + layer.out_channels)
+    return found
 
 
 def has_lora(network: nn.Module) -> bool:

@@ -37,16 +37,29 @@ def load_teacher(folder: str | os.PathLike, variant: str | None = None,
     whose calls cannot be replayed.
     """
     info = inspect_teacher(folder, variant)
-    if info.description is not None and info.description.get("lora"):
-        raise SettingsError(f"{folder}: a student's adapters beside its teacher's weights, which are no teacher",
-                            hint="export that student with distill.export: pipeline, and take it")  # fmt: skip
+    require_whole(info)
     network = load_network(info.folder / info.part, variant)
     if not info.recorded and not isinstance(network, RoutedUNet):
         _require_call(info)
+    if info.description is None and info.recorded and family is None:
+        family = record_family(load_pipeline(info), arguments)
+    return teacher_of(info, network, family)
+
+
+def require_whole(info: TeacherInfo) -> None:
+    """Raises SettingsError for a folder with a student's adapters, whose network is its teacher's."""
+    if info.description is not None and info.description.get("lora"):
+        raise SettingsError(f"{info.folder}: a student's adapters beside its teacher's weights, which are no teacher",
+                            hint="export that student with distill.export: pipeline, and take it")  # fmt: skip
+
+
+def teacher_of(info: TeacherInfo, network: nn.Module, family: Family | None = None) -> Denoiser:
+    """The frozen denoiser around `network`, which may lie on meta, as an inspected folder says that it is called.
+
+    family: as its pipeline was recorded, where it is one with encoders and has no fewstep.json.
+    """
     if info.description is not None:
         return described_denoiser(info, network).requires_grad_(False).eval()
-    if info.recorded and family is None:
-        family = record_family(load_pipeline(info), arguments)
     found = read_scheduler(info) if family is None else read_scheduler(info, family.call, family.time_factor)
     process, prediction_type, adapter = found
     shape = info.sample_shape if family is None else family.state
@@ -101,8 +114,7 @@ def load_network(folder: Path, variant: str | None = None) -> nn.Module:
     """
     config = read_json(folder / "config.json", "save_pretrained writes it")
     with laid_at(str(folder / "config.json")):
-        named = config.get("_class_name")
-        kind = RoutedUNet if named == RoutedUNet.__name__ else network_class(str(named))
+        kind = network_class(str(config.get("_class_name")))
     shapes = [shape for path in check_weights(folder, variant)[0] for shape in tensor_shapes(path)]
     with torch.random.fork_rng(devices=[]):  # building a network may draw from the global generator
         try:

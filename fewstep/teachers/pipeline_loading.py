@@ -12,6 +12,7 @@ import diffusers
 import torch
 from torch import nn
 
+from fewstep.networks.routed import RoutedUNet
 from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.linking import stock_view
 from fewstep.teachers.weight_files import read_json
@@ -22,8 +23,8 @@ UNNEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 def network_class(name: str) -> type[nn.Module]:
-    """The class of diffusers of this name. Raises SettingsError where there is none of that name."""
-    kind = getattr(diffusers, name, None)
+    """The network of this name: of diffusers, or several in one model. Raises SettingsError where there is none."""
+    kind = RoutedUNet if name == RoutedUNet.__name__ else getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)):
         raise SettingsError(f"{name} is no network of diffusers {diffusers.__version__}")
     return kind

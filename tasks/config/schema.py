@@ -124,6 +124,12 @@ class Encode(Strict):
     max_truncated_share: Share = 0.05
     max_bytes: Count = 64_000_000_000
 
+    @property
+    def of_call(self) -> dict[str, Any]:
+        """The arguments of the pipeline's call that are chosen here."""
+        named = self.model_dump(include={"height", "width", "num_frames", "max_sequence_length"})
+        return {name: value for name, value in named.items() if value is not None} | self.arguments
+
     @model_validator(mode="after")
     def _both_sides(self):
         if (self.height is None) != (self.width is None):  # some pipelines then take neither, without a word

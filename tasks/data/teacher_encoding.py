@@ -38,9 +38,7 @@ class TeacherEncoding:
     def __init__(self, info: TeacherInfo, shards: Path, settings: Encode, warn: Callable[[str], None]):
         self.settings, self.warn = settings, warn
         self.pipe = load_pipeline(info)
-        arguments = settings.model_dump(include={"height", "width", "num_frames", "max_sequence_length"})
-        chosen = {name: value for name, value in arguments.items() if value is not None} | settings.arguments
-        self.family: Family = record_family(self.pipe, chosen)
+        self.family: Family = record_family(self.pipe, settings.of_call)
         self.codec = Codec(self.pipe, self.family)
         self.images: dict[str, ImageSet] = {split: load_split(shards, split) for split in SPLITS}
         self.textual = bool(self.family.fields)

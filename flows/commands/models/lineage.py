@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
-from flows.output import count, emit, examples
+from flows.output import count, emit, examples, size
 from tasks.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _line(link: Link) -> Text:
     mark, colour = MARKS[link.state]
     text = Text.assemble((f"{mark} ", colour), (link.title, "bold"), (f"  {link.digest[:12]}", "cyan"))
     if link.files:
-        text.append(f"  {count(link.files)} file{'s' * (link.files > 1)}, {_size(link.bytes)}", "dim")
+        text.append(f"  {count(link.files)} file{'s' * (link.files > 1)}, {size(link.bytes)}", "dim")
     if link.where and link.state == "verified":
         text.append(f"  {link.where}", "dim")
     if link.detail:
@@ -75,14 +75,6 @@ def _line(link: Link) -> Text:
     for line in link.accepted:
         text.append(f"\n  {line}", "yellow")
     return text
-
-
-def _size(number: int) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
 
 
 def _show_uses(out: Console, text: str, versions: list[dict]) -> None:
