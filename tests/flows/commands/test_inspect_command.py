@@ -16,13 +16,18 @@ from safetensors import safe_open
 from fewstep.families.family import record_conditions
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.recipes import recipe_names
+from fewstep.students.export import export_student
+from fewstep.students.student import make_student
+from fewstep.students.student_settings import LoraSettings, StudentSettings
 from fewstep.teachers import load_teacher
+from fewstep.training.roles.multi_student import join
 from fewstep.util.errors import SettingsError
 from flows.commands.inputs.inspect import show
 from tasks.config.schema import Encode
 from tasks.data.teacher_facts import TeacherSummary
 from tasks.data.teacher_summary import summarise
 from tests.fewstep.families.pipelines import KINDS
+from tests.fewstep.networks.untrained import origin
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = {"sd": (3, 32, 32), "flux": (3, 32, 32), "dit": (3, 16, 16), "unet": (1, 8, 8)}
@@ -163,6 +168,20 @@ def test_arguments_of_a_call_that_is_not_made_are_refused(folders, quick):
     kind = "sd" if quick else "unet"
     with pytest.raises(SettingsError, match="num_frames"):
         summarise(folders[kind], Encode(num_frames=9), quick=quick)
+
+
+def test_students_that_left_as_pipelines_are_told_too(folders, summaries, tmp_path):
+    plain, teacher = origin("unet"), load_teacher(folders["sd"])
+    export_student(make_student(teacher, StudentSettings(), 0), tmp_path / "sd", teacher=folders["sd"])
+    assert summarise(tmp_path / "sd").recorded == summaries["sd"].recorded
+    several = join([make_student(plain, StudentSettings(), seed) for seed in (0, 1)])
+    export_student(several, tmp_path / "several")
+    told = summarise(tmp_path / "several")
+    assert told.network == "RoutedUNet" and told.parameters == sum(one.numel() for one in several.parameters())
+    export_student(make_student(teacher, StudentSettings(lora=LoraSettings(rank=2)), 0), tmp_path / "lora",
+                   teacher=folders["sd"], form="lora")  # fmt: skip
+    with pytest.raises(SettingsError, match="adapters beside its teacher's weights"):
+        summarise(tmp_path / "lora")
 
 
 def test_an_argument_that_the_pipeline_does_not_take_is_refused(folders):
