@@ -9,6 +9,7 @@ from fewstep.diffusion.guidance import Scales, is_guided
 from fewstep.objectives.registry import AnyTerm
 from fewstep.objectives.role_settings import TurnSettings
 from fewstep.objectives.term_settings import COMPARED_STATES, OFFERED, Needs
+from fewstep.recipes.published import Preset, Published
 from fewstep.recipes.training_settings import (
     Inputs,
     MergedRound,
@@ -128,9 +129,10 @@ class Recipe(Strict):
     summary: str = ""
     reference: Reference | None = None
     status: Literal["published", "derived", "own"] = "own"
-    published: dict[str, str | int | float] = {}
-    """The settings of the paper, for the reader; a run takes those below. The one knob by which a run is made smaller
-    or larger is its `images` (in distill() and in params.yaml): every schedule is a share of the run."""
+    published: Published = Published()
+    """The settings of the paper, which a run takes with `distill.preset: published`; else it takes those below. The one
+    knob by which a run is made smaller or larger is its `images` (in distill() and in params.yaml): every schedule is a
+    share of the run."""
     target: Target = "few-step"
     flow_map: bool = False
     """Whether the optimum is the exact map of the teacher's ODE from a noise to its sample, so that student and teacher
@@ -186,6 +188,17 @@ class Recipe(Strict):
             data[section].update({key: chosen[key] for key in chosen.keys() & model.model_fields.keys()})
         return parse(Recipe, data, f"recipe {self.name}")
 
+    def preset(self, name: Preset) -> "Recipe":
+        """This recipe with what its paper sets over it (published), or as it is (small).
+
+        Raises SettingsError where that does not fit together.
+        """
+        if name == "small" or not self.published.sets:
+            return self
+        data = self.model_dump(mode="json")
+        self.published.over(data)
+        return parse(Recipe, data, f"recipe {self.name}, as published")
+
     def images_of(self, index: int, images: int) -> int:
         """Training samples of round `index` in a run of `images`: whole batches, at least one cycle of turns.
 
@@ -205,6 +218,8 @@ class Recipe(Strict):
         batch, parts = self.training.batch, self.training.accumulate
         if batch % parts:
             raise ValueError(f"training.accumulate: {parts} does not divide the batch of {batch}")
+        if self.published.sets:  # what it names must be there
+            self.published.over(self.model_dump(mode="json"))
         if {r.student for r in self.rounds} != set(range(1, self.students + 1)):
             raise ValueError(f"rounds: each of the students 1 ... {self.students} needs a round, and no other")
         for index, own in enumerate(self.rounds):

@@ -21,7 +21,7 @@ from tasks.engine import graph
 
 def validate(root: Path, settings: Settings) -> None:
     """Check what the types cannot: the recipe and its needs, the teacher folder, the images, combinations of keys."""
-    recipe = load_recipe(_recipe(root, settings))
+    recipe = load_recipe(_recipe(root, settings)).preset(settings.distill.preset)
     with laid_at("distill.export"):
         require_form(settings.distill.export, recipe.student)
     _states(settings, recipe)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fewstep.diffusion.guidance import SampledScales
+from fewstep.recipes.published import Preset
 from fewstep.recipes.training_settings import Overrides
 from fewstep.students.export_form import Form
 from fewstep.util.config import Strict
@@ -156,10 +157,12 @@ class Trajectories(Strict):
 class Distill(Overrides):
     """The recipe and its length; what Overrides has replaces the recipe's own settings where it is given.
 
+    `preset`: small, or published for what the recipe's paper sets (learning rate, batch, …); Overrides stand over both.
     `export`: what a given pipeline's student leaves as: a pipeline, `lora` for load_lora_weights, or the network.
     """
 
     recipe: str = "kd"
+    preset: Preset = "small"
     images: Count = 200_000
     export: Form = "pipeline"
     checkpoint_images: Count | None = None                       # null: by time; changes no byte

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import model_serializer
 
 from fewstep.recipes import Overrides, Recipe, check_needs, load_recipe, parse_recipe
+from fewstep.recipes.published import Preset
 from fewstep.recipes.recipe import DESCRIBES
 from fewstep.students.export_form import Form, require_form
 from fewstep.teachers.inspection import inspect_teacher
@@ -28,6 +29,7 @@ from tasks.stages.base import Context, Stage
 if TYPE_CHECKING:
     from fewstep.training import Distillation
 
+_LARGE = 50_000_000     # parameters of a teacher
 _SHORT_BATCHES = 8      # of each round, at the least
 
 
@@ -37,11 +39,13 @@ class DistillSettings(Overrides):
     recipe: Recipe
     images: int
     export: Form = "pipeline"
+    preset: Preset = "small"
 
     @model_serializer(mode="wrap")
     def _without_the_default(self, serialise) -> dict:
-        """Students that leave as they always did keep their key."""
-        return {name: value for name, value in serialise(self).items() if (name, value) != ("export", "pipeline")}
+        """Students that leave and are trained as they always did keep their key."""
+        usual = {"export": "pipeline", "preset": "small"}
+        return {name: value for name, value in serialise(self).items() if name not in usual or usual[name] != value}
 
 
 class RoundResult(Strict):
@@ -76,10 +80,12 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
     def resolve(self, settings: Settings) -> DistillSettings:
         distill = settings.distill
         overrides = Overrides(**{name: getattr(distill, name) for name in Overrides.model_fields})
-        recipe = load_recipe(distill.recipe).override(overrides)
+        found = load_recipe(distill.recipe)
+        recipe = found.preset(distill.preset).override(overrides)
+        preset: Preset = distill.preset if found.published.sets else "small"  # as it is, where the paper sets nothing
         plain = parse_recipe(recipe.model_dump(mode="json", exclude=DESCRIBES), recipe.name)
         return DistillSettings(**overrides.model_dump(), recipe=plain, images=distill.images,
-                               export=distill.export)  # fmt: skip
+                               export=distill.export, preset=preset)  # fmt: skip
 
     def terms(self, settings: DistillSettings) -> Iterable[str]:
         return sorted({term.term for own in settings.recipe.rounds for term in own.terms})
@@ -95,7 +101,11 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         from tasks.data.encoded_inputs import encodes_data  # loads torch
 
         recipe = context.settings.recipe
-        inspect_teacher(context.inputs["teacher"])
+        teacher = inspect_teacher(context.inputs["teacher"])
+        if context.settings.preset == "small" and teacher.parameters > _LARGE:
+            context.warn(f"recipe {recipe.name} is set up for small networks, and this teacher has "
+                         f"{teacher.parameters:,} parameters: set distill.preset: published where its paper tells more "
+                         f"(`fewstep recipes show {recipe.name} --preset published`), or distill.lr and distill.batch")
         with laid_at("distill.export"):
             require_form(context.settings.export, recipe.student)
         made = context.manifests["trajectories"].settings

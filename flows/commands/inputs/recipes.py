@@ -8,9 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fewstep.recipes import load_recipe, recipe_names
+from fewstep.recipes.published import Preset
 from fewstep.util.plain_data import to_yaml
 from flows.output import emit, examples
 
+PRESET = typer.Option("small", "--preset", help="Its own settings, or those of its paper over them.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
@@ -26,12 +28,14 @@ def add(app: typer.Typer) -> None:
             rows = _rows()
             emit(rows, as_json, lambda console: _print_rows(console, rows))
 
-    @recipes.command(epilog=examples("fewstep recipes show kd", "fewstep recipes show my_recipe.yaml"))
+    @recipes.command(epilog=examples("fewstep recipes show kd", "fewstep recipes show dmd2 --preset published",
+                                       "fewstep recipes show my_recipe.yaml"))
     def show(name: str = typer.Argument(help="A recipe's name, or the path of a YAML file."),
-             as_json: bool = JSON) -> None:
+             preset: Preset = PRESET, as_json: bool = JSON) -> None:
         """Print one recipe with all its settings, defaults included."""
-        recipe = load_recipe(name)
-        data = {**recipe.model_dump(mode="json"), "needs": recipe.needs.words()}
+        recipe = load_recipe(name).preset(preset)
+        told = recipe.published.model_dump(mode="json", exclude_defaults=True)
+        data = {**recipe.model_dump(mode="json"), "published": told, "needs": recipe.needs.words()}
         emit(data, as_json, lambda console: _print_one(console, data))
 
     app.add_typer(recipes, name="recipes")

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from fewstep.recipes import Needs, Overrides, check_needs, load_recipe, parse_recipe, recipe_names
+from fewstep.recipes.published import Published
 from fewstep.util.errors import SettingsError
 
 NEEDS = {name: needs for needs, names in (
@@ -87,7 +88,7 @@ def test_what_does_not_fit_together_is_refused(data, message):
 
 def test_what_a_recipe_says_of_itself_does_not_change_what_it_is():
     recipe = load_recipe("dmd2")
-    told = {"summary": "other", "published": {"lr": 1.0}, "target": "guided", "flow_map": True, "status": "own"}
+    told = {"summary": "other", "published": Published(lr=1.0), "target": "guided", "flow_map": True, "status": "own"}
     assert recipe.model_copy(update=told).resolved() == recipe.resolved()
     assert (recipe.target, recipe.flow_map, load_recipe("kd").flow_map) == ("few-step", False, True)
 

@@ -29,6 +29,9 @@ def test_one_recipe_is_shown_fully_resolved(tmp_path):
     assert shown["rounds"][0]["turns"] == {"fake_score": 5, "student": 1}
     assert shown["optimiser"]["betas"] == [0.9, 0.99] and shown["needs"] == ["teacher", "real data"]
     assert shown["target"] == "few-step" and "lr" in shown["published"]
+    published = json.loads(fewstep("recipes", "show", "dmd2", "--preset", "published", "--json").stdout)
+    assert (published["optimiser"]["lr"], published["training"]["batch"]) == (2e-6, 280)
+    assert shown["optimiser"]["lr"] != 2e-6 and published["published"] == shown["published"]
     assert "distribution_matching" in fewstep("recipes", "show", "dmd2").stdout
     (tmp_path / "mine.yaml").write_text("rounds: [{terms: [{term: regression, at: noise}]}]")
     assert json.loads(fewstep("recipes", "show", str(tmp_path / "mine.yaml"), "--json").stdout)["name"] == "mine"

@@ -168,7 +168,8 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "records_per_shard": 9, "dtype": "float16", "precision": "bfloat16", "compile": "auto"}.items()},
     **{f"distill.{name}": (value, "distill") for name, value in {
         "steps": 1, "batch": 9, "accumulate": 2, "lr": 0.5, "schedule": "cosine", "warmup": 0.5, "clip": 3.0,
-        "ema": 0.5, "precision": "float32", "recipe": "ect", "images": 999, "export": "network"}.items()},
+        "ema": 0.5, "precision": "float32", "recipe": "ect", "images": 999, "export": "network",
+        "preset": "published"}.items()},
     **{f"evaluate.{name}": (value, "baselines evaluate") for name, value in {
         "samples": 99, "batch": 9, "seed": 9, "extractors": {"clip": "0" * 64}}.items()},
     "evaluate.guidance": (2.0, "baselines"),
@@ -203,7 +204,10 @@ def leaves(model: type[Strict], prefix: str = "") -> list[str]:
 
 
 def plain(name: str) -> dict:
-    """The settings that a key is changed in: with a given teacher where it is about one, both sides where it is one."""
+    """The settings that a key is changed in: with a given teacher where it is about one, both sides where it is one, a
+    recipe whose paper sets something where that is asked for."""
+    if name == "distill.preset":
+        return {"distill": {"recipe": "dmd2"}}
     if name == "teacher.variant" or name.startswith("encode."):
         sides = {"height": 32, "width": 32} if name in ("encode.height", "encode.width") else {}
         return {"teacher": {"source": "saved"}, "encode": sides}

@@ -45,6 +45,35 @@ def distilled(world: World, export: str, recipe: str | None = None) -> Path:
     return world.folder("distill")
 
 
+def test_the_preset_is_in_the_key_where_it_is_the_papers_and_a_large_teacher_is_told_of_it(world, monkeypatch):
+    def resolved(**section):
+        return DISTILL.resolve(parse(Settings, {"distill": section}, "test"))
+
+    small, paper = resolved(recipe="dmd2"), resolved(recipe="dmd2", preset="published")
+    assert "preset" not in small.model_dump(mode="json") and paper.model_dump(mode="json")["preset"] == "published"
+    assert (paper.recipe.training.batch, paper.recipe.optimiser.lr) == (280, 2e-6)
+    assert resolved(recipe="dmd2", preset="small") == small
+    assert resolved(recipe="dmd2", preset="published", batch=16).recipe.training.batch == 16
+    assert resolved(recipe="kd", preset="published") == resolved(recipe="kd")  # its paper sets nothing
+    with pytest.raises(SettingsError, match="preset"):
+        resolved(recipe="dmd2", preset="paper")
+
+    def warned(recipe, preset) -> list[str]:
+        section = {"images": 16, "recipe": str(recipe), "preset": preset}
+        world.settings = parse(Settings, world.settings.model_dump() | {"distill": section}, "test")
+        before = len(world.listener.warnings)
+        DISTILL.check(world.context("distill"))
+        return world.listener.warnings[before:]
+
+    silent, telling = world.outside["recipe"], world.root / "paper.yaml"
+    telling.write_text("published: {lr: 1.0e-5}\n" + RECIPE)
+    assert warned(telling, "small") == []
+    monkeypatch.setattr("tasks.stages.distill._LARGE", 1000)
+    assert ["distill.preset: published" in text for text in warned(telling, "small")] == [True]
+    assert warned(telling, "published") == []
+    assert len(warned(silent, "published")) == 1  # its own settings, where the paper's are not told
+
+
 def test_adapters_are_published_as_the_file_that_the_stock_pipeline_loads(world):
     folder = distilled(world, "lora")
     pipe = StableDiffusionPipeline.from_pretrained(world.folder("teacher"))
