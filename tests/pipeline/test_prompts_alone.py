@@ -77,23 +77,17 @@ def test_no_figure_of_the_teacher_is_called_real_and_no_copies_are_counted(finis
     assert not [name for row in rows for name in row["values"] if name.startswith("nearest")]
     page = (project.folder / "data" / "report" / "report.html").read_text()
     for text in (printed, page):
-        assert told in " ".join(text.replace("&#x27;", "'").split())
-        assert "real images" not in text.replace("There are no real images", "").replace("There are no\nreal images", "")
+        plain = " ".join(text.replace("&#x27;", "'").split())
+        assert told in plain and "real images" not in plain.replace("There are no real images", "")
 
 
-def test_the_student_is_registered_promoted_and_held_against_a_champion(finished):
-    project, teacher, prompts = *finished[:1], *(finished[0].folder.parent / name for name in ("teacher", "prompts.txt"))
+def test_the_student_is_registered_promoted_and_held_against_a_champion(finished, given):
+    project, teacher, prompts = given
     assert read(project, "registration/registration.json")["promoted"]
     project.check("run", *sets(teacher, prompts, **{"register.promote": "gated", "distill.images": 128}), timeout=1800)
     decided = read(project, "registration/registration.json")
     assert decided["version"] == 2 and decided["policy"] == "gated"
-    assert not any("reference" in reason or "copies" in reason for reason in decided["reasons"]), decided
+    told = "".join(decided["reasons"])          # the contest was held, on 32 samples
+    assert all(name in told for name in ("repeats", "retrieval", "kid")) and "copies" not in told, decided
     lineage = project.run("lineage", "sd").stdout
     assert "reference" in lineage, lineage
-
-
-def test_a_second_run_makes_nothing_again(finished):
-    project, teacher, prompts = *finished[:1], *(finished[0].folder.parent / name for name in ("teacher", "prompts.txt"))
-    before = (project.folder / "data" / "reference" / "manifest.json").read_bytes()
-    project.check("run", *sets(teacher, prompts, **{"distill.images": 96}), timeout=1800)
-    assert (project.folder / "data" / "reference" / "manifest.json").read_bytes() == before
