@@ -18,6 +18,8 @@ from tasks.evaluation.examination_setup import stage_examination
 from tests.fewstep.families.pipelines import KINDS
 from tests.tasks.stages.evaluation_world import World, contents
 
+PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("car", "tree", "apple", "door")]
+
 
 def made(root: Path, prompts: str, **data: object) -> World:
     """A world with a tiny teacher of texts and these prompts, its teacher taken over."""
@@ -41,7 +43,8 @@ def made(root: Path, prompts: str, **data: object) -> World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
-    found = made(tmp_path_factory.mktemp("reference"), "a car\na tree\nan apple\na door\n")
+    found = made(tmp_path_factory.mktemp("reference"), "\n".join(PROMPTS),
+                 split={"train": 0.2, "fit": 0.4, "test": 0.4})  # fmt: skip
     found.summary = found.run("reference")
     return found
 
