@@ -52,6 +52,7 @@ class ImageSet:
         shape: (C, H, W) of an image.
         num_classes: number of classes, 0 if the images have none.
         class_names: names in label order.
+        drawn: what the images are, in words, where a teacher drew them; empty for real images.
     """
 
     def __init__(self, folder: Path | str, split: str, cache_bytes: int = CACHE_BYTES):
@@ -64,6 +65,7 @@ class ImageSet:
         self.shape: tuple[int, int, int] = tuple(description["shape"])
         self.class_names: list[str] = description["class_names"]
         self.num_classes = len(self.class_names)
+        self.drawn: str = description.get("drawn", "")
         self.record_size: int = description["record_size"]
         shards = [self.folder / split / name for name in part["shards"]]
         self._source = RecordSource(shards, self._prepare, cache_bytes)
@@ -197,6 +199,7 @@ class ImageSetWriter:
         shares: share of each split.
         record_size: images per record.
         records_per_shard: records per file.
+        drawn: see ImageSet.
 
     Attributes:
         prompts: collects the captions; prompts without images are added to it before `finish`.
@@ -210,10 +213,12 @@ class ImageSetWriter:
         shares: Mapping[str, float],
         record_size: int = 256,
         records_per_shard: int = 8,
+        drawn: str = "",
     ):
         self.folder = Path(folder)
         self.shape, self.class_names = tuple(shape), list(class_names)
         self.shares, self.record_size, self.records_per_shard = dict(shares), record_size, records_per_shard
+        self.drawn = drawn
         self.counts = dict.fromkeys(SPLITS, 0)
         self._waiting: dict[str, list[tuple[Tensor, int, str, str | None, int]]] = {name: [] for name in SPLITS}
         self._open: dict[str, ShardWriter] = {}
@@ -221,7 +226,7 @@ class ImageSetWriter:
         self._records = dict.fromkeys(SPLITS, 0)
         self.prompts = PromptTableBuilder()
 
-    def add(self, image: Tensor, label: int, key: str, caption: Prompt | None = None) -> str:
+    def add(self, image: Tensor, label: int, key: str, caption: Prompt | None = None, split: str = "") -> str:
         """Append an image.
 
         Args:
@@ -229,13 +234,14 @@ class ImageSetWriter:
             label: class, −1 without classes.
             key: the image's name where it came from.
             caption: the prompt that it shows, if any.
+            split: where it goes; empty: by the hash of its pixels.
 
         Returns:
             The split it went to.
         """
         if tuple(image.shape) != self.shape or image.dtype != torch.uint8:
             raise ValueError(f"{key}: expected uint8 {self.shape}, got {image.dtype} {tuple(image.shape)}")
-        split = split_of(image, self.shares)
+        split = split or split_of(image, self.shares)
         row = -1 if caption is None else self.prompts.add(caption, split)
         self._waiting[split].append((image, label, key, caption and caption.text, row))
         self.counts[split] += 1
@@ -272,6 +278,8 @@ class ImageSetWriter:
             "record_size": self.record_size,
             "splits": {name: {"samples": self.counts[name], "shards": self._shards[name]} for name in SPLITS},
         }
+        if self.drawn:
+            content["drawn"] = self.drawn
         table = self.prompts.table()
         if len(table):
             table.write(self.folder)

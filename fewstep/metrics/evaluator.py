@@ -1,6 +1,7 @@
 """One protocol for everything that is judged: students, solvers, teacher and real images pass the same examination."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from fewstep.metrics.figures import (
     text_figures,
 )
 from fewstep.metrics.observed import Observed
-from fewstep.metrics.protocol import ClassFigures, Protocol, Sampling, Value
+from fewstep.metrics.protocol import REAL, REDRAWN, ClassFigures, Protocol, Sampling, Value
 from fewstep.metrics.reference_images import FEWEST, ReferenceImages, as_bytes
 from fewstep.metrics.sample_plan import NOISE, SamplePlan
 from fewstep.util.errors import NonFinite
@@ -47,8 +48,9 @@ class Examination:
 
     Args:
         extractor: maps images to features.
-        test: reference images, at least 24.
-        train: the images the teacher was trained on, for the memorisation control.
+        test: reference images, at least 24: real ones, or drawn by the teacher (`ImageSet.drawn`).
+        train: the images the teacher was trained on, for the memorisation control; of drawn ones further samples,
+            and no control.
         samples: number of samples of every model.
         seed: of the sampling noise, the classes asked for and the order of samples.
         batch: images per call of a model or an extractor.
@@ -111,9 +113,9 @@ class Examination:
             By name: fd_infinite and fd (extrapolated and plain Fréchet distance), fd_bias, kid, mmd, precision, recall,
             density, coverage, diversity (within a class or prompt, where there are some), class_accuracy (of classes),
             retrieval and text_alignment (of prompts, where an extractor compares with texts), nearest_ratio and
-            nearest_share (memorisation, in pixels; with `_features` in feature space), agreement_rms,
-            agreement_correlation. With further extractors the distances again, as `fd_infinite@NAME`, and
-            with CLIP the comparison with texts.
+            nearest_share (memorisation, in pixels; with `_features` in feature space; not beside drawn images),
+            agreement_rms, agreement_correlation. With further extractors the distances again, as `fd_infinite@NAME`,
+            and with CLIP the comparison with texts.
 
         Raises:
             NonFinite: a feature is NaN or infinite.
@@ -132,15 +134,27 @@ class Examination:
         return self._frechet(seen.features, self.images.observed.features, "samples", self.groups.of(conditions))
 
     def floor(self) -> dict[str, Value]:
-        """The same for training images in the place of samples: what real images score against real images.
+        """The same for training images in the place of samples: what real images score against real images, or the
+        teacher's samples against others of its own.
 
         As many of them as there are with classes in the reference's proportions, which samples have too. Held-out
         images stand in for the nearest neighbours, as training images would find themselves.
         """
         seen, labels, rows = self._real
+        told = "the teacher's own, of other noise" if self.drawn else "none: real images of the train split"
         protocol = self._protocol(len(seen.features)).model_copy(
-            update={"noise": "none: real images of the train split", "conditions": "as they are"})
-        return self._measure(seen, "real images", "train", protocol, labels, rows)
+            update={"noise": told, "conditions": "as they are"})
+        return self._measure(seen, self.floor_subject, "train", protocol, labels, rows)
+
+    @property
+    def drawn(self) -> str:
+        """What the reference images are, in words, where the teacher drew them; empty for real ones."""
+        return self.images.test.drawn
+
+    @property
+    def floor_subject(self) -> str:
+        """What the floor is measured of."""
+        return REDRAWN if self.drawn else REAL
 
     def floor_per_class(self) -> list[ClassFigures]:
         """`per_class` of the same real images."""
@@ -167,9 +181,13 @@ class Examination:
         rows, shown, groups = self.plan.classes, self.images.test.prompts, self.groups
         labels = torch.full_like(rows, NONE) if not groups.names else groups.of(rows)
         hits = [self._hits(one, rows) for one in seen]
-        return Asked(rows.numpy(), labels.numpy(), groups.reference.numpy(), groups.names, self.by_class,
-                     None if hits[0] is None else tuple(hits), self._hits(self.images.observed, shown),
-                     groups.reference[shown >= 0].numpy())  # fmt: skip
+        found = None if hits[0] is None else tuple(hits)
+        asked = Asked(rows.numpy(), labels.numpy(), groups.reference.numpy(), groups.names, self.by_class, found,
+                      drawn=bool(self.drawn))  # fmt: skip
+        if self.drawn:
+            return asked
+        return replace(asked, real=self._hits(self.images.observed, shown),
+                       real_groups=groups.reference[shown >= 0].numpy())
 
     def paired_kid(self, a: np.ndarray, b: np.ndarray, conditions: Tensor | None) -> Estimate:
         """KID of `a` minus KID of `b`, (n, d) features of two models' samples from the plan's noise and classes.
@@ -209,7 +227,8 @@ class Examination:
                                          (labels.numpy(), self._labels.numpy()) if labelled else None)  # fmt: skip
         if labels is not None and seen.classes is not None:
             figures |= accuracy_figures(seen.classes, labels.numpy())
-        figures |= memorisation_figures(seen, reference, len(self.images.train))
+        if not self.drawn:
+            figures |= memorisation_figures(seen, reference, len(self.images.train))
         return values | self._values(figures, own, protocol, subject, sampling)
 
     def _embedded(self, seen: Observed) -> Iterator[tuple[Extractor, np.ndarray, str]]:
@@ -264,7 +283,8 @@ class Examination:
     def _protocol(self, n: int) -> Protocol:
         return Protocol(
             metric="", samples=n, seed=self.plan.seed, noise=NOISE, conditions=self.plan.conditions_told,
-            reference="test split", reference_samples=len(self.images.test), reference_digest=self.images.digest,
+            reference=self.drawn or "test split", reference_samples=len(self.images.test),
+            reference_digest=self.images.digest,
             **self._ruler(self.images.extractor),
         )  # fmt: skip
 

@@ -18,6 +18,8 @@ CONFIDENCE = 0.95
 """Level of every interval in this project."""
 NORMAL_QUANTILE = 1.959963984540054
 """Two-sided standard normal quantile at `CONFIDENCE`."""
+REAL, REDRAWN = "real images", "teacher again"
+"""Subjects of the floor, by what the reference is: what it scores against more of its own kind."""
 
 
 class ProtocolsDiffer(SettingsError):

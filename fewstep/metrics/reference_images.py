@@ -1,4 +1,4 @@
-"""The real images that samples are compared with, and what the extractors observe in images of either kind."""
+"""The images, real or of the teacher, that samples are compared with, and what the extractors observe in images."""
 
 import functools
 from collections.abc import Iterator, Sequence

@@ -36,14 +36,33 @@ def validate(root: Path, settings: Settings) -> None:
 
         require_recipe_of_folder(recipe, teacher)
     classes = len(digits_facts.CLASSES) if outside["prompts"] is None else 0
+    alone = settings.data.source == "digits" and outside["prompts"] is not None
     if outside["prompts"] is not None:
         read_given_prompts(outside["prompts"])
     if outside["images"] is not None:
         listing = list_images(outside["images"])
         listing.require_usable(settings.data)
         classes = len(listing.classes)
+        alone = not listing.items
+    if alone:
+        _prompts_alone(recipe, teacher)
     if teacher is not None:
         _fits(teacher, settings.data, classes)
+
+
+def _prompts_alone(recipe: Recipe, teacher: TeacherInfo | None) -> None:
+    """What has prompts and no images needs a given teacher of texts, and a recipe without real data."""
+    bring = "bring captioned images: `fewstep data add PATH`, then data.source=raw"
+    if teacher is None:
+        raise SettingsError("there are prompts and no images: nothing can train a teacher",
+                            hint=f"set teacher.source to a saved pipeline, or {bring}")  # fmt: skip
+    if not teacher.textual:
+        raise SettingsError(f"there are prompts and no images, and the teacher {teacher.folder} takes no texts",
+                            hint="take a teacher of texts, or bring images: `fewstep data add PATH`, then "
+                                 "data.source=raw")  # fmt: skip
+    if recipe.needs.data:
+        raise SettingsError(f"recipe {recipe.name} needs real data, and there are prompts and no images",
+                            hint=f"take another recipe (`fewstep recipes` says what each needs), or {bring}")
 
 
 def _own_outputs(root: Path, outside: dict[str, Path | None]) -> None:

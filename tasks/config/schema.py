@@ -40,7 +40,8 @@ class Split(Strict):
 class Data(Strict):
     """The images: `digits` comes with scikit-learn; `raw` is what `fewstep data add PATH` brought into data/raw.
 
-    `prompts`: a file of prompts for a teacher of texts, beside the images of `raw` or in the place of the digits.
+    `prompts`: a file of prompts for a teacher of texts, beside the images of `raw` or in the place of the digits. With
+    prompts and no images, students are compared with what the teacher draws of the prompts.
     """
 
     source: Literal["digits", "raw"] = "digits"
@@ -178,8 +179,9 @@ class Classifier(Strict):
 
 
 class Evaluate(Strict):
-    """How students and baselines are measured. `extractors`: further features, by the hash of their local files;
-    `clip_tokenizer` beside `clip` compares samples with their texts too."""
+    """How students and baselines are measured. `samples`: of every model; with prompts and no images also of the
+    teacher, in each split, as the reference (drawn by trajectories.solver, steps and guidance). `extractors`: further
+    features, by the hash of their local files; `clip_tokenizer` beside `clip` compares samples with texts too."""
 
     samples: Annotated[int, Field(ge=32)] = 5000
     steps: Steps = (1, 2, 4, 8)

@@ -36,7 +36,7 @@ class _Measured:
 def measure_baselines(examination: Examination, teacher: Denoiser, plan: Sequence[Baseline],
                       files: Sequence[Path], settings: BaselinesSettings, seed: int, workers: int,
                       warn: Callable[[str], None]) -> tuple[Baselines, BaselineArrays]:  # fmt: skip
-    """All figures of all baselines, and of real images.
+    """All figures of all baselines, and of the floor.
 
     Args:
         files: the samples of each baseline of the plan, as `pack` stores them.
@@ -60,7 +60,7 @@ def measure_baselines(examination: Examination, teacher: Denoiser, plan: Sequenc
         return _Measured(sampled, values, examination.per_class(sampled.seen, classes), torch.from_numpy(fd.replicates))
 
     protocols: dict[str, Protocol] = {}
-    floor = Measured(subject="real images", values=store(examination.floor(), protocols),
+    floor = Measured(subject=examination.floor_subject, values=store(examination.floor(), protocols),
                      classes=tuple(examination.floor_per_class()))  # fmt: skip
     rows, features, replicates, pictures = [], {}, {}, {}
     with ThreadPoolExecutor(workers) as pool:
@@ -80,7 +80,7 @@ def measure_baselines(examination: Examination, teacher: Denoiser, plan: Sequenc
     document = Baselines(
         guidance=settings.guidance, features=examination.images.extractor.name, reference=len(examination.images.test),
         num_classes=teacher.num_classes, floor=floor, rows=tuple(rows), protocols=protocols,
-        prompts=_prompts(examination))  # fmt: skip
+        prompts=_prompts(examination), drawn=examination.drawn)  # fmt: skip
     chosen = followed(shown)
     states = _trajectories(teacher, examination, reference, chosen, best[chosen], seed)
     return document, BaselineArrays(best, features, replicates, pictures, shown, states, chosen)

@@ -87,7 +87,7 @@ class Comparison(Strict):
     Attributes:
         solver: the best training-free solver at equal network evaluations, else at the nearest lower count; None
             without one. `evaluations` is its count, and the ratios and the paired difference are of student to solver.
-        fd_excess, kid_excess: the student's distance minus that of real images; `…_teacher`: the teacher's.
+        fd_excess, kid_excess: the student's distance minus the floor's; `…_teacher`: the teacher's.
         equals: by solver, the setting whose Fréchet distance the student's equals.
         equals_solver: the solver that needs the fewest evaluations for it; None where no solver reaches it.
     """
@@ -108,7 +108,7 @@ class Comparison(Strict):
 
 
 class Baselines(Strict):
-    """baselines.json: the teacher under training-free solvers, and real images against real images (`floor`).
+    """baselines.json: the teacher under training-free solvers, and the reference against more of its kind (`floor`).
 
     Attributes:
         features: name of the extractor.
@@ -116,6 +116,7 @@ class Baselines(Strict):
         num_classes: of the teacher; 0 if it takes no class.
         protocols: by digest, of every value.
         prompts: texts that samples were asked for, by their row; empty for models of classes.
+        drawn: what the reference images are, in words, where the teacher drew them; empty for real ones.
     """
 
     format: Literal[1] = FORMAT
@@ -127,6 +128,7 @@ class Baselines(Strict):
     rows: tuple[SolverRow, ...]
     protocols: dict[str, Protocol]
     prompts: dict[str, str] = Field(default={}, exclude_if=lambda prompts: not prompts)
+    drawn: str = Field(default="", exclude_if=lambda drawn: not drawn)
 
     @property
     def teacher(self) -> SolverRow:
@@ -183,9 +185,11 @@ class Headline(Strict):
         measured: what the protocols of all values have in common.
         protocols: digest of each metric's own protocol; `protocol`: that of the Fréchet distance.
         student, teacher, solver: by number of steps or network evaluations, figures by metric; a solver's with its
-            `name` and `evaluations`. `real`: of real images.
+            `name` and `evaluations`. `real`: of real images; `redrawn`: of other samples of the teacher, where its
+            samples are the reference.
         comparison: by number of steps, figures of `Comparison`.
         floors: the figures that `register.floors` bounds; None for what was not measured.
+        drawn: as Baselines has it.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -200,6 +204,8 @@ class Headline(Strict):
     teacher: dict[str, dict[str, float]] = {}
     solver: dict[str, dict[str, int | float | str]] = {}
     real: dict[str, float] = {}
+    redrawn: dict[str, float] = Field(default={}, exclude_if=lambda redrawn: not redrawn)
+    drawn: str = Field(default="", exclude_if=lambda drawn: not drawn)
     comparison: dict[str, dict[str, float]] = {}
     floors: dict[str, float | None] = {}
 

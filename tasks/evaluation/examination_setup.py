@@ -1,4 +1,5 @@
-"""The examination that everything is measured by, from the outputs of the stages shard and classifier."""
+"""The examination that everything is measured by, from the outputs of the stages shard, reference and
+classifier."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from fewstep.metrics.extractors.extractor import Extractor, load_extractor
 from fewstep.util.errors import SettingsError
 from tasks.data import extractor_files
 from tasks.data.encoded_inputs import stage_codec
+from tasks.data.reference_folder import reference_stage
 from tasks.evaluation.settings import MeasureSettings
 from tasks.stages.base import Context
 
@@ -21,7 +23,7 @@ def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batc
     """An examination in the features of the pipeline's own classifier.
 
     Args:
-        shards: output of the stage shard, with `digest` its tree digest.
+        shards: output of the stage shard, or of reference where it drew images, with `digest` its tree digest.
         classifier: output of the stage classifier.
         num_classes: of the models that are examined.
         more, cache: as `Examination` has them.
@@ -44,11 +46,11 @@ def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batc
 
 
 def stage_examination(context: Context[MeasureSettings], num_classes: int) -> Examination:
-    """The examination of a stage that has `shard`, `encode` and `classifier` among its inputs."""
-    settings, workspace = context.settings, context.workspace
+    """The examination of a stage that has `shard`, `reference`, `encode` and `classifier` among its inputs."""
+    settings, workspace, source = context.settings, context.workspace, reference_stage(context)
     return examination(
-        context.inputs["shard"], context.inputs["classifier"], samples=settings.samples, seed=settings.seed,
-        batch=settings.batch, digest=context.manifests["shard"].digest, num_classes=num_classes,
+        context.inputs[source], context.inputs["classifier"], samples=settings.samples, seed=settings.seed,
+        batch=settings.batch, digest=context.manifests[source].digest, num_classes=num_classes,
         more=extractor_files.load(workspace, settings.extractors), cache=workspace.reference,
         encoded=EncodedSet(context.inputs["encode"]), codec=context.once(stage_codec),
     )  # fmt: skip

@@ -38,7 +38,9 @@ def headline(evaluation: Evaluation) -> Headline:
         teacher={str(teacher.evaluations): _figures(teacher)},
         solver={steps: _named(evaluation.row(found.solver, found.evaluations))
                 for steps, found in evaluation.comparisons.items() if found.solver},
-        real=_figures(evaluation.floor),
+        real={} if evaluation.drawn else _figures(evaluation.floor),
+        redrawn=_figures(evaluation.floor) if evaluation.drawn else {},
+        drawn=evaluation.drawn,
         comparison={steps: _compared(found) for steps, found in evaluation.comparisons.items()},
         floors={"distance_ratio": evaluation.comparison(first).fd_ratio, "recall": first.value("recall"),
                 "copies": first.value("nearest_share"), **_of_conditions(evaluation)},

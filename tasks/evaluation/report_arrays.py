@@ -20,7 +20,7 @@ CLOSEST = 12
 
 def report_arrays(evaluation: Evaluation, examination: Examination, student: Student, samples: Mapping[int, Sampled],
                   arrays: BaselineArrays, seed: int) -> dict[str, Tensor]:  # fmt: skip
-    """The arrays by name.
+    """The arrays by name; those of training images only beside real ones.
 
     `grid.MODEL`: samples `shown` from the same noise; `way.MODEL`: states from the noise on of the samples `followed`;
     `near.MODEL.SPACE` and `held_out.SPACE`: distances to the nearest training image; `closest.…`: samples, and held-out
@@ -34,8 +34,7 @@ def report_arrays(evaluation: Evaluation, examination: Examination, student: Stu
     classes, reference = examination.plan.classes, examination.images.observed
     shown, followed = arrays.shown, arrays.followed
     found = {"shown": shown, "followed": followed, "grid.teacher": arrays.teacher[shown],
-             "way.teacher": arrays.trajectories, "held_out.pixels": torch.from_numpy(reference.nearest),
-             "held_out.features": torch.from_numpy(reference.nearest_features)}  # fmt: skip
+             "way.teacher": arrays.trajectories}  # fmt: skip
     if classes is not None:
         found |= {"shown.classes": classes[shown], "followed.classes": classes[followed]}
     for steps, sampled in samples.items():
@@ -46,9 +45,13 @@ def report_arrays(evaluation: Evaluation, examination: Examination, student: Stu
         if chosen.solver:
             rival = baseline_name(chosen.solver, chosen.evaluations)
             found[f"grid.{rival}"] = arrays.pictures[rival]
-        found[f"near.{name}.pixels"] = torch.from_numpy(sampled.seen.nearest)
-        found[f"near.{name}.features"] = torch.from_numpy(sampled.seen.nearest_features)
-    found |= _closest(examination, samples[evaluation.first.steps])
+    if not examination.drawn:
+        found |= {"held_out.pixels": torch.from_numpy(reference.nearest),
+                  "held_out.features": torch.from_numpy(reference.nearest_features)}
+        for steps, sampled in samples.items():
+            found[f"near.student-{steps}.pixels"] = torch.from_numpy(sampled.seen.nearest)
+            found[f"near.student-{steps}.features"] = torch.from_numpy(sampled.seen.nearest_features)
+        found |= _closest(examination, samples[evaluation.first.steps])
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 

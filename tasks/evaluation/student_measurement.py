@@ -34,7 +34,7 @@ def measure_student(examination: Examination, student: Student, samples: Mapping
     return Evaluation(
         guidance=baselines.guidance, features=baselines.features, reference=baselines.reference,
         num_classes=baselines.num_classes, floor=baselines.floor, rows=baselines.rows, protocols=protocols,
-        prompts=baselines.prompts,
+        prompts=baselines.prompts, drawn=baselines.drawn,
         student=tuple(rows), comparisons=comparisons, samples=examination.plan.samples,
         notes=tuple(_notes(examination)))  # fmt: skip
 
@@ -42,6 +42,9 @@ def measure_student(examination: Examination, student: Student, samples: Mapping
 def _notes(examination: Examination) -> list[str]:
     """What a reader should know before comparing."""
     notes, extractor, reference = [], examination.images.extractor, len(examination.images.test)
+    if examination.drawn:
+        notes.append(f"There are no real images: the reference is {examination.drawn}, '{examination.floor_subject}' "
+                     "are others of the same kind, and copies of training images are not looked for.")
     if examination.prompts is not None:
         compared = [one for one in (extractor, *examination.images.more) if one.texts is not None]
         if not compared:

@@ -30,12 +30,12 @@ def _notes(document: Evaluation) -> str:
 
 def _cards(material: Material) -> str:
     document = material.document
-    row, cards = document.first, []
+    row, cards, floor = document.first, [], "teacher again" if document.drawn else "real"
     for name in _CARDS:
         entry, metric = row.values.get(name), BY_NAME[name]
         if entry:
             beside = [f"{label} {number(other.value(name), metric)}"
-                      for label, other in (("teacher", document.teacher), ("real", document.floor))
+                      for label, other in (("teacher", document.teacher), (floor, document.floor))
                       if name in other.values]  # fmt: skip
             cards.append(f'<div class="card" title="{escape(metric.explained)}"><h3>{escape(title(metric, document))}'
                          f'</h3><p>{with_interval(entry, metric)}</p><p class="dim">{" · ".join(beside)}</p>'
@@ -64,7 +64,8 @@ def _compared(materials: list[Material]) -> str:
         rows.append(f"<tr><th>{name}</th><td>{row.steps}</td>{cells}"
                     f"<td>{escape(first_equivalence(material.result).split(' = ')[-1])}</td>"
                     f"<td>{'–' if timed is None else f'{timed.latency_ms:.3g}'}</td></tr>")  # fmt: skip
-    claim = f"{best.label} is nearest to real images in {counted(best.document.first.steps, 'step')}"
+    compared = best.document.drawn or "real images"
+    claim = f"{best.label} is nearest to {compared} in {counted(best.document.first.steps, 'step')}"
     others = [one for one in materials if one is not best]
     apart = [one for one in others if _interval(one)[0] > _interval(best)[1]]
     if len(apart) < len(others):

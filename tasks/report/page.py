@@ -58,7 +58,8 @@ def render(materials: list[Material]) -> str:
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _, body in made if body)
     recipe = first.stages["distill"].summary.get("recipe") if "distill" in first.stages else None
     about = [f"recipe {recipe}" if recipe and len(materials) == 1 else "",
-             f"{first.document.samples:,} samples against {first.document.reference:,} held-out images",
+             f"{first.document.samples:,} samples against {first.document.reference:,} "
+             f"{'samples of the teacher' if first.document.drawn else 'held-out images'}",
              f"features {first.document.features}", f"commit {first.told_commit(10)}" if first.commit else ""]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

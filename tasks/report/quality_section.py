@@ -42,7 +42,7 @@ def _quality(materials: list[Material], metric: Metric, kind: str) -> str:
         return ""
     floor, bands = document.floor.values.get(metric.name), []
     if floor:
-        bands = [Band(f"real images: {number(floor.value, metric)}", *_scaled(floor, metric))]
+        bands = [Band(f"{document.floor.subject}: {number(floor.value, metric)}", *_scaled(floor, metric))]
     brackets = []
     if metric.name == "fd_infinite" and kind == "evaluations" and len(materials) == 1:
         brackets = _equal(materials[0])
@@ -110,4 +110,5 @@ def _legend(materials: list[Material]) -> str:
                    *_solvers(materials, metric, "evaluations")]:  # fmt: skip
         entries.append(f'<button type="button" class="key {series.tone}" data-hide="{escape(series.name, quote=True)}">'
                        f'<i class="swatch {series.tone}"></i>{escape(series.name)}</button>')  # fmt: skip
-    return f'<div class="legend">{"".join(entries)}<span class="dim">real images: line, band; bars: 95 %</span></div>'
+    floor = materials[0].document.floor.subject
+    return f'<div class="legend">{"".join(entries)}<span class="dim">{floor}: line, band; bars: 95 %</span></div>'

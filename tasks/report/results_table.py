@@ -64,7 +64,7 @@ def table(root: Path) -> Result:
 
 
 def lines(result: Result) -> list[Line]:
-    """The rows of the table in order: student, solvers at the student's costs, teacher at all costs, real images."""
+    """The rows of the table in order: student, solvers at the student's costs, teacher at all costs, floor."""
     evaluation, teacher = result.evaluation, result.evaluation.teacher
     timed = cost_of(result.costs, "evaluate").student
     rows = []
@@ -80,7 +80,7 @@ def lines(result: Result) -> list[Line]:
     for row in sorted(of_teacher, key=lambda row: row.evaluations):
         rate = timing.images_per_second if timing and row.teacher else None
         rows.append(Line("teacher", f"teacher ({solver_name(row.solver)})", str(row.evaluations), row.values, rate))
-    return [*rows, Line("real", "real images", _ABSENT, evaluation.floor.values)]
+    return [*rows, Line("floor", evaluation.floor.subject, _ABSENT, evaluation.floor.values)]
 
 
 def _at_counts(evaluation: Evaluation, solver: str, counts: list[int]) -> list[Line]:
@@ -105,7 +105,8 @@ def table_of(result: Result, width: int = _WIDE):
     wide, evaluation = width >= _WIDE, result.evaluation
     headings = _headings(evaluation, wide)
     made = Table(box=None, padding=(0, 1), pad_edge=False, title_justify="left", title_style="dim")
-    made.title = f"{evaluation.samples} samples, {evaluation.reference} test images, FD in {evaluation.features}"
+    made.title = (f"{evaluation.samples} samples, {evaluation.reference} {_reference(evaluation)}, "
+                  f"FD in {evaluation.features}")
     made.add_column("model", no_wrap=True)
     for heading in headings:
         made.add_column(heading, justify="right", no_wrap=True)
@@ -134,8 +135,8 @@ def legend(evaluation: Evaluation) -> str:
     text = (
         f"eval.: network evaluations per sample. FD: Fréchet distance in {evaluation.features} features of the "
         f"pipeline's own, extrapolated to infinitely many samples (not an FID); KID: unbiased, in thousandths; both "
-        f"with half of their 95 % interval, from {evaluation.samples} samples against {evaluation.reference} test "
-        f"images. "
+        f"with half of their 95 % interval, from {evaluation.samples} samples against {evaluation.reference} "
+        f"{_reference(evaluation)}. "
     )
     if "class_accuracy" in evaluation.first.values:
         text += "class: share recognised as the class asked for. "
@@ -145,13 +146,17 @@ def legend(evaluation: Evaluation) -> str:
     return " ".join([text, *evaluation.notes])
 
 
+def _reference(evaluation: Evaluation) -> str:
+    return "samples of the teacher" if evaluation.drawn else "test images"
+
+
 def verdict(result: Result) -> str:
     """What the student reaches in its fewest steps, beside what else costs as much and what is possible."""
     return f"{reached(result.evaluation)}. {first_equivalence(result)}."
 
 
 def reached(evaluation: Evaluation) -> str:
-    """The first sentence of the verdict: distances of student, solver, teacher and real images."""
+    """The first sentence of the verdict: distances of student, solver, teacher and floor."""
     row, teacher = evaluation.first, evaluation.teacher
     found = evaluation.comparison(row)
     text = f"In {counted(row.steps, 'step')} the student reaches a Fréchet distance of {row.value('fd_infinite'):.3g}"
@@ -163,7 +168,7 @@ def reached(evaluation: Evaluation) -> str:
             ratio = 1 / found.fd_ratio
             text += f", {ratio:.1f} times as much" if ratio >= 1 else f", only {ratio:.2f} times as much"
     return text + (f"; the teacher with {teacher.evaluations} has {teacher.value('fd_infinite'):.3g}, "
-                   f"real images {evaluation.floor.value('fd_infinite'):.3g}")  # fmt: skip
+                   f"{evaluation.floor.subject} {evaluation.floor.value('fd_infinite'):.3g}")  # fmt: skip
 
 
 def first_equivalence(result: Result) -> str:

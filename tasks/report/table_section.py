@@ -31,7 +31,7 @@ def everything(materials: list[Material]) -> str:
             swatch = f'<i class="swatch s{solvers.index(row.solver) % 5}"></i>{escape(solver_name(row.solver))}'
             body.append(_line(swatch + (" (teacher)" if row.teacher else ""), row, row.evaluations,
                               timed.get(row.name), shown, ""))  # fmt: skip
-        body.append(_line("real images", material.document.floor, None, None, shown, "floor"))
+        body.append(_line(material.document.floor.subject, material.document.floor, None, None, shown, "floor"))
     explained = "".join(f"<dt>{escape(title(one, document))}</dt><dd>{escape(one.explained)}</dd>" for one in shown)
     return (f'<div class="scroll"><table class="wide"><thead><tr><th>model</th><th>eval.</th><th>ms</th>{head}</tr>'
             f"</thead><tbody>{''.join(body)}</tbody></table></div><details><summary>What the columns mean</summary>"
@@ -51,7 +51,7 @@ def _line(model: str, row: Measured, evaluations: int | None, timing: Timing | N
 
 
 def classes(materials: list[Material]) -> str:
-    """Per class or group of prompts: recognised (or its prompt found), MMD, diversity, beside real images."""
+    """Per class or group of prompts: recognised (or its prompt found), MMD, diversity, beside the floor."""
     first = materials[0].document
     if not first.first.classes:
         return ""
@@ -69,9 +69,9 @@ def classes(materials: list[Material]) -> str:
         body.append(f"<tr><th>{escape(name)}</th><td>{figures.n:,} / {figures.reference}</td>{cells}"
                     f"{_class_cells(floor.get(name), False)}</tr>")  # fmt: skip
     return (f'<div class="scroll"><table class="wide"><thead><tr><th rowspan="2">{"group" if prompts else "class"}</th>'
-            f'<th rowspan="2">n / real</th>'
-            f'{head}<th colspan="3">real images</th></tr><tr>{second * (len(materials) + 1)}</tr></thead><tbody>'
-            f"{''.join(body)}</tbody></table></div>")  # fmt: skip
+            f'<th rowspan="2">n / {"reference" if first.drawn else "real"}</th>'
+            f'{head}<th colspan="3">{escape(first.floor.subject)}</th></tr><tr>{second * (len(materials) + 1)}</tr>'
+            f"</thead><tbody>{''.join(body)}</tbody></table></div>")  # fmt: skip
 
 
 def _done(figures: ClassFigures) -> float:

@@ -24,7 +24,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
     name = "baselines"
     output = "data/baselines"
     settings_type = BaselinesSettings
-    inputs = ("shard", "classifier", "encode", "teacher")
+    inputs = ("shard", "classifier", "encode", "teacher", "reference")
     params = ("seed", "evaluate")
     parallel = True
 

@@ -44,7 +44,7 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
     name = "classifier"
     output = "data/classifier"
     settings_type = Classifier
-    inputs = ("shard", "encode")
+    inputs = ("shard", "encode", "reference")
     params = ("seed", "evaluate")
 
     def resolve(self, settings: Settings) -> Classifier:
@@ -54,16 +54,13 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         return settings.model_copy(update={"images": min(settings.images, 8 * settings.batch)})
 
     def check(self, context: Context[Classifier]) -> None:
-        """Refuse prompts without images, and a fit split that is too small to learn from."""
-        from fewstep.data.images import load_prompts, load_split  # loads torch
+        """Refuse a fit split that is too small to learn from."""
+        from fewstep.data.images import load_split  # loads torch
+        from tasks.data.reference_folder import reference_images
 
-        images, texts = load_split(context.inputs["shard"], "fit"), _texts(context)
+        images, texts = load_split(reference_images(context), "fit"), _texts(context)
         by_class = images.num_classes and texts is None
         needed = 2 * images.num_classes if by_class else context.settings.features + 1
-        if not len(images) and len(load_prompts(context.inputs["shard"])):
-            raise SettingsError("there are prompts and no images: students are measured against real images",
-                                hint="bring captioned images: `fewstep data add` takes a table with the columns image "
-                                     "and prompt, then data.source=raw")  # fmt: skip
         if len(images) < needed:
             raise SettingsError(
                 f"the fit split has {len(images)} images, the classifier needs at least {needed}; "
@@ -93,10 +90,11 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         from fewstep.networks.feature_classifier import Classifier, accuracy
         from fewstep.networks.feature_files import load_features
         from fewstep.networks.text_tower import TextTower
+        from tasks.data.reference_folder import reference_images
 
         model, features = load_features(context.out), context.settings.features
-        test = load_split(context.inputs["shard"], "test")
-        fitted = len(load_split(context.inputs["shard"], "fit"))
+        test = load_split(reference_images(context), "test")
+        fitted = len(load_split(reference_images(context), "fit"))
         if isinstance(model, TextTower):
             share = _retrieval(context, model, test)
             return ClassifierResult(features=f"text-{features}", fit_images=fitted, test_images=len(test),
@@ -120,8 +118,9 @@ def _fitted(context: Context[Classifier]) -> Features:
     from fewstep.data.images import load_split  # loads torch
     from fewstep.networks.feature_classifier import fit_components, train_classifier
     from fewstep.networks.text_tower import fit_text_tower
+    from tasks.data.reference_folder import reference_images
 
-    settings, images = context.settings, load_split(context.inputs["shard"], "fit")
+    settings, images = context.settings, load_split(reference_images(context), "fit")
     batch, texts = settings.batch, _texts(context)
     how = {"seed": context.seed, "batch": batch, "steps": max(1, settings.images // batch),
            "features": settings.features, "learning_rate": settings.lr,
@@ -138,9 +137,10 @@ def _texts(context: Context[Classifier]) -> PromptTable | None:
     """The embedded prompts that the teacher is asked for, if the fit split shows enough of them; else None."""
     from fewstep.data.images import load_split  # loads torch
     from fewstep.families.encoded_set import EncodedSet
+    from tasks.data.reference_folder import reference_images
 
     prompts = EncodedSet(context.inputs["encode"]).prompt_table()
-    rows = load_split(context.inputs["shard"], "fit").prompts
+    rows = load_split(reference_images(context), "fit").prompts
     enough = len(rows[rows >= 0].unique()) >= _TEXTS and int((rows >= 0).sum()) > context.settings.features
     return prompts if prompts.embedding is not None and enough else None
 

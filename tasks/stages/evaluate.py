@@ -36,11 +36,11 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
     name = "evaluate"
     output = "data/evaluation"
     settings_type = EvaluateSettings
-    inputs = ("shard", "classifier", "encode", "teacher", "distill", "baselines")
+    inputs = ("shard", "classifier", "encode", "teacher", "reference", "distill", "baselines")
     params = ("seed", "evaluate")
     parallel = True
     metrics = (HEADLINE,)
-    plots = (_curves("Distance to real images", "fd_infinite"), _curves("Kernel distance", "kid"))
+    plots = (_curves("Distance to the reference", "fd_infinite"), _curves("Kernel distance", "kid"))
 
     def resolve(self, settings: Settings) -> EvaluateSettings:
         return EvaluateSettings.of(settings.evaluate)

@@ -94,13 +94,16 @@ def contrast_kid(a, b, reference, strata, group: str, margin: float) -> Contrast
 
 
 def contrast_share(metric: str, group: str, a, b, real, margin: float, guard: bool = False) -> Contrast:
-    """Contrast of the shares of bad samples: a candidate's (n,), b champion's (n,), of real images (m,).
+    """Contrast of the shares of bad samples: a candidate's (n,), b champion's (n,), of real images (m,), or None.
 
     A guard shows the shares themselves, an accuracy the shares of good samples.
     """
-    found, mine, theirs = share_difference(a, b), share_gap(a, real), share_gap(b, real)
-    *shown, figure = (share if guard else 1 - share for share in (found.first, found.second, mine.second))
-    of_real = OfReal(figure, mine.value, mine.standard_error, theirs.value, theirs.standard_error)
+    found, of_real = share_difference(a, b), None
+    if real is not None:
+        mine, theirs = share_gap(a, real), share_gap(b, real)
+        figure = mine.second if guard else 1 - mine.second
+        of_real = OfReal(figure, mine.value, mine.standard_error, theirs.value, theirs.standard_error)
+    shown = (share if guard else 1 - share for share in (found.first, found.second))
     return Contrast(metric, group, found.value, found.standard_error, found.n, margin, *shown, guard, of_real)
 
 

@@ -24,7 +24,9 @@ class Asked:
         strata: whether kernel distances are unbiased given the group.
         hits: (n,) of the candidate and of the champion, whether a prompt is found among others; None without an
             extractor that compares with texts.
-        real: (m',) the same of real images with a caption, and real_groups: (m',) their labels.
+        real: (m',) the same of real images with a caption, and real_groups: (m',) their labels; None without real
+            images, the reference being samples of the teacher.
+        drawn: whether it is.
     """
 
     rows: np.ndarray
@@ -35,6 +37,7 @@ class Asked:
     hits: tuple[np.ndarray, np.ndarray] | None = None
     real: np.ndarray | None = None
     real_groups: np.ndarray | None = None
+    drawn: bool = False
 
 
 def prompt_contrasts(candidate: Observed, champion: Observed, reference: Observed, asked: Asked,
@@ -45,8 +48,8 @@ def prompt_contrasts(candidate: Observed, champion: Observed, reference: Observe
     * `retrieval`: share of samples whose prompt is found among others, of all and of each group. It is compared with
       that of real images as well, as `contrasts` does with classes: a model that draws the essence of a text is found
       more often than photographs are;
-    * `copies` as of classes, and `repeats`: share of pairs of samples of one prompt nearer to each other than all but
-      1 % of all real pairs, both only as guards.
+    * `copies` as of classes, where there are real images, and `repeats`: share of pairs of samples of one prompt nearer
+      to each other than all but 1 % of all pairs of the reference, both only as guards.
 
     Raises:
         NonFinite: a feature is NaN or infinite.
@@ -62,15 +65,16 @@ def prompt_contrasts(candidate: Observed, champion: Observed, reference: Observe
             found.append(_of_group(contrast_kid(
                 candidate.features[rows], champion.features[rows], reference.features[places], None,
                 asked.names[label], margins["class_kid"])))  # fmt: skip
-    if asked.hits is not None and asked.real is not None:
-        (mine, theirs), real = (~np.stack(asked.hits)), ~asked.real
+    if asked.hits is not None and (asked.drawn or asked.real is not None):
+        (mine, theirs), real = (~np.stack(asked.hits)), None if asked.drawn else ~asked.real
         found.append(contrast_share("retrieval", "", mine, theirs, real, margins["retrieval"]))
         for label, rows in members.items():
-            places = np.flatnonzero(asked.real_groups == label)
-            if len(rows) and len(places):
+            shown = None if real is None else real[asked.real_groups == label]
+            if len(rows) and (shown is None or len(shown)):
                 found.append(_of_group(contrast_share("retrieval", asked.names[label], mine[rows], theirs[rows],
-                                                      real[places], margins["retrieval_in_group"])))  # fmt: skip
-    found.append(copies(candidate, champion, reference, margins["copies"]))
+                                                      shown, margins["retrieval_in_group"])))  # fmt: skip
+    if not asked.drawn:
+        found.append(copies(candidate, champion, reference, margins["copies"]))
     pairs = [rows for rows in (np.flatnonzero(asked.rows == row) for row in np.unique(asked.rows)) if len(rows) >= 2]
     if pairs:
         radius = repeat_radius(reference.features, [np.arange(len(reference.features))], REPEATS)

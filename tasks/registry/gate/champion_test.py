@@ -34,6 +34,7 @@ from fewstep.util.torch_threads import threads
 from tasks.config.schema import Gate
 from tasks.data import extractor_files
 from tasks.data.encoded_inputs import codec_of
+from tasks.data.reference_folder import is_drawn
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import stat_table
@@ -151,15 +152,23 @@ def stage_output(workspace: Workspace, version: Version, stage: str, snapshot: P
 def _examination(registry: Registry, candidate: Version, champion: Version, encoded: EncodedSet, num_classes: int,
                  samples: int | None, snapshot: Path, scratch: Path) -> Examination:  # fmt: skip
     """The candidate's protocol, with noise that belongs to this contest alone."""
+    source = _reference_stage(registry.workspace, candidate, snapshot, scratch)
     shards, classifier = (stage_output(registry.workspace, candidate, stage, snapshot, scratch)
-                          for stage in ("shard", "classifier"))  # fmt: skip
+                          for stage in (source, "classifier"))  # fmt: skip
     path = snapshot / "manifests" / "evaluate.json"
     evaluated = parse(EvaluateSettings, manifests.read(path).settings, path.name)
     seed = derive(0, "/".join([PURPOSE, candidate.tags["fewstep.weights"], champion.tags["fewstep.weights"]]))
     codec = None if encoded.family is None else codec_of(registry.pipeline(candidate), encoded)
     return examination(shards, classifier, samples=samples or evaluated.samples, seed=seed, batch=evaluated.batch,
-                       digest=candidate.provenance.stages["shard"].digest, num_classes=num_classes, encoded=encoded,
+                       digest=candidate.provenance.stages[source].digest, num_classes=num_classes, encoded=encoded,
                        codec=codec, more=_with_texts(registry, evaluated, encoded))  # fmt: skip
+
+
+def _reference_stage(workspace: Workspace, version: Version, snapshot: Path, scratch: Path) -> str:
+    """The stage whose images the version was compared with. Versions of older code have real images only."""
+    if "reference" not in version.provenance.stages:
+        return "shard"
+    return "reference" if is_drawn(stage_output(workspace, version, "reference", snapshot, scratch)) else "shard"
 
 
 def _with_texts(registry: Registry, evaluated: EvaluateSettings, encoded: EncodedSet) -> list[Extractor]:

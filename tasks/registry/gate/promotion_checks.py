@@ -27,13 +27,15 @@ OF_PROMPTS = {"retrieval", "text_alignment"}
 """Floors' figures that models of prompts have in the place of the class accuracy."""
 
 
-def check_floors(results: dict, floors: dict) -> tuple[list[str], dict]:
+def check_floors(results: dict, floors: dict, *, drawn: bool = False) -> tuple[list[str], dict]:
     """Floors that `results` (metrics.json's `floors` figures) miss, and the figures that were compared.
 
     A floor is `max_<figure>` or `min_<figure>`; None asks nothing. A figure that was not measured fails its floor;
-    those of classes are not asked of models of prompts, nor those of prompts of others.
+    those of classes are not asked of models of prompts, nor those of prompts of others, nor copies of training images
+    where the reference is `drawn` by the teacher.
     """
     of_others = {"class_accuracy"} if set(results) & OF_PROMPTS else OF_PROMPTS
+    of_others = of_others | ({"copies"} if drawn else set())
     reasons, figures = [], {}
     for name, limit in floors.items():
         if limit is None:

@@ -75,7 +75,8 @@ def assess(registry: Registry, version: Version, rules: Register, *, policy: str
 
 @dataclass
 class _Assessment:
-    """The checks of one version, the figures that they compared, and what was measured for the floors."""
+    """The checks of one version, the figures that they compared, what was measured for the floors, and whether beside
+    samples of the teacher."""
 
     registry: Registry
     version: Version
@@ -84,6 +85,7 @@ class _Assessment:
     policy: str
     figures: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, float | None] = field(default_factory=dict)
+    drawn: bool = False
 
     def refusal(self) -> tuple[Kind, list[str]]:
         """The rule that refuses the version, and its reasons; ("", []) where none does."""
@@ -100,6 +102,7 @@ class _Assessment:
         registry, version, champion = self.registry, self.version, self.champion
         yield "policy", self._by_policy
         results = parsed(Headline, version.provenance.results, f"results of {version.name}")
+        self.drawn = bool(results.drawn)
         yield "floors", lambda: self._floors(results.floors)
         if self.policy == "first":
             return
@@ -126,7 +129,8 @@ class _Assessment:
 
     def _floors(self, measured: dict[str, float | None]) -> list[str]:
         self.measured |= measured
-        reasons, compared = promotion_checks.check_floors(self.measured, self.rules.floors.model_dump())
+        reasons, compared = promotion_checks.check_floors(self.measured, self.rules.floors.model_dump(),
+                                                         drawn=self.drawn)  # fmt: skip
         self.figures["floors"] = {**self.figures.get("floors", {}), **compared}
         return reasons
 

@@ -157,7 +157,7 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "images": 999, "batch": 9, "lr": 0.5, "channels": [8], "layers": 3, "class_dropout": 0.5, "groups": [[0, 1]],
         "ema": 0.5, "check.samples": 99, "check.steps": 9, "check.max_distance_ratio": 9.0,
         "check.max_terminal_snr": 0.5, }.items()},
-    "teacher.source": ("saved", "encode teacher"), "teacher.path": ("saved", "encode teacher"),
+    "teacher.source": ("saved", "encode teacher reference"), "teacher.path": ("saved", "encode teacher reference"),
     "teacher.variant": ("fp16", "encode teacher"),      # of a given teacher, as all of encode
     **{f"encode.{name}": (value, "encode") for name, value in {
         "height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 9, "negative_prompt": "blurred",

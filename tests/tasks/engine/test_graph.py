@@ -26,7 +26,7 @@ RECIPES = ("kd", "dmd2", "progressive", "lcm-lora")
 
 def test_the_stages_in_an_order_in_which_they_can_run():
     assert [stage.name for stage in graph.STAGES] == [
-        "shard", "encode", "classifier", "teacher", "trajectories", "distill", "baselines", "evaluate",
+        "shard", "encode", "teacher", "reference", "classifier", "trajectories", "distill", "baselines", "evaluate",
         "register"]  # fmt: skip
     assert [stage.name for stage in graph.IN_DVC] == [stage.name for stage in graph.STAGES][:-1]
 

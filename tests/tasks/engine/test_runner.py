@@ -18,7 +18,7 @@ from tests.fake_project import ALL, FakeProject, plan
 from tests.project import kill_group
 
 STAGES = [stage.name for stage in graph.STAGES if stage.in_dvc]
-FEW = ["shard", "encode", "classifier", "teacher"]
+FEW = ["shard", "encode", "teacher", "reference", "classifier"]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from fewstep.students.student import StudentSettings, make_student
 from fewstep.teachers import load_teacher, save_teacher
 from fewstep.util.config import parse
 from tasks.config.schema import Settings
+from tasks.data.reference_folder import write_choice
 from tasks.engine import graph, manifest
 from tasks.engine.events import Observer
 from tasks.engine.runner import run_units
@@ -56,6 +57,8 @@ class World:
         stage = graph.stage(name)
         if "encode" in stage.inputs and not self.folder("encode").exists():
             self.run("encode")  # nothing, for a teacher of pixels
+        if "reference" in stage.inputs and not self.folder("reference").exists():
+            self._compare_with_images()
         inputs = {one: self.folder(one) for one in stage.inputs}
         made = Context(
             stage=name, key="0" * 64, settings=stage.resolve(self.settings), seed=self.settings.seed, inputs=inputs,
@@ -65,6 +68,13 @@ class World:
         for path in (made.out, made.scratch):
             path.mkdir(parents=True, exist_ok=True)
         return made
+
+    def _compare_with_images(self) -> None:
+        """The reference stage's output where there are images, without the teacher that it asks first."""
+        made = self.root / "made" / "reference"
+        made.mkdir(parents=True)
+        write_choice(made, drawn=False)
+        self.publish("reference", made)
 
     def run(self, name: str, workers: int = 1, work: str | None = None) -> dict:
         """Runs what is left of a stage, publishes it and returns its summary."""

@@ -105,6 +105,8 @@ def test_floors_are_those_of_prompts(world):
     assert not reasons
     reasons, _ = check_floors({"retrieval": None}, {"min_retrieval": 0.9})
     assert reasons == ["retrieval was not measured, and register.floors.min_retrieval asks for it"]
+    reasons, figures = check_floors({"retrieval": 0.9}, {"max_copies": 0.3, "min_retrieval": 0.8}, drawn=True)
+    assert not reasons and figures == {"retrieval": 0.9}
 
 
 def test_the_gate_sees_a_student_that_forgets_its_prompts(world):

@@ -12,7 +12,8 @@ from tests.tasks.stages.test_training_stages import set_to
 
 BY_RECIPE = {"steps", "batch", "accumulate", "lr", "schedule", "warmup", "clip", "ema", "precision"}
 """Of distill: overrides, which are read when they are laid over the recipe (tests/tasks/config/test_schema.py)."""
-TAGS = {"TrainedTeacher.source", "NeededSet.needs", "NothingToEncode.encodes"}  # they tell two kinds of settings apart
+# they tell two kinds of settings apart
+TAGS = {"TrainedTeacher.source", "NeededSet.needs", "NothingToEncode.encodes", "NothingToDraw.draws"}
 WHERE_CORRUPT = {"Data.max_corrupt_share"}              # read where an image is: test_shard_stage.py
 
 

@@ -196,7 +196,7 @@ def test_another_machine_takes_what_this_one_made_and_hears_of_other_bytes(envir
         machine.dvc("init", "-q")
         machine.dvc("remote", "add", "-q", "-f", "-d", "store", "s3://fewstep/machines")
     one, two, three = machines
-    stages = ("shard", "classifier")
+    stages = ("shard", "encode")
     assert set(one.all(*stages, **given).values()) == {"made"}
     assert one.python(PUSH, **given).stdout.endswith("{}\n")
     assert set(two.all(*stages, **given).values()) == {"restored"}

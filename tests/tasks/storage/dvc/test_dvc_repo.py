@@ -158,7 +158,8 @@ def test_a_settings_key_makes_stale_what_it_should_and_dvc_sees_all_of_it(projec
         elif section == "distill" and name != "distill.recipe":
             assert stale == ["distill", "evaluate"], name
         elif section == "teacher":
-            assert stale == ["teacher", "trajectories", "distill", "baselines", "evaluate"], name
+            assert stale == ["teacher", "reference", "classifier", "trajectories", "distill", "baselines",
+                             "evaluate"], name
         elif section == "trajectories":
             assert stale == ["trajectories", "distill", "evaluate"], name
     assert report["evaluate.steps"][0] == ["evaluate"]
