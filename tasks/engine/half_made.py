@@ -60,7 +60,8 @@ def _others(workspace: Workspace) -> Iterator[tuple[Path, dict]]:
 def _facts(work: Path) -> dict | None:
     """The identity as it was noted; None where it was not, as in work of an earlier version."""
     try:
-        return read_checked(work / NAME, FORMAT)
+        facts = read_checked(work / NAME, FORMAT)
+        return {name: value for name, value in facts.items() if name != "format"}
     except (OSError, CorruptData):
         return None
 
