@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fewstep.families.encoded_set import Description
 from fewstep.teachers import load_teacher, save_teacher
 from fewstep.trajectories import TrajectorySettings, open_set, plan_set
 from fewstep.util.errors import SettingsError
@@ -44,9 +45,13 @@ def context(work: Path, teacher: Path, recipe: str = "kd", previous: Path | None
     everything = Settings.model_validate({"trajectories": {**TINY, **settings}, "distill": {"recipe": recipe}})
     for name in ("out", "scratch"):
         (work / name).mkdir(parents=True, exist_ok=True)
+    encoded, made = work / "encoded", SimpleNamespace(digest="digest")
+    encoded.mkdir(exist_ok=True)
+    Description().write(encoded)  # nothing, for a teacher of pixels
     return Context(
         stage="trajectories", key=str(work), settings=STAGE.resolve(everything), seed=3,
-        inputs={"teacher": teacher}, manifests={"teacher": SimpleNamespace(digest="digest")}, outside={}, work=work,
+        inputs={"teacher": teacher, "encode": encoded}, manifests=dict.fromkeys(("teacher", "encode"), made),
+        outside={}, work=work,
         previous=previous, workspace=Workspace(work), observer=Progress(),
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ TEXT = (ROOT / "dvc.yaml").read_text()
 PLAIN = from_yaml(TEXT)
 OWN = Settings.model_validate({"distill": {"recipe": "my.yaml"}, "teacher": {"source": "/given/teacher"},
                                "data": {"source": "raw"}})  # fmt: skip
-WANTED = {"images": "data/raw", "teacher": "/given/teacher", "recipe": "my.yaml"}
+WANTED = {"images": "data/raw", "prompts": NONE_GIVEN, "teacher": "/given/teacher", "encoders": "/given/teacher",
+          "recipe": "my.yaml"}  # fmt: skip
 
 
 def reindented() -> str:
@@ -27,7 +28,7 @@ def reindented() -> str:
     return stream.getvalue()
 
 
-BLOCK = f"  - given:\n      images: {NONE_GIVEN}\n      teacher: {NONE_GIVEN}\n      recipe: {NONE_GIVEN}\n"
+BLOCK = "  - given:\n" + "".join(f"      {name}: {NONE_GIVEN}\n" for name in WANTED)
 FORMS = {
     "as generated": TEXT, "other indentation": reindented(), "without comments": to_yaml(PLAIN),
     "windows": TEXT.replace("\n", "\r\n"), "a byte-order mark": "\ufeff" + TEXT,
@@ -89,7 +90,8 @@ def test_a_file_that_would_not_see_a_change_is_refused_and_left_alone(tmp_path, 
 def test_paths_that_the_stages_name_themselves_are_enough(tmp_path):
     path = tmp_path / "dvc.yaml"
     text = TEXT.replace("vars:\n" + BLOCK, "").replace("${given.images}", "./data")
-    text = text.replace("${given.teacher}", "/given/teacher")
+    text = text.replace("${given.teacher}", "/given/teacher").replace("${given.encoders}", "/given/teacher")
+    text = text.replace("${given.prompts}", NONE_GIVEN)
     text = text.replace("${given.recipe}", "${recipes.mine}")   # which only DVC can resolve
     path.write_text(text)
     assert not sync_given(Workspace(tmp_path), OWN) and path.read_text() == text
