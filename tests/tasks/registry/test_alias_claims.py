@@ -155,8 +155,8 @@ def test_an_intent_that_was_never_claimed_yields_to_another_host(hosts, monkeypa
 def test_a_move_is_written_once(hosts):
     one, two = hosts
     mine, theirs = Moves(one, MODEL), Moves(two, MODEL)
-    entries = [Entry(event="intent", id=name, alias="champion", former=1, to=2, who="", when="", why=2000 * "w",
-                     becomes="promoted") for name in "ab"]  # fmt: skip
+    entries = [Entry(event="intent", id=name, alias="champion", former=1, to=2, who="", when="2026-01-01T00:00:00Z",
+                     why=2000 * "w", becomes="promoted") for name in "ab"]  # fmt: skip
     assert mine.claim(entries[0]).number == 2 and mine.claim(entries[0]).number == 2  # an answer that was lost
     with pytest.raises(Taken):
         theirs.claim(entries[1])
