@@ -4,6 +4,7 @@ import subprocess
 
 from flows.runs.isolated import resolve
 from tasks.storage.workspace import Workspace
+from tests.fewstep.families.pipelines import KINDS
 
 
 def test_an_untracked_file_of_prompts_is_named_by_its_whole_path(tmp_path, monkeypatch):
@@ -15,7 +16,9 @@ def test_an_untracked_file_of_prompts_is_named_by_its_whole_path(tmp_path, monke
     subprocess.run(["git", "-C", str(tmp_path), "add", "kept.txt"], check=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    found = {path: resolve(Workspace(tmp_path), [f"data.prompts={path}"], None)[0].data.prompts
+    KINDS["sd"].save(tmp_path / "teacher")  # prompts alone are for a teacher of texts
+    given = f"teacher.source={tmp_path / 'teacher'}"
+    found = {path: resolve(Workspace(tmp_path), [f"data.prompts={path}", given], None)[0].data.prompts
              for path in ("kept.txt", "mine.txt", "~/mine.txt")}  # fmt: skip
     assert found == {"kept.txt": "kept.txt", "mine.txt": str(tmp_path / "mine.txt"),
                      "~/mine.txt": str(tmp_path / "mine.txt")}  # fmt: skip
