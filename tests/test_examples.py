@@ -53,7 +53,7 @@ def test_a_dry_run_takes_it_and_says_what_would_be_made(project, teachers, tmp_p
         sets.append(f"data.prompts={tmp_path / 'prompts.txt'}")
     else:
         given = classes(tmp_path / "images") if data == "classes" else captioned(tmp_path / "images", 32, 24)
-        project.check("data", "add", str(given))
+        project.check("data", "add", "--replace", str(given))
     words = [word for one in sets for word in ("--set", one)]
     told = project.check("run", "--dry-run", "--params", str(ROOT / "examples" / f"{name}.yaml"), *words)
     assert all(stage in told for stage in ("encode", "teacher", "trajectories", "distill")), told
