@@ -9,9 +9,9 @@ from torch import Tensor
 from fewstep.data.prompt import SPLITS, Prompt
 from fewstep.data.prompts import PromptTable, PromptTableBuilder
 from fewstep.data.records.record_codec import Record
-from fewstep.data.records.record_source import CACHE_BYTES, RecordSource
-from fewstep.data.records.sample_order import KeyedOrder
+from fewstep.data.records.record_source import CACHE_BYTES
 from fewstep.data.records.shard_files import ShardWriter
+from fewstep.data.records.split_samples import SplitSamples
 from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import CorruptData, SettingsError
 from fewstep.util.hashing import canonical_json, sha256_bytes
@@ -68,12 +68,8 @@ class ImageSet:
         self.drawn: str = description.get("drawn", "")
         self.record_size: int = description["record_size"]
         shards = [self.folder / split / name for name in part["shards"]]
-        self._source = RecordSource(shards, self._prepare, cache_bytes)
-        if self._source.samples != part["samples"]:
-            raise CorruptData(f"{self.folder / split}: {self._source.samples} samples, expected {part['samples']}")
-        if self._source.records:
-            self._source.check_sizes(self.record_size, self.folder / split)
-        self._order: KeyedOrder | None = None
+        self._samples = SplitSamples(self.folder / split, shards, self._prepare, part["samples"], self.record_size,
+                                     cache_bytes)  # fmt: skip
 
     def _prepare(self, number: int, record: Record) -> dict[str, Tensor]:
         image, label = record.tensors.get("image"), record.tensors.get("label")
@@ -83,13 +79,7 @@ class ImageSet:
         return {"image": image, "label": label, "prompt": prompt}
 
     def __len__(self) -> int:
-        return self._source.samples
-
-    def _gather(self, indices: Tensor | list[int]) -> dict[str, Tensor]:
-        indices = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
-        if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= len(self)):
-            raise IndexError(f"image {int(indices.min())} … {int(indices.max())} of {len(self)} in split {self.split}")
-        return self._source.gather(indices // self.record_size, indices % self.record_size)
+        return len(self._samples)
 
     def images(self, indices: Tensor | list[int] | None = None) -> Tensor:
         """Images as float32 (N, C, H, W) in [−1, 1].
@@ -100,36 +90,31 @@ class ImageSet:
         Raises:
             CorruptData: a record differs from its checksum; the file is named.
         """
-        indices = torch.arange(len(self)) if indices is None else indices
-        found = self._gather(indices)
+        found = self._samples.gather(indices)
         return to_unit_range(found["image"]) if found else torch.empty((0, *self.shape))
 
     @property
     def labels(self) -> Tensor:
         """All labels, (len,) int64; −1 where the images have no classes."""
-        return self._column("label")
+        return self._samples.column("label")
 
     @property
     def prompts(self) -> Tensor:
         """Row of every image's caption in the table of prompts, (len,) int64; −1 where an image has none."""
-        return self._column("prompt")
-
-    def _column(self, name: str) -> Tensor:
-        parts = [self._source.record(number)[name] for number in range(self._source.records)]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+        return self._samples.column("prompt")
 
     @property
     def captions(self) -> list[str | None]:
         """All captions, in the order of the images; None for an image without."""
         found: list[str | None] = []
-        for number in range(self._source.records):
-            metadata = self._source.metadata(number)
+        for number in range(self._samples.source.records):
+            metadata = self._samples.source.metadata(number)
             found += metadata.get("captions") or [None] * len(metadata["keys"])
         return found
 
     def keys(self, indices: list[int]) -> list[str]:
         """Names of images (indices of 0 … len − 1) where they came from."""
-        return [self._source.metadata(k // self.record_size)["keys"][k % self.record_size] for k in indices]
+        return [self._samples.source.metadata(k // self.record_size)["keys"][k % self.record_size] for k in indices]
 
     def batch(self, seed: int, position: int, size: int) -> tuple[Tensor, Tensor | None]:
         """The images ``position … position + size − 1`` of training, counted from its start across epochs.
@@ -141,11 +126,7 @@ class ImageSet:
         Raises:
             CorruptData: a record differs from its checksum; the file is named.
         """
-        if self._order is None:
-            if not len(self):
-                raise SettingsError(f"{self.folder / self.split}: the split is empty; add images or change data.split")
-            self._order = KeyedOrder(len(self), self.record_size, self._source.window())
-        found = self._source.gather(*self._order.locate(seed, position, size))
+        found = self._samples.batch(seed, position, size)
         return to_unit_range(found["image"]), found["label"] if self.num_classes else None
 
 

@@ -87,11 +87,8 @@ class EncodedSet:
         if shards is None or self.family is None:
             raise SettingsError(f"{self.folder}: no images of the split {split!r} are encoded")
         count = len(self.description.prompts) or self.family.classes
-        folder = self.folder / STATES / split
-        found = StateSet([folder / name for name in shards], self.family.state, count, self.description.record_size)
-        if len(found) != self.description.samples[split]:
-            raise CorruptData(f"{folder}: {len(found)} states, expected {self.description.samples[split]}")
-        return found
+        return StateSet(self.folder / STATES / split, shards, self.family.state, count,
+                        self.description.samples[split], self.description.record_size)  # fmt: skip
 
     def prompt_table(self) -> PromptTable:
         """The prompts with their groups, splits and embeddings, row by row as the conditions; empty where conditions
