@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewstep.data.prompt import SPLITS, Prompt
+from fewstep.data.prompt import SPLITS, Prompt, split_at
 from fewstep.data.prompts import PromptTable, PromptTableBuilder
 from fewstep.data.records.record_codec import Record
 from fewstep.data.records.record_source import CACHE_BYTES
@@ -160,12 +160,7 @@ def split_of(image: Tensor, shares: Mapping[str, float]) -> str:
     """
     head = canonical_json(list(image.shape)).encode()
     digest = sha256_bytes(head + image.contiguous().numpy().tobytes())
-    place, edge = int(digest[:16], 16) / 2.0**64, 0.0
-    for name in SPLITS:
-        edge += shares[name]
-        if place < edge:
-            return name
-    return next(name for name in reversed(SPLITS) if shares[name] > 0)
+    return split_at(digest, shares)
 
 
 class ImageSetWriter:

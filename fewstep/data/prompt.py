@@ -29,15 +29,20 @@ class Prompt:
     group: str | None = field(default=None, compare=False)
 
 
+def split_at(digest: str, shares: Mapping[str, float]) -> str:
+    """The split that a SHA-256 falls into; `shares` of each of `SPLITS` add up to 1."""
+    place, edge = int(digest[:16], 16) / 2.0**64, 0.0
+    for name in SPLITS:
+        edge += shares[name]
+        if place < edge:
+            return name
+    return next(name for name in reversed(SPLITS) if shares[name] > 0)
+
+
 def split_of(prompt: Prompt, shares: Mapping[str, float]) -> str:
     """The split of a prompt: a function of its text alone, so that equal texts never stand on both sides.
 
     Args:
         shares: share of each of `SPLITS`; they add up to 1.
     """
-    place, edge = int(sha256_bytes(canonical_json(prompt.text).encode())[:16], 16) / 2.0**64, 0.0
-    for name in SPLITS:
-        edge += shares[name]
-        if place < edge:
-            return name
-    return next(name for name in reversed(SPLITS) if shares[name] > 0)
+    return split_at(sha256_bytes(canonical_json(prompt.text).encode()), shares)

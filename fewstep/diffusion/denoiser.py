@@ -129,7 +129,6 @@ class Denoiser(nn.Module):
         # (conditions + 1, labels): each label by its first conditions, none in row 0
         self.register_buffer("chains", torch.tensor(chains(num_classes, self.groups)), persistent=False)
         self.adapter = adapter or adapter_for(process)
-        self.further_nulls = 0
         self.evaluations = 0
         self.held: frozenset[str] = frozenset()
         self.inputs = ExtraInputs()
@@ -148,9 +147,13 @@ class Denoiser(nn.Module):
         nulls = torch.cat([table.nulls.long(), rows[table.count :]])
         self.table, self.num_classes = table, table.count
         self.null_class = None if table.size == table.count else table.count
-        self.further_nulls = max(table.size - table.count - 1, 0)
         self.chains = torch.stack([nulls, rows]).to(self.chains.device)
         return self
+
+    @property
+    def further_nulls(self) -> int:
+        """Null conditions of the table beside the first."""
+        return 0 if self.table is None else max(self.table.size - self.table.count - 1, 0)
 
     def is_null(self, condition: Tensor) -> Tensor:
         """(N,) booleans: which of the labels (N,) say nothing of the sample."""

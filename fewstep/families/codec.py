@@ -62,7 +62,7 @@ class Codec:
         if self.autoencoder is None:
             return states
         with self._lock:
-            return _signed(decoding(self.pipe, self.family, states, self._output_type), self.pipe)
+            return _signed(decoding(self.pipe, self.family, states, "pt"), self.pipe)
 
     @torch.no_grad()
     def encode(self, samples: Tensor) -> Tensor:
@@ -107,10 +107,6 @@ class Codec:
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.autoencoder is None else next(self.autoencoder.parameters()).device
 
-    @property
-    def _output_type(self) -> str:
-        return "pt" if self.family.part != "unet" or self.family.call.rows is None else "np"
-
     def _probed(self) -> StateMap:
         state = self.family.state
         size = torch.Size(state).numel()
@@ -139,7 +135,7 @@ class Codec:
         """What the autoencoder is given of these states."""
         seen: list[Tensor] = []
         with _watched(self.autoencoder, seen), suppress(_Seen):
-            decoding(self.pipe, self.family, states.to(self._device), self._output_type)
+            decoding(self.pipe, self.family, states.to(self._device), "pt")
         if not seen:
             raise SettingsError(f"{self.family.pipeline}: it never decodes; its samples are its states")
         return seen[0].float().cpu()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from fewstep.families.recording import (
     TIMES,
     UNGUIDED,
     FirstStep,
+    call_parameters,
     first_step,
     keyword,
     last_step,
@@ -197,7 +197,7 @@ def decoding(pipe: Any, family: Family, states: Tensor, output_type: str) -> Any
 
 def default_scale(pipe: Any) -> float | None:
     """The guidance scale that a pipeline samples with where nobody says one."""
-    parameter = inspect.signature(type(pipe).__call__).parameters.get("guidance_scale")
+    parameter = call_parameters(pipe).get("guidance_scale")
     value = parameter.default if parameter is not None else None
     return float(value) if isinstance(value, int | float) else None
 
@@ -216,7 +216,7 @@ def _unguided(pipe: Any, fixed: Mapping[str, Any], count: int) -> FirstStep:
 
 def _guided(pipe: Any, fixed: Mapping[str, Any], count: int) -> FirstStep | None:
     """The first step under guidance; None for a pipeline whose call has none."""
-    if not {"guidance_scale", "true_cfg_scale"} & call_parameters(pipe):
+    if not {"guidance_scale", "true_cfg_scale"} & call_parameters(pipe).keys():
         return None
     return first_step(pipe, _arguments(pipe, {**fixed, **_probe(pipe, count)}, guided=True), count)
 
@@ -247,11 +247,6 @@ def _arguments(pipe: Any, arguments: Mapping[str, Any], guided: bool) -> dict[st
     if not guided:
         found = {name: value for name, value in found.items() if not name.startswith("negative")}
     return found
-
-
-def call_parameters(pipe: Any) -> frozenset[str]:
-    """Names of the arguments of the pipeline's call."""
-    return frozenset(inspect.signature(type(pipe).__call__).parameters)
 
 
 def embeds_guidance(pipe: Any) -> bool:

@@ -61,10 +61,9 @@ def part_of(pipe: Any) -> str:
     return found[0]
 
 
-def known_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that the pipeline's call takes."""
-    taken = inspect.signature(type(pipe).__call__).parameters
-    return {name: value for name, value in arguments.items() if name in taken}
+def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """The arguments that the pipeline's call takes, by name."""
+    return inspect.signature(type(pipe).__call__).parameters
 
 
 class _Stepped(_Output):
@@ -103,7 +102,8 @@ def _call(pipe: Any, recorder: _Recorder, plain: dict[str, Any], arguments: Mapp
     plain |= {"return_dict": False, "generator": [torch.Generator().manual_seed(k) for k in range(count)]}
     with recorder.installed(), _silent(pipe):
         try:
-            return pipe(**known_arguments(pipe, plain), **arguments)
+            known = {name: value for name, value in plain.items() if name in call_parameters(pipe)}
+            return pipe(**known, **arguments)
         except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
             raise SettingsError(f"{type(pipe).__name__}: {' '.join(str(error).split())}") from error
 

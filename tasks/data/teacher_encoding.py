@@ -81,10 +81,10 @@ class TeacherEncoding:
         """What the set takes on disk, but for a few hundred bytes per file."""
         of_row = sum(torch.Size(one.shape).numel() * self._width(one.dtype) for one in self.family.fields.values())
         of_state = torch.Size(self.family.state).numel() * self._width("float32")
-        counts = self.rows(1)
+        counts = self.rows()
         return counts.pop(CONDITIONS, 0) * of_row + sum(counts.values()) * of_state
 
-    def rows(self, unit: int) -> dict[str, int]:
+    def rows(self) -> dict[str, int]:
         """How many there are of each kind: conditions, and states by split."""
         found = {CONDITIONS: len(self.prompts) + len(self.negatives)} if self.textual else {}
         if self._encodes_images:

@@ -82,7 +82,7 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
         encoding = _encoding(context)
         if encoding is None:
             return []
-        return [f"{kind}-{number:05d}" for kind, count in encoding.rows(UNIT).items()
+        return [f"{kind}-{number:05d}" for kind, count in encoding.rows().items()
                 for number in range(-(-count // UNIT)) if number not in _loose(context, kind).find()]  # fmt: skip
 
     def run_unit(self, context: Context[EncodedTeacher | NothingToEncode], unit: str) -> None:
@@ -93,7 +93,7 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
         encoding = _encoding(context)
         tensors = encoding.block(kind, int(number) * UNIT, UNIT)
         _loose(context, kind).write(int(number), encode_record(tensors))
-        total = encoding.rows(UNIT)
+        total = encoding.rows()
         done = {name: len(_loose(context, name).find()) for name in total}
         context.progress(sum(min(done[name] * UNIT, total[name]) for name in total), sum(total.values()), "rows")
 
@@ -107,10 +107,9 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
         if encoding is None:
             Description().write(context.out)
             return EncodeResult()
-        counts = encoding.rows(UNIT)
+        counts = encoding.rows()
         folders = {kind: context.out / (kind if kind == CONDITIONS else f"{STATES}/{kind}") for kind in counts}
-        packed = {kind: _packed(context, kind, count, folders[kind])
-                  for kind, count in counts.items()}  # fmt: skip
+        packed = {kind: _packed(context, kind, count, folders[kind]) for kind, count in counts.items()}
         counts.pop(CONDITIONS, None)
         described = encoding.description(UNIT, packed.pop(CONDITIONS, []), packed, counts)
         described.write(context.out)

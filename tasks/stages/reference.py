@@ -187,10 +187,9 @@ def _codec(context: Found):
 
 
 def _teacher(context: Found) -> Denoiser:
-    from fewstep.util.device import default_device  # loads torch
-    from tasks.data.encoded_inputs import stage_teacher
+    from tasks.evaluation.samplers import ready_teacher  # loads torch
 
-    return stage_teacher(context).to(default_device()).eval().requires_grad_(False)
+    return ready_teacher(context)
 
 
 def _asked(context: Found, split: str) -> Tensor:
