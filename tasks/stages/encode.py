@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewstep.util.config import Strict, parse
-from fewstep.util.errors import StageFailed
 from tasks.config.schema import Encode, Settings
 from tasks.stages.base import Context, Stage
 
@@ -145,16 +144,13 @@ def _loose(context: Context[Any], kind: str) -> LooseRecords:
 
 def _packed(context: Context[Any], kind: str, count: int, folder: Path) -> list[str]:
     """Packs the blocks of one kind into files; returns their names."""
-    from fewstep.data.records.record_codec import decode_record
-    from fewstep.data.records.shard_files import ShardWriter
+    from fewstep.data.records.shard_files import ShardWriter  # loads torch
 
-    loose, names = _loose(context, kind), []
-    files, blocks = loose.find(), -(-count // UNIT)
-    if sorted(files) != list(range(blocks)):
-        raise StageFailed(f"{kind}: {len(files)} of {blocks} blocks are there", hint="run the stage again")
+    blocks, names = -(-count // UNIT), []
+    payloads = _loose(context, kind).in_order(blocks)
     for first in range(0, blocks, _SHARD):
         names.append(f"{first // _SHARD:05d}.tar")
         with ShardWriter(folder / names[-1]) as writer:
             for number in range(first, min(first + _SHARD, blocks)):
-                writer.add(f"{number:08d}", decode_record(loose.read(number, files[number])).tensors)
+                writer.add_bytes(f"{number:08d}", next(payloads), min(UNIT, count - number * UNIT))
     return names

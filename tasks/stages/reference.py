@@ -12,7 +12,7 @@ from fewstep.data.prompt import SPLITS
 from fewstep.diffusion.guidance import SampledScales, told
 from fewstep.metrics.metric_names import counted, solver_name
 from fewstep.util.config import Strict, parse
-from fewstep.util.errors import NonFinite, SettingsError, StageFailed
+from fewstep.util.errors import NonFinite, SettingsError
 from tasks.config.schema import Settings
 from tasks.stages.base import Context, Stage
 
@@ -216,13 +216,9 @@ def _loose(context: Found, split: str) -> LooseRecords:
 def _pack(context: Found, split: str, add: Any, table: PromptTable) -> None:
     from fewstep.data.records import decode_record  # loads torch
 
-    loose, place = _loose(context, split), 0
-    files = loose.find()
-    if sorted(files) != list(_batches(context)):
-        raise StageFailed(f"{split}: {len(files)} of {len(_batches(context))} batches are there",
-                          hint="run the stage again")  # fmt: skip
-    for number in _batches(context):
-        record = decode_record(loose.read(number, files[number]))
+    place = 0
+    for payload in _loose(context, split).in_order(len(_batches(context))):
+        record = decode_record(payload)
         for image, row in zip(record.tensors["image"], record.tensors["prompt"].tolist(), strict=True):
             add(image, -1, f"{split}-{place:08d}", table.prompts[row], split)
             place += 1

@@ -1,9 +1,10 @@
 """Finished records that wait to be packed into a shard: one file each, whose name holds the SHA-256 of its content."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from fewstep.util.errors import CorruptData
+from fewstep.util.errors import CorruptData, StageFailed
 from fewstep.util.files import sweep_tree, write_atomically
 from fewstep.util.hashing import sha256_bytes
 
@@ -44,6 +45,13 @@ class LooseRecords:
         if sha256_bytes(payload) != path.name.partition(".")[2]:
             raise CorruptData(f"{path}: checksum of record {record} differs", hint="remove the file and resume")
         return payload
+
+    def in_order(self, count: int) -> Iterator[bytes]:
+        """The contents of records 0 … count − 1, each verified. Raises StageFailed unless just these are there."""
+        files = self.find()
+        if sorted(files) != list(range(count)):
+            raise StageFailed(f"{self.folder}: {len(files)} of {count} records are there", hint="run the stage again")
+        return (self.read(number, files[number]) for number in range(count))
 
     def sweep(self) -> None:
         """Remove the unfinished files of killed writers. Only while nobody writes."""
