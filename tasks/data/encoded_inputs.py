@@ -15,15 +15,20 @@ from fewstep.teachers.pipeline_loading import load_pipeline
 from tasks.stages.base import Context
 
 
+def encoded_set(context: Context[Any]) -> EncodedSet:
+    """The encode stage's output, for `Context.once`: its table of prompts may be long."""
+    return EncodedSet(context.inputs["encode"])
+
+
 def training_data(context: Context[Any], split: str = "train") -> ImageSet | StateSet:
     """The samples of a split as the teacher's states: encoded ones where its states are not the images themselves."""
-    encoded = EncodedSet(context.inputs["encode"])
+    encoded = context.once(encoded_set)
     return load_split(context.inputs["shard"], split) if encoded.family is None else encoded.states(split)
 
 
 def encodes_data(context: Context[Any], split: str = "train") -> bool:
     """Whether there are samples of a split as the teacher's states."""
-    encoded = EncodedSet(context.inputs["encode"])
+    encoded = context.once(encoded_set)
     if encoded.family is None:
         return len(load_split(context.inputs["shard"], split)) > 0
     return bool(encoded.description.samples.get(split))
@@ -31,7 +36,7 @@ def encodes_data(context: Context[Any], split: str = "train") -> bool:
 
 def ready(context: Context[Any], denoiser: Denoiser) -> Denoiser:
     """The denoiser with the conditions of the encoded set, if it has some."""
-    return EncodedSet(context.inputs["encode"]).given_to(denoiser)
+    return context.once(encoded_set).given_to(denoiser)
 
 
 def stage_teacher(context: Context[Any]) -> Denoiser:
@@ -41,7 +46,7 @@ def stage_teacher(context: Context[Any]) -> Denoiser:
 
 def stage_codec(context: Context[Any]) -> Codec | None:
     """Decodes the teacher's states; None where they are the images. Loads no text encoder and no denoiser."""
-    encoded = EncodedSet(context.inputs["encode"])
+    encoded = context.once(encoded_set)
     return None if encoded.family is None else codec_of(context.inputs["teacher"], encoded)
 
 

@@ -11,7 +11,7 @@ from fewstep.metrics.evaluator import Examination
 from fewstep.metrics.extractors.extractor import Extractor, load_extractor
 from fewstep.util.errors import SettingsError
 from tasks.data import extractor_files
-from tasks.data.encoded_inputs import stage_codec
+from tasks.data.encoded_inputs import encoded_set, stage_codec
 from tasks.data.reference_folder import reference_stage
 from tasks.evaluation.settings import MeasureSettings
 from tasks.stages.base import Context
@@ -52,5 +52,5 @@ def stage_examination(context: Context[MeasureSettings], num_classes: int) -> Ex
         context.inputs[source], context.inputs["classifier"], samples=settings.samples, seed=settings.seed,
         batch=settings.batch, digest=context.manifests[source].digest, num_classes=num_classes,
         more=extractor_files.load(workspace, settings.extractors), cache=workspace.reference,
-        encoded=EncodedSet(context.inputs["encode"]), codec=context.once(stage_codec),
+        encoded=context.once(encoded_set), codec=context.once(stage_codec),
     )  # fmt: skip

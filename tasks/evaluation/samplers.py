@@ -20,7 +20,7 @@ from fewstep.students import export
 from fewstep.students.student import Student
 from fewstep.util.device import default_device, device_of
 from fewstep.util.files import write_atomically
-from tasks.data.encoded_inputs import stage_teacher
+from tasks.data.encoded_inputs import encoded_set, stage_teacher
 from tasks.evaluation.baseline_plan import Baseline
 from tasks.evaluation.settings import MeasureSettings
 from tasks.stages.base import Context
@@ -44,7 +44,7 @@ def ready_student(folder: Path, encoded: EncodedSet) -> Student:
 
 def stage_student(context: Context[MeasureSettings]) -> Student:
     """The student of the stage's inputs; see `ready_student`."""
-    return ready_student(context.inputs["distill"], EncodedSet(context.inputs["encode"]))
+    return ready_student(context.inputs["distill"], context.once(encoded_set))
 
 
 def student_draw(student: Student, seed: int, steps: int | None = None) -> Draw:
