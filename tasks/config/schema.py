@@ -73,7 +73,7 @@ class TeacherTraining(Strict):
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     class_dropout: Share = 0.1
     groups: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()  # of classes; share class_dropout with no class
-    ema: Share = 0.02                                             # half-life of the average, as a share of the images
+    ema: Share = 0.02                               # half-life of the average, as a share of the images; 0: none
     check: TeacherCheck = TeacherCheck()
 
     @model_validator(mode="after")
@@ -180,12 +180,14 @@ class Classifier(Strict):
 
 class Evaluate(Strict):
     """How students and baselines are measured. `samples`: of every model; with prompts and no images also of the
-    teacher, in each split, as the reference (drawn by trajectories.solver, steps and guidance). `extractors`: further
-    features, by the hash of their local files; `clip_tokenizer` beside `clip` compares samples with texts too."""
+    teacher, in each split, as the reference (drawn by trajectories.solver, steps and guidance). `steps`: of the
+    student; null: those that its recipe trains it for. `baseline_steps`: network evaluations of every solver; null: 1,
+    2, 4, 8, and 16 of the teacher's own alone. `extractors`: further features, by the hash of their local files;
+    `clip_tokenizer` beside `clip` compares samples with texts too."""
 
     samples: Annotated[int, Field(ge=32)] = 5000
-    steps: Steps = (1, 2, 4, 8)
-    baseline_steps: Steps = (1, 2, 4, 8, 16)
+    steps: Steps | None = None
+    baseline_steps: Steps | None = None
     solvers: Annotated[tuple[str, ...], Field(min_length=1)] = ("ddim", "dpmsolver++", "unipc", "heun")
     guidance: SampledScales = 1.0
     batch: Count = 500

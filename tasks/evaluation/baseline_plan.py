@@ -50,8 +50,9 @@ def plan(settings: BaselinesSettings) -> list[Baseline]:
     out.
     """
     asked: dict[tuple[str, int], list[int]] = {}
+    teacher = teacher_solver(settings.solvers)
     for solver in settings.solvers:
-        for count in sorted(set(settings.baseline_steps)):
+        for count in settings.counts if solver == teacher else sorted(set(settings.baseline_steps)):
             possible = (n for n in range(count, 0, -1) if steps_for(solver, n, settings.guidance) is not None)
             nearest = next(possible, None)
             if nearest is not None:
@@ -66,10 +67,14 @@ def plan(settings: BaselinesSettings) -> list[Baseline]:
 
 def teacher_baseline(baselines: Sequence[Baseline]) -> Baseline:
     """The baseline that stands for the teacher: DPM-Solver++ (else the first solver) at the highest count."""
-    solvers = [baseline.solver for baseline in baselines]
-    chosen = "dpmsolver++" if "dpmsolver++" in solvers else solvers[0]
+    chosen = teacher_solver([baseline.solver for baseline in baselines])
     return max((baseline for baseline in baselines if baseline.solver == chosen),
                key=lambda baseline: baseline.evaluations)  # fmt: skip
+
+
+def teacher_solver(solvers: Sequence[str]) -> str:
+    """The solver that stands for the teacher: DPM-Solver++, else the first."""
+    return "dpmsolver++" if "dpmsolver++" in solvers else solvers[0]
 
 
 def pictured(classes: torch.Tensor | None, samples: int) -> torch.Tensor:

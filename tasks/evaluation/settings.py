@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Self
 
+from pydantic import Field
+
 from fewstep.diffusion.guidance import SampledScales
 from fewstep.util.config import Strict
 from tasks.config.schema import Evaluate
+
+USUAL_COUNTS, TEACHER_COUNT = (1, 2, 4, 8), 16
+"""Network evaluations of every solver and, beside them, of the teacher's own, where params.yaml does not say."""
 
 
 class MeasureSettings(Strict):
@@ -31,11 +36,25 @@ class MeasureSettings(Strict):
 
 
 class BaselinesSettings(MeasureSettings):
-    """`solvers` at `baseline_steps` network evaluations each; `guidance`: scale, or scales, of the teacher."""
+    """`solvers` at `baseline_steps` network evaluations each, the teacher's own at `teacher_steps` too where that is
+    not None; `guidance`: scale, or scales, of the teacher."""
 
     guidance: SampledScales
     baseline_steps: tuple[int, ...]
+    teacher_steps: int | None = Field(default=None, exclude_if=lambda steps: steps is None)
     solvers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, section: Evaluate) -> Self:
+        if section.baseline_steps is not None:
+            return super().of(section)
+        counts = {"baseline_steps": USUAL_COUNTS, "teacher_steps": TEACHER_COUNT}
+        return cls(**{**section.model_dump(include=set(cls.model_fields)), **counts})
+
+    @property
+    def counts(self) -> list[int]:
+        """All numbers of evaluations that some solver is asked for, each once, fewest first."""
+        return sorted({*self.baseline_steps, *([] if self.teacher_steps is None else [self.teacher_steps])})
 
 
 class EvaluateSettings(MeasureSettings):

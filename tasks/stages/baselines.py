@@ -46,7 +46,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
             network_evaluations(solver, 1, settings.guidance)
         if not plan(settings):
             raise SettingsError(
-                f"evaluate.baseline_steps {list(settings.baseline_steps)} are too few network evaluations for "
+                f"evaluate.baseline_steps {settings.counts} are too few network evaluations for "
                 f"guidance {told(settings.guidance)}, under which every step counts {calls(settings.guidance)}"
             )
         teacher, data = inspect_teacher(context.inputs["teacher"]), load_split(context.inputs["shard"], "test")
@@ -127,7 +127,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
         """All solvers, with few samples and at the highest count only: under guidance lower ones may not exist."""
         return settings.model_copy(update={
             "samples": min(settings.samples, 64), "batch": min(settings.batch, 32),
-            "baseline_steps": (max(settings.baseline_steps),)})  # fmt: skip
+            "baseline_steps": (max(settings.baseline_steps),), "teacher_steps": None})  # fmt: skip
 
 
 def _file(context: Context[BaselinesSettings], baseline: Baseline) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import model_serializer
 
-from fewstep.recipes import Overrides, Recipe, check_needs, load_recipe, parse_recipe
+from fewstep.recipes import Overrides, Recipe, check_needs, parse_recipe
 from fewstep.recipes.published import Preset
 from fewstep.recipes.recipe import DESCRIBES
 from fewstep.students.export_form import Form, require_form
@@ -21,6 +21,7 @@ from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError, laid_at
 from fewstep.util.files import write_atomically
+from tasks.config.chosen_recipe import chosen_recipe, overrides_of
 from tasks.config.schema import Settings
 from tasks.stages.base import Context, Stage
 
@@ -78,13 +79,10 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
     params = ("seed", "distill")
 
     def resolve(self, settings: Settings) -> DistillSettings:
-        distill = settings.distill
-        overrides = Overrides(**{name: getattr(distill, name) for name in Overrides.model_fields})
-        found = load_recipe(distill.recipe)
-        recipe = found.preset(distill.preset).override(overrides)
-        preset: Preset = distill.preset if found.published.sets else "small"  # as it is, where the paper sets nothing
+        distill, recipe = settings.distill, chosen_recipe(settings.distill)
+        preset: Preset = distill.preset if recipe.published.sets else "small"  # as it is, where the paper sets nothing
         plain = parse_recipe(recipe.model_dump(mode="json", exclude=DESCRIBES), recipe.name)
-        return DistillSettings(**overrides.model_dump(), recipe=plain, images=distill.images,
+        return DistillSettings(**overrides_of(distill).model_dump(), recipe=plain, images=distill.images,
                                export=distill.export, preset=preset)  # fmt: skip
 
     def terms(self, settings: DistillSettings) -> Iterable[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.metrics.metric_names import counted
 from fewstep.util.errors import NonFinite, SettingsError
+from tasks.config.chosen_recipe import chosen_recipe
 from tasks.config.schema import Evaluate, Settings
 from tasks.evaluation.documents import BASELINES, EVALUATION, HEADLINE, Baselines, read, to_json
 from tasks.evaluation.headline import headline, models, quality_table
@@ -43,7 +44,8 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
     plots = (_curves("Distance to the reference", "fd_infinite"), _curves("Kernel distance", "kid"))
 
     def resolve(self, settings: Settings) -> EvaluateSettings:
-        return EvaluateSettings.of(settings.evaluate)
+        steps = settings.evaluate.steps or (chosen_recipe(settings.distill).student.steps,)
+        return EvaluateSettings.of(settings.evaluate.model_copy(update={"steps": steps}))
 
     def check(self, context: Context[EvaluateSettings]) -> None:
         """Raises SettingsError when the baselines were made under another protocol."""

@@ -159,7 +159,7 @@ def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser
 
     settings = context.settings
     return train_teacher(
-        teacher_recipe(settings.lr, settings.batch, settings.ema, settings.class_dropout),
+        teacher_recipe(settings.lr, settings.images, settings.batch, settings.ema, settings.class_dropout),
         load_split(context.inputs["shard"], "train"),
         RunOptions(
             images=settings.images,
