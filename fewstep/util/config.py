@@ -73,7 +73,7 @@ def parse(model: type[Model], data: Any, source: str) -> Model:
         inner = [item for item, path in zip(items, paths, strict=True)
                  if not any(len(other) > len(path) and other[:len(path)] == path for other in paths)]
         problems = list(dict.fromkeys(_sentence(model, item) for item in inner))
-        raise SettingsError("\n".join(f"{source}: {problem}" for problem in problems)) from None
+        raise SettingsError(*(f"{source}: {problem}" for problem in problems)) from None
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:

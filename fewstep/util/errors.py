@@ -12,12 +12,15 @@ def printable(text: str) -> str:
 
 
 class FewstepError(Exception):
-    """Base of every error that is no bug. `str(error)` is one line: what happened and where; `hint` says what to do."""
+    """Base of every error that is no bug. `str(error)` is one line: what happened and where; `hint` says what to do.
+
+    `more`: further problems, a line each. A line break inside a text is a name's, and is escaped.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None):
-        super().__init__("\n".join(map(printable, message.split("\n"))))
+    def __init__(self, message: str, *more: str, hint: str | None = None):
+        super().__init__("\n".join(map(printable, (message, *more))))
         self.hint = hint
 
     def __reduce__(self):
@@ -43,7 +46,8 @@ def laid_at(where: str) -> Iterator[None]:
     try:
         yield
     except SettingsError as error:
-        raise SettingsError(f"{where}: {error}", hint=error.hint) from None
+        first, *more = str(error).split("\n")
+        raise SettingsError(f"{where}: {first}", *more, hint=error.hint) from None
 
 
 class DataDiffers(FewstepError):
