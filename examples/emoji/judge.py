@@ -12,7 +12,7 @@ from torch import Tensor
 
 from examples.emoji.compositions import COLOURS, LAYOUTS, OBJECTS, Composition, all_compositions, spread
 from examples.emoji.drawing import CENTRE, EXTENT, SIZE, draw_all
-from fewstep.data.images import to_unit_range
+from fewstep.data.medium import to_unit_range
 from fewstep.networks.feature_classifier import Classifier, train_classifier
 
 TOLERANCE = 40.0

@@ -13,7 +13,7 @@ from examples.emoji.compositions import Composition, spread
 from examples.emoji.judge import Verdict, judge, real_pictures
 from examples.emoji.parts import Parts
 from examples.emoji.settings import STUDENT_STEPS
-from fewstep.data.images import to_bytes, to_unit_range
+from fewstep.data.medium import to_bytes, to_unit_range
 from fewstep.diffusion.randomness import noise as keyed_noise
 from fewstep.diffusion.sampling import sample
 from fewstep.metrics.distances.frechet import frechet_extrapolated

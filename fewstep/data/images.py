@@ -1,4 +1,5 @@
-"""Sets of images in shards, by split: written by the shard stage, read by all later ones."""
+"""Sets of images in shards, by split: written by the shard stage, read by all later ones. What a teacher of videos or
+sound drew is kept in the same way."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewstep.data.medium import Medium, medium_of, stored_type, to_unit_range
 from fewstep.data.prompt import SPLITS, Prompt, split_at
 from fewstep.data.prompts import PromptTable, PromptTableBuilder
 from fewstep.data.records.record_codec import Record
@@ -18,16 +20,6 @@ from fewstep.util.hashing import canonical_json, sha256_bytes
 
 FORMAT = "fewstep-images-1"
 DESCRIPTION = "images.json"
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 0…255 → float32 in [−1, 1]: v / 127.5 − 1, exact at both ends."""
-    return images.to(torch.float32).div_(127.5).sub_(1.0)
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Floats, clipped to [−1, 1] → uint8 0…255 by round((v + 1) · 127.5); the inverse of :func:`to_unit_range`."""
-    return images.to(torch.float32).clamp(-1, 1).add(1.0).mul(127.5).round().to(torch.uint8)
 
 
 def describe(path: Path) -> dict:
@@ -49,7 +41,8 @@ class ImageSet:
     """Images of one split, read through a bounded cache and verified record by record.
 
     Attributes:
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of an image; of a video or a sound as fewstep.data.medium has it.
+        rate: frames, or numbers of a sound, per second; 0 for images.
         num_classes: number of classes, 0 if the images have none.
         class_names: names in label order.
         drawn: what the images are, in words, where a teacher drew them; empty for real images.
@@ -62,7 +55,8 @@ class ImageSet:
         description = describe(self.folder / DESCRIPTION)
         part = description["splits"][split]
         self.split = split
-        self.shape: tuple[int, int, int] = tuple(description["shape"])
+        self.shape: tuple[int, ...] = tuple(description["shape"])
+        self.rate: float = description.get("rate", 0.0)
         self.class_names: list[str] = description["class_names"]
         self.num_classes = len(self.class_names)
         self.drawn: str = description.get("drawn", "")
@@ -73,16 +67,22 @@ class ImageSet:
 
     def _prepare(self, number: int, record: Record) -> dict[str, Tensor]:
         image, label = record.tensors.get("image"), record.tensors.get("label")
-        if image is None or label is None or image.dtype != torch.uint8 or tuple(image.shape[1:]) != self.shape:
-            raise CorruptData(f"{self.folder / self.split}: record {number} holds no images of shape {self.shape}")
+        if image is None or label is None or image.dtype != stored_type(self.shape) \
+                or tuple(image.shape[1:]) != self.shape:  # fmt: skip
+            raise CorruptData(f"{self.folder / self.split}: record {number} holds no {self.medium} of {self.shape}")
         prompt = record.tensors.get("prompt", torch.full_like(label, -1))
         return {"image": image, "label": label, "prompt": prompt}
 
     def __len__(self) -> int:
         return len(self._samples)
 
+    @property
+    def medium(self) -> Medium:
+        """What a sample is."""
+        return medium_of(self.shape)
+
     def images(self, indices: Tensor | list[int] | None = None) -> Tensor:
-        """Images as float32 (N, C, H, W) in [−1, 1].
+        """Images, or samples of another medium, as float32 (N, *shape) in [−1, 1].
 
         Args:
             indices: (N,) in 0 … len − 1; None for all, which then all stand in memory.
@@ -170,12 +170,11 @@ class ImageSetWriter:
 
     Args:
         folder: of the set.
-        shape: (C, H, W).
+        shape, rate, drawn: see ImageSet.
         class_names: names in label order; empty without classes.
         shares: share of each split.
         record_size: images per record.
         records_per_shard: records per file.
-        drawn: see ImageSet.
 
     Attributes:
         prompts: collects the captions; prompts without images are added to it before `finish`.
@@ -190,11 +189,12 @@ class ImageSetWriter:
         record_size: int = 256,
         records_per_shard: int = 8,
         drawn: str = "",
+        rate: float = 0.0,
     ):
         self.folder = Path(folder)
         self.shape, self.class_names = tuple(shape), list(class_names)
         self.shares, self.record_size, self.records_per_shard = dict(shares), record_size, records_per_shard
-        self.drawn = drawn
+        self.drawn, self.rate = drawn, rate
         self.counts = dict.fromkeys(SPLITS, 0)
         self._waiting: dict[str, list[tuple[Tensor, int, str, str | None, int]]] = {name: [] for name in SPLITS}
         self._open: dict[str, ShardWriter] = {}
@@ -206,7 +206,7 @@ class ImageSetWriter:
         """Append an image.
 
         Args:
-            image: (C, H, W) uint8.
+            image: (C, H, W) uint8, or a sample of another medium in its `stored_type`.
             label: class, −1 without classes.
             key: the image's name where it came from.
             caption: the prompt that it shows, if any.
@@ -215,8 +215,9 @@ class ImageSetWriter:
         Returns:
             The split it went to.
         """
-        if tuple(image.shape) != self.shape or image.dtype != torch.uint8:
-            raise ValueError(f"{key}: expected uint8 {self.shape}, got {image.dtype} {tuple(image.shape)}")
+        if tuple(image.shape) != self.shape or image.dtype != stored_type(self.shape):
+            raise ValueError(f"{key}: expected {stored_type(self.shape)} {self.shape}, got {image.dtype} "
+                             f"{tuple(image.shape)}")
         split = split or split_of(image, self.shares)
         row = -1 if caption is None else self.prompts.add(caption, split)
         self._waiting[split].append((image, label, key, caption and caption.text, row))
@@ -256,6 +257,8 @@ class ImageSetWriter:
         }
         if self.drawn:
             content["drawn"] = self.drawn
+        if self.rate:
+            content["rate"] = self.rate
         table = self.prompts.table()
         if len(table):
             table.write(self.folder)

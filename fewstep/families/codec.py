@@ -17,9 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.data.medium import SOUND, VIDEOS, medium_of
 from fewstep.families.family import Family, decoding
+from fewstep.families.recording import call_parameters
 from fewstep.util.errors import SettingsError
 
+FRAME_RATE, SOUND_RATE = 16.0, 16_000.0
+"""Frames of a video, and numbers of a sound, per second, where a pipeline says nothing of them."""
 _TOLERANCE = 1e-3
 
 
@@ -94,6 +98,19 @@ class Codec:
             state = torch.zeros((1, *self.family.state))
             self._shape = tuple(self.decode(state.to(self._device)).shape[1:])
         return self._shape
+
+    @property
+    def rate(self) -> float:
+        """Frames of a video, or numbers of a sound, per second; 0 for images."""
+        medium = medium_of(self.sample_shape)
+        if medium == SOUND:
+            parts = (getattr(self.pipe, name, None) for name in ("vocoder", "vae"))
+            return next((float(part.config.sampling_rate) for part in parts
+                         if part is not None and "sampling_rate" in part.config), SOUND_RATE)
+        if medium == VIDEOS:
+            told = call_parameters(self.pipe).get("frame_rate")
+            return float(self.family.arguments.get("frame_rate") or (told.default if told else FRAME_RATE))
+        return 0.0
 
     @property
     def state_map(self) -> StateMap:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.images import ImageSet
+from fewstep.data.medium import QUANTISED
 from fewstep.data.prompts import PromptTable
 from fewstep.diffusion.randomness import derive
 from fewstep.metrics.comparison.prompt_contrasts import Asked
@@ -20,6 +21,7 @@ from fewstep.metrics.distances.kernel_distance import Estimate, kernel_distance_
 from fewstep.metrics.distances.kernels import median_bandwidth
 from fewstep.metrics.distances.text_alignment import found
 from fewstep.metrics.extractors.extractor import Extractor
+from fewstep.metrics.extractors.media import SHOWN_FRAMES, even_frames
 from fewstep.metrics.figures import (
     Figure,
     Strata,
@@ -28,14 +30,15 @@ from fewstep.metrics.figures import (
     class_figures,
     distance_figures,
     diversity_figures,
+    frame_figures,
     manifold_figures,
     memorisation_figures,
     prompt_diversity_figures,
     text_figures,
 )
 from fewstep.metrics.observed import Observed
-from fewstep.metrics.protocol import REAL, REDRAWN, ClassFigures, Protocol, Sampling, Value
-from fewstep.metrics.reference_images import FEWEST, ReferenceImages, as_bytes
+from fewstep.metrics.protocol import REAL, REDRAWN, ClassFigures, FrameFigures, Protocol, Sampling, Value
+from fewstep.metrics.reference_images import FEWEST, ReferenceImages, all_stored
 from fewstep.metrics.sample_plan import NOISE, SamplePlan
 from fewstep.util.errors import NonFinite
 
@@ -60,7 +63,7 @@ class Examination:
         cache: folder that keeps what was observed in the reference, by content; None keeps nothing.
         shape: of the models' noise; default: the images'.
         prompts: what models are asked for, of its test split; empty or None for models of classes.
-        decode: states (N, *shape) of the models → images (N, C, H, W) in about [-1, 1]; None: they are the images.
+        decode: states (N, *shape) of the models → samples (N, …) in about [-1, 1]; None: they are the samples.
 
     Raises:
         SettingsError: a split has too few images.
@@ -79,7 +82,7 @@ class Examination:
                                       cache=cache)  # fmt: skip
 
     def decode(self, states: Tensor) -> Tensor:
-        """Images (N, C, H, W) on the CPU of states (N, *shape) on any device."""
+        """Images (N, C, H, W), or samples of another medium, on the CPU of states (N, *shape) on any device."""
         return (states if self._decode is None else self._decode(states)).detach().float().cpu()
 
     @cached_property
@@ -104,7 +107,7 @@ class Examination:
             seen: what was observed in them.
             subject: name in messages and tables.
             conditions: (n,) classes, or rows of prompts, that were asked for; None leaves class accuracy out.
-            images: (n, C, H, W) uint8 samples, and
+            images: (n, …) stored samples, and
             teacher: the teacher's from the same noise; None leaves agreement out.
             sampling: how the samples were drawn; travels with every value.
             fd: their extrapolated Fréchet distance, where it is known already.
@@ -115,7 +118,7 @@ class Examination:
             retrieval and text_alignment (of prompts, where an extractor compares with texts), nearest_ratio and
             nearest_share (memorisation, in pixels; with `_features` in feature space; not beside drawn images),
             agreement_rms, agreement_correlation. With further extractors the distances again, as `fd_infinite@NAME`,
-            and with CLIP the comparison with texts.
+            and with CLIP the comparison with texts; of videos as `…@motion` in how features change between frames.
 
         Raises:
             NonFinite: a feature is NaN or infinite.
@@ -152,6 +155,11 @@ class Examination:
         return self.images.test.drawn
 
     @property
+    def rate(self) -> float:
+        """Frames of a video, or numbers of a sound, per second; 0 for images."""
+        return self.images.test.rate
+
+    @property
     def floor_subject(self) -> str:
         """What the floor is measured of."""
         return REDRAWN if self.drawn else REAL
@@ -164,6 +172,19 @@ class Examination:
     def per_class(self, seen: Observed, conditions: Tensor | None) -> list[ClassFigures]:
         """Figures of every class, or group of prompts, that was asked for; empty without."""
         return self._per_class(seen, self.groups.of(conditions), None if self.prompts is None else conditions)
+
+    def per_frame(self, seen: Observed) -> list[FrameFigures]:
+        """Figures of some frames, by their place in the video; empty for samples without frames."""
+        reference = self.images.observed.frames
+        if seen.frames is None or reference is None:
+            return []
+        bandwidth = self._bandwidth(reference[:, 0])
+        numbers = even_frames(self.images.test.shape[0], SHOWN_FRAMES).tolist()
+        return frame_figures(seen.frames, reference, numbers, bandwidth)
+
+    def floor_per_frame(self) -> list[FrameFigures]:
+        """`per_frame` of what the floor is measured of."""
+        return self.per_frame(self._real[0])
 
     def _per_class(self, seen: Observed, labels: Tensor | None, rows: Tensor | None) -> list[ClassFigures]:
         hits = self._hits(seen, rows)
@@ -238,7 +259,10 @@ class Examination:
             yield own, seen.embedding, ""
         for extractor in self.images.more:
             if extractor.texts is not None:
-                yield extractor, seen.more[extractor.name], f"@{extractor.name}"
+                images = seen.more[extractor.name]
+                if extractor.seen:                          # the mean of several, no longer of length 1
+                    images = images / np.linalg.norm(images, axis=1, keepdims=True)
+                yield extractor, images, f"@{extractor.name}"
 
     def _hits(self, seen: Observed, rows: Tensor | None) -> np.ndarray | None:
         """(n',) booleans of the n' images with a prompt, by the first extractor that compares with texts."""
@@ -284,14 +308,14 @@ class Examination:
         return Protocol(
             metric="", samples=n, seed=self.plan.seed, noise=NOISE, conditions=self.plan.conditions_told,
             reference=self.drawn or "test split", reference_samples=len(self.images.test),
-            reference_digest=self.images.digest,
+            reference_digest=self.images.digest, quantised=QUANTISED[self.images.test.medium],
             **self._ruler(self.images.extractor),
         )  # fmt: skip
 
     def _ruler(self, extractor: Extractor) -> dict:
         """What of the protocol belongs to the extractor."""
         return {"features": extractor.name, "features_digest": extractor.digest, "dimensions": extractor.dimensions,
-                "resized": extractor.resized, "antialiased": extractor.antialiased,
+                "resized": extractor.resized, "antialiased": extractor.antialiased, "seen": extractor.seen,
                 "reference_statistics": self.images.statistics(extractor)}  # fmt: skip
 
     def _frechet(self, features: np.ndarray, reference: np.ndarray, source: str,
@@ -334,11 +358,10 @@ class Examination:
     def _real(self) -> tuple[Observed, Tensor | None, Tensor | None]:
         """The training images that stand for samples, their classes or groups, and their prompts."""
         train = self.images.train
-        images, labels = as_bytes(train), self.groups.train if self.groups.names else None
+        images, labels = all_stored(train), self.groups.train if self.groups.names else None
         rows = None if self.prompts is None else train.prompts
         if self.by_class:
             images, labels = images[self._floor_rows], labels[self._floor_rows]
             rows = None if rows is None else rows[self._floor_rows]
         seen, reference = self.images.observe(images), self.images.observed
-        return Observed(seen.features, seen.classes, reference.nearest, reference.nearest_features, seen.more,
-                        seen.embedding), labels, rows  # fmt: skip
+        return replace(seen, nearest=reference.nearest, nearest_features=reference.nearest_features), labels, rows

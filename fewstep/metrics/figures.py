@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from fewstep.data.images import to_unit_range
+from fewstep.data.medium import to_unit_range
 from fewstep.metrics.comparison.teacher_agreement import agreement
 from fewstep.metrics.distances.diversity import diversity, diversity_within
 from fewstep.metrics.distances.frechet import Extrapolated, frechet_bias
@@ -17,7 +17,7 @@ from fewstep.metrics.distances.nearest_neighbours import manifolds, memorisation
 from fewstep.metrics.distances.text_alignment import AMONG, mean_by_prompt, share_by_prompt
 from fewstep.metrics.distances.text_alignment import found as found_among
 from fewstep.metrics.observed import Observed
-from fewstep.metrics.protocol import ClassFigures, rounded
+from fewstep.metrics.protocol import ClassFigures, FrameFigures, rounded
 
 NEIGHBOURS = 3
 """k of precision and recall."""
@@ -139,7 +139,7 @@ def memorisation_figures(seen: Observed, reference: Observed, training_images: i
 
 
 def agreement_figures(images: Tensor, teacher: Tensor, asked: Tensor | None) -> dict[str, Figure]:
-    """agreement_rms and agreement_correlation of (n, C, H, W) uint8 samples with the teacher's from the same noise."""
+    """agreement_rms and agreement_correlation of (n, …) stored samples with the teacher's from the same noise."""
     same = agreement(*(to_unit_range(stack).numpy() for stack in (images, teacher)),
                      None if asked is None else asked.numpy())  # fmt: skip
     mean = "deviations from the teacher's mean image" + ("" if asked is None else " of the class")
@@ -187,6 +187,22 @@ def class_figures(seen: Observed, reference: Observed, asked: np.ndarray, labels
                      "diversity": rounded(varied.ratio), "diversity_interval": _rounded(varied.interval)}  # fmt: skip
         rows.append(ClassFigures(name=name, n=n, reference=m, **more))
     return rows
+
+
+def frame_figures(frames: np.ndarray, reference: np.ndarray, numbers: list[int],
+                  bandwidth: float) -> list[FrameFigures]:  # fmt: skip
+    """The distance of every frame, of features (n, f, d) and (m, f, d), to the same frame of the reference.
+
+    Args:
+        numbers: (f,) of the frames, from 0 on.
+        bandwidth: of the Gaussian kernel, the same for all, so that the frames can be compared.
+    """
+    found = []
+    for place, number in enumerate(numbers):
+        mmd = kernel_distance(frames[:, place], reference[:, place], kernel=Gaussian(bandwidth))
+        found.append(FrameFigures(frame=number + 1, n=len(frames), mmd=rounded(mmd.value),
+                                  interval=_rounded(normal(mmd.value, mmd.standard_error))))  # fmt: skip
+    return found
 
 
 def _rounded(interval: Interval) -> tuple[float | None, float | None]:

@@ -1,5 +1,7 @@
 """How solvers are called in tables and pictures. No torch here."""
 
+MOTION = "motion"
+"""Name of the features that say how a video moves, as in `kid@motion`."""
 _NAMES = {"ddim": "DDIM", "ddpm": "DDPM", "dpmsolver++": "DPM-Solver++", "euler": "Euler", "heun": "Heun",
           "unipc": "UniPC"}  # fmt: skip
 

@@ -70,6 +70,8 @@ class Protocol(Strict):
     """Size and interpolation of what the extractor is given."""
     antialiased: bool = False
     """Whether that interpolation smooths before it shrinks."""
+    seen: str = Field(default="", exclude_if=lambda seen: not seen)
+    """How an extractor of images comes to see samples of another medium."""
     parameters: dict[str, int | float | str] = {}
     """Of the metric itself: k, kernel, subsets, confidence."""
 
@@ -180,6 +182,21 @@ class ClassFigures(Strict):
     @model_serializer(mode="wrap")
     def _without_none(self, serialise) -> dict:
         return {name: value for name, value in serialise(self).items() if value is not None}
+
+
+class FrameFigures(Strict):
+    """How far one frame of a model's videos is from the same frame of the reference's.
+
+    Attributes:
+        frame: its number, the first is 1.
+        n: videos.
+        mmd: kernel distance, with its 95 % interval.
+    """
+
+    frame: int
+    n: int
+    mmd: float | None
+    interval: tuple[float | None, float | None]
 
 
 def store(values: Mapping[str, Value], protocols: dict[str, Protocol]) -> dict[str, StoredValue]:

@@ -1,4 +1,5 @@
-"""The images, real or of the teacher, that samples are compared with, and what the extractors observe in images."""
+"""The images, or other samples, real or of the teacher, that samples are compared with, and what the extractors observe
+in them."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.data.images import ImageSet, to_bytes, to_unit_range
+from fewstep.data.images import ImageSet
+from fewstep.data.medium import to_stored, to_unit_range
 from fewstep.metrics.distances.nearest_neighbours import nearest, nearest_distances
 from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.metrics.extractors.feature_cache import content_key, kept
+from fewstep.metrics.extractors.media import frame_features, motion, seen_as
 from fewstep.metrics.observed import Observed
 from fewstep.util.errors import SettingsError
 from fewstep.util.source_code import APART, SourceTree
@@ -27,11 +30,12 @@ _TRAINING_BLOCK = 4096
 class ReferenceImages:
     """Reference and training images of one data set, seen by the extractors.
 
-    Images come as uint8 (clipped to [-1, 1] and quantised to 8 bit, as pictures are seen); features are taken from
-    these, batch by batch of a fixed size, on which their last bits depend.
+    Images come as uint8 (clipped to [-1, 1] and quantised to 8 bit, as pictures are seen), videos and sound as
+    fewstep.data.medium has them; features are taken from these, batch by batch of a fixed size, on which their last
+    bits depend.
 
     Args:
-        extractor: maps images to features.
+        extractor: maps images to features; fitted to pictures of the samples, where these are no images.
         test: reference images, at least 24.
         train: the images the teacher was trained on, at least 24, for the memorisation control.
         batch: images per call of an extractor.
@@ -40,7 +44,7 @@ class ReferenceImages:
         cache: folder that keeps what was observed in the reference, by content; None keeps nothing.
 
     Raises:
-        SettingsError: a split has too few images.
+        SettingsError: a split has too few images, or an extractor is made for another medium.
     """
 
     def __init__(self, extractor: Extractor, test: ImageSet, train: ImageSet, *, batch: int, digest: str,
@@ -50,11 +54,14 @@ class ReferenceImages:
                 f"evaluation needs at least {FEWEST} reference and {FEWEST} training images, there are "
                 f"{len(test)} and {len(train)}; add images or change data.split"
             )
-        self.extractor, self.test, self.train = extractor, test, train
-        self.batch, self.digest, self.more, self.cache = batch, digest, tuple(more), cache
+        of = {"medium": test.medium, "shape": test.shape, "rate": test.rate}
+        self.extractor, self.test, self.train = seen_as(extractor, **of, by_spectrum=True), test, train
+        self.batch, self.digest, self.cache = batch, digest, cache
+        self.more = (*(seen_as(one, **of, by_spectrum=False) for one in more), *motion(extractor, test.shape))
 
     def observe(self, images: Tensor) -> Observed:
-        """Features, classes and distances to the nearest training images of (n, C, H, W) uint8 images."""
+        """Features, classes and distances to the nearest training images of samples (n, …) as
+        they are stored."""
         return self._observe(images, self._arrays["training"])
 
     @property
@@ -63,7 +70,7 @@ class ReferenceImages:
         return Observed.of(self._arrays)
 
     def nearest_training(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """For each of (n, C, H, W) uint8 images the number (n,) of the nearest training image and its distance (n,)."""
+        """For each of (n, …) stored samples the number (n,) of the nearest training image and its distance (n,)."""
         return nearest(_points(images), self._training_blocks())
 
     def statistics(self, extractor: Extractor) -> str:
@@ -71,6 +78,7 @@ class ReferenceImages:
         return content_key({
             "images": self.digest, "split": "test", "n": len(self.test), "features": extractor.digest,
             "dimensions": extractor.dimensions, "resized": extractor.resized, "antialiased": extractor.antialiased,
+            **({"seen": extractor.seen} if extractor.seen else {}),
         })  # fmt: skip
 
     @cached_property
@@ -78,9 +86,9 @@ class ReferenceImages:
         """What was observed in the test split and, as `training`, the features of the training images."""
 
         def make() -> dict[str, np.ndarray]:
-            training = np.concatenate([self._features(self.extractor, to_bytes(self.train.images(rows)))
+            training = np.concatenate([self._features(self.extractor, to_stored(self.train.images(rows)))
                                        for rows in torch.arange(len(self.train)).split(_TRAINING_BLOCK)])  # fmt: skip
-            return {**self._observe(as_bytes(self.test), training).tensors(), "training": training}
+            return {**self._observe(all_stored(self.test), training).tensors(), "training": training}
 
         described = [self.statistics(extractor) for extractor in (self.extractor, *self.more)]
         code = _code_digest() if self.cache else ""     # other code observes other things in the same images
@@ -95,10 +103,11 @@ class ReferenceImages:
         embedding = None
         if self.extractor.texts is not None:
             embedding = np.concatenate([self.extractor.embed(to_unit_range(part)) for part in images.split(self.batch)])
+        frames = frame_features(self.extractor, images, self.batch)
         near = nearest_distances(_points(images[:NEAREST]), self._training_blocks())
         return Observed(features, classes, near, nearest_distances(features[:NEAREST], [training]),
                         {extractor.name: self._features(extractor, images) for extractor in self.more},
-                        embedding)  # fmt: skip
+                        embedding, frames)  # fmt: skip
 
     def _features(self, extractor: Extractor, images: Tensor) -> np.ndarray:
         return np.concatenate([extractor(to_unit_range(part)) for part in images.split(self.batch)])
@@ -114,9 +123,9 @@ def _code_digest() -> str:
     return SourceTree().code([__name__], apart=APART).digest
 
 
-def as_bytes(images: ImageSet) -> Tensor:
-    """(n, C, H, W) uint8: all images of a split."""
-    return torch.cat([to_bytes(images.images(rows)) for rows in torch.arange(len(images)).split(_TRAINING_BLOCK)])
+def all_stored(images: ImageSet) -> Tensor:
+    """All samples (n, …) of a split, as they are stored."""
+    return torch.cat([to_stored(images.images(rows)) for rows in torch.arange(len(images)).split(_TRAINING_BLOCK)])
 
 
 def _points(images: Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fewstep.data.images import to_bytes
+from fewstep.data.medium import to_stored
 from fewstep.metrics.evaluator import Examination
 from fewstep.metrics.observed import Observed
 from fewstep.util.errors import CorruptData
@@ -20,7 +20,7 @@ class Sampled:
     """Samples of one model.
 
     Attributes:
-        images: (n, C, H, W) uint8, row i from the noise and class of sample i.
+        images: (n, …) as they are stored, row i from the noise and class of sample i.
         seen: what was observed in them; None if some are not finite.
         finite: share of samples without NaN or infinity.
     """
@@ -47,7 +47,7 @@ def collect(
         drawn = examination.decode(draw(plan.noise(indices), plan.conditions(indices), indices))
         fine = torch.isfinite(drawn.flatten(1)).all(dim=1)
         finite += int(fine.sum())
-        images.append(to_bytes(torch.where(fine[:, None, None, None], drawn, 0.0)))
+        images.append(to_stored(torch.where(fine.reshape(-1, *(1 for _ in drawn.shape[1:])), drawn, 0.0)))
         if on_batch is not None:
             on_batch(len(indices))
     together = torch.cat(images)

@@ -120,13 +120,13 @@ def load_network(folder: Path, variant: str | None = None) -> nn.Module:
         try:
             with laid_at(str(folder / "config.json")):
                 _require_size(kind, config, shapes)
-            # the way that saves memory patches nn.Module for the whole process: two threads that load at once may leave
-            # it patched, and every later module is built without storage
-            network, loading = kind.from_pretrained(
+            # the way that saves memory patches nn.Module for the whole process: what another thread builds meanwhile,
+            # an autoencoder say, has no storage
+            network, loading = _all_float32(kind).from_pretrained(
                 str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True,
-                low_cpu_mem_usage=bool(getattr(kind, "_keep_in_fp32_modules", None)),  # which diffusers asks for
-                variant=weights_variant(folder, variant), torch_dtype=torch.float32,
+                low_cpu_mem_usage=False, variant=weights_variant(folder, variant), torch_dtype=torch.float32,
             )  # fmt: skip
+            network.__class__ = kind
         except (MemoryError, SettingsError):
             raise
         except Exception as error:  # of nearly every kind, for values that the constructors of diffusers do not expect
@@ -138,6 +138,12 @@ def load_network(folder: Path, variant: str | None = None) -> nn.Module:
     with laid_at(str(folder / "config.json")):
         _require_known(config, type(network))
     return network.eval()
+
+
+def _all_float32(kind: type[nn.Module]) -> type[nn.Module]:
+    """The same network without a list of parts that stay in float32, for which diffusers insists on patching
+    nn.Module."""
+    return type(kind.__name__, (kind,), {"_keep_in_fp32_modules": None, "__module__": kind.__module__})
 
 
 def _require_size(kind: type[nn.Module], config: Mapping[str, Any], shapes: list[tuple[int, ...]]) -> None:

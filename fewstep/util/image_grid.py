@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -79,6 +80,6 @@ def sheet(images: Tensor, columns: int) -> Image.Image:
     return side_by_side([Block("", filled.reshape(rows, columns, *images.shape[1:]))], [""] * rows)
 
 
-def save(picture: Image.Image, path: Path) -> None:
+def save(picture: Image.Image, path: Path | BinaryIO) -> None:
     """Writes a PNG; equal pictures give equal bytes."""
     picture.save(path, format="PNG", optimize=False, compress_level=6)

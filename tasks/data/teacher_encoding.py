@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.data.images import ImageSet, load_prompts, load_split
+from fewstep.data.medium import IMAGES, medium_of
 from fewstep.data.prompt import SPLITS
 from fewstep.data.prompts import PromptTable
 from fewstep.data.states import ROW, STATE
@@ -50,7 +51,11 @@ class TeacherEncoding:
 
     def check(self) -> None:
         """Raises SettingsError for texts that are missing or too long, a negative prompt that nothing reads, images of
-        a size that the teacher does not make, and a set above the size allowed."""
+        a size that the teacher does not make or beside one of videos or sound, and a set above the size allowed."""
+        medium = medium_of(self.codec.sample_shape)
+        if medium != IMAGES and any(len(images) for images in self.images.values()):
+            raise SettingsError(f"{self.family.pipeline} makes {medium}, and the data are images",
+                                hint="give its prompts alone: data.prompts, without data.source=raw")  # fmt: skip
         if self.textual and not self.prompts:
             raise SettingsError(
                 f"{self.family.pipeline} is conditional on texts, and there are neither prompts nor captions",
@@ -136,7 +141,7 @@ class TeacherEncoding:
 
     @property
     def _encodes_images(self) -> bool:
-        return any(len(images) for images in self.images.values()) and len(self.codec.sample_shape) == 3
+        return any(len(images) for images in self.images.values())
 
     def _check_prompts(self) -> None:
         """Raises SettingsError for a prompt's negative text that nothing reads, or a size that is not the teacher's."""

@@ -12,10 +12,10 @@ class BaselineArrays:
     """By baseline where not said otherwise.
 
     Attributes:
-        teacher: (samples, C, H, W) uint8: all samples of the baseline that stands for the teacher.
+        teacher: (samples, …) as they are stored: all samples of the baseline that stands for the teacher.
         features: (samples, d) float64.
         replicates: (2, g) float64, jackknife replicates of the extrapolated Fréchet distance.
-        pictures: (n, C, H, W) uint8 samples with the indices `shown` (n,).
+        pictures: (n, C, H, W) uint8 pictures of the samples with the indices `shown` (n,).
         trajectories: (m, S + 1, C, H, W) uint8 of the teacher: states from noise on, at unit variance, and the samples
             in which they end; with the indices `followed` (m,).
     """

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 from pydantic import ConfigDict, Field, model_serializer
 
 from fewstep.diffusion.guidance import SampledScales
-from fewstep.metrics.protocol import ClassFigures, Protocol, Sampling, StoredValue, Value, restore
+from fewstep.metrics.protocol import ClassFigures, FrameFigures, Protocol, Sampling, StoredValue, Value, restore
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import CorruptData, SettingsError
 from fewstep.util.plain_data import NotPlain, from_json
@@ -25,11 +25,13 @@ Document = TypeVar("Document", bound=Strict)
 
 
 class Measured(Strict):
-    """The values of one set of images by metric, and their figures by class (empty without classes)."""
+    """The values of one set of samples by metric, their figures by class (empty without classes) and by frame (of
+    videos)."""
 
     subject: str
     values: dict[str, StoredValue]
     classes: tuple[ClassFigures, ...] = ()
+    frames: tuple[FrameFigures, ...] = Field(default=(), exclude_if=lambda frames: not frames)
 
     def value(self, metric: str) -> float | None:
         """The number alone; None where the metric was not measured."""
@@ -117,6 +119,7 @@ class Baselines(Strict):
         protocols: by digest, of every value.
         prompts: texts that samples were asked for, by their row; empty for models of classes.
         drawn: what the reference images are, in words, where the teacher drew them; empty for real ones.
+        medium: what a sample is, and rate: frames, or numbers of a sound, per second.
     """
 
     format: Literal[1] = FORMAT
@@ -129,6 +132,8 @@ class Baselines(Strict):
     protocols: dict[str, Protocol]
     prompts: dict[str, str] = Field(default={}, exclude_if=lambda prompts: not prompts)
     drawn: str = Field(default="", exclude_if=lambda drawn: not drawn)
+    medium: Literal["images", "videos", "sound"] = Field(default="images", exclude_if=lambda medium: medium == "images")
+    rate: float = Field(default=0.0, exclude_if=lambda rate: not rate)
 
     @property
     def teacher(self) -> SolverRow:

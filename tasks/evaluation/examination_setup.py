@@ -36,7 +36,7 @@ def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batc
     if codec is not None and tuple(codec.sample_shape) != tuple(test.shape):
         raise SettingsError(f"the models draw samples of shape {tuple(codec.sample_shape)}, the reference images have "
                             f"{tuple(test.shape)} (channels, height, width)",
-                            hint="give images of that shape; videos and sound are not measured yet")  # fmt: skip
+                            hint="give images of that shape, or prompts alone")  # fmt: skip
     return Examination(
         load_extractor(classifier), test, load_split(shards, "train"), samples=samples, seed=seed,
         batch=batch, reference_digest=digest, num_classes=num_classes, more=more, cache=cache,

@@ -3,11 +3,12 @@
 import csv
 import io
 
+from fewstep.metrics.metric_names import MOTION
 from tasks.evaluation.documents import Comparison, Evaluation, Headline, Measured, SolverRow, StudentRow
 
 SHOWN = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
          "agreement_rms", "nearest_ratio", "nearest_ratio_features", "retrieval", "text_alignment", "retrieval@clip",
-         "text_alignment@clip")  # fmt: skip
+         "text_alignment@clip", f"fd_infinite@{MOTION}", f"kid@{MOTION}")  # fmt: skip
 COMPARED = ("fd_ratio", "kid_ratio", "kid_difference", "kid_difference_error", "fd_excess", "fd_excess_teacher",
             "equals_evaluations")  # fmt: skip
 COMMON = ("samples", "seed", "noise", "conditions", "reference", "reference_samples", "reference_digest",

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from fewstep.metrics.metric_names import counted, solver_name
+from fewstep.metrics.portraits import portraits
 from fewstep.metrics.sample_plan import SamplePlan
 from fewstep.metrics.sample_set import Sampled
 from fewstep.util.image_grid import Block, side_by_side
@@ -24,13 +25,13 @@ def picture_grid(evaluation: Evaluation, plan: SamplePlan, samples: Mapping[int,
     names, rows = _by_class(plan, kept, columns, evaluation.prompts)
     width = min(len(row) for row in rows)
     rows = [row[:width] for row in rows]
-    blocks = [Block("student", _take(samples[steps].images, rows), counted(steps, "step"))]
+    blocks = [Block("student", _shown(samples[steps].images, rows, evaluation.rate), counted(steps, "step"))]
     rival = best_rival(evaluation, steps)
     if rival is not None:
         place = {index: position for position, index in enumerate(kept)}
         chosen = _take(arrays.pictures[rival.name], [[place[index] for index in row] for row in rows])
         blocks.append(Block(solver_name(rival.solver), chosen, counted(rival.evaluations, "evaluation")))
-    blocks.append(Block("teacher", _take(arrays.teacher, rows),
+    blocks.append(Block("teacher", _shown(arrays.teacher, rows, evaluation.rate),
                         f"{solver_name(teacher.solver)}, {counted(teacher.evaluations, 'evaluation')}"))  # fmt: skip
     return side_by_side(blocks, names)
 
@@ -51,6 +52,11 @@ def _by_class(plan: SamplePlan, kept: list[int], columns: int,
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
+
+
+def _shown(samples: Tensor, rows: list[list[int]], rate: float) -> Tensor:
+    """Pictures of samples (n, …) as they are stored."""
+    return torch.stack([portraits(samples[row], rate) for row in rows])
 
 
 def _take(images: Tensor, rows: list[list[int]]) -> Tensor:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fewstep.data.images import to_bytes
+from fewstep.data.medium import IMAGES, to_bytes, to_stored
 from fewstep.metrics.evaluator import Examination
+from fewstep.metrics.portraits import portraits
 from fewstep.metrics.reference_images import NEAREST
 from fewstep.metrics.sample_set import Sampled
 from fewstep.students.student import Student
@@ -25,7 +26,7 @@ def report_arrays(evaluation: Evaluation, examination: Examination, student: Stu
     `grid.MODEL`: samples `shown` from the same noise; `way.MODEL`: states from the noise on of the samples `followed`;
     `near.MODEL.SPACE` and `held_out.SPACE`: distances to the nearest training image; `closest.…`: samples, and held-out
     images, nearest to training images, with these and the distances. MODEL is `teacher`, `student-STEPS` or a solver's
-    `SOLVER-EVALUATIONS`.
+    `SOLVER-EVALUATIONS`. Videos and sound are in these as pictures, and in `play.MODEL` as the samples `followed`.
 
     Args:
         samples: of the student by number of steps, fewest first.
@@ -33,18 +34,21 @@ def report_arrays(evaluation: Evaluation, examination: Examination, student: Stu
     """
     classes, reference = examination.plan.classes, examination.images.observed
     shown, followed = arrays.shown, arrays.followed
-    found = {"shown": shown, "followed": followed, "grid.teacher": arrays.teacher[shown],
+    found = {"shown": shown, "followed": followed, "grid.teacher": portraits(arrays.teacher[shown], evaluation.rate),
              "way.teacher": arrays.trajectories}  # fmt: skip
     if classes is not None:
         found |= {"shown.classes": classes[shown], "followed.classes": classes[followed]}
     for steps, sampled in samples.items():
         name = f"student-{steps}"
-        found[f"grid.{name}"] = sampled.images[shown]
+        found[f"grid.{name}"] = portraits(sampled.images[shown], evaluation.rate)
         found[f"way.{name}"] = _way(student, steps, examination, followed, sampled.images[followed], seed)
         chosen = evaluation.comparisons[str(steps)]
         if chosen.solver:
             rival = baseline_name(chosen.solver, chosen.evaluations)
             found[f"grid.{rival}"] = arrays.pictures[rival]
+    if evaluation.medium != IMAGES:
+        found["play.teacher"] = arrays.teacher[followed]
+        found |= {f"play.student-{steps}": sampled.images[followed] for steps, sampled in samples.items()}
     if not examination.drawn:
         found |= {"held_out.pixels": torch.from_numpy(reference.nearest),
                   "held_out.features": torch.from_numpy(reference.nearest_features)}
@@ -71,14 +75,15 @@ def _closest(examination: Examination, first: Sampled) -> dict[str, Tensor]:
 
 
 def _way(student: Student, steps: int, examination: Examination, indices: Tensor, samples: Tensor, seed: int) -> Tensor:
-    """(n, steps + 1, C, H, W) uint8: the student's states before each evaluation, at unit variance, and its samples."""
+    """(n, steps + 1, C, H, W) uint8: pictures of the student's states before each evaluation, at unit variance, and of
+    its samples."""
     plan, states, device = examination.plan, [], device_of(student.denoiser)
 
     def keep(x: Tensor, t: float) -> None:
         scale = student.denoiser.process.scale(torch.tensor(t, dtype=torch.float64)).clamp(min=1)
-        states.append(to_bytes(examination.decode(x / float(scale))))
+        states.append(portraits(to_stored(examination.decode(x / float(scale))), examination.rate))
 
     classes = None if plan.classes is None else plan.classes[indices].to(device)
     student.sample(plan.noise(indices).to(device), steps=steps, condition=classes, seed=seed, indices=indices,
                    on_state=keep)  # fmt: skip
-    return torch.stack([*states, samples], dim=1)
+    return torch.stack([*states, portraits(samples, examination.rate)], dim=1)

@@ -29,12 +29,13 @@ def measure_student(examination: Examination, student: Student, samples: Mapping
                                      teacher=arrays.teacher, sampling=sampling, fd=fd)  # fmt: skip
         rows.append(StudentRow(subject=subject, steps=steps, evaluations=steps, sampling=sampling,
                                values=store(values, protocols),
-                               classes=tuple(examination.per_class(sampled.seen, classes))))  # fmt: skip
+                               classes=tuple(examination.per_class(sampled.seen, classes)),
+                               frames=tuple(examination.per_frame(sampled.seen))))  # fmt: skip
         comparisons[str(steps)] = compare(examination, steps, values, sampled, fd, baselines, arrays)
     return Evaluation(
         guidance=baselines.guidance, features=baselines.features, reference=baselines.reference,
         num_classes=baselines.num_classes, floor=baselines.floor, rows=baselines.rows, protocols=protocols,
-        prompts=baselines.prompts, drawn=baselines.drawn,
+        prompts=baselines.prompts, drawn=baselines.drawn, medium=baselines.medium, rate=baselines.rate,
         student=tuple(rows), comparisons=comparisons, samples=examination.plan.samples,
         notes=tuple(_notes(examination)))  # fmt: skip
 

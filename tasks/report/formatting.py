@@ -48,6 +48,8 @@ METRICS = (
            explained="median distance to the nearest training image, over held-out images'; near 0: copies"),
     Metric("nearest_ratio_features", "nearest (features)", 2, better="one", explained="the same in feature space"),
 )  # fmt: skip
+COUNTED = {"images": ("image", "images"), "videos": ("video", "videos"), "sound": ("sound", "sounds")}
+"""What one sample, and several, are called, by medium."""
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 

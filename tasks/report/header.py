@@ -6,7 +6,7 @@ from html import escape
 
 from fewstep.metrics.metric_names import counted
 from tasks.evaluation.documents import Evaluation
-from tasks.report.formatting import BY_NAME, number, title, with_interval
+from tasks.report.formatting import BY_NAME, COUNTED, number, title, with_interval
 from tasks.report.report_data import Material
 from tasks.report.results_table import first_equivalence, reached
 
@@ -44,8 +44,9 @@ def _cards(material: Material) -> str:
     if timed:
         teacher = material.cost_of("baselines").teacher
         slow = f"teacher {teacher.latency_ms:.3g} ms" if teacher else ""
-        rate = "" if timed.images_per_second is None else f"{timed.images_per_second:,.0f} images/s in batches"
-        cards.append(f'<div class="card"><h3>one image</h3><p><b>{timed.latency_ms:.3g}</b> ms</p>'
+        one, many = COUNTED[document.medium]
+        rate = "" if timed.images_per_second is None else f"{timed.images_per_second:,.0f} {many}/s in batches"
+        cards.append(f'<div class="card"><h3>one {one}</h3><p><b>{timed.latency_ms:.3g}</b> ms</p>'
                      f'<p class="dim">{slow}</p><p class="dim">{rate}</p></div>')  # fmt: skip
     return f'<div class="cards">{"".join(cards)}</div>'
 

@@ -6,8 +6,10 @@ from html import escape
 from pathlib import Path
 
 from tasks.report import (
+    frame_section,
     header,
     memorisation,
+    playing_section,
     provenance_section,
     quality_section,
     sample_section,
@@ -18,7 +20,7 @@ from tasks.report.formatting import section
 from tasks.report.report_data import Material
 
 _HERE = Path(__file__).parent
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 _PARTS = (
     ("quality", "Quality against cost", quality_section.quality,
@@ -27,6 +29,10 @@ _PARTS = (
     ("pictures", "From the same noise", sample_section.pictures,
      "The same place in every grid is the same noise, and each row one class: a student that agrees with its teacher "
      "shows the same picture."),
+    ("playing", "Played", playing_section.playing,
+     "The same samples from the same noise, as they run."),
+    ("frames", "By frame", frame_section.frames,
+     "How far every frame is from the same frame of the reference: a student that drifts grows worse towards the end."),
     ("ways", "From noise to sample", sample_section.ways, "Each row is one sample; states are shown at unit variance."),
     ("everything", "All figures", table_section.everything, ""),
     ("classes", "By class", table_section.classes, "In the fewest steps; the class recognised worst is marked."),
@@ -49,17 +55,27 @@ _OF_PROMPTS = {
 """Heading and intro of sections that speak of classes, for models of prompts."""
 
 
+_OF_MEDIA = {
+    "videos": {"pictures": "Of a video four frames are shown, from its first to its last."},
+    "sound": {"pictures": "Of a sound its spectrogram is shown, low tones below, time to the right.",
+              "ways": "Each row is one sample, shown by its spectrogram."},
+}  # fmt: skip
+"""What is added to the intro of sections whose pictures are not the samples themselves."""
+
+
 def render(materials: list[Material]) -> str:
     """The page of one student, or of several side by side (whose protocols the caller has checked)."""
     first = materials[0]
     title = " and ".join(one.label for one in materials)
     told = _OF_PROMPTS if first.document.prompts else {}
-    made = [(name, *told.get(name, (heading, intro)), part(materials)) for name, heading, part, intro in _PARTS]
+    added = _OF_MEDIA.get(first.document.medium, {})
+    made = [(name, shown, f"{lead} {added.get(name, '')}".strip(), part(materials)) for name, heading, part, intro in
+            _PARTS for shown, lead in [told.get(name, (heading, intro))]]
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _, body in made if body)
     recipe = first.stages["distill"].summary.get("recipe") if "distill" in first.stages else None
     about = [f"recipe {recipe}" if recipe and len(materials) == 1 else "",
              f"{first.document.samples:,} samples against {first.document.reference:,} "
-             f"{'samples of the teacher' if first.document.drawn else 'held-out images'}",
+             f"{'samples of the teacher' if first.document.drawn else f'held-out {first.document.medium}'}",
              f"features {first.document.features}", f"commit {first.told_commit(10)}" if first.commit else ""]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

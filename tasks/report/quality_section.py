@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from html import escape
 
-from fewstep.metrics.metric_names import counted, solver_name
+from fewstep.metrics.metric_names import MOTION, counted, solver_name
 from fewstep.metrics.protocol import StoredValue
 from tasks.evaluation.costs import Timing
 from tasks.evaluation.documents import SolverRow, StudentRow
-from tasks.report.formatting import BY_NAME, Metric, number, tabs, teachers, title, told
+from tasks.report.formatting import BY_NAME, COUNTED, Metric, measured, number, tabs, teachers, title, told
 from tasks.report.report_data import Material
 from tasks.report.results_table import first_equivalence
 from tasks.report.svg_charts import Axis, Band, Bracket, Point, Series, chart
 
-PLOTTED = ("fd_infinite", "kid", "recall", "precision", "class_accuracy", "retrieval", "text_alignment",
-           "agreement_rms")  # fmt: skip
+PLOTTED = ("fd_infinite", "kid", f"fd_infinite@{MOTION}", "recall", "precision", "class_accuracy", "retrieval",
+           "text_alignment", "agreement_rms")  # fmt: skip
 
 
 def quality(materials: list[Material]) -> str:
     """Quality against network evaluations and against milliseconds, students and solvers, a plot per metric."""
     panels = []
     document = materials[0].document
+    known = {metric.name: metric for metric in measured(document)}
     for name in PLOTTED:
-        if name not in document.first.values:
+        metric = known.get(name)
+        if metric is None:
             continue
-        metric = BY_NAME[name]
         both = [_quality(materials, metric, kind) for kind in ("evaluations", "ms")]
         charts = "".join(f'<figure class="plot" data-metric="{name}" data-x="{kind}">{drawn}</figure>'
                          for kind, drawn in zip(("evaluations", "ms"), both, strict=True) if drawn)  # fmt: skip
@@ -46,7 +47,8 @@ def _quality(materials: list[Material], metric: Metric, kind: str) -> str:
     brackets = []
     if metric.name == "fd_infinite" and kind == "evaluations" and len(materials) == 1:
         brackets = _equal(materials[0])
-    x = Axis("network evaluations per sample", "counts") if kind == "evaluations" else Axis("ms for one image", "log")
+    x = Axis("network evaluations per sample", "counts") if kind == "evaluations" else Axis(
+        f"ms for one {COUNTED[document.medium][0]}", "log")
     name = title(metric, document)
     better = {"lower": "lower is better", "higher": "higher is better", "one": "1 is right"}[metric.better]
     return chart(series, x, Axis(f"{name} ({better})", metric.axis), bands=bands, brackets=brackets,

@@ -12,7 +12,8 @@ from tasks.report.formatting import tabs, teachers
 from tasks.report.inline_images import atlas
 from tasks.report.report_data import Material
 
-_COLUMNS, _LARGE_COLUMNS = 10, 5  # of a grid of samples; images above 32 pixels are shown in fewer
+_COLUMNS, _LARGE_COLUMNS, _WIDE_COLUMNS = 10, 5, 2  # of a grid: of small images, of those above 32 pixels, of strips
+_WIDE = 3  # times as wide as high
 _FRAMES = 9  # between noise and sample
 
 
@@ -53,7 +54,8 @@ def _teacher_grid(material: Material) -> str:
 
 def _grid(material: Material, name: str, title: str, note: str) -> str:
     images, classes = material.pictures[name], material.pictures.get("shown.classes")
-    columns = _COLUMNS if images.shape[-1] <= 32 else _LARGE_COLUMNS
+    height, width = images.shape[-2:]
+    columns = _WIDE_COLUMNS if width > _WIDE * height else _COLUMNS if width <= 32 else _LARGE_COLUMNS
     if classes is None:
         rows = [images[i : i + columns] for i in range(0, min(len(images), columns * 10), columns)]
     else:

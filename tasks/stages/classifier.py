@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fewstep.data.images import ImageSet
     from fewstep.data.prompts import PromptTable
     from fewstep.networks.feature_files import Features
-    from fewstep.networks.text_tower import TextTower
 
 _FILES = ("features.safetensors", "features.json")  # the description is moved into place last
 _POOR = 0.8
@@ -96,7 +95,7 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         test = load_split(reference_images(context), "test")
         fitted = len(load_split(reference_images(context), "fit"))
         if isinstance(model, TextTower):
-            share = _retrieval(context, model, test)
+            share = _retrieval(context, test)
             return ClassifierResult(features=f"text-{features}", fit_images=fitted, test_images=len(test),
                                     test_retrieval=share)  # fmt: skip
         if not isinstance(model, Classifier):
@@ -116,6 +115,7 @@ def _fitted(context: Context[Classifier]) -> Features:
     import torch  # loads torch
 
     from fewstep.data.images import load_split  # loads torch
+    from fewstep.metrics.extractors.media import fitted_to
     from fewstep.networks.feature_classifier import fit_components, train_classifier
     from fewstep.networks.text_tower import fit_text_tower
     from tasks.data.reference_folder import reference_images
@@ -127,9 +127,10 @@ def _fitted(context: Context[Classifier]) -> Features:
            "on_step": lambda step, steps: context.progress(step * batch, steps * batch)}
     if texts is not None:
         told = (images.prompts >= 0).nonzero().flatten()
-        return fit_text_tower(images.images(told), images.prompts[told], torch.from_numpy(texts.embedding), **how)
+        pictures, owners = fitted_to(images.images(told), images.medium, images.rate)
+        return fit_text_tower(pictures, images.prompts[told[owners]], torch.from_numpy(texts.embedding), **how)
     if not images.num_classes:
-        return fit_components(images.images(), settings.features)
+        return fit_components(fitted_to(images.images(), images.medium, images.rate)[0], settings.features)
     return train_classifier(images.images(), images.labels, images.num_classes, **how)
 
 
@@ -145,22 +146,24 @@ def _texts(context: Context[Classifier]) -> PromptTable | None:
     return prompts if prompts.embedding is not None and enough else None
 
 
-def _retrieval(context: Context[Classifier], model: TextTower, test: ImageSet) -> float | None:
+def _retrieval(context: Context[Classifier], test: ImageSet) -> float | None:
     """The share of test images whose caption is found among 64; warns where it is little."""
     import numpy as np  # as torch
-    import torch  # loads torch
 
-    from fewstep.families.encoded_set import EncodedSet
+    from fewstep.families.encoded_set import EncodedSet  # loads torch
     from fewstep.metrics.distances.text_alignment import AMONG, found
+    from fewstep.metrics.extractors.extractor import load_extractor
+    from fewstep.metrics.extractors.media import seen_as
 
     told = (test.prompts >= 0).nonzero().flatten()
     prompts = EncodedSet(context.inputs["encode"]).prompt_table()
     distinct = len({prompts.texts[row] for row in test.prompts[told].tolist()})
     if distinct < 2:
         return None
-    with torch.no_grad():
-        images = np.concatenate([model.embed(test.images(rows)).double().numpy() for rows in told.split(256)])
-    share = float(found(images, model.texts(prompts), test.prompts[told].numpy(), prompts.texts, context.seed).mean())
+    extractor = seen_as(load_extractor(context.out), test.medium, test.shape, test.rate, by_spectrum=True)
+    images = np.concatenate([extractor.embed(test.images(rows)) for rows in told.split(256)])
+    hits = found(images, extractor.texts(prompts), test.prompts[told].numpy(), prompts.texts, context.seed)
+    share = float(hits.mean())
     if share < _POOR_RETRIEVAL * (1 - 1 / min(AMONG, len(set(prompts.texts)))):
         context.warn(f"the features find the caption of only {share:.0%} of {len(told)} test images among "
                      f"{min(AMONG, len(set(prompts.texts)))}: retrieval and text alignment mean little; raise "

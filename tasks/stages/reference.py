@@ -5,6 +5,7 @@ It draws nothing where there are real images.
 
 from __future__ import annotations
 
+import math
 import shutil
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fewstep.data.records import LooseRecords
     from fewstep.diffusion.denoiser import Denoiser
 
+_RECORD, _RECORD_BYTES = 256, 64 << 20   # samples in a record of the set, and what they may take together
 PURPOSE = "reference-"
 """Begin of the purposes of its noise, one for each split: no student and no sample that is judged is drawn from it."""
 
@@ -63,7 +65,7 @@ Found = Context[DrawnReference | NothingToDraw]
 
 
 class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
-    """The teacher's samples of the prompts, as images in shards; a unit is a batch of one split."""
+    """The teacher's samples of the prompts, images or of its medium, in shards; a unit is a batch of one split."""
 
     name = "reference"
     output = "data/reference"
@@ -88,16 +90,13 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
         return settings.model_copy(update={"samples": min(settings.samples, 64)})
 
     def check(self, context: Found) -> None:
-        """Refuse a teacher that is asked for no prompts or draws no images, and a split without a prompt."""
+        """Refuse a teacher that is asked for no prompts, and a split without a prompt."""
         if not context.once(_needed):
             return
-        table, shape = context.once(_prompts), context.once(_codec).sample_shape
+        table = context.once(_prompts)
         if not len(table):
             raise SettingsError("there are prompts and no images, and the teacher takes no prompts",
                                 hint="bring images: `fewstep data add PATH`, then data.source=raw")  # fmt: skip
-        if len(shape) != 3:
-            raise SettingsError(f"the teacher draws samples of shape {tuple(shape)}, which are no images",
-                                hint="videos and sound are not measured yet")  # fmt: skip
         for split in SPLITS:
             if not len(table.rows(split)):
                 raise SettingsError(f"there is no prompt in the {split} split",
@@ -113,7 +112,7 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
         """Draw and decode one batch."""
         import torch  # loads torch
 
-        from fewstep.data.images import to_bytes
+        from fewstep.data.medium import to_stored
         from fewstep.data.records import encode_record
         from fewstep.diffusion.randomness import noise
         from fewstep.diffusion.sampling import sample
@@ -132,7 +131,7 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
         if not fine.all():
             raise NonFinite(f"teacher: {1 - float(fine.float().mean()):.1%} of its samples with {settings.solver} at "
                             f"{counted(settings.steps, 'step')} are NaN or infinite", role="teacher")  # fmt: skip
-        _loose(context, split).write(int(number), encode_record({"image": to_bytes(images), "prompt": asked}))
+        _loose(context, split).write(int(number), encode_record({"image": to_stored(images), "prompt": asked}))
         done = sum(len(_loose(context, name).find()) for name in SPLITS)
         total = len(SPLITS) * settings.samples
         context.progress(min(done * settings.batch, total), total)
@@ -140,6 +139,7 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
     def finish(self, context: Found) -> ReferenceResult:
         """Pack the batches as the shard stage packs images, and write whether there are any."""
         from fewstep.data.images import ImageSetWriter  # loads torch
+        from fewstep.data.medium import stored_type
         from tasks.data.reference_folder import write_choice
 
         shutil.rmtree(context.out)  # what a killed finish left
@@ -147,8 +147,10 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
         if not context.once(_needed):
             write_choice(context.out, drawn=False)
             return ReferenceResult()
-        table, told = context.once(_prompts), context.settings.told
-        writer = ImageSetWriter(context.out, context.once(_codec).sample_shape, (), {}, drawn=told)
+        table, told, codec = context.once(_prompts), context.settings.told, context.once(_codec)
+        size = codec.sample_shape
+        record = max(1, min(_RECORD, _RECORD_BYTES // (math.prod(size) * stored_type(size).itemsize)))
+        writer = ImageSetWriter(context.out, size, (), {}, record, drawn=told, rate=codec.rate)
         try:
             for row, prompt in enumerate(table.prompts):    # rows stay those of the conditions
                 for split in SPLITS:

@@ -7,6 +7,7 @@ import numpy as np
 from fewstep.metrics.comparison.contrasts import REPEATS, contrast_kid, contrast_share, copies, require_finite
 from fewstep.metrics.comparison.noninferiority import Contrast
 from fewstep.metrics.comparison.paired_differences import repeat_difference, repeat_radius
+from fewstep.metrics.metric_names import MOTION
 from fewstep.metrics.observed import Observed
 
 FEWEST = 3
@@ -44,7 +45,8 @@ def prompt_contrasts(candidate: Observed, champion: Observed, reference: Observe
                      margins: dict[str, float]) -> list[Contrast]:  # fmt: skip
     """Candidate against champion in every figure, all estimates unbiased and paired by noise and prompt.
 
-    * `kid`: unbiased kernel distance to the reference, of all samples and within each group of prompts;
+    * `kid`: unbiased kernel distance to the reference, of all samples and within each group of prompts; of videos also
+      `kid@motion`, in how features change between frames: a still video has right frames and does not move;
     * `retrieval`: share of samples whose prompt is found among others, of all and of each group. It is compared with
       that of real images as well, as `contrasts` does with classes: a model that draws the essence of a text is found
       more often than photographs are;
@@ -57,6 +59,9 @@ def prompt_contrasts(candidate: Observed, champion: Observed, reference: Observe
     require_finite(candidate, champion)
     strata = (asked.groups, asked.reference) if asked.strata else None
     found = [contrast_kid(candidate.features, champion.features, reference.features, strata, "", margins["kid"])]
+    if MOTION in reference.more:
+        moved = (one.more[MOTION] for one in (candidate, champion, reference))
+        found.append(replace(contrast_kid(*moved, strata, "", margins["kid"]), metric=f"kid@{MOTION}"))
     labels = range(len(asked.names))
     members = {label: np.flatnonzero(asked.groups == label) for label in labels}
     for label, rows in members.items():

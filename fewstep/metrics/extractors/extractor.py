@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fewstep.data.medium import IMAGES, Medium
 from fewstep.data.prompts import PromptTable
 from fewstep.networks.feature_classifier import Classifier
 from fewstep.networks.feature_files import load_features
@@ -17,7 +18,7 @@ from fewstep.networks.text_tower import TextTower
 
 @dataclass(frozen=True)
 class Extractor:
-    """Maps (N, C, H, W) images in [-1, 1] to (N, dimensions) float64 features.
+    """Maps (N, C, H, W) images, or samples of another medium, in [-1, 1] to (N, dimensions) float64 features.
 
     Attributes:
         name: such as `classifier-16`, `text-16` or `pca-16`.
@@ -26,6 +27,7 @@ class Extractor:
         resized: what it does to the size of images first, and
         antialiased: whether that smooths before it shrinks; both for the protocol.
         texts: the texts of (P,) prompts as embeddings (P, k) of length 1, where it compares images with texts.
+        medium: what it is given, and seen: how it comes to see that, where it is made for another medium.
     """
 
     model: nn.Module
@@ -36,18 +38,23 @@ class Extractor:
     resized: str = "no"
     antialiased: bool = False
     texts: Callable[[PromptTable], np.ndarray] | None = None
+    medium: Medium = IMAGES
+    seen: str = ""
+
+    @property
+    def place(self) -> torch.device:
+        """Where its weights are."""
+        return next(iter(self.model.state_dict().values())).device
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         """(N, dimensions) features; the caller fixes the batch size, on which the last bits depend."""
-        place = next(iter(self.model.state_dict().values())).device
-        return self.model.features(images.to(place)).double().cpu().numpy()
+        return self.model.features(images.to(self.place)).double().cpu().numpy()
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> np.ndarray:
         """(N, k) embeddings of images, of length 1, beside those of texts. Only of a `TextTower`."""
-        place = next(iter(self.model.state_dict().values())).device
-        return self.model.embed(images.to(place)).double().cpu().numpy()
+        return self.model.embed(images.to(self.place)).double().cpu().numpy()
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> np.ndarray:
@@ -69,4 +76,4 @@ def load_extractor(folder: Path) -> Extractor:
         return Extractor(model, f"text-{dimensions}", digest, dimensions, texts=model.texts)
     if isinstance(model, Classifier):
         return Extractor(model, f"classifier-{dimensions}", digest, dimensions, model.num_classes)
-    return Extractor(model, f"pca-{dimensions}", digest, dimensions, 0)
+    return Extractor(model, f"pca-{dimensions}", digest, dimensions)

@@ -1,4 +1,4 @@
-"""`fewstep sample`: images from a registered model."""
+"""`fewstep sample`: images, videos or sound from a registered model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def add(app: typer.Typer) -> None:
                label: int = typer.Option(None, "--class", min=0, help="Only this class; all in turn if left out."),
                prompt: Prompts = None,
                seed: int = typer.Option(0, "--seed", min=0, help="Of the noise."),
-               out: str = typer.Option("samples.png", "--out", help="The picture to write (PNG)."),
+               out: str = typer.Option("samples.png", "--out",
+                                       help="The file to write: .png, of videos also .gif, of sound .wav."),
                as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
-        """Draw samples from a registered model, its bytes verified first, into one picture."""
+        """Draw samples from a registered model, its bytes verified first, into one file."""
         from tasks.registry.model_registry import Registry  # MLflow takes seconds to load
         from tasks.registry.packaged.sample_pictures import draw
 

@@ -1,72 +1,100 @@
-"""Samples of a registered version as one picture."""
+"""Samples of a registered version as one file: a picture, a video or a sound."""
 
 from __future__ import annotations
 
+import io
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewstep.util.errors import NonFinite, SettingsError
+from fewstep.util.files import write_atomically
 from tasks.registry.model_registry import Registry, Version
 
 if TYPE_CHECKING:
     import torch
 
+    from fewstep.families.codec import Codec
     from fewstep.students.student import Student
 
 _BATCH = 250
+_PLAYED = {".gif": "videos", ".wav": "sound"}
 PURPOSE = "sample"  # of the noise: sample i of a seed is the same whatever the number of samples
 
 
 def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: int | None = None,
          label: int | None = None, prompts: Sequence[str] = (), seed: int = 0) -> int:  # fmt: skip
-    """Writes `count` samples to the PNG `out` and returns the number of steps they were drawn with.
+    """Writes `count` samples to the file `out` and returns the number of steps they were drawn with.
 
-    Classes, or prompts, are taken in turn, a column each where that fits, unless `label` names a class; of videos every
-    frame is a picture. The registered bytes are verified first and no code among them is run.
+    Classes, or prompts, are taken in turn, a column each where that fits, unless `label` names a class. A PNG shows
+    images, every frame of videos, a row each, and the spectrograms of sounds; a GIF plays videos side by side, a WAV
+    sounds one after the other. The registered bytes are verified first and no code among them is run.
 
     Raises:
-        SettingsError: the class does not exist, a model of texts has no prompt or another has one, the samples are no
-            pictures, or the file is no .png in a folder that exists.
+        SettingsError: the class does not exist, a model of texts has no prompt or another has one, or the file is none
+            that the samples can be written to, in a folder that exists.
         NonFinite: samples are NaN or infinite.
     """
     out = Path(out)
-    if out.suffix.lower() != ".png" or not out.absolute().parent.is_dir():
-        raise SettingsError(f"--out {out}: expected the name of a .png file in a folder that exists")
+    if out.suffix.lower() not in (".png", *_PLAYED) or not out.absolute().parent.is_dir():
+        raise SettingsError(f"--out {out}: expected the name of a .png file (of videos also .gif, of sound .wav) in a "
+                            "folder that exists")
     import torch  # only now: what can be refused without it is
 
-    from fewstep.data.images import to_bytes  # loads torch
+    from fewstep.data.medium import medium_of, to_stored  # loads torch
     from fewstep.students.export import load_student
-    from fewstep.util.image_grid import save, sheet
 
     folder = registry.pipeline(version)
     model = load_student(folder)
-    decode = _of_prompts(folder, model, prompts, version.name)
+    codec = _of_prompts(folder, model, prompts, version.name)
     classes = model.denoiser.num_classes
     if label is not None and (prompts or label >= classes):
         known = f"its classes are 0 to {classes - 1}" if classes and not prompts else "it takes no class"
         raise SettingsError(f"--class {label}: {version.name} has no such class; {known}")
-    images = []
+    medium = medium_of(model.denoiser.sample_shape if codec is None else codec.sample_shape)
+    if _PLAYED.get(out.suffix.lower(), medium) != medium:
+        raise SettingsError(f"--out {out}: {version.name} makes {medium}, which are no {out.suffix} file")
+    parts = []
     for indices in torch.arange(count).split(_BATCH):
-        samples = decode(_samples(model, indices, steps, label, seed)).cpu()
-        if samples.ndim == 3:
-            raise SettingsError(f"{version.name} makes sound, which has no picture",
-                                hint=f"load {folder} with diffusers and play what it returns")  # fmt: skip
+        states = _samples(model, indices, steps, label, seed)
+        samples = (states if codec is None else codec.decode(states)).cpu()
         if not torch.isfinite(samples).all():
             raise NonFinite(f"{version.name}: samples are NaN or infinite", role="student")
-        images.append(to_bytes(samples.flatten(0, -4)))
-    temporary = out.with_name(f".{out.name}.tmp")
-    save(sheet(torch.cat(images), _columns(count, classes if label is None else 0)), temporary)
-    os.replace(temporary, out)
+        parts.append(to_stored(samples))
+    content = _file(torch.cat(parts), out.suffix.lower(), 0.0 if codec is None else codec.rate,
+                    _columns(count, classes if label is None else 0))  # fmt: skip
+    write_atomically(out, content)
     return steps or model.sampler.steps
 
 
-def _of_prompts(
-    folder: Path, model: Student, prompts: Sequence[str], name: str
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Gives the student the conditions of the prompts, in turn; returns what makes samples of its states."""
+def _file(stored: torch.Tensor, suffix: str, rate: float, columns: int) -> bytes:
+    """The bytes of a file of this kind with samples (n, …) as they are stored."""
+    import numpy as np  # as torch
+
+    from fewstep.data.medium import SOUND, VIDEOS, medium_of  # loads torch
+    from fewstep.metrics.portraits import portraits
+    from fewstep.util.image_grid import save, sheet
+    from fewstep.util.playable import gif, wav
+
+    medium = medium_of(stored.shape[1:])
+    if suffix == ".wav":
+        return wav(np.concatenate(list(stored.numpy()), axis=-1), rate)
+    if suffix == ".gif":
+        frames = np.stack([np.asarray(sheet(frame, columns)) for frame in stored.unbind(1)]).transpose(0, 3, 1, 2)
+        return gif(frames, rate, max(frames.shape))
+    if medium == VIDEOS:
+        stored, columns = stored.flatten(0, 1), stored.shape[1]
+    elif medium == SOUND:
+        stored = portraits(stored, rate)
+    buffer = io.BytesIO()
+    save(sheet(stored, columns), buffer)
+    return buffer.getvalue()
+
+
+def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], name: str) -> Codec | None:
+    """Gives the student the conditions of the prompts, in turn; returns what makes samples of its states, None where
+    they are the samples."""
     from fewstep.families.codec import Codec  # loads torch
     from fewstep.families.family import table_of
     from fewstep.teachers.inspection import inspect_teacher
@@ -79,15 +107,15 @@ def _of_prompts(
     if prompts and not textual:
         raise SettingsError(f"{name} takes no prompts", hint="leave --prompt out")
     if family is None:
-        return lambda states: states
+        return None
     pipe = load_pipeline(inspect_teacher(folder))
     if textual:
         model.denoiser.take(table_of(pipe, family, list(prompts)))
-    return Codec(pipe, family).decode
+    return Codec(pipe, family)
 
 
 def _samples(model: Student, indices: torch.Tensor, steps: int | None, label: int | None, seed: int) -> torch.Tensor:
-    """Samples (N, channels, height, width) number `indices` (N,) of `seed`, float32 on the CPU."""
+    """States (N, …) number `indices` (N,) of `seed`, float32 on the CPU."""
     import torch  # loads torch
 
     from fewstep.diffusion.randomness import noise  # loads torch

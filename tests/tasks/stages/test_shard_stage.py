@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.data.images import SPLITS, load_prompts, load_split, to_bytes
+from fewstep.data.images import SPLITS, load_prompts, load_split
+from fewstep.data.medium import to_bytes
 from fewstep.data.prompt import Prompt
 from fewstep.data.records import verify_shard
 from fewstep.util.errors import CorruptData, SettingsError, StageFailed

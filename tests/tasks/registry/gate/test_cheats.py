@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.data.images import load_split, to_bytes
+from fewstep.data.images import load_split
+from fewstep.data.medium import to_bytes
 from fewstep.metrics.comparison.contrasts import contrasts
 from fewstep.metrics.comparison.noninferiority import judge
 from fewstep.metrics.evaluator import Examination
