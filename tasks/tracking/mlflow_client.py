@@ -4,8 +4,8 @@ All of the project reaches MLflow through `Tracking`. It adds what MLflow (3.17)
 
 * One process at a time opens a database. When ten processes open an empty SQLite database at once, MLflow alone lets
   nine of them fail. An older database is copied before it is upgraded.
-* Database errors are retried. MLflow retries HTTP requests only (MLFLOW_HTTP_REQUEST_MAX_RETRIES, which counts here for
-  databases too).
+* Database errors are retried, as often as HTTP requests are (MLFLOW_HTTP_REQUEST_MAX_RETRIES). MLflow does not retry a
+  query; a database that it cannot open it tries ten times in 100 seconds, so it is reached here first.
 * A failure is a NotAvailable, a Missing or another FewstepError that says what to do, without secrets.
 """
 
@@ -32,6 +32,7 @@ from tasks.tracking.store_uri import is_server, sqlite_file
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("PGCONNECT_TIMEOUT", "30")    # libpq alone waits for ever
 
 import mlflow
 import requests
@@ -150,9 +151,10 @@ class Tracking:
         return self._client
 
     def _open(self) -> MlflowClient:
-        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         if not is_server(self.uri):
             _upgrade(self.uri)
+        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        if not is_server(self.uri):
             client.search_experiments(max_results=1)  # the two stores make their tables when they are first used
             client.search_registered_models(max_results=1)
         return client
@@ -252,10 +254,11 @@ def _said(error: BaseException) -> str:
 
 
 def _upgrade(uri: str) -> None:
-    """Brings the tables of an older database up to date; a SQLite file is copied beside itself first."""
+    """Reaches the database, whose driver's error passes on where that fails, and brings older tables up to date; a
+    SQLite file is copied beside itself first, and made where there is none."""
     path = sqlite_file(uri)
-    if path is not None and not path.exists():
-        return
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     engine = sqlalchemy.create_engine(uri)
     with engine.connect() as connection:
         present = MigrationContext.configure(connection).get_current_revision()
