@@ -4,7 +4,6 @@ import multiprocessing
 import resource
 import signal
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from fewstep.util.errors import FewstepError
@@ -17,16 +16,6 @@ def context() -> multiprocessing.context.ForkServerContext:
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(_PRELOAD)
     return found
-
-
-def start(function: Callable, *arguments: Any) -> BaseProcess:
-    """Run ``function``, which sets the event it is given as last argument when it begins; returns when it has begun."""
-    server = context()
-    began = server.Event()
-    child = server.Process(target=function, args=(*arguments, began))
-    child.start()
-    assert began.wait(120)
-    return child
 
 
 def result(function: Callable, *arguments: Any, largest_file: int | None = None) -> Any:

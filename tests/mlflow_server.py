@@ -34,7 +34,7 @@ def mlflow_server(folder: Path, database: str, artifacts: str | None = None, wor
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait()
 
 
 def _answers(url: str) -> bool:

@@ -70,10 +70,10 @@ class Project:
     def command(self, *args: str) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *args]
 
-    def run(self, *args: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+    def run(self, *args: str, **environment: str) -> subprocess.CompletedProcess:
         """Runs `fewstep *args` to its end."""
         return subprocess.run(self.command(*args), cwd=self.folder, env=self.environment(**environment),
-                              capture_output=True, text=True, timeout=timeout)
+                              capture_output=True, text=True)
 
     def check(self, *args: str, **more) -> str:
         """Runs `fewstep *args`, which must succeed; its standard output."""

@@ -38,7 +38,7 @@ class Project:
     def fewstep(self, *arguments: str, code: int | None = 0, **more: str) -> subprocess.CompletedProcess:
         """`fewstep ARGUMENTS`, whose exit code must be `code` (None: any)."""
         process = self.start(*arguments, **more)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate()
         assert code is None or process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 

@@ -94,7 +94,7 @@ def finished(request, tmp_path_factory) -> tuple[str, Project, dict]:
     project.check("data", "add", str(captioned(root / "images", SIZES[request.param])))
     chosen = settings(request.param, root / "teacher")
     sets = [word for name, value in {**chosen, "data.source": "raw"}.items() for word in ("--set", f"{name}={value}")]
-    project.check("run", *sets, timeout=1800)
+    project.check("run", *sets)
     registered = json.loads((project.folder / "data/registration/registration.json").read_bytes())
     return request.param, project, registered
 

@@ -65,7 +65,7 @@ def test_a_stage_killed_on_one_host_ends_on_another_alike(undisturbed, stage, s3
         assert process.poll() is None, log.read_text()
         time.sleep(0.05)
     kill_group(process)
-    done = hosts[1].run("stage", "run", stage, timeout=None, FEWSTEP_HOST="two", **settings)
+    done = hosts[1].run("stage", "run", stage, FEWSTEP_HOST="two", **settings)
     assert done.returncode == 0 and "continued from what another host left" in done.stderr, done.stderr
     output = {"trajectories": "trajectories", "distill": "student"}[stage]
     for path in (reference / "data" / output).rglob("*"):

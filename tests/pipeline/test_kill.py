@@ -1,7 +1,7 @@
-"""SIGKILL of the real pipeline at random moments, then resume: the results equal those of an undisturbed run.
+"""SIGKILL of the real pipeline before chosen events, then resume: the results equal those of an undisturbed run.
 
-The moments are drawn from a keyed generator (FEWSTEP_KILL_SEED chooses another set), spread evenly over the stages'
-own durations in the undisturbed run, which the fixture measures on the machine at hand.
+Events are counted in an undisturbed run (`tests.killing`), and drawn from them by a keyed generator (FEWSTEP_KILL_SEED
+chooses others): a kill hits on a machine of any pace.
 """
 
 from __future__ import annotations
@@ -18,22 +18,33 @@ import pytest
 
 from fewstep.util.files import TEMPORARY
 from tasks.engine import graph
-from tests.project import TINY, Project, kill_group
+from tests.file_events import drawn
+from tests.killing import Commands
+from tests.project import TINY, Project
 
+pytestmark = pytest.mark.timeout(0)     # busy machines are slow, and every wait here ends with a process
 STAGES = tuple(stage.name for stage in graph.IN_DVC)
 SEED = int(os.environ.get("FEWSTEP_KILL_SEED", "20261121"))
+KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A project whose pipeline ran undisturbed: digests, and how long each stage took in a process of its own."""
+    """A project whose pipeline ran undisturbed: its commands, digests, and how many events each stage had."""
     project = Project(tmp_path_factory.mktemp("kill") / "undisturbed", TINY)
-    seconds = {}
+    commands, events = Commands(project), {}
     for stage in STAGES:
-        started = time.monotonic()
-        project.check("stage", "run", stage)
-        seconds[stage] = time.monotonic() - started
-    return project, project.digests(), seconds
+        events |= commands.check("stage", "run", stage).events
+    yield commands, project.digests(), events
+    commands.close()
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """Commands of a project in which nothing is made yet."""
+    commands = Commands(Project(tmp_path / "killed", TINY))
+    yield commands
+    commands.close()
 
 
 def leftovers(project: Project) -> list[Path]:
@@ -44,55 +55,25 @@ def leftovers(project: Project) -> list[Path]:
     return found
 
 
-def kill_after(process, seconds: float) -> bool:
-    """SIGKILLs the process group after `seconds`; False when it had already ended by itself."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            return False
-        time.sleep(0.01)
-    kill_group(process)
-    return True
+def check_bytes(project: Project, reference: Project, output: str) -> None:
+    """Every file of the output in `reference`, manifest included, is the same in `project`."""
+    for path in (reference.folder / "data" / output).rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (project.folder / path.relative_to(reference.folder)).read_bytes(), path.name
 
 
-def kill_stages(project: Project, stages: list[str], seconds: dict[str, float], generator: random.Random) -> int:
-    """Runs the stages one after another, killing each as often as it is named; the number of kills that hit."""
-    hits = 0
-    for stage in STAGES:
-        for _ in range(stages.count(stage)):
-            # imports take the first part of a stage's life; most kills should hit its work
-            moment = seconds[stage] * generator.uniform(0.25, 1.0)
-            hits += kill_after(project.start("stage", "run", stage), moment)
-        project.check("stage", "run", stage)
-    return hits
-
-
-def test_killed_stages_end_in_the_same_bytes(undisturbed, tmp_path):
-    reference, digests, seconds = undisturbed
+def test_killed_stages_end_in_the_same_bytes(undisturbed, killed):
+    reference, digests, events = undisturbed
     generator = random.Random(SEED)
-    project = Project(tmp_path / "killed", TINY)
-    hits = kill_stages(project, ["teacher", "trajectories", "distill", "evaluate"], seconds, generator)
-    assert hits >= 2, "the kills came after the stages had ended: the moments are drawn badly"
-    assert project.digests() == digests
-    for name in ("student", "evaluation", "trajectories"):
-        for path in (reference.folder / "data" / name).rglob("*"):
-            if path.is_file():
-                twin = project.folder / "data" / path.relative_to(reference.folder / "data")
-                assert path.read_bytes() == twin.read_bytes(), path.name
-    assert leftovers(project) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(2))
-def test_twenty_kills_over_all_stages(undisturbed, tmp_path, part):
-    _, digests, seconds = undisturbed
-    generator = random.Random(SEED + 1 + part)
-    plan = list(STAGES) + [generator.choice(STAGES[2:]) for _ in range(3)]
-    project = Project(tmp_path / "killed", TINY)
-    hits = kill_stages(project, plan, seconds, generator)
-    assert hits >= 6
-    assert project.digests() == digests
-    assert leftovers(project) == []
+    for stage in STAGES:
+        if stage in ("teacher", "trajectories", "distill", "evaluate"):
+            (number,) = drawn(events[stage], 1, generator)
+            assert killed.run("stage", "run", stage, fatal=(stage, number)).code == KILLED
+        killed.check("stage", "run", stage)
+    assert killed.project.digests() == digests
+    for output in ("student", "evaluation", "trajectories"):
+        check_bytes(killed.project, reference.project, output)
+    assert leftovers(killed.project) == []
 
 
 @pytest.mark.slow
@@ -116,7 +97,7 @@ def test_an_interrupt_soon_after_the_start_of_a_training_keeps_its_work(tmp_path
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.02)
     process.send_signal(number)
-    assert process.wait(120) == 130
+    assert process.wait() == 130
     interrupted = distill()
     assert interrupted["state"] == "interrupted" and interrupted["error"] is None
     (path,) = (project.folder / ".fewstep" / "partial").rglob("step-*.json")
@@ -144,27 +125,6 @@ def mlflow_facts(project: Project) -> tuple[list, list[str]]:
     return parents, twice
 
 
-def kill_in_stage(project: Project, stage: str, seconds: float) -> bool:
-    """`fewstep run`, killed with all it started so long after `stage` began; False when it had ended by itself."""
-    process, folder = project.start("run"), project.folder / ".fewstep" / "runs"
-    while process.poll() is None:
-        records = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-        if any(record["stages"].get(stage, {}).get("state") == "running" for record in records):
-            return kill_after(process, seconds)
-        time.sleep(0.02)
-    return False
-
-
-def kill_flow(project: Project, stages: list[str], generator: random.Random) -> int:
-    """`fewstep run`, killed in these stages one after another, then resumed to its end; the number of kills that hit.
-
-    How long a stage takes inside the flow depends on what else the machine does, so the moments count from its start.
-    """
-    hits = sum(kill_in_stage(project, stage, generator.uniform(0, 1.5)) for stage in stages)
-    project.check("run")
-    return hits
-
-
 def check_flow(project: Project, digests: dict[str, str]) -> None:
     reached = project.digests()
     assert {name: reached[name] for name in digests} == digests
@@ -178,29 +138,33 @@ def check_flow(project: Project, digests: dict[str, str]) -> None:
     assert leftovers(project) == []
 
 
-def test_killed_flow_is_continued_in_the_same_run(undisturbed, tmp_path):
-    _, digests, _ = undisturbed
+def test_killed_flow_is_continued_in_the_same_run(undisturbed, killed):
+    _, digests, events = undisturbed
     generator = random.Random(SEED + 10)
-    project = Project(tmp_path / "killed", TINY)
-    assert kill_flow(project, [generator.choice(STAGES[1:])], generator) == 1
-    check_flow(project, digests)
+    stage = generator.choice(STAGES[1:])
+    (number,) = drawn(events[stage], 1, generator)
+    assert killed.run("run", fatal=(stage, number)).code == KILLED
+    killed.check("run")
+    check_flow(killed.project, digests)
 
 
 @pytest.mark.slow
-def test_flow_killed_six_times(undisturbed, tmp_path):
-    _, digests, _ = undisturbed
+def test_flow_killed_six_times(undisturbed, killed):
+    _, digests, events = undisturbed
     generator = random.Random(SEED + 20)
-    project = Project(tmp_path / "killed", TINY)
-    stages = [STAGES[number] for number in sorted(generator.choices(range(len(STAGES)), k=6))]
-    assert kill_flow(project, stages, generator) >= 4
-    check_flow(project, digests)
+    for index in sorted(generator.sample(range(len(STAGES)), k=6)):
+        (number,) = drawn(events[STAGES[index]], 1, generator)
+        assert killed.run("run", fatal=(STAGES[index], number)).code == KILLED
+    killed.check("run")
+    check_flow(killed.project, digests)
 
 
 def test_a_second_run_starts_no_stage(undisturbed):
-    project, digests, _ = undisturbed
-    before = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*") if path.is_file()}
+    commands, digests, _ = undisturbed
+    data = commands.project.folder / "data"
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file()}
     for stage in STAGES:
-        project.check("stage", "run", stage)
-    after = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*") if path.is_file()}
+        commands.check("stage", "run", stage)
+    after = {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file()}
     assert after == before
-    assert project.digests() == digests
+    assert commands.project.digests() == digests

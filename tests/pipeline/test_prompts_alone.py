@@ -48,7 +48,7 @@ def test_what_needs_images_is_refused_before_any_work(given, changed, words):
 def finished(given) -> tuple[Project, str]:
     """The project after a run of the recipe tdm, and what it printed. The default floor of copies stands."""
     project, teacher, prompts = given
-    return project, project.check("run", *sets(teacher, prompts, **{"register.floors.max_copies": 0.3}), timeout=1800)
+    return project, project.check("run", *sets(teacher, prompts, **{"register.floors.max_copies": 0.3}))
 
 
 def read(project: Project, name: str) -> dict:
@@ -87,7 +87,7 @@ def test_no_figure_of_the_teacher_is_called_real_and_no_copies_are_counted(finis
 def test_the_student_is_registered_promoted_and_held_against_a_champion(finished, given):
     project, teacher, prompts = given
     assert read(project, "registration/registration.json")["promoted"]
-    project.check("run", *sets(teacher, prompts, **{"register.promote": "gated", "distill.images": 128}), timeout=1800)
+    project.check("run", *sets(teacher, prompts, **{"register.promote": "gated", "distill.images": 128}))
     decided = read(project, "registration/registration.json")
     assert decided["version"] == 2 and decided["policy"] == "gated"
     contest = history(Registry(Workspace(project.folder)), decided["model"])[-1].figures["contest"]

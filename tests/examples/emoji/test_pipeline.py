@@ -25,7 +25,7 @@ def test_emoji_yaml_takes_data_and_teacher_to_a_registered_student(font, encoder
               "evaluate.samples": 32, "evaluate.batch": 16, "evaluate.steps": "[4]", "evaluate.baseline_steps": "[4]",
               "evaluate.classifier.images": 256, "evaluate.classifier.features": 4}  # fmt: skip
     sets = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
-    project.check("run", "--params", "examples/emoji.yaml", *sets, timeout=1800)
+    project.check("run", "--params", "examples/emoji.yaml", *sets)
     registered = json.loads((project.folder / "data/registration/registration.json").read_bytes())
     assert registered["model"] == "fewstep-emoji" and registered["version"] == 1
     shards = json.loads((project.folder / "data/shards/images.json").read_bytes())

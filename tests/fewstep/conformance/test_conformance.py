@@ -205,7 +205,6 @@ def test_every_recipe_meets_its_bar_on_every_problem_or_is_listed():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["meanflow", "scm"])
 def test_the_forward_derivative_meets_the_bar_too(name, tmp_path):
     """As published: the recipes take differences, for networks in which it drowns."""

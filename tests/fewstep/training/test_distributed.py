@@ -30,7 +30,7 @@ def two(tmp_path_factory):
         for rank in range(2)
     ]  # fmt: skip
     for process in running:
-        said = process.communicate(timeout=500)[1]
+        said = process.communicate()[1]
         assert process.returncode == 0, said
     return folder
 

@@ -1,7 +1,8 @@
 """Small teachers, and a process that makes a set and may be killed."""
 
+import os
 import resource
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from fewstep.networks.unet_mlp import new_unet
 from fewstep.teachers import GaussianMixture
 from fewstep.trajectories import TrajectorySet, TrajectorySettings, make_set, open_set
 from fewstep.trajectories.generate import in_threads
+from tests.file_events import FileEvents
 
 TINY = TrajectorySettings(count=18, steps=2, record_size=4, records_per_shard=2)
 """Five records in three shards; the last record and the last shard are not full."""
@@ -37,12 +39,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def work(folder: str, count: int, began: Event) -> None:
-    """The life of a process that may be killed."""
+def work(folder: str, count: int, fatal: int | None, counted: Connection) -> None:
+    """Make the set, and tell how many events that took (tests.file_events), or die before the one numbered `fatal`."""
     torch.set_num_threads(1)
-    teacher = small_unet()
-    began.set()
-    make(Path(folder), TINY.model_copy(update={"count": count, "steps": 8}), teacher, execute=in_threads(2))
+    os.setsid()
+    events = FileEvents(os.path.dirname(folder), fatal)
+    make(Path(folder), TINY.model_copy(update={"count": count}), execute=in_threads(2))
+    counted.send(events.count)
 
 
 def make_alone(folder: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-import time
+import signal
 from pathlib import Path
 
 import pytest
@@ -278,27 +278,25 @@ def test_another_set_in_the_folder_is_replaced_only_when_the_new_one_is_whole(tm
         make(tmp_path / "mine")
 
 
-def run_and_kill(folder: Path, count: int, delay: float | None) -> None:
-    """Make the set in a process of its own; SIGKILL it ``delay`` seconds after it began, or let it finish."""
-    child = children.start(making.work, str(folder), count)
-    child.join(delay)
-    if delay is not None and child.is_alive():
-        child.kill()
+def run_and_kill(folder: Path, count: int, fatal: int | None = None) -> int:
+    """Make the set in a process of its own, which dies before its event `fatal`; how many there were (0: it died)."""
+    server = children.context()
+    heard, counted = server.Pipe(duplex=False)
+    child = server.Process(target=making.work, args=(str(folder), count, fatal, counted))
+    child.start()
     child.join()
-    assert delay is not None or child.exitcode == 0
+    assert child.exitcode == (0 if fatal is None else -signal.SIGKILL)
+    return heard.recv() if fatal is None else 0
 
 
 def assert_killed_equals_undisturbed(tmp_path: Path, count: int, kills: int, seed: int) -> None:
-    run_and_kill(tmp_path / "warm", 1, None)
-    start = time.monotonic()
-    run_and_kill(tmp_path / "whole", count, None)
-    seconds = time.monotonic() - start
+    events = run_and_kill(tmp_path / "whole", count)
     chance = random.Random(seed)
-    for _ in range(kills):
-        run_and_kill(tmp_path / "killed", count, chance.uniform(0, 2 * seconds / kills))
-    run_and_kill(tmp_path / "killed", count, None)
+    for _ in range(kills):      # each begins with what the one before it left, so there are fewer events
+        run_and_kill(tmp_path / "killed", count, 1 + chance.randrange(events // kills))
+    run_and_kill(tmp_path / "killed", count)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "warm", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
 
 def test_killed_and_resumed(tmp_path):

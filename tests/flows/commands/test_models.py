@@ -34,7 +34,7 @@ watcher.finish()
 
 def make(project: Project, run: str) -> dict[str, str]:
     done = subprocess.run([sys.executable, "-c", STAGES, run], cwd=project.folder, env=project.environment(),
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
+                          capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return dict(line.split() for line in done.stdout.splitlines())
 

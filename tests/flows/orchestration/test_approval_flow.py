@@ -17,7 +17,6 @@ from tests.own_server import client_of
 from tests.registry_world import Place, save_student
 from tests.registry_world import registration as what
 
-pytestmark = pytest.mark.timeout(600)
 MODEL = "fewstep-toy"
 RUN = """
 import json, sys
@@ -85,4 +84,4 @@ def test_a_suspended_run_is_answered_on_its_page_or_ended_from_the_terminal(proj
         assert prefect("state", run) == "Cancelled"
     finally:
         serve.send_signal(signal.SIGINT)
-        serve.wait(60)
+        serve.wait()

@@ -15,7 +15,6 @@ from tests.flows.scheduling.test_scheduler import free_port, wait_for
 from tests.own_server import client_of
 from tests.registry_world import with_three_versions
 
-pytestmark = pytest.mark.timeout(300)
 DEPLOYED = """
 from datetime import timedelta
 from prefect import flow
@@ -82,4 +81,4 @@ def test_an_automation_on_a_prefect_server_follows_the_champion(project, tmp_pat
             {"what": "fewstep.rolled-back", "model": MODEL, "why": "blurred sevens", "version": "1"}]  # fmt: skip
     finally:
         serve.send_signal(signal.SIGINT)
-        serve.wait(60)
+        serve.wait()

@@ -14,8 +14,6 @@ from flows.orchestration.own_server_environment import leave_out_other_servers, 
 from flows.orchestration.prefect_api import require, start_prefect
 from tasks.storage.workspace import Workspace
 
-pytestmark = pytest.mark.timeout(300)
-
 HOSTILE = {
     "http_proxy": "http://127.0.0.1:9",
     "https_proxy": "http://127.0.0.1:9",

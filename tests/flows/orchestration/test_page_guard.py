@@ -20,7 +20,6 @@ from tasks.storage.workspace import Workspace
 from tests.own_server import ask, request
 from tests.registry_world import with_database
 
-pytestmark = pytest.mark.timeout(600)
 EVIL = "evil.example"
 READ = {"prefect": "/api/admin/version", "pages": "/api/admin/version", "mlflow": "/version"}
 CHANGE = {"prefect": ("/api/flows/", {"name": "theirs"}), "pages": ("/api/flows/", {"name": "theirs"}),

@@ -17,7 +17,6 @@ def begun(project) -> Counter:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_sweep_shares_stages_remembers_rows_and_leaves_the_checkout_alone(project):
     params = (project.root / "params.yaml").read_bytes()
     project.control(distill={"fail": "no luck"})

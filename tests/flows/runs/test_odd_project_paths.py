@@ -6,7 +6,6 @@ import pytest
 
 from tests.flows.conftest import make_project
 
-pytestmark = pytest.mark.timeout(900)
 ALL = "a b,c?d#e%41&f=g'h;i"
 
 

@@ -6,11 +6,8 @@ import subprocess
 import sys
 from urllib.parse import quote
 
-import pytest
-
 from tests.postgres import PASSWORD
 
-pytestmark = pytest.mark.timeout(900)
 MARK = "6f1e0b"     # in every secret of tests.postgres and tests.s3_server, too
 LOGIN = f"admin:canary-{MARK}-prefect"
 

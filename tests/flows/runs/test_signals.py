@@ -47,7 +47,7 @@ def start(log, seconds=30.0, ending=0.0, **options):
 def test_each_signal_ends_it_in_words(tmp_path, number):
     child = start(tmp_path / "log", stdout=subprocess.PIPE, text=True)
     child.send_signal(number)
-    assert child.communicate(timeout=30)[0].split() == ["stopping", "stopped"] and child.returncode == 0
+    assert child.communicate()[0].split() == ["stopping", "stopped"] and child.returncode == 0
     assert (tmp_path / "log").read_text() == number.name
 
 
@@ -57,7 +57,7 @@ def test_a_terminal_that_is_closed_ends_it_and_what_is_printed_then_is_no_error(
     os.close(slave)
     os.close(master)        # from here on, writing to the terminal fails
     child.send_signal(signal.SIGHUP)
-    assert child.wait(30) == 0 and (tmp_path / "log").read_text() == "SIGHUP"
+    assert child.wait() == 0 and (tmp_path / "log").read_text() == "SIGHUP"
 
 
 def test_a_second_hangup_is_not_a_second_wish_and_a_second_interrupt_is(tmp_path):
@@ -67,7 +67,7 @@ def test_a_second_hangup_is_not_a_second_wish_and_a_second_interrupt_is(tmp_path
         child.send_signal(signal.SIGHUP)
         assert child.stdout.readline().strip() == "stopping"
         child.send_signal(second)
-        child.communicate(timeout=30)
+        child.communicate()
         assert child.returncode == code and log.read_text() == said
 
 
@@ -75,4 +75,4 @@ def test_under_nohup_it_goes_on(tmp_path):
     child = start(tmp_path / "log", seconds=0.5,
                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # fmt: skip
     child.send_signal(signal.SIGHUP)
-    assert child.wait(30) == 0 and (tmp_path / "log").read_text() == "undisturbed"
+    assert child.wait() == 0 and (tmp_path / "log").read_text() == "undisturbed"

@@ -8,8 +8,6 @@ import pytest
 
 from tests.s3_server import S3Server
 
-pytestmark = pytest.mark.timeout(900)
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
@@ -51,7 +49,7 @@ def test_a_store_that_is_away_at_the_push_leaves_it_to_the_next_run(remote, stor
         assert running.poll() is None, running.communicate()
         time.sleep(0.1)
     store.stop()
-    out, err = running.communicate(timeout=600)
+    out, err = running.communicate()
     try:
         assert running.returncode == 0, out + err
         assert "nothing is registered" in out and "sends what was made" in out

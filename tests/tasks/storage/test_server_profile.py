@@ -136,7 +136,7 @@ def test_of_two_hosts_on_one_server_one_wins_and_the_other_decides_again(mlflow_
             assert last["champion"] in (1, 2) and (not won or last["previous"] == 3 - last["champion"])
             won += sum(1 for number, seen in enumerate(tries, 1) if seen[-1] != str(number))
             assert {seen[0] for seen in tries} <= {"None", "1", "2"} and all(len(seen) <= 3 for seen in tries)
-        assert [host.wait(30) for host in hosts] == [0, 0]
+        assert [host.wait() for host in hosts] == [0, 0]
     finally:
         for host in hosts:
             host.kill()

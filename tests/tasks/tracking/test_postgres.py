@@ -13,7 +13,6 @@ from tests.mlflow_server import mlflow_server
 from tests.postgres import PASSWORD
 from tests.registry_world import Place
 
-pytestmark = pytest.mark.timeout(600)
 MODEL, WRITERS = "fewstep-race", 4
 
 

@@ -81,5 +81,5 @@ def recorded(drawn):
 
 @pytest.mark.parametrize("question", ["planned", "recorded"])
 def test_an_altered_dvc_lock(project: FakeProject, question):
-    done = project.python(SEARCH, str(ROOT), question, FEWSTEP_FUZZ_EXAMPLES=str(EXAMPLES), timeout=120 + 3 * EXAMPLES)
+    done = project.python(SEARCH, str(ROOT), question, FEWSTEP_FUZZ_EXAMPLES=str(EXAMPLES))
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

@@ -280,7 +280,7 @@ def edited_during(project: FakeProject, stage: str, edit, *, dvc: bool) -> subpr
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     project.wait_for(marks / f"{stage}-b.started")
     edit()
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     return subprocess.CompletedProcess(command, process.returncode, output)
 
 
