@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from fewstep.util.errors import SettingsError
 from fewstep.util.hashing import canonical_json, sha256_bytes
 
 SPLITS = ("train", "fit", "test")
@@ -37,6 +38,15 @@ def split_at(digest: str, shares: Mapping[str, float]) -> str:
         if place < edge:
             return name
     return next(name for name in reversed(SPLITS) if shares[name] > 0)
+
+
+def require_prompts(counts: Mapping[str, int], splits: Iterable[str]) -> None:
+    """Raises SettingsError for one of `splits` without a prompt. counts: of prompts by split."""
+    for name in splits:
+        if not counts[name]:
+            told = ", ".join(f"{count} in {split}" for split, count in counts.items())
+            raise SettingsError(f"there is no prompt in the {name} split ({told}); each has its split by the hash of "
+                                "its text", hint=f"give more prompts, or raise data.split.{name}")  # fmt: skip
 
 
 def split_of(prompt: Prompt, shares: Mapping[str, float]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from fewstep.data.prompt import SPLITS, Prompt, split_of
+from fewstep.data.prompt import SPLITS, Prompt, require_prompts, split_of
 from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import CorruptData, SettingsError
 from fewstep.util.files import write_atomically
@@ -61,6 +61,11 @@ class PromptTable:
         if split not in SPLITS:
             raise SettingsError(f"unknown split {split!r}: there are {', '.join(SPLITS)}")
         return np.array(self.splits[split], dtype=np.int64)
+
+    def require(self, *splits: str) -> None:
+        """Raises SettingsError for a split without a prompt: prompts that students are judged by are not those that
+        they were trained on."""
+        require_prompts({name: len(self.splits[name]) for name in SPLITS}, splits)
 
     def embedded(self, embedding: np.ndarray) -> PromptTable:
         """The same table with an embedding (P, D) of its rows.

@@ -34,11 +34,13 @@ class ConditionTable(Protocol):
         count: rows that a sample may be asked for.
         nulls: (count,) int64, of each such row the one that stands for it without its condition (the negative prompt).
         size: rows in all.
+        trained: (n,) int64, rows that networks are trained on, the others being kept for evaluation; None: all.
     """
 
     count: int
     nulls: Tensor
     size: int
+    trained: Tensor | None
 
     def gather(self, rows: Tensor) -> dict[str, Tensor]:
         """Tensors (N, …) of these rows (N,), by keyword, on the device of `rows`."""
@@ -49,8 +51,8 @@ class CachedTable(ABC):
 
     KEPT = 4
 
-    def __init__(self, nulls: Tensor, size: int):
-        self.nulls, self.count, self.size = nulls, len(nulls), size
+    def __init__(self, nulls: Tensor, size: int, trained: Tensor | None = None):
+        self.nulls, self.count, self.size, self.trained = nulls, len(nulls), size, trained
         self._newest: list[tuple[weakref.ref, dict[str, Tensor]]] = []
 
     @abstractmethod
@@ -72,13 +74,13 @@ class CachedTable(ABC):
 
 
 class TensorTable(CachedTable):
-    """A table in memory: tensors (size, …) by keyword; nulls (count,) as ConditionTable has them."""
+    """A table in memory: tensors (size, …) by keyword; nulls (count,) and trained (n,) as ConditionTable has them."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], nulls: Tensor):
+    def __init__(self, tensors: Mapping[str, Tensor], nulls: Tensor, trained: Tensor | None = None):
         sizes = {len(value) for value in tensors.values()}
         if len(sizes) > 1 or (sizes and not len(nulls) <= min(sizes)):
             raise SettingsError(f"the fields of a table of conditions have {sorted(sizes)} rows, {len(nulls)} named")
-        super().__init__(nulls, sizes.pop() if sizes else len(nulls))
+        super().__init__(nulls, sizes.pop() if sizes else len(nulls), trained)
         self.tensors = dict(tensors)
 
     def read(self, rows: Tensor) -> dict[str, Tensor]:

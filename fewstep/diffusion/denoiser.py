@@ -151,6 +151,11 @@ class Denoiser(nn.Module):
         return self
 
     @property
+    def trained_rows(self) -> Tensor | None:
+        """(n,) the rows of the table that training may draw; None: all that may be asked for."""
+        return None if self.table is None else self.table.trained
+
+    @property
     def further_nulls(self) -> int:
         """Null conditions of the table beside the first."""
         return 0 if self.table is None else max(self.table.size - self.table.count - 1, 0)

@@ -33,7 +33,8 @@ class Description:
     family: of the teacher; None for a teacher of pixels, which is given images and classes as they are.
     prompts: texts of the rows that may be asked for, in order; empty where conditions are classes.
     negatives: texts of the null rows, which follow. nulls: of each prompt, its null row.
-    groups: of each prompt, the name of its group, or empty. record_size: rows and states per record.
+    groups: of each prompt, the name of its group, or empty. trained: rows of the prompts that networks are trained on,
+    the others being kept for evaluation; empty where conditions are classes. record_size: rows and states per record.
     conditions: files of conditions. states: files by split. samples: states by split.
     """
 
@@ -42,6 +43,7 @@ class Description:
     negatives: Sequence[str] = ()
     nulls: Sequence[int] = ()
     groups: Sequence[str] = ()
+    trained: Sequence[int] = ()
     record_size: int = 1
     conditions: Sequence[str] = ()
     states: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -117,7 +119,8 @@ class RecordTable(CachedTable):
     def __init__(self, encoded: EncodedSet):
         described = encoded.description
         size = len(described.prompts) + len(described.negatives)
-        super().__init__(torch.tensor(described.nulls, dtype=torch.int64), size)
+        trained = torch.tensor(described.trained, dtype=torch.int64) if described.trained else None
+        super().__init__(torch.tensor(described.nulls, dtype=torch.int64), size, trained)
         folder, self._record_size = encoded.folder / CONDITIONS, described.record_size
         shards = [folder / name for name in described.conditions]
         self._source = RecordSource(shards, lambda _number, record: record.tensors)

@@ -32,6 +32,7 @@ class SetPlan:
         seed: of noise and conditions.
         shape: (C, H, W) of a sample.
         num_classes: 0 for an unconditional teacher.
+        among: (n,) the conditions to take; None: all.
         device: where the teacher is run.
         fields: everything that determines the bytes of a record, as JSON; the count is not among it.
     """
@@ -40,6 +41,7 @@ class SetPlan:
     seed: int
     shape: tuple[int, ...]
     num_classes: int
+    among: Tensor | None
     device: torch.device
     fields: dict
 
@@ -133,7 +135,8 @@ def plan_set(
         **resolved.model_dump(mode="json", exclude={"count"}),
     }
     place = device_of(denoiser) if device is None else indexed(device)
-    return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, place, fields)
+    among = denoiser.trained_rows if classes else None
+    return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, among, place, fields)
 
 
 def _condition_source(denoiser: Denoiser, classes: int, prompts_digest: str) -> dict[str, Any]:
@@ -141,7 +144,9 @@ def _condition_source(denoiser: Denoiser, classes: int, prompts_digest: str) -> 
         return {"source": "none"}
     if denoiser.table is None:
         return {"source": UNIFORM, "classes": classes}
-    return {"source": EACH_ONCE, "classes": classes, "prompts": prompts_digest}
+    among = denoiser.trained_rows
+    kept = {} if among is None else {"among": sha256_json(among.tolist())}
+    return {"source": EACH_ONCE, "classes": classes, "prompts": prompts_digest, **kept}
 
 
 def operations(denoiser: Denoiser) -> int:

@@ -91,7 +91,8 @@ class SetWriter:
         indices = plan.indices_of(record)
         device = plan.device
         with torch.inference_mode():
-            condition = sample_condition(plan.seed, indices, plan.num_classes, plan.fields["condition"]["source"])
+            condition = sample_condition(plan.seed, indices, plan.num_classes, plan.fields["condition"]["source"],
+                                         plan.among)  # fmt: skip
             made = sample(
                 denoiser,
                 sample_noise(plan.seed, indices, plan.shape).to(device),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from fewstep.data.prompt import SPLITS, Prompt, require_prompts, split_of
 from fewstep.diffusion.guidance import is_guided, told
 from fewstep.diffusion.label_groups import conditions, require_groups
 from fewstep.diffusion.solvers import is_stochastic, scheduler_name
@@ -37,8 +40,7 @@ def validate(root: Path, settings: Settings) -> None:
         require_recipe_of_folder(recipe, teacher)
     classes = len(digits_facts.CLASSES) if outside["prompts"] is None else 0
     alone = settings.data.source == "digits" and outside["prompts"] is not None
-    if outside["prompts"] is not None:
-        read_given_prompts(outside["prompts"])
+    prompts = () if outside["prompts"] is None else read_given_prompts(outside["prompts"]).prompts
     if outside["images"] is not None:
         listing = list_images(outside["images"])
         listing.require_usable(settings.data)
@@ -46,6 +48,7 @@ def validate(root: Path, settings: Settings) -> None:
         alone = not listing.items
     if alone:
         _prompts_alone(recipe, teacher)
+        _require_splits(prompts, settings.data.split.model_dump())
     if teacher is not None:
         _fits(teacher, settings.data, classes)
 
@@ -63,6 +66,13 @@ def _prompts_alone(recipe: Recipe, teacher: TeacherInfo | None) -> None:
     if recipe.needs.data:
         raise SettingsError(f"recipe {recipe.name} needs real data, and there are prompts and no images",
                             hint=f"take another recipe (`fewstep recipes` says what each needs), or {bring}")
+
+
+def _require_splits(prompts: Sequence[Prompt], shares: dict[str, float]) -> None:
+    """A list of prompts has some to train on, some to fit features by and some to be judged by."""
+    if prompts:
+        found = Counter(split_of(prompt, shares) for prompt in set(prompts))
+        require_prompts({name: found[name] for name in SPLITS}, SPLITS)
 
 
 def _own_outputs(root: Path, outside: dict[str, Path | None]) -> None:

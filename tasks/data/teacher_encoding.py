@@ -62,6 +62,8 @@ class TeacherEncoding:
                 hint="set data.prompts to a file of prompts, or bring them: `fewstep data add prompts.txt`",
             )
         self._check_prompts()
+        if self.textual:
+            self.table.require("train", "test")
         if self.settings.negative_prompt and self.family.guidance is None:
             raise SettingsError(f"encode.negative_prompt: {self.family.pipeline} has no guidance that would read it")
         if self.textual and not self._nulls and self._encodes_images:
@@ -124,8 +126,8 @@ class TeacherEncoding:
         nulls = [self._null_of(row) for row in range(len(self.prompts))]
         return Description(
             family=self.family.to_dict(), prompts=self.prompts, negatives=self.negatives, nulls=nulls,
-            groups=[prompt.group or "" for prompt in self.table.prompts], record_size=record_size,
-            conditions=conditions, states=states, samples=samples,
+            groups=[prompt.group or "" for prompt in self.table.prompts], trained=self.table.splits["train"],
+            record_size=record_size, conditions=conditions, states=states, samples=samples,
         )  # fmt: skip
 
     def _null_of(self, row: int) -> int:

@@ -51,6 +51,11 @@ def _notes(examination: Examination) -> list[str]:
         if not compared:
             notes.append("Nothing compares samples with their prompts: give CLIP's weights and tokenizer "
                          "(evaluate.extractors), or captioned images.")
+        table = examination.prompts
+        both = len(set(table.splits["test"]) & set(table.splits["train"]))
+        if both:
+            notes.append(f"{both} of the {len(table.splits['test'])} prompts that students are asked for were trained "
+                         "on too: captions of images in both splits.")
         missing = int((examination.images.test.prompts < 0).sum())
         if missing:
             notes.append(f"{missing} of {reference} reference images have no caption.")

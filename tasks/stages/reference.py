@@ -97,10 +97,7 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
         if not len(table):
             raise SettingsError("there are prompts and no images, and the teacher takes no prompts",
                                 hint="bring images: `fewstep data add PATH`, then data.source=raw")  # fmt: skip
-        for split in SPLITS:
-            if not len(table.rows(split)):
-                raise SettingsError(f"there is no prompt in the {split} split",
-                                    hint=f"give more prompts, or raise data.split.{split}")  # fmt: skip
+        table.require(*SPLITS)
 
     def units(self, context: Found) -> list[str]:
         if not context.once(_needed):

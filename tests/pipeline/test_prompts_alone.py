@@ -44,6 +44,15 @@ def test_what_needs_images_is_refused_before_any_work(given, changed, words):
     assert not (project.folder / "data" / "shards").exists()
 
 
+def test_too_few_prompts_to_keep_some_apart_are_refused_before_any_work(given, tmp_path):
+    project, teacher, _ = given
+    (tmp_path / "few.txt").write_text("a red apple\n")
+    done = project.run("run", *sets(teacher, tmp_path / "few.txt"))
+    words = " ".join(done.stderr.split())
+    assert done.returncode == 2 and "there is no prompt in the" in words and "data.split." in words, done.stderr
+    assert not (project.folder / "data" / "shards").exists()
+
+
 @pytest.fixture(scope="module")
 def finished(given) -> tuple[Project, str]:
     """The project after a run of the recipe tdm, and what it printed. The default floor of copies stands."""

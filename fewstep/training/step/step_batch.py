@@ -69,11 +69,12 @@ class StepBatch:
     def _drawn_condition(self) -> Tensor:
         """Uniform labels (size,) among those to train on, some of them weakened to the null label."""
         classes, null, allowed = self._student.num_classes, self._student.null_class, self._sources.labels
-        if allowed is None:
-            labels = self._draws.integers("condition", classes)
-        else:
-            named = [k for k in allowed if k < classes and k != null]
-            labels = torch.tensor(named, device=self._draws.device)[self._draws.integers("condition", len(named))]
+        among = self._student.trained_rows
+        if allowed is not None:
+            among = torch.tensor([k for k in allowed if k < classes and k != null])
+        labels = self._draws.integers("condition", classes if among is None else len(among))
+        if among is not None:
+            labels = among.to(self._draws.device)[labels]
         if null is None or not self._sources.null_share:
             return labels
         weaker = self._weakened(labels, self._draws.uniform("null") < self._sources.null_share, "null-conditions")

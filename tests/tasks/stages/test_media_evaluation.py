@@ -19,6 +19,7 @@ from fewstep.data.images import load_split
 from fewstep.families.encoded_set import EncodedSet
 from fewstep.metrics.comparison.noninferiority import judge
 from fewstep.metrics.comparison.prompt_contrasts import prompt_contrasts
+from fewstep.trajectories import open_set
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
 from tasks.config.schema import Gate, Settings
@@ -92,6 +93,14 @@ def test_videos_have_figures_of_what_they_show_and_how_they_move_and_by_frame(vi
         assert [frame.frame for frame in row.frames] == list(range(1, 10)) and row.frames[0].mmd is not None
     headline = json.loads((video.folder("evaluate") / "metrics.json").read_bytes())
     assert headline["student"]["1"]["kid@motion"] is not None
+
+
+def test_no_prompt_that_students_are_asked_for_was_trained_on(video):
+    table = EncodedSet(video.folder("encode")).prompt_table()
+    trained = open_set(video.folder("trajectories")).samples(list(range(16)))["condition"]
+    assert sorted(set(trained.tolist())) == table.rows("train").tolist()
+    asked = {int(row) for row in evaluation(video).prompts}
+    assert asked == set(table.rows("test").tolist()) and not asked & set(trained.tolist())
 
 
 def test_the_gate_refuses_a_student_whose_videos_stand_still(video):
