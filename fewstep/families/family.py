@@ -19,6 +19,7 @@ from fewstep.families.recording import (
     FirstStep,
     call_parameters,
     first_step,
+    image_inputs,
     keyword,
     last_step,
     part_of,
@@ -108,7 +109,7 @@ def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Fami
         if name not in call_parameters(pipe):  # some pipelines swallow any keyword
             raise SettingsError(unknown(f"argument of {type(pipe).__name__}", name, tuple(call_parameters(pipe))))
     part = part_of(pipe)
-    plain = [_unguided(pipe, fixed, count) for count in _COUNTS]
+    plain = _tried(pipe, fixed)
     (first, *_), (second, *_) = (step.calls for step in plain)
     x, time = keyword(STATES, first, "state"), keyword(TIMES, first, "time")
     state = tuple(plain[0].state.shape[1:])
@@ -122,6 +123,7 @@ def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Fami
     if first[x].shape[1:] != plain[0].state.shape[1:]:
         joined = "joined"
         fields[joined] = _beside(pipe, first[x], plain[0].state)
+    _require_steady(pipe, first, plain[0], (x, time))
     factor = float(_first(first[time])) / plain[0].timestep if plain[0].timestep else 1.0
     given_scale = default_scale(pipe)
     call = NetworkCall(
@@ -210,8 +212,38 @@ def _shift(config: Mapping[str, Any], mu: float | None) -> float:
     return 1.0 if found is None else float(found)
 
 
-def _unguided(pipe: Any, fixed: Mapping[str, Any], count: int) -> FirstStep:
-    return first_step(pipe, _arguments(pipe, {**fixed, **_probe(pipe, count)}, guided=False), count)
+def _tried(pipe: Any, fixed: Mapping[str, Any]) -> list[FirstStep]:
+    """First steps for both numbers of samples, from texts, classes or nothing."""
+    try:
+        return [first_step(pipe, _arguments(pipe, {**fixed, **_probe(pipe, count)}, guided=False), count, second=True)
+                for count in _COUNTS]  # fmt: skip
+    except SettingsError as error:
+        images = image_inputs(type(pipe))
+        if not images:
+            raise
+        raise SettingsError(
+            f"{type(pipe).__name__} takes {', '.join(images)}, and a condition here is a text or a class; without "
+            f"them its call ends in: {str(error).removeprefix(f'{type(pipe).__name__}: ')}",
+            hint="take a pipeline that samples from a text alone; networks that also see images are not distilled",
+        ) from error
+
+
+def _require_steady(pipe: Any, first: Mapping[str, Any], step: FirstStep, changing: tuple[str, str]) -> None:
+    """Raises SettingsError where more than state and time changes from one step to the next, such as what a second
+    network says of both: a condition is the same in all steps."""
+    second, (x, _time) = step.second, changing
+    if second is None:
+        return
+    seen = [name for name in {**first, **second}
+            if name not in changing and not _same(first.get(name), second.get(name))]  # fmt: skip
+    if first[x].shape == second[x].shape:
+        further = (given[x].flatten(1)[:, step.state[0].numel() :] for given in (first, second))
+        if not _same(*further):
+            seen.append(f"what stands beside the state in {x}")
+    if seen:
+        raise SettingsError(f"{type(pipe).__name__}: its denoiser is given another {', '.join(seen)} in the second "
+                            "step; only state and time may change from step to step",
+                            hint="a second network beside the denoiser, such as a ControlNet, is not distilled")
 
 
 def _guided(pipe: Any, fixed: Mapping[str, Any], count: int) -> FirstStep | None:
@@ -301,6 +333,12 @@ def _constant(pipe: Any, name: str, value: Any, other: Any) -> Any:
 
 def _first(value: Any) -> float:
     return value.flatten()[0].item() if isinstance(value, Tensor) else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return _equal(one, other)
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

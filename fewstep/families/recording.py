@@ -40,7 +40,8 @@ class FirstStep:
 
     calls: arguments of each call of the denoiser, by path (`flattened`). state: what the scheduler steps (N, …).
     timestep: the scheduler's own. prompts: what `encode_prompt` returned, None in a pipeline without it. schedule: what
-    the pipeline told the scheduler of its steps: arguments of `set_timesteps`, by name.
+    the pipeline told the scheduler of its steps: arguments of `set_timesteps`, by name. second: the first call of the
+    next step, where that was asked for.
     """
 
     calls: list[dict[str, Any]]
@@ -48,6 +49,7 @@ class FirstStep:
     timestep: float
     prompts: Any = None
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    second: Mapping[str, Any] | None = None
 
 
 def part_of(pipe: Any) -> str:
@@ -67,7 +69,7 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
 
 
 class _Stepped(_Output):
-    """What a scheduler's step returns, in both forms."""
+    """What a scheduler's step returns, in all forms: some return the sample that they foresee behind it."""
 
     @property
     def prev_sample(self) -> Tensor:
@@ -75,13 +77,13 @@ class _Stepped(_Output):
 
 
 @torch.no_grad()
-def first_step(pipe: Any, arguments: Mapping[str, Any], count: int) -> FirstStep:
-    """Calls the pipeline and stops it after its first step; the denoiser itself is never run.
+def first_step(pipe: Any, arguments: Mapping[str, Any], count: int, *, second: bool = False) -> FirstStep:
+    """Calls the pipeline and stops it after its first step, or in its `second`; the denoiser itself is never run.
 
     arguments: of the pipeline's call, for `count` samples. Raises SettingsError where the pipeline refuses them, or
     makes no step that can be recorded.
     """
-    recorder = _Recorder(pipe, count)
+    recorder = _Recorder(pipe, count, second=second)
     with suppress(_Stop):
         _call(pipe, recorder, {"num_inference_steps": 2, "output_type": "latent"}, arguments, count)
     return recorder.result()
@@ -111,12 +113,12 @@ def _call(pipe: Any, recorder: _Recorder, plain: dict[str, Any], arguments: Mapp
 class _Recorder:
     """Stands in the place of a pipeline's denoiser and of its scheduler's step.
 
-    states: what the scheduler's step returns; None: the pipeline is stopped there. prompts: what stands in the place of
-    `encode_prompt`'s result.
+    states: what the scheduler's step returns; None: the pipeline is stopped there, or with `second` at the next call of
+    its denoiser. prompts: what stands in the place of `encode_prompt`'s result.
     """
 
-    def __init__(self, pipe: Any, count: int, states: Tensor | None = None, prompts: Any = None):
-        self.pipe, self.count, self.states, self.stand_in = pipe, count, states, prompts
+    def __init__(self, pipe: Any, count: int, states: Tensor | None = None, prompts: Any = None, second: bool = False):
+        self.pipe, self.count, self.states, self.stand_in, self.goes_on = pipe, count, states, prompts, second
         self.network = getattr(pipe, part_of(pipe))
         self.calls: list[dict[str, Any]] = []
         self.latents: Tensor | None = None
@@ -124,6 +126,7 @@ class _Recorder:
         self.timestep: float | None = None
         self.prompts: Any = None
         self.schedule: dict[str, Any] = {}
+        self.second: dict[str, Any] | None = None
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -174,7 +177,11 @@ class _Recorder:
         bound = inspect.signature(type(self.network).forward).bind(self.network, *values, **named).arguments
         arguments = {name: value for name, value in bound.items() if name not in ("self", "return_dict")}
         arguments |= arguments.pop("kwargs", {})
-        self.calls.append({name: value for name, value in flattened(arguments).items() if value is not None})
+        given = {name: value for name, value in flattened(arguments).items() if value is not None}
+        if self.state is not None and self.states is None:
+            self.second = given
+            raise _Stop
+        self.calls.append(given)
         x = next((arguments[name] for name in STATES if name in arguments), None)
         if x is None:
             raise SettingsError(f"{type(self.network).__name__} takes {', '.join(arguments)}; none of them is a state")
@@ -186,9 +193,10 @@ class _Recorder:
 
     def _step(self, _output: Any, timestep: Any, sample: Tensor, *_more: Any, **_named: Any) -> Any:
         self.state, self.timestep = sample, float(timestep)
-        if self.states is None:
+        if self.states is None and not self.goes_on:
             raise _Stop
-        return _Stepped((self.states.to(sample.device, sample.dtype),))
+        found = sample / 2 if self.states is None else self.states.to(sample.device, sample.dtype)
+        return _Stepped((found, found))
 
     def result(self) -> FirstStep:
         if self.state is None or not self.calls:
@@ -198,7 +206,7 @@ class _Recorder:
             )
         if len(self.state) != self.count:  # samples that the scheduler steps in both halves of a guided batch
             self.state = self.state[: self.count]
-        return FirstStep(self.calls, self.state, self.timestep, self.prompts, self.schedule)
+        return FirstStep(self.calls, self.state, self.timestep, self.prompts, self.schedule, self.second)
 
 
 @contextmanager
@@ -244,6 +252,14 @@ def zeros(described: Any, count: int) -> Any:
         shape = ([count] if described["per_sample"] else []) + list(described["shape"])
         return torch.zeros(shape, dtype=getattr(torch, described["dtype"]))
     return None if described is None else tuple(zeros(one, count) for one in described)
+
+
+def image_inputs(kind: type) -> list[str]:
+    """The arguments of a pipeline's call that are images or videos, adapters' own apart."""
+    found = inspect.signature(kind.__call__).parameters
+    named = {name for name in found if name.rpartition("_")[2] in ("image", "images", "video")}
+    return [name for name, one in found.items()
+            if "ip_adapter" not in name and (name in named or "Image" in str(one.annotation))]  # fmt: skip
 
 
 def per_sample(first: Mapping[str, Any], second: Mapping[str, Any], counts: tuple[int, int]) -> list[str]:

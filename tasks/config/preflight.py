@@ -38,6 +38,7 @@ def validate(root: Path, settings: Settings) -> None:
         from fewstep.training.recipe_fit import require_recipe_of_folder  # loads torch: only where it is needed
 
         require_recipe_of_folder(recipe, teacher)
+        _require_recording(teacher, settings)
     classes = len(digits_facts.CLASSES) if outside["prompts"] is None else 0
     alone = settings.data.source == "digits" and outside["prompts"] is not None
     prompts = () if outside["prompts"] is None else read_given_prompts(outside["prompts"]).prompts
@@ -51,6 +52,21 @@ def validate(root: Path, settings: Settings) -> None:
         _require_splits(prompts, settings.data.split.model_dump())
     if teacher is not None:
         _fits(teacher, settings.data, classes)
+
+
+def _require_recording(teacher: TeacherInfo, settings: Settings) -> None:
+    """A pipeline whose call has images is tried now: most of them cannot go without, and the others are few."""
+    import diffusers  # as torch: only where it is needed
+
+    from fewstep.families.family import record_family
+    from fewstep.families.recording import image_inputs
+    from fewstep.teachers.pipeline_loading import load_pipeline
+    from fewstep.util.quiet_libraries import quiet_libraries
+
+    kind = getattr(diffusers, teacher.pipeline, None)
+    if teacher.description is None and kind is not None and image_inputs(kind):
+        with quiet_libraries():
+            record_family(load_pipeline(teacher), settings.encode.of_call)
 
 
 def _prompts_alone(recipe: Recipe, teacher: TeacherInfo | None) -> None:
