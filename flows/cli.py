@@ -23,7 +23,7 @@ from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 
 PANELS = {  # the panel of the help, the folder below flows/commands, the commands
     "Run": ("pipeline", ("run", "accept", "sweep", "resume", "status", "report", "compare")),
-    "Models": ("models", ("promote", "approve", "reject", "rollback", "sample", "lineage", "checkout")),
+    "Models": ("models", ("promote", "approve", "reject", "rollback", "history", "sample", "lineage", "checkout")),
     "Data, teachers and recipes": ("inputs", ("data", "inspect", "recipes")),
     "Schedules and servers": ("servers", ("schedule", "serve", "ui")),
     "Upkeep": ("upkeep", ("doctor", "verify", "reconcile", "clean", "gc")),

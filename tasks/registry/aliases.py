@@ -1,19 +1,19 @@
 """Which version is the champion: moves of an alias that survive being killed, and their entries in the audit log.
 
 MLflow moves aliases last-writer-wins. Here a move is a compare-and-set: under this host's lock the intent is written to
-the audit log (tasks.registry.audit_log), then claimed before all hosts (tasks.registry.alias_claims), then the aliases
-move, then the log says so. The next command, on whatever host, completes what a kill left half-done. The former
-champion becomes `previous`, to which `rollback` returns.
+the audit log (tasks.registry.record), then claimed before all hosts (tasks.registry.alias_claims), then the aliases
+move, then the log says so. The next command, on whatever host, completes what a kill left half-done; where hosts share
+the log it may even help one that lives, as every step can be repeated. The former champion becomes `previous`, to which
+`rollback` returns.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from fewstep.util.errors import Busy, FewstepError, NotAvailable
+from fewstep.util.errors import Busy, NotAvailable
 from tasks.registry import audit_log
 from tasks.registry.alias_claims import Move, Moves, Taken
 from tasks.registry.audit_log import Entry
@@ -65,33 +65,23 @@ def move(registry: Registry, version: Version, expected: int | None, *, alias: s
         AliasMoved: the alias points elsewhere by now.
         FewstepError: the pending decision was closed meanwhile.
     """
-    with registry.lock(version.model) as folder:
-        _complete(registry, version.model, folder)
+    with registry.lock(version.model):
+        _complete(registry, version.model)
+        record = registry.record(version.model)
         if closes is not None:
-            still_open(audit_log.read(folder), closes)
+            audit_log.still_open(record.read(), closes)
         present = registry.aliases(version.model).get(alias)
         if present != expected:
             raise _moved(version.model, alias, expected, present)
         intent = audit_log.new("intent", alias=alias, former=expected, to=version.number, who=who, why=why,
                                figures=figures, becomes=event, closes=closes)  # fmt: skip
-        audit_log.append(folder, intent)
-        return _carry_out(registry, version.model, folder, intent)
-
-
-def still_open(entries: list[Entry], identity: str) -> Entry:
-    """The pending entry with this id. Raises FewstepError, saying how it ended, when it has been closed."""
-    end = audit_log.closing(entries, identity)
-    if end is not None:
-        raise FewstepError(f"decision {identity[:8]} is closed: {end.becomes or end.event} by {end.who} at {end.when}",
-                           hint=f"`fewstep promote MODEL/{end.to} --approve` asks for a new one")  # fmt: skip
-    return next(entry for entry in entries if entry.id == identity)
+        return _carry_out(registry, version.model, record.append(intent))
 
 
 def write_down(registry: Registry, model: str, entry: Entry) -> None:
     """Appends an entry that moves nothing (a refusal, a pending decision) and puts it on the version's tags."""
-    with registry.lock(model) as folder:
-        audit_log.append(folder, entry)
-        tag(registry, model, entry)
+    with registry.lock(model):
+        tag(registry, model, registry.record(model).append(entry))
 
 
 def tag(registry: Registry, model: str, entry: Entry) -> None:
@@ -132,34 +122,35 @@ def complete(registry: Registry, model: str) -> Entry | None:
     """Finishes the alias move that a kill left half-done, here or on another host; returns its entry, if any."""
     if not any(version.run_id for version in registry.versions(model)):
         return None  # nothing that we registered
-    with registry.lock(model) as folder:
-        return _complete(registry, model, folder)
+    with registry.lock(model):
+        return _complete(registry, model)
 
 
 def history(registry: Registry, model: str) -> list[Entry]:
     """The audit log, oldest first: who moved or was refused what, when, why, with the figures."""
-    return audit_log.read(registry.folder / model)
+    return registry.record(model).read()
 
 
-def _complete(registry: Registry, model: str, folder: Path) -> Entry | None:
+def _complete(registry: Registry, model: str) -> Entry | None:
     moves = Moves(registry, model)
     completed = None
     for alias in sorted(moves.of):
         newest = moves.of[alias][-1]
         if not newest.done:
             completed = _finish(registry, model, newest)
-    for intent in audit_log.open_entries(audit_log.read(folder), "intent")[-1:]:
+    for intent in audit_log.open_entries(registry.record(model).read(), "intent"):
         completed = intent
         with contextlib.suppress(AliasMoved):  # the other host's move stands
-            _carry_out(registry, model, folder, intent)
+            _carry_out(registry, model, intent)
     return completed
 
 
-def _carry_out(registry: Registry, model: str, folder: Path, intent: Entry) -> Entry:
+def _carry_out(registry: Registry, model: str, intent: Entry) -> Entry:
     """Brings `intent`, from wherever a kill left it, to its end in the audit log; returns the entry of that end.
 
     Raises AliasMoved, and writes that it was abandoned, when the alias is not where the intent expects it.
     """
+    record = registry.record(model)
     while (moves := Moves(registry, model)).find(intent) is None:
         newest = moves.newest(intent.alias)
         if newest is not None and not newest.done:
@@ -167,7 +158,9 @@ def _carry_out(registry: Registry, model: str, folder: Path, intent: Entry) -> E
             continue
         present = registry.aliases(model).get(intent.alias)
         if present != intent.former:
-            audit_log.append(folder, intent.ended_as("abandoned", found=present))
+            if Moves(registry, model).find(intent) is not None:     # another host claimed it for us meanwhile
+                continue
+            record.append(intent.ended_as("abandoned", found=present))
             raise _moved(model, intent.alias, intent.former, present)
         with contextlib.suppress(Taken):  # look again at the other host's move
             moves.claim(intent)
@@ -176,8 +169,7 @@ def _carry_out(registry: Registry, model: str, folder: Path, intent: Entry) -> E
         _point(registry, model, claimed)
     end = intent.ended_as(intent.becomes)
     tag(registry, model, end)
-    audit_log.append(folder, end)
-    return end
+    return record.append(end)
 
 
 def _finish(registry: Registry, model: str, move: Move) -> Entry:

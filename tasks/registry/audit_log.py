@@ -1,7 +1,7 @@
 """The append-only record of a registered model: who decided what about it, when, why, and on which figures.
 
-One JSON line per entry, synced before anything is acted upon. What an intent ended in has the intent's id; what carries
-out or rejects a pending decision names the decision in `closes`.
+Entries, and what follows from their order. What an intent ended in has the intent's id; what carries out or rejects a
+pending decision names the decision in `closes`. Where they are written: tasks.registry.record.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import json
 import os
 import uuid
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from fewstep.util.config import Moment, Strict
-from tasks.storage.documents import read_document
+from fewstep.util.errors import FewstepError
 from tasks.tracking.redaction import redact
 
-NAME = "record.jsonl"
 OPENING = ("intent", "pending")  # what a later entry closes
 Event = Literal["intent", "pending", "promoted", "rolled back", "refused", "rejected", "expired", "overtaken",
                 "abandoned"]  # fmt: skip
@@ -97,31 +95,6 @@ def new(event: Event, *, alias: str, former: int | None, to: int, who: str | Non
                  why=redact(why), figures=figures or {}, **more)  # fmt: skip
 
 
-def append(folder: Path, entry: Entry) -> None:
-    """Writes one line and syncs it. Callers hold the model's lock."""
-    with open(folder / NAME, "a+b") as file:
-        file.seek(0)
-        content = file.read()
-        if content and not content.endswith(b"\n"):  # a line torn by a power cut was never acted upon
-            file.truncate(content.rfind(b"\n") + 1)
-        file.write(entry.to_json().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read(folder: Path) -> list[Entry]:
-    """All entries, oldest first; none where there is no record.
-
-    Raises DataDiffers naming file, line and field where the record was damaged.
-    """
-    path = folder / NAME
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    return [read_document(Entry, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)
-            if line.endswith(b"\n")]  # fmt: skip
-
-
 def closing(entries: list[Entry], identity: str) -> Entry | None:
     """The entry that closes the pending decision with this id, if any; an intent that was abandoned closes nothing."""
     return next((entry for entry in _in_force(entries) if entry.closes == identity), None)
@@ -132,6 +105,40 @@ def open_entries(entries: list[Entry], event: Event) -> list[Entry]:
     closed = {entry.closes for entry in _in_force(entries)}
     closed |= {entry.id for entry in entries if entry.event not in OPENING}
     return [entry for entry in entries if entry.event == event and entry.id not in closed]
+
+
+def waiting(entries: list[Entry]) -> list[Entry]:
+    """Pending decisions that a person can still make, oldest first."""
+    return [entry for entry in open_entries(entries, "pending") if not expired(entry)]
+
+
+def expired(entry: Entry) -> bool:
+    """Whether the time in which this pending decision can be made is over."""
+    return datetime.now(UTC) > datetime.fromisoformat(entry.expires)
+
+
+def still_open(entries: list[Entry], identity: str) -> Entry:
+    """The pending entry with this id. Raises FewstepError, saying who closed it and when, when it has been closed."""
+    end = closing(entries, identity)
+    if end is not None:
+        raise FewstepError(f"decision {identity[:8]} is closed: {end.becomes or end.event} by {end.who} at {end.when}",
+                           hint=f"`fewstep promote MODEL/{end.to} --approve` asks for a new one")  # fmt: skip
+    return next(entry for entry in entries if entry.id == identity)
+
+
+def standing(entries: list[Entry], entry: Entry) -> Entry | None:
+    """The one of `entries` that makes it needless to write `entry` behind them: an intent ends once, and what waits for
+    a person already is not asked for twice. None where it is to be written.
+
+    Raises FewstepError when it would close a decision that is closed.
+    """
+    if entry.event == "pending":
+        asked = (entry.alias, entry.former, entry.to)
+        return next((other for other in waiting(entries) if (other.alias, other.former, other.to) == asked), None)
+    known = [other for other in entries if other.id == entry.id]
+    if entry.closes is not None and not known:
+        still_open(entries, entry.closes)
+    return next((other for other in known if other.event not in OPENING or other == entry), None)
 
 
 def _in_force(entries: list[Entry]) -> list[Entry]:

@@ -21,11 +21,15 @@ from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
 from fewstep.util.files import sync_folder
 from fewstep.util.hashing import sha256_file
 from tasks.engine.manifest import File, tree_digest
+from tasks.registry.record import FileRecord, Record
+from tasks.registry.shared_record import SharedRecord
 from tasks.registry.version_tags import VersionTags, read_tags
 from tasks.storage.file_io import list_files
 from tasks.storage.locks import held
+from tasks.storage.sharing.shared_store import is_shared, shared_store
 from tasks.storage.workspace import Workspace
 from tasks.tracking.mlflow_client import ModelVersion, Tracking, all_pages, if_present
+from tasks.tracking.store_uri import sqlite_file
 
 PREFIX = "fewstep-"
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
@@ -96,6 +100,7 @@ class Registry:
         self.workspace = workspace
         self.tracking = tracking or Tracking.of(workspace)
         self.folder = folder or workspace.shared / "registry"
+        self._records: dict[str, Record] = {}
 
     # reading
 
@@ -145,6 +150,24 @@ class Registry:
         """Versions whose tags `fewstep.<name>` have all of these values."""
         wanted = {f"fewstep.{key}": value for key, value in tags.items()}
         return [version for version in self.versions(model) if wanted.items() <= version.tags.items()]
+
+    def record(self, model: str) -> Record:
+        """The model's audit log: in the object store that hosts share, where they share the registry too, else a file.
+
+        In that store it is named by the model and the moment at which MLflow made it, which every host reads the same;
+        several registries may share one store.
+        """
+        if model not in self._records:
+            registered = if_present(self.tracking.client.get_registered_model, model) if self._is_shared else None
+            if registered is None:      # nothing that could be decided about, or decided by this host alone
+                return FileRecord(self.folder / model)
+            name = f"{model}-{registered.creation_timestamp}"
+            self._records[model] = SharedRecord(shared_store(self.workspace), name)
+        return self._records[model]
+
+    @property
+    def _is_shared(self) -> bool:
+        return sqlite_file(self.tracking.uri) is None and is_shared(self.workspace)
 
     # bytes
 
@@ -210,7 +233,7 @@ class Registry:
 
     @contextlib.contextmanager
     def lock(self, model: str) -> Iterator[Path]:
-        """Exclusive right to change the model's versions and aliases on this machine; yields its folder of records."""
+        """Exclusive right to change the model's versions and aliases on this machine; yields its folder here."""
         folder = self.folder / model
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder / "lock"):

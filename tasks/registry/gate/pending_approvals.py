@@ -1,4 +1,7 @@
-"""Decisions that wait for a person: stored in the record, holding no lock and no process, for a limited time."""
+"""Decisions that wait for a person: stored in the record, holding no lock and no process, for a limited time.
+
+Where hosts share the record any of them may decide; of several that do at once one does, and the others are told who.
+"""
 
 import re
 from dataclasses import replace
@@ -15,24 +18,19 @@ _SHORTEST = 4  # hexadecimal digits of an id
 
 def store(registry: Registry, decision: Decision, hours: float, *, why: str = "", who: str | None = None) -> Decision:
     """Writes `decision` down as pending; the same that waits already is not asked for twice."""
-    with registry.lock(decision.model) as folder:
-        for entry in _waiting(audit_log.read(folder)):
-            if (entry.alias, entry.former, entry.to) == (decision.alias, decision.former, decision.version):
-                aliases.tag(registry, decision.model, entry)  # a kill may have come before it
-                return replace(decision, promoted=False, pending=entry.id)
+    with registry.lock(decision.model):
         expires = datetime.now(UTC) + timedelta(hours=hours)
         weights = registry.get(decision.model, decision.version).provenance.weights
-        entry = audit_log.new("pending", alias=decision.alias, former=decision.former, to=decision.version, who=who,
-                           why=why, figures=decision.figures, expires=expires.isoformat(timespec="seconds"),
-                           weights=weights)  # fmt: skip
-        audit_log.append(folder, entry)
-        aliases.tag(registry, decision.model, entry)
+        entry = registry.record(decision.model).append(audit_log.new(
+            "pending", alias=decision.alias, former=decision.former, to=decision.version, who=who, why=why,
+            figures=decision.figures, expires=expires.isoformat(timespec="seconds"), weights=weights))  # fmt: skip
+        aliases.tag(registry, decision.model, entry)  # a kill may have come before it
     return replace(decision, promoted=False, pending=entry.id)
 
 
 def waiting(registry: Registry, model: str) -> list[Entry]:
     """Decisions of `model` that a person can still make, oldest first."""
-    return _waiting(aliases.history(registry, model))
+    return audit_log.waiting(aliases.history(registry, model))
 
 
 def find(registry: Registry, identity: str) -> tuple[str, Entry]:
@@ -42,8 +40,7 @@ def find(registry: Registry, identity: str) -> tuple[str, Entry]:
     """
     if not re.fullmatch(r"[0-9a-f]+", identity) or not _SHORTEST <= len(identity) <= 32:
         raise SettingsError(f"{identity!r} is no decision's id: expected at least {_SHORTEST} hexadecimal digits")
-    folders = sorted(registry.folder.iterdir()) if registry.folder.is_dir() else []
-    found = [(folder.name, entry) for folder in folders if folder.is_dir() for entry in audit_log.read(folder)
+    found = [(model, entry) for model in registry.models() for entry in aliases.history(registry, model)
              if entry.event == "pending" and entry.id.startswith(identity)]  # fmt: skip
     if not found:
         raise NotAvailable(f"no decision {identity!r} waits here",
@@ -88,26 +85,16 @@ def reject(registry: Registry, identity: str, *, why: str = "", who: str | None 
 
 
 def _check_open(registry: Registry, model: str, entry: Entry, who: str | None) -> None:
-    aliases.still_open(aliases.history(registry, model), entry.id)
-    if _expired(entry):
+    audit_log.still_open(aliases.history(registry, model), entry.id)
+    if audit_log.expired(entry):
         _close(registry, model, entry, "expired", who, f"not decided until {entry.expires}")
         raise FewstepError(f"decision {entry.id[:8]} expired at {entry.expires}",
                            hint=f"`fewstep promote {model}/{entry.to} --approve` decides again")  # fmt: skip
 
 
 def _close(registry: Registry, model: str, entry: Entry, event: audit_log.Event, who: str | None, why: str) -> Entry:
-    with registry.lock(model) as folder:
-        aliases.still_open(audit_log.read(folder), entry.id)
-        closing = audit_log.new(event, alias=entry.alias, former=entry.former, to=entry.to, who=who, why=why,
-                             closes=entry.id)  # fmt: skip
-        audit_log.append(folder, closing)
+    with registry.lock(model):
+        closing = registry.record(model).append(audit_log.new(
+            event, alias=entry.alias, former=entry.former, to=entry.to, who=who, why=why, closes=entry.id))
         aliases.tag(registry, model, closing)
     return closing
-
-
-def _waiting(entries: list[Entry]) -> list[Entry]:
-    return [entry for entry in audit_log.open_entries(entries, "pending") if not _expired(entry)]
-
-
-def _expired(entry: Entry) -> bool:
-    return datetime.now(UTC) > datetime.fromisoformat(entry.expires)

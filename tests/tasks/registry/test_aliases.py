@@ -193,9 +193,9 @@ def test_a_kill_in_the_move_is_completed_by_the_next_command(registry):
 
 
 def test_an_alias_moved_by_hand_meanwhile_stands(registry):
-    with registry.lock(MODEL) as folder:
+    with registry.lock(MODEL):
         intent = audit_log.new("intent", alias="champion", former=None, to=1, who="ann", why="", becomes="promoted")
-        audit_log.append(folder, intent)
+        registry.record(MODEL).append(intent)
     registry.set_alias(registry.get(MODEL, 3), "champion")
     complete(registry, MODEL)
     assert registry.aliases(MODEL) == {"champion": 3}

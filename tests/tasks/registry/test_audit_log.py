@@ -6,7 +6,8 @@ import pytest
 
 from fewstep.util.errors import DataDiffers
 from tasks.registry import audit_log
-from tasks.registry.audit_log import NAME, Entry
+from tasks.registry.audit_log import Entry
+from tasks.registry.record import NAME, FileRecord
 
 OLDER = [
     {"event": "intent", "id": "a1", "alias": "champion", "from": None, "to": 1, "when": "2026-01-01T00:00:00+00:00",
@@ -31,9 +32,9 @@ def lines(entries) -> str:
 
 
 def test_lines_that_older_versions_wrote_are_read(tmp_path):
-    assert audit_log.read(tmp_path) == []
+    assert FileRecord(tmp_path).read() == []
     (tmp_path / NAME).write_text(lines(OLDER))
-    entries = audit_log.read(tmp_path)
+    entries = FileRecord(tmp_path).read()
     assert [(entry.event, entry.former, entry.to) for entry in entries] == [
         (line["event"], line["from"], line["to"]) for line in OLDER]  # fmt: skip
     assert entries[0].becomes == "promoted" and entries[2].kind == "inferior" and entries[5].found == 2
@@ -46,8 +47,8 @@ def test_what_is_written_reads_the_same_after_a_torn_line(tmp_path):
     (tmp_path / NAME).write_text(lines(OLDER) + '{"event": "refu')
     entry = audit_log.new("rejected", alias="champion", former=1, to=3, who=None, why="https://me:word@host",
                           closes="c3")  # fmt: skip
-    audit_log.append(tmp_path, entry)
-    entries = audit_log.read(tmp_path)
+    FileRecord(tmp_path).append(entry)
+    entries = FileRecord(tmp_path).read()
     assert entries[-1] == entry and len(entries) == len(OLDER) + 1 and "word" not in entry.why
     assert audit_log.closing(entries, "c3") == entry and audit_log.open_entries(entries, "pending") == []
     assert entry.to_dict()["from"] == 1 and "kind" not in entry.to_dict()
@@ -62,11 +63,11 @@ def test_what_is_written_reads_the_same_after_a_torn_line(tmp_path):
 def test_a_line_edited_by_hand_is_refused_with_its_file_line_and_field(tmp_path, changes, said):
     (tmp_path / NAME).write_text(lines([*OLDER[:2], {**OLDER[2], **changes}]))
     with pytest.raises(DataDiffers) as refused:
-        audit_log.read(tmp_path)
+        FileRecord(tmp_path).read()
     assert str(refused.value).startswith(f"{tmp_path / NAME}, line 3: {said}")
     (tmp_path / NAME).write_text("{\n")
     with pytest.raises(DataDiffers, match="line 1: not readable as JSON"):
-        audit_log.read(tmp_path)
+        FileRecord(tmp_path).read()
 
 
 def test_an_intent_ends_under_its_id():

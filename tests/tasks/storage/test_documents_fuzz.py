@@ -13,8 +13,8 @@ from flows.scheduling import schedules
 from tasks.config.schema import Settings
 from tasks.engine import graph, manifest, plan
 from tasks.evaluation.costs import read_costs
-from tasks.registry import audit_log, webhooks
-from tasks.registry.gate import pending_approvals
+from tasks.registry import audit_log
+from tasks.registry.record import DELIVERED, NAME, FileRecord
 from tasks.storage import code_state, published_outputs
 from tasks.storage.dvc import dvc_config, dvc_lockfile, dvc_yaml
 from tasks.storage.workspace import Workspace
@@ -112,18 +112,18 @@ def test_schedules(drawn):
 @given(texts(*map(json.loads, ENTRIES), originals=tuple(line.encode() for line in ENTRIES)))
 def test_the_audit_log(drawn):
     def check(workspace):
-        path = put(workspace.root / audit_log.NAME, ENTRIES[1].encode() + b"\n" + drawn[0].replace(b"\n", b" ") + b"\n")
+        path = put(workspace.root / NAME, ENTRIES[1].encode() + b"\n" + drawn[0].replace(b"\n", b" ") + b"\n")
         try:
-            entries = audit_log.read(workspace.root)
+            entries = FileRecord(workspace.root).read()
         except DataDiffers as error:
             return named(error, path)
-        pending_approvals._waiting(entries)
+        audit_log.waiting(entries)
         assert audit_log.closing(entries, entries[0].id) is None and len(entries) == 2
-        put(workspace.root / "delivered", drawn[0])
+        put(workspace.root / DELIVERED, drawn[0])
         try:
-            assert 0 <= webhooks._delivered(workspace.root / "delivered", 2) <= 2
+            assert 0 <= FileRecord(workspace.root).delivered() <= 2
         except DataDiffers as error:
-            named(error, workspace.root / "delivered")
+            named(error, workspace.root / DELIVERED)
 
     in_folder(check)
 

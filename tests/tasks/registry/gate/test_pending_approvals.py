@@ -13,6 +13,7 @@ from tasks.registry.alias_claims import Moves
 from tasks.registry.aliases import AliasMoved, Decision, history, move
 from tasks.registry.gate import pending_approvals, promotion_gate
 from tasks.registry.model_registry import Registry
+from tasks.registry.record import FileRecord
 from tests.registry_world import MODEL, Forked, with_three_versions
 
 
@@ -82,7 +83,7 @@ def test_an_approval_comes_too_late(registry, monkeypatch):
         def now(cls, tz=None):
             return datetime.now(tz) + timedelta(hours=73)
 
-    monkeypatch.setattr(pending_approvals, "datetime", Later)
+    monkeypatch.setattr(audit_log, "datetime", Later)
     assert pending_approvals.waiting(registry, MODEL) == []
     with pytest.raises(FewstepError, match="expired at"):
         pending_approvals.approve(registry, identity)
@@ -147,7 +148,7 @@ def test_of_an_approval_and_a_rejection_at_once_one_counts(registry):
     assert registry.aliases(MODEL)["champion"] == (2 if "promoted" in ends else 1)
 
 
-@pytest.mark.parametrize("before", [(audit_log, "append"), (Moves, "claim"), (aliases, "_point"), (aliases, "tag")])
+@pytest.mark.parametrize("before", [(FileRecord, "append"), (Moves, "claim"), (aliases, "_point"), (aliases, "tag")])
 def test_a_kill_in_an_approval_leaves_it_waiting_or_done_after_the_next_command(registry, before):
     identity = propose(registry)
     assert Forked(lambda: approving(registry.workspace, identity, before)).wait() == (-signal.SIGKILL, "")
