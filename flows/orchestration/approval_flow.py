@@ -2,11 +2,12 @@
 
 The decision waits in the audit log of the registry (tasks.registry.gate.pending_approvals), which alone says whether it
 is still open; the run is a second way to answer it. `fewstep serve` serves the deployment, so a suspended run holds no
-process.
+process. Where hosts share the log one of them serves for all (`fewstep serve --server`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 from prefect import flow
@@ -23,6 +24,9 @@ from tasks.registry import webhooks
 from tasks.registry.audit_log import Entry
 from tasks.registry.gate import pending_approvals
 from tasks.registry.model_registry import Registry
+from tasks.storage.dvc.dvc_config import default_remote
+from tasks.storage.sharing.shared_store import is_shared
+from tasks.storage.workspace import Workspace
 from tasks.tracking.redacted_logs import redact_logs_and_tracebacks, without_secrets
 from tasks.tracking.redaction import redact
 
@@ -40,11 +44,11 @@ class Answer(RunInput):
 
 @flow(name=NAME, flow_run_name="approve {title}", persist_result=True, result_serializer="json",
       validate_parameters=False)
-def approval(root: str, identity: str, title: str) -> str:
-    """Suspends until somebody answers, then approves or rejects decision `identity` of the checkout at `root`."""
+def approval(identity: str, title: str) -> str:
+    """Suspends until somebody answers, then approves or rejects decision `identity`."""
     redact_logs_and_tracebacks()
     with without_secrets():
-        return _answered(Registry(served_workspace(root)), identity)
+        return _answered(Registry(served_workspace()), identity)
 
 
 def _answered(registry: Registry, identity: str) -> str:
@@ -75,15 +79,22 @@ def describe(model: str, entry: Entry) -> str:
     return "\n".join(lines)
 
 
-def ask(root: str, identity: str, title: str) -> str | None:
+def deployment_name(workspace: Workspace) -> str:
+    """Of the deployment that answers for this checkout: hosts that share a store have one, and a Prefect server may
+    serve several such projects."""
+    remote = default_remote(workspace) if is_shared(workspace) else None
+    return DEPLOYMENT if remote is None else f"{DEPLOYMENT}-{hashlib.sha256(remote.url.encode()).hexdigest()[:8]}"
+
+
+def ask(workspace: Workspace, identity: str, title: str) -> str | None:
     """Starts the run on the server that this process talks to; its id, or None where nobody serves the deployment."""
     with get_client(sync_client=True) as client:
         try:
-            deployment = client.read_deployment_by_name(f"{NAME}/{DEPLOYMENT}")
+            deployment = client.read_deployment_by_name(f"{NAME}/{deployment_name(workspace)}")
         except ObjectNotFound:
             return None
         run = client.create_flow_run_from_deployment(
-            deployment.id, parameters={"root": root, "identity": identity, "title": title}, idempotency_key=identity,
+            deployment.id, parameters={"identity": identity, "title": title}, idempotency_key=identity,
             tags=[_tag(identity)])
         return str(run.id)
 

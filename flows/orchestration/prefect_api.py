@@ -127,10 +127,11 @@ def serving_path(workspace: Workspace) -> Path:
 
 @dataclass(frozen=True)
 class Serving:
-    """A `fewstep serve` that runs: the address of its pages, its token, its process, when it started (UTC)."""
+    """A `fewstep serve` that runs: the address of the pages, their token if the server is its own, its process, when it
+    started (UTC)."""
 
     url: str
-    token: str
+    token: str | None
     pid: int
     started: str
 

@@ -61,7 +61,7 @@ class Promotion:
             if entries:
                 emit(decision.model, entries[-1])
         if decision.pending and self.store is None:
-            self.flow_run = approval_flow.ask(str(self.workspace.root), decision.pending,
+            self.flow_run = approval_flow.ask(self.workspace, decision.pending,
                                               f"{decision.model}/{decision.version}")
         return decision
 

@@ -37,12 +37,12 @@ ENTRYPOINT = "flows/scheduling/deployments.py:scheduled"
 
 
 @flow(name=NAME, flow_run_name="{name}", persist_result=False, result_serializer="json", validate_parameters=False)
-def scheduled(root: str, name: str, sets: list[str]) -> dict:
-    """One run of the schedule `name` of the checkout at `root`: what `fewstep run --isolated --set …` does there."""
+def scheduled(name: str, sets: list[str]) -> dict:
+    """One run of the schedule `name`: what `fewstep run --isolated --set …` does in the checkout that is served."""
     redact_logs_and_tracebacks()
     parent = os.environ.get("FEWSTEP_SERVE_PID")
     die_with_parent(int(parent) if parent else None)
-    workspace = served_workspace(root)
+    workspace = served_workspace()
     with working_on(workspace, str(prefect.runtime.flow_run.id)), without_secrets():
         return run_isolated(workspace, name, list(sets))
 
@@ -73,9 +73,9 @@ def _say(log: logging.Logger | logging.LoggerAdapter, name: str, text: str) -> N
     print(f"{time.strftime('%H:%M:%S')} {name}: {text}", flush=True)
 
 
-def parameters(workspace: Workspace, schedule: Schedule) -> dict:
+def parameters(schedule: Schedule) -> dict:
     """Arguments of `scheduled` for a schedule, as JSON data."""
-    return {"root": str(workspace.root), "name": schedule.name, "sets": list(schedule.sets)}
+    return {"name": schedule.name, "sets": list(schedule.sets)}
 
 
 def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> None:
@@ -90,7 +90,7 @@ def deploy_to_pool(workspace: Workspace, schedule: Schedule) -> None:
             client.read_work_pool(schedule.pool)
         source.deploy(
             name=schedule.name, work_pool_name=schedule.pool, schedule=Cron(schedule.cron, timezone=schedule.timezone),
-            parameters=parameters(workspace, schedule), tags=["fewstep"], build=False, push=False,
+            parameters=parameters(schedule), tags=["fewstep"], build=False, push=False,
             print_next_steps=False, job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}})
     except ObjectNotFound:
         raise NotAvailable(f"the Prefect server has no work pool {schedule.pool!r}", hint=f"`prefect work-pool create "

@@ -7,19 +7,19 @@ import signal
 from collections.abc import Callable
 from uuid import UUID
 
+from httpx import TransportError
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.deployments.runner import EntrypointType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runner import Runner
 from prefect.schedules import Cron
 
-from fewstep.util.errors import FewstepError
-from flows.orchestration.approval_flow import DEPLOYMENT, approval
-from flows.orchestration.child_server import ChildServer
+from flows.orchestration.approval_flow import approval, deployment_name
 from flows.runs.log_capture import logs_to
 from flows.runs.signals import ending_signals, leave_terminal
 from flows.scheduling import schedules
 from flows.scheduling.deployments import NAME, parameters, scheduled
+from flows.scheduling.served_to import ServedTo
 from flows.scheduling.silent_runs import create_automation
 from tasks.storage.workspace import Workspace
 
@@ -29,11 +29,12 @@ LOOK_SECONDS = 3.0          # how soon a new schedule takes effect
 class ScheduleRunner:
     """The runner, and the watch over schedules and server."""
 
-    def __init__(self, workspace: Workspace, child: ChildServer, limit: int, say: Callable[[str], None]):
-        self.workspace, self.child, self.say = workspace, child, say
+    def __init__(self, workspace: Workspace, to: ServedTo, limit: int, say: Callable[[str], None]):
+        self.workspace, self.to, self.say = workspace, to, say
         self.runner = Runner(name="fewstep", limit=limit, pause_on_shutdown=False, query_seconds=5)
         self.deployed: dict[str, tuple[schedules.Schedule, UUID]] = {}
         self.refused: dict[str, schedules.Schedule] = {}    # by Prefect's server; asked again when the file changes
+        self.silent = False
         self.said: dict[str, str] = {}                      # what is wrong with the file of a schedule, by name
 
     async def run(self) -> None:
@@ -71,14 +72,22 @@ class ScheduleRunner:
 
     async def _serve_approvals(self) -> None:
         """The deployment whose suspended runs are decisions waiting for a person."""
-        await self.runner.aadd_flow(approval, name=DEPLOYMENT, entrypoint_type=EntrypointType.MODULE_PATH)
+        await self.runner.aadd_flow(approval, name=deployment_name(self.workspace),
+                                      entrypoint_type=EntrypointType.MODULE_PATH)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self.child.process.poll() is not None:
-                raise FewstepError("Prefect's server has stopped", hint=f"its output is in {self.child.log}")
-            await self._sync()
+            self.to.require_alive()
+            try:
+                await self._sync()
+                self.silent = False
+            except (TransportError, PrefectHTTPStatusError) as error:
+                if isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500:
+                    raise
+                if not self.silent:     # how long it may be away is for Prefect's runner to say
+                    self.say("the Prefect server does not answer")
+                self.silent = True
 
     async def _sync(self) -> None:
         """Makes Prefect's deployments those of the schedule files. A file that is no schedule is said, and the others
@@ -106,19 +115,18 @@ class ScheduleRunner:
                 await client.delete_deployment(self.deployed.pop(name)[1])
                 self.say(f"schedule {name}: removed")
             if self.deployed:
-                await self._delete_left_over(client, {*wanted, *bad})
+                await self._delete_left_over(client, {self.to.name(name) for name in (*wanted, *bad)})
 
     async def _deploy(self, schedule: schedules.Schedule) -> None:
         identity = await self.runner.aadd_flow(
-            scheduled, name=schedule.name, schedule=Cron(schedule.cron, timezone=schedule.timezone), tags=["fewstep"],
-            parameters=parameters(self.workspace, schedule), entrypoint_type=EntrypointType.MODULE_PATH)
+            scheduled, name=self.to.name(schedule.name), tags=["fewstep"], parameters=parameters(schedule),
+            schedule=Cron(schedule.cron, timezone=schedule.timezone), entrypoint_type=EntrypointType.MODULE_PATH)
         self.deployed[schedule.name] = (schedule, identity)
         self.say(f"schedule {schedule.name}: {schedule.cron} {schedule.timezone} {' '.join(schedule.sets)}".rstrip())
 
-    @staticmethod
-    async def _delete_left_over(client: PrefectClient, wanted: set[str]) -> None:
-        """Deletes the deployments of schedules that a former `serve` left behind."""
+    async def _delete_left_over(self, client: PrefectClient, wanted: set[str]) -> None:
+        """Deletes the deployments of schedules that a former `serve` of this checkout left behind."""
         for item in await client.read_deployments():
-            if item.name not in wanted and item.work_pool_name is None \
+            if item.name not in wanted and self.to.is_ours(item.name) and item.work_pool_name is None \
                     and (await client.read_flow(item.flow_id)).name == NAME:
                 await client.delete_deployment(item.id)

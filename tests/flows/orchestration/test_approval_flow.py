@@ -28,7 +28,8 @@ with get_client(sync_client=True) as client:
         print(client.read_flow_run(run).state.name)
     elif what == "ask":
         from flows.orchestration.approval_flow import ask
-        print(ask(*sys.argv[2:]))
+        from tasks.storage.workspace import Workspace
+        print(ask(Workspace.find(), *sys.argv[2:]))
     else:
         resume_flow_run(run, run_input=json.loads(sys.argv[3]))
 """
@@ -36,9 +37,14 @@ with get_client(sync_client=True) as client:
 
 def registered(root, tmp_path):
     """Two versions of other weights in the project's registry, the first champion."""
+    return register_two(Place(root), tmp_path)
+
+
+def register_two(place, tmp_path):
+    """The same of any workspace."""
     from safetensors.torch import load_file, save_file
 
-    place, student = Place(root), save_student(tmp_path / "student")
+    student = save_student(tmp_path / "student")
     register_model.register(what(place, student))
     path = next(student.rglob("*.safetensors"))
     save_file({name: tensor + 1e-3 if tensor.is_floating_point() and torch.numel(tensor) > 1 else tensor
@@ -64,7 +70,7 @@ def test_a_suspended_run_is_answered_on_its_page_or_ended_from_the_terminal(proj
     def ask(number: int, former: int) -> tuple[str, str]:
         decision = Decision(MODEL, number, "champion", "gated", True, (), former)
         identity = pending_approvals.store(registry, decision, 1.0, who="bob").pending
-        run = wait_for(lambda: (found := prefect("ask", str(project.root), identity, f"{MODEL}/{number}")) != "None"
+        run = wait_for(lambda: (found := prefect("ask", identity, f"{MODEL}/{number}")) != "None"
                        and not found.startswith("failed") and found)  # fmt: skip
         wait_for(lambda: prefect("state", run) == "Suspended")
         return identity, run

@@ -16,6 +16,7 @@ import pytest
 
 from fewstep.util.errors import SettingsError
 from flows.scheduling.schedules import Schedule, check_cron, folder, load_good, remove, save
+from flows.scheduling.served_to import ServedTo
 from tasks.storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
@@ -113,7 +114,7 @@ def test_a_schedule_that_is_mistyped_while_serving_leaves_the_others(tmp_path, m
     workspace = Workspace(tmp_path)
     runner = ScheduleRunner.__new__(ScheduleRunner)
     runner.workspace, runner.say, runner.runner = workspace, told.append, SimpleNamespace(aadd_flow=add)
-    runner.deployed, runner.refused, runner.said = {}, {}, {}
+    runner.deployed, runner.refused, runner.said, runner.to = {}, {}, {}, ServedTo("", None, "")
     good = spoil(workspace)
     save(workspace, Schedule(name="refused", cron="0 2 * * *"))
     for _ in range(3):

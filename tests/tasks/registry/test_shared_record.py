@@ -28,7 +28,8 @@ def places(tmp_path, s3_prefix, monkeypatch):
     two.mlflow_uri = one.mlflow_uri
     for place in (one, two):
         (place.root / ".dvc").mkdir(parents=True)
-        (place.root / ".dvc" / "config").write_text(f"['remote \"s\"']\n    url = {s3_prefix}\n[core]\n    remote = s\n")
+        remote = f"['remote \"s\"']\n    url = {s3_prefix}\n[core]\n    remote = s\n"
+        (place.root / ".dvc" / "config").write_text(remote)
     assert Forked(lambda: move(Registry(one), Registry(one).get(MODEL, 1), None, who="ann")).wait() == (0, "")
     return one, two
 
