@@ -80,10 +80,10 @@ def test_a_suspended_run_is_answered_on_its_page_or_ended_from_the_terminal(proj
                                           and (project.root / ".fewstep/serve.json").read_text()))  # fmt: skip
         _, run = ask(2, 1)
         prefect("resume", run, json.dumps({"approve": True, "who": "eve", "why": "looked at the grid"}))
-        wait_for(lambda: registry.aliases(MODEL)["champion"] == 2)
+        wait_for(lambda: prefect("state", run) == "Completed")
+        assert registry.aliases(MODEL)["champion"] == 2
         entry = history(registry, MODEL)[-1]
         assert (entry.event, entry.who, entry.why) == ("promoted", "eve", "looked at the grid")
-        wait_for(lambda: prefect("state", run) == "Completed")
         identity, run = ask(1, 2)
         answer = project.json("reject", identity[:8], "--why", "sevens")
         assert answer["event"] == "rejected" and registry.aliases(MODEL)["champion"] == 2
