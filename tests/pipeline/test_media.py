@@ -27,7 +27,7 @@ def test_a_teacher_becomes_a_promoted_student_whose_samples_play(kind, tmp_path)
     name = kind.replace("_", "-")
     chosen = {**settings(kind, tmp_path / "teacher"), "name": name, "distill.recipe": "tdm",
               "data.prompts": tmp_path / "prompts.txt"}  # fmt: skip
-    project.check("run", *[word for key, value in chosen.items() for word in ("--set", f"{key}={value}")], timeout=1800)
+    project.check("run", *[word for key, value in chosen.items() for word in ("--set", f"{key}={value}")])
     registered = json.loads((project.folder / "data/registration/registration.json").read_bytes())
     assert registered["version"] == 1 and registered["promoted"]
     document = json.loads((project.folder / "data/evaluation/evaluation.json").read_bytes())

@@ -17,6 +17,7 @@ _LARGEST_HEADER = 64 << 20
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
 }  # fmt: skip
 
 
@@ -83,6 +84,8 @@ def decode_record(data: bytes | Tensor) -> Record:
                 raise ValueError(f"tensor {name!r} is out of place")
             if last - first != math.prod(shape) * dtype.itemsize or last > len(body):
                 raise ValueError(f"tensor {name!r} does not have the size of its shape")
+            if dtype == torch.bool and bool((body[first:last] > 1).any()):
+                raise ValueError(f"tensor {name!r} has bytes that are neither true nor false")
             views[name], end = body[first:last].view(dtype).reshape(shape), last
         if end != len(body):
             raise ValueError("bytes that belong to no tensor")

@@ -17,8 +17,11 @@ from PIL import Image
 
 from fewstep.data.images import load_split
 from fewstep.families.encoded_set import EncodedSet
+from fewstep.families.family import record_conditions
 from fewstep.metrics.comparison.noninferiority import judge
 from fewstep.metrics.comparison.prompt_contrasts import prompt_contrasts
+from fewstep.teachers import inspect_teacher
+from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.trajectories import open_set
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
@@ -35,8 +38,11 @@ PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thin
 SIZES = ("height", "width", "num_frames", "max_sequence_length")
 
 
-def made(root: Path, kind: str) -> World:
-    """A world with a tiny teacher of this kind and prompts, up to the evaluation of a student."""
+STAGES = ("shard", "encode", "teacher", "reference", "classifier", "trajectories", "distill", "baselines", "evaluate")
+
+
+def made(root: Path, kind: str, stages: tuple[str, ...] = STAGES) -> World:
+    """A world with a tiny teacher of this kind and prompts, after these stages."""
     KINDS[kind].save(root / "pipeline")
     (root / "prompts.txt").write_text("\n".join(PROMPTS))
     world = World(root / "world", teacher=root / "pipeline")
@@ -51,8 +57,7 @@ def made(root: Path, kind: str) -> World:
         "evaluate": {"samples": 48, "batch": 16, "steps": [1, 2], "baseline_steps": [1, 2], "grid": 2,
                      "solvers": ["ddim"], "classifier": {"images": 256, "batch": 16, "features": 3}},
     }, "test")  # fmt: skip
-    for stage in ("shard", "encode", "teacher", "reference", "classifier", "trajectories", "distill", "baselines",
-                  "evaluate"):  # fmt: skip
+    for stage in stages:
         world.run(stage)
     return world
 
@@ -78,6 +83,18 @@ def page(world: World) -> str:
 
 def embedded(text: str, kind: str) -> list[bytes]:
     return [base64.b64decode(found) for found in re.findall(f'src="data:{kind};base64,([^"]+)"', text)]
+
+
+@pytest.mark.parametrize("kind", ["ltx", "cogvideox"])
+def test_other_videos_are_encoded_and_drawn_as_reference(kind, tmp_path):
+    world = made(tmp_path, kind, STAGES[:4])
+    encoded = EncodedSet(world.folder("encode"))
+    pipe, rows = load_pipeline(inspect_teacher(world.outside["teacher"])), encoded.table().gather(torch.arange(3))
+    wanted = record_conditions(pipe, encoded.family, {"prompt": encoded.prompts[:3]}, 3)
+    for name, value in wanted.items():      # masks stay masks
+        assert rows[name].dtype == value.dtype and torch.allclose(rows[name].float(), value.float(), atol=1e-5)
+    drawn = load_split(world.folder("reference"), "fit")
+    assert len(drawn) == 48 and drawn.medium == "videos" and torch.isfinite(drawn.images([0])).all()
 
 
 def test_videos_have_figures_of_what_they_show_and_how_they_move_and_by_frame(video):

@@ -43,6 +43,12 @@ def test_the_result_may_be_changed():
     assert float(record.tensors["x"].sum()) == 6
 
 
+def test_masks_stay_masks():
+    mask = torch.tensor([[True, False], [False, True]])
+    found = decode_record(encode_record({"mask": mask})).tensors["mask"]
+    assert found.dtype == torch.bool and torch.equal(found, mask)
+
+
 def test_what_cannot_be_stored_is_refused():
     for tensors in ({}, {"x": torch.zeros(())}, {"x": torch.zeros(0, 2)}, {"x": torch.zeros(2), "y": torch.zeros(3)}):
         with pytest.raises(ValueError, match="leading dimension"):
@@ -96,6 +102,7 @@ def entry(dtype: str = "F32", shape: object = (2,), offsets: object = (0, 8)) ->
         with_header({"x": entry(), "y": entry(offsets=(12, 20))}, bytes(20)),
         with_header({"x": entry(offsets=(0,))}, bytes(8)),
         with_header({"x": entry(dtype="PICKLE")}, bytes(8)),
+        with_header({"x": entry(dtype="BOOL", shape=(8,))}, bytes([0, 1, 2, 0, 1, 0, 1, 0])),
         with_header({"x": "y"}, bytes(8)),
         with_header({"x": entry(), "__metadata__": {"fewstep": "{"}}, bytes(8)),
         with_header({"x": entry(), "__metadata__": 1}, bytes(8)),
