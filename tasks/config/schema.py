@@ -18,6 +18,7 @@ Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+ExtractorName = Literal["inception", "dinov2", "clip", "clip_tokenizer", "clap", "clap_tokenizer"]
 Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
 SIZES = (4, 1024)
 """Least and greatest data.size, in pixels; one that is found from the images is held to it too."""
@@ -183,7 +184,8 @@ class Evaluate(Strict):
     teacher, in each split, as the reference (drawn by trajectories.solver, steps and guidance). `steps`: of the
     student; null: those that its recipe trains it for. `baseline_steps`: network evaluations of every solver; null: 1,
     2, 4, 8, and 16 of the teacher's own alone. `extractors`: further features, by the hash of their local files;
-    `clip_tokenizer` beside `clip` compares samples with texts too."""
+    `clip_tokenizer` beside `clip`, of sound `clap_tokenizer` beside `clap`,
+    compares samples with texts too."""
 
     samples: Annotated[int, Field(ge=32)] = 5000
     steps: Steps | None = None
@@ -194,7 +196,7 @@ class Evaluate(Strict):
     seed: int = 1_000_003                                         # held out: training never draws from it
     grid: Annotated[int, Field(ge=1, le=32)] = 10
     classifier: Classifier = Classifier()
-    extractors: dict[Literal["inception", "dinov2", "clip", "clip_tokenizer"], Sha256] = {}
+    extractors: dict[ExtractorName, Sha256] = {}
 
 
 class Floors(Strict):

@@ -6,9 +6,6 @@ import io
 from fewstep.metrics.metric_names import MOTION
 from tasks.evaluation.documents import Comparison, Evaluation, Headline, Measured, SolverRow, StudentRow
 
-SHOWN = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
-         "agreement_rms", "nearest_ratio", "nearest_ratio_features", "retrieval", "text_alignment", "retrieval@clip",
-         "text_alignment@clip", f"fd_infinite@{MOTION}", f"kid@{MOTION}")  # fmt: skip
 COMPARED = ("fd_ratio", "kid_ratio", "kid_difference", "kid_difference_error", "fd_excess", "fd_excess_teacher",
             "equals_evaluations")  # fmt: skip
 COMMON = ("samples", "seed", "noise", "conditions", "reference", "reference_samples", "reference_digest",
@@ -17,9 +14,13 @@ COMMON = ("samples", "seed", "noise", "conditions", "reference", "reference_samp
 """Fields of a protocol that all metrics of one evaluation share."""
 COLUMNS = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
            "agreement_rms")  # fmt: skip
-TEXT_COLUMNS = ("retrieval", "text_alignment", "retrieval@clip", "text_alignment@clip")
-RETRIEVAL, ALIGNMENT = ("retrieval", "retrieval@clip"), ("text_alignment", "text_alignment@clip")
+RETRIEVAL = ("retrieval", "retrieval@clip", "retrieval@clap")
+ALIGNMENT = ("text_alignment", "text_alignment@clip", "text_alignment@clap")
 """What compares samples with their texts, of which the first that was measured counts."""
+TEXT_COLUMNS = tuple(name for pair in zip(RETRIEVAL, ALIGNMENT, strict=True) for name in pair)
+SHOWN = ("fd_infinite", "kid", "mmd", "precision", "recall", "density", "coverage", "diversity", "class_accuracy",
+         "agreement_rms", "nearest_ratio", "nearest_ratio_features", *TEXT_COLUMNS, f"fd_infinite@{MOTION}",
+         f"kid@{MOTION}")  # fmt: skip
 STUDENT = "student"
 
 

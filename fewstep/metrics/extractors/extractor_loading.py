@@ -1,7 +1,8 @@
 """Well-known feature extractors from local files whose hash was expected. Nothing is ever fetched.
 
-Looked for: `<folder>/inception/model.safetensors`, `<folder>/dinov2|clip/config.json` and `…/model.safetensors`, and
-`<folder>/clip/tokenizer.json` (clip_tokenizer), with which CLIP's text tower is kept.
+Looked for: `<folder>/inception/model.safetensors`, `<folder>/dinov2|clip|clap/config.json` and `…/model.safetensors`,
+for clap also `…/preprocessor_config.json`, and `<folder>/clip|clap/tokenizer.json` (clip_tokenizer, clap_tokenizer),
+with which the text tower is kept.
 """
 
 import hashlib
@@ -14,26 +15,31 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from fewstep.data.medium import IMAGES, SOUND
 from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.metrics.extractors.image_encoders import Clip, Dinov2, Tower
 from fewstep.metrics.extractors.inception import SIZE, InceptionFID
+from fewstep.metrics.extractors.sound_encoders import Clap
 from fewstep.util.errors import DataDiffers, SettingsError
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-WITH_TEXTS = ("clip", "clip_tokenizer")
-"""What has to be given for samples to be compared with their texts by CLIP."""
+PREPROCESSOR = "preprocessor_config.json"
+WITH_TEXTS = {"clip": "clip_tokenizer", "clap": "clap_tokenizer"}
+"""Extractors that compare samples with texts, and what has to be given beside each for that."""
 _WANTED = {
     "inception": "the FID's Inception-v3 (`pt_inception-2015-12-05-6726825d.pth` of the PyTorch port), converted once "
                  "to safetensors as docs/extractors.md says",
     "dinov2": "a DINOv2 encoder in the transformers format, such as facebook/dinov2-large",
     "clip": "a CLIP model in the transformers format, such as openai/clip-vit-large-patch14-336",
     "clip_tokenizer": "the tokenizer of that CLIP model",
+    "clap": "a CLAP model in the transformers format, such as laion/clap-htsat-unfused",
+    "clap_tokenizer": "the tokenizer of that CLAP model",
 }  # fmt: skip
 _TOWERS: dict[str, type[Tower]] = {"dinov2": Dinov2, "clip": Clip}
 
 
 def digest_of(folder: Path, name: str) -> str:
-    """The hash that the settings expect: SHA-256 of the weights file; with a configuration, of both files' hashes.
+    """The hash that the settings expect: SHA-256 of the weights file; with configurations, of all files' hashes.
 
     Raises SettingsError, saying what to put where, when a file is missing.
     """
@@ -55,7 +61,9 @@ def digest_of(folder: Path, name: str) -> str:
 def _files(name: str) -> tuple[str, ...]:
     if name not in _WANTED:
         raise SettingsError(f"unknown extractor {name!r}: there are {', '.join(_WANTED)}")
-    return {"inception": (WEIGHTS,), "clip_tokenizer": (TOKENIZER,)}.get(name, (CONFIG, WEIGHTS))
+    if name in WITH_TEXTS.values():
+        return (TOKENIZER,)
+    return {"inception": (WEIGHTS,), "clap": (CONFIG, PREPROCESSOR, WEIGHTS)}.get(name, (CONFIG, WEIGHTS))
 
 
 def verify(folder: Path, expected: Mapping[str, str]) -> None:
@@ -72,20 +80,20 @@ def verify(folder: Path, expected: Mapping[str, str]) -> None:
 def load_named(folder: Path, expected: Mapping[str, str], device: str = "cpu") -> list[Extractor]:
     """The extractors named in `expected` (name → hash), verified first, ready for inference.
 
-    With `clip_tokenizer` beside `clip` CLIP compares with texts.
+    With `clip_tokenizer` beside `clip` CLIP compares with texts, and so does CLAP.
 
     Raises:
         SettingsError: a file is missing or another one than expected; a tokenizer without its CLIP.
         DataDiffers: the weights do not fit the architecture.
     """
     verify(folder, expected)
-    tokenizer = None
-    if "clip_tokenizer" in expected:
-        if "clip" not in expected:
-            raise SettingsError("evaluate.extractors.clip_tokenizer: there is no evaluate.extractors.clip beside it")
-        tokenizer = Path(folder) / "clip" / TOKENIZER
-    return [_load(Path(folder) / name, name, digest, device, tokenizer if name == "clip" else None)
-            for name, digest in expected.items() if name != "clip_tokenizer"]
+    tokenizers = {name: Path(folder) / name / TOKENIZER for name, own in WITH_TEXTS.items() if own in expected}
+    for name in tokenizers:
+        if name not in expected:
+            raise SettingsError(f"evaluate.extractors.{WITH_TEXTS[name]}: there is no evaluate.extractors.{name} "
+                                "beside it")  # fmt: skip
+    return [_load(Path(folder) / name, name, digest, device, tokenizers.get(name))
+            for name, digest in expected.items() if name not in WITH_TEXTS.values()]
 
 
 def _load(folder: Path, name: str, digest: str, device: str, tokenizer: Path | None) -> Extractor:
@@ -95,6 +103,10 @@ def _load(folder: Path, name: str, digest: str, device: str, tokenizer: Path | N
             network: nn.Module = InceptionFID(len(weights["Conv2d_1a_3x3.conv.weight"]))
             weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "AuxLogits."))}
             resized = f"{SIZE} x {SIZE}, bilinear"
+        elif name == "clap":
+            network = Clap(*(json.loads((folder / file).read_text()) for file in (CONFIG, PREPROCESSOR)), tokenizer)
+            weights = network.names(weights)
+            resized = f"the first {network.seconds:g} s, channels averaged"
         else:
             network = _TOWERS[name](json.loads((folder / CONFIG).read_text()), tokenizer)
             weights = network.names(weights)
@@ -105,5 +117,6 @@ def _load(folder: Path, name: str, digest: str, device: str, tokenizer: Path | N
         reason = " ".join(str(error).split())[:300]
         raise DataDiffers(f"{folder}: the weights do not fit what {name} is: {reason}") from error
     network = network.eval().requires_grad_(False).to(torch.device(device))
-    return Extractor(network, name, digest, network.dimensions, resized=resized, antialiased=name != "inception",
-                     texts=network.texts if tokenizer is not None else None)  # fmt: skip
+    return Extractor(network, name, digest, network.dimensions, resized=resized, antialiased=name in _TOWERS,
+                     texts=network.texts if tokenizer is not None else None,
+                     medium=SOUND if name == "clap" else IMAGES)  # fmt: skip

@@ -1,6 +1,5 @@
 """DINOv2 and CLIP image encoders from a local folder in the transformers format (config.json, model.safetensors)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewstep.data.prompts import PromptTable
-
-_TEXTS = 64     # at a time
+from fewstep.metrics.extractors.text_encoders import ProjectedTexts
 
 
 class Tower(nn.Module):
@@ -82,7 +80,7 @@ class Clip(Tower):
         parsed = CLIPVisionConfig.from_dict(own)
         super().__init__(parsed.image_size, parsed.projection_dim)
         self.network = CLIPVisionModelWithProjection(parsed)
-        self.text = None if tokenizer is None else ClipText(config, tokenizer)
+        self.text = None if tokenizer is None else _clip_texts(config, tokenizer)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return functional.normalize(self.network(pixels).image_embeds, dim=1)
@@ -100,32 +98,12 @@ class Clip(Tower):
                 if name.startswith(parts) and not name.endswith("position_ids")}
 
 
-class ClipText(nn.Module):
-    """CLIP's text tower with its tokenizer: the projected embedding of the end token, of length 1."""
+def _clip_texts(config: dict, tokenizer: Path) -> ProjectedTexts:
+    """CLIP's text tower, of a checkpoint's configuration."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection  # loads transformers
 
-    def __init__(self, config: dict, tokenizer: Path):
-        from tokenizers import Tokenizer  # as transformers, which loads it
-        from transformers import CLIPTextConfig, CLIPTextModelWithProjection  # loads transformers
-
-        super().__init__()
-        own = dict(config["text_config"])
-        if "projection_dim" in config:
-            own["projection_dim"] = config["projection_dim"]
-        parsed = CLIPTextConfig.from_dict(own)
-        self.network = CLIPTextModelWithProjection(parsed)
-        self.end = parsed.eos_token_id
-        self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        self.tokenizer.enable_truncation(parsed.max_position_embeddings)
-        self.tokenizer.no_padding()
-
-    @torch.no_grad()
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """(P, dimensions); what is longer than the tower reads is cut off."""
-        place, found = next(self.network.parameters()).device, []
-        for start in range(0, len(texts), _TEXTS):
-            tokens = [encoded.ids for encoded in self.tokenizer.encode_batch(list(texts[start : start + _TEXTS]))]
-            longest = max(map(len, tokens))
-            ids = torch.tensor([some + [some[-1]] * (longest - len(some)) for some in tokens], device=place)
-            mask = torch.tensor([[1] * len(some) + [0] * (longest - len(some)) for some in tokens], device=place)
-            found.append(functional.normalize(self.network(ids, attention_mask=mask).text_embeds, dim=1).cpu())
-        return torch.cat(found).double().numpy()
+    own = dict(config["text_config"])
+    if "projection_dim" in config:
+        own["projection_dim"] = config["projection_dim"]
+    parsed = CLIPTextConfig.from_dict(own)
+    return ProjectedTexts(CLIPTextModelWithProjection(parsed), tokenizer, parsed.max_position_embeddings)

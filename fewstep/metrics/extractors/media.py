@@ -15,6 +15,7 @@ from torch.nn import functional
 from fewstep.data.medium import IMAGES, SOUND, VIDEOS, Medium, to_unit_range
 from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.metrics.extractors.log_mel import LogMel
+from fewstep.metrics.extractors.sound_encoders import AtRate
 from fewstep.metrics.metric_names import MOTION
 from fewstep.util.errors import SettingsError
 
@@ -90,13 +91,15 @@ def even_frames(frames: int, most: int) -> Tensor:
 
 def seen_as(extractor: Extractor, medium: Medium, shape: tuple[int, ...], rate: float, *,
             by_spectrum: bool) -> Extractor:
-    """The extractor for samples of this shape; the same one where their medium is its own.
+    """The extractor for samples of this shape; the same one where their medium, and of sound their rate, is its own.
 
     by_spectrum: whether one of images may be given spectrograms, as one that was fitted to them.
     Raises SettingsError for an extractor that could only be given what it was not made for.
     """
     if extractor.medium == medium:
-        return extractor
+        own = getattr(extractor.model, "rate", rate)
+        return extractor if own == rate else replace(
+            extractor, model=AtRate(extractor.model, rate), seen=f"resampled from {rate:g} to {own:g} per second")
     if extractor.medium != IMAGES or (medium == SOUND and not by_spectrum):
         raise SettingsError(f"evaluate.extractors.{extractor.name} is made for {extractor.medium}, the models make "
                             f"{medium}", hint="take it out of evaluate.extractors")  # fmt: skip

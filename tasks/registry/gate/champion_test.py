@@ -172,11 +172,10 @@ def _reference_stage(workspace: Workspace, version: Version, snapshot: Path, scr
 
 
 def _with_texts(registry: Registry, evaluated: EvaluateSettings, encoded: EncodedSet) -> list[Extractor]:
-    """CLIP, where models are asked for prompts and the evaluation compared by it."""
-    wanted = {name: digest for name, digest in evaluated.extractors.items() if name in WITH_TEXTS}
-    if not encoded.prompts or len(wanted) < len(WITH_TEXTS):
-        return []
-    return extractor_files.load(registry.workspace, wanted)
+    """CLIP and CLAP, where models are asked for prompts and the evaluation compared by them."""
+    given = evaluated.extractors
+    pairs = [pair for pair in WITH_TEXTS.items() if encoded.prompts and given.keys() >= set(pair)]
+    return extractor_files.load(registry.workspace, {name: given[name] for pair in pairs for name in pair})
 
 
 def _examined(test: Examination, model: Student, version: Version) -> tuple[Observed, int]:
