@@ -215,9 +215,9 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        batch, parts = self.training.batch, self.training.accumulate
-        if batch % parts:
-            raise ValueError(f"training.accumulate: {parts} does not divide the batch of {batch}")
+        batch, parts, passes = self.training.batch, self.training.parts, self.training.accumulate
+        if batch % (parts * passes):
+            raise ValueError(f"training: {parts} parts in {passes} passes each do not divide the batch of {batch}")
         if self.published.sets:  # what it names must be there
             self.published.over(self.model_dump(mode="json"))
         if {r.student for r in self.rounds} != set(range(1, self.students + 1)):

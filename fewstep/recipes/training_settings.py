@@ -29,8 +29,11 @@ class TrainingSettings(Strict):
     """How a step is taken."""
 
     batch: Annotated[int, Field(ge=1)] = 128
+    parts: Annotated[int, Field(ge=1)] = Field(default=1, exclude_if=lambda parts: parts == 1)
+    """Parts that a batch is split into, which processes share. Gradients are summed in an order that the parts alone
+    decide: one, two or more processes make the same bits. Samples that a term compares with each other are a part's."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Parts that a batch is split into, each with its own forward and backward pass."""
+    """Forward and backward passes that a part is taken in, one after the other, to save memory."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Decay per update of the student's moving average, at most (1 + n) / (10 + n) after n updates; 0: no average."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
@@ -66,6 +69,7 @@ class Overrides(Strict):
 
     steps: Annotated[int, Field(ge=1, le=64)] | None = None
     batch: Annotated[int, Field(ge=1)] | None = None
+    parts: Annotated[int, Field(ge=1)] | None = None
     accumulate: Annotated[int, Field(ge=1)] | None = None
     lr: Positive | None = None
     schedule: Literal["constant", "cosine", "linear"] | None = None

@@ -1,18 +1,20 @@
-"""The processes that train together: each takes its share of every batch, and gradients are averaged by hand.
+"""The processes that train together: each takes its share of the parts of every batch, and the gradients of all parts
+are summed by hand, in an order that does not depend on who computed which.
 
 DistributedDataParallel hooks into backward passes of its own wrapper: it knows neither several networks in turns nor
-forward-mode derivatives. Every random number is a function of (seed, step, sample), so a run of several processes takes
-the same steps as one process, up to the order of summation.
+forward-mode derivatives, and the order of its sums depends on the number of processes. Every random number is a
+function of (seed, step, sample), so several processes make the same bits as one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed
 
+from fewstep.training.gradient_sums import Gradients, sum_in_order
 from fewstep.util.errors import SettingsError
 
 
@@ -30,24 +32,39 @@ class World:
             return World()
         return World(distributed.get_rank(), distributed.get_world_size())
 
-    def part(self, k: int, parts: int, batch: int) -> slice:
-        """What this process takes of a batch in the k-th of its `parts`."""
-        size = batch // (parts * self.size)
-        first = (self.rank * parts + k) * size
+    def shares(self, parts: int) -> bool:
+        """Whether the processes can share so many parts: each takes 1, 2, 4, … of them."""
+        own, rest = divmod(parts, self.size)
+        return own > 0 and not rest and own & (own - 1) == 0
+
+    def rows(self, k: int, passes: int, batch: int) -> slice:
+        """What this process takes of a batch in the k-th of its `passes`."""
+        size = batch // (passes * self.size)
+        first = (self.rank * passes + k) * size
         return slice(first, first + size)
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replaces each gradient by its mean over the processes, which have gradients of the same parameters."""
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:
-            return
-        flat = torch.cat([g.flatten() for g in gradients])
-        distributed.all_reduce(flat)
-        pieces = (flat / self.size).split([g.numel() for g in gradients])
-        for gradient, piece in zip(gradients, pieces, strict=True):
-            gradient.copy_(piece.view_as(gradient))
+    def sum_gradients(self, own: Gradients, shapes: Sequence[torch.Tensor]) -> Gradients:
+        """The sums over the processes of their gradients, one per tensor of `shapes`, None where nobody has one.
+
+        Each process sums an equal slice of all, in the order of the processes, and the others take it over: what
+        crosses the wire is that of a ring, and the order is ours.
+        """
+        if self.size == 1 or not shapes:
+            return own
+        sizes = [like.numel() for like in shapes]
+        whole = shapes[0].new_zeros(-(-(sum(sizes) + len(sizes)) // self.size) * self.size)
+        places = whole.split([*sizes, len(sizes), len(whole) - sum(sizes) - len(sizes)])
+        for number, gradient in enumerate(own):
+            if gradient is not None:
+                places[number].copy_(gradient.flatten())
+                places[len(sizes)][number] = 1
+        theirs = torch.empty_like(whole)
+        distributed.all_to_all_single(theirs, whole)
+        slice_sum = sum_in_order(theirs.chunk(self.size))
+        distributed.all_gather_into_tensor(whole, slice_sum)
+        known = places[len(sizes)].tolist()
+        return [place.view_as(like) if count else None
+                for place, like, count in zip(places, shapes, known, strict=False)]  # fmt: skip
 
     def average_figures(self, figures: dict[str, float]) -> dict[str, float]:
         """Means over the processes, which have figures of the same names."""
@@ -75,25 +92,3 @@ class World:
         yield
         if self.rank == 0 and self.size > 1:
             distributed.barrier()
-
-
-class _Everywhere(torch.autograd.Function):
-    """Rows of all processes. Each computes the same loss of all rows and gradients are averaged later, so a row's
-    gradient goes to its own process, `size` times."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, world: World) -> Tensor:
-        ctx.world, ctx.rows = world, len(x)
-        found = [torch.empty_like(x) for _ in range(world.size)]
-        distributed.all_gather(found, x.contiguous())
-        return torch.cat(found)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        first = ctx.world.rank * ctx.rows
-        return gradient[first : first + ctx.rows] * ctx.world.size, None
-
-
-def everywhere(x: Tensor, world: World) -> Tensor:
-    """(N, ...) -> (size N, ...): the rows of all processes, for a loss that is no mean over samples."""
-    return x if world.size == 1 else _Everywhere.apply(x, world)

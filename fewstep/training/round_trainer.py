@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
@@ -20,6 +20,7 @@ from fewstep.objectives.term import Term
 from fewstep.recipes import Recipe
 from fewstep.training.digests import tensor_digest
 from fewstep.training.distributed import World
+from fewstep.training.gradient_sums import OrderedSum, add_gradients
 from fewstep.training.loss_meter import Figures, OnProgress
 from fewstep.training.optimiser import rate
 from fewstep.training.precision import autocast, dtype_of, resolve
@@ -82,7 +83,8 @@ class RoundTrainer:
         if options.gradient_checkpointing:
             for network in (*networks.values(), *self.path):
                 checkpoint_blocks(network.network)
-        self.threads = useful_threads(self.training.batch * math.prod(networks["student"].sample_shape))
+        self.threads = useful_threads(self.training.batch * math.prod(networks["student"].sample_shape),
+                                      self.training.parts)  # fmt: skip
         self.terms = [build(settings) for settings in self.round.terms]
         copies = Copies(networks["student"], self.terms)
         networks |= copies.networks
@@ -167,7 +169,7 @@ class RoundTrainer:
         """One update of `role`: the gradients of its terms' losses, the optimiser, what follows the student."""
         draws, optimiser = self._draws(step), self.state.optimisers[role]
         self._backward(self._terms_of(role), step, role, draws, figures)
-        self.world.average_gradients(optimiser.parameters)
+        self._exchange(optimiser.parameters)
         norm, progress = optimiser.norm(), (step + 1) / (self.steps + 1)
         figures.require_finite(step, self._behind(norm, step, role), role, norm, "the gradient of ")
         optimiser.step(progress, norm)
@@ -182,15 +184,32 @@ class RoundTrainer:
     def _backward(
         self, terms: Sequence[Term], step: int, role: str, draws: Draws, figures: Figures | None = None
     ) -> None:
-        """Adds the gradients of the weighted sum of these terms' losses, the mean over the parts of the batch.
+        """Makes this process's share of the gradient of the weighted sum of these terms' losses, a mean over the batch.
 
         figures: take the losses and statistics; None: the gradients are all that is wanted.
         """
-        batch, parts = self.training.batch, self.training.accumulate
-        for k in range(parts):
+        parameters, gradients = self.state.optimisers[role].parameters, OrderedSum(add_gradients)
+        for part in range(self.training.parts // self.world.size):
+            self._backward_of_part(part, terms, step, role, draws, figures)
+            gradients.take([p.grad for p in parameters])
+            self.state.optimisers[role].clear()
+        for parameter, gradient in zip(parameters, gradients.total(), strict=True):
+            parameter.grad = gradient
+
+    def _exchange(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sums the gradients of all processes."""
+        found = self.world.sum_gradients([p.grad for p in parameters], parameters)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient
+
+    def _backward_of_part(self, part: int, terms: Sequence[Term], step: int, role: str, draws: Draws,
+                          figures: Figures | None) -> None:  # fmt: skip
+        batch, passes, parts = self.training.batch, self.training.accumulate, self.training.parts
+        for k in range(part * passes, (part + 1) * passes):
             total: Tensor | None = None
+            rows = self.world.rows(k, passes * parts // self.world.size, batch)
             with autocast(self.precision, self.device):
-                for term, loss, statistics in self._losses(terms, step, role, draws, self.world.part(k, parts, batch)):
+                for term, loss, statistics in self._losses(terms, step, role, draws, rows):
                     if figures is not None:
                         figures.require_finite(step, term.name, role, loss)
                         figures.add(f"{role}/{term.name}", loss.detach())
@@ -201,7 +220,7 @@ class RoundTrainer:
             if total is None:
                 raise SettingsError(f"{self.where}: no term with a weight trains the role '{role}'")
             if total.requires_grad or figures is not None:  # one term alone may have nothing to learn from this part
-                (total / parts if parts > 1 else total).backward()
+                (total / (passes * parts) if passes * parts > 1 else total).backward()
 
     def _losses(
         self, terms: Sequence[Term], step: int, role: str, draws: Draws, part: slice
@@ -256,11 +275,12 @@ class RoundTrainer:
     # --- set-up ------------------------------------------------------------------------------------------------------
 
     def _check_sizes(self) -> None:
-        batch, parts = self.training.batch, f"{self.world.size} processes of {self.training.accumulate} parts"
+        batch, parts = self.training.batch, self.training.parts
         if self.steps < 1:
             raise SettingsError(f"{self.where}: {self.options.images} images are less than one batch of {batch}")
-        if batch % (self.training.accumulate * self.world.size):
-            raise SettingsError(f"{self.where}: {parts} do not divide the batch of {batch}")
+        if not self.world.shares(parts):
+            raise SettingsError(f"{self.where}: {self.world.size} processes cannot share {parts} parts of a batch; "
+                                f"each takes 1, 2, 4, … of them")
 
     def _placed(self, network: Denoiser) -> Denoiser:
         """The network on the device, in the type of the run, frozen until its turn."""
@@ -294,7 +314,6 @@ class RoundTrainer:
             "objective": recipe["rounds"][self.round_index],
             "images": self.options.images,
             "seed": self.options.seed,
-            "world": self.world.size,
             "grid": self.setup.finest or self.setup.grid,
             "start": tensor_digest(self.state.weights(lambda module: module.state_dict())),
             "path": [tensor_digest(teacher.state_dict()) for teacher in self.path],

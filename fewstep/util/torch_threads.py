@@ -17,10 +17,13 @@ ELEMENTS_PER_THREAD = 2**16
 """Values in a batch of samples, below which another thread costs more than it brings."""
 
 
-def useful_threads(elements: int) -> int:
-    """Threads for batches of `elements` values: 1 for small ones, at most one per core and what the user allows."""
+def useful_threads(elements: int, parts: int = 1) -> int:
+    """Threads for each of `parts` equal parts of a batch of `elements` values: 1 for small ones, and at most a part's
+    share of what the user allows, else of the cores. The number of threads decides bits: it must not depend on how many
+    processes share the parts.
+    """
     allowed = int(os.environ.get("OMP_NUM_THREADS", "0") or 0) or cores()
-    return max(1, min(elements // ELEMENTS_PER_THREAD, allowed))
+    return max(1, min(elements // parts // ELEMENTS_PER_THREAD, allowed // parts))
 
 
 @contextmanager

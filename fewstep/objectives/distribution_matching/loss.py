@@ -86,7 +86,7 @@ class DistributionMatching(Term[DistributionMatchingSettings]):
         ratio = self._ratio(step)
         if ratio is not None:
             h = WEIGHTS[s.divergence].h(ratio)
-            weight, figures = weight * h / step.everywhere(h).mean(), {"ratio": ratio.mean()}
+            weight, figures = weight * h / h.mean(), {"ratio": ratio.mean()}
         return self._surrogate(x, per_sample(weight, x) * (fake - teacher)), {
             "distance": (fake - teacher).square().mean().sqrt(),
             **figures,
@@ -101,7 +101,7 @@ class DistributionMatching(Term[DistributionMatchingSettings]):
             ratio = torch.ones_like(weight)
         else:
             figures = {"ratio": ratio.mean()}
-            weight = weight / step.everywhere(WEIGHTS[s.divergence].h(ratio)).mean()
+            weight = weight / WEIGHTS[s.divergence].h(ratio).mean()
         factor = (process.alpha(at.t.double()) / process.sigma(at.t.double()).square()).float()
         loss = expanded_divergence(
             at.x0, at.x, teacher, fake, s.alpha, WEIGHTS[s.divergence], ratio, factor

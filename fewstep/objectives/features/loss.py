@@ -1,6 +1,5 @@
 """Features: a smaller student follows the teacher stage by stage, and in its output."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,12 +21,8 @@ if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
 
 
-def feature_error(
-    found: Tensor, wanted: Tensor, normalised: bool, everywhere: Callable[[Tensor], Tensor] = lambda x: x
-) -> Tensor:
+def feature_error(found: Tensor, wanted: Tensor, normalised: bool) -> Tensor:
     """E |f_S - f_T|^2, over E |f_T|^2 if normalised: (N, ...), (N, ...) -> scalar.
-
-    `everywhere`: the values (N,) of one process's samples -> those of all that train together.
 
     Zhang et al., LAPTOP-Diff, 2404.11098, section 3.4, weight each stage's term against the largest one; dividing by
     the teacher's own size is that weight up to a factor that the stages share, without a maximum over the batch.
@@ -36,7 +31,7 @@ def feature_error(
     error = squared(found, wanted).mean()
     if not normalised:
         return error
-    return error / everywhere(squared(wanted, torch.zeros_like(wanted))).mean().clamp_min(1e-12)
+    return error / squared(wanted, torch.zeros_like(wanted)).mean().clamp_min(1e-12)
 
 
 class Features(Term[FeaturesSettings]):
@@ -68,7 +63,7 @@ class Features(Term[FeaturesSettings]):
         (own, found), (theirs, wanted) = self._pair(step, x_t, t)
         maps = self.heads.get("student", [nn.Identity()] * len(found))
         parts = [
-            feature_error(_mapped(m, f), w, s.normalised, step.everywhere)
+            feature_error(_mapped(m, f), w, s.normalised)
             for m, f, w in zip(maps, found, wanted, strict=True)
         ]
         features = torch.stack(parts).mean()

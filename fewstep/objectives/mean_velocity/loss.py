@@ -88,7 +88,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
         statistics = {"error": error.mean().detach()}
         if s.dispersion:
             feature = features[step.draws.integer("dispersion", len(features))]
-            spread = dispersion(step.everywhere(feature), s.dispersion.temperature)
+            spread = dispersion(feature, s.dispersion.temperature)
             loss, statistics["dispersion"] = loss + s.dispersion.weight * spread, spread.detach()
         return loss, statistics
 

@@ -65,7 +65,7 @@ class Mmd(Term[MmdSettings]):
 
     def loss(self, step: "Step") -> Loss:
         samples, condition = (step.shared.sampled, step.batch.data), step.batch.condition
-        x, y = (step.everywhere(self._space(step, part).flatten(1)) for part in samples)
+        x, y = (self._space(step, part).flatten(1) for part in samples)
         alike = 1.0 if condition is None else _alike(step, condition)
         kernel, scale = KERNELS[self.settings.kernel], _median_distance(y)
         value = torch.zeros((), device=x.device)
@@ -86,9 +86,8 @@ class Mmd(Term[MmdSettings]):
 def _alike(step: "Step", condition: Tensor) -> Tensor:
     """The kernel of conditions (N,): (N, N)."""
     if step.student.table is None:
-        labels = step.everywhere(condition)
-        return (labels[:, None] == labels).float()
-    summary = step.everywhere(summary_of(step.student, condition))
+        return (condition[:, None] == condition).float()
+    summary = summary_of(step.student, condition)
     return gaussian(summary, summary, _median_distance(torch.unique(summary, dim=0)))
 
 

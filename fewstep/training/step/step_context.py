@@ -10,7 +10,6 @@ from torch import Tensor
 from fewstep.diffusion.noise_level_settings import Times
 from fewstep.diffusion.noise_levels import Levels, distribution
 from fewstep.recipes.training_settings import Inputs
-from fewstep.training.distributed import World, everywhere
 from fewstep.training.step.batches import Source, Sources
 from fewstep.training.step.keyed_draws import Draws, PartDraws
 from fewstep.training.step.shared_predictions import SharedPredictions
@@ -105,10 +104,6 @@ class Step:
         high = 1.0 if high is None else high
         low = min(low or 0.0, high)
         return spread.at(low + self.draws.uniform(name) * (high - low))
-
-    def everywhere(self, x: Tensor) -> Tensor:
-        """(size, ...) -> the rows of all processes, for a loss that is no mean over samples (a distance of batches)."""
-        return everywhere(x, World.current())
 
     def once(self, key: tuple, make: Callable[[], Any]) -> Any:
         """What `make()` returned the first time that this key was asked for in this step."""

@@ -39,7 +39,7 @@ def recipe_of(name: str) -> Recipe:
 
 def distillation(name: str, folder: Path, seed: int = 0, **overrides) -> Distillation:
     """A run of a few batches on the ring, with a stand-in that is hardly fitted."""
-    recipe = recipe_of(name).override(Overrides(batch=BATCH, **overrides))
+    recipe = recipe_of(name).override(Overrides(batch=BATCH, parts=2, **overrides))
     fit_network.fit.__defaults__ = ("cpu", 2)
     teacher = Problem("ring").teacher()
     sets = TrajectorySettings(count=16, steps=2, record_size=8)
@@ -87,7 +87,7 @@ def turn(trainer: RoundTrainer, step: int, role: str) -> dict[str, torch.Tensor]
 
 
 def run(folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights of dmd2's student at the end of a run in `folder`."""
+    """Weights of dmd2's student at the end of a run in `folder`, which is read where it is finished."""
     job = distillation("dmd2", folder, seed, precision="float32")
     return job.student_after(0).denoiser.state_dict()
 
