@@ -14,11 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 TINY = {
-    "teacher.images": 768, "teacher.batch": 32, "teacher.channels": "[16, 16]", "teacher.check.samples": 64,
-    "teacher.check.steps": 4, "teacher.check.max_distance_ratio": 100.0,
+    "teacher.parts": 1, "teacher.images": 768, "teacher.batch": 32, "teacher.channels": "[16, 16]",
+    "teacher.check.samples": 64, "teacher.check.steps": 4, "teacher.check.max_distance_ratio": 100.0,
     "trajectories.count": 96, "trajectories.steps": 4, "trajectories.record_size": 16,
     "trajectories.records_per_shard": 2,
-    "distill.images": 768, "distill.batch": 32,
+    "distill.images": 768, "distill.batch": 32, "distill.parts": 1,
     "evaluate.samples": 64, "evaluate.batch": 32, "evaluate.steps": "[1, 2]", "evaluate.baseline_steps": "[1, 2]",
     "evaluate.classifier.images": 1024, "evaluate.grid": 4,
     "register.floors.max_distance_ratio": "null", "register.floors.min_class_accuracy": "null",

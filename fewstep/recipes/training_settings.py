@@ -69,7 +69,7 @@ class Overrides(Strict):
 
     steps: Annotated[int, Field(ge=1, le=64)] | None = None
     batch: Annotated[int, Field(ge=1)] | None = None
-    parts: Annotated[int, Field(ge=1)] | None = None
+    parts: Annotated[int, Field(ge=1)] | None = Field(default=None, exclude_if=lambda parts: parts is None)
     accumulate: Annotated[int, Field(ge=1)] | None = None
     lr: Positive | None = None
     schedule: Literal["constant", "cosine", "linear"] | None = None

@@ -15,7 +15,13 @@ import torch
 from torch import distributed
 
 from fewstep.training.gradient_sums import Gradients, sum_in_order
+from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
+
+
+def devices() -> int:
+    """On how many devices processes of this machine can train: GPUs, without any the cores."""
+    return torch.cuda.device_count() or cores()
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ class World:
         return World(distributed.get_rank(), distributed.get_world_size())
 
     def shares(self, parts: int) -> bool:
-        """Whether the processes can share so many parts: each takes 1, 2, 4, … of them."""
+        """Whether the processes can share so many parts: each takes 1, 2, 4, … of them, one alone any number."""
         own, rest = divmod(parts, self.size)
-        return own > 0 and not rest and own & (own - 1) == 0
+        return self.size == 1 or (own > 0 and not rest and own & (own - 1) == 0)
 
     def rows(self, k: int, passes: int, batch: int) -> slice:
         """What this process takes of a batch in the k-th of its `passes`."""
@@ -61,7 +67,7 @@ class World:
         theirs = torch.empty_like(whole)
         distributed.all_to_all_single(theirs, whole)
         slice_sum = sum_in_order(theirs.chunk(self.size))
-        distributed.all_gather_into_tensor(whole, slice_sum)
+        distributed.all_gather(list(whole.chunk(self.size)), slice_sum)
         known = places[len(sizes)].tolist()
         return [place.view_as(like) if count else None
                 for place, like, count in zip(places, shapes, known, strict=False)]  # fmt: skip

@@ -17,13 +17,13 @@ from fewstep.training.step.batches import Sources
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
-def teacher_recipe(lr: float, images: int, batch: int, ema: float, class_dropout: float) -> Recipe:
+def teacher_recipe(lr: float, images: int, batch: int, parts: int, ema: float, class_dropout: float) -> Recipe:
     """Denoising score matching in the form that the training loop takes.
 
     Args:
         lr: learning rate.
         images: length of the training, in samples.
-        batch: samples a step.
+        batch: samples a step. parts: of a batch, which processes may share.
         ema: half-life of the average of the weights, as a share of `images`; 0: no average.
         class_dropout: share of samples that go without their class.
     """
@@ -32,7 +32,7 @@ def teacher_recipe(lr: float, images: int, batch: int, ema: float, class_dropout
             "name": "teacher",
             "student": {"init": "random"},
             "optimiser": {"lr": lr, "weight_decay": 0.01},
-            "training": {"batch": batch, "ema": 0.5 ** (batch / (ema * images)) if ema else 0.0},
+            "training": {"batch": batch, "parts": parts, "ema": 0.5 ** (batch / (ema * images)) if ema else 0.0},
             "rounds": [{"terms": [{"term": "denoising", "class_dropout": class_dropout}]}],
         },
         "teacher",

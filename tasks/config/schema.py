@@ -69,6 +69,7 @@ class TeacherTraining(Strict):
 
     images: Count = 250_000
     batch: Count = 128
+    parts: Count = Field(default=1, exclude_if=lambda parts: parts == 1)      # of a batch, which processes may share
     lr: Positive = 1.5e-3
     channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 32)
     layers: Annotated[int, Field(ge=1, le=8)] = 1
@@ -76,6 +77,12 @@ class TeacherTraining(Strict):
     groups: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()  # of classes; share class_dropout with no class
     ema: Share = 0.02                               # half-life of the average, as a share of the images; 0: none
     check: TeacherCheck = TeacherCheck()
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self):
+        if self.batch % self.parts:
+            raise ValueError(f"parts: {self.parts} do not divide the batch of {self.batch}")
+        return self
 
     @model_validator(mode="after")
     def _groups_are_learnt(self):
@@ -246,6 +253,13 @@ class Register(Strict):
 warnings.filterwarnings("ignore", message='Field name "register".*shadows')
 
 
+class Compute(Strict):
+    """With what it is computed; changes no byte. `processes`: that share the parts of a training batch (teacher.parts,
+    distill.parts); null: one for each GPU, without any one for each CPU core."""
+
+    processes: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
 class Settings(Strict):
     """Everything in params.yaml."""
 
@@ -259,6 +273,7 @@ class Settings(Strict):
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     register: Register = Register()
+    compute: Compute = Compute()
 
     @field_validator("profile", mode="before")
     @classmethod

@@ -27,6 +27,7 @@ from tasks.engine.key_claim import Claim, Wanted, Watched, claimed
 from tasks.engine.local_execution import Execute, in_threads
 from tasks.engine.manifest import InputRecord, Manifest
 from tasks.engine.plan import PlanItem, Survey, stat_table
+from tasks.engine.shared_unit import run_unit
 from tasks.engine.stage_key import Identity, outside_digests, resolve
 from tasks.stages.base import Context, Stage
 from tasks.storage import remote_outputs
@@ -248,7 +249,8 @@ class StageRun:
             work=self.workspace.partial / identity.key, workspace=self.workspace,
             previous=self.folder if previous else None,
             previous_code_equal=previous is not None and previous.made_by(identity.code.digest),
-            workers=self.settings.trajectories.workers or cores(), observer=Observers([Watched(claim), self.observer]),
+            workers=self.settings.trajectories.workers or cores(), processes=self.settings.compute.processes,
+            observer=Observers([Watched(claim), self.observer]),
             checkpoint_images=self.settings.distill.checkpoint_images)
 
     def _make_beside(self) -> None:
@@ -298,7 +300,7 @@ def run_units(stage: Stage, context: Context, execute: Execute | None = None, me
     `measure`: whether durations, latency and memory are recorded.
     """
     begun = time.monotonic()
-    (execute or in_threads(context.workers))(lambda unit: stage.run_unit(context, unit), stage.units(context),
+    (execute or in_threads(context.workers))(lambda unit: run_unit(stage, context, unit), stage.units(context),
                                              stage.parallel)
     result = stage.finish(context)
     if measure:

@@ -45,6 +45,7 @@ class Context(Generic[S]):
         previous_code_equal: whether `previous` was made by this code, or by code accepted as equal to it.
         workspace: the checkout.
         workers: units that may run at once; changes no byte.
+        processes: that may share a unit, None: one for each GPU, else for each core; changes no byte.
         checkpoint_images: images between two checkpoints, None: by time; changes no byte.
         observer: who is told of progress and warnings.
         cost: durations, latency, memory: all that never repeats.
@@ -62,6 +63,7 @@ class Context(Generic[S]):
     previous: Path | None = None
     previous_code_equal: bool = True
     workers: int = 1
+    processes: int | None = 1
     checkpoint_images: int | None = None
     observer: Observer = field(default_factory=Observer)
     cost: dict = field(default_factory=dict)
@@ -158,6 +160,14 @@ class Stage(ABC, Generic[S, R]):
     @abstractmethod
     def run_unit(self, context: Context[S], unit: str) -> None:
         """Do one unit of work, from its newest checkpoint. Its result lies in `context.work` when this returns."""
+
+    def parts(self, settings: S, unit: str) -> int:
+        """Parts of every batch of this unit that processes may share; 1: it is the work of one process."""
+        return 1
+
+    def join(self, context: Context[S], unit: str) -> None:
+        """What every further process does of a unit that several share: the same steps, and nothing is written."""
+        raise NotImplementedError(f"stage '{self.name}' has no work that processes share")
 
     @abstractmethod
     def finish(self, context: Context[S]) -> R:

@@ -136,6 +136,13 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
                              weights=network_digest(student.denoiser))  # fmt: skip
         write_atomically(_result_file(context, unit), result.model_dump_json(indent=1))
 
+    def parts(self, settings: DistillSettings, unit: str) -> int:
+        return settings.recipe.training.parts
+
+    def join(self, context: Context[DistillSettings], unit: str) -> None:
+        """Train the same round; the first process alone keeps checkpoints and makes pairs."""
+        _distillation(context).student_after(_names(context.settings.recipe).index(unit))
+
     def finish(self, context: Context[DistillSettings]) -> DistillResult:
         """Export the last round's student as the stage's output."""
         from fewstep.students.export import export_student  # loads transformers

@@ -123,6 +123,12 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
         os.rename(export, context.out)
         write_atomically(context.scratch / "checked.json", report.model_dump_json())
 
+    def parts(self, settings: TrainedTeacher | GivenTeacher, unit: str) -> int:
+        return settings.parts if unit == "train" else 1
+
+    def join(self, context: Context[TrainedTeacher], unit: str) -> None:
+        _trained(context)
+
     def finish(self, context: Context[TrainedTeacher | GivenTeacher]) -> TeacherReport:
         from fewstep.teachers.sampling_check import TeacherReport  # loads diffusers
 
@@ -159,7 +165,8 @@ def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser
 
     settings = context.settings
     return train_teacher(
-        teacher_recipe(settings.lr, settings.images, settings.batch, settings.ema, settings.class_dropout),
+        teacher_recipe(settings.lr, settings.images, settings.batch, settings.parts, settings.ema,
+                       settings.class_dropout),
         load_split(context.inputs["shard"], "train"),
         RunOptions(
             images=settings.images,

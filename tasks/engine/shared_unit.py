@@ -1,0 +1,231 @@
+"""A unit of work that processes of this machine share: `python -m tasks.engine.shared_unit RANK` is a further one.
+
+The process that runs the stage is the first and the only one that writes. The others compute their parts of every batch
+and end with it, whatever ends it; when one of them fails, so does the unit, with that one's error, and its checkpoints
+stand. How many there are changes no bit (fewstep.training.gradient_sums).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from fewstep.util.config import Strict
+from fewstep.util.errors import StageFailed
+from fewstep.util.files import write_atomically
+from tasks.engine import graph
+from tasks.engine import manifest as manifests
+from tasks.stages.base import Context, Stage
+from tasks.storage.locks import die_with_parent
+from tasks.storage.workspace import Workspace
+
+_PATIENCE = timedelta(days=7)
+"""How long a process waits for the others: one of them may be making a round's pairs alone."""
+_ECHO = 30.0
+"""Seconds that a process gets to say why it failed, after the others have seen its connection close."""
+
+
+class Message(Strict):
+    """What a further process is told: the unit, the stage's context, how many there are, and the folder to meet in."""
+
+    stage: str
+    key: str
+    settings: dict[str, Any]
+    seed: int
+    root: str
+    inputs: dict[str, str]
+    outside: dict[str, str]
+    work: str
+    unit: str
+    size: int
+    meeting: str
+
+    @classmethod
+    def of(cls, context: Context, unit: str, size: int, meeting: Path) -> Message:
+        return cls(
+            stage=context.stage, key=context.key, settings=context.settings.model_dump(mode="json"), seed=context.seed,
+            root=str(context.workspace.root), inputs={name: str(path) for name, path in context.inputs.items()},
+            outside={name: str(path) for name, path in context.outside.items()}, work=str(context.work), unit=unit,
+            size=size, meeting=str(meeting),
+        )  # fmt: skip
+
+    def context(self, stage: Stage) -> Context:
+        inputs = {name: Path(path) for name, path in self.inputs.items()}
+        return Context(
+            stage=stage.name, key=self.key, settings=stage.parse(self.settings, "shared unit"), seed=self.seed,
+            inputs=inputs, manifests={name: manifests.load(path) for name, path in inputs.items()},
+            outside={name: Path(path) for name, path in self.outside.items()}, work=Path(self.work),
+            workspace=Workspace(Path(self.root)),
+        )  # fmt: skip
+
+
+def run_unit(stage: Stage, context: Context, unit: str) -> None:
+    """Do one unit, together with as many further processes as the unit has work for and the machine room.
+
+    Raises what the unit raises, here or in another process; StageFailed for one that ended without a word.
+    """
+    size = _processes(stage, context, unit)
+    if size == 1:
+        stage.run_unit(context, unit)
+        return
+    with tempfile.TemporaryDirectory(prefix="fewstep-meeting-") as folder:
+        others = _Others(Message.of(context, unit, size, Path(folder)))
+        try:
+            with others.joined():
+                stage.run_unit(context, unit)
+        finally:
+            others.end()
+
+
+def _processes(stage: Stage, context: Context, unit: str) -> int:
+    """The most processes that can share the parts of the unit, and that the machine and the settings have room for."""
+    parts = stage.parts(context.settings, unit)
+    if parts == 1 or context.processes == 1:
+        return 1
+    from fewstep.training.distributed import World, devices  # loads torch
+
+    room = min(parts, context.processes or devices())
+    return next(size for size in range(room, 0, -1) if World(0, size).shares(parts))
+
+
+class _Others:
+    """The further processes of a unit."""
+
+    def __init__(self, message: Message):
+        self.message, self.meeting = message, Path(message.meeting)
+        self._files = contextlib.ExitStack()
+        text = message.model_dump_json().encode()
+        self.running = {rank: self._start(rank, text) for rank in range(1, message.size)}
+
+    def _start(self, rank: int, text: bytes) -> subprocess.Popen:
+        source = str(Path(__file__).parents[2])
+        environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()),
+                           PYTHONPATH=os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])))
+        environment.pop("PYTHONSAFEPATH", None)
+        said = self._files.enter_context(self._said(rank).open("wb"))
+        command = [sys.executable, "-m", "tasks.engine.shared_unit", str(rank)]
+        # a process group of its own: Ctrl-C in the terminal is for the first process, which ends the others
+        child = subprocess.Popen(command, cwd=self.message.root, env=environment, process_group=0,
+                                 stdin=subprocess.PIPE, stdout=said, stderr=said)
+        with contextlib.suppress(BrokenPipeError):      # it has ended, which is seen below
+            child.stdin.write(text)
+            child.stdin.close()
+        return child
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """This process is the first of the group inside; afterwards the others have ended in good order."""
+        from torch import distributed
+
+        while not all((self.meeting / f"ready-{rank}").exists() for rank in self.running):
+            self._require_alive()
+            time.sleep(0.02)
+        join_group(0, self.message.size, self.meeting)
+        try:
+            yield
+            distributed.barrier()
+            for child in self.running.values():
+                child.wait()
+            self._require_alive()
+        except Exception as error:
+            raise self._cause(error) from error
+        finally:
+            distributed.destroy_process_group()
+
+    def _require_alive(self) -> None:
+        """Raises the error of a process that has failed."""
+        for rank, child in self.running.items():
+            if child.poll():
+                raise self._error_of(rank, child)
+
+    def _cause(self, error: Exception) -> Exception:
+        """`error`, or that of the process whose failure made it: a closed connection is the echo of another's end."""
+        if not isinstance(error, RuntimeError):     # torch says so of whatever a group meets
+            return error
+        until = time.monotonic() + _ECHO
+        while time.monotonic() < until:
+            for rank, child in self.running.items():
+                if child.poll():
+                    return self._error_of(rank, child)
+            time.sleep(0.05)
+        return error
+
+    def _error_of(self, rank: int, child: subprocess.Popen) -> Exception:
+        told = self.meeting / f"error-{rank}"
+        if told.exists():
+            return pickle.loads(told.read_bytes())
+        code = child.returncode
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        said = self._said(rank).read_text(errors="replace").strip().splitlines()
+        last = f": {said[-1]}" if said else ""
+        return StageFailed(f"process {rank + 1} of {self.message.size} that share '{self.message.unit}' of stage "
+                           f"'{self.message.stage}' {how}{last}",
+                           hint="compute.processes: 1 does without the others, and makes the same bits")
+
+    def _said(self, rank: int) -> Path:
+        return self.meeting / f"said-{rank}.log"
+
+    def end(self) -> None:
+        """End whatever still runs; nothing is lost, as the first process alone writes."""
+        for child in self.running.values():
+            child.kill()
+            child.wait()
+        self._files.close()
+
+
+def join_group(rank: int, size: int, meeting: Path) -> None:
+    """Make this process one of the group that meets in a folder: on its own GPU where there are GPUs."""
+    import torch
+    from torch import distributed
+
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(rank)
+    distributed.init_process_group("nccl" if gpu else "gloo", init_method=f"file://{meeting / 'store'}", rank=rank,
+                                   world_size=size, timeout=_PATIENCE)
+
+
+def main() -> None:
+    """A further process: takes part in the unit until it is done."""
+    die_with_parent(int(os.environ.pop("FEWSTEP_PARENT")))
+    rank = int(sys.argv[1])
+    message = Message.model_validate_json(sys.stdin.buffer.read())
+    meeting, stage = Path(message.meeting), graph.stage(message.stage)
+    try:
+        context = message.context(stage)
+        import torch.distributed as distributed
+
+        write_atomically(meeting / f"ready-{rank}", b"")
+        join_group(rank, message.size, meeting)
+        stage.join(context, message.unit)
+        distributed.barrier()
+    except Exception as error:
+        traceback.print_exc()
+        write_atomically(meeting / f"error-{rank}", _portable(error, rank, message))
+        sys.exit(1)
+    os._exit(0)     # nothing is left to do, and taking torch apart takes seconds
+
+
+def _portable(error: Exception, rank: int, message: Message) -> bytes:
+    """The error for the first process; in words where it cannot be carried over."""
+    try:
+        found = pickle.dumps(error)
+        pickle.loads(found)
+        return found
+    except Exception:
+        return pickle.dumps(StageFailed(f"process {rank + 1} of {message.size}: {type(error).__name__}: {error}"))
+
+
+if __name__ == "__main__":
+    main()

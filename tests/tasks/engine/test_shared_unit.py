@@ -1,0 +1,112 @@
+"""Units of work that processes share: the bits of one process, the errors and the ends of any of them."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewstep.util.config import parse
+from fewstep.util.errors import NonFinite, StageFailed
+from tasks.config.schema import Settings
+from tasks.engine import graph, shared_unit
+from tests.tasks.stages.evaluation_world import Listener, World, contents
+
+SETTINGS = {
+    "teacher": {"images": 640, "batch": 32, "parts": 2, "channels": [8],
+                "check": {"samples": 64, "steps": 4, "max_distance_ratio": 20}},
+    "trajectories": {"count": 32, "steps": 2, "record_size": 16},
+    "distill": {"recipe": "kd", "images": 640, "batch": 32, "parts": 2},
+}  # fmt: skip
+
+
+class AtImages(Listener):
+    """Calls `act` once, when so many images are done."""
+
+    def __init__(self, images: int, act):
+        super().__init__()
+        self.images, self.act = images, act
+
+    def stage_progress(self, stage, done, total, unit, metrics, step):
+        if unit == "images" and done >= self.images and self.act is not None:
+            act, self.act = self.act, None
+            act()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    torch.set_num_threads(1)
+    made = World(tmp_path_factory.mktemp("shared"))
+    made.settings = parse(Settings, SETTINGS, "test")
+    for stage in ("shard", "teacher", "trajectories"):
+        made.run(stage)
+    return made
+
+
+def worked(world: World, name: str, work: str, processes: int | None, observer: Listener | None = None) -> dict:
+    """What the stage makes with so many processes."""
+    context, stage = world.context(name, work), graph.stage(name)
+    context.processes, context.checkpoint_images = processes, 128
+    context.observer = observer or context.observer
+    for unit in stage.units(context):
+        shared_unit.run_unit(stage, context, unit)
+    stage.finish(context)
+    return contents(context.out)
+
+
+def further() -> list[int]:
+    """Process ids of the further processes of this one."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [int(child) for child in children
+            if b"tasks.engine.shared_unit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("name", ["teacher", "distill"])
+def test_a_stage_of_two_processes_makes_the_bytes_of_one_and_each_continues_the_other_s_work(name, world):
+    seen = []
+
+    def stop():
+        seen.append(len(further()))
+        raise KeyboardInterrupt
+
+    alone = worked(world, name, f"{name}-1", 1)
+    for first, then in ((2, 1), (1, 2)):
+        with pytest.raises(KeyboardInterrupt):
+            worked(world, name, f"{name}-{first}-{then}", first, AtImages(256, stop))
+        assert not further()
+        assert worked(world, name, f"{name}-{first}-{then}", then) == alone
+    assert seen == [1, 0]
+
+
+def test_a_process_that_is_killed_ends_the_unit_by_name_and_its_checkpoint_is_gone_on_from(world):
+    alone = worked(world, "distill", "kill-1", 1)
+    with pytest.raises(StageFailed, match="process 2 of 2 that share 'round-1' of stage 'distill' was ended by SIGKILL"):
+        worked(world, "distill", "kill-2", 2, AtImages(256, lambda: os.kill(further()[0], signal.SIGKILL)))
+    assert sorted((world.root / "work" / "kill-2").rglob("step-*.json"))
+    assert worked(world, "distill", "kill-2", 2) == alone
+
+
+def test_what_a_further_process_raises_is_what_the_unit_raises(world, monkeypatch):
+    """Told another seed, it sees that it is about to train something else."""
+    context, stage = world.context("teacher", "error"), graph.stage("teacher")
+    context.processes = 2
+    message = shared_unit.Message.of
+    monkeypatch.setattr(shared_unit.Message, "of", lambda *given: message(*given).model_copy(update={"seed": 5}))
+    with pytest.raises(Exception, match="process 1 of 2 differs from process 0 in what it is about to train"):
+        shared_unit.run_unit(stage, context, "train")
+    error = NonFinite("teacher: NaN", step=3, term="denoising", role="student")
+    carried = shared_unit.pickle.loads(shared_unit._portable(error, 1, message(context, "train", 2, Path())))
+    assert type(carried) is NonFinite and (carried.step, carried.term, str(carried)) == (3, "denoising", "teacher: NaN")
+
+
+@pytest.mark.parametrize(("parts", "processes", "room", "size"), [
+    (1, None, 8, 1), (2, None, 8, 2), (8, None, 3, 2), (8, None, 4, 4), (6, None, 4, 3), (4, 1, 8, 1), (4, 16, 1, 4),
+    (3, None, 2, 1),
+])
+def test_as_many_processes_as_the_parts_and_the_machine_allow(parts, processes, room, size, world, monkeypatch):
+    monkeypatch.setattr("fewstep.training.distributed.devices", lambda: room)
+    world.settings = parse(Settings, {**SETTINGS, "teacher": {**SETTINGS["teacher"], "batch": 48, "parts": parts}}, "t")
+    context = world.context("teacher", "sizes")
+    context.processes = processes
+    assert shared_unit._processes(graph.stage("teacher"), context, "train") == size
