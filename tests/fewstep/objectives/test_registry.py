@@ -41,7 +41,7 @@ class MeanMatching(Term[MeanMatchingSettings]):
     """L = mean |E x_student - E x_data|^power."""
 
     def loss(self, step):
-        samples, data = step.everywhere(step.shared.generated), step.everywhere(step.batch.data)
+        samples, data = step.shared.generated, step.batch.data
         difference = samples.mean(0) - data.mean(0)
         return difference.abs().pow(self.settings.power).mean(), {{}}
 '''

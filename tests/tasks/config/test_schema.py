@@ -154,6 +154,7 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
     "data.split": ({"train": 0.5, "fit": 0.25, "test": 0.25}, "shard"), "data.record_size": (17, "shard"),
     "data.records_per_shard": (3, "shard"),
     **{f"teacher.{name}": (value, "teacher") for name, value in {
+        "parts": 2,
         "images": 999, "batch": 9, "lr": 0.5, "channels": [8], "layers": 3, "class_dropout": 0.5, "groups": [[0, 1]],
         "ema": 0.5, "check.samples": 99, "check.steps": 9, "check.max_distance_ratio": 9.0,
         "check.max_terminal_snr": 0.5, }.items()},
@@ -167,7 +168,8 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "count": 99, "solver": "ddim", "steps": 9, "guidance": 2.0, "keep": "all", "record_size": 9,
         "records_per_shard": 9, "dtype": "float16", "precision": "bfloat16", "compile": "auto"}.items()},
     **{f"distill.{name}": (value, "distill") for name, value in {
-        "steps": 1, "batch": 9, "accumulate": 2, "lr": 0.5, "schedule": "cosine", "warmup": 0.5, "clip": 3.0,
+        "steps": 1, "batch": 9, "parts": 2, "accumulate": 2, "lr": 0.5, "schedule": "cosine", "warmup": 0.5,
+        "clip": 3.0,
         "ema": 0.5, "precision": "float32", "recipe": "ect", "images": 999, "export": "network",
         "preset": "published"}.items()},
     **{f"evaluate.{name}": (value, "baselines evaluate") for name, value in {
@@ -189,6 +191,7 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
     "seed": (5, ""),                            # enters every key by itself
     "profile": ("server", ""),                  # where a run talks to: flows.runs.profiles
     "trajectories.workers": (2, ""),            # changes no byte: Context.workers
+    "compute.processes": (2, ""),               # changes no byte: Context.processes
     "distill.checkpoint_images": (64, ""),      # changes no byte: Context.checkpoint_images
 }  # fmt: skip
 
