@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,18 @@ def _rebuild(kind: type, args: tuple, attributes: dict) -> Exception:
     error.args = args
     error.__dict__.update(attributes)
     return error
+
+
+def to_json(error: FewstepError) -> str:
+    """The error for another process of ours, as `from_json` reads it."""
+    return json.dumps({"kind": type(error).__name__, "args": error.args, "attributes": error.__dict__})
+
+
+def from_json(text: str) -> FewstepError:
+    """The error that `to_json` wrote; of a kind that this module does not define, a FewstepError of its words."""
+    found = json.loads(text)
+    kind = globals().get(found["kind"], FewstepError)
+    return _rebuild(kind, tuple(found["args"]), found["attributes"])
 
 
 class SettingsError(FewstepError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.util.config import Strict
-from fewstep.util.errors import StageFailed
+from fewstep.util.errors import FewstepError, StageFailed, from_json, to_json
 from fewstep.util.files import write_atomically
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
@@ -164,7 +163,7 @@ class _Others:
     def _error_of(self, rank: int, child: subprocess.Popen) -> Exception:
         told = self.meeting / f"error-{rank}"
         if told.exists():
-            return pickle.loads(told.read_bytes())
+            return from_json(told.read_text(encoding="utf-8"))
         code = child.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         said = self._said(rank).read_text(errors="replace").strip().splitlines()
@@ -212,19 +211,12 @@ def main() -> None:
         distributed.barrier()
     except Exception as error:
         traceback.print_exc()
-        write_atomically(meeting / f"error-{rank}", _portable(error, rank, message))
+        if not isinstance(error, FewstepError):
+            error = StageFailed(f"process {rank + 1} of {message.size} that share '{message.unit}' of stage "
+                                f"'{message.stage}': {type(error).__name__}: {error}")
+        write_atomically(meeting / f"error-{rank}", to_json(error))
         sys.exit(1)
     os._exit(0)     # nothing is left to do, and taking torch apart takes seconds
-
-
-def _portable(error: Exception, rank: int, message: Message) -> bytes:
-    """The error for the first process; in words where it cannot be carried over."""
-    try:
-        found = pickle.dumps(error)
-        pickle.loads(found)
-        return found
-    except Exception:
-        return pickle.dumps(StageFailed(f"process {rank + 1} of {message.size}: {type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":
