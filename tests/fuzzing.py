@@ -48,12 +48,18 @@ ODD: st.SearchStrategy = st.one_of(
 )  # fmt: skip
 
 
-def _places(data: Any, path: tuple = ()) -> list[tuple]:
-    found = [path]
-    if isinstance(data, dict):
-        found += [place for name, value in data.items() for place in _places(value, (*path, name))]
-    elif isinstance(data, list):
-        found += [place for number, value in enumerate(data) for place in _places(value, (*path, number))]
+DEEPEST = 100
+
+
+def _places(data: Any) -> list[tuple]:
+    """The paths of all values, those of what is nested deeper than DEEPEST left out."""
+    found, left = [], [((), data)]
+    while left:
+        path, value = left.pop()
+        found.append(path)
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        if len(path) < DEEPEST:
+            left += [((*path, name), one) for name, one in inner]
     return found
 
 
@@ -114,6 +120,8 @@ def changed(draw, *documents: Any) -> Any:
     """One of the documents with no to four changes of its structure. It may hold what no JSON or YAML text can."""
     data = draw(st.sampled_from(documents))
     for _ in range(draw(st.integers(0, 4))):
+        if max(map(len, _places(data))) == DEEPEST:     # copying what is nested deeper is beyond Python's own stack
+            break
         data = draw(_one_change(data))
     return data
 
