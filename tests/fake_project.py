@@ -84,11 +84,14 @@ class Quick:
     def beside(self, workspace):
         return None
 
+    def parts(self, settings, unit):
+        return 1
+
 
 from tasks.engine import stage_code
 
 stage_code.load = lambda code: None     # what these stages compute with is loaded already: no torch
-for _name in ("check", "units", "run_unit", "finish", "costs", "beside"):
+for _name in ("check", "units", "run_unit", "finish", "costs", "beside", "parts"):
     setattr(CLASS, _name, getattr(Quick, _name))
 CLASS.parallel = False
 '''
