@@ -20,6 +20,7 @@ from fewstep.util.files import write_atomically
 from fewstep.util.hashing import sha256_file
 from tasks.registry.model_registry import CANDIDATE, SNAPSHOT, Registry, Version, folder_digest
 from tasks.registry.version_tags import VersionTags
+from tasks.report.model_card import CARD, in_registry
 from tasks.storage import git
 from tasks.storage.file_io import clone_or_copy, list_files
 from tasks.storage.sharing.host import host_name, owner
@@ -145,6 +146,8 @@ def store_model(registration: Registration) -> None:
     logged = tracking.client.create_logged_model(experiment, name="student", source_run_id=registration.run_id,
                                                  tags=registration.mlflow_tags)  # fmt: skip
     package(pipeline, registration.tags.weights, folder, run_id=registration.run_id, model_id=logged.model_id)
+    if CARD in registration.snapshot:
+        clone_or_copy(registration.snapshot[CARD], folder / CARD)
     tracking.client.log_model_artifacts(logged.model_id, str(folder))
     tracking.client.finalize_logged_model(logged.model_id, "READY")
     registration.model_id = logged.model_id
@@ -157,8 +160,11 @@ def create_version(registration: Registration) -> None:
     client = registration.registry.tracking.client
     if if_present(client.get_registered_model, registration.model) is None:
         client.create_registered_model(registration.model)
-    client.create_model_version(registration.model, f"models:/{registration.model_id}", run_id=registration.run_id,
-                                tags=registration.tags.to_tags(), model_id=registration.model_id)  # fmt: skip
+    card = registration.snapshot.get(CARD)
+    shown = None if card is None else in_registry(card.read_text(encoding="utf-8"))
+    client.create_model_version(
+        registration.model, f"models:/{registration.model_id}", run_id=registration.run_id, description=shown,
+        tags=registration.tags.to_tags(), model_id=registration.model_id)  # fmt: skip
     registration.version = registration.find()
 
 

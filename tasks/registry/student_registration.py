@@ -21,6 +21,8 @@ from tasks.registry.model_registry import Registry, model_name
 from tasks.registry.register_model import Registration
 from tasks.registry.registration_result import RegistrationResult
 from tasks.registry.version_tags import StageOutput, VersionTags
+from tasks.report import FOLDER, PAGE
+from tasks.report.model_card import CARD
 from tasks.storage import git
 from tasks.storage.code_state import code_state
 from tasks.storage.dvc import dvc_lockfile
@@ -125,9 +127,10 @@ def _snapshot(outputs: StudentOutputs, stages: tuple[str, ...]) -> dict[str, Pat
     for path in sorted(outputs.evaluate.rglob("*")):
         if path.name in KEPT_OF_EVALUATION:
             kept.setdefault(path.name, path)
-    page = workspace.data / "report" / "report.html"
-    if page.is_file():
-        kept["report.html"] = page
+    for name in (PAGE, CARD):
+        path = workspace.data / FOLDER / name
+        if path.is_file():
+            kept[name] = path
     for path in sorted((workspace.data / "cost").glob("*.json")):
         kept[f"cost/{path.name}"] = path
     return kept

@@ -8,8 +8,11 @@ from pathlib import Path
 from fewstep.metrics.protocol import ProtocolsDiffer, Value
 from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
 from tasks.config import params_file
+from tasks.config.outside import outside_paths
+from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.report import FOLDER, PAGE
+from tasks.report.model_card import CARD, model_card
 from tasks.report.page import render
 from tasks.report.report_data import Material, of_checkout, of_version
 from tasks.storage.file_io import write_if_other
@@ -19,7 +22,7 @@ from tasks.tracking.run_records import RunStore
 
 
 def make(workspace: Workspace, label: str | None = None) -> Path:
-    """Writes data/report (page and material) of what is published in a checkout and returns the folder.
+    """Writes data/report (page, model card and material) of what is published in a checkout and returns the folder.
 
     Raises NotAvailable when nothing was evaluated yet.
     """
@@ -27,7 +30,16 @@ def make(workspace: Workspace, label: str | None = None) -> Path:
     material = of_checkout(workspace, label or _name(workspace))
     material.store(folder)
     write(folder / PAGE, [material])
+    student = workspace.root / graph.stage("distill").output
+    write_if_other(folder / CARD, model_card(material, student, _given_teacher(workspace)))
     return folder
+
+
+def _given_teacher(workspace: Workspace) -> Path | None:
+    try:
+        return outside_paths(params_file.load(workspace.params), workspace.root)["teacher"]
+    except SettingsError:
+        return None
 
 
 def write(path: Path, materials: list[Material]) -> None:

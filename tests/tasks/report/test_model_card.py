@@ -1,0 +1,73 @@
+"""The model card: what it tells of a student, and what a registry shows of it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from fewstep.util.plain_data import from_yaml
+from tasks.report import build, report_data
+from tasks.report.model_card import CARD, in_registry, licence_of, model_card
+from tasks.report.report_data import Material
+from tests.tasks.stages.evaluation_world import World
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> SimpleNamespace:
+    world = World(tmp_path_factory.mktemp("card"), {"samples": 64, "batch": 32, "steps": [1], "baseline_steps": [1, 2],
+                                                    "solvers": ["ddim"], "classifier": {"images": 640}})  # fmt: skip
+    for stage in ("shard", "classifier"):
+        world.run(stage)
+    world.add_models()
+    for stage in ("baselines", "evaluate"):
+        world.run(stage)
+    workspace = SimpleNamespace(root=world.root, data=world.root / "data", params=world.root / "params.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_data, "curves", lambda workspace, distill: {})
+        folder = build.make(workspace, "digits")
+    return SimpleNamespace(world=world, folder=folder, card=(folder / CARD).read_text(), material=Material.load(folder))
+
+
+def test_it_has_the_head_that_hubs_read_and_every_figure_with_its_protocol(made):
+    head = from_yaml(made.card.split("---\n")[1])
+    assert head["library_name"] == "diffusers" and head["pipeline_tag"] == "unconditional-image-generation"
+    assert "fewstep" in head["tags"] and "license" not in head
+    first = made.material.document.first
+    for text in ("# fewstep-digits", "models:/fewstep-digits@champion", '{"class": [0, 1, 2, 3]}', "class_labels=",
+                 "fewstep sample fewstep-digits@champion", f"{first.value('fd_infinite'):.3f}", "teacher (DDIM)", "eval.:",
+                 made.material.stages["evaluate"].digest[:16], "the licence of its images"):
+        assert text in made.card, text
+    assert str(made.world.root) not in made.card
+    assert model_card(made.material, made.world.folder("distill"), None) == made.card
+
+
+def test_the_python_that_it_shows_samples_the_student(made, monkeypatch):
+    code = made.card.split("```python\n")[2].split("```")[0]
+    monkeypatch.chdir(made.world.root)
+    shown = {}
+    exec(code.replace("artifacts/pipeline", str(made.world.folder("distill"))), shown)
+    assert len(shown["samples"]) == 4
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("---\nlicense: openrail++\nlicense_link: https://x\ntags: [a]\n---\n# x", {"license": "openrail++",
+                                                                              "license_link": "https://x"}),
+    ("---\nlicense: [mit]\n---\n", {}), ("---\n[\n---\n", {}), ("# no head", {}),
+    ("---\nlicense: mit", {"license": "mit"}),
+])
+def test_a_given_teacher_s_card_tells_its_licence(text, found, made, tmp_path):
+    (tmp_path / CARD).write_text(text)
+    assert licence_of(tmp_path) == found
+    card = model_card(made.material, made.world.folder("distill"), tmp_path)
+    assert (f"license: {found['license']}" in card) if found else ("tells no licence" in card)
+
+
+def test_what_is_no_text_is_no_licence(tmp_path):
+    (tmp_path / CARD).write_bytes(b"---\nlicense: \xff\n---\n")
+    assert licence_of(tmp_path) == {} and licence_of(tmp_path / "nowhere") == {} and licence_of(None) == {}
+
+
+def test_the_registry_shows_whole_sections_as_far_as_it_keeps_them(made):
+    shown = in_registry(made.card)
+    assert shown.startswith("# fewstep-digits") and "## Sample" in shown and len(shown) <= 5_000
+    long = in_registry(made.card.replace("## Where it comes from", "## Where it comes from\n" + "x" * 5_000))
+    assert "## Figures" in long and "## Where" not in long and "More in the model's own README.md" in long
