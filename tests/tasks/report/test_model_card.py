@@ -24,7 +24,8 @@ def made(tmp_path_factory) -> SimpleNamespace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_data, "curves", lambda workspace, distill: {})
         folder = build.make(workspace, "digits")
-    return SimpleNamespace(world=world, folder=folder, card=(folder / CARD).read_text(), material=Material.load(folder))
+    card = (folder / CARD).read_text()
+    return SimpleNamespace(world=world, folder=folder, card=card, material=Material.load(folder))
 
 
 def test_it_has_the_head_that_hubs_read_and_every_figure_with_its_protocol(made):
@@ -33,8 +34,8 @@ def test_it_has_the_head_that_hubs_read_and_every_figure_with_its_protocol(made)
     assert "fewstep" in head["tags"] and "license" not in head
     first = made.material.document.first
     for text in ("# fewstep-digits", "models:/fewstep-digits@champion", '{"class": [0, 1, 2, 3]}', "class_labels=",
-                 "fewstep sample fewstep-digits@champion", f"{first.value('fd_infinite'):.3f}", "teacher (DDIM)", "eval.:",
-                 made.material.stages["evaluate"].digest[:16], "the licence of its images"):
+                 "fewstep sample fewstep-digits@champion", f"{first.value('fd_infinite'):.3f}", "teacher (DDIM)",
+                 "eval.:", made.material.stages["evaluate"].digest[:16], "the licence of its images"):
         assert text in made.card, text
     assert str(made.world.root) not in made.card
     assert model_card(made.material, made.world.folder("distill"), None) == made.card
