@@ -12,6 +12,7 @@ from fewstep.metrics.distances.sliced import sliced_wasserstein
 from fewstep.util.config import Strict
 from fewstep.util.device import device_of
 from fewstep.util.errors import StageFailed
+from fewstep.util.torch_threads import threads, useful_threads
 
 SOLVER = "dpmsolver++"
 BATCH = 256
@@ -118,6 +119,7 @@ def draw_samples(teacher: Denoiser, start: Tensor, condition: Tensor | None, ste
     device = device_of(teacher)
     starts = start.to(device).split(BATCH)
     labels = [None] * len(starts) if condition is None else condition.to(device).split(BATCH)
-    batches = [sample(teacher, noise, solver=SOLVER, steps=steps, condition=label).x
-               for noise, label in zip(starts, labels, strict=True)]  # fmt: skip
+    with threads(useful_threads(starts[0].numel())):
+        batches = [sample(teacher, noise, solver=SOLVER, steps=steps, condition=label).x
+                   for noise, label in zip(starts, labels, strict=True)]  # fmt: skip
     return torch.cat(batches).cpu()
