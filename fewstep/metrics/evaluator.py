@@ -82,8 +82,10 @@ class Examination:
                                       cache=cache)  # fmt: skip
 
     def decode(self, states: Tensor) -> Tensor:
-        """Images (N, C, H, W), or samples of another medium, on the CPU of states (N, *shape) on any device."""
-        return (states if self._decode is None else self._decode(states)).detach().float().cpu()
+        """Images (N, C, H, W), or samples of another medium, on the CPU of states (N, *shape) on any device.
+
+        Their numbers lie in order in memory, whatever the order in which an autoencoder makes them."""
+        return (states if self._decode is None else self._decode(states)).detach().float().cpu().contiguous()
 
     @cached_property
     def by_class(self) -> bool:
