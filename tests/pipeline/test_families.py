@@ -154,3 +154,41 @@ def test_lineage_reaches_encoders_and_prompts(finished):
     kind, project, _ = finished
     told = project.run("lineage", kind)
     assert all(word in told.stdout for word in ("encode", "encoders", "given teacher", "trajectories")), told.stdout
+
+
+# what a user of a class-conditional folder writes
+OF_CLASSES = """
+import sys, numpy, torch
+from diffusers import DiffusionPipeline
+folder, out = sys.argv[1:]
+pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=True)
+drawn = pipe([1, 2], generator=[torch.Generator().manual_seed(k) for k in (5, 6)], output_type="np").images
+numpy.save(out, drawn)
+assert "fewstep" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_a_teacher_of_classes_on_latents_becomes_a_promoted_student(tmp_path):
+    KINDS["dit"].save(tmp_path / "teacher")
+    pixels = torch.randint(0, 256, (160, 16, 16, 3), generator=generator(0, "images"), dtype=torch.uint8)
+    for number, image in enumerate(pixels):
+        path = tmp_path / "images" / "abc"[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.numpy()).save(path)
+    project = Project(tmp_path / "project")
+    project.check("data", "add", str(tmp_path / "images"))
+    chosen = {**settings("dit", tmp_path / "teacher"), "data.source": "raw"}
+    project.check("run", *[word for name, value in chosen.items() for word in ("--set", f"{name}={value}")])
+    registered = json.loads((project.folder / "data/registration/registration.json").read_bytes())
+    assert registered["version"] == 1 and registered["promoted"]
+    project.check("sample", "dit", "--class", "1", "--n", "2", "--out", str(tmp_path / "ones.png"))
+    folder = project.folder / "data" / "student"
+    done = subprocess.run([sys.executable, "-P", "-c", OF_CLASSES, str(folder), "drawn.npy"], capture_output=True,
+                          text=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    student, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
+    noise = torch.stack([torch.randn(student.denoiser.sample_shape, generator=torch.Generator().manual_seed(seed))
+                         for seed in (5, 6)])  # fmt: skip
+    own = Codec(pipe, student.denoiser.family).decode(student.sample(noise, condition=torch.tensor([1, 2]))) / 2 + 0.5
+    assert torch.allclose(torch.from_numpy(np.load(tmp_path / "drawn.npy")).movedim(-1, -3), own, atol=1e-4)
