@@ -5,7 +5,7 @@ Losses and samplers speak to this class only; none of them asks "is this a flow 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,6 +99,8 @@ class Denoiser(nn.Module):
         inputs: what the network takes beside x, t and the label; whoever changes the network says so here
             (`fewstep.networks.extra_inputs.add_inputs`).
         family: what was recorded of the network's pipeline (fewstep.families.family), if it has more parts than this.
+        decoder: states (N, ...) → the samples that they stand for, with gradients; None where they are the samples, or
+            nothing needs them.
         table: of the conditions' tensors, for a network that takes some (`take`); a condition is a row of it.
     """
 
@@ -134,6 +136,7 @@ class Denoiser(nn.Module):
         self.inputs = ExtraInputs()
         self.table: ConditionTable | None = None
         self.family: Any = None
+        self.decoder: Callable[[Tensor], Tensor] | None = None
 
     def take(self, table: ConditionTable) -> Denoiser:
         """Makes the rows of `table` the conditions of this network: its classes are the rows that may be asked for, and
@@ -298,8 +301,13 @@ class Denoiser(nn.Module):
         fields = {name: value for name, value in self.describe().items() if name != "inputs"}
         other = Denoiser.described(fields, network)
         other.inputs, other.family = self.inputs if inputs is None else inputs, self.family
+        other.decoder = self.decoder
         other.adapter = self.adapter
         return other if self.table is None else other.take(self.table)
+
+    def decoded(self, states: Tensor) -> Tensor:
+        """Samples (N, ...) that states (N, ...) stand for, with gradients: what a function of images is given."""
+        return states if self.decoder is None else self.decoder(states)
 
     def angle(self, t: Tensor) -> Tensor:
         """atan(σ/α), in [0, π/2], of native times."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fewstep.data.medium import SOUND, VIDEOS, medium_of
 from fewstep.families.family import Family, decoding
@@ -25,6 +26,7 @@ from fewstep.util.errors import SettingsError
 FRAME_RATE, SOUND_RATE = 16.0, 16_000.0
 """Frames of a video, and numbers of a sound, per second, where a pipeline says nothing of them."""
 _TOLERANCE = 1e-3
+_SAME = 1e-2    # of values in [-1, 1]: a pipeline may round on its way
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class StateMap:
     place: Tensor
     factor: Tensor
     shift: Tensor
+
+    def to_latents(self, states: Tensor) -> Tensor:
+        """The autoencoder's latents (N, *shape) of states (N, ...)."""
+        moved = states.flatten(1)[:, self.place.to(states.device)].unflatten(1, self.shape)
+        return moved * self.factor.to(states) + self.shift.to(states)
 
     def to_state(self, latents: Tensor, state: tuple[int, ...]) -> Tensor:
         """States (N, *state) of the autoencoder's latents (N, *shape)."""
@@ -156,6 +163,40 @@ class Codec:
         if not seen:
             raise SettingsError(f"{self.family.pipeline}: it never decodes; its samples are its states")
         return seen[0].float().cpu()
+
+
+class SampleDecoder:
+    """Samples of states with gradients, for what is trained by a function of samples.
+
+    The autoencoder is called by itself, on what the pipeline's own decoding would give it, and works in float32; what
+    lies between is made again in the backward pass. Copies of a network share one.
+
+    Raises SettingsError where the pipeline makes something else of a state.
+    """
+
+    def __init__(self, codec: Codec):
+        self.codec, self.map = codec, codec.state_map
+        self.autoencoder = codec.autoencoder.requires_grad_(False).eval()
+        states = torch.randn((1, *codec.family.state), generator=torch.Generator().manual_seed(0)).to(codec._device)
+        with torch.no_grad():
+            own, known = self(states), codec.decode(states)
+        if own.shape != known.shape or not torch.allclose(own, known.clamp(-1, 1), atol=_SAME):
+            raise SettingsError(f"{codec.family.pipeline}: its autoencoder is called with more than its latents, so "
+                                "its samples have no gradients here",
+                                hint="take a recipe without a function of samples")  # fmt: skip
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """(N, ...) in [-1, 1] of states (N, *state), on their device."""
+        self.autoencoder.to(states.device)
+        with torch.autocast(states.device.type, enabled=False):
+            return checkpoint(self._decoded, states.float(), use_reentrant=False)
+
+    def __deepcopy__(self, memo: dict) -> SampleDecoder:
+        return self
+
+    def _decoded(self, states: Tensor) -> Tensor:
+        found = self.autoencoder.decode(self.map.to_latents(states), return_dict=False)[0]
+        return (found.transpose(1, 2) if found.ndim == 5 else found).clamp(-1, 1)   # frames before channels
 
 
 class _Seen(Exception):

@@ -68,6 +68,11 @@ class TermSettings(Strict):
         return ()
 
     @property
+    def sees_samples(self) -> bool:
+        """Whether this term is given the samples that states stand for: a latent's image, by the autoencoder."""
+        return False
+
+    @property
     def trains(self) -> tuple[str, ...]:
         """Roles that this term has a loss for: one of them is trained in each turn."""
         return ("student",)

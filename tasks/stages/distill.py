@@ -175,16 +175,21 @@ def _result_file(context: Context[DistillSettings], unit: str) -> Path:
 
 
 def _distillation(context: Context[DistillSettings]) -> Distillation:
-    from fewstep.training import Distillation, RunOptions  # loads torch
+    from fewstep.families.codec import SampleDecoder  # loads torch
+    from fewstep.training import Distillation, RunOptions
     from fewstep.trajectories import open_set
     from fewstep.util.device import default_device
-    from tasks.data.encoded_inputs import stage_teacher, training_data
+    from tasks.data.encoded_inputs import stage_codec, stage_teacher, training_data
 
     recipe, made = context.settings.recipe, context.manifests["trajectories"].settings
     chosen = {key: made[key] for key in TrajectorySettings.model_fields if key in made}
+    teacher = stage_teacher(context)
+    if any(term.sees_samples for one in recipe.rounds for term in one.terms):
+        codec = context.once(stage_codec)
+        teacher.decoder = None if codec is None or codec.autoencoder is None else SampleDecoder(codec)
     return Distillation(
         recipe,
-        stage_teacher(context),
+        teacher,
         RunOptions(
             images=context.settings.images,
             seed=context.seed,

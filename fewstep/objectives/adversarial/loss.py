@@ -80,7 +80,7 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
         self._extract = None
         if s.features == "samples":
             if s.extractor:
-                self._extract = given(s.extractor, step.shared.generated.device)
+                self._extract = given(s.extractor, step)
             else:
                 parts["features"] = OwnFeatures(layout_of(student), s.width, seed).to(step.shared.generated)
         self.heads = {s.critic: nn.ModuleDict(parts)}

@@ -78,6 +78,10 @@ class AdversarialSettings(TermSettings):
     None: clean samples."""
 
     @property
+    def sees_samples(self) -> bool:
+        return self.extractor is not None
+
+    @property
     def critic(self) -> str:
         """The role in whose turn the heads are trained."""
         return "fake_score" if self.features == "fake_score" else "discriminator"

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from fewstep.diffusion.randomness import generator
 from fewstep.networks.initial_weights import build
 from fewstep.networks.state_layout import Layout
 from fewstep.util.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fewstep.training.step.step_context import Step
 
 
 def named(reference: str) -> Any:
@@ -22,17 +25,18 @@ def named(reference: str) -> Any:
         raise SettingsError(f"'{reference}' cannot be imported: {error}", hint="write module:name") from error
 
 
-def given(reference: str, device: torch.device) -> Callable[[Tensor], list[Tensor]]:
-    """The frozen feature network that the function "module:function" returns: x (N, ...) -> features, each (N, C, ...).
+def given(reference: str, step: "Step") -> Callable[[Tensor], list[Tensor]]:
+    """States (N, ...) -> features, each (N, C, ...), of the frozen network that the function "module:function" returns.
 
-    A network that returns one tensor counts as one of one feature.
+    It is given samples: where states are latents, what they are decoded to. A network that returns one tensor counts as
+    one of one feature.
     """
-    network = named(reference)()
+    network, student = named(reference)(), step.student
     if isinstance(network, nn.Module):
-        network = network.to(device).requires_grad_(False).eval()
+        network = network.to(step.draws.rows.device).requires_grad_(False).eval()
 
     def features(x: Tensor) -> list[Tensor]:
-        found = network(x)
+        found = network(student.decoded(x))
         return [found] if isinstance(found, Tensor) else list(found)
 
     return features

@@ -51,7 +51,7 @@ class Regression(Term[RegressionSettings]):
         s = self.settings
         self._features = None
         if s.distance == "perceptual" and s.extractor:
-            self._features = given(s.extractor, step.draws.rows.device)
+            self._features = given(s.extractor, step)
 
     def loss(self, step: "Step") -> Loss:
         s = self.settings

@@ -38,6 +38,10 @@ class RegressionSettings(TermSettings):
     """Spatial frequency, as a share of the highest, above which frequencies count as high."""
 
     @property
+    def sees_samples(self) -> bool:
+        return self.extractor is not None
+
+    @property
     def needs(self) -> Needs:
         cached = self.at in ("noise", "states")
         hops = self.at == "hops"

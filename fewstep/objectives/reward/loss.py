@@ -53,7 +53,8 @@ def build_reward(reward: LinearReward | ClassifierReward | PythonReward, step: "
     if isinstance(reward, LinearReward):
         return _linear(reward.direction, step)
     if isinstance(reward, PythonReward):
-        return _imported(reward.function)
+        function, student = _imported(reward.function), step.student
+        return lambda x, condition: function(student.decoded(x), condition)
     posterior = getattr(step.networks["teacher"], "log_posterior", None)
     if posterior is None:
         posterior = _fitted(step, seed, reward.fit_steps)

@@ -27,7 +27,8 @@ class ClassifierReward(Strict):
 
 
 class PythonReward(Strict):
-    """Any differentiable function (x (N, ...), condition (N,) or None) -> (N,), named "module:name"."""
+    """Any differentiable function (x (N, ...), condition (N,) or None) -> (N,), named "module:name"; x are samples in
+    about [-1, 1], of a teacher of latents what its autoencoder makes of them."""
 
     kind: Literal["python"]
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -43,6 +44,10 @@ class RewardSettings(TermSettings):
     reward: AnyReward
     clamp: float | None = None
     """Rewards count up to this; None: without limit."""
+
+    @property
+    def sees_samples(self) -> bool:
+        return self.reward.kind == "python"
 
     @property
     def needs(self) -> Needs:
