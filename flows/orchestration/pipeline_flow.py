@@ -32,7 +32,6 @@ from tasks.registry.registration_result import RegistrationResult
 from tasks.report import FOLDER, PAGE, results_table
 from tasks.stages.register import RegisterStage
 from tasks.storage import remote_outputs
-from tasks.storage.dvc import dvc_repo
 from tasks.storage.patient_push import sent
 from tasks.storage.sharing.host import host_name
 from tasks.storage.workspace import Workspace
@@ -114,11 +113,8 @@ class Session:
         """Copies what of dvc.lock is not there yet to DVC's default remote and announces it; returns how many files,
         and whether it is left for the next run, as the remote does not answer: no failure, as nothing is lost.
         """
-        def send() -> tuple[int, dict[str, str]]:
-            return dvc_repo.push(self.workspace), remote_outputs.announce(self.workspace)
-
         try:
-            files, notes = sent(self.workspace, send)
+            files, notes = sent(self.workspace, lambda: remote_outputs.share_all(self.workspace))
         except NotAvailable as error:
             self.left_over = f"what was made is on this disk alone, and nothing is registered: {error}"
             self.observer.stage_warned(graph.IN_DVC[-1].name, self.left_over)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -21,11 +23,15 @@ from tasks.stages.base import Stage
 from tasks.storage import published_outputs
 from tasks.storage.dvc import dvc_lockfile, dvc_repo
 from tasks.storage.published_outputs import PublishedOutput, restorable
+from tasks.storage.sharing.collection import sent_whole
 from tasks.storage.sharing.shared_store import remote_store, shared_store
 from tasks.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.storage.object_store import Store
+
+_END = ".json"
+_AT_ONCE = 16       # requests
 
 
 def share(workspace: Workspace, stage: Stage) -> str | None:
@@ -39,22 +45,34 @@ def share(workspace: Workspace, stage: Stage) -> str | None:
     """
     manifest = manifests.load(workspace.root / stage.output)
     known = restorable(workspace, manifest.key)
-    if known is None or not dvc_repo.push_output(workspace, known.md5):
+    if known is None:
         return None
     remote = shared_store(workspace)
-    return _announce(remote, manifest, known) if remote is not None else None
+
+    def send() -> str | None:
+        pushed = dvc_repo.push_output(workspace, known.md5)
+        return _announce(remote, manifest, known) if pushed and remote is not None else None
+
+    return sent_whole(remote, send)
 
 
-def announce(workspace: Workspace) -> dict[str, str]:
-    """Announce the outputs that dvc.lock names; their bytes must have been pushed.
+def share_all(workspace: Workspace) -> tuple[int, dict[str, str]]:
+    """Push what dvc.lock names and is not there yet to DVC's default remote, and announce it.
 
     Returns:
-        A note for each stage, by name, whose key another machine announced with other bytes.
+        How many files were sent, and a note for each stage, by name, whose key another machine announced with other
+        bytes.
 
     Raises:
-        NotAvailable: the store does not answer.
+        FewstepError: the remote refuses, or does not answer.
     """
-    remote, notes = shared_store(workspace), {}
+    remote = shared_store(workspace)
+    return sent_whole(remote, lambda: (dvc_repo.push(workspace), _announce_all(workspace, remote)))
+
+
+def _announce_all(workspace: Workspace, remote: Store | None) -> dict[str, str]:
+    """Announce the outputs that dvc.lock names, whose bytes have been pushed; a note for each stage as above."""
+    notes = {}
     if remote is None:
         return notes
     locked = dvc_lockfile.lock_entries(workspace)
@@ -117,5 +135,25 @@ def _digest(announcement: bytes) -> str:
         return "unreadable"
 
 
+def announced(remote: Store) -> dict[str, PublishedOutput]:
+    """What hosts have announced, by the name it is looked up by. One that cannot be read is passed over."""
+    names = [name for name in remote.names("") if "/" not in name and name.endswith(_END)]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = zip(names, pool.map(remote.find, names), strict=True)
+        return {name.removesuffix(_END): known for name, text in found if (known := _read(text)) is not None}
+
+
+def withdraw(remote: Store, names: Iterable[str]) -> None:
+    """Nobody learns of these outputs any more."""
+    remote.delete(map(_name, names))
+
+
+def _read(announcement: bytes | None) -> PublishedOutput | None:
+    try:
+        return PublishedOutput.model_validate({**from_json(announcement or b""), "store": ""})
+    except (TypeError, ValueError):
+        return None
+
+
 def _name(key: str) -> str:
-    return f"{key}.json"
+    return f"{key}{_END}"

@@ -1,4 +1,4 @@
-"""DVC, imported here alone: what is recorded is what was read. `record` never lets dvc.lock say more than is true.
+"""DVC, imported in this folder alone: what is recorded is what was read, so dvc.lock never says more than is true.
 
 DVC writes parameters and inputs down as they are at the end of a stage. So the key is computed from what lies on disk
 before and after DVC has hashed, and dvc.lock is written only if it is the key of the output both times. The bytes go to
@@ -33,7 +33,7 @@ from tasks.stages.base import Stage
 from tasks.storage import published_outputs
 from tasks.storage.code_state import commit_of
 from tasks.storage.dvc import dvc_config, dvc_lockfile
-from tasks.storage.git import git, worktrees
+from tasks.storage.git import git
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 
@@ -119,7 +119,7 @@ def _quiet() -> None:
 
 
 @contextlib.contextmanager
-def _dvc_lock(repo) -> Iterator[None]:
+def dvc_lock(repo) -> Iterator[None]:
     """DVC's own lock, waited for: `dvc status` and the like hold it for a moment."""
     from dvc.lock import LockError  # loads DVC
 
@@ -147,7 +147,7 @@ def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
         return _refusal(stage, f"{workspace.root} is not in a git repository, which DVC needs (`git init`)")
     with repository(workspace) as repo:
         before = disagreement(workspace, stage, manifest)
-        with _dvc_lock(repo):
+        with dvc_lock(repo):
             (entry,) = repo.stage.collect(_target(workspace, name))
             entry.save_outs()
             entry.commit(relink=False)
@@ -316,53 +316,3 @@ def share_cache(main: Workspace, worktree: Workspace) -> None:
     config.write(written)
     mode = mode_of(original) if original.exists() else 0o600
     write_atomically(dvc_config.local_config(worktree), written.getvalue(), mode=mode)
-
-
-def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:
-    """Delete from DVC's cache what no checkout, no git tag or branch and none of `keep_keys` uses.
-
-    A cache that lies outside of the repository may serve others: of that only what this repository published goes.
-
-    Returns {removed, bytes, kept, forgotten}: files (to be) removed and their size; keys kept and forgotten. Worktrees
-    of the repository count as checkouts. Raises CorruptData, with nothing deleted, for a damaged note of an output.
-    """
-    from dvc_data.hashfile.gc import gc  # loads with DVC
-    from dvc_data.hashfile.hash_info import HashInfo
-
-    with repository(workspace) as repo, _dvc_lock(repo):
-        used = set()
-        for found in repo.used_objs(all_tags=True, all_branches=True, force=True).values():
-            used.update(found)
-        for root in worktrees(workspace):
-            other = Workspace(root)
-            for entry in dvc_lockfile.lock_entries(other).values() if (root / "dvc.lock").is_file() else []:
-                used.update(HashInfo("md5", out["md5"]) for out in entry.get("outs") or [] if out.get("md5"))
-        infos = {path: HashInfo("md5", published_outputs.read_file(path).md5)
-                 for path in workspace.published.glob("*.json")}
-        used.update(info for path, info in infos.items() if path.stem in keep_keys)
-        doomed = [path for path, info in infos.items() if info not in used]
-        kept = len(infos) - len(doomed)
-        odb = repo.cache.local
-        used = {info for top in used for info in _with_members(odb, top)}
-        values = {info.value for info in used}
-        present = list(odb.all())
-        if not Path(odb.path).resolve().is_relative_to(workspace.shared.parent.resolve()):
-            ours = {member.value for path in doomed for member in _with_members(odb, infos[path])}
-            used |= {HashInfo("md5", value) for value in present if value not in ours}
-            values |= {info.value for info in used}
-        removable = [value for value in present if value not in values]
-        size = sum(os.path.getsize(odb.oid_to_path(value)) for value in removable)
-        if not dry:
-            for path in doomed:
-                path.unlink()
-            gc(odb, used)
-        return {"removed": len(removable), "bytes": size, "kept": kept, "forgotten": len(doomed)}
-
-
-def _with_members(odb, info) -> Iterator:
-    from dvc_data.hashfile.hash_info import HashInfo  # loads with DVC
-
-    yield info
-    if info and info.isdir and os.path.exists(odb.oid_to_path(info.value)):
-        for row in json.loads(Path(odb.oid_to_path(info.value)).read_bytes()):
-            yield HashInfo("md5", row["md5"])

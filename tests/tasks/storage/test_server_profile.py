@@ -183,9 +183,9 @@ def test_dvc_pushes_to_and_pulls_from_the_store(environment, tmp_path):
 
 
 PUSH = """
-from tasks.storage import remote_outputs as sharing; from tasks.storage.dvc import dvc_repo as versioning
+from tasks.storage import remote_outputs as sharing
 from tasks.storage.workspace import Workspace
-print(versioning.push(Workspace.find()), sharing.announce(Workspace.find()))
+print(*sharing.share_all(Workspace.find()))
 """
 
 

@@ -26,9 +26,9 @@ def test_push_and_pull_bring_a_clone_to_the_same_outputs(project):
 
 GARBAGE = '''
 import json, sys
-from tasks.storage.dvc import dvc_repo as versioning
+from tasks.storage.dvc import dvc_garbage
 from tasks.storage.workspace import Workspace
-print(json.dumps(versioning.collect_garbage(Workspace.find(), set(json.loads(sys.argv[1])))))
+print(json.dumps(dvc_garbage.collect_garbage(Workspace.find(), set(json.loads(sys.argv[1])))))
 '''
 SNAPSHOT = '''
 import sys
