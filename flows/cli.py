@@ -26,12 +26,13 @@ PANELS = {  # the panel of the help, the folder below flows/commands, the comman
     "Models": ("models", ("promote", "approve", "reject", "rollback", "history", "sample", "lineage", "checkout")),
     "Data, teachers and recipes": ("inputs", ("data", "inspect", "recipes")),
     "Schedules and servers": ("servers", ("schedule", "serve", "ui")),
-    "Upkeep": ("upkeep", ("doctor", "verify", "reconcile", "clean", "gc")),
+    "Upkeep": ("upkeep", ("doctor", "verify", "reconcile", "clean", "gc", "backup", "restore")),
     "Single stages": ("pipeline", ("stage",)),
 }
 COMMANDS = {name: panel for panel, (_, names) in PANELS.items() for name in names}
 MODULES = {name: f"flows.commands.{folder}.{name}" for folder, names in PANELS.values() for name in names}
 MODULES["reject"] = MODULES["approve"]     # the two answers to one question stand in one module
+MODULES["restore"] = MODULES["backup"]      # and so do the two ways of one folder
 
 
 class LazyCommands(TyperGroup):

@@ -185,6 +185,11 @@ def knows(root: Path, commit: str) -> bool:
     return git(root, "cat-file", "-t", f"{commit}^{{commit}}", check=False) == "commit"
 
 
+def references(root: Path, pattern: str) -> list[str]:
+    """Full names of all references that match git's `pattern`, such as refs/tags/*."""
+    return git(root, "for-each-ref", "--format=%(refname)", pattern.removesuffix("*")).split()
+
+
 def bundle(root: Path, reference: str, path: Path) -> bool:
     """Write what leads to `reference` and no remote has into the file `path`; False where that is nothing."""
     if not git(root, "rev-list", "-1", reference, "--not", "--remotes"):

@@ -429,3 +429,46 @@ def test_a_promotion_into_another_registry_outlives_this_one(project, fewstep, t
         assert code == 0 and "4 samples of fewstep-digits/1" in out, err
     finally:
         shutil.move(gone, here)
+
+
+def test_a_backup_restored_to_an_empty_project_has_lineage_and_promotes(project, tmp_path):
+    backup, fresh, hidden = tmp_path / "backup", Project(tmp_path / "fresh", TINY), tmp_path / "hidden"
+    made = json.loads(project.check("backup", str(backup), "--json"))
+    assert made["databases"][0] == "mlflow" and made["needed"]
+    assert made["absent"] == [] and (backup / "backup.json").is_file()
+    assert project.run("backup", str(backup)).returncode == 2       # it is not empty
+    assert project.run("restore", str(backup)).returncode == 2      # this project is not
+    aliases = _aliases(project)
+    victim = next((backup / "files" / "mlartifacts").rglob("*.safetensors"))
+    data = victim.read_bytes()
+    victim.write_bytes(data[:-1])
+    damaged = fresh.run("restore", str(backup))
+    assert damaged.returncode == 3 and f"{victim}: its bytes differ from its checksum" in damaged.stderr
+    assert not (fresh.folder / ".fewstep" / "mlflow.db").exists()
+    victim.write_bytes(data)
+
+    project.folder.rename(hidden)       # nothing of it is left where it was
+    try:
+        fresh.check("restore", str(backup))
+        assert _aliases(fresh) == aliases
+        for number in (1, 2):
+            assert set(state_of(fresh.check("lineage", f"digits/{number}", "--json")).values()) == {"verified"}
+        fresh.check("promote", "digits/2", "--to", "live", "--why", "after the fire")
+        assert _aliases(fresh) == {**aliases, "live": 2}
+    finally:
+        hidden.rename(project.folder)
+
+
+ALIASES = """
+import json
+from tasks.registry.model_registry import Registry
+from tasks.storage.workspace import Workspace
+print(json.dumps(Registry(Workspace.find()).aliases("fewstep-digits")))
+"""
+
+
+def _aliases(project: Project) -> dict[str, int]:
+    """In a process of its own: one that has opened a store of MLflow goes on with parts of it."""
+    done = subprocess.run([sys.executable, "-c", ALIASES], cwd=project.folder, env=project.environment(),
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    return json.loads(done.stdout)
