@@ -218,8 +218,11 @@ def _watched(autoencoder: nn.Module, seen: list[Tensor]) -> Iterator[None]:
 
 def _signed(result: Any, pipe: Any) -> Tensor:
     """What a pipeline returned, in [-1, 1]."""
-    if not isinstance(result, Tensor):  # numpy images (N, H, W, C) in [0, 1]
-        result = torch.from_numpy(result).movedim(-1, -3)
+    if not isinstance(result, Tensor):  # numpy images (N, H, W, C) in [0, 1], or sound (N, L)
+        result = torch.from_numpy(result)
+        result = result if result.ndim == 2 else result.movedim(-1, -3)
+    if result.ndim == 2:  # sound of one channel
+        return result[:, None].float()
     return result.float() if _sound(pipe) else result.float() * 2 - 1
 
 

@@ -116,7 +116,7 @@ def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Fami
     growing = [name for name in per_sample(first, second, _COUNTS) if name not in (x, time)]
     constants = {name: _constant(pipe, name, value, second.get(name))
                  for name, value in first.items() if name not in (x, time, *growing)}  # fmt: skip
-    rows = next((name for name in ("class_labels",) if name in growing), None)
+    rows = next((name for name in ("class_labels",) if name in growing and not first[name].is_floating_point()), None)
     scale = _embedded_scale(pipe, fixed, growing)
     fields = {name: first[name] for name in growing if name not in (rows, scale)}
     joined = None

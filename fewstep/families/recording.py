@@ -174,10 +174,12 @@ class _Recorder:
         return set_timesteps
 
     def _forward(self, *values: Any, **named: Any) -> Any:
-        bound = inspect.signature(type(self.network).forward).bind(self.network, *values, **named).arguments
+        signature = inspect.signature(type(self.network).forward)
+        bound = signature.bind(self.network, *values, **named).arguments
         arguments = {name: value for name, value in bound.items() if name not in ("self", "return_dict")}
         arguments |= arguments.pop("kwargs", {})
-        given = {name: value for name, value in flattened(arguments).items() if value is not None}
+        asked = {name for name, one in signature.parameters.items() if one.default is one.empty}
+        given = {name: value for name, value in flattened(arguments).items() if value is not None or name in asked}
         if self.state is not None and self.states is None:
             self.second = given
             raise _Stop
