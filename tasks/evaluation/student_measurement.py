@@ -11,6 +11,8 @@ from tasks.evaluation.baseline_arrays import BaselineArrays
 from tasks.evaluation.documents import Baselines, Evaluation, StudentRow
 from tasks.evaluation.solver_comparison import compare
 
+_FEW_PROMPTS = 10     # fewer are said to be few
+
 
 def measure_student(examination: Examination, student: Student, samples: Mapping[int, Sampled], baselines: Baselines,
                     arrays: BaselineArrays) -> Evaluation:  # fmt: skip
@@ -51,7 +53,9 @@ def _notes(examination: Examination) -> list[str]:
         if not compared:
             notes.append("Nothing compares samples with their prompts: give CLIP's weights and tokenizer "
                          "(evaluate.extractors), or captioned images.")
-        table = examination.prompts
+        table, asked = examination.prompts, len(examination.plan.classes.unique())
+        if asked < _FEW_PROMPTS:
+            notes.append(f"Only {counted(asked, 'prompt')} of the test split: the figures say little of other prompts.")
         both = len(set(table.splits["test"]) & set(table.splits["train"]))
         if both:
             notes.append(f"{both} of the {len(table.splits['test'])} prompts that students are asked for were trained "

@@ -118,6 +118,7 @@ def test_no_prompt_that_students_are_asked_for_was_trained_on(video):
     assert sorted(set(trained.tolist())) == table.rows("train").tolist()
     asked = {int(row) for row in evaluation(video).prompts}
     assert asked == set(table.rows("test").tolist()) and not asked & set(trained.tolist())
+    assert any(note.startswith(f"Only {len(asked)} prompt") for note in evaluation(video).notes)
 
 
 def test_the_gate_refuses_a_student_whose_videos_stand_still(video):
