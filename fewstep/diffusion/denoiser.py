@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,7 @@ class Denoiser(nn.Module):
         held: names of parameters that training leaves as they are and does not store.
         inputs: what the network takes beside x, t and the label; whoever changes the network says so here
             (`fewstep.networks.extra_inputs.add_inputs`).
+        guided_calls: joint, one call of the network for all branches of a guided prediction; sequential, one for each.
         family: what was recorded of the network's pipeline (fewstep.families.family), if it has more parts than this.
         decoder: states (N, ...) → the samples that they stand for, with gradients; None where they are the samples, or
             nothing needs them.
@@ -135,6 +136,7 @@ class Denoiser(nn.Module):
         self.held: frozenset[str] = frozenset()
         self.inputs = ExtraInputs()
         self.table: ConditionTable | None = None
+        self.guided_calls: Literal["joint", "sequential"] = "joint"
         self.family: Any = None
         self.decoder: Callable[[Tensor], Tensor] | None = None
 
@@ -213,7 +215,7 @@ class Denoiser(nn.Module):
 
         guidance: the scale s of u + s (c − u), a number or (N,): s = 1 is one plain call; any other makes one call of
         2N with the null class. Or a sequence of scales, one for each condition of the labels' chains: u + s1 (c1 − u) +
-        s2 (c12 − c1) + …, in one call of (1 + scales) N; see guidance.py.
+        s2 (c12 − c1) + …, in one call of (1 + scales) N; see guidance.py. By `guided_calls` they are calls of N.
         second: for a network of two times, the native time (a number or (N,), t_min … t) that its output leads to: read
         as x0 and ε, the state there is `process.add_noise(x0, ε, second)`. None is the clean end, t_min.
         scale: for a network that embeds it, the guidance scale as an input; None is `default_scale`.
@@ -301,7 +303,7 @@ class Denoiser(nn.Module):
         fields = {name: value for name, value in self.describe().items() if name != "inputs"}
         other = Denoiser.described(fields, network)
         other.inputs, other.family = self.inputs if inputs is None else inputs, self.family
-        other.decoder = self.decoder
+        other.decoder, other.guided_calls = self.decoder, self.guided_calls
         other.adapter = self.adapter
         return other if self.table is None else other.take(self.table)
 
@@ -335,10 +337,13 @@ class Denoiser(nn.Module):
         scales = list(guidance) if isinstance(guidance, Sequence) else [guidance]
         whole = self._labels(condition, len(x), x.device)
         weaker = [self.with_conditions(whole, conditions) for conditions in range(len(scales))]
-        count = len(scales) + 1
-        many = torch.cat([x] * count)
-        given = self._given(self._all_resolved([*weaker, whole]), many, further.repeated(count))
-        outputs = self._evaluate(many, torch.cat([t] * count), given).chunk(count)
+        branches, count = [*weaker, whole], len(scales) + 1
+        if self.guided_calls == "joint":
+            many = torch.cat([x] * count)
+            given = self._given(self._all_resolved(branches), many, further.repeated(count))
+            outputs = self._evaluate(many, torch.cat([t] * count), given).chunk(count)
+        else:
+            outputs = [self._evaluate(x, t, self._given(self._resolved(some), x, further)) for some in branches]
         total = outputs[0]
         for s, less, more in zip(scales, outputs[:-1], outputs[1:], strict=True):
             total = total + like(torch.as_tensor(s, device=x.device), x) * (more - less)

@@ -83,6 +83,12 @@ class TermSettings(Strict):
         return False
 
     @property
+    def differentiates_forwards(self) -> bool:
+        """Whether a forward derivative is taken of a call that has a gradient too: under gradient checkpointing in two
+        calls, which differ by rounding."""
+        return False
+
+    @property
     def offers(self) -> tuple[str, ...]:
         """What other terms of its round may ask of this term: keys of OFFERED."""
         return ()

@@ -89,6 +89,11 @@ class Round(Strict):
         return {role: settings for term in self.terms for role, settings in term.roles.items()}
 
     @property
+    def differentiates_forwards(self) -> bool:
+        """Whether gradient checkpointing changes the bits of what this round trains."""
+        return any(term.differentiates_forwards for term in self.terms)
+
+    @property
     def frozen(self) -> frozenset[str]:
         """Frozen networks besides the teacher that the terms read, by role."""
         return frozenset(role for term in self.terms for role in term.frozen)

@@ -39,6 +39,12 @@ class TrainingSettings(Strict):
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """auto: bfloat16 autocast on a device that has it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32.
     float64 is for proofs: there several processes and one give equal gradients."""
+    frozen: Literal["float32", "bfloat16"] = Field(default="float32", exclude_if=lambda value: value == "float32")
+    """Format of the weights that a round does not train: its teachers, and what lies below adapters. bfloat16 halves
+    their memory and goes with computations in it."""
+    guided_calls: Literal["joint", "sequential"] = Field(default="joint", exclude_if=lambda value: value == "joint")
+    """Whether a network that is guided is called once for all branches or once for each, which takes the activations of
+    one at a time; the results differ by rounding."""
 
 
 class Recording(Strict):
@@ -77,3 +83,5 @@ class Overrides(Strict):
     clip: Annotated[float, Field(ge=0)] | None = None
     ema: Annotated[float, Field(ge=0, lt=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16", "float64"] | None = None
+    frozen: Literal["float32", "bfloat16"] | None = Field(default=None, exclude_if=lambda value: value is None)
+    guided_calls: Literal["joint", "sequential"] | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -21,6 +20,7 @@ from fewstep.networks.guide_network import GuidedNetwork, hidden_channels, open_
 from fewstep.networks.initial_weights import initialise
 from fewstep.networks.lora import add_lora
 from fewstep.networks.pruning import inherit, most_needed, smaller
+from fewstep.networks.shared_weights import copied, held_parameters
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.stock_schedulers import scheduler_times
 from fewstep.students.student_settings import LoraSettings, SizeSettings, StudentSettings
@@ -121,13 +121,16 @@ def make_student(teacher: Denoiser, settings: StudentSettings, seed: int = 0) ->
 
     Sampling starts at σ/α = `max_noise_ratio`, or at the end of the process. A variance-preserving student that
     predicts ε starts where α ≥ 0.02 at the latest, since at almost pure noise no ε yields an x0; the noise itself is
-    the state there. Further inputs start without effect. Fresh weights are keyed by `seed`.
+    the state there. Further inputs start without effect. Fresh weights are keyed by `seed`. Below adapters alone lie
+    the teacher's own weights, which rest in both.
     Raises SettingsError for a closed-form teacher, which has no weights: fit a network to it first (fewstep.training
     does).
     """
     if not any(True for _ in teacher.network.parameters()):
         raise SettingsError(f"a {type(teacher).__name__} has no weights for a student; fit a network to it first")
-    denoiser = copy.deepcopy(teacher if settings.size is None else fold_additions(teacher))
+    alone = settings.lora is not None and settings.size is None and settings.guide is None
+    source = teacher if settings.size is None else fold_additions(teacher)
+    denoiser = copied(source, teacher.parameters() if alone and settings.init == "teacher" else ())
     denoiser.evaluations, denoiser.held = 0, frozenset()
     if settings.size is not None:
         denoiser.network = _smaller(denoiser, settings.size, settings.init == "teacher", seed)
@@ -208,6 +211,8 @@ def adapt(denoiser: Denoiser, lora: LoraSettings | None, seed: int) -> Denoiser:
     if lora is not None:
         alpha = lora.rank if lora.alpha is None else lora.alpha
         denoiser.hold(add_lora(denoiser.network, lora.rank, alpha, generator(seed, "lora")))
+        for parameter in held_parameters(denoiser):
+            parameter.requires_grad_(False)
     return denoiser
 
 

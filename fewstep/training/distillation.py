@@ -13,6 +13,7 @@ import torch
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
 from fewstep.networks.folding import fold_additions
+from fewstep.networks.shared_weights import copied, held_parameters
 from fewstep.objectives.role_settings import RoleSettings
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.recipes import Recipe, check_needs
@@ -67,18 +68,22 @@ class Distillation:
             raise SettingsError("a run needs a folder, where rounds keep their pairs")
         self.recipe, self.options, self.seed = recipe, options, options.seed
         self.device = torch.device(options.device)
-        self.teacher = teacher.to(self.device).requires_grad_(False)
+        # what is cast while a round runs is kept on the CPU
+        self.home = self.device if recipe.training.frozen == "float32" else torch.device("cpu")
+        self.teacher = teacher.to(self.home).requires_grad_(False)
+        self.teacher.guided_calls = recipe.training.guided_calls
         self.closed_form = isinstance(teacher, GaussianMixture)
         self.trajectories = trajectories or TrajectorySettings()
         self.on_pairs = on_pairs
         self._data, self._first_pairs = data, pairs
         self._students: dict[int, Student] = {}
-        self._trainers: dict[int, RoundTrainer] = {}
+        self._roles: dict[int, dict[str, Denoiser]] = {}
+        self._recorded: dict[int, list[Denoiser]] = {}
 
     @cached_property
     def origin(self) -> Denoiser:
         """The teacher's weights: itself, or for a closed form the network fitted to it."""
-        return fit_network.stand_in(self.teacher, self.seed, self.device) if self.closed_form else self.teacher
+        return fit_network.stand_in(self.teacher, self.seed, self.home) if self.closed_form else self.teacher
 
     def student_after(self, index: int, on_progress: OnProgress | None = None) -> Student:
         """The student at the end of round `index` (from 0); finished rounds are read from their checkpoints."""
@@ -98,7 +103,19 @@ class Distillation:
 
     def _run(self, index: int, on_progress: OnProgress | None) -> Student:
         trainer, sampler = self.trainer(index)
-        return Student(self._merged(index, trainer.run(on_progress)), sampler)
+        student = Student(self._merged(index, trainer.run(on_progress)), sampler)
+        self._keep(index, trainer)
+        return student
+
+    def _keep(self, index: int, trainer: RoundTrainer) -> None:
+        """Keeps of a finished round what a later one names; its optimisers and averages are given up."""
+        for later, own in enumerate(self.recipe.rounds):
+            if self.recipe.before(later) == index:
+                named = {role for role, settings in own.roles.items()
+                         if isinstance(settings, RoleSettings) and settings.init == "previous"}  # fmt: skip
+                self._roles[index] = {role: trainer.state.networks[role] for role in named}
+                if own.teacher == "recorded":
+                    self._recorded[index] = trainer.state.recorder.networks()
 
     def trainer(self, index: int) -> tuple[RoundTrainer, SamplerSettings]:
         """What trains round `index`, ready to run, and how its student samples; the rounds before are run first."""
@@ -124,19 +141,14 @@ class Distillation:
             self._sources(index, teacher),
             self._options_of(index),
             finest=self._times(student, self.recipe.finest),
-            path=way_back(self._recorded(before), teacher) if this.teacher == "recorded" else (),
+            path=way_back(self._recorded[before], teacher) if this.teacher == "recorded" else (),
         )
-        self._trainers[index] = trainer
         return trainer, student.sampler
 
     def _options_of(self, index: int) -> RunOptions:
         folder = self.folder_of(index) / "checkpoints" if self.options.keep_checkpoints else None
         images = self.recipe.images_of(index, self.options.images)
         return dataclasses.replace(self.options, images=images, folder=folder)
-
-    def _recorded(self, index: int) -> list[Denoiser]:
-        """The checkpoints that round `index` took down."""
-        return self._trainers[index].state.recorder.networks()
 
     @torch.no_grad()
     def _merged(self, index: int, student: Denoiser) -> Denoiser:
@@ -165,7 +177,7 @@ class Distillation:
     def _source(self, role: str, settings: RoleSettings, student: Student, index: int) -> Denoiser:
         """What the network of this role starts from."""
         if settings.init == "previous":
-            return self._trainers[self.recipe.before(index)].state.networks[role]
+            return self._roles[self.recipe.before(index)][role]
         return student.denoiser if settings.init == "student" else self._weights(index)
 
     def _weights(self, index: int) -> Denoiser:
@@ -196,15 +208,18 @@ class Distillation:
         return student.sampler.model_copy(update={"steps": steps, "start": start, "times": None})
 
     def _beside(self, role: str, source: Denoiser, settings: RoleSettings, index: int) -> Denoiser:
-        """A copy of `source` without the student's adapters and further inputs, to be trained in `role`."""
-        network = copy.deepcopy(fold_additions(source))
+        """A copy of `source` without the student's adapters and further inputs, to be trained in `role`; where adapters
+        alone are, on the weights of a source that rests itself."""
+        network = fold_additions(source)
+        if network is source:
+            network = copied(source, source.parameters() if settings.lora and settings.init == "teacher" else ())
         network.held = frozenset()
         return adapt(network, settings.lora, derive(self.seed, f"{role}-lora", index))
 
     def _start(self, index: int, previous: Student | None) -> Student:
         start = self.recipe.rounds[index].start
         if start == "previous" or (start is None and previous is not None):
-            return Student(copy.deepcopy(previous.denoiser), previous.sampler)
+            return Student(copied(previous.denoiser, held_parameters(previous.denoiser)), previous.sampler)
         settings = self.recipe.student.model_copy(update={"init": start} if start else {})
         seed = derive(self.seed, "student", index)
         if settings.init == "random" and self.closed_form:
@@ -231,7 +246,7 @@ class Distillation:
             with World.current().first_then_others():
                 return make_set(
                     teacher, settings, folder / name, seed=derive(self.seed, f"round-{name}", index),
-                    teacher_digest=digest, num_classes=classes, progress=self.on_pairs,
+                    teacher_digest=digest, num_classes=classes, device=self.device, progress=self.on_pairs,
                 )  # fmt: skip
 
         if not self.closed_form:

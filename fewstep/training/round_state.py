@@ -21,7 +21,7 @@ class RoundState:
         recipe: says how to optimise and average. this: the round.
         networks: by role, on their device; the roles with a turn are trained in place.
         copies: of the student, which the terms read. terms: of the round, their heads built.
-        steps: of the round.
+        steps: of the round. apart: whether the average lies on the CPU.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class RoundState:
         copies: Copies,
         terms: Sequence[Term],
         steps: int,
+        apart: bool = False,
     ):
         self.networks, self.copies = networks, copies
         self.cycle = [role for role, count in this.turns.items() for _ in range(count)]
@@ -43,7 +44,7 @@ class RoundState:
                     modules[f"{role}-head-{number}-{term.name}"] = term.heads[role]
             scale = this.roles[role].lr_scale if role in this.roles else 1.0
             self.optimisers[role] = RoleOptimiser(modules, recipe.optimiser, scale)
-        self.average = Average(networks["student"], recipe.training.ema)
+        self.average = Average(networks["student"], recipe.training.ema, apart=apart)
         record = this.record
         self.recorder = None if record is None else Recorder(networks[record.role], record.count, steps)
 

@@ -24,6 +24,7 @@ from fewstep.training.gradient_sums import OrderedSum, add_gradients
 from fewstep.training.loss_meter import Figures, OnProgress
 from fewstep.training.optimiser import rate
 from fewstep.training.precision import autocast, dtype_of, resolve
+from fewstep.training.roles.placement import Placement
 from fewstep.training.roles.target_network import Copies
 from fewstep.training.roles.teacher_schedule import teacher_at
 from fewstep.training.round_checkpoints import RoundCheckpoints
@@ -78,15 +79,17 @@ class RoundTrainer:
         self.device = torch.device(options.device)
         self.precision = resolve(self.training.precision, self.device)
         self.dtype = dtype_of(self.precision)
-        networks = {role: self._placed(network) for role, network in networks.items()}
-        self.path = [self._placed(teacher) for teacher in path]
+        self.placement = Placement(self.device, self.dtype, self._resting())
+        networks = {role: self.placement.place(network, role not in self.round.turns)
+                    for role, network in networks.items()}  # fmt: skip
+        self.path = [self.placement.place(teacher, rests=True) for teacher in path]
         if options.gradient_checkpointing:
             for network in (*networks.values(), *self.path):
                 checkpoint_blocks(network.network)
         self.threads = useful_threads(self.training.batch * math.prod(networks["student"].sample_shape),
                                       self.training.parts)  # fmt: skip
         self.terms = [build(settings) for settings in self.round.terms]
-        copies = Copies(networks["student"], self.terms)
+        copies = Copies(networks["student"], self.terms, options.averages_apart)
         networks |= copies.networks
         self.setup = StepSetup(
             networks,
@@ -101,13 +104,17 @@ class RoundTrainer:
         )
         with threads(self.threads):
             self._prepare_heads()
-        self.state = RoundState(recipe, self.round, networks, copies, self.terms, self.steps)
+        self.state = RoundState(recipe, self.round, networks, copies, self.terms, self.steps, options.averages_apart)
+        self._trained: str | None = None
+
+    def _checkpoints(self) -> RoundCheckpoints:
+        """Those of what is about to be trained, which is the same in all processes."""
         identity = self._identity()
         self.world.require_equal("what it is about to train (settings, weights or data)", identity)
         machine = {**fingerprint(self.device, self.threads), "precision": self.precision}
-        if options.gradient_checkpointing:
+        if self.options.gradient_checkpointing and self.round.differentiates_forwards:
             machine["gradient_checkpointing"] = True
-        self.checkpoints = RoundCheckpoints(self.where, options, identity, machine)
+        return RoundCheckpoints(self.where, self.options, identity, machine)
 
     @property
     def cycle(self) -> list[str]:
@@ -128,17 +135,13 @@ class RoundTrainer:
             return self._run(on_progress, held)
 
     def _run(self, on_progress: OnProgress | None, held: HeldSignals) -> Denoiser:
-        figures = Figures(self.where)
-        step, saved_at = self.checkpoints.resume(self.state, figures), time.monotonic()
+        figures, checkpoints = Figures(self.where), self._checkpoints()
+        step, saved_at = checkpoints.resume(self.state, figures), time.monotonic()
         self.world.require_equal("the step it continues from", step)
         interval, batch = self._report_interval(), self.training.batch
-        trained, saved_images = None, step * batch
+        saved_images = step * batch
         while step < self.steps:
-            role = self.cycle[step % len(self.cycle)]
-            if role != trained:
-                self.state.train_only(role)
-                trained = role
-            self._step(step, role, figures)
+            self.turn(step, figures)
             step += 1
             if self.state.recorder is not None:
                 self.state.recorder.after(step)
@@ -146,22 +149,31 @@ class RoundTrainer:
                 means, done = self.world.average_figures(figures.means()), step * batch
                 due = self.options.checkpoint_due(time.monotonic() - saved_at, done - saved_images)
                 if due or held.arrived or step == self.steps:
-                    self._save(step, figures)
+                    self._save(checkpoints, step, figures)
                     saved_at, saved_images = time.monotonic(), done
                 if on_progress is not None:
                     on_progress(done, self.options.images, means)
             elif held.arrived:
-                self._save(step, figures)
+                self._save(checkpoints, step, figures)
             if held.arrived:
                 held.deliver()
+        self.placement.restore()
         return self.state.finished_student()
 
-    def _save(self, step: int, figures: Figures) -> None:
+    def turn(self, step: int, figures: Figures) -> None:
+        """Step number `step` of the round, in the turn of the role that has it then."""
+        role = self.cycle[step % len(self.cycle)]
+        if role != self._trained:
+            self.state.train_only(role)
+            self._trained = role
+        self._step(step, role, figures)
+
+    def _save(self, checkpoints: RoundCheckpoints, step: int, figures: Figures) -> None:
         """A checkpoint of the state before `step`, with the figures since the last report; of several processes the
         first writes it, with its own figures. Raises NonFinite where one of them is not finite."""
         figures.check()
         if self.world.rank == 0:
-            self.checkpoints.save(self.state, step, figures, done=step == self.steps)
+            checkpoints.save(self.state, step, figures, done=step == self.steps)
 
     # --- one step, top to bottom -------------------------------------------------------------------------------------
 
@@ -282,9 +294,15 @@ class RoundTrainer:
             raise SettingsError(f"{self.where}: {self.world.size} processes cannot share {parts} parts of a batch; "
                                 f"each takes 1, 2, 4, … of them")
 
-    def _placed(self, network: Denoiser) -> Denoiser:
-        """The network on the device, in the type of the run, frozen until its turn."""
-        return network.to(self.device, self.dtype).eval().requires_grad_(False)
+    def _resting(self) -> torch.dtype | None:
+        """The format of what rests, where it is another one than that of the rest."""
+        if self.training.frozen == "float32":
+            return None
+        if self.precision != self.training.frozen:
+            raise SettingsError(f"{self.where}: frozen weights in {self.training.frozen} go with computations in it, "
+                                f"and these are in {self.precision}", hint="set distill.precision: bfloat16, or leave "
+                                "distill.frozen out")  # fmt: skip
+        return torch.bfloat16
 
     def _prepare_heads(self) -> None:
         """Has every term build its heads, on the device and frozen until their role's turn."""

@@ -21,6 +21,8 @@ class RunOptions:
         keep_checkpoints: whether a run keeps checkpoints beside its pairs.
         gradient_checkpointing: whether networks compute the activations of their blocks anew in the backward pass. It
             saves memory and changes no bit, but where an objective differentiates forwards (there: rounding).
+        averages_apart: whether the student's average, and what else of it a round keeps, lies on the CPU and comes to
+            the device where it is used. It changes no bit.
         checkpoint_seconds, checkpoint_images: a checkpoint is due after this long, or after this many images where
             they are given.
         warn: told what the user should know, such as another fingerprint.
@@ -32,6 +34,7 @@ class RunOptions:
     device: torch.device | str = "cpu"
     keep_checkpoints: bool = True
     gradient_checkpointing: bool = False
+    averages_apart: bool = False
     checkpoint_seconds: float = 20.0
     checkpoint_images: int | None = None
     warn: Callable[[str], None] = warnings.warn

@@ -168,6 +168,8 @@ class Distill(Overrides):
 
     `preset`: small, or published for what the recipe's paper sets (learning rate, batch, …); Overrides stand over both.
     `export`: what a given pipeline's student leaves as: a pipeline, `lora` for load_lora_weights, or the network.
+    `gradient_checkpointing`, `ema_device`: less memory on the device for more time (docs/memory.md); they change no
+    byte, but for checkpointing where the recipe takes forward derivatives.
     """
 
     recipe: str = "kd"
@@ -175,6 +177,8 @@ class Distill(Overrides):
     images: Count = 200_000
     export: Form = "pipeline"
     checkpoint_images: Count | None = None                       # null: by time; changes no byte
+    gradient_checkpointing: bool = False                         # activations of blocks computed anew
+    ema_device: Literal["cpu"] | None = None                     # of averages and other copies; null: with the student
 
 
 class Classifier(Strict):

@@ -251,7 +251,9 @@ class StageRun:
             previous_code_equal=previous is not None and previous.made_by(identity.code.digest),
             workers=self.settings.trajectories.workers or cores(), processes=self.settings.compute.processes,
             observer=Observers([Watched(claim), self.observer]),
-            checkpoint_images=self.settings.distill.checkpoint_images)
+            checkpoint_images=self.settings.distill.checkpoint_images,
+            gradient_checkpointing=self.settings.distill.gradient_checkpointing,
+            ema_device=self.settings.distill.ema_device)
 
     def _make_beside(self) -> None:
         """Make what stands beside the output. That it cannot be made is a warning: the output is valid without it."""

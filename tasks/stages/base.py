@@ -47,6 +47,7 @@ class Context(Generic[S]):
         workers: units that may run at once; changes no byte.
         processes: that may share a unit, None: one for each GPU, else for each core; changes no byte.
         checkpoint_images: images between two checkpoints, None: by time; changes no byte.
+        gradient_checkpointing, ema_device: as `distill` has them; they change no byte of what does not say so itself.
         observer: who is told of progress and warnings.
         cost: durations, latency, memory: all that never repeats.
     """
@@ -65,6 +66,8 @@ class Context(Generic[S]):
     workers: int = 1
     processes: int | None = 1
     checkpoint_images: int | None = None
+    gradient_checkpointing: bool = False
+    ema_device: Literal["cpu"] | None = None
     observer: Observer = field(default_factory=Observer)
     cost: dict = field(default_factory=dict)
 

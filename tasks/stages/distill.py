@@ -41,11 +41,13 @@ class DistillSettings(Overrides):
     images: int
     export: Form = "pipeline"
     preset: Preset = "small"
+    gradient_checkpointing: bool = False
+    """Where it changes bits; elsewhere it is no part of what is made."""
 
     @model_serializer(mode="wrap")
     def _without_the_default(self, serialise) -> dict:
         """Students that leave and are trained as they always did keep their key."""
-        usual = {"export": "pipeline", "preset": "small"}
+        usual = {"export": "pipeline", "preset": "small", "gradient_checkpointing": False}
         return {name: value for name, value in serialise(self).items() if name not in usual or usual[name] != value}
 
 
@@ -82,8 +84,10 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         distill, recipe = settings.distill, chosen_recipe(settings.distill)
         preset: Preset = distill.preset if recipe.published.sets else "small"  # as it is, where the paper sets nothing
         plain = parse_recipe(recipe.model_dump(mode="json", exclude=DESCRIBES), recipe.name)
+        forwards = any(own.differentiates_forwards for own in recipe.rounds)
         return DistillSettings(**overrides_of(distill).model_dump(), recipe=plain, images=distill.images,
-                               export=distill.export, preset=preset)  # fmt: skip
+                               export=distill.export, preset=preset,
+                               gradient_checkpointing=distill.gradient_checkpointing and forwards)  # fmt: skip
 
     def terms(self, settings: DistillSettings) -> Iterable[str]:
         return sorted({term.term for own in settings.recipe.rounds for term in own.terms})
@@ -196,6 +200,8 @@ def _distillation(context: Context[DistillSettings]) -> Distillation:
             folder=context.scratch,
             device=default_device(),
             checkpoint_images=context.checkpoint_images,
+            gradient_checkpointing=context.settings.gradient_checkpointing or context.gradient_checkpointing,
+            averages_apart=context.ema_device == "cpu",
             warn=context.warn,
         ),
         data=training_data(context) if recipe.needs.data else None,

@@ -49,6 +49,10 @@ class ContinuousConsistencySettings(TermSettings):
         states = "all" if stored else None
         return Needs(data=not stored, pairs=stored, states=states, teacher=self.velocity == "teacher")
 
+    @property
+    def differentiates_forwards(self) -> bool:
+        return not self.difference
+
     @model_validator(mode="after")
     def _fits(self) -> "ContinuousConsistencySettings":
         if self.velocity == "data" and self.points.kind != "data":

@@ -10,12 +10,13 @@ class Average:
     """avg <- avg + (1 - d) (weights - avg), d = min(decay, (1 + n) / (10 + n)) at the n-th update.
 
     Buffers are copied, held weights left out. decay 0: the average is the network itself. `into`: tensors that hold the
-    average, such as those of another network of the same kind; None: own ones.
+    average, such as those of another network of the same kind; None: own ones. `apart`: the average lies on the CPU,
+    and is brought to the network tensor by tensor where it changes, so that its bits are the same.
     """
 
-    def __init__(self, network: nn.Module, decay: float, into: dict[str, Tensor] | None = None):
-        self.decay = decay
-        own = {name: value.detach().clone() for name, value in trained_state(network).items()} if into is None else into
+    def __init__(self, network: nn.Module, decay: float, into: dict[str, Tensor] | None = None, apart: bool = False):
+        self.decay, self._apart = decay, apart
+        own = {name: _own(value, apart) for name, value in trained_state(network).items()} if into is None else into
         self.weights = own
         live = trained_state(network, keep_vars=True)
         self._averaged = [name for name, value in live.items() if value.is_floating_point()]
@@ -31,7 +32,13 @@ class Average:
     def mix(self, decay: float) -> None:
         """avg <- avg + (1 - decay) (weights - avg)."""
         averages, live = self._lists
-        torch._foreach_lerp_(averages, live, 1 - decay)
+        if self._apart:
+            for average, value in zip(averages, live, strict=True):
+                here = average.to(value.device)
+                torch._foreach_lerp_([here], [value], 1 - decay)
+                average.copy_(here)
+        else:
+            torch._foreach_lerp_(averages, live, 1 - decay)
         for name in self._copied:
             self.weights[name].copy_(self._live[name])
 
@@ -39,6 +46,10 @@ class Average:
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes these weights over; raises ValueError if they are not of this network."""
         load_exactly(self.weights, state, "average")
+
+
+def _own(value: Tensor, apart: bool) -> Tensor:
+    return value.detach().to("cpu", copy=True) if apart else value.detach().clone()
 
 
 @torch.no_grad()

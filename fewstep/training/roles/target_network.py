@@ -1,15 +1,17 @@
 """Copies of the student that a round keeps beside it: `target`, its moving average, and `start`, as the round began."""
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from fewstep.networks.brought_weights import bring_when_called
+from fewstep.networks.shared_weights import copied, held_parameters
 from fewstep.objectives.term import Term
 from fewstep.objectives.term_settings import START
 from fewstep.training.roles.ema import Average
 from fewstep.training.roles.trainable import trained_state
+from fewstep.util.device import device_of
 from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,18 +22,24 @@ class Copies:
     """The frozen copies that the terms of a round ask for, by role in `networks`.
 
     `start` needs no checkpoint: it is the student that the round is given, whose digest every checkpoint names.
-    `target` is checkpointed. Raises SettingsError if two terms ask for different targets.
+    `target` is checkpointed. `apart`: their weights lie on the CPU and come to the device layer by layer as they are
+    called. Raises SettingsError if two terms ask for different targets.
     """
 
-    def __init__(self, student: "Denoiser", terms: Sequence[Term]):
+    def __init__(self, student: "Denoiser", terms: Sequence[Term], apart: bool = False):
         self.networks: dict[str, Denoiser] = {}
         self._asking = [term for term in terms if term.target_decay(0.0) is not None]
         self._average: Average | None = None
         if any(START in term.settings.frozen for term in terms):
-            self.networks[START] = copy.deepcopy(student).requires_grad_(False)
+            self.networks[START] = copied(student, held_parameters(student)).requires_grad_(False)
         if self._asking:
-            target = self.networks["target"] = copy.deepcopy(student).requires_grad_(False)
-            self._average = Average(student, 0.0, into=trained_state(target))
+            target = self.networks["target"] = copied(student, held_parameters(student)).requires_grad_(False)
+        if apart:
+            device = device_of(student)
+            for network in self.networks.values():
+                bring_when_called(network, device, held_parameters(student))
+        if self._asking:
+            self._average = Average(student, 0.0, into=trained_state(target), apart=apart)
             self._decay(0.0)
 
     def update(self, progress: float) -> None:

@@ -1,11 +1,11 @@
 """Checkpoints of a network along its training: recorded in one round, walked back along in the next."""
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from fewstep.networks.shared_weights import copied, held_parameters
 from fewstep.training.roles.trainable import trained_state
 from fewstep.util.errors import SettingsError
 
@@ -47,7 +47,7 @@ class Recorder:
         """The network as it was at each mark, frozen."""
         made = []
         for weights in self.taken:
-            network = copy.deepcopy(self.network).requires_grad_(False)
+            network = copied(self.network, held_parameters(self.network)).requires_grad_(False)
             network.load_state_dict({**network.state_dict(), **weights})
             made.append(network)
         return made

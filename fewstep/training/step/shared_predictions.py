@@ -1,6 +1,7 @@
 """What the networks make of a step's draws, computed once however many terms ask: the student's samples, and what the
 other networks predict at noised samples."""
 
+import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ class SharedPredictions:
     """
 
     def __init__(self, step: "Step"):
-        self._step, self._grid, self._draws = step, step.grid, step.draws
+        # a circle would keep the tensors of a step until Python looks for garbage, well into the next one
+        self._step, self._grid, self._draws = weakref.proxy(step), step.grid, step.draws
 
     # --- the student's samples ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
 from fewstep.recipes import Overrides, Recipe, load_recipe
 from fewstep.teachers import new_unet
-from fewstep.training import Distillation, RunOptions, TensorData
+from fewstep.training import Distillation, RoundTrainer, RunOptions, TensorData
 from fewstep.trajectories import TrajectorySettings
 
 BATCH = 8
@@ -64,6 +64,19 @@ def finish(job: Distillation, on_progress=None) -> dict[str, torch.Tensor]:
     for index in range(len(job.recipe.rounds)):
         job.student_after(index, on_progress)
     return {name: value.clone() for name, value in job.student().denoiser.state_dict().items()}
+
+
+def trainers_of(job: Distillation) -> list[RoundTrainer]:
+    """What trains the rounds of `job`, in a list that fills as it runs them."""
+    found, make = [], job.trainer
+
+    def made(index: int):
+        trainer, sampler = make(index)
+        found.append(trainer)
+        return trainer, sampler
+
+    job.trainer = made
+    return found
 
 
 def checkpoint_bytes(folder: Path) -> dict[str, bytes]:

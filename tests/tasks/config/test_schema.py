@@ -171,7 +171,7 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "steps": 1, "batch": 9, "parts": 2, "accumulate": 2, "lr": 0.5, "schedule": "cosine", "warmup": 0.5,
         "clip": 3.0,
         "ema": 0.5, "precision": "float32", "recipe": "ect", "images": 999, "export": "network",
-        "preset": "published"}.items()},
+        "preset": "published", "frozen": "bfloat16", "guided_calls": "sequential"}.items()},
     **{f"evaluate.{name}": (value, "baselines evaluate") for name, value in {
         "samples": 99, "batch": 9, "seed": 9, "extractors": {"clip": "0" * 64}}.items()},
     "evaluate.guidance": (2.0, "baselines"),
@@ -193,6 +193,8 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
     "trajectories.workers": (2, ""),            # changes no byte: Context.workers
     "compute.processes": (2, ""),               # changes no byte: Context.processes
     "distill.checkpoint_images": (64, ""),      # changes no byte: Context.checkpoint_images
+    "distill.ema_device": ("cpu", ""),          # changes no byte: Context.ema_device
+    "distill.gradient_checkpointing": (True, ""),   # changes no byte, but for forward derivatives: see below
 }  # fmt: skip
 
 
@@ -242,3 +244,13 @@ def test_every_key_enters_the_settings_of_the_stages_that_read_it(name):
     if name == "distill.recipe":
         wanted = ["trajectories", "distill"]    # ect needs no pairs
     assert differing == wanted
+
+
+@pytest.mark.parametrize(("difference", "enters"), [(0.0, True), (0.1, False)])
+def test_checkpointing_enters_the_settings_where_a_recipe_differentiates_forwards(tmp_path, difference, enters):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"rounds:\n  - terms:\n      - {{term: continuous_consistency, difference: {difference}}}\n")
+    stage = next(stage for stage in STAGES if stage.name == "distill")
+    plain, saving = (stage.resolve(parse(schema.Settings, {"distill": {"recipe": str(recipe), **more}}, "p"))
+                     for more in ({}, {"gradient_checkpointing": True}))  # fmt: skip
+    assert (plain.model_dump() != saving.model_dump()) == enters and "gradient_checkpointing" not in plain.model_dump()

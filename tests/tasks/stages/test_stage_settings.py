@@ -10,7 +10,8 @@ from tasks.engine.runner import run_units
 from tests.tasks.stages.evaluation_world import World
 from tests.tasks.stages.test_training_stages import set_to
 
-BY_RECIPE = {"steps", "batch", "parts", "accumulate", "lr", "schedule", "warmup", "clip", "ema", "precision"}
+BY_RECIPE = {"steps", "batch", "parts", "accumulate", "lr", "schedule", "warmup", "clip", "ema", "precision",
+             "frozen", "guided_calls"}
 """Of distill: overrides, which are read when they are laid over the recipe (tests/tasks/config/test_schema.py)."""
 # they tell two kinds of settings apart
 TAGS = {"TrainedTeacher.source", "NeededSet.needs", "NothingToEncode.encodes", "NothingToDraw.draws"}

@@ -11,7 +11,7 @@ from fewstep.training import TensorData
 from fewstep.training.roles.multi_student import Sifted, join, route
 from fewstep.training.step.batches import ExactData
 from fewstep.util.errors import SettingsError
-from tests.fewstep.training.small import BATCH, Pairs, finish, run, teacher
+from tests.fewstep.training.small import BATCH, Pairs, finish, run, teacher, trainers_of
 
 RECIPE = {
     "name": "two",
@@ -50,9 +50,10 @@ def test_labels_drawn_without_data_stay_within_the_students_part(tmp_path):
     rounds = [{"student": k, "turns": {"fake_score": 1, "student": 1}, "terms": [{"term": "distribution_matching"}]}
               for k in (1, 2)]  # fmt: skip
     job = run(parse_recipe({**RECIPE, "rounds": rounds}, "x"), tmp_path, images=8 * BATCH)
+    trainers = trainers_of(job)
     finish(job)
-    for index, own in ((0, {0, 1}), (1, {2})):
-        assert set(job._trainers[index].sources.labels) - {3} == own
+    for trainer, own in zip(trainers, ({0, 1}, {2}), strict=True):
+        assert set(trainer.sources.labels) - {3} == own
 
 
 def test_the_exported_model_samples_each_class_by_its_student(tmp_path):

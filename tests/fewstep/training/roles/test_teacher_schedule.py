@@ -4,7 +4,7 @@ import torch
 
 from fewstep.recipes import parse_recipe
 from fewstep.training.roles.teacher_schedule import teacher_at, way_back
-from tests.fewstep.training.small import BATCH, finish, run, teacher, tiny
+from tests.fewstep.training.small import BATCH, finish, run, teacher, tiny, trainers_of
 
 
 def test_the_way_back_ends_at_the_teacher_and_stays_there():
@@ -16,8 +16,9 @@ def test_the_way_back_ends_at_the_teacher_and_stays_there():
 
 def test_degraded_teachers_lead_from_the_students_samples_to_the_teacher(tmp_path):
     job = run(tiny("disback"), tmp_path, images=60 * BATCH)
+    trainers = trainers_of(job)
     finish(job)
-    before, after = job._trainers[0], job._trainers[1]
+    before, after = trainers
     recorded = before.state.recorder.networks()
     assert len(recorded) == 5 and len(after.path) == 5 and after.path[-1] is after.state.networks["teacher"]
 
@@ -41,9 +42,10 @@ def test_a_round_may_end_with_the_mean_of_several_students(tmp_path):
 
     shares = [{"round": 1, "weight": 0.5}, {"round": 2, "weight": 0.25}]
     job = run(recipe(shares), tmp_path, images=12 * BATCH)
+    trainers = trainers_of(job)
     merged = finish(job)
     parts = [job.student_after(k).denoiser.state_dict() for k in (0, 1)]
-    third = {name: value.clone() for name, value in job._trainers[2].state.networks["student"].state_dict().items()}
+    third = {name: value.clone() for name, value in trainers[2].state.networks["student"].state_dict().items()}
     for name, value in merged.items():
         assert torch.allclose(value, 0.5 * parts[0][name] + 0.25 * parts[1][name] + 0.25 * third[name], atol=1e-6)
     assert any(not torch.equal(third[name], merged[name]) for name in merged)
