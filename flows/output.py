@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from fewstep.util.errors import FewstepError
@@ -60,6 +61,14 @@ def json_error(error: FewstepError) -> None:
     """Prints the error as the JSON document of a command that was called with `--json`."""
     print(redact(json.dumps({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint,
                                        "exit_code": error.exit_code}}, ensure_ascii=False)))
+
+
+def grid(*columns: tuple[str, bool]) -> Table:
+    """A table of columns by heading; those of numbers stand to the right and are not broken."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading, number in columns:
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
 
 
 def duration(seconds: float | None) -> str:

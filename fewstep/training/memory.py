@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fewstep.objectives.role_settings import RoleSettings
+from fewstep.recipes import Recipe
 from fewstep.util.config import Strict
 
 PRECISION = "float32"
@@ -29,6 +31,37 @@ class RoleMemory(Strict):
         return self.weights + self.gradients + self.moments + self.average
 
 
+class RoundMemory(Strict):
+    """Bytes of a round on its device at the moment when it takes most.
+
+    roles: by role; what several share stands with the first. turn: the role in whose turn the most is taken: of all
+    gradients its own are there then. activations: what the step takes beside them. other: what rests beside the roles,
+    such as students of earlier rounds. apart: what lies on the CPU where the device is a GPU.
+    """
+
+    round: int
+    roles: tuple[RoleMemory, ...]
+    turn: str
+    activations: int
+    other: int
+    apart: int
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Bytes on the device by kind; their sum is the round's."""
+        return {
+            "weights": sum(one.weights for one in self.roles),
+            "gradients": sum(one.gradients for one in self.roles if one.role == self.turn),
+            "moments": sum(one.moments for one in self.roles), "average": sum(one.average for one in self.roles),
+            "activations": self.activations, "other": self.other,
+        }  # fmt: skip
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.kinds.values())
+
+
 def memory_of(role: str, frozen: int, trained: int, averaged: bool = False) -> RoleMemory:
     """Memory of a role with so many parameters that rest and that are trained."""
     once = _WIDTH * trained
@@ -50,3 +83,21 @@ def memory_of_run(parameters: int, adapters: int) -> list[RoleMemory]:
         memory_of("fake score", 0, parameters),
         memory_of("fake score, LoRA", parameters, adapters),
     ]
+
+
+def memory_of_networks(recipe: Recipe, parameters: int, apart: bool = False) -> int:
+    """Bytes on the device of a run's networks, copies of a teacher of so many parameters, in the round that takes most.
+
+    Weights, moments, the average unless it lies `apart`, and the gradients of one role at a time. Adapters, heads and
+    further copies are left out, and a smaller student counts as the teacher.
+    """
+    resting = parameters * (2 if recipe.training.frozen == "bfloat16" else _WIDTH)
+    whole = [memory_of("student", 0, parameters, averaged=not apart)] if recipe.student.lora is None else []
+    found = []
+    for own in recipe.rounds:
+        beside = [memory_of(role, 0, parameters) for role, settings in own.roles.items()
+                  if isinstance(settings, RoleSettings) and settings.lora is None]  # fmt: skip
+        trained = [*whole, *beside]
+        found.append(resting + sum(one.total - one.gradients for one in trained)
+                     + max((one.gradients for one in trained), default=0))  # fmt: skip
+    return max(found)

@@ -49,6 +49,12 @@ class RoleOptimiser:
         self.optimiser.step()
         self.clear()
 
+    def begin(self) -> None:
+        """Makes the moments, which the first step would: an update of no size."""
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.step(0.0, self.norm())
+
     def clear(self) -> None:
         """Forgets the gradients."""
         self.optimiser.zero_grad(set_to_none=True)

@@ -35,6 +35,7 @@ class RoundState:
         apart: bool = False,
     ):
         self.networks, self.copies = networks, copies
+        self._trained: str | None = None
         self.cycle = [role for role, count in this.turns.items() for _ in range(count)]
         self.optimisers: dict[str, RoleOptimiser] = {}
         for role in this.turns:
@@ -50,8 +51,10 @@ class RoundState:
 
     def train_only(self, role: str) -> None:
         """Gives the parameters of `role` a graph, and those of no other role."""
-        for other, optimiser in self.optimisers.items():
-            optimiser.train(other == role)
+        if role != self._trained:
+            for other, optimiser in self.optimisers.items():
+                optimiser.train(other == role)
+            self._trained = role
 
     def turns_before(self, step: int, role: str) -> int:
         """How often `role` was trained before this step."""

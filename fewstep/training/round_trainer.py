@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -105,9 +106,9 @@ class RoundTrainer:
         with threads(self.threads):
             self._prepare_heads()
         self.state = RoundState(recipe, self.round, networks, copies, self.terms, self.steps, options.averages_apart)
-        self._trained: str | None = None
 
-    def _checkpoints(self) -> RoundCheckpoints:
+    @cached_property
+    def checkpoints(self) -> RoundCheckpoints:
         """Those of what is about to be trained, which is the same in all processes."""
         identity = self._identity()
         self.world.require_equal("what it is about to train (settings, weights or data)", identity)
@@ -135,8 +136,8 @@ class RoundTrainer:
             return self._run(on_progress, held)
 
     def _run(self, on_progress: OnProgress | None, held: HeldSignals) -> Denoiser:
-        figures, checkpoints = Figures(self.where), self._checkpoints()
-        step, saved_at = checkpoints.resume(self.state, figures), time.monotonic()
+        figures = Figures(self.where)
+        step, saved_at = self.checkpoints.resume(self.state, figures), time.monotonic()
         self.world.require_equal("the step it continues from", step)
         interval, batch = self._report_interval(), self.training.batch
         saved_images = step * batch
@@ -149,12 +150,12 @@ class RoundTrainer:
                 means, done = self.world.average_figures(figures.means()), step * batch
                 due = self.options.checkpoint_due(time.monotonic() - saved_at, done - saved_images)
                 if due or held.arrived or step == self.steps:
-                    self._save(checkpoints, step, figures)
+                    self._save(step, figures)
                     saved_at, saved_images = time.monotonic(), done
                 if on_progress is not None:
                     on_progress(done, self.options.images, means)
             elif held.arrived:
-                self._save(checkpoints, step, figures)
+                self._save(step, figures)
             if held.arrived:
                 held.deliver()
         self.placement.restore()
@@ -163,17 +164,15 @@ class RoundTrainer:
     def turn(self, step: int, figures: Figures) -> None:
         """Step number `step` of the round, in the turn of the role that has it then."""
         role = self.cycle[step % len(self.cycle)]
-        if role != self._trained:
-            self.state.train_only(role)
-            self._trained = role
+        self.state.train_only(role)
         self._step(step, role, figures)
 
-    def _save(self, checkpoints: RoundCheckpoints, step: int, figures: Figures) -> None:
+    def _save(self, step: int, figures: Figures) -> None:
         """A checkpoint of the state before `step`, with the figures since the last report; of several processes the
         first writes it, with its own figures. Raises NonFinite where one of them is not finite."""
         figures.check()
         if self.world.rank == 0:
-            checkpoints.save(self.state, step, figures, done=step == self.steps)
+            self.checkpoints.save(self.state, step, figures, done=step == self.steps)
 
     # --- one step, top to bottom -------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.output import duration, say
+from flows.output import duration, parameters, say, size
 from tasks.engine.plan import PlanItem
 
 ELSEWHERE = {"restorable": "in the cache", "missing": "in the registry", "stale": "in the registry"}
@@ -41,6 +41,14 @@ def _hint(items: Sequence[PlanItem], out: Console) -> None:
     if kept:
         say(out, f"only the code of {' and '.join(kept)} has changed: where it makes the same bits, `fewstep accept "
                  "--why TEXT` (or `fewstep run --accept --why TEXT`) keeps the results")
+
+
+def show_memory(networks: tuple[str, int, int] | None, items: Sequence[PlanItem], out: Console) -> None:
+    """A line on the memory of a training that is still to be done: recipe, parameters of the given teacher, bytes."""
+    if networks is not None and any(item.stage == "distill" and item.state in ("missing", "stale") for item in items):
+        recipe, count, needed = networks
+        say(out, f"memory: the networks of {recipe} take {size(needed)} of the device, with a teacher of "
+                 f"{parameters(count)} parameters; `fewstep estimate` tells the rest")
 
 
 def show_plan(items: Sequence[PlanItem], out: Console) -> None:

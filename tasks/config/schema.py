@@ -168,8 +168,8 @@ class Distill(Overrides):
 
     `preset`: small, or published for what the recipe's paper sets (learning rate, batch, …); Overrides stand over both.
     `export`: what a given pipeline's student leaves as: a pipeline, `lora` for load_lora_weights, or the network.
-    `gradient_checkpointing`, `ema_device`: less memory on the device for more time (docs/memory.md); they change no
-    byte, but for checkpointing where the recipe takes forward derivatives.
+    `gradient_checkpointing`, `ema_device`: less memory on the device for more time (`fewstep estimate`); they change
+    no byte, but for checkpointing where the recipe takes forward derivatives.
     """
 
     recipe: str = "kd"

@@ -13,7 +13,7 @@ from rich.text import Text
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
 from fewstep.util.plain_data import NotPlain, from_yaml
-from flows.output import count, emit, examples, parameters, size
+from flows.output import count, emit, examples, grid, parameters, size
 from tasks.config.schema import Encode
 from tasks.data.teacher_facts import RecordedFacts, TeacherSummary, TensorSummary
 from tasks.data.teacher_summary import summarise
@@ -120,14 +120,6 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _grid(*columns: tuple[str, bool]) -> Table:
-    """A table of columns by heading; numbers stand to the right and are not broken."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading, number in columns:
-        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    return table
-
-
 def _print_facts(out: Console, told: dict[str, str]) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
@@ -138,7 +130,7 @@ def _print_facts(out: Console, told: dict[str, str]) -> None:
 
 
 def _print_parts(out: Console, summary: TeacherSummary) -> None:
-    table = _grid(("part", False), ("class", False), ("parameters", True), ("on disk", True))
+    table = grid(("part", False), ("class", False), ("parameters", True), ("on disk", True))
     for part in summary.parts:
         table.add_row(Text(part.name, style="cyan"), Text(part.kind), parameters(part.parameters), size(part.bytes))
     out.print()
@@ -146,7 +138,7 @@ def _print_parts(out: Console, summary: TeacherSummary) -> None:
 
 
 def _print_fields(out: Console, fields: tuple[TensorSummary, ...]) -> None:
-    table = _grid(("of one prompt", False), ("shape", True), ("dtype", False), ("float32", True), ("bfloat16", True))
+    table = grid(("of one prompt", False), ("shape", True), ("dtype", False), ("float32", True), ("bfloat16", True))
     for one in fields:
         table.add_row(Text(one.name, style="cyan"), _shape(one.shape), one.dtype, size(one.float32), size(one.bfloat16))
     if len(fields) > 1:
@@ -163,7 +155,7 @@ def _print_recipes(out: Console, facts: RecordedFacts) -> None:
 
 
 def _print_memory(out: Console, facts: RecordedFacts) -> None:
-    table = _grid(("float32", False), *((name, True) for name in ("weights", "gradients", "moments", "EMA", "total")))
+    table = grid(("float32", False), *((name, True) for name in ("weights", "gradients", "moments", "EMA", "total")))
     for role in facts.memory:
         parts = (role.weights, role.gradients, role.moments, role.average)
         table.add_row(Text(role.role, style="cyan"), *(size(part) if part else "–" for part in parts), size(role.total))

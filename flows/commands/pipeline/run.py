@@ -16,7 +16,7 @@ from flows.runs import isolated as isolated_runs
 from flows.runs import profiles
 from flows.runs.attempt import execute
 from flows.runs.new_run import new_here, preview, unfinished_here
-from flows.runs.plan_view import show_nothing_to_do, show_plan, show_work, warn_of_false_records
+from flows.runs.plan_view import show_memory, show_nothing_to_do, show_plan, show_work, warn_of_false_records
 from flows.runs.results_view import show_finished, show_results
 from flows.runs.storage_ready import require_storage
 from tasks.config import params_file
@@ -26,6 +26,7 @@ from tasks.engine.accept import accept as accept_outputs
 from tasks.engine.accept import require_reason
 from tasks.engine.plan import PlanItem, nothing_to_do, plan
 from tasks.engine.runner import settle
+from tasks.estimate.at_start import networks_at_start
 from tasks.registry.audit_log import author
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
@@ -69,8 +70,14 @@ def add(app: typer.Typer) -> None:
         if why is not None:
             require_reason(why)
         if dry_run:
-            items = plan(workspace, _previewed(workspace, sets or [], params))
-            emit({"stages": [item.to_dict() for item in items]}, as_json, lambda out: show_plan(items, out))
+            settings = _previewed(workspace, sets or [], params)
+            items, networks = plan(workspace, settings), networks_at_start(workspace.root, settings)
+
+            def show(out: Console) -> None:
+                show_plan(items, out)
+                show_memory(networks, items, out)
+
+            emit({"stages": [item.to_dict() for item in items]}, as_json, show)
             return
         if isolated and accept:
             raise SettingsError("--isolated leaves this checkout alone, --accept changes it: give one of them")
@@ -106,6 +113,7 @@ def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: 
             return nothing_done(workspace, settings, items, settle(workspace, settings, items))
         warn_of_false_records(items, console(stderr=True))
         show_work(items, out)
+        show_memory(networks_at_start(workspace.root, settings), items, out)
         return finished(execute(workspace, record or new_here(workspace, settings, run), json_mode=as_json))
 
 

@@ -1,0 +1,148 @@
+"""The rounds of a run on networks without values: set up as they would be, and a step in the turn of every role."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.recipes import Overrides, Recipe
+from fewstep.students.student import Student
+from fewstep.training.distillation import Distillation
+from fewstep.training.loss_meter import Figures
+from fewstep.training.memory import RoleMemory, RoundMemory
+from fewstep.training.precision import resolve
+from fewstep.training.rehearsal.fake_weights import FakeWeights, without_values
+from fewstep.training.rehearsal.stand_ins import Outputs, Samples
+from fewstep.training.rehearsal.tensor_memory import TensorMemory, storages
+from fewstep.training.roles.trainable import trained_state
+from fewstep.training.round_trainer import RoundTrainer
+from fewstep.training.run_options import RunOptions
+from fewstep.training.step.batches import PairSource
+
+_CYCLES = 64    # of turns in a round of a rehearsal; its steps are taken halfway
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run is thought to be: on a GPU or a CPU, and how it saves memory there (see RunOptions)."""
+
+    gpu: bool
+    gradient_checkpointing: bool = False
+    averages_apart: bool = False
+
+
+def rehearse(recipe: Recipe, teacher: Denoiser, machine: Machine, states: int = 16) -> list[RoundMemory]:
+    """What each round of the recipe takes of memory.
+
+    teacher: its weights, which may lie on meta, are taken away. Its table of conditions, if it takes one, should be
+    `stand_ins.Conditions`. states: along a stored trajectory, where the recipe reads them.
+    Raises SettingsError for a recipe that the teacher cannot serve.
+    """
+    if recipe.training.precision == "auto":
+        precision = "bfloat16" if machine.gpu else resolve("auto", torch.device("cpu"))
+        recipe = recipe.override(Overrides(precision=precision))
+    memory = TensorMemory()
+    with tempfile.TemporaryDirectory(prefix="fewstep-") as folder, memory, without_values(machine.gpu):
+        FakeWeights().give(teacher.network)
+        options = RunOptions(
+            images_for(recipe), folder=Path(folder), keep_checkpoints=False, averages_apart=machine.averages_apart,
+            gradient_checkpointing=machine.gradient_checkpointing,
+        )  # fmt: skip
+        run = _Rehearsal(recipe, teacher, options, memory, states)
+        run.student()
+    return [run.found[index] for index in sorted(run.found)]
+
+
+def images_for(recipe: Recipe) -> int:
+    """Samples of a run whose rounds have the cycles that a rehearsal is in the middle of."""
+    least = min(own.share for own in recipe.rounds) / sum(own.share for own in recipe.rounds)
+    turns = max(sum(own.turns.values()) for own in recipe.rounds)
+    return int(_CYCLES * turns * recipe.training.batch / least)
+
+
+class _Rehearsal(Distillation):
+    """A run whose rounds are measured in the place of being trained."""
+
+    def __init__(self, recipe: Recipe, teacher: Denoiser, options: RunOptions, memory: TensorMemory, states: int):
+        self._labels = teacher.num_classes
+        super().__init__(recipe, teacher, options, data=Samples(teacher.sample_shape, self._labels))
+        self.found: dict[int, RoundMemory] = {}
+        self._memory, self._states = memory, states
+
+    def _run(self, index: int, on_progress: Any) -> Student:
+        trainer, sampler = self.trainer(index)
+        self.found[index] = _measured(index, trainer, self._memory)
+        if trainer.state.recorder is not None:
+            for mark in trainer.state.recorder.marks:
+                trainer.state.recorder.after(mark)
+        trainer.placement.restore()
+        student = Student(self._merged(index, trainer.state.finished_student()), sampler)
+        self._keep(index, trainer)
+        del trainer
+        gc.collect()
+        return student
+
+    def _pairs(self, index: int, teacher: Denoiser) -> PairSource:
+        kept = self.recipe.rounds[index].needs.states
+        count = self._states if kept == "all" else len(kept or ())
+        return Outputs(teacher.sample_shape, self._labels, teacher.process.grid(count).tolist() if count else ())
+
+
+def _measured(index: int, trainer: RoundTrainer, memory: TensorMemory) -> RoundMemory:
+    """Takes a step in every role's turn, and looks at what it takes."""
+    figures, begun = Figures(trainer.where), _CYCLES // 2 * len(trainer.cycle)
+    first = {role: begun + trainer.cycle.index(role) for role in trainer.cycle}
+    for optimiser in trainer.state.optimisers.values():
+        optimiser.begin()
+    roles, apart = _roles(trainer)
+    found = []
+    for role, step in first.items():
+        rest = memory.live
+        memory.restart()
+        trainer.turn(step, figures)
+        working = memory.peak - rest
+        gradients = next(one.gradients for one in roles if one.role == role)
+        found.append((working, role, max(working - gradients, 0), rest))
+    _, role, activations, rest = max(found)
+    known = sum(one.weights + one.moments + one.average for one in roles)
+    return RoundMemory(round=index + 1, roles=tuple(roles), activations=activations, turn=role,
+                       other=max(rest - known - apart, 0), apart=apart)  # fmt: skip
+
+
+def _roles(trainer: RoundTrainer) -> tuple[list[RoleMemory], int]:
+    """The memory of each role, tensors that several share with the first of them; and bytes that lie apart, on the CPU
+    where the run is on a GPU."""
+    state, seen, found = trainer.state, storages(trainer.placement.kept), []
+    apart = sum(seen.values())
+
+    def bytes_of(tensors: Iterable[Tensor]) -> int:
+        new = {key: size for key, size in storages(tensors).items() if key not in seen}
+        seen.update(new)
+        return sum(new.values())
+
+    average = bytes_of(state.average.weights.values())
+    if trainer.options.averages_apart:
+        copies = (value for network in state.copies.networks.values() for value in trained_state(network).values())
+        apart, average = apart + average + bytes_of(copies), 0
+    order = sorted(state.networks, key=lambda role: (role != "teacher", role != "student", role))
+    for role in [*order, *(role for role in state.optimisers if role not in state.networks)]:
+        optimiser = state.optimisers.get(role)
+        modules: list[nn.Module] = list(optimiser.modules.values()) if optimiser else []
+        modules += [state.networks[role]] if role in state.networks else []
+        trained = optimiser.parameters if optimiser else []
+        weights = bytes_of(value for module in modules for value in (*module.parameters(), *module.buffers()))
+        found.append(RoleMemory(
+            role=role, trained=sum(one.numel() for one in trained), weights=weights,
+            gradients=sum(one.numel() * one.element_size() for one in trained),
+            moments=bytes_of(optimiser.state().values()) if optimiser else 0,
+            average=average if role == "student" else 0,
+        ))  # fmt: skip
+    return found, apart

@@ -1,0 +1,22 @@
+"""What is said of memory as a run begins: by arithmetic from a given teacher's file headers. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewstep.teachers.inspection import inspect_teacher
+from fewstep.training.memory import memory_of_networks
+from tasks.config.chosen_recipe import chosen_recipe
+from tasks.config.outside import outside_paths, with_recipe_below
+from tasks.config.schema import Settings
+
+
+def networks_at_start(root: Path, settings: Settings) -> tuple[str, int, int] | None:
+    """The recipe, the parameters of a given teacher, and the bytes that the run's networks take on the device; None for
+    a teacher that is trained here, which is small."""
+    given = outside_paths(settings, root)["teacher"]
+    if given is None:
+        return None
+    distill = with_recipe_below(settings, root).distill
+    recipe, parameters = chosen_recipe(distill), inspect_teacher(given, settings.teacher.variant).parameters
+    return recipe.name, parameters, memory_of_networks(recipe, parameters, apart=distill.ema_device == "cpu")

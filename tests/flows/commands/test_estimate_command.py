@@ -1,0 +1,51 @@
+"""`fewstep estimate`: bytes by role and kind, the sets on disk, what makes a run fit; nothing is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.fewstep.families.pipelines import KINDS
+from tests.project import Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    return Project(tmp_path_factory.mktemp("estimate") / "project")
+
+
+def test_a_teacher_that_is_trained_here(project):
+    before = sorted(project.folder.rglob("*"))
+    found = json.loads(project.check("estimate", "--device", "cpu", "--json", "--set", "distill.recipe=kd"))
+    (only,) = found["rounds"]
+    assert [role["role"] for role in only["roles"]] == ["teacher", "student"] and found["fits"]
+    student = only["roles"][1]
+    assert student["gradients"] == student["average"] == 4 * student["trained"] and student["moments"] > 8e5
+    assert found["total"] == only["total"] == sum(only["kinds"].values()) and only["kinds"]["activations"] > 0
+    assert found["sets"][0]["bytes"] == found["sets"][0]["count"] * 64 * 4
+    told = project.check("estimate", "--device", "cpu", "--memory", "1GB", "--set", "distill.recipe=kd")
+    assert "student" in told and "activations" in told and "fits: " in told and "of 1 GB" in told
+    assert sorted(project.folder.rglob("*")) == before
+
+
+def test_a_pipeline_of_texts_that_does_not_fit_and_what_makes_it_fit(project, tmp_path):
+    KINDS["sd3"].save(tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("".join(f"a red apple, number {number}\n" for number in range(40)))
+    sets = [f"teacher.source={tmp_path / 'teacher'}", f"data.prompts={tmp_path / 'prompts.txt'}",
+            "encode.max_sequence_length=16", "distill.recipe=kd", "distill.batch=4"]
+    words = [word for one in sets for word in ("--set", one)]
+    found = json.loads(project.check("estimate", *words, "--memory", "1kB", "--json"))
+    assert not found["fits"] and found["device"] == "gpu" and found["limit"] == 1000
+    assert {one["what"]: one["count"] for one in found["sets"]}["texts, encoded"] == 41
+    savings = found["savings"]
+    assert savings[0]["sets"] == ["distill.gradient_checkpointing=true"]    # first what changes no bit
+    assert savings[-1]["sets"][0] == "distill.accumulate=4" and "distill.frozen=bfloat16" in savings[-1]["sets"]
+    totals = [found["total"], *(one["total"] for one in savings)]
+    assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals) > 4
+
+
+@pytest.mark.parametrize("memory", ["much", "-3GiB", "0"])
+def test_a_size_that_is_none_is_refused(project, memory):
+    done = project.run("estimate", "--memory", memory)
+    assert done.returncode == 2 and "expected a size, such as 24GiB" in done.stderr
