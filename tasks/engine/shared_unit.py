@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fewstep.util.config import Strict
 from fewstep.util.errors import FewstepError, StageFailed, from_json, to_json
@@ -49,6 +49,8 @@ class Message(Strict):
     unit: str
     size: int
     meeting: str
+    gradient_checkpointing: bool = False
+    ema_device: Literal["cpu"] | None = None
 
     @classmethod
     def of(cls, context: Context, unit: str, size: int, meeting: Path) -> Message:
@@ -56,7 +58,8 @@ class Message(Strict):
             stage=context.stage, key=context.key, settings=context.settings.model_dump(mode="json"), seed=context.seed,
             root=str(context.workspace.root), inputs={name: str(path) for name, path in context.inputs.items()},
             outside={name: str(path) for name, path in context.outside.items()}, work=str(context.work), unit=unit,
-            size=size, meeting=str(meeting),
+            size=size, meeting=str(meeting), gradient_checkpointing=context.gradient_checkpointing,
+            ema_device=context.ema_device,
         )  # fmt: skip
 
     def context(self, stage: Stage) -> Context:
@@ -65,7 +68,8 @@ class Message(Strict):
             stage=stage.name, key=self.key, settings=stage.parse(self.settings, "shared unit"), seed=self.seed,
             inputs=inputs, manifests={name: manifests.load(path) for name, path in inputs.items()},
             outside={name: Path(path) for name, path in self.outside.items()}, work=Path(self.work),
-            workspace=Workspace(Path(self.root)),
+            workspace=Workspace(Path(self.root)), gradient_checkpointing=self.gradient_checkpointing,
+            ema_device=self.ema_device,
         )  # fmt: skip
 
 
