@@ -58,9 +58,10 @@ def estimate(root: Path, settings: Settings, device: Device, limit: int | None =
 def _savings(settings: Settings, source: _Teacher, device: Device, limit: int) -> list[Saving]:
     """Settings that take less, one after the other, until the run fits; without those that save nothing."""
     found, distill = [], settings.distill
-    parts = chosen_recipe(distill).training.batch // chosen_recipe(distill).training.accumulate
-    shares = [part for part in (2, 4, 8, 16, 32, 64, 128) if parts % part == 0]
-    tried = [*_SAVINGS, *(f"accumulate={chosen_recipe(distill).training.accumulate * share}" for share in shares)]
+    training = chosen_recipe(distill).training
+    together = training.batch // (training.accumulate * training.parts)     # samples in the network at a time
+    shares = [share for share in (2, 4, 8, 16, 32, 64, 128) if together % share == 0]
+    tried = [*_SAVINGS, *(f"accumulate={training.accumulate * share}" for share in shares)]
     least = total_of(_rounds(distill, source, device, settings), device)
     for assignment in tried:
         changed = _set(distill, assignment, device)

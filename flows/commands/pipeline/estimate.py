@@ -113,8 +113,8 @@ def _show_verdict(out: Console, found: RunEstimate) -> None:
         say(out, f"fits: {size(found.total)} of {size(found.limit)}", "green")
         return
     say(out, f"does not fit as it is: {size(found.total)}, and the device has {size(found.limit)}", "yellow")
-    for one in found.savings:
-        say(out, f"  {size(one.total)} with --set {' --set '.join(one.sets)}")
+    for number, one in enumerate(found.savings):
+        say(out, f"  {size(one.total)} with {'also ' if number else ''}--set {' --set '.join(one.sets)}")
     if not found.fits:
         say(out, "no other setting is known to save memory: take a recipe that trains adapters (such as lcm-lora), "
                  "smaller samples (encode.height, encode.width, encode.num_frames), or a larger device")

@@ -40,7 +40,8 @@ def test_a_pipeline_of_texts_that_does_not_fit_and_what_makes_it_fit(project, tm
     assert {one["what"]: one["count"] for one in found["sets"]}["texts, encoded"] == 41
     savings = found["savings"]
     assert savings[0]["sets"] == ["distill.gradient_checkpointing=true"]    # first what changes no bit
-    assert savings[-1]["sets"][0] == "distill.accumulate=4" and "distill.frozen=bfloat16" in savings[-1]["sets"]
+    assert savings[-1]["sets"] == ["distill.accumulate=2"]
+    assert "distill.frozen=bfloat16" in [assignment for one in savings for assignment in one["sets"]]
     totals = [found["total"], *(one["total"] for one in savings)]
     assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals) > 4
 
