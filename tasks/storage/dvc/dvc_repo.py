@@ -140,11 +140,13 @@ def dvc_lock(repo) -> Iterator[None]:
 def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
     """Put the stage's published output into DVC's cache and, if it is still the truth, its record into dvc.lock.
 
-    Returns None when dvc.lock now says what the manifest says, else the reason why it was left as it was.
+    Returns None when dvc.lock now says what the manifest says, else the reason why it was left as it was. Raises
+    SettingsError for a dvc.lock that is not in the form that DVC writes, and leaves it as it is.
     """
     stage = graph.stage(name)
     if not git(workspace.root, "rev-parse", "--git-dir", check=False):
         return _refusal(stage, f"{workspace.root} is not in a git repository, which DVC needs (`git init`)")
+    dvc_lockfile.lock_entries(workspace)    # refused before anything is written: DVC takes more than what it writes
     with repository(workspace) as repo:
         before = disagreement(workspace, stage, manifest)
         with dvc_lock(repo):

@@ -58,6 +58,35 @@ def test_a_dvc_lock_that_a_killed_dvc_left_broken_is_said_and_written_anew(proje
     assert lock(project) == before
 
 
+ODD_ENTRIES = """
+import json
+from fewstep.util.errors import FewstepError
+from tasks.engine import graph, manifest
+from tasks.storage.dvc import dvc_repo
+from tasks.storage.workspace import Workspace
+workspace = Workspace.find()
+path, told = workspace.root / "dvc.lock", {}
+stage = graph.IN_DVC[0]
+for entry in ({"cmd": "x", "outs": [{"path": "a", "md5": "zz"}]}, {"cmd": "x", "deps": [], "mine": 1},
+              {"cmd": "x", "params": {"params.yaml": None}}, {"cmd": 3}):
+    text = json.dumps({"schema": "2.0", "stages": {"evaluate": entry}}).encode()
+    path.write_bytes(text)
+    try:
+        dvc_repo.record(workspace, stage.name, manifest.load(workspace.root / stage.output))
+        told[str(entry)] = "recorded"
+    except FewstepError as error:
+        told[str(entry)] = str(error) if path.read_bytes() == text else "refused, and changed"
+print(json.dumps(told))
+"""
+
+
+def test_an_entry_of_another_stage_that_only_dvc_takes_is_refused_before_the_file_is_changed(project):
+    done = project.python(ODD_ENTRIES)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert len(told) == 4 and all("dvc.lock: stages.evaluate" in said for said in told.values()), told
+
+
 @pytest.mark.parametrize("left", ["", '{"write": {"/data/sha'])
 def test_claims_that_a_killed_dvc_left_broken_stop_nothing(fresh, finished, left):
     (fresh.folder / ".dvc" / "tmp").mkdir(exist_ok=True)
