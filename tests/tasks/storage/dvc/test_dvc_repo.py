@@ -61,15 +61,17 @@ def test_a_dvc_lock_that_a_killed_dvc_left_broken_is_said_and_written_anew(proje
 ODD_ENTRIES = """
 import json
 from fewstep.util.errors import FewstepError
+from tasks.config import params_file
 from tasks.engine import graph, manifest
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
 workspace = Workspace.find()
 path, told = workspace.root / "dvc.lock", {}
-stage = graph.IN_DVC[0]
-for entry in ({"cmd": "x", "outs": [{"path": "a", "md5": "zz"}]}, {"cmd": "x", "deps": [], "mine": 1},
+stage, true = graph.IN_DVC[0], params_file.read(path)["stages"]
+loud = [{**one, "md5": one["md5"].upper()} for one in true["evaluate"]["deps"]]
+for entry in ({**true["evaluate"], "deps": loud}, {"cmd": "x", "outs": [{"path": "a", "md5": "zz"}]},
               {"cmd": "x", "params": {"params.yaml": None}}, {"cmd": 3}):
-    text = json.dumps({"schema": "2.0", "stages": {"evaluate": entry}}).encode()
+    text = json.dumps({"schema": "2.0", "stages": {**true, "evaluate": entry}}).encode()
     path.write_bytes(text)
     try:
         dvc_repo.record(workspace, stage.name, manifest.load(workspace.root / stage.output))
