@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test browser postgres emoji emoji-font test-slow conformance families bench lint constraints environment clean dvc.yaml
+.PHONY: run test browser postgres emoji emoji-font test-slow test-faults conformance families bench lint constraints environment clean dvc.yaml
 
 environment: $(STAMP)
 
@@ -56,6 +56,10 @@ postgres:
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Servers that stop, disks that fill up, processes that are killed at FEWSTEP_KILLS events: docs/faults.md (20 minutes).
+test-faults: $(STAMP) postgres
+	$(BIN)/python -m tests.faults.campaign
 
 # Every recipe on every closed-form problem (about a minute each); figures of unchanged recipes and code are kept.
 conformance: $(STAMP)

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+from itertools import pairwise
 from typing import Any
 
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "open"}
@@ -49,5 +50,10 @@ class FileEvents:
 
 
 def drawn(events: int, kills: int, generator: random.Random) -> list[int]:
-    """Numbers of events to die before, in ascending order, spread evenly over 1 … `events`."""
-    return [1 + int((number + generator.random()) * events / kills) for number in range(kills)]
+    """Numbers of the events that one start after the other dies before, spread evenly over all `events` of the work.
+
+    Each start goes on with what the one before it left, so its number counts from there. What is left may have fewer
+    events than it had when nothing was disturbed: then a late one is not met, and the work ends.
+    """
+    places = [0, *(1 + int((number + generator.random()) * events / kills) for number in range(kills))]
+    return [max(1, place - former) for former, place in pairwise(places)]

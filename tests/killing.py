@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -56,6 +57,12 @@ class Commands:
         done = self.run(*arguments, **environment)
         assert done.code == 0, f"fewstep {' '.join(arguments)}: exit {done.code}\n{done.output}"
         return done
+
+    def dies(self, *arguments: str, fatal: tuple[str, int]) -> bool:
+        """Whether the command dies before that event; one that does not meet it must succeed."""
+        done = self.run(*arguments, fatal=fatal)
+        assert done.code in (0, -signal.SIGKILL), done.output
+        return done.code != 0
 
     def close(self) -> None:
         self._server.stdin.close()

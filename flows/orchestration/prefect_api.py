@@ -44,7 +44,8 @@ def prefect_environment(workspace: Workspace, api_url: str | None = None, token:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
-        "PREFECT_CLIENT_MAX_RETRIES": "3",      # with growing pauses; a run survives a server that restarts
+        "PREFECT_CLIENT_MAX_RETRIES": "4",      # after 2, 4, 8, 16 s: a run survives a server that restarts,
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",      # and one whose database does
     }
     if "?" in str(workspace.prefect_home):  # where Prefect's own address of its database would be cut
         values["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = sqlite_address(workspace.prefect_home / "prefect.db",

@@ -198,6 +198,8 @@ class StageRun:
             self.observer.stage_warned(self.stage.name, f"not restored from DVC's cache ({error}); made anew")
             return False
         publish.publish(self.workspace, self.stage, work)
+        for half_made_here in self.workspace.partial.glob(f"{identity.key}*"):      # before another finished it
+            publish.discard(half_made_here, publish.trash(self.workspace))
         return True
 
     def _make(self, identity: Identity, claim: Claim) -> dict:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 2
 _WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "NoCredentialsError",
               "PartialCredentialsError", "AuthorizationHeaderMalformed"}  # fmt: skip
+_WRONG_TIME = {"RequestTimeTooSkewed"}
 _NO_RIGHT = {"AccessDenied", "AllAccessDisabled", "Forbidden", "403", "MethodNotAllowed"}
 
 
@@ -73,6 +74,9 @@ def _in_words(place: str, what: str) -> Iterator[None]:
         if error.code in _WRONG_KEY:
             raise SettingsError(f"{place}: the store does not know this key, or its secret is wrong ({error.code})",
                                 hint="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        if error.code in _WRONG_TIME:
+            raise SettingsError(f"{place}: this machine's clock and the store's differ by too much ({error.code})",
+                                hint="set the clock, best by a time service (`timedatectl set-ntp true`)") from error
         if error.code in _NO_RIGHT:
             raise SettingsError(f"{place}: this key may not {what} objects there ({error.code})",
                                 hint="the key needs the rights to read, write and delete objects") from error

@@ -11,6 +11,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import pytest
 
 from fewstep.util.files import TEMPORARY
 from tasks.engine import graph
+from tasks.storage.object_store import Store
+from tasks.storage.sharing import lease, shared_work
 from tests.file_events import drawn
 from tests.killing import Commands
 from tests.project import TINY, Project
@@ -26,6 +30,8 @@ pytestmark = pytest.mark.timeout(0)     # busy machines are slow, and every wait
 STAGES = tuple(stage.name for stage in graph.IN_DVC)
 SEED = int(os.environ.get("FEWSTEP_KILL_SEED", "20261121"))
 KILLED = -signal.SIGKILL
+KILLS = int(os.environ.get("FEWSTEP_KILLS", "36"))
+"""How many kills the campaign of faults spreads over all stages, on one host and on two each."""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,62 @@ def test_killed_stages_end_in_the_same_bytes(undisturbed, killed):
     assert leftovers(killed.project) == []
 
 
+def planned(events: dict[str, int], seed: int) -> dict[str, list[int]]:
+    """Of every stage, the events to die before, one start after the other."""
+    generator = random.Random(seed)
+    return {stage: drawn(events[stage], max(1, KILLS // len(STAGES)), generator) for stage in STAGES}
+
+
+@pytest.mark.faults
+def test_kills_over_all_stages(undisturbed, killed, seen):
+    reference, digests, events = undisturbed
+    hits = []
+    for stage, numbers in planned(events, SEED + 30).items():
+        hits += [killed.dies("stage", "run", stage, fatal=(stage, number)) for number in numbers]
+        killed.check("stage", "run", stage)
+    assert hits.count(True) >= 0.6 * len(hits)
+    assert killed.project.digests() == digests
+    for output in digests:
+        check_bytes(killed.project, reference.project, output)
+    assert leftovers(killed.project) == []
+    seen(fault=f"SIGKILL before {hits.count(True)} events of all stages, drawn evenly", code=None,
+         resume="0, the same bytes")
+
+
+@pytest.mark.faults
+def test_kills_over_all_stages_on_two_hosts(undisturbed, tmp_path, s3_server, s3_prefix, seen):
+    """Each start is on the other host: it waits for the lease of the dead one, and goes on with its work."""
+    reference, digests, events = undisturbed
+    hits, hosts = [], []
+    Project(tmp_path / "one", TINY)
+    shutil.copytree(tmp_path / "one", tmp_path / "two", symlinks=True)
+    for name in ("one", "two"):
+        project = Project.__new__(Project)
+        project.folder = tmp_path / name
+        subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "-q", "-f", "-d", "store", s3_prefix],
+                       cwd=project.folder, env=project.environment(), check=True)
+        hosts.append(Commands(project, FEWSTEP_HOST=name, **{lease.SECONDS: "2", shared_work.SECONDS: "0.1"},
+                              **s3_server.environment))
+    for stage, numbers in planned(events, SEED + 40).items():
+        for number in numbers:
+            hits.append(hosts[0].dies("stage", "run", stage, fatal=(stage, number)))
+            hosts.reverse()
+        for host in hosts:
+            host.check("stage", "run", stage)
+    assert hits.count(True) >= 0.6 * len(hits)
+    for host in hosts:
+        assert host.project.digests() == digests
+        for output in digests:
+            check_bytes(host.project, reference.project, output)
+        assert leftovers(host.project) == []
+        host.close()
+    store = Store(f"{s3_prefix}/fewstep")
+    assert store.names("work/") == []
+    assert len([name for name in store.names("") if "/" not in name]) == len(STAGES)     # announced once each
+    seen(fault=f"SIGKILL before {hits.count(True)} events of all stages, each continued on another host", code=None,
+         resume="0, the same bytes")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_soon_after_the_start_of_a_training_keeps_its_work(tmp_path, number):
@@ -108,11 +170,15 @@ def test_an_interrupt_soon_after_the_start_of_a_training_keeps_its_work(tmp_path
     assert project.digests()["student"] == reference.digests()["student"]
 
 
-def mlflow_facts(project: Project) -> tuple[list, list[str]]:
-    """Parent runs of the project's MLflow, and metrics that were logged twice at one step."""
+def mlflow_client(project: Project):
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}")
+    return MlflowClient(f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}")
+
+
+def mlflow_facts(project: Project) -> tuple[list, list[str]]:
+    """Parent runs of the project's MLflow, and metrics that were logged twice at one step."""
+    client = mlflow_client(project)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -138,7 +204,7 @@ def check_flow(project: Project, digests: dict[str, str]) -> None:
     assert leftovers(project) == []
 
 
-def test_killed_flow_is_continued_in_the_same_run(undisturbed, killed):
+def test_killed_flow_is_continued_in_the_same_run(undisturbed, killed, seen):
     _, digests, events = undisturbed
     generator = random.Random(SEED + 10)
     stage = generator.choice(STAGES[1:])
@@ -146,17 +212,26 @@ def test_killed_flow_is_continued_in_the_same_run(undisturbed, killed):
     assert killed.run("run", fatal=(stage, number)).code == KILLED
     killed.check("run")
     check_flow(killed.project, digests)
+    seen(fault="SIGKILL of a whole run in a stage", code=None, resume="0, in the same run")
 
 
-@pytest.mark.slow
-def test_flow_killed_six_times(undisturbed, killed):
-    _, digests, events = undisturbed
-    generator = random.Random(SEED + 20)
-    for index in sorted(generator.sample(range(len(STAGES)), k=6)):
-        (number,) = drawn(events[STAGES[index]], 1, generator)
-        assert killed.run("run", fatal=(STAGES[index], number)).code == KILLED
+@pytest.mark.faults
+def test_kills_while_a_version_is_registered(undisturbed, killed, seen):
+    """Of a run whose stages the undisturbed project has made: what is registered is there once, and promoted."""
+    reference, digests, _ = undisturbed
+    events = reference.check("stage", "run", "register").events["register"]
+    hits = [killed.dies("run", fatal=("register", number)) for number in drawn(events, 3, random.Random(SEED + 50))]
+    assert hits[0]
     killed.check("run")
     check_flow(killed.project, digests)
+    client = mlflow_client(killed.project)
+    (version,) = client.search_model_versions("name='fewstep-digits'")
+    assert client.get_registered_model("fewstep-digits").aliases == {"candidate": version.version,
+                                                                    "champion": version.version}  # fmt: skip
+    (model,) = client.search_logged_models([client.get_run(version.run_id).info.experiment_id])
+    assert model.status == "READY"
+    seen(fault=f"SIGKILL before {hits.count(True)} events of the registration of a version", code=None,
+         resume="0, one version, one champion")
 
 
 def test_a_second_run_starts_no_stage(undisturbed):

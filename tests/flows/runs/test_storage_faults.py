@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.faults.rows import line_with
 from tests.s3_server import S3Server
 
 
@@ -28,20 +29,21 @@ def remote(project, request):
     return project
 
 
-@pytest.mark.parametrize(("kind", "change", "words"), [
-    ("environment", {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "its secret is wrong"),
-    ("reader", {}, "may not write objects"),
+@pytest.mark.parametrize(("fault", "kind", "change", "words"), [
+    ("a wrong secret for S3", "environment", {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "its secret is wrong"),
+    ("a key for S3 that may only read", "reader", {}, "may not write objects"),
 ])
-def test_a_store_that_refuses_stops_a_run_before_any_stage(remote, store, kind, change, words):
+def test_a_store_that_refuses_stops_a_run_before_any_stage(remote, store, fault, kind, change, words, seen):
     environment = getattr(store, kind) | change
     done = remote.fewstep("run", code=2, **environment)
     assert words in done.stderr and remote.journal() == [] and "no run yet" in remote.fewstep("status", code=4).stderr
     assert words in remote.fewstep("run", "--isolated", code=2, **environment).stderr
     found = {item["topic"]: item for item in remote.json("doctor", code=None, **environment)}
     assert found["storage"]["level"] == "error" and words in found["storage"]["text"]
+    seen(fault=fault, code=2, lost="nothing: no stage begins", message=line_with(done.stderr, words))
 
 
-def test_a_store_that_is_away_at_the_push_leaves_it_to_the_next_run(remote, store):
+def test_a_store_that_is_away_at_the_push_leaves_it_to_the_next_run(remote, store, seen):
     remote.control(evaluate={"seconds": 4})
     environment = store.environment | {"FEWSTEP_PUSH_ATTEMPTS": "2"}
     running = remote.start("run", **environment)
@@ -67,3 +69,5 @@ def test_a_store_that_is_away_at_the_push_leaves_it_to_the_next_run(remote, stor
     made = {stage["key"] for name, stage in again["stages"].items() if name != "register"}
     announced = {name.rpartition("/")[2].removesuffix(".json") for name in store.names(f"{prefix}fewstep/")}
     assert made <= announced
+    seen(fault="S3 killed exactly at the push", code=0, message=line_with(out, "and nothing is registered"),
+         resume="the next run sends it and registers: 0")

@@ -14,6 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tasks.storage.sharing import lease
+from tests.faults.rows import line_with
 from tests.flows.conftest import Project, make_project
 from tests.s3_server import BUCKET, free_ports
 
@@ -132,7 +133,7 @@ def continued(killed, hosts):
     return done
 
 
-def test_another_host_continues_a_killed_run_where_it_stopped(killed, continued, hosts, mlflow_url):
+def test_another_host_continues_a_killed_run_where_it_stopped(killed, continued, hosts, mlflow_url, seen):
     (run, _), (one, two) = killed, hosts
     assert continued.returncode == 0, continued.stderr
     assert "continuing what one left" in continued.stderr
@@ -141,10 +142,11 @@ def test_another_host_continues_a_killed_run_where_it_stopped(killed, continued,
     assert status["state"] == "finished" and [attempt["host"] for attempt in status["attempts"]] == ["one", "two"]
     assert status["stages"]["teacher"]["state"] == "restored" and status["stages"]["distill"]["state"] == "made"
     assert runs(mlflow_url) == {run: "FINISHED"}
-    seen = one.json("status", run)
-    assert seen["state"] == "finished" and seen["host"] == "two" and not seen["alive"]
+    told = one.json("status", run)
+    assert told["state"] == "finished" and told["host"] == "two" and not told["alive"]
     assert "nothing to continue" in one.fewstep("resume", run).stdout
     assert one.json("reconcile")["mlflow"] == [] and runs(mlflow_url) == {run: "FINISHED"}
+    seen(fault="SIGKILL of a host's run", code=None, resume="`fewstep resume` on another host once the lease lapsed: 0")
 
 
 def test_the_first_host_takes_over_what_the_other_made(continued, hosts):
@@ -157,7 +159,8 @@ def test_the_first_host_takes_over_what_the_other_made(continued, hosts):
         assert one.output(stage) == two.output(stage)
 
 
-def test_a_host_that_slept_beyond_its_lease_ends_and_leaves_the_run_to_who_took_it_over(hosts, mlflow_url, continued):
+def test_a_host_that_slept_beyond_its_lease_ends_and_leaves_the_run_to_who_took_it_over(hosts, mlflow_url, continued,
+                                                                                        seen):
     one, two = hosts
     one.control(evaluate={"seconds": 3600})
     before = len(one.journal())
@@ -176,6 +179,8 @@ def test_a_host_that_slept_beyond_its_lease_ends_and_leaves_the_run_to_who_took_
     assert process.returncode == 5 and "was taken over by run" in err, err
     assert runs(mlflow_url)[run] == "FINISHED"
     assert one.json("status", run)["state"] == "finished" and one.json("status", run)["host"] == "two"
+    seen(fault="SIGSTOP of a host's run beyond its lease, taken over by another, then SIGCONT", code=5,
+         message=line_with(err, "was taken over by run"), resume="`fewstep resume` on another host: 0")
 
 
 def test_a_run_that_is_told_to_stop_is_continued_elsewhere_at_once(hosts):

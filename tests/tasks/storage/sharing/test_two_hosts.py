@@ -121,6 +121,7 @@ def test_work_of_a_killed_host_is_continued_by_another_and_the_result_is_the_sam
     again = one.start()
     assert again.wait() == 0 and "was put back" in one.log.read_text()
     assert output(one.folder) == undisturbed and Store(f"{s3_prefix}/fewstep").names("work/") == []
+    assert list((one.folder / ".fewstep" / "partial").iterdir()) == []      # it was not needed to the end
 
 
 def test_a_host_that_slept_beyond_its_lease_takes_the_result_of_who_took_over(hosts, undisturbed):
