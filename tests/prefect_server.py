@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +29,17 @@ class PrefectServer:
         self.api = api
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """What the API answers, to a POST where there is a body."""
+        """What the API answers, to a POST where there is a body; asked again while SQLite has another writer (503)."""
         request = urllib.request.Request(f"{self.api}/{path}", None if body is None else json.dumps(body).encode(),
                                          {"Content-Type": "application/json"}, method=method)  # fmt: skip
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.loads(answer.read() or b"null")
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise
+                time.sleep(0.2)
 
     def deployments(self) -> dict[str, dict]:
         """All deployments by name."""

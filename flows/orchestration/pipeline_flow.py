@@ -24,6 +24,7 @@ from fewstep.util.errors import NotAvailable
 from flows.executors.prefect_tasks import IN_PROCESS, prefect_tasks
 from flows.executors.transient_errors import is_transient
 from flows.orchestration.promotion_events import emit_of_run
+from flows.orchestration.silent_runs import TAG, ensure_automations
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.events import Observer, Observers
@@ -76,7 +77,8 @@ class Session:
         pipeline = flow(self.pipeline, name=NAME, flow_run_name="{run}", task_runner=runner, persist_result=False,
                         result_serializer="json", validate_parameters=False, on_failure=hook, on_crashed=hook,
                         on_cancellation=hook)
-        with tags("fewstep", f"host:{host_name()}"):
+        ensure_automations()
+        with tags(TAG, f"host:{host_name()}"):
             pipeline(self.record.id)
 
     def pipeline(self, run: str) -> dict[str, dict]:

@@ -35,16 +35,21 @@ def resolve(workspace: Workspace, sets: list[str], params: Path | None) -> tuple
     """The settings of `params` (default: params.yaml) with `sets`, and the file that says so. Writes nothing to the
     checkout. Paths of files outside git (a saved teacher, an untracked recipe or file of prompts) are made absolute."""
     settings, _ = preview(workspace, sets, params)
-    outside = []
-    if settings.teacher.given:
-        outside.append(("teacher.path" if settings.teacher.path else "teacher.source", settings.teacher.given))
-    if settings.distill.recipe.endswith((".yaml", ".yml")):
-        outside.append(("distill.recipe", settings.distill.recipe))
-    if settings.data.prompts:
-        outside.append(("data.prompts", settings.data.prompts))
-    places = [(key, workspace.root / Path(path).expanduser()) for key, path in outside]
-    absolute = [f"{key}={json.dumps(str(path))}" for key, path in places if not worktrees.is_tracked(workspace, path)]
+    absolute = [f"{key}={json.dumps(str(path))}" for key, path in outside_git(workspace, settings).items()]
     return preview(workspace, [*sets, *absolute], params)
+
+
+def outside_git(workspace: Workspace, settings: Settings) -> dict[str, Path]:
+    """The settings that name files which no commit holds, with their absolute paths."""
+    named = []
+    if settings.teacher.given:
+        named.append(("teacher.path" if settings.teacher.path else "teacher.source", settings.teacher.given))
+    if settings.distill.recipe.endswith((".yaml", ".yml")):
+        named.append(("distill.recipe", settings.distill.recipe))
+    if settings.data.prompts:
+        named.append(("data.prompts", settings.data.prompts))
+    places = {key: workspace.root / Path(path).expanduser() for key, path in named}
+    return {key: path for key, path in places.items() if not worktrees.is_tracked(workspace, path)}
 
 
 def nothing_to_do(workspace: Workspace, items: list[PlanItem]) -> bool:
@@ -61,7 +66,7 @@ def nothing_to_do(workspace: Workspace, items: list[PlanItem]) -> bool:
 
 
 def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | None = None) -> RunRecord:
-    """The unfinished isolated run with these settings and this code, else a new one.
+    """The unfinished isolated run with these settings and this code, of whatever host, else a new one.
 
     Args:
         workspace: the checkout.
@@ -78,10 +83,12 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
     if state.commit is None:
         raise SettingsError(f"{workspace.root} is not in a git repository with a commit",
                             hint="isolated and scheduled runs work in a worktree of a commit: make one")
-    record = AllRuns(workspace).unfinished(settings_digest(frozen), isolated=True)
-    if record is not None and not worktrees.same_code(workspace, record.commit, state.commit):
-        record = None
-    if record is None:
+    runs = AllRuns(workspace)
+    known = runs.newest_isolated(settings_digest(frozen))
+    if known is not None and known.can_be_continued and worktrees.same_code(workspace, known.record.commit,
+                                                                            state.commit):
+        record = runs.adopt(known)
+    else:
         record = store.new(frozen, isolated=True, origin=origin, commit=state.commit, modified=state.modified)
         keep_changes(store, record, state.diff)
     write_atomically(store.folder_of(record.id) / "params.yaml", text, mode=mode_of(workspace.params))

@@ -41,7 +41,9 @@ def differences(record: RunRecord, settings: Settings) -> list[str]:
 def unfinished_here(workspace: Workspace, settings: Settings) -> RunRecord | None:
     """The run with these settings in this checkout that was left unfinished, if it is the newest with them."""
     digest = settings_digest(settings.model_dump(mode="json"))
-    return AllRuns(workspace).unfinished(digest, isolated=False, root=str(workspace.root))
+    runs = AllRuns(workspace)
+    known = runs.newest_in(str(workspace.root), digest)
+    return runs.adopt(known) if known is not None and known.can_be_continued else None
 
 
 def new_here(workspace: Workspace, settings: Settings, run: str) -> RunRecord:

@@ -15,12 +15,12 @@ from prefect.runner import Runner
 from prefect.schedules import Cron
 
 from flows.orchestration.approval_flow import approval, deployment_name
+from flows.orchestration.silent_runs import TAG, ensure_automations
 from flows.runs.log_capture import logs_to
 from flows.runs.signals import ending_signals, leave_terminal
 from flows.scheduling import schedules
 from flows.scheduling.deployments import NAME, parameters, scheduled
 from flows.scheduling.served_to import ServedTo
-from flows.scheduling.silent_runs import create_automation
 from tasks.storage.workspace import Workspace
 
 LOOK_SECONDS = 3.0          # how soon a new schedule takes effect
@@ -41,7 +41,7 @@ class ScheduleRunner:
         """Until a signal, or an error of the runner or the watch, which is raised."""
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         with logs_to(self.workspace.shared / "logs" / "serve.log"):
-            await create_automation()
+            ensure_automations()
             await self._serve_approvals()
             await self._sync()
             if not self.deployed:
@@ -119,7 +119,7 @@ class ScheduleRunner:
 
     async def _deploy(self, schedule: schedules.Schedule) -> None:
         identity = await self.runner.aadd_flow(
-            scheduled, name=self.to.name(schedule.name), tags=["fewstep"], parameters=parameters(schedule),
+            scheduled, name=self.to.name(schedule.name), tags=[TAG], parameters=parameters(schedule),
             schedule=Cron(schedule.cron, timezone=schedule.timezone), entrypoint_type=EntrypointType.MODULE_PATH)
         self.deployed[schedule.name] = (schedule, identity)
         self.say(f"schedule {schedule.name}: {schedule.cron} {schedule.timezone} {' '.join(schedule.sets)}".rstrip())

@@ -15,6 +15,7 @@ from fewstep.util.config import Strict, parse, unknown
 from fewstep.util.errors import DataDiffers, SettingsError
 from fewstep.util.files import write_atomically
 from fewstep.util.plain_data import from_json
+from tasks.config import params_file
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_record import now
 
@@ -30,6 +31,7 @@ class Schedule(Strict):
         timezone: in which `cron` is read.
         sets: the `--set` assignments of each of its runs.
         pool: a Prefect work pool; None means the runner of `fewstep serve`.
+        repository, commit: what the pool's workers clone, and of which they are made.
         created: moment in UTC.
     """
 
@@ -38,6 +40,8 @@ class Schedule(Strict):
     timezone: str = "UTC"
     sets: tuple[str, ...] = ()
     pool: str | None = None
+    repository: str | None = None
+    commit: str | None = None
     created: str = ""
 
 
@@ -110,6 +114,7 @@ def load_good(workspace: Workspace) -> tuple[list[Schedule], dict[str, str]]:
             schedule = load(path)
             check_name(schedule.name)
             check_cron(schedule.cron, schedule.timezone)
+            params_file.apply({}, list(schedule.sets))
             good.append(schedule)
         except SettingsError as error:
             bad[path.stem] = f"{path}: {error}"

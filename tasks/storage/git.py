@@ -190,6 +190,13 @@ def references(root: Path, pattern: str) -> list[str]:
     return git(root, "for-each-ref", "--format=%(refname)", pattern.removesuffix("*")).split()
 
 
+def remotes_with(root: Path, commit: str) -> list[str]:
+    """Names of the remotes that were seen to hold the commit when they were asked last, `origin` first."""
+    branches = git(root, "for-each-ref", "--contains", commit, "--format=%(refname:lstrip=2)", "refs/remotes").split()
+    names = [name for name in git(root, "remote").split() if any(item.startswith(f"{name}/") for item in branches)]
+    return sorted(names, key=lambda name: (name != "origin", name))
+
+
 def bundle(root: Path, reference: str, path: Path) -> bool:
     """Write what leads to `reference` and no remote has into the file `path`; False where that is nothing."""
     if not git(root, "rev-list", "-1", reference, "--not", "--remotes"):

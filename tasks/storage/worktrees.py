@@ -16,11 +16,15 @@ from tasks.storage.workspace import Workspace
 
 def same_code(workspace: Workspace, commit: str | None, other: str | None) -> bool:
     """Whether two commits hold the same files; False if either is None or unknown here."""
-    if not commit or not other:
-        return False
-    trees = [git.git(workspace.root, "rev-parse", "--verify", "--quiet", f"{name}^{{tree}}", check=False)
-             for name in (commit, other)]
-    return bool(trees[0]) and trees[0] == trees[1]
+    tree = tree_of(workspace, commit)
+    return tree is not None and tree == tree_of(workspace, other)
+
+
+def tree_of(workspace: Workspace, commit: str | None) -> str | None:
+    """The hash of the files in a commit; None without one, or where it is unknown here."""
+    if not commit:
+        return None
+    return git.git(workspace.root, "rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}", check=False) or None
 
 
 def is_tracked(workspace: Workspace, path: Path) -> bool:

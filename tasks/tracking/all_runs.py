@@ -39,6 +39,11 @@ class KnownRun:
         return KILLED if self.record.state == RUNNING and not self.alive else self.record.state
 
     @property
+    def can_be_continued(self) -> bool:
+        """Whether it finished nowhere, and nobody works on it."""
+        return self.record.state in UNFINISHED and not self.alive
+
+    @property
     def host(self) -> str | None:
         """The machine that works on it or did so last."""
         attempts = self.record.attempts
@@ -72,15 +77,16 @@ class AllRuns:
             self.problem, shared = str(error), {}
         return [self._known(run, shared.get(run)) for run in newest_first({*self.store.ids(), *shared})]
 
-    def unfinished(self, digest: str, *, isolated: bool, root: str | None = None) -> RunRecord | None:
-        """This host's newest run with these settings, if it finished nowhere and nobody works on it."""
-        for run in self.store.ids():
-            record = self.store.load(run)
-            same_place = record.isolated == isolated and (root is None or record.root == root)
-            if record.settings_digest == digest and same_place:
-                known = self.get(run)
-                return self.adopt(known) if known.record.state in UNFINISHED and not known.alive else None
-        return None
+    def newest_in(self, root: str, digest: str) -> KnownRun | None:
+        """The newest run with these settings that worked in the checkout `root` of this host."""
+        records = map(self.store.load, self.store.ids())
+        return next((self.get(record.id) for record in records if record.settings_digest == digest
+                     and not record.isolated and record.root == root), None)
+
+    def newest_isolated(self, digest: str) -> KnownRun | None:
+        """The newest isolated run with these settings, of any host: it is bound to no checkout."""
+        return next((known for known in self.all() if known.record.settings_digest == digest
+                     and known.record.isolated), None)
 
     def adopt(self, known: KnownRun) -> RunRecord:
         """Take a run that another host wrote of last into this host's records, to be continued in this checkout."""

@@ -15,12 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewstep.util.errors import Busy, FewstepError
+from fewstep.util.errors import Busy
 from tasks.engine.events import Observer
 from tasks.storage.documents import validate_document
 from tasks.storage.sharing.host import host_name, owner
-from tasks.storage.sharing.lease import Holder, LeaseLost, Standing, look, names, take
-from tasks.storage.sharing.lease_keeper import LeaseKeeper
+from tasks.storage.sharing.lease import Holder, LeaseLost, Standing, look, names
+from tasks.storage.sharing.lease_keeper import LeaseKeeper, leased
 from tasks.storage.sharing.shared_store import shared_store
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
@@ -103,24 +103,9 @@ class SharedRuns:
 
         Raises `busy`, with the holder in its message, while another host works on it.
         """
-        keeper = None
-        if self._store is not None:
-            me = Holder(owner=owner(self.workspace), host=host_name(), pid=os.getpid(), run=run)
-            try:
-                answer = take(self._store, PREFIX + run, me, alone_here=True)
-            except Busy:
-                raise
-            except FewstepError:
-                answer = None       # a store that is away must not keep anybody from working
-            if isinstance(answer, Standing):
-                raise type(busy)(f"{busy}: {answer.file.holder}", hint=busy.hint)
-            keeper = LeaseKeeper(answer) if answer is not None else None
-        sharer = RunSharer(keeper)
-        try:
-            yield sharer
-        finally:
-            if keeper is not None:
-                keeper.give_back()
+        me = Holder(owner=owner(self.workspace), host=host_name(), pid=os.getpid(), run=run)
+        with leased(self._store, PREFIX + run, me, busy) as keeper:
+            yield RunSharer(keeper)
 
 
 class RunSharer:

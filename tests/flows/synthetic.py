@@ -2,12 +2,14 @@
 
 # Appended to a stage's file in a test's project: the stage then does next to nothing.
 #
-# The file control.json in the checkout steers it, by stage: `seconds` per unit (also of the one that is under way),
-# `fail` (a message, until the file says otherwise), `raise` ("ConnectionError" once per unit), `bug`.
+# The file control.json in the checkout (in the folder SYNTHETIC_FOLDER, where that is set) steers it, by stage:
+# `seconds` per unit (also of the one that is under way), `fail` (a message, until the file says otherwise), `raise`
+# ("ConnectionError" once per unit), `bug`.
 
 import json
 import os
 import time
+from pathlib import Path
 
 from fewstep.util.config import Strict
 from fewstep.util.errors import StageFailed
@@ -19,10 +21,14 @@ class Made(Strict, extra="allow"):
     """What the stage says of its result."""
 
 
+def _folder(context):
+    return Path(os.environ.get("SYNTHETIC_FOLDER") or context.workspace.shared.parent)
+
+
 def _control(context):
     path = context.workspace.root / "control.json"
     if not path.exists():
-        path = context.workspace.shared.parent / "control.json"
+        path = _folder(context) / "control.json"
     return json.loads(path.read_text()).get(context.stage, {}) if path.exists() else {}
 
 
@@ -35,7 +41,7 @@ class Quick:
 
     def run_unit(self, context, unit):
         control = _control(context)
-        with open(context.workspace.shared.parent / "journal.txt", "a") as journal:
+        with open(_folder(context) / "journal.txt", "a") as journal:
             journal.write(f"{context.stage} {unit} {os.getpid()}\n")
         begun = time.monotonic()
         while time.monotonic() < begun + _control(context).get("seconds", 0):

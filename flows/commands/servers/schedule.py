@@ -20,12 +20,15 @@ from flows.runs.log_capture import logs_to
 from flows.scheduling import schedules
 from flows.scheduling.schedules import Schedule
 from tasks.config.preflight import validate
+from tasks.config.schema import Settings
+from tasks.storage.cloneable import Cloneable, cloneable
 from tasks.storage.workspace import Workspace
 
 CRON = typer.Option(None, metavar="LINE", help="Minute, hour, day, month, weekday.")
 NAME = typer.Option("nightly", help="Name of the schedule; an existing one is replaced.")
 TIMEZONE = typer.Option("UTC", help="Time zone of the cron line, such as Europe/Berlin.")
-POOL = typer.Option(None, help="A Prefect work pool instead of `fewstep serve`; needs PREFECT_API_URL.")
+POOL = typer.Option(None, help="A Prefect work pool, whose workers clone the pushed commit, instead of "
+                    "`fewstep serve`; needs PREFECT_API_URL.")
 NOT_SERVED = "nothing is serving: `fewstep serve` executes schedules while it runs"
 
 
@@ -65,9 +68,9 @@ def add(app: typer.Typer) -> None:
         schedule = schedules.remove(workspace, name)
         if schedule.pool is not None:
             with _given_server(workspace):
-                from flows.scheduling.deployments import remove_from_pool  # Prefect reads its environment on import
+                from flows.scheduling import pool_deployments  # Prefect reads its environment on import
 
-                remove_from_pool(schedule)
+                pool_deployments.remove(schedule)
         emit({"removed": name}, as_json, lambda out: out.print(f"schedule {name} removed"))
 
     app.add_typer(group, name="schedule")
@@ -85,13 +88,25 @@ def _create(cron: str | None, name: str, sets: list[str], timezone: str, pool: s
     if pool is not None:
         if "PREFECT_API_URL" not in os.environ:
             raise SettingsError("--pool needs a Prefect server", hint="set PREFECT_API_URL to its address, …/api")
+        source = _for_workers(workspace, settings)
+        schedule = schedule.model_copy(update={"repository": source.repository, "commit": source.commit})
         with _given_server(workspace):
-            from flows.scheduling.deployments import deploy_to_pool  # Prefect reads its environment on import
+            from flows.scheduling.pool_deployments import deploy  # Prefect reads its environment on import
 
-            deploy_to_pool(workspace, schedule)
+            deploy(schedule)
     schedule = schedules.save(workspace, schedule)
     server = _server(workspace, schedule)
     emit(schedule.model_dump() | {"served_by": server}, as_json, lambda out: _say_created(schedule, server, out))
+
+
+def _for_workers(workspace: Workspace, settings: Settings) -> Cloneable:
+    """What workers clone. Raises SettingsError where they would lack something that this checkout has."""
+    outside = isolated.outside_git(workspace, settings)
+    if outside:
+        named = ", ".join(f"{key} ({path})" for key, path in outside.items())
+        raise SettingsError(f"workers elsewhere have no file that is not in git: {named}",
+                            hint="commit and push it, or schedule without --pool")
+    return cloneable(workspace)
 
 
 @contextlib.contextmanager
@@ -125,7 +140,7 @@ def _show(data: list[dict], out: Console) -> None:
         return
     table = Table.grid(padding=(0, 2))
     for item in data:
-        pool = f"pool {item['pool']}" if item["pool"] else ""
+        pool = f"pool {item['pool']}, commit {(item['commit'] or '')[:10]}" if item["pool"] else ""
         cells = item["name"], item["cron"], item["timezone"], " ".join(item["sets"]), pool
         table.add_row(*map(Text, cells))
     out.print(table)

@@ -24,19 +24,24 @@ def default_remote(workspace: Workspace) -> Remote | None:
     """The remote that `dvc push` uses in this checkout; None without one."""
     parts = read_config(workspace.root / ".dvc" / "config")
     parts.merge(read_config(local_config(workspace)))
-    name = _section(workspace, parts, "core").get("remote")
-    remote = _section(workspace, parts, f'remote "{name}"')
+    return remote_in(parts, str(workspace.root / ".dvc"))
+
+
+def remote_in(parts: ConfigObj, source: str) -> Remote | None:
+    """The default remote in a configuration; `source` names it in errors. Raises SettingsError for a malformed one."""
+    name = _section(source, parts, "core").get("remote")
+    remote = _section(source, parts, f'remote "{name}"')
     for key in ("url", "endpointurl"):
         if not isinstance(remote.get(key, ""), str):
-            raise SettingsError(f"{workspace.root / '.dvc'}: the {key} of the remote {name} has a comma and reads as a "
+            raise SettingsError(f"{source}: the {key} of the remote {name} has a comma and reads as a "
                                 "list", hint=f"put the {key} in double quotes")
     return Remote(name, remote["url"], remote.get("endpointurl")) if name and remote.get("url") else None
 
 
-def _section(workspace: Workspace, parts: ConfigObj, name: str) -> dict:
+def _section(source: str, parts: ConfigObj, name: str) -> dict:
     found = parts.get(name, {})
     if not isinstance(found, dict):
-        raise SettingsError(f"{workspace.root / '.dvc'}: {name} holds a value, not a section")
+        raise SettingsError(f"{source}: {name} holds a value, not a section")
     return found
 
 

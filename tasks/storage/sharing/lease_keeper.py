@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from fewstep.util.errors import FewstepError
-from tasks.storage.sharing.lease import Lease, LeaseLost
+from fewstep.util.errors import Busy, FewstepError
+from tasks.storage.sharing.lease import Holder, Lease, LeaseLost, Standing, take
 
+if TYPE_CHECKING:
+    from tasks.storage.object_store import Store  # boto3
+
+_LOOK = 2.0         # seconds between two looks at a lease that will lapse
 _RENEWALS = 3       # in the time in which it would lapse
 
 
@@ -93,3 +97,34 @@ def kept(lease: Lease) -> Iterator[LeaseKeeper]:
         yield keeper
     finally:
         keeper.give_back()
+
+
+@contextlib.contextmanager
+def leased(store: Store | None, name: str, holder: Holder, busy: Busy,
+           is_dead: Callable[[Holder], bool] = lambda holder: False) -> Iterator[LeaseKeeper | None]:
+    """Keep the lease `name` for the duration of the block; the caller holds a file lock, so that no other process of
+    this owner has it. Without a store that answers nothing is kept: one that is away must keep nobody from working.
+
+    Args:
+        store: that the hosts share; None where they share none.
+        name: of the lease.
+        holder: who asks.
+        busy: is raised, with the holder in its message, while another host has it.
+        is_dead: whether a holder is known to be dead: its lease is waited for.
+    """
+    answer: Lease | Standing | None = None
+    try:
+        while store is not None and isinstance(answer := take(store, name, holder, alone_here=True), Standing) \
+                and is_dead(answer.file.holder):
+            time.sleep(_LOOK)
+    except Busy:
+        raise
+    except FewstepError:
+        answer = None
+    if isinstance(answer, Standing):
+        raise type(busy)(f"{busy}: {answer.file.holder}", hint=busy.hint)
+    if answer is None:
+        yield None
+        return
+    with kept(answer) as keeper:
+        yield keeper

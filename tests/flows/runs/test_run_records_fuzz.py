@@ -73,7 +73,8 @@ def test_records_are_taken_and_usable_or_refused_by_name(drawn):
             assert differences(record, settings) == [] or record.settings != settings.model_dump(mode="json")
         except SettingsError as error:
             assert RUN in str(error)
-        AllRuns(store.workspace).unfinished(record.settings_digest, isolated=record.isolated, root=record.root)
+        AllRuns(store.workspace).newest_in(record.root, record.settings_digest)
+        AllRuns(store.workspace).newest_isolated(record.settings_digest)
         store.settle(record)
         store.save(record)
         with store.hold(record):

@@ -36,11 +36,12 @@ def test_what_prefect_refuses_or_what_never_comes_is_named(cron):
 
 
 def spoil(workspace):
-    """A good schedule, and files of six kinds that hold none."""
+    """A good schedule, and files of seven kinds that hold none."""
     good = save(workspace, Schedule(name="good", cron="0 2 * * *"))
     files = folder(workspace)
     text = good.model_dump_json()
     (files / "weekday.json").write_text(text.replace("good", "weekday").replace("0 2 * * *", "0 2 * * tus"))
+    (files / "sets.json").write_text(json.dumps({"name": "sets", "cron": "0 2 * * *", "sets": ["seed 1"]}))
     (files / "zone.json").write_text(text.replace("good", "zone").replace("UTC", "Europe"))
     (files / "cut.json").write_text(text[:20])
     (files / "key.json").write_text(json.dumps({"name": "key", "cron": "0 2 * * *", "crom": 1}))
@@ -53,7 +54,7 @@ def test_the_good_schedules_are_told_from_the_others(tmp_path):
     workspace = Workspace(tmp_path)
     good = spoil(workspace)
     found, bad = load_good(workspace)
-    assert found == [good] and sorted(bad) == ["Upper", "cut", "key", "renamed", "weekday", "zone"]
+    assert found == [good] and sorted(bad) == ["Upper", "cut", "key", "renamed", "sets", "weekday", "zone"]
     assert all(f"{name}.json" in why and "\n" not in why for name, why in bad.items())
     assert remove(workspace, "good") == good and not (folder(workspace) / "good.json").exists()
 
@@ -62,7 +63,7 @@ def test_the_list_names_what_is_no_schedule_and_shows_the_others(tmp_path):
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_text("")
     spoil(Workspace(tmp_path))
-    bad = ["Upper", "cut", "key", "renamed", "weekday", "zone"]
+    bad = ["Upper", "cut", "key", "renamed", "sets", "weekday", "zone"]
 
     def listed(*options):
         command = [sys.executable, "-m", "flows.cli", "schedule", "list", *options]
@@ -120,7 +121,7 @@ def test_a_schedule_that_is_mistyped_while_serving_leaves_the_others(tmp_path, m
     for _ in range(3):
         asyncio.run(runner._sync())
     assert deployed == ["good"] and not deleted
-    assert sum("is not served" in line for line in told) == len(told) - 1 == 7     # each is said once
+    assert sum("is not served" in line for line in told) == len(told) - 1 == 8     # each is said once
     path = folder(workspace) / "good.json"
     path.write_text(path.read_text().replace("0 2", "0 99"))
     asyncio.run(runner._sync())

@@ -13,7 +13,6 @@ import pytest
 from fewstep.util.errors import SettingsError
 from flows.scheduling.schedules import Schedule, check_cron, load_good, remove, save
 from tasks.storage.workspace import Workspace
-from tests.own_server import ask, client_of
 
 
 @pytest.mark.parametrize(("cron", "words"), [
@@ -114,34 +113,6 @@ def test_a_schedule_runs_isolated_and_nothing_outlives_serve(project, seen):
     assert "seed: 5" not in (project.root / "params.yaml").read_text()
     seen(fault="SIGKILL of `fewstep serve` while a scheduled run works: the run ends with it", code=None,
          resume="`fewstep resume`: 0, in the same run")
-
-
-@pytest.mark.slow
-def test_a_schedule_for_a_work_pool_is_a_deployment_on_the_given_server(project):
-    serve = project.start("serve", "--port", str(free_port()))
-    try:
-        facts = wait_for(lambda: (project.root / ".fewstep" / "serve.json").read_text()
-                         if (project.root / ".fewstep" / "serve.json").exists() else None)
-        client, token = client_of(facts), json.loads(facts)["token"]
-        api = client["PREFECT_API_URL"]
-        arguments = ["schedule", "--name", "pooled", "--cron", "0 2 * * *", "--pool", "gpus"]
-        assert "work-pool create gpus" in project.fewstep(*arguments, code=4, PREFECT_API_URL=api).stderr
-        assert project.json("schedule", "list") == []
-        before = wait_for(lambda: names(api, token))       # what serve itself serves: the approvals
-        home = str(project.root / ".fewstep" / "prefect")
-        subprocess.run([sys.executable, "-m", "prefect", "work-pool", "create", "gpus", "--type", "process"],
-                       check=True, env=project.environment(PREFECT_HOME=home, **client))
-        assert "work pool gpus" in project.fewstep(*arguments, PREFECT_API_URL=api).stdout
-        assert sorted(names(api, token)) == sorted([*before, "pooled"])
-        project.fewstep("schedule", "remove", "pooled", PREFECT_API_URL=api)
-        assert names(api, token) == before
-    finally:
-        serve.send_signal(signal.SIGTERM)
-        serve.communicate()
-
-
-def names(api, token):
-    return [item["name"] for item in ask(api + "/deployments/filter", token, {})[1]]
 
 
 @pytest.mark.slow

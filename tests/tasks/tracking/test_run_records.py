@@ -61,14 +61,17 @@ def test_the_kernel_decides_who_is_alive(store):
 
 
 def test_the_unfinished_run_with_the_same_settings_is_found(store):
-    assert AllRuns(store.workspace).unfinished(settings_digest(SETTINGS), isolated=False) is None
+    runs, root = AllRuns(store.workspace), str(store.root)
+    assert runs.newest_in(root, settings_digest(SETTINGS)) is None
     record = store.new(SETTINGS)
     store.close(record, FAILED, RunError(message="no"))
-    assert AllRuns(store.workspace).unfinished(record.settings_digest, isolated=False).id == record.id
-    assert AllRuns(store.workspace).unfinished(record.settings_digest, isolated=True) is None
-    assert AllRuns(store.workspace).unfinished(settings_digest(SETTINGS | {"seed": 1}), isolated=False) is None
+    found = runs.newest_in(root, record.settings_digest)
+    assert found.record.id == record.id and found.can_be_continued
+    assert runs.newest_isolated(record.settings_digest) is None
+    assert runs.newest_in("/elsewhere", record.settings_digest) is None
+    assert runs.newest_in(root, settings_digest(SETTINGS | {"seed": 1})) is None
     store.close(record, FINISHED)
-    assert AllRuns(store.workspace).unfinished(record.settings_digest, isolated=False) is None
+    assert not runs.newest_in(root, record.settings_digest).can_be_continued
 
 
 def test_runs_are_found_by_beginning_or_end_and_newest_first(store):

@@ -95,7 +95,7 @@ def test_a_run_is_continued_elsewhere_and_its_first_host_hears_it(hosts):
                 assert not store.settle(store.load(record.id))      # it is not dead: it lives elsewhere
             other.close(continued, FINISHED)
     with one as store:
-        assert AllRuns(one.workspace).unfinished(record.settings_digest, isolated=False) is None
+        assert not AllRuns(one.workspace).newest_in(record.root, record.settings_digest).can_be_continued
         holding.__exit__(None, None, None)
         assert AllRuns(one.workspace).get(record.id).state == FINISHED
 
