@@ -11,7 +11,7 @@ def test_an_untracked_file_of_prompts_is_named_by_its_whole_path(tmp_path, monke
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("name: mine\n")
     for name in ("kept.txt", "mine.txt"):
-        (tmp_path / name).write_text("a red apple\n")
+        (tmp_path / name).write_text("".join(f"{count} red apples\n" for count in range(40)))   # some for each split
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     subprocess.run(["git", "-C", str(tmp_path), "add", "kept.txt"], check=True)
     monkeypatch.setenv("HOME", str(tmp_path))
