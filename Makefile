@@ -6,7 +6,8 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test browser postgres emoji emoji-font test-slow test-faults conformance families bench lint constraints environment clean dvc.yaml
+.PHONY: run test browser postgres emoji emoji-font test-slow test-faults conformance families memory bench lint constraints \
+        environment clean dvc.yaml
 
 environment: $(STAMP)
 
@@ -68,6 +69,10 @@ conformance: $(STAMP)
 # Every recipe on a tiny pipeline of every family, three steps a round (about a quarter of an hour).
 families: $(STAMP)
 	$(BIN)/python -m tests.fewstep.families.recipe_matrix
+
+# What distilling known networks takes of memory, from their configurations (minutes).
+memory: $(STAMP)
+	$(BIN)/python -m benchmarks.memory
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

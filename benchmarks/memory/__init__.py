@@ -1,0 +1,1 @@
+"""What distilling known networks takes of memory, from their configurations."""
