@@ -103,7 +103,8 @@ def test_needs_that_are_not_met_are_refused():
 def test_every_override_changes_the_recipe_and_is_validated():
     recipe = load_recipe("ect")
     values = {"steps": 2, "batch": 64, "parts": 2, "accumulate": 2, "lr": 0.5, "schedule": "linear", "warmup": 0.5,
-              "clip": 0.25, "ema": 0.5, "precision": "bfloat16"}  # fmt: skip
+              "clip": 0.25, "ema": 0.5, "precision": "bfloat16",
+              "frozen": "bfloat16", "guided_calls": "sequential"}  # fmt: skip
     assert values.keys() == Overrides.model_fields.keys()
     for key, value in values.items():
         assert recipe.override(Overrides(**{key: value})) != recipe, key

@@ -52,8 +52,8 @@ def train(what: str, folder: Path, heard: dict | None = None) -> dict[str, torch
     if what == "teacher":
         options = RunOptions(STEPS * BATCH, seed=5, folder=folder, checkpoint_images=10**9)
         images = ImagesOf(data())
-        found = train_teacher(teacher_recipe(1e-3, BATCH, 0.1, 0.1), images, options, channels=(8,), layers=1,
-                              groups=(), on_progress=on_progress)  # fmt: skip
+        found = train_teacher(teacher_recipe(1e-3, STEPS * BATCH, BATCH, 1, 0.1, 0.1), images, options,
+                              channels=(8,), layers=1, groups=(), on_progress=on_progress)  # fmt: skip
         return dict(found.state_dict())
     return finish(run(tiny(what), folder, STEPS * BATCH, checkpoint_images=10**9), on_progress)
 

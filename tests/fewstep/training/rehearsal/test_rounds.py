@@ -93,7 +93,8 @@ def test_adapters_lie_over_the_teachers_weights_and_frozen_ones_take_half():
     whole, half = (told(settings("lcm-lora", precision="bfloat16", **more), "sd3")
                    for more in ({}, {"frozen": "bfloat16"}))  # fmt: skip
     roles = {one.role: one for one in whole.roles}
-    assert roles["student"].weights < 0.5 * roles["teacher"].weights
+    buffers = sum(value.nbytes for value in teacher_of("sd3").network.buffers())    # positions, of the student's own
+    assert abs(roles["student"].weights - 4 * roles["student"].trained - buffers) < 1024
     parts = {one.role: one for one in half.roles}
     assert parts["teacher"].weights < 0.6 * roles["teacher"].weights
     assert parts["student"].weights == roles["student"].weights and half.apart > 0 == whole.apart
