@@ -49,7 +49,7 @@ def test_a_dry_run_takes_it_and_says_what_would_be_made(project, teachers, tmp_p
     kind, data = EXAMPLES[name]
     sets = [f"teacher.source={teachers[kind]}"]
     if data == "prompts":
-        (tmp_path / "prompts.txt").write_text("a red apple\ntwo blue cars on a road\n" * 1)
+        (tmp_path / "prompts.txt").write_text("".join(f"{count} red apples\n" for count in range(40)))
         sets.append(f"data.prompts={tmp_path / 'prompts.txt'}")
     else:
         given = classes(tmp_path / "images") if data == "classes" else captioned(tmp_path / "images", 32, 24)

@@ -247,7 +247,7 @@ def test_damaged_inputs_are_not_used(undisturbed, tmp_path):
     project = FakeProject.at(tmp_path / "project")
     victim = project.folder / "data" / "shards" / "a.bin"
     victim.write_bytes(victim.read_bytes()[:-1])
-    project.edit("{source: train}", "{source: train, lr: 0.5}")
+    project.edit("{source: train, ", "{source: train, lr: 0.5, ")
     done = project.run("stage", "run", "teacher")
     assert done.returncode == 3 and f"{victim}: has" in done.stderr
 

@@ -61,8 +61,8 @@ def test_garbage_is_what_no_tag_no_key_and_no_checkout_uses(project):
     commits = [project.python(SNAPSHOT, "fewstep/m/v1").stdout for _ in range(2)]      # no identity is configured here
     assert commits[0] == commits[1] != "" and status() == before
     keys = {}
-    for images in (100, 300):
-        project.edit("images: 200000" if images == 100 else "images: 100", f"images: {images}")
+    for images in (101, 300):
+        project.edit("images: 80000" if images == 101 else "images: 101", f"images: {images}")
         project.all("distill")
         keys[images] = json.loads(project.manifests()["distill"])["key"]
     clash = project.python(SNAPSHOT, "fewstep/m/v1")
@@ -71,9 +71,9 @@ def test_garbage_is_what_no_tag_no_key_and_no_checkout_uses(project):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["removed"] > 0 and json.loads(done.stdout)["forgotten"] == 1
     names = {path.stem for path in (project.folder / ".fewstep" / "published").glob("*.json")}
-    assert {old, keys[300]} <= names and keys[100] not in names
+    assert {old, keys[300]} <= names and keys[101] not in names
     assert json.loads(project.python(GARBAGE, "[]").stdout)["removed"] == 0
-    project.edit("images: 300", "images: 200000")
+    project.edit("images: 300", "images: 80000")
     assert project.all("distill")["distill"] == "restored"
 
 
@@ -81,8 +81,8 @@ def test_of_a_cache_outside_of_the_repository_only_what_is_ours_goes(project, tm
     outside = tmp_path / "cache"
     shutil.move(project.folder / ".dvc" / "cache", outside)
     project.dvc("cache", "dir", "-q", str(outside))
-    for images in (100, 300):
-        project.edit("images: 200000" if images == 100 else "images: 100", f"images: {images}")
+    for images in (101, 300):
+        project.edit("images: 80000" if images == 101 else "images: 101", f"images: {images}")
         project.all("distill")
     others = outside / "files" / "md5" / "ab" / ("c" * 30)
     others.parent.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def test_of_a_cache_outside_of_the_repository_only_what_is_ours_goes(project, tm
 def test_a_snapshot_is_checked_out_and_local_changes_are_not_lost(project):
     first = project.manifests()
     assert project.python(SNAPSHOT, "fewstep/m/v1").returncode == 0
-    project.edit("images: 200000", "images: 100")
+    project.edit("images: 80000", "images: 101")
     refused = project.python(CHECKOUT, "fewstep/m/v1")
     assert "params.yaml has changes that are not committed" in refused.stdout
     project.all("distill")

@@ -158,13 +158,13 @@ print(json.dumps(report))
 CHANGES = {
     "seed": 5, "data.size": 16, "data.channels": 3, "data.max_corrupt_share": 0.5, "data.record_size": 17,
     "data.split": {"train": 0.5, "fit": 0.25, "test": 0.25}, "data.records_per_shard": 3,
-    "teacher.images": 999, "teacher.batch": 9, "teacher.lr": 0.5, "teacher.channels": [8], "teacher.layers": 3,
+    "teacher.images": 999, "teacher.batch": 10, "teacher.lr": 0.5, "teacher.channels": [8], "teacher.layers": 3,
     "teacher.class_dropout": 0.5, "teacher.ema": 0.5, "teacher.check.samples": 99, "teacher.check.steps": 9,
     "teacher.check.max_distance_ratio": 9.0, "teacher.check.max_terminal_snr": 0.5,
     "trajectories.count": 99, "trajectories.solver": "ddim", "trajectories.steps": 9, "trajectories.guidance": 2.0,
     "trajectories.keep": "all", "trajectories.record_size": 9, "trajectories.records_per_shard": 9,
     "trajectories.dtype": "float16", "trajectories.precision": "bfloat16", "trajectories.compile": "auto",
-    "distill.recipe": "dmd2", "distill.images": 999, "distill.batch": 9, "distill.lr": 0.5, "distill.steps": 2,
+    "distill.recipe": "dmd2", "distill.images": 999, "distill.batch": 10, "distill.lr": 0.5, "distill.steps": 2,
     "evaluate.samples": 99, "evaluate.steps": [3], "evaluate.baseline_steps": [3], "evaluate.solvers": ["ddim"],
     "evaluate.guidance": 2.0, "evaluate.batch": 9, "evaluate.seed": 9, "evaluate.grid": 3,
     "evaluate.classifier.images": 99, "evaluate.classifier.lr": 0.5, "evaluate.classifier.features": 3,
@@ -254,10 +254,10 @@ def test_outside_inputs_are_dependencies_of_dvc_too(project):
 
 def test_an_output_made_before_is_put_back_not_made_again(project):
     first = project.manifests()
-    project.edit("images: 200000", "images: 100")
+    project.edit("images: 80000", "images: 101")
     assert plan(project)["distill"]["state"] == "stale"
     assert project.all() == {**dict.fromkeys(STAGES, "current"), "distill": "made", "evaluate": "made"}
-    project.edit("images: 100", "images: 200000")
+    project.edit("images: 101", "images: 80000")
     assert [plan(project)[name]["state"] for name in ("distill", "evaluate")] == ["restorable", "restorable"]
     assert project.all() == {**dict.fromkeys(STAGES, "current"), "distill": "restored", "evaluate": "restored"}
     assert project.manifests() == first
@@ -266,9 +266,9 @@ def test_an_output_made_before_is_put_back_not_made_again(project):
 
 @pytest.mark.slow
 def test_a_cache_that_is_not_whole_is_no_reason_to_fail(project):
-    project.edit("images: 200000", "images: 100")
+    project.edit("images: 80000", "images: 101")
     project.all()
-    project.edit("images: 100", "images: 200000")
+    project.edit("images: 101", "images: 80000")
     for path in (project.folder / ".dvc" / "cache" / "files").rglob("*"):
         if path.is_file() and not path.name.endswith(".dir"):
             os.chmod(path, 0o644)
@@ -316,22 +316,22 @@ def edited_during(project: FakeProject, stage: str, edit, *, dvc: bool) -> subpr
 
 
 def test_params_edited_during_a_run_keep_the_result_and_refuse_the_record(project):
-    project.edit("images: 200000", "images: 100")
+    project.edit("images: 80000", "images: 101")
     before = lock(project)
-    done = edited_during(project, "distill", lambda: project.edit("images: 100", "images: 300"), dvc=False)
+    done = edited_during(project, "distill", lambda: project.edit("images: 101", "images: 300"), dvc=False)
     assert done.returncode == 0, done.stdout
-    assert "not recorded in dvc.lock" in done.stdout and "images: 100 → 300" in done.stdout
+    assert "not recorded in dvc.lock" in done.stdout and "images: 101 → 300" in done.stdout
     assert lock(project) == before
-    assert json.loads(project.manifests()["distill"])["settings"]["images"] == 100
+    assert json.loads(project.manifests()["distill"])["settings"]["images"] == 101
     assert "distill" in project.dvc("status").stdout
-    project.edit("images: 300", "images: 100")      # the result is still there for whoever wants it
+    project.edit("images: 300", "images: 101")      # the result is still there for whoever wants it
     assert plan(project)["distill"]["state"] == "current"
     assert project.all() == {**dict.fromkeys(STAGES, "current"), "evaluate": "made"}
     assert "up to date" in project.dvc("status").stdout
 
 
 def test_an_input_edited_during_a_run_refuses_the_record(project):
-    project.edit("images: 200000", "images: 100")
+    project.edit("images: 80000", "images: 101")
     before = lock(project)
     victim = project.folder / "data" / "teacher" / "c.bin"
     done = edited_during(project, "distill", lambda: victim.write_bytes(b"edited"), dvc=False)
@@ -343,12 +343,12 @@ def test_an_input_edited_during_a_run_refuses_the_record(project):
 
 
 def test_what_plain_dvc_repro_recorded_falsely_is_named_and_made_again(project):
-    project.edit("images: 200000", "images: 100")
-    done = edited_during(project, "distill", lambda: project.edit("images: 100", "images: 300"), dvc=True)
+    project.edit("images: 80000", "images: 101")
+    done = edited_during(project, "distill", lambda: project.edit("images: 101", "images: 300"), dvc=True)
     assert done.returncode == 0, done.stdout
     assert "distill" not in project.dvc("status", "distill").stdout     # DVC believes what it wrote
     item = plan(project)["distill"]
-    assert item["state"] == "stale" and "100 → 300" in item["false_record"]
+    assert item["state"] == "stale" and "101 → 300" in item["false_record"]
     verified = project.run("verify")
     assert "dvc.lock says that 'distill' is up to date" in verified.stdout
     again = project.python(ALL)
@@ -359,7 +359,7 @@ def test_what_plain_dvc_repro_recorded_falsely_is_named_and_made_again(project):
 
 @pytest.mark.slow
 def test_an_input_edited_while_dvc_repro_ran_is_named(project):
-    project.edit("images: 200000", "images: 100")
+    project.edit("images: 80000", "images: 101")
     victim = project.folder / "data" / "teacher" / "c.bin"
     done = edited_during(project, "distill", lambda: victim.write_bytes(b"edited"), dvc=True)
     assert done.returncode == 0, done.stdout
