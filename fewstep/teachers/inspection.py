@@ -158,12 +158,12 @@ def _check_parts(folder: Path, parts: dict[str, Any], variant: str | None) -> No
     """Raises SettingsError for a part whose weights are missing, cut short or pickled, or that brings code."""
     for name, (module, _kind, *_) in parts.items():
         code = folder / name / f"{module}.py"
-        if name not in UNUSED and code.is_file():
+        if name not in UNUSED and os.path.isfile(code):     # False for what is no name of a file, where Path raises
             raise SettingsError(f"{code}: code in a teacher's folder is never executed",
                                 hint="take a pipeline whose parts are all of diffusers and transformers")  # fmt: skip
-        if name not in UNUSED and not (folder / name).is_dir():
+        if name not in UNUSED and not os.path.isdir(folder / name):
             raise SettingsError(f"{folder / name}: missing; {folder / 'model_index.json'} names it as a part")
-        if name not in UNUSED and (folder / name / "config.json").is_file():
+        if name not in UNUSED and os.path.isfile(folder / name / "config.json"):
             check_weights(folder / name, variant)
 
 

@@ -270,3 +270,15 @@ def test_keys_that_stand_there_twice_are_refused(folder):
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(path.read_text().replace("{", '{"prediction_type": "sample",', 1))
     refused(folder, str(path), "the key 'prediction_type' stands there twice")
+
+
+@pytest.mark.parametrize("odd", ["[" * 300, "x" * 5000])
+def test_a_name_that_no_file_can_have_is_refused_as_any_other_is(folder, odd):
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    for changed in ({**index, "scheduler": [odd, index["scheduler"][1]]}, {**index, odd: index["unet"]}):
+        path.write_text(json.dumps(changed))
+        try:
+            inspect_teacher(folder)
+        except SettingsError as error:
+            assert str(folder) in str(error)
