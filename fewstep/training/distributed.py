@@ -55,22 +55,22 @@ class World:
         Each process sums an equal slice of all, in the order of the processes, and the others take it over: what
         crosses the wire is that of a ring, and the order is ours.
         """
-        if self.size == 1 or not shapes:
+        if not shapes:
             return own
         sizes = [like.numel() for like in shapes]
-        whole = shapes[0].new_zeros(-(-(sum(sizes) + len(sizes)) // self.size) * self.size)
-        places = whole.split([*sizes, len(sizes), len(whole) - sum(sizes) - len(sizes)])
-        for number, gradient in enumerate(own):
-            if gradient is not None:
-                places[number].copy_(gradient.flatten())
-                places[len(sizes)][number] = 1
+        used = sum(sizes) + len(sizes)
+        mine = torch.tensor([gradient is not None for gradient in own]).to(shapes[0])
+        given = (like.new_zeros(like.numel()) if gradient is None else gradient.flatten()
+                 for gradient, like in zip(own, shapes, strict=True))  # fmt: skip
+        whole = torch.cat([*given, mine, mine.new_zeros(-used % self.size)])
         theirs = torch.empty_like(whole)
         distributed.all_to_all_single(theirs, whole)
         slice_sum = sum_in_order(theirs.chunk(self.size))
         distributed.all_gather(list(whole.chunk(self.size)), slice_sum)
-        known = places[len(sizes)].tolist()
-        return [place.view_as(like) if count else None
-                for place, like, count in zip(places, shapes, known, strict=False)]  # fmt: skip
+        *places, known, _ = whole.split([*sizes, len(sizes), len(whole) - used])
+        # what is here is in the sum; only whoever lacks one has to wait for the device to hear of the others
+        there = [True] * len(own) if all(one is not None for one in own) else known.tolist()
+        return [place.view_as(like) if one else None for place, like, one in zip(places, shapes, there, strict=True)]
 
     def average_figures(self, figures: dict[str, float]) -> dict[str, float]:
         """Means over the processes, which have figures of the same names."""

@@ -180,7 +180,8 @@ class RoundTrainer:
         """One update of `role`: the gradients of its terms' losses, the optimiser, what follows the student."""
         draws, optimiser = self._draws(step), self.state.optimisers[role]
         self._backward(self._terms_of(role), step, role, draws, figures)
-        self._exchange(optimiser.parameters)
+        if self.world.size > 1:
+            self._exchange(optimiser.parameters)
         norm, progress = optimiser.norm(), (step + 1) / (self.steps + 1)
         figures.require_finite(step, self._behind(norm, step, role), role, norm, "the gradient of ")
         optimiser.step(progress, norm)
