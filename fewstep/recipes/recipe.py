@@ -214,6 +214,11 @@ class Recipe(Strict):
         batches = max(round(images * own.share / total / self.training.batch), least)
         return batches * self.training.batch
 
+    def images_for(self, batches: int) -> int:
+        """Training samples of a run whose shortest round has about so many batches."""
+        least = min(own.share for own in self.rounds) / sum(own.share for own in self.rounds)
+        return int(batches * self.training.batch / least)
+
     def resolved(self) -> dict[str, Any]:
         """All settings, defaults included, as plain data: what a key or an identity is formed from."""
         return self.model_dump(mode="json", exclude=DESCRIBES | {"target", "flow_map"})

@@ -18,7 +18,7 @@ from typing import Literal
 
 from fewstep.util.errors import FewstepError
 from flows.orchestration.own_server_environment import LOOPBACK, TOKEN_PARAMETER
-from tasks.storage.workspace import require_importable
+from tasks.storage.workspace import source_path
 from tasks.tracking.redaction import redact
 
 START_SECONDS = 180.0       # a first start migrates an empty database; many may start at once on a slow machine
@@ -107,17 +107,6 @@ def spawn(arguments: list[str], environment: dict[str, str], log: Path, *,
     with open(log, "ab") as output:
         return subprocess.Popen([sys.executable, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=output,
                                 stderr=output, pass_fds=list(keep), process_group=0)
-
-
-def source_path(environment: dict[str, str], root: Path | None = None) -> str:
-    """PYTHONPATH with which a child imports the project's code from `root` (default: the code this process runs).
-
-    Raises SettingsError where PYTHONPATH cannot name that folder.
-    """
-    source = str(root or Path(__file__).resolve().parents[2])
-    require_importable(Path(source))
-    return os.pathsep.join([source, *[part for part in environment.get("PYTHONPATH", "").split(os.pathsep)
-                                      if part and part != source]])
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -13,7 +13,6 @@ from typing import IO
 
 from fewstep.util.errors import FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import mode_of, write_atomically
-from flows.orchestration.child_server import source_path
 from flows.output import console, say
 from flows.runs.new_run import keep_changes, preview, settings_of
 from flows.runs.signals import handled
@@ -24,7 +23,7 @@ from tasks.engine.plan import PlanItem
 from tasks.storage import git, worktrees
 from tasks.storage.code_state import code_state
 from tasks.storage.sharing.shared_store import is_shared
-from tasks.storage.workspace import Workspace
+from tasks.storage.workspace import Workspace, source_path
 from tasks.tracking.all_runs import AllRuns
 from tasks.tracking.run_record import FINISHED, RunRecord, settings_digest
 from tasks.tracking.run_records import RunStore

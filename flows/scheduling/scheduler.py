@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from fewstep.util.errors import Busy, FewstepError, SettingsError
-from flows.orchestration.child_server import is_free, source_path, with_token
+from flows.orchestration.child_server import is_free, with_token
 from flows.orchestration.own_server_environment import reach_loopback
 from flows.orchestration.prefect_api import (
     Serving,
@@ -26,7 +26,7 @@ from flows.orchestration.served_root import SERVED_ROOT
 from flows.scheduling.served_to import ServedTo
 from tasks.storage.locks import held
 from tasks.storage.sharing.host import owner
-from tasks.storage.workspace import Workspace
+from tasks.storage.workspace import Workspace, source_path
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_record import now
 

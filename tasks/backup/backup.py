@@ -24,6 +24,7 @@ from tasks.backup.contents import (
     BackupFile,
     artifacts,
     databases,
+    places,
 )
 from tasks.storage import git
 from tasks.storage.dvc import dvc_config, dvc_garbage
@@ -82,15 +83,11 @@ def _described(folder: Path, name: str) -> BackupFile:
 
 def _copy(source: Path, target: Path) -> None:
     """Every regular file; what a live process is writing (a lock, a temporary name) may come or be gone."""
-    for parent, _, names in os.walk(source):
-        for name in names:
-            path = Path(parent, name)
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                clone_or_copy(path, place)
-            except FileNotFoundError:
-                place.unlink(missing_ok=True)
+    for path, place in places(source, target):
+        try:
+            clone_or_copy(path, place)
+        except FileNotFoundError:
+            place.unlink(missing_ok=True)
 
 
 def _copy_records(workspace: Workspace, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,16 @@ REFERENCES = ("refs/tags/*", "refs/fewstep/*")
 """Of git: the snapshot of every version, the commits that made outputs."""
 _MLFLOW, _PREFECT = "MLFLOW_BACKEND_STORE_URI", ("PREFECT_SERVER_DATABASE_CONNECTION_URL",
                                                   "PREFECT_API_DATABASE_CONNECTION_URL")  # fmt: skip
+
+
+def places(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """Every file below `source` and its place below `target`, whose folder is made."""
+    for parent, _, names in os.walk(source):
+        for name in names:
+            path = Path(parent, name)
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            yield path, place
 
 
 class BackupFile(Strict):

@@ -20,6 +20,7 @@ from tasks.backup.contents import (
     artifacts,
     databases,
     inside,
+    places,
 )
 from tasks.storage import git
 from tasks.storage.documents import read_document
@@ -82,13 +83,9 @@ def _require_empty(workspace: Workspace, known: dict[str, str]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    for parent, _, names in os.walk(source):
-        for name in names:
-            path = Path(parent, name)
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.exists():      # an object under its hash
-                clone_or_copy(path, place)
+    for path, place in places(source, target):
+        if not place.exists():      # an object under its hash
+            clone_or_copy(path, place)
 
 
 def _bring_records(workspace: Workspace, source: Path) -> None:

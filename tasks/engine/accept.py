@@ -35,7 +35,7 @@ from tasks.stages.base import Stage
 from tasks.storage import git, published_outputs
 from tasks.storage.code_state import commit_of
 from tasks.storage.dvc import dvc_repo
-from tasks.storage.workspace import Workspace
+from tasks.storage.workspace import Workspace, source_path
 
 UNCHECKED = "`--unchecked` accepts the output without a comparison"
 
@@ -199,9 +199,9 @@ def _remove_worktree(workspace: Workspace, path: Path) -> None:
 
 def _short_run(root: Path, request: Request) -> Answer:
     """What a short run of the code below `root` makes. Raises NotAvailable if that code cannot run it."""
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": source_path(os.environ, root)}
     done = subprocess.run([sys.executable, "-m", "tasks.engine.short_run"], input=request.model_dump_json(), text=True,
-                          capture_output=True, cwd=root, env={**os.environ, "PYTHONPATH": path})
+                          capture_output=True, cwd=root, env=environment)
     try:
         return parse(Answer, json.loads(done.stdout.splitlines()[-1]), "short run")
     except (IndexError, ValueError, SettingsError):

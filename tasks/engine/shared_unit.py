@@ -18,16 +18,15 @@ import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from fewstep.util.config import Strict
 from fewstep.util.errors import FewstepError, StageFailed, from_json, to_json
 from fewstep.util.files import write_atomically
 from tasks.engine import graph
-from tasks.engine import manifest as manifests
+from tasks.engine.context_message import ContextMessage
 from tasks.stages.base import Context, Stage
 from tasks.storage.locks import die_with_parent
-from tasks.storage.workspace import Workspace
+from tasks.storage.workspace import source_path
 
 _PATIENCE = timedelta(days=7)
 """How long a process waits for the others: one of them may be making a round's pairs alone."""
@@ -35,17 +34,10 @@ _ECHO = 30.0
 """Seconds that a process gets to say why it failed, after the others have seen its connection close."""
 
 
-class Message(Strict):
+class Message(ContextMessage):
     """What a further process is told: the unit, the stage's context, how many there are, and the folder to meet in."""
 
-    stage: str
     key: str
-    settings: dict[str, Any]
-    seed: int
-    root: str
-    inputs: dict[str, str]
-    outside: dict[str, str]
-    work: str
     unit: str
     size: int
     meeting: str
@@ -60,16 +52,6 @@ class Message(Strict):
             outside={name: str(path) for name, path in context.outside.items()}, work=str(context.work), unit=unit,
             size=size, meeting=str(meeting), gradient_checkpointing=context.gradient_checkpointing,
             ema_device=context.ema_device,
-        )  # fmt: skip
-
-    def context(self, stage: Stage) -> Context:
-        inputs = {name: Path(path) for name, path in self.inputs.items()}
-        return Context(
-            stage=stage.name, key=self.key, settings=stage.parse(self.settings, "shared unit"), seed=self.seed,
-            inputs=inputs, manifests={name: manifests.load(path) for name, path in inputs.items()},
-            outside={name: Path(path) for name, path in self.outside.items()}, work=Path(self.work),
-            workspace=Workspace(Path(self.root)), gradient_checkpointing=self.gradient_checkpointing,
-            ema_device=self.ema_device,
         )  # fmt: skip
 
 
@@ -112,9 +94,7 @@ class _Others:
         self.running = {rank: self._start(rank, text) for rank in range(1, message.size)}
 
     def _start(self, rank: int, text: bytes) -> subprocess.Popen:
-        source = str(Path(__file__).parents[2])
-        environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()),
-                           PYTHONPATH=os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])))
+        environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()), PYTHONPATH=source_path(os.environ))
         environment.pop("PYTHONSAFEPATH", None)
         said = self._files.enter_context(self._said(rank).open("wb"))
         command = [sys.executable, "-m", "tasks.engine.shared_unit", str(rank)]
@@ -206,7 +186,8 @@ def main() -> None:
     message = Message.model_validate_json(sys.stdin.buffer.read())
     meeting, stage = Path(message.meeting), graph.stage(message.stage)
     try:
-        context = message.context(stage)
+        context = message.context(stage, message.key, "shared unit", ema_device=message.ema_device,
+                                  gradient_checkpointing=message.gradient_checkpointing)
         import torch.distributed as distributed
 
         write_atomically(meeting / f"ready-{rank}", b"")

@@ -9,44 +9,25 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
+from tasks.engine.context_message import ContextMessage
 from tasks.engine.runner import prepare, run_units
-from tasks.stages.base import Context
 from tasks.storage.file_io import StatTable
 from tasks.storage.locks import die_with_parent
-from tasks.storage.workspace import Workspace
 
 VERSION = 1
 
 
-class Request(Strict):
-    """What to run.
-
-    Attributes:
-        version: of this protocol.
-        stage: name.
-        settings: of the stage, already shortened (Stage.shortened).
-        seed: of the experiment.
-        root: checkout that the inputs belong to.
-        inputs: output folders of earlier stages, by name.
-        outside: paths of what comes from outside the pipeline, by name.
-        work: new folder for the run.
-    """
+class Request(ContextMessage):
+    """What to run: settings already shortened (Stage.shortened), in a new folder. `version`: of this protocol, of which
+    ContextMessage is a part."""
 
     version: int
-    stage: str
-    settings: dict[str, Any]
-    seed: int
-    root: str
-    inputs: dict[str, str]
-    outside: dict[str, str]
-    work: str
 
 
 class Answer(Strict):
@@ -63,12 +44,7 @@ def run(request: Request) -> Answer:
     if request.version != VERSION:
         raise SettingsError(f"short runs of version {request.version} are asked for, this code makes version {VERSION}")
     stage = graph.stage(request.stage)
-    context = Context(
-        stage=stage.name, key="short", settings=stage.parse(request.settings, "short run"), seed=request.seed,
-        inputs={name: Path(folder) for name, folder in request.inputs.items()},
-        manifests={name: manifests.load(Path(folder)) for name, folder in request.inputs.items()},
-        outside={name: Path(path) for name, path in request.outside.items()}, work=Path(request.work),
-        workspace=Workspace(Path(request.root)))
+    context = request.context(stage, "short", "short run")
     stage.check(context)
     prepare(context)
     summary = run_units(stage, context, measure=False)

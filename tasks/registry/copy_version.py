@@ -23,12 +23,15 @@ from tasks.tracking.redaction import redact
 from tasks.tracking.store_uri import sqlite_file
 
 
-def open_store(workspace: Workspace, uri: str) -> Registry:
-    """The registry in the MLflow store at `uri`: a server's address, or a database whose files lie beside it.
+def open_store(workspace: Workspace, uri: str | None) -> Registry:
+    """The registry in the MLflow store at `uri`: a server's address, or a database whose files lie beside it; without
+    one the workspace's own.
 
     Its audit logs are kept in this repository, in a folder named by the address. Raises SettingsError for another
     scheme.
     """
+    if not uri:
+        return Registry(workspace)
     if urlsplit(uri).scheme.partition("+")[0] not in ("http", "https", "sqlite", "postgresql", "mysql"):
         raise SettingsError(f"--registry {redact(uri)}: expected the address of an MLflow server, or sqlite:///PATH")
     path = sqlite_file(uri)

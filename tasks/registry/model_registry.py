@@ -86,6 +86,15 @@ def parse(reference: str) -> tuple[str, str | None, int | None]:
     return model_name(match["name"]), match["alias"], int(version) if version else None
 
 
+def parse_whole(reference: str, command: str, hint: str) -> str:
+    """The model that is named. Raises SettingsError, with `hint`, for one of its versions: `command` takes all."""
+    name, alias, number = parse(reference)
+    if alias or number:
+        raise SettingsError(f"{reference!r}: {command} takes a model's name, such as {name.removeprefix('fewstep-')}",
+                            hint=hint)
+    return name
+
+
 def folder_digest(folder: Path) -> str:
     """Tree digest of all files in `folder`, every byte read now."""
     paths = {name: folder / name for name in list_files(folder)}

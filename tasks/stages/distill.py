@@ -93,9 +93,7 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         return sorted({term.term for own in settings.recipe.rounds for term in own.terms})
 
     def shortened(self, settings: DistillSettings) -> DistillSettings:
-        recipe = settings.recipe
-        least = min(own.share for own in recipe.rounds) / sum(own.share for own in recipe.rounds)
-        images = int(_SHORT_BATCHES * recipe.training.batch / least)
+        images = settings.recipe.images_for(_SHORT_BATCHES)
         return settings.model_copy(update={"images": min(settings.images, images)})
 
     def check(self, context: Context[DistillSettings]) -> None:

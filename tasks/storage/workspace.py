@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,17 @@ def require_importable(folder: Path) -> None:
     if os.pathsep in str(folder):
         raise SettingsError(f"{folder}: the path holds {os.pathsep!r}, which separates folders in PYTHONPATH: the "
                             "processes of a run would not find the code", hint="move or rename that folder")
+
+
+def source_path(environment: Mapping[str, str], root: Path | None = None) -> str:
+    """PYTHONPATH with which a child imports the project's code from `root` (default: the code this process runs).
+
+    Raises SettingsError where PYTHONPATH cannot name that folder.
+    """
+    source = str(root or Path(__file__).resolve().parents[2])
+    require_importable(Path(source))
+    return os.pathsep.join([source, *[part for part in environment.get("PYTHONPATH", "").split(os.pathsep)
+                                      if part and part != source]])
 
 
 def given_mlflow_uri() -> str | None:

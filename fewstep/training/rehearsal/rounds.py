@@ -63,9 +63,7 @@ def rehearse(recipe: Recipe, teacher: Denoiser, machine: Machine, states: int = 
 
 def images_for(recipe: Recipe) -> int:
     """Samples of a run whose rounds have the cycles that a rehearsal is in the middle of."""
-    least = min(own.share for own in recipe.rounds) / sum(own.share for own in recipe.rounds)
-    turns = max(sum(own.turns.values()) for own in recipe.rounds)
-    return int(_CYCLES * turns * recipe.training.batch / least)
+    return recipe.images_for(_CYCLES * max(sum(own.turns.values()) for own in recipe.rounds))
 
 
 class _Rehearsal(Distillation):

@@ -36,10 +36,9 @@ def add(app: typer.Typer) -> None:
 def _decide(identity: str | None, approved: bool, store: str | None, why: str, as_json: bool) -> None:
     from tasks.registry import copy_version, webhooks  # MLflow takes seconds to load
     from tasks.registry.gate import pending_approvals
-    from tasks.registry.model_registry import Registry
 
     workspace = Workspace.find()
-    registry = copy_version.open_store(workspace, store) if store else Registry(workspace)
+    registry = copy_version.open_store(workspace, store)
     if identity is None:
         pending = [(name, entry) for name in registry.models() for entry in pending_approvals.waiting(registry, name)]
         emit([{"model": name, **entry.to_dict()} for name, entry in pending], as_json, lambda out: _list(out, pending))

@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fewstep.util.errors import SettingsError
 from flows.output import emit, examples
 from tasks.storage.workspace import Workspace
 
@@ -29,14 +28,11 @@ def add(app: typer.Typer) -> None:
         """Who promoted, refused, rejected or rolled back which version, when and why; of all hosts, if they share a
         store."""
         from tasks.registry import aliases, copy_version  # MLflow takes seconds to load
-        from tasks.registry.model_registry import Registry, parse
+        from tasks.registry.model_registry import parse_whole
 
-        name, alias, number = parse(model)
-        if alias or number:
-            raise SettingsError(f"{model!r}: history takes a model's name, such as {name.removeprefix('fewstep-')}",
-                                hint=f"`fewstep lineage {model}` shows what a version came from")
+        name = parse_whole(model, "history", f"`fewstep lineage {model}` shows what a version came from")
         workspace = Workspace.find()
-        registry = copy_version.open_store(workspace, store) if store else Registry(workspace)
+        registry = copy_version.open_store(workspace, store)
         entries = aliases.history(registry, name)
         emit([entry.to_dict() for entry in entries], as_json, lambda out: _show(out, name, entries))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from fewstep.util.errors import SettingsError
 from flows.orchestration.announcement import announce
 from flows.output import emit, examples
 from tasks.storage.workspace import Workspace
@@ -21,14 +20,11 @@ def add(app: typer.Typer) -> None:
                  as_json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
         """Make the previous champion champion again, in one recorded step; the present one becomes @previous."""
         from tasks.registry import aliases, copy_version, webhooks  # MLflow takes seconds to load
-        from tasks.registry.model_registry import Registry, parse
+        from tasks.registry.model_registry import parse_whole
 
-        name, alias, number = parse(model)
-        if alias or number:
-            raise SettingsError(f"{model!r}: rollback takes a model's name, such as {name.removeprefix('fewstep-')}",
-                                hint=f"`fewstep promote {model}` makes a certain version champion")
+        name = parse_whole(model, "rollback", f"`fewstep promote {model}` makes a certain version champion")
         workspace = Workspace.find()
-        registry = copy_version.open_store(workspace, store) if store else Registry(workspace)
+        registry = copy_version.open_store(workspace, store)
         current, former = aliases.rollback(registry, name, why=why)
         webhooks.deliver(registry, name)
         announce(workspace, name, aliases.history(registry, name)[-1])

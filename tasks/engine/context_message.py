@@ -1,0 +1,42 @@
+"""What another process of ours needs to know to work on a stage: its context as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewstep.util.config import Strict
+from tasks.engine import manifest as manifests
+from tasks.stages.base import Context, Stage
+from tasks.storage.workspace import Workspace
+
+
+class ContextMessage(Strict):
+    """A stage and what it works with.
+
+    Attributes:
+        stage: name.
+        settings: of the stage, resolved.
+        seed: of the experiment.
+        root: checkout that the inputs belong to.
+        inputs: output folders of earlier stages, by name.
+        outside: paths of what comes from outside the pipeline, by name.
+        work: folder of the work.
+    """
+
+    stage: str
+    settings: dict[str, Any]
+    seed: int
+    root: str
+    inputs: dict[str, str]
+    outside: dict[str, str]
+    work: str
+
+    def context(self, stage: Stage, key: str, source: str, **more: Any) -> Context:
+        """The context that it tells of; `more`: of its further attributes. `source` names the settings in messages."""
+        inputs = {name: Path(folder) for name, folder in self.inputs.items()}
+        return Context(
+            stage=stage.name, key=key, settings=stage.parse(self.settings, source), seed=self.seed, inputs=inputs,
+            manifests={name: manifests.load(folder) for name, folder in inputs.items()},
+            outside={name: Path(path) for name, path in self.outside.items()}, work=Path(self.work),
+            workspace=Workspace(Path(self.root)), **more)  # fmt: skip
