@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from tasks.storage.workspace import CODE, Workspace
+
 ROOT = Path(__file__).resolve().parents[1]
 
 TINY = {
@@ -24,6 +26,14 @@ TINY = {
     "register.floors.max_distance_ratio": "null", "register.floors.min_class_accuracy": "null",
     "register.floors.min_recall": "null", "register.floors.max_copies": "null",
 }
+
+
+def checkout_in(folder: Path) -> Workspace:
+    """The workspace in `folder` as one that holds its code: the folders are there, and empty."""
+    for name in CODE:
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "__init__.py").touch()
+    return Workspace(folder)
 
 
 def _git(folder: Path, *args: str) -> str:

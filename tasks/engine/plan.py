@@ -91,7 +91,7 @@ class Survey:
         self.identities: dict[str, Identity] = {}
         self.params = params_file.read(workspace.params)
         self.entries = dvc_lockfile.lock_entries(workspace)
-        self.outside = set(dvc_yaml.given(settings, workspace.root).values())
+        self.outside = set(dvc_yaml.given(settings, workspace).values())
 
     def look(self, stage: Stage) -> PlanItem:
         """The state of one stage; its inputs must have been looked at before."""

@@ -71,22 +71,22 @@ def load(code: Code) -> None:
 
 
 def checked_out_code(stage: Stage[S, object], settings: S, workspace: Workspace, table: StatTable) -> Code:
-    """The stage's code on disk now: of the checkout or, where that has no code, of where this process runs it from."""
-    tree = source_tree(workspace.root, workspace, table)
-    if tree.path(type(stage).__module__) is None:
-        tree = source_tree(ROOT, workspace, table)
-    return stage_code(stage, settings, tree)
+    """The stage's code on disk now, where the workspace has it."""
+    return stage_code(stage, settings, source_tree(workspace.code, workspace, table))
 
 
 def check_code(stage: Stage[S, object], settings: S, workspace: Workspace, table: StatTable) -> None:
-    """Refuse to run other code than the checkout's, which DVC would record as what was run, or than was loaded."""
+    """Refuse to run other code than the workspace's, which DVC would record as what was run, or than was loaded."""
     running = running_code(stage, settings, workspace)
     if stage_code(stage, settings, source_tree(ROOT, workspace, table)) != running:
         raise SettingsError(f"stage '{stage.name}': its code was edited while this run was under way; not started",
                             hint="`fewstep resume` continues with the code as it is now")
     if checked_out_code(stage, settings, workspace, table) != running:
-        raise SettingsError(f"stage '{stage.name}': the code that would run, {ROOT}, differs from this checkout's",
-                            hint=f"start it with PYTHONPATH={workspace.root}")
+        raise SettingsError(f"stage '{stage.name}': the code that would run, {ROOT}, differs from this "
+                            f"{'checkout' if workspace.holds_code else 'workspace'}'s, {workspace.code}",
+                            hint=f"start it with PYTHONPATH={workspace.code}"
+                            + ("" if workspace.holds_code else f" · or remove {workspace.source}: the next command of "
+                               "fewstep lets this workspace use its own code"))
 
 
 def changed_files(old: dict[str, str], new: dict[str, str]) -> list[str]:

@@ -1,7 +1,13 @@
-"""Paths: of the checkout that a run works in, and of what all worktrees of its repository share."""
+"""Paths: of the workspace that a run works in, of the code that it runs, and of what all worktrees share.
+
+A *workspace* holds the settings and what is made of them. The *code* is a checkout of this project: the workspace
+itself or, for a workspace that `fewstep init` made, the folder to which its link `.fewstep/source` leads.
+`Workspace.code` is the one place that knows which.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -11,19 +17,23 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fewstep.util.errors import SettingsError
+from fewstep.util.source_code import ROOT
 
+CODE = ("fewstep", "tasks", "flows")
+"""The folders of the code: what imports each other and is run."""
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A checkout: the folder that holds params.yaml and dvc.yaml. `root` is absolute."""
+    """The folder that holds params.yaml and dvc.yaml. `root` is absolute."""
 
     root: Path
 
     @classmethod
     def find(cls, start: str | os.PathLike | None = None) -> Workspace:
-        """The nearest checkout at or above `start` (default: the current folder).
+        """The nearest workspace at or above `start` (default: the current folder). One without code of its own, such as
+        a clone, is told of the code that runs.
 
         Raises SettingsError without one, or where Python could not be told where its code is.
         """
@@ -31,9 +41,47 @@ class Workspace:
         for folder in (start, *start.parents):
             if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
                 require_importable(folder)
-                return cls(folder)
+                workspace = cls(folder)
+                workspace.use_code(ROOT, keep=True)
+                return workspace
         raise SettingsError(f"no params.yaml with a dvc.yaml beside it in {start} or above",
-                            hint="start fewstep in a checkout of the project")
+                            hint="start fewstep in a workspace (`fewstep init DIR` makes one) or in a checkout of the "
+                                 "project")
+
+    @property
+    def holds_code(self) -> bool:
+        """Whether the workspace is itself a checkout of the project."""
+        return all((self.root / name / "__init__.py").is_file() for name in CODE)
+
+    @property
+    def code(self) -> Path:
+        """The checkout whose code runs here. Without one of its own, and no word of another, the code of this process.
+        """
+        if self.holds_code:
+            return self.root
+        return self.source.resolve() if self.source.is_dir() else ROOT
+
+    @property
+    def source(self) -> Path:
+        """The link to the code that lies apart; by it DVC's files name the code alike on every host."""
+        return self.local / "source"
+
+    @property
+    def code_below(self) -> str:
+        """What leads from `root` to `code`: empty, or the link's path with a slash at its end."""
+        return "" if self.holds_code else f"{self.source.relative_to(self.root).as_posix()}/"
+
+    def use_code(self, code: Path, *, keep: bool = False) -> None:
+        """Let a workspace without code of its own use that in the folder `code`; `keep`: unless it uses some already.
+
+        Where the link cannot be written the workspace uses whatever code runs.
+        """
+        if self.holds_code or keep and self.source.is_dir():
+            return
+        with contextlib.suppress(OSError):
+            self.local.mkdir(exist_ok=True)
+            self.source.unlink(missing_ok=True)
+            self.source.symlink_to(code)
 
     @property
     def params(self) -> Path:
@@ -109,7 +157,7 @@ def source_path(environment: Mapping[str, str], root: Path | None = None) -> str
 
     Raises SettingsError where PYTHONPATH cannot name that folder.
     """
-    source = str(root or Path(__file__).resolve().parents[2])
+    source = str(root or ROOT)
     require_importable(Path(source))
     return os.pathsep.join([source, *[part for part in environment.get("PYTHONPATH", "").split(os.pathsep)
                                       if part and part != source]])

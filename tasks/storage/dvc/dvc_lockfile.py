@@ -86,12 +86,12 @@ def _walk(folder: Path, root: Path) -> list[str]:
 def view(workspace: Workspace, stage: Stage, params: dict, given: dict, table: StatTable) -> str:
     """Digest of all that DVC compares for this stage: params, code, dvc.yaml, outside inputs, and of its inputs the
     manifests, which an acceptance changes without their data."""
-    root = workspace.root
+    root, code = workspace.root, workspace.code
     inputs = [root / graph.stage(name).output / manifests.NAME for name in stage.inputs]
     seen = {
         "inputs": [table.sha256(path) if path.is_file() else None for path in inputs],
         "params": {name: params.get(name) for name in stage.params},
-        "code": [[name, table.sha256(root / name)] for name in watched_files(root)],
+        "code": [[name, table.sha256(code / name)] for name in watched_files(code)],
         "dvc.yaml": sha256_file(root / "dvc.yaml"),
         "given": given,
     }

@@ -19,6 +19,7 @@ from tasks.engine import graph
 from tasks.engine.stage_code import DECIDES
 from tasks.stages.base import Stage
 from tasks.storage.dvc import dvc_yaml
+from tasks.storage.workspace import Workspace
 from tests.closure import ROOT, imported
 
 RECIPES = ("kd", "dmd2", "progressive", "lcm-lora")
@@ -32,7 +33,7 @@ def test_the_stages_in_an_order_in_which_they_can_run():
 
 
 def test_dvc_yaml_is_what_the_stages_say():
-    assert dvc_yaml.render(Settings(), ROOT) == (ROOT / "dvc.yaml").read_text(), "run `make dvc.yaml`"
+    assert dvc_yaml.render(Settings(), Workspace(ROOT)) == (ROOT / "dvc.yaml").read_text(), "run `make dvc.yaml`"
     document = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")
     assert list(document["stages"]) == [stage.name for stage in graph.IN_DVC]
     assert document["metrics"] == ["data/evaluation/metrics.json"] and len(document["plots"]) == 2

@@ -21,6 +21,7 @@ from tasks.storage.workspace import Workspace
 from tasks.tracking.metric_buffer import MetricBuffer, Point
 from tests.closure import ROOT
 from tests.fuzzing import TIMEOUT, bounded, texts
+from tests.project import checkout_in
 
 pytestmark = TIMEOUT
 FILE = manifest.File(path="a.bin", bytes=1, sha256="0" * 64)
@@ -196,7 +197,7 @@ RECIPE = Settings.model_validate({"distill": {"recipe": "my.yaml"}})
 @given(texts(json.loads(json.dumps(dvc_yaml._content(GIVEN, ROOT / "dvc.yaml"))), originals=(GIVEN,), yaml=True))
 def test_dvc_yaml_names_what_comes_from_outside_or_is_refused(drawn):
     def check(workspace):
-        path = put(workspace.root / "dvc.yaml", drawn[0])
+        path = put(checkout_in(workspace.root).root / "dvc.yaml", drawn[0])
         try:
             changed = dvc_yaml.sync_given(workspace, RECIPE)
         except SettingsError as error:

@@ -9,8 +9,8 @@ from fewstep.util.errors import SettingsError
 from fewstep.util.plain_data import from_yaml, to_yaml
 from tasks.config.schema import Settings
 from tasks.storage.dvc.dvc_yaml import NONE_GIVEN, sync_given
-from tasks.storage.workspace import Workspace
 from tests.closure import ROOT
+from tests.project import checkout_in
 
 TEXT = (ROOT / "dvc.yaml").read_text()
 PLAIN = from_yaml(TEXT)
@@ -58,14 +58,14 @@ def test_every_form_of_the_file_is_kept_true(tmp_path, form):
     path, text = tmp_path / "dvc.yaml", FORMS[form]
     assert given(text) and text != TEXT or form == "as generated"
     path.write_bytes(text.encode())
-    assert sync_given(Workspace(tmp_path), OWN)
+    assert sync_given(checkout_in(tmp_path), OWN)
     now = path.read_text(encoding="utf-8-sig")
     assert given(now) == {**given(text), **WANTED}
     assert {**from_yaml(now), "vars": 0} == {**from_yaml(text), "vars": 0}
     assert remarks(now) == remarks(text.removeprefix("\ufeff"))
     before = path.read_bytes()
-    assert not sync_given(Workspace(tmp_path), OWN) and path.read_bytes() == before
-    assert sync_given(Workspace(tmp_path), Settings())
+    assert not sync_given(checkout_in(tmp_path), OWN) and path.read_bytes() == before
+    assert sync_given(checkout_in(tmp_path), Settings())
     assert set(given(path.read_text()).values()) - {"kept"} == {NONE_GIVEN}
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_would_not_see_a_change_is_refused_and_left_alone(tmp_path, 
     path = tmp_path / "dvc.yaml"
     path.write_text(text)
     with pytest.raises(SettingsError) as caught:
-        sync_given(Workspace(tmp_path), OWN)
+        sync_given(checkout_in(tmp_path), OWN)
     assert str(caught.value).startswith(str(path)) and said in str(caught.value)
     assert "make dvc.yaml" in caught.value.hint
     assert path.read_text() == text
@@ -94,4 +94,4 @@ def test_paths_that_the_stages_name_themselves_are_enough(tmp_path):
     text = text.replace("${given.prompts}", NONE_GIVEN)
     text = text.replace("${given.recipe}", "${recipes.mine}")   # which only DVC can resolve
     path.write_text(text)
-    assert not sync_given(Workspace(tmp_path), OWN) and path.read_text() == text
+    assert not sync_given(checkout_in(tmp_path), OWN) and path.read_text() == text
