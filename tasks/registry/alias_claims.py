@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fewstep.util.errors import Busy, NotAvailable
 from tasks.registry.audit_log import Entry
-from tasks.registry.model_registry import Registry
 from tasks.storage.documents import read_document
 from tasks.tracking.mlflow_client import Run, if_present
+
+if TYPE_CHECKING:
+    from tasks.registry.model_registry import Registry  # it loads this module
 
 _NAME = re.compile(r"^fewstep\.(?P<alias>[A-Za-z0-9_-]+)\.(?P<number>[0-9]+)$")
 _WHY = 500  # characters; MLflow takes 6,000 in the value of a parameter

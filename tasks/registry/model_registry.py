@@ -21,6 +21,7 @@ from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
 from fewstep.util.files import sync_folder
 from fewstep.util.hashing import sha256_file
 from tasks.engine.manifest import File, tree_digest
+from tasks.registry.carried_record import carry_over
 from tasks.registry.record import FileRecord, Record
 from tasks.registry.shared_record import SharedRecord
 from tasks.registry.version_tags import VersionTags, read_tags
@@ -164,14 +165,16 @@ class Registry:
         """The model's audit log: in the object store that hosts share, where they share the registry too, else a file.
 
         In that store it is named by the model and the moment at which MLflow made it, which every host reads the same;
-        several registries may share one store.
+        several registries may share one store. What this host kept in the file before is carried into it first.
         """
         if model not in self._records:
             registered = if_present(self.tracking.client.get_registered_model, model) if self._is_shared else None
             if registered is None:      # nothing that could be decided about, or decided by this host alone
                 return FileRecord(self.folder / model)
             name = f"{model}-{registered.creation_timestamp}"
-            self._records[model] = SharedRecord(shared_store(self.workspace), name)
+            record = SharedRecord(shared_store(self.workspace), name)
+            carry_over(self, model, record)
+            self._records[model] = record
         return self._records[model]
 
     @property

@@ -26,7 +26,7 @@ class SharedRecord(Record):
     """The log `name` in `store`. Methods raise NotAvailable where the store does not answer."""
 
     def __init__(self, store: Store, name: str):
-        self._store, self._folder = store, f"records/{name}"
+        self.name, self._store, self._folder = name, store, f"records/{name}"
         self._known: list[Entry] = []       # they never change
 
     def read(self) -> list[Entry]:
@@ -48,8 +48,12 @@ class SharedRecord(Record):
             there = audit_log.standing(entries, entry)
             if there is not None:
                 return there
-            if self._store.put_if_absent(self._name(len(entries) + 1), entry.to_json().encode()):
+            if self.write_behind(entries, entry):
                 return entry
+
+    def write_behind(self, entries: list[Entry], entry: Entry) -> bool:
+        """Writes `entry` if these `entries` are all there are. Of many hosts at once one gets True."""
+        return self._store.put_if_absent(self._name(len(entries) + 1), entry.to_json().encode())
 
     def delivered(self) -> int:
         text = self._store.find(self._cursor)
