@@ -22,7 +22,7 @@ from flows.system_errors import drop_output, in_words, open_streams, output_erro
 from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 
 PANELS = {  # the panel of the help, the folder below flows/commands, the commands
-    "Run": ("pipeline", ("run", "estimate", "accept", "sweep", "resume", "status", "report", "compare")),
+    "Run": ("pipeline", ("init", "run", "estimate", "accept", "sweep", "resume", "status", "report", "compare")),
     "Models": ("models", ("promote", "approve", "reject", "rollback", "history", "sample", "lineage", "checkout")),
     "Data, teachers and recipes": ("inputs", ("data", "inspect", "recipes")),
     "Schedules and servers": ("servers", ("schedule", "serve", "ui")),

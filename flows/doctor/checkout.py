@@ -11,7 +11,7 @@ from flows.doctor.finding import Finding
 from tasks.config import params_file
 from tasks.config.preflight import validate
 from tasks.engine.plan import plan
-from tasks.storage.code_state import code_state
+from tasks.storage.code_state import sources
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_record import KILLED, RUNNING
@@ -54,14 +54,20 @@ def disk(workspace: Workspace) -> Iterator[Finding]:
 
 
 def git_state(workspace: Workspace) -> Iterator[Finding]:
-    """Whether there is a commit to name."""
-    code = code_state(workspace)
-    if code.commit is None:
+    """Whether there is a commit to name, of the workspace and of its code."""
+    made_of = sources(workspace)
+    state = made_of.workspace
+    if state.commit is None:
         yield Finding("git", "error", "no git repository with a commit: lineage, isolated and scheduled runs need one",
                       "git init && git add -A && git commit -m start")
     else:
-        yield Finding("git", "ok", f"commit {code.commit[:10]}"
-                      + (", with uncommitted changes" if code.modified else ""))
+        yield Finding("git", "ok", f"commit {state.commit[:10]}"
+                      + (", with uncommitted changes" if state.modified else ""))
+    if made_of.origin is not None:
+        level = "ok" if made_of.origin.commit else "warning"
+        yield Finding("code", level, f"{workspace.code}, {made_of.origin.told()}",
+                      None if made_of.origin.commit else "install a checkout of fewstep: models that were made by code "
+                      "outside git have no complete lineage, and are not promoted")
 
 
 def dvc_state(workspace: Workspace) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ def python(workspace: Workspace) -> Iterator[Finding]:
 
 def versions(workspace: Workspace) -> Iterator[Finding]:
     """The packages that the project declares and those of constraints.txt, and two that are known to break Prefect."""
-    tested = _constraints(workspace.root / "constraints.txt")
+    tested = _constraints(workspace.code / "constraints.txt")
     declared = [Requirement(line) for line in importlib.metadata.requires("fewstep") or []]
     missing = [item.name for item in declared
                if (item.marker is None or item.marker.evaluate({"extra": ""})) and _installed(item.name) is None]

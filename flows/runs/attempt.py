@@ -135,6 +135,8 @@ class Attempt:
             self.tracking = MlflowObserver(self.workspace, self.settings, self.record)
             tags = {"fewstep.commit": self.record.commit or "", "fewstep.isolated": str(self.record.isolated).lower(),
                     "fewstep.host": owner(self.workspace)}
+            if self.record.code is not None:
+                tags["fewstep.code"] = self.record.code.told(40)
             self.record.mlflow = {"uri": redact(self.workspace.mlflow_uri), "run": self.tracking.start(tags)}
             self.store.save(self.record)
         observer = _Told([WatchedRun(self.sharer), RecordObserver(self.store, self.record), self.view, self.tracking],

@@ -21,7 +21,7 @@ from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.plan import PlanItem
 from tasks.storage import git, worktrees
-from tasks.storage.code_state import code_state
+from tasks.storage.code_state import sources
 from tasks.storage.sharing.shared_store import is_shared
 from tasks.storage.workspace import Workspace, source_path
 from tasks.tracking.all_runs import AllRuns
@@ -78,18 +78,20 @@ def start(workspace: Workspace, settings: Settings, text: str, *, origin: str | 
     """
     require_storage(workspace)
     store, frozen = RunStore(workspace), settings.model_dump(mode="json")
-    state = code_state(workspace, commit_changes=True)
-    if state.commit is None:
+    made_of = sources(workspace, commit_changes=True)
+    commit, code = made_of.workspace.commit, made_of.origin
+    if commit is None:
         raise SettingsError(f"{workspace.root} is not in a git repository with a commit",
                             hint="isolated and scheduled runs work in a worktree of a commit: make one")
     runs = AllRuns(workspace)
     known = runs.newest_isolated(settings_digest(frozen))
-    if known is not None and known.can_be_continued and worktrees.same_code(workspace, known.record.commit,
-                                                                            state.commit):
+    if known is not None and known.can_be_continued and worktrees.same_sources(
+            workspace, known.record.commit, known.record.code, commit, code):
         record = runs.adopt(known)
     else:
-        record = store.new(frozen, isolated=True, origin=origin, commit=state.commit, modified=state.modified)
-        keep_changes(store, record, state.diff)
+        record = store.new(frozen, isolated=True, origin=origin, commit=commit, modified=made_of.workspace.modified,
+                           code=code)
+        keep_changes(store, record, made_of)
     write_atomically(store.folder_of(record.id) / "params.yaml", text, mode=mode_of(workspace.params))
     return record
 
@@ -107,10 +109,13 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
         SystemExit: with the child's exit code when that is not 0; the child has said why.
     """
     store = RunStore(workspace)
-    if not git.knows(workspace.root, record.commit):
-        _fetch_code(workspace, store, record)
-    root = worktrees.add(workspace, record.id, record.commit).root
-    _share_code(workspace, store, record)
+    made_of = _made_of(workspace, record)
+    for place, commit in made_of.items():
+        if not git.knows(place, commit):
+            _fetch_commit(workspace, store, record, place, commit)
+    root = worktrees.add(workspace, record.id, record.commit, record.code).root
+    for place in made_of:
+        _share_commit(workspace, store, record, place)
     frozen = store.folder_of(record.id) / "params.yaml"
     write_atomically(root / "params.yaml", frozen.read_bytes())
     if record.root != str(root):
@@ -132,28 +137,34 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
     return record
 
 
-def _share_code(workspace: Workspace, store: RunStore, record: RunRecord) -> None:
+def _made_of(workspace: Workspace, record: RunRecord) -> dict[Path, str]:
+    """The repositories here that hold what a run is made of, and the commit of each."""
+    apart = record.code is not None and record.code.commit
+    return {workspace.root: record.commit} | ({workspace.code: record.code.commit} if apart else {})
+
+
+def _share_commit(workspace: Workspace, store: RunStore, record: RunRecord, place: Path) -> None:
     """Let other hosts have the commits that no git remote has: uncommitted changes are one. Without them the run can
     be continued here alone."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "code.bundle"
-            if is_shared(workspace) and git.bundle(workspace.root, worktrees.reference(record.id), path):
-                store.shared.keep_code(record.id, path)
+            if is_shared(workspace) and git.bundle(place, worktrees.reference(record.id), path):
+                store.shared.keep_commit(record.id, path, apart=place != workspace.root)
     except FewstepError as error:
         say(console(stderr=True), f"warning: other hosts cannot continue this run: {error}")
 
 
-def _fetch_code(workspace: Workspace, store: RunStore, record: RunRecord) -> None:
-    """Bring the commit of another host's run into this repository. Raises NotAvailable where it is nowhere."""
+def _fetch_commit(workspace: Workspace, store: RunStore, record: RunRecord, place: Path, commit: str) -> None:
+    """Bring a commit of another host's run into the repository here. Raises NotAvailable where it is nowhere."""
     hint = "`git fetch` brings it, if the host that began the run has pushed it"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "code.bundle"
-        if store.shared.fetch_code(record.id, path):
-            git.unbundle(workspace.root, worktrees.reference(record.id), path)
-    if not git.knows(workspace.root, record.commit):
-        raise NotAvailable(f"run {record.id} is made of commit {record.commit[:10]}, which this clone does not have",
-                           hint=hint)
+        if store.shared.fetch_commit(record.id, path, apart=place != workspace.root):
+            git.unbundle(place, worktrees.reference(record.id), path)
+    if not git.knows(place, commit):
+        where = "this clone does" if place == workspace.root else f"the code in {place} does"
+        raise NotAvailable(f"run {record.id} is made of commit {commit[:10]}, which {where} not have", hint=hint)
 
 
 def tidy(workspace: Workspace, record: RunRecord) -> None:
@@ -163,7 +174,7 @@ def tidy(workspace: Workspace, record: RunRecord) -> None:
 
 def _run_child(root: Path, run: str, json_mode: bool, output: IO[bytes] | None) -> int:
     """Runs `flows.runs.attempt` in the worktree `root`, passing signals on; returns its exit code."""
-    environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()), PYTHONPATH=source_path({}, root))
+    environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()), PYTHONPATH=source_path({}, Workspace(root).code))
     environment.pop("PYTHONSAFEPATH", None)
     arguments = [sys.executable, "-m", "flows.runs.attempt", run] + (["--json"] if json_mode else [])
     child = subprocess.Popen(arguments, cwd=root, env=environment, process_group=0, stdout=output, stderr=output)

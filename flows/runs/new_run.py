@@ -10,7 +10,7 @@ from fewstep.util.files import mode_of, write_atomically
 from tasks.config import params_file
 from tasks.config.schema import Settings
 from tasks.engine.plan import changes
-from tasks.storage.code_state import code_state
+from tasks.storage.code_state import Sources, sources
 from tasks.storage.workspace import Workspace
 from tasks.tracking.all_runs import AllRuns
 from tasks.tracking.run_record import RunRecord, settings_digest
@@ -24,7 +24,7 @@ def preview(workspace: Workspace, sets: list[str], params: Path | None) -> tuple
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / source.name
         copy.write_bytes(source.read_bytes())
-        settings = params_file.write_overrides(copy, sets)
+        settings = params_file.write_overrides(copy, sets, root=workspace.root)
         return settings, copy.read_text()
 
 
@@ -47,16 +47,19 @@ def unfinished_here(workspace: Workspace, settings: Settings) -> RunRecord | Non
 
 
 def new_here(workspace: Workspace, settings: Settings, run: str) -> RunRecord:
-    """A record for a new run in this checkout, with the commit and the uncommitted changes it is made of."""
-    store, state = RunStore(workspace), code_state(workspace)
-    record = store.new(settings.model_dump(mode="json"), run=run, commit=state.commit, modified=state.modified)
+    """A record for a new run in this workspace, with the commits and the uncommitted changes it is made of."""
+    store, made_of = RunStore(workspace), sources(workspace)
+    record = store.new(settings.model_dump(mode="json"), run=run, commit=made_of.workspace.commit,
+                       modified=made_of.workspace.modified, code=made_of.origin)
     params = workspace.params
     write_atomically(store.folder_of(run) / params.name, params.read_bytes(), mode=mode_of(params))
-    keep_changes(store, record, state.diff)
+    keep_changes(store, record, made_of)
     return record
 
 
-def keep_changes(store: RunStore, record: RunRecord, diff: str) -> None:
-    """Stores the uncommitted changes that a run was started with, as a patch beside its record."""
-    if diff:
-        (store.folder_of(record.id) / "changes.diff").write_bytes((diff + "\n").encode(errors="surrogateescape"))
+def keep_changes(store: RunStore, record: RunRecord, made_of: Sources) -> None:
+    """Stores the uncommitted changes that a run was started with, as patches beside its record."""
+    diffs = {"changes.diff": made_of.workspace.diff, "code-changes.diff": made_of.code.diff if made_of.code else ""}
+    for name, diff in diffs.items():
+        if diff:
+            (store.folder_of(record.id) / name).write_bytes((diff + "\n").encode(errors="surrogateescape"))

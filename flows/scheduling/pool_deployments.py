@@ -16,6 +16,7 @@ from prefect.utilities.callables import parameter_schema
 
 from fewstep.util.errors import FewstepError, NotAvailable
 from flows.orchestration.prefect_api import HEARTBEAT
+from flows.orchestration.served_root import SERVED_ROOT
 from flows.orchestration.silent_runs import POOL_TAG, ensure_automations
 from flows.scheduling.deployments import ENTRYPOINT, NAME, parameters, scheduled
 from flows.scheduling.schedules import Schedule
@@ -41,13 +42,27 @@ def deploy(schedule: Schedule) -> None:
             client.create_deployment(
                 client.create_flow_from_name(NAME), schedule.name, version=schedule.commit, schedules=[cron],
                 parameters=parameters(schedule), work_pool_name=schedule.pool, tags=[POOL_TAG], entrypoint=ENTRYPOINT,
-                pull_steps=[{_CLONE: {"repository": schedule.repository, "commit_sha": schedule.commit}}],
+                pull_steps=_steps(schedule),
                 parameter_openapi_schema=parameter_schema(scheduled).model_dump(exclude_unset=True),
                 enforce_parameter_schema=True,
-                job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}})
+                job_variables={"env": _environment(schedule)})
         except PrefectHTTPStatusError as error:
             raise FewstepError(f"Prefect refused the deployment: {redact(error.response.text[:500])}") from error
     ensure_automations()
+
+
+def _steps(schedule: Schedule) -> list[dict]:
+    """What a worker clones; it works in what it cloned last, which has the flows."""
+    workspace = {"repository": schedule.repository, "commit_sha": schedule.commit}
+    if schedule.code_repository is None:
+        return [{_CLONE: workspace}]
+    code = {"repository": schedule.code_repository, "commit_sha": schedule.code_commit}
+    return [{_CLONE: {**one, "clone_directory_name": name}} for name, one in (("workspace", workspace), ("code", code))]
+
+
+def _environment(schedule: Schedule) -> dict[str, str]:
+    return {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+            **({} if schedule.code_repository is None else {SERVED_ROOT: "../workspace"})}
 
 
 def remove(schedule: Schedule) -> None:

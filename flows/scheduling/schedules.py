@@ -32,6 +32,7 @@ class Schedule(Strict):
         sets: the `--set` assignments of each of its runs.
         pool: a Prefect work pool; None means the runner of `fewstep serve`.
         repository, commit: what the pool's workers clone, and of which they are made.
+        code_repository, code_commit: the same of code that lies apart from the workspace.
         created: moment in UTC.
     """
 
@@ -42,6 +43,8 @@ class Schedule(Strict):
     pool: str | None = None
     repository: str | None = None
     commit: str | None = None
+    code_repository: str | None = None
+    code_commit: str | None = None
     created: str = ""
 
 

@@ -12,6 +12,7 @@ from fewstep.util.files import sync_tree, write_json
 from fewstep.util.hashing import sha256_file
 from tasks.backup import database_dump
 from tasks.backup.contents import (
+    CODE_REPOSITORY,
     FILES,
     FOLDERS,
     NAME,
@@ -27,6 +28,7 @@ from tasks.backup.contents import (
     places,
 )
 from tasks.storage import git
+from tasks.storage.code_state import sources
 from tasks.storage.dvc import dvc_config, dvc_garbage
 from tasks.storage.file_io import clone_or_copy, list_files
 from tasks.storage.sharing.shared_store import shared_store
@@ -58,13 +60,15 @@ def back_up(workspace: Workspace, folder: Path, keep_keys: set[str]) -> Backup:
         for name in FOLDERS:
             _copy(workspace.shared / name, partial / FILES / name)
         _copy_records(workspace, partial / SHARED)
+        code = sources(workspace).origin
         if git.head(workspace.root):
-            references = [reference for pattern in REFERENCES for reference in git.references(workspace.root, pattern)]
-            git.git(workspace.root, "bundle", "create", "--quiet", str(partial / REPOSITORY), "HEAD", "--branches",
-                    *references)
+            _bundle(workspace.root, partial / REPOSITORY)
+        if code is not None and code.commit:
+            _bundle(workspace.code, partial / CODE_REPOSITORY)
         needed, absent = _objects(workspace, keep_keys, partial / OBJECTS)
         made = Backup(created=datetime.now(UTC).isoformat(timespec="seconds"), commit=git.head(workspace.root),
-                      databases=tuple(known.named()), artifacts=artifacts(workspace), remote=_remote(workspace),
+                      code=code, databases=tuple(known.named()), artifacts=artifacts(workspace),
+                      remote=_remote(workspace),
                       needed=tuple(sorted(needed)), absent=tuple(sorted(absent)),
                       files=tuple(_described(partial, name) for name in list_files(partial)))
         write_json(partial / NAME, made.model_dump(mode="json"))
@@ -75,6 +79,11 @@ def back_up(workspace: Workspace, folder: Path, keep_keys: set[str]) -> Backup:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return made
+
+
+def _bundle(root: Path, path: Path) -> None:
+    references = [reference for pattern in REFERENCES for reference in git.references(root, pattern)]
+    git.git(root, "bundle", "create", "--quiet", str(path), "HEAD", "--branches", *references)
 
 
 def _described(folder: Path, name: str) -> BackupFile:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError
+from tasks.storage.code_state import CodeOrigin
 from tasks.storage.workspace import Workspace, sqlite_address
 from tasks.tracking.redaction import redact
 from tasks.tracking.store_uri import is_server, missing_database
@@ -20,9 +21,11 @@ OBJECTS = "objects"         # and what lay in DVC's remote, as it lay there
 SHARED = "shared"           # and, of the store that hosts share, the record
 RECORDS = "records/"
 REPOSITORY = "repository.bundle"
+CODE_REPOSITORY = "code.bundle"     # of code that lies apart
 FOLDERS = ("registry", "registries", "runs", "published", "schedules", "mlartifacts")
 """Of .fewstep: the record, other registries' records, runs, what was published, schedules, MLflow's files."""
-REFERENCES = ("refs/tags/*", "refs/fewstep/*")
+OWN_REFERENCES = "refs/fewstep/*"
+REFERENCES = ("refs/tags/*", OWN_REFERENCES)
 """Of git: the snapshot of every version, the commits that made outputs."""
 _MLFLOW, _PREFECT = "MLFLOW_BACKEND_STORE_URI", ("PREFECT_SERVER_DATABASE_CONNECTION_URL",
                                                   "PREFECT_API_DATABASE_CONNECTION_URL")  # fmt: skip
@@ -51,7 +54,8 @@ class Backup(Strict):
 
     Attributes:
         created: UTC.
-        commit: of the checkout.
+        commit: of the workspace.
+        code: of code that lies apart.
         databases: their names; each is a file of that name.
         artifacts: address under which MLflow kept its files, where these are in the backup.
         remote: DVC's default remote, without secrets; None without one.
@@ -63,6 +67,7 @@ class Backup(Strict):
     format: Literal[1] = 1
     created: str
     commit: str | None
+    code: CodeOrigin | None = None
     databases: tuple[str, ...]
     artifacts: str | None
     remote: str | None

@@ -9,10 +9,12 @@ from fewstep.util.errors import CorruptData, NotAvailable, SettingsError
 from fewstep.util.hashing import sha256_file
 from tasks.backup import database_dump
 from tasks.backup.contents import (
+    CODE_REPOSITORY,
     FILES,
     FOLDERS,
     NAME,
     OBJECTS,
+    OWN_REFERENCES,
     REFERENCES,
     REPOSITORY,
     SHARED,
@@ -48,6 +50,9 @@ def restore(workspace: Workspace, folder: Path) -> Backup:
     if (folder / REPOSITORY).is_file():
         git.git(workspace.root, "fetch", "--quiet", str((folder / REPOSITORY).resolve()),
                 *(f"{pattern}:{pattern}" for pattern in REFERENCES))
+    if (folder / CODE_REPOSITORY).is_file() and not workspace.holds_code:   # which another workspace may have filled
+        git.git(workspace.code, "fetch", "--quiet", str((folder / CODE_REPOSITORY).resolve()),
+                f"+{OWN_REFERENCES}:{OWN_REFERENCES}")
     for name in FOLDERS:
         _copy(folder / FILES / name, workspace.shared / name)
     _copy(folder / OBJECTS, _object_folder(workspace))

@@ -102,6 +102,16 @@ def write_overrides(path: Path, sets: list[str], params: Path | None = None, roo
     return settings
 
 
+def completed(source: Path) -> tuple[Settings, bytes]:
+    """The settings in `source`, and its text with all sections that DVC watches. Nothing that it names is looked for:
+    it may be of another place. Raises SettingsError as `write_overrides`."""
+    text = _bytes(source)
+    wanted = _sections(text, str(source))
+    added = _complete(wanted)
+    settings = parse(Settings, wanted, source.name)
+    return settings, _changed(text, [], wanted, source) if added else text
+
+
 def _complete(document: dict) -> list[str]:
     """Adds the sections that DVC watches, in place; returns those that were lacking."""
     added = [section for section in watched() if section not in document]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from tasks.storage import git, published_outputs
 from tasks.storage.code_state import commit_of
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.workspace import Workspace, source_path
+from tasks.storage.worktrees import remove_worktree
 
 UNCHECKED = "`--unchecked` accepts the output without a comparison"
 
@@ -178,23 +178,19 @@ def _check_code_of(workspace: Workspace, stage: Stage, manifest: Manifest, root:
 
 @contextlib.contextmanager
 def _code_at(workspace: Workspace, commit: str) -> Iterator[Path]:
-    """A worktree of `commit`: the folder in it that matches the checkout. Raises NotAvailable for an unknown commit."""
-    if not git.git(workspace.root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", check=False):
-        raise NotAvailable(f"commit {commit[:12]}, which made the output, is not in this repository", hint=UNCHECKED)
-    path = workspace.shared / "accept"      # one at a time: the caller holds the checkout's lock
-    prefix = git.git(workspace.root, "rev-parse", "--show-prefix")
-    _remove_worktree(workspace, path)       # of one that was killed
+    """A worktree of the code's `commit`: the folder in it that matches the code's. Raises NotAvailable for an unknown
+    commit."""
+    if not git.knows(workspace.code, commit):
+        raise NotAvailable(f"commit {commit[:12]}, which made the output, is not in the repository of the code",
+                           hint=UNCHECKED)
+    path = workspace.shared / "accept"      # one at a time: the caller holds the workspace's lock
+    remove_worktree(workspace.code, path)   # of one that was killed
+    prefix = git.git(workspace.code, "rev-parse", "--show-prefix")
     try:
-        git.git(workspace.root, "worktree", "add", "--detach", "--force", str(path), commit)
+        git.git(workspace.code, "worktree", "add", "--detach", "--force", str(path), commit)
         yield (path / prefix).resolve()
     finally:
-        _remove_worktree(workspace, path)
-
-
-def _remove_worktree(workspace: Workspace, path: Path) -> None:
-    git.git(workspace.root, "worktree", "remove", "--force", "--force", str(path), check=False)
-    shutil.rmtree(path, ignore_errors=True)
-    git.git(workspace.root, "worktree", "prune", check=False)
+        remove_worktree(workspace.code, path)
 
 
 def _short_run(root: Path, request: Request) -> Answer:

@@ -13,7 +13,7 @@ from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.plan import stat_table
 from tasks.registry.model_registry import Registry, Version
-from tasks.storage import git, snapshots
+from tasks.storage import git, snapshots, worktrees
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
 
@@ -43,7 +43,9 @@ def checkout(registry: Registry, version: Version, *, force: bool = False, into:
         folder = registry.snapshot(version, Path(scratch) / "snapshot")
         wanted = {name: (folder / name).read_bytes() for name in git.SNAPSHOT}
     if into is not None:
-        return _verified(version, snapshots.restore(workspace, _revision(workspace, version), wanted, into))
+        restored = snapshots.restore(workspace, _revision(workspace, version), wanted, into)
+        _bring_code(workspace, version, restored)
+        return _verified(version, restored)
     with workspace_lock(workspace, f"fewstep checkout {version.name}"):
         lost = [] if force else _lost(registry, wanted)
         if lost:
@@ -59,6 +61,13 @@ def checkout(registry: Registry, version: Version, *, force: bool = False, into:
                 path.write_bytes(content)
             raise
         return _verified(version, workspace)
+
+
+def _bring_code(workspace: Workspace, version: Version, restored: Workspace) -> None:
+    """Let the new worktree use the code that made the version, where that lies apart and is known here."""
+    code = version.provenance.code
+    if code is not None and git.knows(workspace.code, code.commit):
+        restored.use_code(worktrees.add_source(workspace, restored.local / "code-of-version", code.commit))
 
 
 def _lost(registry: Registry, wanted: dict[str, bytes]) -> list[str]:

@@ -4,6 +4,7 @@ used a hash.
     version → weights → student → trajectories → teacher → shards → raw data
             → evaluation → classifier, baselines
             → commit → params.yaml, dvc.lock, the code of every stage
+            → code: its own commit, where it lies apart from the workspace
 
 A link is `verified`, `differs` (other bytes than those recorded) or `unavailable` (no bytes here to hash). Bytes come
 from the checkout, DVC's cache or its remote, whichever has them.
@@ -123,6 +124,8 @@ def _uses(registry: Registry, version: Version, wanted: str) -> Iterator[str]:
         yield "weights"
     if made_of.commit.startswith(wanted):
         yield "commit"
+    if made_of.code is not None and made_of.code.commit.startswith(wanted):
+        yield "code"
     for name, digest in made_of.given.items():
         if digest.startswith(wanted):
             yield f"{name} from outside"
@@ -177,6 +180,7 @@ class _Trace:
         try:
             student, evaluation = (self.stage(name, stages[name]) for name in ("distill", "evaluate"))
             link.inputs = [self.weights(student), evaluation, self.commit()]
+            link.inputs += [self.code()] if self.version.provenance.code is not None else []
         finally:
             self.table.close()
         return link
@@ -258,7 +262,8 @@ class _Trace:
             raise DataDiffers(f"what DVC keeps as {name} is not what was recorded")
 
     def commit(self) -> Link:
-        """The git tag holds the registered params.yaml and dvc.lock, and its code is the code of every stage."""
+        """The git tag holds the registered params.yaml and dvc.lock, and its code, unless that lies apart, is the code
+        of every stage."""
         link = Link("commit", self.version.provenance.commit, where="git")
         try:
             if not link.digest:
@@ -266,16 +271,33 @@ class _Trace:
             for name in git.SNAPSHOT:
                 if git.read_at(self.workspace, self.version.git_tag, name) != (self.snapshot / name).read_bytes():
                     raise DataDiffers(f"{name} under the git tag {self.version.git_tag} is not the registered one")
-            self._check_code(link.digest)
+            if self.version.provenance.code is None:
+                self._check_code(self._code_at(self.workspace.root, link.digest), self.version.provenance.modified)
         except (DataDiffers, NotAvailable) as error:
             link.fail(error)
         return link
 
-    def _check_code(self, commit: str) -> None:
-        """Raises NotAvailable naming the stages whose recorded code is not the code at `commit`."""
-        root, made_of = self._code_at(commit), self.version.provenance
+    def code(self) -> Link:
+        """The commit of code that lies apart holds the code of every stage."""
+        origin = self.version.provenance.code
+        link = Link("code", origin.commit, where="git")
+        try:
+            if not origin.commit:
+                raise NotAvailable("the code was outside git")
+            root = self._code_at(self.workspace.code, origin.commit)
+            if root is None:
+                raise NotAvailable(f"the code in {self.workspace.code} knows no such commit")
+            self._check_code(root, origin.modified)
+        except (DataDiffers, NotAvailable) as error:
+            link.fail(error)
+        return link
+
+    def _check_code(self, root: Path | None, modified: bool) -> None:
+        """Raises NotAvailable naming the stages whose recorded code is not the code below `root`; `modified`: it is
+        known to have differed from its commit."""
+        made_of = self.version.provenance
         changed = ", ".join(name for name, output in made_of.stages.items() if not self._is_code(name, output, root))
-        if changed and made_of.modified:
+        if changed and modified:
             raise UncommittedCode(f"{changed} ran with uncommitted changes; the diff lies with the run")
         if changed:
             raise NotAvailable(f"the code of {changed} at this commit cannot be matched from here")
@@ -291,16 +313,16 @@ class _Trace:
         codes = [manifest.code_files, *(acceptance.files for acceptance in manifest.accepted)]
         return any(_holds(tree, files) for files in codes)
 
-    def _code_at(self, commit: str) -> Path | None:
-        """The code as committed; None where the repository holds data and settings only."""
-        names = git.git(self.workspace.root, "ls-tree", "--name-only", commit, check=False).splitlines()
+    def _code_at(self, place: Path, commit: str) -> Path | None:
+        """The code as committed in the repository at `place`; None where that holds no code, or not this commit."""
+        names = git.git(place, "ls-tree", "--name-only", commit, check=False).splitlines()
         wanted = [name for name in ("fewstep", "tasks") if name in names]
         if len(wanted) < 2:
             return None
         target = self.scratch / "code"
         target.mkdir()
         archive = self.scratch / "code.tar"
-        git.git(self.workspace.root, "archive", "--format=tar", "-o", str(archive), commit, "--", *wanted)
+        git.git(place, "archive", "--format=tar", "-o", str(archive), commit, "--", *wanted)
         with tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")
         return target

@@ -24,7 +24,7 @@ from tasks.registry.version_tags import StageOutput, VersionTags
 from tasks.report import FOLDER, PAGE
 from tasks.report.model_card import CARD
 from tasks.storage import git
-from tasks.storage.code_state import code_state
+from tasks.storage.code_state import sources
 from tasks.storage.dvc import dvc_lockfile
 from tasks.storage.workspace import Workspace
 
@@ -97,7 +97,7 @@ def collect(outputs: StudentOutputs, name: str, registry: Registry) -> Registrat
     root, student = outputs.workspace.root, student_folder(outputs.distill)
     stages = {stage.name: stage for stage in graph.IN_DVC}
     made = {stage: manifests.load(root / declared.output) for stage, declared in stages.items()}
-    code = code_state(outputs.workspace)
+    made_of = sources(outputs.workspace)
     files = _below(outputs.manifests["distill"].files, student.relative_to(outputs.distill))
     results, protocols = _evaluation(outputs.evaluate)
     digests = {stage: manifest.digest for stage, manifest in outputs.manifests.items()}
@@ -107,14 +107,14 @@ def collect(outputs: StudentOutputs, name: str, registry: Registry) -> Registrat
         stages={stage: StageOutput(key=manifest.key, digest=manifest.digest, code=manifest.code)
                 for stage, manifest in made.items()},
         given={what: digest for manifest in made.values() for what, digest in manifest.given.items()},
-        commit=code.commit or "", modified=code.modified,
+        commit=made_of.workspace.commit or "", modified=made_of.workspace.modified, code=made_of.origin,
         pipeline=next((file.sha256 for file in files if file.path == "pipeline.py"), "stock"),
         results=results, protocols=protocols,
     )  # fmt: skip
     return Registration(
         registry=registry, model=model_name(name), experiment=name, student=student, tags=tags,
         snapshot=_snapshot(outputs, tuple(stages)), parent_run=outputs.pipeline_run,
-        tag_snapshot=partial(git.tag_snapshot, root) if code.commit else None,
+        tag_snapshot=partial(git.tag_snapshot, root) if made_of.workspace.commit else None,
     )  # fmt: skip
 
 

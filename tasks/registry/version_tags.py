@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from fewstep.util.config import Strict
 from fewstep.util.errors import DataDiffers
+from tasks.storage.code_state import CodeOrigin
 from tasks.storage.documents import validate_document
 
 PREFIX = "fewstep."
@@ -41,8 +42,9 @@ class VersionTags(Strict):
         evaluation, student, teacher, trajectories, shards: digests of these stages' manifests.
         stages: output of every stage that DVC keeps, by stage.
         given: digests of what came from outside the pipeline (images, teacher, recipe).
-        commit: git commit of the code; empty outside git.
-        modified: whether code or settings differed from the commit.
+        commit: git commit of the workspace, which is that of the code too unless this lies apart; empty outside git.
+        modified: whether the files differed from the commit.
+        code: of code that lies apart from the workspace.
         pipeline: SHA-256 of the exported pipeline.py, or `stock`.
         results: metrics.json of the evaluation.
         protocols: the evaluation's protocols by their digests.
@@ -61,6 +63,7 @@ class VersionTags(Strict):
     given: dict[str, str] = {}
     commit: str = ""
     modified: bool = False
+    code: CodeOrigin | None = None
     pipeline: str = ""
     results: dict[str, Any] = {}
     protocols: dict[str, Any] = {}

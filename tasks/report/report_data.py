@@ -18,7 +18,7 @@ from tasks.engine import manifest as manifests
 from tasks.evaluation.costs import StageCost, cost_of, read_costs
 from tasks.evaluation.documents import EVALUATION, FORMAT, Evaluation, parsed, read
 from tasks.report.results_table import Result
-from tasks.storage.code_state import code_state
+from tasks.storage.code_state import CodeOrigin, sources
 from tasks.storage.file_io import write_if_other
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Material(Strict):
         cost: by stage; what was not measured here is left out.
         curves: by figure of training, points (images seen, value).
         stages: by stage.
-        commit: of the code, where it is known; `modified`: whether code or settings differed from it.
+        commit: of the workspace, where it is known; `modified`: whether its files differed from it.
+        code: of code that lies apart; None: the workspace's commit is that of the code too.
         pictures: arrays of evaluation's report.safetensors, kept in a file of their own.
     """
 
@@ -85,6 +86,7 @@ class Material(Strict):
     stages: dict[str, StageFacts] = {}
     commit: str | None = None
     modified: bool = False
+    code: CodeOrigin | None = None
     pictures: dict[str, np.ndarray] = Field(default={}, exclude=True)
 
     @property
@@ -103,10 +105,12 @@ class Material(Strict):
         return cost_of(self.cost, stage)
 
     def told_commit(self, characters: int = 40) -> str | None:
-        """The commit with so many characters, and whether it is all; None where no commit is known."""
+        """The commit with so many characters, and whether it is all; None where no commit is known. Of code that lies
+        apart both are told."""
         if self.commit is None:
             return None
-        return self.commit[:characters] + (" with uncommitted changes" if self.modified else "")
+        told = self.commit[:characters] + (" with uncommitted changes" if self.modified else "")
+        return told if self.code is None else f"{told} of the workspace, code {self.code.told(characters)}"
 
     def store(self, folder: Path) -> None:
         """Writes both files into a folder."""
@@ -136,12 +140,13 @@ def of_checkout(workspace: Workspace, label: str) -> Material:
         raise NotAvailable(f"{folder}: nothing was evaluated yet", hint="`fewstep run` trains and evaluates a student")
     made = {stage.name: manifests.load_quietly(workspace.root / stage.output) for stage in graph.STAGES if stage.in_dvc}
     stages = {name: StageFacts.of(json.loads(one.to_json())) for name, one in made.items() if one is not None}
-    costs, code = read_costs(workspace.data / "cost"), code_state(workspace)
+    costs, made_of = read_costs(workspace.data / "cost"), sources(workspace)
     return Material(
         label=label, document=read(Evaluation, folder / EVALUATION),
         cost={name: costs[name] for name, facts in stages.items()  # those of another output are left out
               if name in costs and costs[name].key in (None, facts.key)},
-        curves=curves(workspace, stages.get("distill")), stages=stages, commit=code.commit, modified=code.modified,
+        curves=curves(workspace, stages.get("distill")), stages=stages, code=made_of.origin,
+        commit=made_of.workspace.commit, modified=made_of.workspace.modified,
         pictures=_pictures(folder / PICTURES),
     )  # fmt: skip
 
@@ -154,7 +159,7 @@ def of_version(registry: Registry, version: Version, scratch: Path) -> Material:
     return Material(
         label=version.name, document=read(Evaluation, snapshot / EVALUATION), cost=read_costs(snapshot / "cost"),
         curves=curves(registry.workspace, stages.get("distill")), stages=stages,
-        commit=version.provenance.commit or None, modified=version.provenance.modified,
+        commit=version.provenance.commit or None, modified=version.provenance.modified, code=version.provenance.code,
         pictures=_pictures(snapshot / PICTURES),
     )  # fmt: skip
 

@@ -1,17 +1,18 @@
-"""What another host needs to do the work of this checkout: an address to clone, a commit, and a store, none of them a
-path of this host."""
+"""What another host needs to do the work of this workspace: an address to clone, a commit, the same of code that lies
+apart, and a store, none of them a path of this host."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from configobj import ConfigObj
 
 from fewstep.util.errors import NotAvailable, SettingsError
 from tasks.storage import git
-from tasks.storage.code_state import code_state
+from tasks.storage.code_state import CommitState, sources
 from tasks.storage.dvc.dvc_config import remote_in
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
@@ -21,35 +22,42 @@ _SSH = re.compile(r"^[^/:]+:(?!//)")    # user@host:path
 
 @dataclass(frozen=True)
 class Cloneable:
-    """A commit and the address of a repository that holds it."""
+    """A commit and the address of a repository that holds it; the same of code that lies apart."""
 
     repository: str
     commit: str
+    code: Cloneable | None = None
 
 
 def cloneable(workspace: Workspace) -> Cloneable:
-    """The checkout's commit as any host can have it.
+    """The workspace's commit as any host can have it, and its code's.
 
     Raises SettingsError, saying what to do, where other hosts would have other code or nothing: uncommitted changes, a
     commit that no remote has, a remote on this disk or with a password in its address, a commit that names no store.
     """
-    root, commit = workspace.root, git.head(workspace.root)
-    if commit is None:
+    made_of = sources(workspace)
+    found = _pushed(workspace.root, made_of.workspace)
+    _require_store(workspace, found.commit)
+    if made_of.code is None:
+        return found
+    return replace(found, code=_pushed(workspace.code, made_of.code))
+
+
+def _pushed(root: Path, state: CommitState) -> Cloneable:
+    if state.commit is None:
         raise SettingsError(f"{root} is not in a git repository with a commit", hint="workers clone a commit: make one")
-    if code_state(workspace).modified:
-        raise SettingsError("there are uncommitted changes, and workers elsewhere have what is committed alone",
-                            hint="`git commit` and `git push` them, or `git stash` them")
-    repository = _address(workspace, commit)
-    _require_store(workspace, commit)
-    return Cloneable(repository, commit)
+    if state.modified:
+        raise SettingsError(f"there are uncommitted changes in {root}, and workers elsewhere have what is committed "
+                            "alone", hint="`git commit` and `git push` them, or `git stash` them")
+    return Cloneable(_address(root, state.commit), state.commit)
 
 
-def _address(workspace: Workspace, commit: str) -> str:
-    names = git.remotes_with(workspace.root, commit)
+def _address(root: Path, commit: str) -> str:
+    names = git.remotes_with(root, commit)
     if not names:
         raise SettingsError(f"commit {commit[:10]} is on no remote, and workers elsewhere clone from one",
                             hint="`git push` it")
-    url = git.git(workspace.root, "remote", "get-url", names[0])
+    url = git.git(root, "remote", "get-url", names[0])
     parts = urlsplit(url)
     if not _SSH.match(url) and parts.scheme in ("", "file"):
         raise SettingsError(f"the remote {names[0]} is {redact(url)}, a path of this host",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from pydantic import Field
 from fewstep.util.config import Strict
 from fewstep.util.errors import CorruptData
 from fewstep.util.plain_data import from_json
+from tasks.storage.dvc import cache_users
 from tasks.storage.file_io import write_if_other
 from tasks.storage.workspace import Workspace
 
@@ -40,11 +43,20 @@ def write(workspace: Workspace, output: PublishedOutput, key: str | None = None)
 
 
 def read(workspace: Workspace, key: str) -> PublishedOutput | None:
-    """The output known under `key`, wherever its bytes are; None where none is known."""
+    """The output known under `key`, here or in a workspace that shares the cache, wherever its bytes are; None where
+    none is known."""
     try:
         return read_file(_path(workspace, key))
     except (OSError, CorruptData):
-        return None
+        return next(_known_to_others(workspace, key), None)
+
+
+def _known_to_others(workspace: Workspace, key: str) -> Iterator[PublishedOutput]:
+    for other in cache_users.others(workspace):
+        with contextlib.suppress(OSError, CorruptData):
+            found = read_file(_path(other, key))
+            store = os.path.normpath(other.shared / found.store)
+            yield found.model_copy(update={"store": os.path.relpath(store, workspace.shared)})
 
 
 def read_file(path: Path) -> PublishedOutput:

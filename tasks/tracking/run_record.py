@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from fewstep.util.config import Moment, Strict
 from fewstep.util.errors import DataDiffers
+from tasks.storage.code_state import CodeOrigin
 from tasks.tracking.redaction import HIDDEN
 
 FORMAT = 1
@@ -96,7 +97,7 @@ class RunError(_Record):
 
 
 class RunRecord(_Record):
-    """A run: `settings` as frozen at its start, `root` the checkout it works in (a worktree when `isolated`)."""
+    """A run: `settings` as frozen at its start, `root` the workspace it works in (a worktree when `isolated`)."""
 
     id: str
     name: str
@@ -108,8 +109,9 @@ class RunRecord(_Record):
     state: RunState = RUNNING
     isolated: bool = False
     origin: str | None = None       # what started it: a schedule's name; None for a person
-    commit: str | None = None       # of the code; for an isolated run what its worktree is made of
+    commit: str | None = None       # of the workspace; for an isolated run what its worktree is made of
     modified: bool = False          # tracked files differed from `commit`'s parent: the diff lies in the run's folder
+    code: CodeOrigin | None = None  # of code that lies apart; None: the workspace's commit is that of the code too
     attempts: list[AttemptRecord] = Field(default_factory=list)
     updated: Moment | None = None
     ended: Moment | None = None

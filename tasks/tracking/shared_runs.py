@@ -85,16 +85,17 @@ class SharedRuns:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return [run for run in pool.map(self.get, self.ids()) if run is not None]
 
-    def keep_code(self, run: str, bundle: Path) -> None:
-        """Let other hosts have the commits that the run is made of, a git bundle."""
+    def keep_commit(self, run: str, bundle: Path, *, apart: bool) -> None:
+        """Let other hosts have the commits that the run is made of, a git bundle; `apart`: those of the code that lies
+        apart from the workspace."""
         if self._store is not None:
-            self._store.upload(_code(run), bundle)
+            self._store.upload(_bundle(run, apart), bundle)
 
-    def fetch_code(self, run: str, bundle: Path) -> bool:
+    def fetch_commit(self, run: str, bundle: Path, *, apart: bool) -> bool:
         """Copy that bundle to the new file `bundle`; False where there is none."""
-        if self._store is None or not self._store.names(_code(run)):
+        if self._store is None or not self._store.names(_bundle(run, apart)):
             return False
-        self._store.download(_code(run), bundle)
+        self._store.download(_bundle(run, apart), bundle)
         return True
 
     @contextmanager
@@ -144,5 +145,5 @@ class WatchedRun(Observer):
 
 
 
-def _code(run: str) -> str:
-    return f"code/{run}.bundle"
+def _bundle(run: str, apart: bool) -> str:
+    return f"code/{run}{'-apart' * apart}.bundle"

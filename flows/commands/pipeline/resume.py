@@ -14,7 +14,7 @@ from flows.runs.new_run import differences, settings_of
 from flows.runs.storage_ready import require_storage
 from tasks.config import params_file
 from tasks.config.preflight import validate
-from tasks.storage.code_state import code_state
+from tasks.storage.code_state import sources
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
 from tasks.tracking.all_runs import AllRuns, KnownRun
@@ -70,10 +70,12 @@ def _newest_unfinished(runs: AllRuns) -> KnownRun:
 
 def _other_code(workspace: Workspace, record: RunRecord) -> str:
     """What to say where this checkout has other code than the run was started with."""
-    here = code_state(workspace).commit
-    if record.isolated or not record.commit or here == record.commit:
+    here = sources(workspace)
+    started = record.commit if record.code is None else record.code.commit
+    now = here.workspace.commit if here.code is None else here.code.commit
+    if record.isolated or not started or now == started:
         return ""
-    return (f"; it was started with the code of {record.commit[:10]}, here is {(here or 'no commit')[:10]}: stages "
+    return (f"; it was started with the code of {started[:10]}, here is {(now or 'no commit')[:10]}: stages "
             "whose code differs are made anew")
 
 

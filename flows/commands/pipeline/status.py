@@ -124,6 +124,7 @@ def _facts(run: Status) -> list[str]:
     facts += ["isolated"] if record.isolated else []
     facts += [f"schedule {record.origin}"] if record.origin else []
     facts += [f"commit {record.commit[:10]}" + (" with changes" if record.modified else "")] if record.commit else []
+    facts += [f"code {record.code.told()}"] if record.code is not None else []
     facts += [f"MLflow run {record.mlflow['run'][:8]}"] if record.mlflow.get("run") else []
     return facts
 

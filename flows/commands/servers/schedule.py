@@ -90,6 +90,9 @@ def _create(cron: str | None, name: str, sets: list[str], timezone: str, pool: s
             raise SettingsError("--pool needs a Prefect server", hint="set PREFECT_API_URL to its address, …/api")
         source = _for_workers(workspace, settings)
         schedule = schedule.model_copy(update={"repository": source.repository, "commit": source.commit})
+        if source.code is not None:
+            schedule = schedule.model_copy(update={"code_repository": source.code.repository,
+                                                   "code_commit": source.code.commit})
         with _given_server(workspace):
             from flows.scheduling.pool_deployments import deploy  # Prefect reads its environment on import
 

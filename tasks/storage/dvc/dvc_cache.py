@@ -8,6 +8,7 @@ from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable
 from fewstep.util.plain_data import from_json
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
+from tasks.storage import published_outputs
 from tasks.storage.dvc import dvc_lockfile, dvc_repo
 from tasks.storage.file_io import clone_or_copy
 from tasks.storage.published_outputs import restorable
@@ -103,3 +104,4 @@ def materialise(workspace: Workspace, key: str, target: Path) -> None:
     if known is None:
         raise NotAvailable(f"no output of key {key[:12]} is known here")
     from_cache(workspace, known.md5, target)
+    published_outputs.write(workspace, known, key)      # another workspace may have made it, and may forget it

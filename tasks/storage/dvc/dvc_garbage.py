@@ -9,7 +9,7 @@ from pathlib import Path
 from fewstep.util.errors import DataDiffers
 from fewstep.util.plain_data import from_json
 from tasks.storage import published_outputs
-from tasks.storage.dvc import dvc_lockfile
+from tasks.storage.dvc import cache_users, dvc_lockfile
 from tasks.storage.dvc.dvc_repo import dvc_lock, repository
 from tasks.storage.git import worktrees
 from tasks.storage.workspace import Workspace
@@ -18,7 +18,8 @@ from tasks.storage.workspace import Workspace
 def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = False) -> dict:
     """Delete from DVC's cache what no checkout, no git tag or branch and none of `keep_keys` uses.
 
-    A cache that lies outside of the repository may serve others: of that only what this repository published goes.
+    A cache that lies outside of the repository may serve others: of that only what this repository published goes, and
+    nothing that a workspace needs which `fewstep init` gave the same cache.
 
     Returns {removed, bytes, kept, forgotten}: files (to be) removed and their size; keys kept and forgotten. Worktrees
     of the repository count as checkouts. Raises CorruptData, with nothing deleted, for a damaged note of an output.
@@ -26,16 +27,18 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
     from dvc_data.hashfile.gc import gc  # loads with DVC
     from dvc_data.hashfile.hash_info import HashInfo
 
-    with repository(workspace) as repo, dvc_lock(repo):
+    with repository(workspace) as repo, dvc_lock(repo), cache_users.alone_in(workspace):
         used = _recorded(workspace, repo)
         md5s = {path: published_outputs.read_file(path).md5 for path in workspace.published.glob("*.json")}
         used |= {md5 for path, md5 in md5s.items() if path.stem in keep_keys}
         doomed = [path for path, md5 in md5s.items() if md5 not in used]
         kept = len(md5s) - len(doomed)
         odb = repo.cache.local
+        others = list(cache_users.others(workspace))
+        used |= {md5 for other in others for md5 in _needed_by(other)}
         used = {value for md5 in used for value in _with_members([odb], md5)}
         present = list(odb.all())
-        if not Path(odb.path).resolve().is_relative_to(workspace.shared.parent.resolve()):
+        if others or not Path(odb.path).resolve().is_relative_to(workspace.shared.parent.resolve()):
             ours = {value for path in doomed for value in _with_members([odb], md5s[path])}
             used |= {value for value in present if value not in ours}
         removable = [value for value in present if value not in used]
@@ -45,6 +48,14 @@ def collect_garbage(workspace: Workspace, keep_keys: set[str], *, dry: bool = Fa
                 path.unlink()
             gc(odb, {HashInfo("md5", value) for value in used})
         return {"removed": len(removable), "bytes": size, "kept": kept, "forgotten": len(doomed)}
+
+
+def _needed_by(other: Workspace) -> Iterator[str]:
+    """DVC's names of what another workspace has published or restored, and of what its checkouts use."""
+    for path in other.published.glob("*.json"):
+        yield published_outputs.read_file(path).md5
+    for root in worktrees(other):
+        yield from _locked(root)
 
 
 def collect_remote_garbage(workspace: Workspace, doomed: Iterable[str], used: Iterable[str], *,
@@ -103,9 +114,14 @@ def _recorded(workspace: Workspace, repo) -> set[str]:
     found = {info.value for infos in repo.used_objs(all_tags=True, all_branches=True, force=True).values()
              for info in infos}  # fmt: skip
     for root in worktrees(workspace):
-        entries = dvc_lockfile.lock_entries(Workspace(root)) if (root / "dvc.lock").is_file() else {}
-        found |= {out["md5"] for entry in entries.values() for out in entry.get("outs") or [] if out.get("md5")}
+        found |= _locked(root)
     return {value for value in found if value}
+
+
+def _locked(root: Path) -> set[str]:
+    """DVC's names of the outputs that a dvc.lock names."""
+    entries = dvc_lockfile.lock_entries(Workspace(root)) if (root / "dvc.lock").is_file() else {}
+    return {out["md5"] for entry in entries.values() for out in entry.get("outs") or [] if out.get("md5")}
 
 
 def _with_members(places: list, md5: str) -> Iterator[str]:

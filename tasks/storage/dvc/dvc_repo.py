@@ -32,7 +32,7 @@ from tasks.engine.stage_key import identify, resolve
 from tasks.stages.base import Stage
 from tasks.storage import published_outputs
 from tasks.storage.code_state import commit_of
-from tasks.storage.dvc import dvc_config, dvc_lockfile
+from tasks.storage.dvc import cache_users, dvc_config, dvc_lockfile
 from tasks.storage.git import git
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
@@ -149,7 +149,8 @@ def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
     dvc_lockfile.lock_entries(workspace)    # refused before anything is written: DVC takes more than what it writes
     with repository(workspace) as repo:
         before = disagreement(workspace, stage, manifest)
-        with dvc_lock(repo):
+        cache_users.keep_joined(workspace)
+        with dvc_lock(repo), cache_users.alone_in(workspace):
             (entry,) = repo.stage.collect(_target(workspace, name))
             entry.save_outs()
             entry.commit(relink=False)

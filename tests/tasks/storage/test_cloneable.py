@@ -8,6 +8,7 @@ from fewstep.util.errors import SettingsError
 from tasks.storage.cloneable import Cloneable, cloneable
 from tasks.storage.workspace import Workspace
 from tests.git_daemon import git_daemon
+from tests.project import checkout_in
 
 CONFIG = "['remote \"s\"']\n    url = s3://bucket/path\n[core]\n    remote = s\n"
 
@@ -23,6 +24,7 @@ def project(tmp_path):
     root = tmp_path / "project"
     (root / ".dvc").mkdir(parents=True)
     (root / ".dvc" / "config").write_text(CONFIG)
+    checkout_in(root)
     (root / "code.py").write_text("x = 1\n")
     git(root, "init", "-q", "-b", "main")
     git(root, "add", "-A")

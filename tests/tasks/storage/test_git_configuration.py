@@ -10,7 +10,7 @@ import pytest
 
 from fewstep.util.errors import FewstepError, NotAvailable
 from tasks.storage import git
-from tasks.storage.code_state import code_state
+from tasks.storage.code_state import workspace_state
 from tasks.storage.workspace import Workspace
 
 CONFIGURATIONS = [
@@ -56,14 +56,14 @@ def edit(root):
 
 @pytest.mark.parametrize("settings", CONFIGURATIONS, ids=lambda settings: next(iter(settings)))
 def test_uncommitted_code_is_seen_and_the_patch_is_the_same(place, tmp_path, settings):
-    assert not code_state(place).modified
+    assert not workspace_state(place).modified
     edit(place.root)
-    expected = code_state(place)
+    expected = workspace_state(place)
     for key, value in settings.items():
         run(place.root, "config", key, value)
-    state = code_state(place)
+    state = workspace_state(place)
     assert state == expected and state.modified
-    assert code_state(place, commit_changes=True).commit != state.commit
+    assert workspace_state(place, commit_changes=True).commit != state.commit
     run(tmp_path, "clone", "-q", str(place.root), "clone")
     run(tmp_path / "clone", "apply", data=(state.diff + "\n").encode())
     for name in ("one.py", "two.py"):
@@ -90,7 +90,7 @@ def test_a_repository_of_another_user_is_named_with_the_command_that_trusts_it(p
     for folder, _, names in os.walk(place.root):
         for path in (folder, *(os.path.join(folder, name) for name in names)):
             os.chown(path, 12345, 12345)
-    for ask in (lambda: git.head(place.root), lambda: code_state(place), lambda: git.worktrees(place),
+    for ask in (lambda: git.head(place.root), lambda: workspace_state(place), lambda: git.worktrees(place),
                 lambda: git.read_at(place, "HEAD", "one.py")):  # fmt: skip
         with pytest.raises(FewstepError, match="another user") as caught:
             ask()
@@ -136,11 +136,11 @@ def test_no_repository_and_no_commit_are_no_error(tmp_path):
 @pytest.mark.parametrize("bit", ["--assume-unchanged", "--skip-worktree"])
 def test_what_git_was_told_to_overlook_is_seen(place, bit):
     run(place.root, "update-index", bit, "one.py")
-    assert not code_state(place).modified
+    assert not workspace_state(place).modified
     edit(place.root)
     (place.root / "two.py").unlink()
     assert run(place.root, "status", "--porcelain", "--untracked-files=no") == b""
-    state = code_state(place, commit_changes=True)
+    state = workspace_state(place, commit_changes=True)
     assert state.modified and "+x3 = 4" in state.diff
     assert b"x3 = 4" in run(place.root, "show", f"{state.commit}:one.py")
 
@@ -160,16 +160,16 @@ def test_a_sparse_checkout_is_as_its_commit_and_shows_what_is_edited_in_it(place
     run(clone, "checkout", "-q")
     assert (clone / "inner" / "kept").is_dir() and not (clone / "inner" / "left").exists()
     for folder in (clone, clone / "inner"):
-        state = code_state(Workspace(folder), commit_changes=True)
+        state = workspace_state(Workspace(folder), commit_changes=True)
         assert not state.modified and state.diff == "" and state.commit == git.head(clone)
     (clone / "inner" / "left").mkdir()
     (clone / "inner" / "left" / "b.py").write_text("x = 2\n")  # there again, and other
-    state = code_state(Workspace(clone / "inner"), commit_changes=True)
+    state = workspace_state(Workspace(clone / "inner"), commit_changes=True)
     assert state.modified and "+x = 2" in state.diff
     assert run(clone, "show", f"{state.commit}:inner/left/b.py") == b"x = 2\n"
     assert run(clone, "show", f"{state.commit}:inner/left/c.py") == b"x = 1\n"
     (clone / "inner" / "left" / "b.py").unlink()
     (clone / "inner" / "kept" / "a.py").unlink()
-    state = code_state(Workspace(clone / "inner"), commit_changes=True)
+    state = workspace_state(Workspace(clone / "inner"), commit_changes=True)
     changed = run(clone, "diff", "--name-status", "HEAD", state.commit).decode().split()
     assert state.modified and changed == ["D", "inner/kept/a.py"]
