@@ -8,6 +8,7 @@ from fewstep.util.plain_data import from_yaml
 from tasks.report import build, report_data
 from tasks.report.model_card import CARD, in_registry, licence_of, model_card
 from tasks.report.report_data import Material
+from tests.project import checkout_in
 from tests.tasks.stages.evaluation_world import World
 
 
@@ -20,7 +21,7 @@ def made(tmp_path_factory) -> SimpleNamespace:
     world.add_models()
     for stage in ("baselines", "evaluate"):
         world.run(stage)
-    workspace = SimpleNamespace(root=world.root, data=world.root / "data", params=world.root / "params.yaml")
+    workspace = checkout_in(world.root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_data, "curves", lambda workspace, distill: {})
         folder = build.make(workspace, "digits")

@@ -18,7 +18,9 @@ from tasks.report import page as pages
 from tasks.report import report_data as materials
 from tasks.report.inline_images import atlas
 from tasks.report.report_data import Material
+from tasks.storage.workspace import Workspace
 from tests import browser as browsers
+from tests.project import checkout_in
 from tests.tasks.stages.evaluation_world import World
 
 SOLVERS = {"ddim": [1, 2, 4], "heun": [1, 3]}
@@ -47,8 +49,8 @@ def world(tmp_path_factory) -> World:
 
 
 @pytest.fixture(scope="module")
-def workspace(world) -> SimpleNamespace:
-    return SimpleNamespace(root=world.root, data=world.root / "data", params=world.root / "params.yaml")
+def workspace(world) -> Workspace:
+    return checkout_in(world.root)
 
 
 @pytest.fixture(scope="module")
