@@ -71,3 +71,29 @@ def test_a_commit_whose_workers_could_share_nothing_is_refused(project, config, 
     git(project, "update-ref", "refs/remotes/origin/main", "HEAD")
     with pytest.raises(SettingsError, match=f"names {said}: workers elsewhere could share nothing"):
         cloneable(Workspace(project))
+
+
+def test_code_that_lies_apart_is_cloned_from_its_own_repository(project, tmp_path):
+    space = tmp_path / "space"
+    (space / ".dvc").mkdir(parents=True)
+    (space / ".dvc" / "config").write_text(CONFIG)
+    (space / ".gitignore").write_text("/.fewstep/\n")
+    workspace = Workspace(space)
+    workspace.use_code(project)
+    git(space, "init", "-q", "-b", "main")
+    git(space, "add", "-A")
+    git(space, "commit", "-q", "-m", "settings")
+    (tmp_path / "served" / "s.git").mkdir()
+    git(tmp_path / "served" / "s.git", "init", "-q", "--bare", "-b", "main")
+    with git_daemon(tmp_path / "served") as url:
+        git(space, "remote", "add", "origin", f"{url}/s.git")
+        git(space, "push", "-q", "origin", "main")
+        with pytest.raises(SettingsError, match=f"{git(project, 'rev-parse', 'HEAD')[:10]} is on no remote"):
+            cloneable(workspace)
+        git(project, "remote", "add", "origin", f"{url}/p.git")
+        git(project, "push", "-q", "origin", "main")
+        code = Cloneable(f"{url}/p.git", git(project, "rev-parse", "HEAD"))
+        assert cloneable(workspace) == Cloneable(f"{url}/s.git", git(space, "rev-parse", "HEAD"), code)
+        (project / "fewstep" / "new.py").touch()
+        with pytest.raises(SettingsError, match=f"uncommitted changes in {project}"):
+            cloneable(workspace)
