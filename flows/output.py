@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewstep.util.errors import FewstepError
+from flows.telemetry import json_log
 from tasks.tracking.redaction import redact
 
 
@@ -54,6 +55,9 @@ def say_error(out: Console, message: str, hint: str | None) -> None:
 
 def report_error(error: FewstepError) -> None:
     """Prints the error on stderr."""
+    if json_log.asked_quietly():
+        json_log.write("error", str(error), event="error", hint=error.hint, exit_code=error.exit_code)
+        return
     say_error(console(stderr=True), str(error), error.hint)
 
 

@@ -36,6 +36,7 @@ from tasks.storage import remote_outputs
 from tasks.storage.patient_push import sent
 from tasks.storage.sharing.host import host_name
 from tasks.storage.workspace import Workspace
+from tasks.tracking.log_place import working_on
 from tasks.tracking.redacted_logs import without_secrets
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_record import RunError, RunRecord
@@ -101,8 +102,9 @@ class Session:
         """One stage. Returns what Prefect shows of it: state, key, digest, seconds."""
         self.failed_stage = stage   # until it is done
         observer = Observers([self.observer, ReportArtifacts(self)])
-        outcome = run_stage(self.workspace, stage, self.settings, observer=observer, execute=prefect_tasks(stage),
-                            run=self.record.id)
+        with working_on(stage=stage):
+            outcome = run_stage(self.workspace, stage, self.settings, observer=observer, execute=prefect_tasks(stage),
+                                run=self.record.id)
         self.failed_stage = None
         self.outcomes[stage] = outcome
         if isinstance(graph.stage(stage), RegisterStage) and outcome.state == "made":
@@ -143,6 +145,7 @@ class Session:
                 return False
             if self.failed_stage is not None:
                 self.observer.stage_warned(self.failed_stage, f"{type(error).__name__}: {error}; trying again")
+                self.observer.stage_retried(self.failed_stage, error)
             return True
 
         return is_worth_retrying

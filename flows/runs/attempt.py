@@ -16,26 +16,30 @@ from rich.console import Console
 
 from fewstep.util.errors import FewstepError, NotAvailable, StageFailed
 from flows.orchestration.prefect_api import prefect_api
-from flows.output import console, report_error, say
+from flows.output import console, report_error
 from flows.runs.log_capture import drain, logs_to
 from flows.runs.new_run import settings_of
 from flows.runs.progress_view import LiveView
 from flows.runs.signals import EXIT_CODE, interruptible
 from flows.system_errors import in_words
+from flows.telemetry import json_log, telemetry
+from flows.telemetry.log_view import LogView
 from tasks.config.schema import Settings
 from tasks.engine.events import Observer, Observers
 from tasks.engine.graph import STAGES
 from tasks.storage.locks import die_with_parent, workspace_lock
 from tasks.storage.sharing.host import owner
 from tasks.storage.workspace import Workspace
+from tasks.tracking.log_place import process_works_on
 from tasks.tracking.redacted_logs import redact_logs_and_tracebacks
 from tasks.tracking.redaction import redact
 from tasks.tracking.run_record import CANCELLED, FAILED, FINISHED, KILLED, RunError, RunRecord, StageRecord
 from tasks.tracking.run_records import RecordObserver, RunStore
 from tasks.tracking.shared_runs import RunSharer, RunTakenOver, WatchedRun
 
-if TYPE_CHECKING:   # both load Prefect or MLflow
+if TYPE_CHECKING:   # they load Prefect, MLflow or OpenTelemetry
     from flows.orchestration.pipeline_flow import Session
+    from flows.telemetry.otel_observer import OtelObserver
     from tasks.tracking.mlflow_logger import MlflowObserver
 
 
@@ -56,13 +60,17 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False)
         FewstepError: the run failed, after its record and MLflow say so.
     """
     store, settings = RunStore(workspace), settings_of(record)
+    process_works_on(record.id)
     out = console(stderr=json_mode)
     with workspace_lock(workspace, record.id), store.hold(record) as sharer:
         for stage in STAGES:
             record.stages.setdefault(stage.name, StageRecord())
         attempt = Attempt(workspace, store, record, settings, sharer, out)
         with interruptible(attempt.say_stopping, attempt.give_up):
-            attempt.run()
+            try:
+                attempt.run()
+            finally:
+                attempt.end_telemetry()
     return record
 
 
@@ -75,9 +83,10 @@ class Attempt:
         self.sharer = sharer
         self.log = store.folder_of(record.id) / "prefect.log"
         title = f"run {record.id}" + ("" if len(record.attempts) == 1 else f", attempt {len(record.attempts)}")
-        self.view = LiveView([stage.name for stage in STAGES], title, out)
+        self.view = LogView(title) if json_log.asked() else LiveView([stage.name for stage in STAGES], title, out)
         self.tracking: MlflowObserver | None = None
         self.session: Session | None = None
+        self.telemetry: OtelObserver | None = None
         self.stopping = False
 
     def say_stopping(self) -> None:
@@ -88,6 +97,12 @@ class Attempt:
     def give_up(self) -> None:
         """At the second signal: the record says how the run ended, nothing else is waited for."""
         self.store.close(self.record, CANCELLED)
+
+    def end_telemetry(self) -> None:
+        """Sends what a collector does not have yet; the record says how the run ended."""
+        if self.telemetry is not None:
+            with logs_to(self.log):
+                self.telemetry.finish(self.record.state)
 
     def run(self) -> None:
         """Works until the run has ended. Raises as `execute` does."""
@@ -105,7 +120,7 @@ class Attempt:
                 else:
                     self._close(FAILED, error, "FAILED")
                     raise self._in_words(error) from error
-        say(self.out, f"stopped; continue with: {self.record.resume_command}")
+        self.view.notice(f"stopped; continue with: {self.record.resume_command}")
         sys.exit(EXIT_CODE)
 
     def _run(self) -> None:
@@ -133,14 +148,15 @@ class Attempt:
             from tasks.tracking.mlflow_logger import MlflowObserver  # MLflow takes seconds to load
 
             self.tracking = MlflowObserver(self.workspace, self.settings, self.record)
+            self.telemetry = telemetry.of_run(self.workspace, self.record, self.tracking.waiting)
             tags = {"fewstep.commit": self.record.commit or "", "fewstep.isolated": str(self.record.isolated).lower(),
                     "fewstep.host": owner(self.workspace)}
             if self.record.code is not None:
                 tags["fewstep.code"] = self.record.code.told(40)
             self.record.mlflow = {"uri": redact(self.workspace.mlflow_uri), "run": self.tracking.start(tags)}
             self.store.save(self.record)
-        observer = _Told([WatchedRun(self.sharer), RecordObserver(self.store, self.record), self.view, self.tracking],
-                         lambda: self.stopping)
+        told = [WatchedRun(self.sharer), RecordObserver(self.store, self.record), self.view, self.tracking]
+        observer = _Told(told + ([self.telemetry] if self.telemetry else []), lambda: self.stopping)
         self.session = Session(self.workspace, self.settings, self.store, self.record, observer)
 
     def _judge(self, error: Exception) -> None:

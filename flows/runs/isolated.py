@@ -17,6 +17,7 @@ from flows.output import console, say
 from flows.runs.new_run import keep_changes, preview, settings_of
 from flows.runs.signals import handled
 from flows.runs.storage_ready import require_storage
+from flows.telemetry import json_log
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.plan import PlanItem
@@ -103,7 +104,8 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
         workspace: the checkout.
         record: of the run.
         json_mode: whether stdout is kept free for a JSON answer.
-        quiet: whether the child's output goes into the file output.log in the run's folder.
+        quiet: whether the child's output goes into the file output.log in the run's folder; where it is JSON, it is for
+            a program, and stays where it is.
 
     Raises:
         SystemExit: with the child's exit code when that is not 0; the child has said why.
@@ -124,7 +126,8 @@ def execute(workspace: Workspace, record: RunRecord, *, json_mode: bool = False,
     if settings_of(record).data.source == "raw":
         worktrees.bring(Workspace(root), "data/raw.dvc")
     with contextlib.ExitStack() as files:
-        output = files.enter_context(open(store.folder_of(record.id) / "output.log", "ab")) if quiet else None
+        to_file = quiet and not json_log.asked()
+        output = files.enter_context(open(store.folder_of(record.id) / "output.log", "ab")) if to_file else None
         code = _run_child(root, record.id, json_mode, output)
     record = store.load(record.id)
     if code:

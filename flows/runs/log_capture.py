@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.telemetry import json_log
+
 LOUD = ("prefect", "mlflow", "alembic", "dvc", "dvc_data", "httpx", "uvicorn", "sqlalchemy", "py.warnings")
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -21,16 +23,16 @@ def logs_to(path: Path) -> Iterator[None]:
     """Append what the libraries log or print to `path` for the duration of the block.
 
     Consoles made before the block go on writing to the terminal. DVC's progress bars, which look for a terminal behind
-    sys.stderr, see none.
+    sys.stderr, see none. Where JSON is asked for, the lines are JSON, and stderr gets the warnings among them too.
     """
     if "prefect" in sys.modules:
         from prefect.logging.configuration import setup_logging  # not where Prefect is not loaded
 
         setup_logging()     # it would do so at the first flow, over what follows
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(FORMAT))
-    handler.setLevel(logging.INFO)
+    handlers = [_handler(logging.FileHandler(path, encoding="utf-8"), logging.INFO)]
+    if json_log.asked():
+        handlers.append(_handler(logging.StreamHandler(sys.stderr), logging.WARNING))
     root = logging.getLogger()
     moved: list[tuple[logging.Logger, logging.Handler]] = []
     for logger in (root, *_loggers()):
@@ -38,9 +40,9 @@ def logs_to(path: Path) -> Iterator[None]:
             if isinstance(old, logging.StreamHandler) and not isinstance(old, logging.FileHandler):
                 logger.removeHandler(old)
                 moved.append((logger, old))
-        if logger is not root and not logger.propagate:
-            logger.addHandler(handler)
-    root.addHandler(handler)
+        if logger is root or not logger.propagate:
+            for handler in handlers:
+                logger.addHandler(handler)
     logging.captureWarnings(True)
     try:
         with open(path, "a", encoding="utf-8", buffering=1) as printed, \
@@ -49,10 +51,17 @@ def logs_to(path: Path) -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         for logger in (root, *_loggers()):
-            logger.removeHandler(handler)
+            for handler in handlers:
+                logger.removeHandler(handler)
         for logger, old in moved:
             logger.addHandler(old)
-        handler.close()
+        handlers[0].close()     # the other one writes to a stream that is not ours
+
+
+def _handler(handler: logging.Handler, level: int) -> logging.Handler:
+    handler.setFormatter(json_log.JsonLines() if json_log.asked() else logging.Formatter(FORMAT))
+    handler.setLevel(level)
+    return handler
 
 
 def _loggers() -> list[logging.Logger]:

@@ -11,6 +11,7 @@ import infra
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError
 from flows.orchestration.prefect_api import require_address
+from flows.telemetry import json_log, otel_settings
 from tasks.config import params_file
 from tasks.storage.workspace import given_mlflow_uri
 
@@ -42,7 +43,8 @@ def load(name: str) -> Profile:
 def check(name: str) -> Profile:
     """The profile, if the environment has what it needs.
 
-    Raises SettingsError naming the variables that are missing, or those that name no server.
+    Raises SettingsError naming the variables that are missing, those that name no server, and those of telemetry that
+    ask for what there is not; NotAvailable where OpenTelemetry is asked for and not installed.
     """
     profile = load(name)
     missing = [variable for variable in profile.environment if not os.environ.get(variable)]
@@ -50,6 +52,8 @@ def check(name: str) -> Profile:
         meanings = "; ".join(f"{variable}: {profile.environment[variable]}" for variable in missing)
         raise SettingsError(f"profile {name!r} needs {' and '.join(missing)} in the environment", hint=meanings)
     given_mlflow_uri()
+    json_log.asked()
+    otel_settings.asked()
     if address := os.environ.get("PREFECT_API_URL"):
         require_address(address)
     return profile

@@ -28,6 +28,7 @@ from flows.runs.signals import EXIT_CODE
 from flows.scheduling.changed_settings import Changes, assignments, changes
 from flows.scheduling.one_of_a_kind import AlreadyRunning, one_of_a_kind
 from flows.scheduling.schedules import Schedule
+from flows.telemetry import json_log
 from tasks.config.preflight import validate
 from tasks.engine.plan import plan
 from tasks.storage.locks import die_with_parent
@@ -107,6 +108,9 @@ def run_isolated(workspace: Workspace, name: str, sets: list[str]) -> dict | Sta
 def _say(log: logging.Logger | logging.LoggerAdapter, name: str, text: str) -> None:
     """To Prefect's pages and, as this process belongs to `fewstep serve`, into its terminal."""
     log.info(text)
+    if json_log.asked():
+        json_log.write("info", text, schedule=name)
+        return
     print(f"{time.strftime('%H:%M:%S')} {name}: {text}", flush=True)
 
 

@@ -24,6 +24,7 @@ from flows.orchestration.prefect_api import (
 )
 from flows.orchestration.served_root import SERVED_ROOT
 from flows.scheduling.served_to import ServedTo
+from flows.telemetry import telemetry
 from tasks.storage.locks import held
 from tasks.storage.sharing.host import owner
 from tasks.storage.workspace import Workspace, source_path
@@ -65,7 +66,8 @@ def serve(workspace: Workspace, *, server: str | None = None, host: str = "127.0
             say(to.said)
             from flows.scheduling.schedule_runner import ScheduleRunner  # Prefect reads its environment on import
 
-            asyncio.run(ScheduleRunner(workspace, to, limit, say).run())
+            with telemetry.of_server(workspace):
+                asyncio.run(ScheduleRunner(workspace, to, limit, say).run())
 
 
 @contextlib.contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fewstep.util.errors import FewstepError
 from tasks.engine.manifest import Manifest
+from tasks.tracking.log_place import working_on
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class Observer:
 
     def stage_noted(self, stage: str, text: str) -> None:
         """What the stage is doing beside its progress: for whom it waits, that its work so far was shared."""
+
+    def stage_retried(self, stage: str, error: BaseException) -> None:
+        """The stage ended with an error that a further try may not meet, and is tried again."""
+
+    def unit_finished(self, stage: str, unit: str, began: float, ended: float, error: BaseException | None) -> None:
+        """A unit of work was done, or ended with `error`; the moments in seconds since 1970."""
 
     def stage_aside(self, stage: str, folder: Path) -> None:
         """What stands beside the stage's output was made, or is there: the report of an evaluation.
@@ -86,6 +95,14 @@ class Observers(Observer):
         for observer in self.observers:
             observer.stage_noted(stage, text)
 
+    def stage_retried(self, stage, error):
+        for observer in self.observers:
+            observer.stage_retried(stage, error)
+
+    def unit_finished(self, stage, unit, began, ended, error):
+        for observer in self.observers:
+            observer.unit_finished(stage, unit, began, ended, error)
+
     def stage_aside(self, stage, folder):
         failed = None
         for observer in self.observers:     # that one cannot keep it is no reason for the others not to
@@ -110,3 +127,17 @@ class Observers(Observer):
 
     def pipeline_run(self):
         return next((run for observer in self.observers if (run := observer.pipeline_run()) is not None), None)
+
+
+@contextlib.contextmanager
+def told_of_unit(observer: Observer, stage: str, unit: str) -> Iterator[None]:
+    """The block does a unit of work in this thread: the observer is told of its end, and what is logged names it."""
+    began, failed = time.time(), None
+    with working_on(stage=stage, unit=unit):
+        try:
+            yield
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            observer.unit_finished(stage, unit, began, time.time(), failed)

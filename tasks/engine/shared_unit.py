@@ -24,6 +24,7 @@ from fewstep.util.errors import FewstepError, StageFailed, from_json, to_json
 from fewstep.util.files import write_atomically
 from tasks.engine import graph
 from tasks.engine.context_message import ContextMessage
+from tasks.engine.events import told_of_unit
 from tasks.stages.base import Context, Stage
 from tasks.storage.locks import die_with_parent
 from tasks.storage.workspace import source_path
@@ -60,6 +61,11 @@ def run_unit(stage: Stage, context: Context, unit: str) -> None:
 
     Raises what the unit raises, here or in another process; StageFailed for one that ended without a word.
     """
+    with told_of_unit(context.observer, context.stage, unit):
+        _run_unit(stage, context, unit)
+
+
+def _run_unit(stage: Stage, context: Context, unit: str) -> None:
     size = _processes(stage, context, unit)
     if size == 1:
         stage.run_unit(context, unit)

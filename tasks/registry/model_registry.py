@@ -156,6 +156,12 @@ class Registry:
         raise NotAvailable(f"no model {model!r} is registered (models: {known})",
                            hint="`fewstep run` registers one at its end")  # fmt: skip
 
+    def champion_made(self, model: str) -> float | None:
+        """When the model's champion was registered, in seconds since 1970; None without one."""
+        number = self.aliases(model).get(CHAMPION)
+        entry = None if number is None else if_present(self.tracking.client.get_model_version, model, str(number))
+        return None if entry is None else entry.creation_timestamp / 1000
+
     def with_tag(self, model: str, **tags: str) -> list[Version]:
         """Versions whose tags `fewstep.<name>` have all of these values."""
         wanted = {f"fewstep.{key}": value for key, value in tags.items()}

@@ -124,6 +124,10 @@ class MlflowObserver(Observer):
             if self.parent_id is not None:
                 self.tracking.client.set_terminated(self.parent_id, status=status)
 
+    def waiting(self) -> int:
+        """Points that MLflow does not have yet."""
+        return sum(len(stage.buffer.points) for stage in list(self._stages.values()))
+
     # the observer's calls
 
     def pipeline_run(self) -> str | None:

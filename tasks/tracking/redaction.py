@@ -99,6 +99,10 @@ def _held(name: str, value: str, values: dict[str, str]) -> Iterator[str]:
     elif value.startswith("{"):                     # headers
         with_headers = _json_object(value)
         yield from (text for text in with_headers.values() if isinstance(text, str))
+    elif name.startswith("OTEL_") and "=" in value:     # headers, as OpenTelemetry writes them
+        for header in value.split(","):
+            secret = header.partition("=")[2].strip()
+            yield from (secret, secret.rpartition(" ")[2], secret.rpartition("%20")[2])
     elif ":" in value:                              # user:password
         yield value.partition(":")[2]
         yield _in_header(value)

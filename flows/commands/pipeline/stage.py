@@ -8,6 +8,8 @@ import time
 import typer
 
 from flows.output import count, duration, emit, examples
+from flows.telemetry import json_log
+from flows.telemetry.log_view import LogView
 from tasks.config import params_file
 from tasks.config.preflight import validate
 from tasks.engine import graph
@@ -58,7 +60,7 @@ def add(app: typer.Typer) -> None:
         settings = params_file.load(workspace.params)
         validate(workspace.root, settings)
         with workspace_lock(workspace, f"stage {name}"):
-            outcome = run_stage(workspace, name, settings, observer=Lines())
+            outcome = run_stage(workspace, name, settings, observer=LogView() if json_log.asked() else Lines())
         answer = {"stage": name, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
                   "seconds": round(outcome.seconds, 3), "summary": outcome.manifest.summary,
                   "dvc_refused": outcome.dvc_refused}

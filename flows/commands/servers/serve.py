@@ -9,6 +9,7 @@ import typer
 from fewstep.util.errors import SettingsError
 from flows.output import console, examples, say
 from flows.scheduling import scheduler
+from flows.telemetry import json_log
 from tasks.storage.workspace import Workspace
 
 LOCAL = "127.0.0.1"
@@ -34,4 +35,8 @@ def add(app: typer.Typer) -> None:
         workspace = Workspace.find()
         os.chdir(workspace.root)
         out = console()
-        scheduler.serve(workspace, server=server, host=host, port=port, limit=limit, say=lambda text: say(out, text))
+
+        def tell(text: str) -> None:
+            json_log.write("info", text) if json_log.asked() else say(out, text)
+
+        scheduler.serve(workspace, server=server, host=host, port=port, limit=limit, say=tell)

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from flows.output import count, duration, rate
-from flows.runs.progress_view import LiveView, Rate
+from flows.runs.progress_view import LiveView
+from flows.telemetry.progress_rate import Rate
 
 STAGES = ["shard", "teacher", "trajectories", "evaluate"]
 

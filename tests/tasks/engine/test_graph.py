@@ -99,6 +99,8 @@ SEAMS = {  # outside system: files and folders that may import it
     "mlflow": ("tasks/tracking/mlflow_client.py", "tasks/tracking/mlflow_server.py",
                "tasks/registry/packaged/pyfunc_model.py"),
     "boto3": ("tasks/storage/object_store.py",), "botocore": ("tasks/storage/object_store.py",),
+    "opentelemetry": ("flows/telemetry/otel_providers.py", "flows/telemetry/otel_observer.py",
+                      "flows/telemetry/otel_served.py"),
     "prefect": ("flows/",), "ray": ("flows/",),
 }  # fmt: skip
 
