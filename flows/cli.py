@@ -25,7 +25,7 @@ PANELS = {  # the panel of the help, the folder below flows/commands, the comman
     "Run": ("pipeline", ("init", "run", "estimate", "accept", "sweep", "resume", "status", "report", "compare")),
     "Models": ("models", ("promote", "approve", "reject", "rollback", "history", "sample", "lineage", "checkout")),
     "Data, teachers and recipes": ("inputs", ("data", "inspect", "recipes")),
-    "Schedules and servers": ("servers", ("schedule", "serve", "ui")),
+    "Schedules and servers": ("servers", ("schedule", "serve", "ui", "stack")),
     "Upkeep": ("upkeep", ("doctor", "verify", "reconcile", "clean", "gc", "backup", "restore")),
     "Single stages": ("pipeline", ("stage",)),
 }

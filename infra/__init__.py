@@ -1,1 +1,1 @@
-"""What it runs on: profiles, servers, service units."""
+"""What it runs on: profiles, images, servers, work pools, clusters, storage, dashboards."""

@@ -13,6 +13,7 @@ from fewstep.recipes.published import Preset
 from fewstep.recipes.training_settings import Overrides
 from fewstep.students.export_form import Form
 from fewstep.util.config import Strict
+from tasks.config.stack_settings import Stack
 
 Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -278,6 +279,7 @@ class Settings(Strict):
     evaluate: Evaluate = Evaluate()
     register: Register = Register()
     compute: Compute = Compute()
+    stack: Stack = Stack()
 
     @field_validator("profile", mode="before")
     @classmethod

@@ -32,6 +32,7 @@ T = TypeVar("T")
 ATTEMPTS = 5
 _MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
 _MISSING_BUCKET = "NoSuchBucket"
+_OWNED = {"BucketAlreadyOwnedByYou"}
 _TAKEN = {"412", "PreconditionFailed"}
 _RETRIED = {"409", "429", "500", "502", "503", "504", "ConditionalRequestConflict", "InternalError", "OperationAborted",
             "RequestTimeout", "ServiceUnavailable", "SlowDown", "ThrottlingException"}  # fmt: skip
@@ -84,6 +85,22 @@ class Store:
         self.bucket, self.prefix, self.attempts = parts.netloc, parts.path.strip("/"), attempts
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60)
         self.client = boto3.Session().client("s3", endpoint_url=endpoint, config=config)  # of today's environment
+
+    def make_bucket(self) -> bool:
+        """Make the bucket; False where it is there already."""
+        region = self.client.meta.region_name
+        place = {} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+
+        def make() -> bool:
+            try:
+                self.client.create_bucket(Bucket=self.bucket, **place)
+            except ClientError as error:
+                if _code(error) not in _OWNED:
+                    raise
+                return False
+            return True
+
+        return self._call(f"making the bucket {self.bucket}", make)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write the object `name` unless there is one. Of many callers at once exactly one gets True, all others False.

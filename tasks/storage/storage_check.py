@@ -40,21 +40,21 @@ def try_storage(workspace: Workspace) -> str | None:
 def try_store(store: Store) -> None:
     """Writes, reads, replaces by condition and deletes one object of its own. Raises as `try_storage` does."""
     name, place = f"fewstep/try-out/{uuid.uuid4().hex}", f"s3://{store.bucket}/{store.prefix}".rstrip("/")
-    with _in_words(place, "read"):
+    with in_words(place, "read"):
         store.look(name)        # a store may make a missing bucket for who writes
-    with _in_words(place, "write"):
+    with in_words(place, "write"):
         first = store.write_if(name, b"1", None)
     try:
-        with _in_words(place, "read"):
+        with in_words(place, "read"):
             found = store.look(name)
-        with _in_words(place, "replace"):
+        with in_words(place, "replace"):
             keeps = store.write_if(name, b"2", None) is None and store.write_if(name, b"2", '"another"') is None
             replaced = first and store.write_if(name, b"3", first)
     except FewstepError:
         with contextlib.suppress(FewstepError):     # the first error is the one to mend
             store.delete([name])
         raise
-    with _in_words(place, "delete"):
+    with in_words(place, "delete"):
         store.delete([name])
     if found is None or found.data != b"1" or not keeps or not replaced:
         raise SettingsError(f"{place}: the store does not keep to conditional writes (If-None-Match, If-Match)",
@@ -62,7 +62,7 @@ def try_store(store: Store) -> None:
 
 
 @contextlib.contextmanager
-def _in_words(place: str, what: str) -> Iterator[None]:
+def in_words(place: str, what: str) -> Iterator[None]:
     """A refusal as the SettingsError that says which right or name is wrong."""
     from tasks.storage.object_store import NoBucket, Refused  # boto3
 

@@ -192,6 +192,10 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
     "profile": ("server", ""),                  # where a run talks to: flows.runs.profiles
     "trajectories.workers": (2, ""),            # changes no byte: Context.workers
     "compute.processes": (2, ""),               # changes no byte: Context.processes
+    **{f"stack.{name}": (value, "") for name, value in {     # no run reads it: flows.stack.render
+        "image": "registry.example.org/team/fewstep", "namespace": "team", "bucket": "store", "region": "us-west-2",
+        "database_host": "db.example.com", "pool": "slow", "workers": 9, "storage_gib": 9, "grace_seconds": 999,
+        "worker.gpus": 8, "worker.cpus": 9, "worker.memory_gib": 9, "worker.disk_gib": 99}.items()},
     "distill.checkpoint_images": (64, ""),      # changes no byte: Context.checkpoint_images
     "distill.ema_device": ("cpu", ""),          # changes no byte: Context.ema_device
     "distill.gradient_checkpointing": (True, ""),   # changes no byte, but for forward derivatives: see below

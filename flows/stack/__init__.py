@@ -1,0 +1,1 @@
+"""The files of infra/ filled in for one experiment and one commit."""

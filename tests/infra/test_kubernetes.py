@@ -1,0 +1,129 @@
+"""The manifests: built by kustomize, valid by Kubernetes' schemas, and by rules of ours."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.infra.rendering import write
+
+VERSION = "1.33"    # of infra/terraform/aws
+OVERLAYS = ("self-hosted", "aws")
+PLACEHOLDER = re.compile(r"{{ (\w+) }}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write("kubernetes", tmp_path_factory.mktemp("kubernetes"), namespace="team")
+
+
+@pytest.fixture(scope="module")
+def built(folder):
+    """The objects of each overlay."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl here, which builds the overlays")
+    said = {name: subprocess.run(["kubectl", "kustomize", folder / "overlays" / name], capture_output=True, text=True,
+                                 check=True).stdout for name in OVERLAYS}  # fmt: skip
+    return {name: list(yaml.safe_load_all(text)) for name, text in said.items()}
+
+
+def pods(objects: list[dict]):
+    """(name, pod) of all that start pods."""
+    for item in objects:
+        if "template" in item.get("spec", {}):
+            yield item["metadata"].get("name", "run"), item["spec"]["template"]["spec"]
+
+
+def job_of_the_pool(folder) -> dict:
+    """The Job that Prefect's worker makes of the template for a flow run, with the defaults of the pool."""
+    template = json.loads((folder / "jobs/work-pool.json").read_text())
+    properties = template["variables"]["properties"]
+    values = {"name": "run", "command": ["prefect", "flow-run", "execute"], "env": [{"name": "A", "value": "b"}],
+              "labels": {"a": "b"}} | {name: item["default"] for name, item in properties.items() if "default" in item}
+    assert set(PLACEHOLDER.findall(json.dumps(template))) == set(properties)
+
+    def fill(node):
+        if isinstance(node, dict):
+            return {key: fill(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [fill(value) for value in node]
+        whole = PLACEHOLDER.fullmatch(node) if isinstance(node, str) else None
+        if whole:
+            return values[whole[1]]
+        return PLACEHOLDER.sub(lambda found: str(values[found[1]]), node) if isinstance(node, str) else node
+
+    return fill(template["job_configuration"]["job_manifest"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_objects_are_valid_in_one_namespace_and_refer_to_each_other(built, overlay):
+    objects = built[overlay]
+    for item in objects:
+        kubernetes_validate.validate(item, VERSION, strict=True)
+        assert item["kind"] == "Namespace" or item["metadata"]["namespace"] == "team"
+        assert item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "fewstep"
+    named = {(item["kind"], item["metadata"]["name"]) for item in objects}
+    for name, pod in pods(objects):
+        assert ("ServiceAccount", pod.get("serviceAccountName", "")) in named or not pod["automountServiceAccountToken"]
+        maps = {source["configMapRef"]["name"] for container in pod["containers"]
+                for source in container.get("envFrom", []) if "configMapRef" in source}  # fmt: skip
+        assert all(("ConfigMap", one) in named for one in maps), name
+    assert {"prefect", "mlflow", "postgres"} <= {name for kind, name in named if kind == "Service"}
+    assert (("StatefulSet", "postgres") in named) == (overlay == "self-hosted")
+
+
+def test_a_wrong_field_would_be_found(built):
+    wrong = next(item for item in built["aws"] if item["kind"] == "Deployment")
+    wrong = json.loads(json.dumps(wrong).replace('"replicas"', '"replica"'))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSION, strict=True)
+
+
+def test_pods_keep_to_the_restricted_standard_and_hold_no_secret(built, folder):
+    seeds = yaml.safe_load((folder / "jobs/seeds.yaml").read_text())
+    everything = [*built["self-hosted"], *built["aws"], seeds, job_of_the_pool(folder)]
+    checked = 0
+    for name, pod in pods(everything):
+        safe = pod["securityContext"]
+        assert safe["runAsNonRoot"] and safe["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"] and "latest" not in container["image"]
+            for variable in container.get("env", []):
+                assert not re.search("PASSWORD|SECRET|AUTH", variable["name"]) or "valueFrom" in variable
+            checked += 1
+        volumes = pod.get("volumes", [])
+        assert all(set(volume) & {"emptyDir", "ephemeral", "configMap"} for volume in volumes), "a disk that is shared"
+    assert checked >= 10 and not [item for item in everything if item["kind"] == "Secret"]
+
+
+def test_the_network_lets_in_what_is_listened_on_and_nothing_else(built):
+    policies = {item["metadata"]["name"]: item["spec"] for item in built["self-hosted"]
+                if item["kind"] == "NetworkPolicy"}  # fmt: skip
+    assert policies.pop("nothing-comes-in") == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    listened = {name: port["containerPort"] for name, pod in pods(built["self-hosted"])
+                for container in pod["containers"] for port in container.get("ports", [])}  # fmt: skip
+    assert {name.removeprefix("to-"): spec["ingress"][0]["ports"][0]["port"] for name, spec in policies.items()} \
+        == listened
+    for spec in policies.values():
+        assert spec["ingress"][0]["from"] == [{"podSelector": {}}]
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_jobs_of_runs_ask_for_gpus_and_get_time_to_stop(tmp_path, gpus):
+    folder = write("kubernetes", tmp_path, grace_seconds=600, workers=3, worker={"gpus": gpus, "disk_gib": 50})
+    of_pool, seeds = job_of_the_pool(folder), yaml.safe_load((folder / "jobs/seeds.yaml").read_text())
+    for job in (of_pool, seeds):
+        kubernetes_validate.validate(job, VERSION, strict=True)
+        pod = job["spec"]["template"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] == 600 and pod["restartPolicy"] == "Never"
+        assert pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", 0) == gpus
+        disk = pod["volumes"][0]["ephemeral"]["volumeClaimTemplate"]["spec"]
+        assert disk["resources"]["requests"]["storage"] == "50Gi"
+    assert seeds["spec"]["completionMode"] == "Indexed" and seeds["spec"]["completions"] == 3
+    assert of_pool["spec"]["backoffLimit"] == 0, "Prefect gives a run to the next worker"
