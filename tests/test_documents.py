@@ -8,11 +8,12 @@ import pytest
 from tests.closure import ROOT
 
 PROFILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "infra/profiles").iterdir())
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/extractors.md", "infra/fewstep.service",
-             *PROFILES]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/extractors.md", "docs/operate.md",
+             "docs/observability.md", "infra/fewstep.service", *PROFILES]
 EXAMPLES = {"fewstep/objectives/mean_matching/", "tasks/stages/count.py"}     # of CONTRIBUTING.md, made by its reader
 EVENTS = ("promoted", "refused", "rolled", "pending", "rejected", "expired", "overtaken", "model", "version", "alias",
           "json", "service")  # fmt: skip
+METRICS = re.findall(r"^\| `(fewstep\.[a-z.]+)` \|", (ROOT / "docs/observability.md").read_text(), re.MULTILINE)
 LAYERS = ("", "tasks/", "fewstep/")      # a table of rooms leaves the layer out
 PATH = re.compile(r"(?<![\w./~-])((?:fewstep|tasks|flows|tests|docs|infra|benchmarks|engine|util|registry|storage"
                   r"|training|trajectories|diffusion|metrics|evaluation)/[\w./-]*\w/?)")  # fmt: skip
@@ -35,7 +36,8 @@ def test_paths_and_modules_that_a_document_names_exist(name):
     for dotted in MODULE.findall(read(name)):
         parts = dotted.split(".")
         files = ["/".join(parts[:count]) for count in (len(parts), len(parts) - 1)]     # the last may be a name in it
-        if parts[1] not in EVENTS and not any(file in there or f"{file}.py" in there for file in files):
+        other = parts[1] in EVENTS or dotted in METRICS
+        if not other and not any(file in there or f"{file}.py" in there for file in files):
             missing.append(dotted)
     assert missing == []
 

@@ -44,7 +44,7 @@ def ask(services: Services, path: str, body=None):
     login = base64.b64encode(SECRETS["PREFECT_API_AUTH_STRING"].encode()).decode()
     request = urllib.request.Request(f"{services.address('prefect', '4200')}/api/{path}",
                                      None if body is None else json.dumps(body).encode(),
-                                     {"Content-Type": "application/json", "Authorization": f"Basic {login}"})  # fmt: skip
+                                     {"Content-Type": "application/json", "Authorization": f"Basic {login}"})
     with urllib.request.urlopen(request, timeout=120) as answer:
         return json.loads(answer.read() or b"null")
 
