@@ -12,6 +12,7 @@ import urllib.request
 import boto3
 import psycopg2
 import pytest
+from mlflow.tracking import MlflowClient
 
 from tests.flows.conftest import make_project
 from tests.flows.runs.test_two_hosts import Host
@@ -86,6 +87,7 @@ def test_a_scheduled_run_goes_through_every_service(tmp_path, services):
     client = boto3.client("s3", endpoint_url=services.address("s3", "8333"), region_name="us-east-1",
                           aws_access_key_id=SECRETS["AWS_ACCESS_KEY_ID"],
                           aws_secret_access_key=SECRETS["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
+    MlflowClient(services.address("mlflow", "5000")).log_text(record["mlflow"]["run"], "kept", "note.txt")
     names = [item["Key"] for item in client.list_objects_v2(Bucket="fewstep")["Contents"]]
     assert any(name.startswith("store/") for name in names) and any(name.startswith("mlflow/") for name in names)
     tables = psycopg2.connect(services.postgres.url("mlflow").replace("c%40nary-6f1e0b%2Fpg", "6f1e0bcanarypg"))
