@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,3 +127,17 @@ def test_what_is_served_tells_the_age_of_champions_and_the_states_of_runs(monkey
     ((of, age),) = collector.last("fewstep.champion.age")
     assert of["model"] == MODEL and age.as_double == pytest.approx(time.time() - made, abs=60)
     assert [(of["state"], point.as_int) for of, point in collector.last("fewstep.runs")] == [("failed", 1)]
+
+
+def test_memory_of_gpus_is_told_once_a_stage_uses_one(monkeypatch):
+    """Without a GPU: torch's functions are replaced by ones that say what a GPU's would."""
+    from flows.telemetry.otel_observer import _gpu_memory  # OpenTelemetry takes a second to load
+
+    cuda = SimpleNamespace(is_initialized=lambda: False, device_count=lambda: 2,
+                           memory_allocated=lambda device: 10 + device,
+                           max_memory_allocated=lambda device: 20 + device)  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert list(_gpu_memory(None)) == []
+    cuda.is_initialized = lambda: True
+    told = {(item.attributes["device"], item.attributes["kind"]): item.value for item in _gpu_memory(None)}
+    assert told == {(0, "allocated"): 10, (0, "most"): 20, (1, "allocated"): 11, (1, "most"): 21}
