@@ -41,17 +41,20 @@ def rounds_of(recipe: Recipe) -> list[int]:
     return [index for index, kind in enumerate(kinds) if kind not in kinds[:index]]
 
 
-def trainer_of(name: str, index: int, folder: Path, batch: int, cycles: int) -> RoundTrainer:
-    """Round `index` of a recipe, for so many cycles of turns, on random images; the rounds before are run first."""
-    source = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2048, 1, 8, 8, generator=source), torch.randint(CLASSES, (2048,), generator=source)
+def trainer_of(name: str, index: int, folder: Path, batch: int, cycles: int,
+               of: Callable[[], Denoiser] = teacher, samples: int = 2048) -> RoundTrainer:  # fmt: skip
+    """Round `index` of a recipe, for so many cycles of turns, on `samples` random states of a teacher; the rounds
+    before are run first."""
+    source, denoiser = torch.Generator().manual_seed(0), of()
+    x = torch.randn(samples, *denoiser.sample_shape, generator=source)
+    y = torch.randint(denoiser.num_classes, (samples,), generator=source)
     recipe = load_recipe(name).override(Overrides(batch=batch, precision="float32"))
     own = recipe.rounds[index]
     share = own.share / sum(r.share for r in recipe.rounds)
     images = round(sum(own.turns.values()) * cycles * batch / share)
-    settings = TrajectorySettings(count=2048, solver="ddim", steps=1 if recipe.needs.states is None else 4)
+    settings = TrajectorySettings(count=samples, solver="ddim", steps=1 if recipe.needs.states is None else 4)
     options = RunOptions(images, seed=0, folder=folder / name, keep_checkpoints=False)
-    run = Distillation(recipe, teacher(), options, data=TensorData(x, y), trajectories=settings)
+    run = Distillation(recipe, denoiser, options, data=TensorData(x, y), trajectories=settings)
     return run.trainer(index)[0]
 
 

@@ -151,6 +151,12 @@ def load_split(folder: Path | str, split: str) -> ImageSet:
     return ImageSet(folder, split)
 
 
+def digest_of(image: Tensor) -> str:
+    """SHA-256 of the pixels of an image (C, H, W) uint8 and of its shape."""
+    head = canonical_json(list(image.shape)).encode()
+    return sha256_bytes(head + image.contiguous().numpy().tobytes())
+
+
 def split_of(image: Tensor, shares: Mapping[str, float]) -> str:
     """The split of an image: a function of its pixels alone, so that duplicates never stand on both sides.
 
@@ -158,9 +164,7 @@ def split_of(image: Tensor, shares: Mapping[str, float]) -> str:
         image: (C, H, W) uint8.
         shares: share of each of ``SPLITS``; they add up to 1.
     """
-    head = canonical_json(list(image.shape)).encode()
-    digest = sha256_bytes(head + image.contiguous().numpy().tobytes())
-    return split_at(digest, shares)
+    return split_at(digest_of(image), shares)
 
 
 class ImageSetWriter:

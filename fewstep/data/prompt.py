@@ -15,19 +15,21 @@ models are asked for when they are judged."""
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a sample is asked for. Two prompts of equal text, negative text and size are the same prompt.
+    """What a sample is asked for. Two prompts of equal text, negative text, size and image are the same prompt.
 
     Attributes:
         text: not empty.
         negative: what it is guided away from; None leaves the teacher's own null condition.
         size: (height, width) in pixels; None leaves the teacher's.
         group: name under which figures are also told; None belongs to no group.
+        image: SHA-256 of the image that it is asked for with; None where texts are all that is asked for.
     """
 
     text: str
     negative: str | None = None
     size: tuple[int, int] | None = None
     group: str | None = field(default=None, compare=False)
+    image: str | None = None
 
 
 def split_at(digest: str, shares: Mapping[str, float]) -> str:

@@ -89,6 +89,8 @@ class PromptTable:
             "group": [prompt.group for prompt in self.prompts],
             "splits": {name: list(rows) for name, rows in self.splits.items()}, "embedding": None,
         }  # fmt: skip
+        if any(prompt.image for prompt in self.prompts):
+            content["image"] = [prompt.image for prompt in self.prompts]
         folder = Path(folder)
         if self.embedding is not None:
             data = save({"embedding": np.ascontiguousarray(self.embedding)})
@@ -109,8 +111,9 @@ class PromptTable:
         except FileNotFoundError:
             return cls()
         columns = (content[name] for name in ("text", "negative", "size", "group"))
-        prompts = tuple(Prompt(text, negative, size and (size[0], size[1]), group)
-                        for text, negative, size, group in zip(*columns, strict=True))
+        images = content.get("image") or [None] * len(content["text"])
+        prompts = tuple(Prompt(text, negative, size and (size[0], size[1]), group, image)
+                        for text, negative, size, group, image in zip(*columns, images, strict=True))
         table = cls(prompts, {name: tuple(rows) for name, rows in content["splits"].items()})
         if content["embedding"] is None:
             return table

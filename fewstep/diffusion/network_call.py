@@ -25,7 +25,8 @@ class NetworkCall:
         rows: keyword of the labels (N,) int64, for a network that embeds classes itself.
         fields: keywords of the condition's tensors (N, …); `a/b` is entry b of a dictionary a.
         constants: what every call has alike, by keyword, tensors among them.
-        joined: of `fields`, the one that stands beside the state along dimension 1 (masks, images to be continued).
+        joined: of `fields`, the one that stands behind the state (masks, images to be continued), along the dimension
+            `joined_along`.
         guidance: keyword of a guidance scale that the network embeds; `guidance_factor` times the scale is given, by
             default `guidance_scale`.
         time_shape: sides after N of the time where it is no vector (a time for every token).
@@ -41,6 +42,7 @@ class NetworkCall:
     guidance_factor: float = 1.0
     guidance_scale: float | None = None
     time_shape: tuple[int, ...] = ()
+    joined_along: int = 1
 
     def __call__(
         self, network: nn.Module, x: Tensor, time: Tensor, condition: Condition | Given | Tensor | None
@@ -60,7 +62,7 @@ class NetworkCall:
                 raise SettingsError(f"this network takes {name!r} of every condition; give the denoiser its table")
             value = tensors[name].to(x.device, x.dtype if tensors[name].is_floating_point() else None)
             if name == self.joined:
-                state = torch.cat([x, value], dim=1)
+                state = torch.cat([x, value], dim=self.joined_along)
             else:
                 given[name] = value
         if self.rows is not None:
@@ -86,6 +88,7 @@ class NetworkCall:
             "constants": {name: _to_json(value) for name, value in self.constants.items()}, "joined": self.joined,
             "guidance": self.guidance, "guidance_factor": self.guidance_factor,
             "guidance_scale": self.guidance_scale, "time_shape": list(self.time_shape),
+            "joined_along": self.joined_along,
         }  # fmt: skip
 
     @staticmethod

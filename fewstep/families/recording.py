@@ -77,15 +77,17 @@ class _Stepped(_Output):
 
 
 @torch.no_grad()
-def first_step(pipe: Any, arguments: Mapping[str, Any], count: int, *, second: bool = False) -> FirstStep:
+def first_step(pipe: Any, arguments: Mapping[str, Any], count: int, *, second: bool = False,
+               seeds: Sequence[int] | None = None) -> FirstStep:  # fmt: skip
     """Calls the pipeline and stops it after its first step, or in its `second`; the denoiser itself is never run.
 
-    arguments: of the pipeline's call, for `count` samples. Raises SettingsError where the pipeline refuses them, or
-    makes no step that can be recorded.
+    arguments: of the pipeline's call, for `count` samples. seeds: of the samples' generators, 0, 1, … where none are
+    given: some pipelines draw what they add to an image. Raises SettingsError where the pipeline refuses the arguments,
+    or makes no step that can be recorded.
     """
     recorder = _Recorder(pipe, count, second=second)
     with suppress(_Stop):
-        _call(pipe, recorder, {"num_inference_steps": 2, "output_type": "latent"}, arguments, count)
+        _call(pipe, recorder, {"num_inference_steps": 2, "output_type": "latent"}, arguments, seeds or range(count))
     return recorder.result()
 
 
@@ -97,15 +99,19 @@ def last_step(pipe: Any, arguments: Mapping[str, Any], states: Tensor, prompts: 
     pipeline without it. output_type: as the pipeline takes it.
     """
     recorder = _Recorder(pipe, len(states), states, prompts)
-    return _call(pipe, recorder, {"num_inference_steps": 1, "output_type": output_type}, arguments, len(states))[0]
+    return _call(pipe, recorder, {"num_inference_steps": 1, "output_type": output_type}, arguments,
+                 range(len(states)))[0]
 
 
-def _call(pipe: Any, recorder: _Recorder, plain: dict[str, Any], arguments: Mapping[str, Any], count: int) -> Any:
-    plain |= {"return_dict": False, "generator": [torch.Generator().manual_seed(k) for k in range(count)]}
+def _call(pipe: Any, recorder: _Recorder, plain: dict[str, Any], arguments: Mapping[str, Any],
+          seeds: Sequence[int]) -> Any:  # fmt: skip
+    plain |= {"return_dict": False, "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
     with recorder.installed(), _silent(pipe):
         try:
             known = {name: value for name, value in plain.items() if name in call_parameters(pipe)}
             return pipe(**known, **arguments)
+        except NameError as error:      # a package that this pipeline alone wants, and that diffusers goes without
+            raise SettingsError(f"{type(pipe).__name__}: {error}", hint=f"pip install {error.name}") from error
         except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
             raise SettingsError(f"{type(pipe).__name__}: {' '.join(str(error).split())}") from error
 
@@ -254,14 +260,6 @@ def zeros(described: Any, count: int) -> Any:
         shape = ([count] if described["per_sample"] else []) + list(described["shape"])
         return torch.zeros(shape, dtype=getattr(torch, described["dtype"]))
     return None if described is None else tuple(zeros(one, count) for one in described)
-
-
-def image_inputs(kind: type) -> list[str]:
-    """The arguments of a pipeline's call that are images or videos, adapters' own apart."""
-    found = inspect.signature(kind.__call__).parameters
-    named = {name for name in found if name.rpartition("_")[2] in ("image", "images", "video")}
-    return [name for name, one in found.items()
-            if "ip_adapter" not in name and (name in named or "Image" in str(one.annotation))]  # fmt: skip
 
 
 def per_sample(first: Mapping[str, Any], second: Mapping[str, Any], counts: tuple[int, int]) -> list[str]:

@@ -12,14 +12,16 @@ import diffusers
 import torch
 from torch import nn
 
+from fewstep.families.image_arguments import image_inputs
 from fewstep.networks.routed import RoutedUNet
 from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.linking import stock_view
 from fewstep.teachers.weight_files import read_json
 from fewstep.util.errors import SettingsError
 
-UNNEEDED = ("safety_checker", "feature_extractor", "image_encoder")
+UNNEEDED = ("safety_checker", "feature_extractor")
 """Parts that are left out where the pipeline allows it: they judge images, or serve inputs that are not given."""
+_OF_IMAGES = "image_encoder"     # left out where no image is given
 
 
 def network_class(name: str) -> type[nn.Module]:
@@ -50,7 +52,8 @@ def load_pipeline(info: TeacherInfo, network: nn.Module | None = None, without: 
                             f"{diffusers.__version__}")  # fmt: skip
     denoiser = probe_network(info.folder / info.part, info.network) if network is None else network
     given: dict[str, Any] = {info.part: denoiser}
-    given |= {name: None for name in (*UNNEEDED, *without) if name in info.parts}
+    unneeded = UNNEEDED if image_inputs(kind) else (*UNNEEDED, _OF_IMAGES)
+    given |= {name: None for name in (*unneeded, *without) if name in info.parts}
     if "safety_checker" in info.parts:
         given["requires_safety_checker"] = False
     # building networks may draw from the global generator

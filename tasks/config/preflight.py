@@ -29,6 +29,7 @@ def validate(root: Path, settings: Settings) -> None:
         require_form(settings.distill.export, recipe.student)
     _states(settings, recipe)
     _solvers(settings)
+    _conditions(settings.data)
     outside = outside_paths(settings, root)
     _own_outputs(root, outside)
     given = outside["teacher"]
@@ -39,6 +40,10 @@ def validate(root: Path, settings: Settings) -> None:
 
         require_recipe_of_folder(recipe, teacher)
         _require_recording(teacher, settings)
+    elif settings.data.conditions == "image":
+        raise SettingsError("data.conditions is image, and the teacher is given no image beside its class",
+                            hint="set data.conditions to text")  # fmt: skip
+    images_made = _makes_images(teacher, settings)
     classes = len(digits_facts.CLASSES) if outside["prompts"] is None else 0
     alone = settings.data.source == "digits" and outside["prompts"] is not None
     prompts = () if outside["prompts"] is None else read_given_prompts(outside["prompts"]).prompts
@@ -46,30 +51,62 @@ def validate(root: Path, settings: Settings) -> None:
         listing = list_images(outside["images"])
         listing.require_usable(settings.data)
         classes = len(listing.classes)
-        alone = not listing.items
+        alone = not listing.items or not images_made
     if alone:
-        _prompts_alone(recipe, teacher)
+        _prompts_alone(recipe, teacher, "no images" if images_made else "no samples of what it makes")
         _require_splits(prompts, settings.data.split.model_dump())
     if teacher is not None:
         _fits(teacher, settings.data, classes)
+
+
+def _conditions(data: Data) -> None:
+    """Conditions with an image are those of captioned images."""
+    if data.conditions == "image" and (data.source != "raw" or data.prompts is not None):
+        raise SettingsError("data.conditions is image: every sample is asked for by a captioned image, and "
+                            + ("data.prompts has none" if data.prompts else "data.source is digits"),
+                            hint="bring captioned images: `fewstep data add PATH`, then data.source=raw")  # fmt: skip
+
+
+def _makes_images(teacher: TeacherInfo | None, settings: Settings) -> bool:
+    """Whether the teacher's samples are images. Raises SettingsError for an extractor that sees nothing of them."""
+    pipeline = None if teacher is None or not teacher.recorded else teacher.pipeline
+    if pipeline is None and not settings.evaluate.extractors:
+        return True
+    import diffusers  # loads torch
+
+    from fewstep.data.medium import IMAGES
+    from fewstep.families.pipeline_medium import pipeline_medium
+    from fewstep.metrics.extractors.extractor_loading import made_for
+    from fewstep.metrics.extractors.media import require_medium
+
+    kind = None if pipeline is None else getattr(diffusers, pipeline, None)
+    medium = IMAGES if kind is None else pipeline_medium(kind)
+    for name in settings.evaluate.extractors:
+        require_medium(name, made_for(name), medium)
+    return medium == IMAGES
 
 
 def _require_recording(teacher: TeacherInfo, settings: Settings) -> None:
     """A pipeline whose call has images is tried now: most of them cannot go without, and the others are few."""
     import diffusers  # as torch: only where it is needed
 
-    from fewstep.families.family import record_family
-    from fewstep.families.recording import image_inputs
+    from fewstep.families.family import Family, record_family
+    from fewstep.families.image_arguments import image_inputs
     from fewstep.teachers.pipeline_loading import load_pipeline
     from fewstep.util.quiet_libraries import quiet_libraries
+    from tasks.data.image_conditions import require_conditions
 
-    kind = getattr(diffusers, teacher.pipeline, None)
-    if teacher.description is None and kind is not None and image_inputs(kind):
-        with quiet_libraries():
-            record_family(load_pipeline(teacher), settings.encode.of_call)
+    images, described = None, (teacher.description or {}).get("family")
+    with quiet_libraries():
+        kind = getattr(diffusers, teacher.pipeline, None)
+        if described is not None:
+            images = Family.from_dict(described).images
+        elif kind is not None and image_inputs(kind):
+            images = record_family(load_pipeline(teacher), settings.encode.of_call).images
+    require_conditions(teacher.pipeline, images, settings.data.conditions == "image")
 
 
-def _prompts_alone(recipe: Recipe, teacher: TeacherInfo | None) -> None:
+def _prompts_alone(recipe: Recipe, teacher: TeacherInfo | None, without: str) -> None:
     """What has prompts and no images needs a given teacher of texts, and a recipe without real data."""
     bring = "bring captioned images: `fewstep data add PATH`, then data.source=raw"
     if teacher is None:
@@ -80,7 +117,7 @@ def _prompts_alone(recipe: Recipe, teacher: TeacherInfo | None) -> None:
                             hint="take a teacher of texts, or bring images: `fewstep data add PATH`, then "
                                  "data.source=raw")  # fmt: skip
     if recipe.needs.data:
-        raise SettingsError(f"recipe {recipe.name} needs real data, and there are prompts and no images",
+        raise SettingsError(f"recipe {recipe.name} needs real data, and there are prompts and {without}",
                             hint=f"take another recipe (`fewstep recipes` says what each needs), or {bring}")
 
 

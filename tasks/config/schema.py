@@ -44,10 +44,13 @@ class Data(Strict):
 
     `prompts`: a file of prompts for a teacher of texts, beside the images of `raw` or in the place of the digits. With
     prompts and no images, students are compared with what the teacher draws of the prompts.
+    `conditions`: a sample is asked for by its text, or for a teacher that also sees an image (one that inpaints, say)
+    by its text and its image: then every image is a condition of its own.
     """
 
     source: Literal["digits", "raw"] = "digits"
     prompts: Annotated[str, Field(min_length=1)] | None = Field(default=None, exclude_if=lambda path: path is None)
+    conditions: Literal["text", "image"] = Field(default="text", exclude_if=lambda told: told == "text")
     size: Annotated[int, Field(ge=SIZES[0], le=SIZES[1])] | None = None  # null: the one that most images have
     channels: Literal[1, 3] | None = None                        # null: 1 when every image is grey
     max_corrupt_share: Share = 0.01

@@ -99,9 +99,22 @@ class Listing:
         return f"not taken: {', '.join(parts)}"
 
     def require_usable(self, data: Data) -> None:
-        """As `require_share` and `require_classes`, by the settings."""
+        """As `require_share`, `require_classes` and `require_captions`, by the settings."""
+        if data.conditions == "image":
+            self.require_captions()
         self.require_share(data.max_corrupt_share)
         self.require_classes(sum(share > 0 for share in data.split.model_dump().values()))
+
+    def require_captions(self) -> None:
+        """Raises SettingsError for an image without a text, or a text without an image, where both are a condition."""
+        bare = [item.name for item in self.items if item.caption is None]
+        hint = "set data.conditions to text, or give every image a caption and every prompt an image"
+        if bare or not self.items:
+            told = f"{len(bare)} images have no caption, such as {shown(bare[0])}" if bare else "there are no images"
+            raise SettingsError(f"data.conditions is image, and {told}", hint=hint)
+        if self.prompts:
+            raise SettingsError(f"data.conditions is image, and {len(self.prompts)} prompts have no image, such as "
+                                f"{shown(self.prompts[0].text)[:60]!r}", hint=hint)  # fmt: skip
 
     def require_share(self, allowed: float) -> None:
         """Raises SettingsError if more than this share of the files was left out (data.max_corrupt_share)."""

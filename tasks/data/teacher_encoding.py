@@ -22,6 +22,7 @@ from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.util.device import default_device
 from fewstep.util.errors import NonFinite, SettingsError
 from tasks.config.schema import Encode
+from tasks.data.image_conditions import ImageConditions, require_conditions
 
 _NAMED = 5
 
@@ -33,10 +34,11 @@ class TeacherEncoding:
         info: the teacher's folder.
         shards: output folder of the shard stage: images with captions or classes.
         settings: of the stage.
+        seed: of the experiment.
         warn: told what a person should know.
     """
 
-    def __init__(self, info: TeacherInfo, shards: Path, settings: Encode, warn: Callable[[str], None]):
+    def __init__(self, info: TeacherInfo, shards: Path, settings: Encode, seed: int, warn: Callable[[str], None]):
         self.settings, self.warn = settings, warn
         self.pipe = load_pipeline(info)
         self.family: Family = record_family(self.pipe, settings.of_call)
@@ -45,15 +47,17 @@ class TeacherEncoding:
         self.textual = bool(self.family.fields)
         self.table = load_prompts(shards) if self.textual else PromptTable()
         self.prompts = list(self.table.texts)
-        own = [prompt.negative for prompt in self.table.prompts if prompt.negative is not None]
-        self.negatives = list(dict.fromkeys([settings.negative_prompt or "", *own])) if self._nulls else []
+        self.seen = None if self.family.images is None else ImageConditions(self.images, self.family.images, seed)
+        self.negatives = self._negatives() if self._nulls else []
         self.truncated = 0
 
     def check(self) -> None:
         """Raises SettingsError for texts that are missing or too long, a negative prompt that nothing reads, images of
         a size that the teacher does not make or beside one of videos or sound, and a set above the size allowed."""
         medium = medium_of(self.codec.sample_shape)
-        if medium != IMAGES and any(len(images) for images in self.images.values()):
+        with_images = any(prompt.image for prompt in self.table.prompts)
+        require_conditions(self.family.pipeline, self.family.images, with_images)
+        if medium != IMAGES and self.seen is None and any(len(images) for images in self.images.values()):
             raise SettingsError(f"{self.family.pipeline} makes {medium}, and the data are images",
                                 hint="give its prompts alone: data.prompts, without data.source=raw")  # fmt: skip
         if self.textual and not self.prompts:
@@ -104,7 +108,7 @@ class TeacherEncoding:
         Raises NonFinite, naming the text or image, for a NaN or an infinite number.
         """
         if kind == CONDITIONS:
-            self._place("text_encoder")
+            self._place("text_encoder", *(() if self.seen is None else ("vae", "image_encoder")))
             rows = range(first, min(first + count, len(self.prompts) + len(self.negatives)))
             batches = [rows[k : k + self.settings.batch] for k in range(0, len(rows), self.settings.batch)]
             parts = [self._conditions(batch) for batch in batches]
@@ -130,10 +134,18 @@ class TeacherEncoding:
             record_size=record_size, conditions=conditions, states=states, samples=samples,
         )  # fmt: skip
 
+    def _negatives(self) -> list[str]:
+        """Texts of the null rows: of each different negative text one; beside images one for every prompt."""
+        plain = self.settings.negative_prompt or ""
+        found = [plain if prompt.negative is None else prompt.negative for prompt in self.table.prompts]
+        return found if self.seen is not None else list(dict.fromkeys([plain, *found]))
+
     def _null_of(self, row: int) -> int:
         """The row that stands for no condition beside a prompt's; itself without guidance."""
         if not self._nulls:
             return row
+        if self.seen is not None:
+            return len(self.prompts) + row
         negative = self.table.prompts[row].negative
         return len(self.prompts) + (0 if negative is None else self.negatives.index(negative))
 
@@ -143,7 +155,8 @@ class TeacherEncoding:
 
     @property
     def _encodes_images(self) -> bool:
-        return any(len(images) for images in self.images.values())
+        made = self.seen is None or medium_of(self.codec.sample_shape) == IMAGES    # else they are conditions alone
+        return made and any(len(images) for images in self.images.values())
 
     def _check_prompts(self) -> None:
         """Raises SettingsError for a prompt's negative text that nothing reads, or a size that is not the teacher's."""
@@ -158,12 +171,14 @@ class TeacherEncoding:
                                     hint="encode.width and encode.height set it for all")  # fmt: skip
 
     def _conditions(self, rows: range) -> dict[str, Tensor]:
-        texts = [self.prompts[row] for row in rows if row < len(self.prompts)]
-        parts = [record_conditions(self.pipe, self.family, {"prompt": texts}, len(texts))] if texts else []
-        for row in rows[len(texts) :]:
-            negative = self.negatives[row - len(self.prompts)]
-            given = {"prompt": self.prompts[:1]} | ({"negative_prompt": [negative]} if negative else {})
-            parts.append(record_nulls(self.pipe, self.family, given, 1))
+        plain = [row for row in rows if row < len(self.prompts)]
+        parts = [record_conditions(*self._asked(plain))] if plain else []
+        for row in rows[len(plain) :]:
+            beside = row - len(self.prompts)
+            pipe, family, given, count, seeds = self._asked([0 if self.seen is None else beside])
+            negative = self.negatives[beside]
+            given |= {"negative_prompt": [negative]} if negative else {}
+            parts.append(record_nulls(pipe, family, given, count, seeds))
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name, value in found.items():
             odd = [row for k, row in enumerate(rows) if not torch.isfinite(value[k].double()).all()]
@@ -171,6 +186,13 @@ class TeacherEncoding:
                 text = (self.prompts + self.negatives)[odd[0]]
                 raise NonFinite(f"prompt {text!r}: its {name} holds NaN or infinite values", role="text encoder")
         return found
+
+    def _asked(self, rows: list[int]) -> tuple[Any, Family, dict[str, list[Any]], int, list[int] | None]:
+        """What the conditions of these prompts are recorded from."""
+        texts: dict[str, list[Any]] = {"prompt": [self.prompts[row] for row in rows]}
+        if self.seen is None:
+            return self.pipe, self.family, texts, len(rows), None
+        return self.pipe, self.family, texts | self.seen.of(rows), len(rows), self.seen.seeds(rows)
 
     def _rows_of(self, images: ImageSet, numbers: Tensor) -> Tensor:
         if not self.textual:
@@ -195,11 +217,11 @@ class TeacherEncoding:
                                 hint="shorten them, or raise encode.max_truncated_share")  # fmt: skip
         self.warn(f"{told} that the teacher reads, the rest is cut off: {named}")
 
-    def _place(self, prefix: str) -> None:
-        """Puts the parts of one kind on the device, the others on the CPU."""
+    def _place(self, *prefixes: str) -> None:
+        """Puts the parts of some kinds on the device, the others on the CPU."""
         for name, part in self.pipe.components.items():
             if isinstance(part, nn.Module) and not any(p.is_meta for p in part.parameters()):
-                part.to(default_device() if name.startswith(prefix) else "cpu")
+                part.to(default_device() if name.startswith(prefixes) else "cpu")
 
     def _autoencoder_device(self) -> torch.device:
         self._place("vae")

@@ -38,14 +38,16 @@ class RefusedRecipe(Strict):
 class RecordedFacts(Strict):
     """What a call of the pipeline, and its network without weights, tell.
 
-    arguments: of the call. state: what the denoiser steps; sample: shape of what is decoded of it. fields: of a
-    condition; empty for classes and for none. null: whether there is a null condition. guidance: how both branches are
-    evaluated, None for a pipeline without guidance. embedded: the guidance scale that the network is given where nobody
-    says one, None where it takes none. shift: of a flow's noise levels. recipes: that can be run with it; refused: the
-    others. adapters: parameters of LoRA of `rank`. memory: of a run's networks by role.
+    arguments: of the call. images: arguments that are images, beside the text. state: what the denoiser steps; sample:
+    shape of what is decoded of it. fields: of a condition; empty for classes and for none. null: whether there is a
+    null condition. guidance: how both branches are evaluated, None for a pipeline without guidance. embedded: the
+    guidance scale that the network is given where nobody says one, None where it takes none. shift: of a flow's noise
+    levels. recipes: that can be run with it; refused: the others. adapters: parameters of LoRA of `rank`. memory: of a
+    run's networks by role.
     """
 
     arguments: dict[str, Any]
+    images: tuple[str, ...] = ()
     state: TensorSummary
     sample: tuple[int, ...]
     fields: tuple[TensorSummary, ...]

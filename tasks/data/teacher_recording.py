@@ -47,6 +47,7 @@ def record(info: TeacherInfo, arguments: Mapping[str, Any], rank: int) -> Record
     adapters = adapter_parameters(network, rank)
     return RecordedFacts(
         arguments={} if family is None else dict(family.arguments),
+        images=() if family is None or family.images is None else family.images.names,
         state=_tensor("state", tuple(teacher.sample_shape), "float32"), sample=sample,
         fields=_fields(family), null=teacher.null_class is not None, guidance=_form(teacher, family),
         embedded=_embedded(teacher),

@@ -133,7 +133,7 @@ def _opened(context: Context[EncodedTeacher | NothingToEncode]) -> TeacherEncodi
         return None
     from tasks.data.teacher_encoding import TeacherEncoding  # loads torch
 
-    return TeacherEncoding(info, context.inputs["shard"], context.settings, context.warn)
+    return TeacherEncoding(info, context.inputs["shard"], context.settings, context.seed, context.warn)
 
 
 def _loose(context: Context[Any], kind: str) -> LooseRecords:

@@ -164,13 +164,18 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
 
 
 def _needed(context: Found) -> bool:
-    """Whether there are prompts and no images."""
+    """Whether there are prompts and nothing like the teacher's samples: no images, or such as are conditions alone."""
     from fewstep.data.images import load_prompts, load_split  # loads torch
+    from fewstep.families.encoded_set import EncodedSet
+    from tasks.data.encoded_inputs import encodes_data
 
     shards = context.inputs["shard"]
-    if isinstance(context.settings, NothingToDraw) or any(len(load_split(shards, split)) for split in SPLITS):
+    if isinstance(context.settings, NothingToDraw) or not len(load_prompts(shards)):
         return False
-    return len(load_prompts(shards)) > 0
+    if not any(len(load_split(shards, split)) for split in SPLITS):
+        return True
+    family = EncodedSet(context.inputs["encode"]).family
+    return family is not None and family.images is not None and not encodes_data(context, "test")
 
 
 def _prompts(context: Found) -> PromptTable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -118,7 +119,7 @@ class ShardStage(Stage[Data, ShardResult]):
 
     def finish(self, context: Context[Data]) -> ShardResult:
         """Split and write the shards. StageFailed if too many images are corrupt or a split stays empty."""
-        from fewstep.data.images import SPLITS, ImageSetWriter, load_prompts  # loads torch
+        from fewstep.data.images import SPLITS, ImageSetWriter, digest_of, load_prompts  # loads torch
         from fewstep.data.records import decode_record
 
         settings, source = context.settings, _source(context)
@@ -139,7 +140,10 @@ class ShardStage(Stage[Data, ShardResult]):
                 corrupt += record.metadata["corrupt"]
                 for row, key in enumerate(record.metadata["keys"]):
                     label = int(record.tensors["label"][row])
-                    found[writer.add(record.tensors["image"][row], label, key, items[key].prompt)].add(label)
+                    image, prompt = record.tensors["image"][row], items[key].prompt
+                    if prompt is not None and settings.conditions == "image":
+                        prompt = replace(prompt, image=digest_of(image))
+                    found[writer.add(image, label, key, prompt)].add(label)
             _judge(context, corrupt, total)
             if source.left_out:
                 context.warn(source.left_out)

@@ -71,9 +71,9 @@ def captioned(folder: Path, size: int, count: int = 160) -> Path:
     return folder / "table.csv"
 
 
-def settings(kind: str, teacher: Path) -> dict[str, object]:
-    """Settings of a run of seconds with this teacher."""
-    known = KINDS[kind].arguments
+def settings(kind: str, teacher: Path, known: dict[str, object] | None = None) -> dict[str, object]:
+    """Settings of a run of seconds with this teacher; known: arguments of its call, of a kind that is none of KINDS."""
+    known = KINDS[kind].arguments if known is None else known
     more = {name: value for name, value in known.items() if name not in NAMED}
     return {
         **{name: value for name, value in TINY.items() if name not in TRAINED},

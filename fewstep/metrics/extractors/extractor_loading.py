@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from fewstep.data.medium import IMAGES, SOUND
+from fewstep.data.medium import IMAGES, SOUND, Medium
 from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.metrics.extractors.image_encoders import Clip, Dinov2, Tower
 from fewstep.metrics.extractors.inception import SIZE, InceptionFID
@@ -56,6 +56,11 @@ def digest_of(folder: Path, name: str) -> str:
         with open(path, "rb") as file:
             found.append(hashlib.file_digest(file, "sha256").hexdigest())
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def made_for(name: str) -> Medium:
+    """The medium that an extractor, or its tokenizer, is made for."""
+    return SOUND if name.startswith("clap") else IMAGES
 
 
 def _files(name: str) -> tuple[str, ...]:
@@ -119,4 +124,4 @@ def _load(folder: Path, name: str, digest: str, device: str, tokenizer: Path | N
     network = network.eval().requires_grad_(False).to(torch.device(device))
     return Extractor(network, name, digest, network.dimensions, resized=resized, antialiased=name in _TOWERS,
                      texts=network.texts if tokenizer is not None else None,
-                     medium=SOUND if name == "clap" else IMAGES)  # fmt: skip
+                     medium=made_for(name))  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewstep.data.medium import IMAGES, SOUND, VIDEOS, Medium, to_unit_range
+from fewstep.data.medium import SOUND, VIDEOS, Medium, to_unit_range
 from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.metrics.extractors.log_mel import LogMel
 from fewstep.metrics.extractors.sound_encoders import AtRate
@@ -89,6 +89,14 @@ def even_frames(frames: int, most: int) -> Tensor:
     return torch.linspace(0, frames - 1, min(frames, most)).round().long().unique()
 
 
+def require_medium(name: str, made: Medium, medium: Medium) -> None:
+    """Raises SettingsError for an extractor of `made` that sees nothing of samples of `medium`: one of sound anything
+    else, one of images sound."""
+    if made != medium and SOUND in (made, medium):
+        raise SettingsError(f"evaluate.extractors.{name} is made for {made}, the models make {medium}",
+                            hint="take it out of evaluate.extractors")  # fmt: skip
+
+
 def seen_as(extractor: Extractor, medium: Medium, shape: tuple[int, ...], rate: float, *,
             by_spectrum: bool) -> Extractor:
     """The extractor for samples of this shape; the same one where their medium, and of sound their rate, is its own.
@@ -100,9 +108,8 @@ def seen_as(extractor: Extractor, medium: Medium, shape: tuple[int, ...], rate: 
         own = getattr(extractor.model, "rate", rate)
         return extractor if own == rate else replace(
             extractor, model=AtRate(extractor.model, rate), seen=f"resampled from {rate:g} to {own:g} per second")
-    if extractor.medium != IMAGES or (medium == SOUND and not by_spectrum):
-        raise SettingsError(f"evaluate.extractors.{extractor.name} is made for {extractor.medium}, the models make "
-                            f"{medium}", hint="take it out of evaluate.extractors")  # fmt: skip
+    if not by_spectrum:
+        require_medium(extractor.name, extractor.medium, medium)
     if medium == VIDEOS:
         return replace(extractor, model=FrameMean(extractor.model), medium=medium, seen="mean over frames")
     picture = LogMel(rate, shape[-1]).to(extractor.place)

@@ -99,6 +99,8 @@ def show(out: Console, summary: TeacherSummary) -> None:
 
 def _conditions(summary: TeacherSummary) -> str:
     kind = "texts" if summary.textual else f"{count(summary.classes)} classes" if summary.classes else "none"
+    if summary.recorded and summary.recorded.images:
+        kind += f" with {' and '.join(summary.recorded.images)}"
     return kind + (", and a null condition" if summary.recorded and summary.recorded.null else "")
 
 

@@ -7,6 +7,7 @@ it is loaded, because MLflow does not check what it downloads.
 
 import hashlib
 import inspect
+import io
 import json
 import warnings
 from importlib.metadata import version
@@ -39,17 +40,20 @@ def tree_digest(folder: Path) -> str:
 
 
 class Description(NamedTuple):
-    """What is read of the folder's fewstep.json: the number of classes (0: none), the steps it was trained for, and
-    whether it is conditional on texts."""
+    """What is read of the folder's fewstep.json: the number of classes (0: none), the steps it was trained for,
+    whether it is conditional on texts, and the names and the size (height, width) of images that it is given too."""
 
     num_classes: int
     steps: int
     texts: bool = False
+    images: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    listed: bool = True
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of a request."""
-        return PROMPT_COLUMNS if self.texts else COLUMNS
+        return (*PROMPT_COLUMNS, *self.images) if self.texts else COLUMNS
 
     @classmethod
     def of(cls, folder: Path) -> "Description":
@@ -58,14 +62,17 @@ class Description(NamedTuple):
         try:
             content = json.loads(path.read_text())
             family = content.get("family") or {"fields": {}}
-            return cls(int(content["num_classes"]), int(content["sampler"]["steps"]), bool(family["fields"]))
+            images = family.get("images") or {"names": (), "size": (0, 0), "listed": True}
+            return cls(int(content["num_classes"]), int(content["sampler"]["steps"]), bool(family["fields"]),
+                       tuple(images["names"]), tuple(images["size"]), images["listed"])  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the description of a student ({type(error).__name__}: {error})") from None
 
 
 class StudentModel(mlflow.pyfunc.PythonModel):
     """Draws samples. A row asks for `n` samples (1 where the column is missing) of `class`, or of `prompt` and away
-    from `negative`, from `seed` upwards.
+    from `negative`, from `seed` upwards; for a student that is given images, they are columns too, as the bytes of
+    image files, by the pipeline's names (`image`, `mask_image`).
 
     Rows without a class cycle through all classes; rows without a seed take their position. The result is an array
     (samples, height, width, channels) of images, with frames before the height of videos, float32 in [0, 1]; sound is
@@ -99,8 +106,8 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         parts = [self._draw(asked[i : i + batch], seeds[i : i + batch], steps) for i in range(0, len(seeds), batch)]
         return np.concatenate(parts).astype(np.float32)
 
-    def _requests(self, table: pd.DataFrame) -> tuple[list[int] | list[tuple[str, str]], list[int]]:
-        """Class, or prompt and negative prompt, and seed of every sample.
+    def _requests(self, table: pd.DataFrame) -> tuple[list[int] | list[tuple[Any, ...]], list[int]]:
+        """Class, or prompt, negative prompt and images, and seed of every sample.
 
         Raises ValueError for an unknown column, a missing prompt or a value out of range.
         """
@@ -124,25 +131,39 @@ class StudentModel(mlflow.pyfunc.PythonModel):
             raise ValueError(f"no rows: give at least one row with {', '.join(columns)}")
         return asked, seeds
 
-    def _condition(self, row: dict, turn: int, count: int) -> int | tuple[str, str]:
-        """What a row asks for: its class, or `turn`; or its prompt and negative prompt."""
+    def _condition(self, row: dict, turn: int, count: int) -> int | tuple[Any, ...]:
+        """What a row asks for: its class, or `turn`; or its prompt, negative prompt and images."""
         if self.description.texts:
             if not _given(row, "prompt"):
                 raise ValueError("a row without prompt: this model is conditional on texts")
-            return str(row["prompt"]), str(row["negative"]) if _given(row, "negative") else ""
+            texts = (str(row["prompt"]), str(row["negative"]) if _given(row, "negative") else "")
+            return (*texts, *(self._image(row, name) for name in self.description.images))
         label = int(row["class"]) if _given(row, "class") else turn
         if not 0 <= label < count:
             raise ValueError(f"class {label}: classes are 0 to {count - 1}")
         return label
 
+    def _image(self, row: dict, name: str) -> Any:
+        from PIL import Image, ImageOps
+
+        if not _given(row, name):
+            raise ValueError(f"a row without {name}: this model is given images beside a text")
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(row[name])))
+        return ImageOps.fit(image.convert("L" if "mask" in name else "RGB"), self.description.size[::-1],
+                            Image.Resampling.LANCZOS)  # fmt: skip
+
     def _draw(self, asked: list, seeds: list[int], steps: int) -> np.ndarray:
+        if self.description.images and not self.description.listed and len(asked) > 1:  # one image for all of a call
+            return np.concatenate([self._draw([one], [seed], steps) for one, seed in zip(asked, seeds, strict=True)])
         import torch  # loads torch
 
         # a generator per sample, so that a sample depends on its seed alone (diffusers' `latents` are for RGB only)
         given = {"batch_size": len(seeds), "num_inference_steps": steps, "output_type": "np",
                  "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}  # fmt: skip
         if self.description.texts:
-            prompts, negatives = zip(*asked, strict=True)
+            prompts, negatives, *images = zip(*asked, strict=True)
+            given |= {name: list(some) if self.description.listed else some[0]
+                      for name, some in zip(self.description.images, images, strict=True)}  # fmt: skip
             given |= {"prompt": list(prompts)} | ({"negative_prompt": list(negatives)} if any(negatives) else {})
             if steps == self.description.steps:
                 del given["num_inference_steps"]  # the pipeline's own
@@ -161,8 +182,10 @@ def _given(row: dict, name: str) -> bool:
 def signature(description: Description) -> ModelSignature:
     """The model's signature: optional columns in (a prompt is asked for), an array out, steps and batch as
     parameters."""
-    inputs = Schema([ColSpec(DataType.string if name in ("prompt", "negative") else DataType.long, name,
-                             required=name == "prompt") for name in description.columns])  # fmt: skip
+    kinds = {"prompt": DataType.string, "negative": DataType.string}
+    kinds |= dict.fromkeys(description.images, DataType.binary)
+    inputs = Schema([ColSpec(kinds.get(name, DataType.long), name, required=name in ("prompt", *description.images))
+                     for name in description.columns])  # fmt: skip
     images = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1, -1))])
     outputs = None if description.texts else images  # texts may ask for videos and sound
     params = ParamSchema([ParamSpec("steps", DataType.long, 0), ParamSpec("batch", DataType.long, 256)])

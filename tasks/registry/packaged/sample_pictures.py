@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,10 @@ from tasks.registry.model_registry import Registry, Version
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from fewstep.families.codec import Codec
+    from fewstep.families.image_arguments import ImageArguments
     from fewstep.students.student import Student
 
 _BATCH = 250
@@ -24,16 +26,18 @@ PURPOSE = "sample"  # of the noise: sample i of a seed is the same whatever the 
 
 
 def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: int | None = None,
-         label: int | None = None, prompts: Sequence[str] = (), seed: int = 0) -> int:  # fmt: skip
+         label: int | None = None, prompts: Sequence[str] = (), images: Sequence[Path] = (), masks: Sequence[Path] = (),
+         seed: int = 0) -> int:  # fmt: skip
     """Writes `count` samples to the file `out` and returns the number of steps they were drawn with.
 
-    Classes, or prompts, are taken in turn, a column each where that fits, unless `label` names a class. A PNG shows
+    Classes, or prompts with images and masks, are taken in turn, a column each where that fits, unless `label` names a
+    class. A PNG shows
     images, every frame of videos, a row each, and the spectrograms of sounds; a GIF plays videos side by side, a WAV
     sounds one after the other. The registered bytes are verified first and no code among them is run.
 
     Raises:
-        SettingsError: the class does not exist, a model of texts has no prompt or another has one, or the file is none
-            that the samples can be written to, in a folder that exists.
+        SettingsError: the class does not exist; prompts, images or masks are missing or not asked for; an image cannot
+            be read; or the file is none that the samples can be written to, in a folder that exists.
         NonFinite: samples are NaN or infinite.
     """
     out = Path(out)
@@ -47,7 +51,7 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
 
     folder = registry.pipeline(version)
     model = load_student(folder)
-    codec = _of_prompts(folder, model, prompts, version.name)
+    codec = _of_prompts(folder, model, prompts, {"--image": images, "--mask": masks}, version.name)
     classes = model.denoiser.num_classes
     if label is not None and (prompts or label >= classes):
         known = f"its classes are 0 to {classes - 1}" if classes and not prompts else "it takes no class"
@@ -92,9 +96,10 @@ def _file(stored: torch.Tensor, suffix: str, rate: float, columns: int) -> bytes
     return buffer.getvalue()
 
 
-def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], name: str) -> Codec | None:
-    """Gives the student the conditions of the prompts, in turn; returns what makes samples of its states, None where
-    they are the samples."""
+def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], files: Mapping[str, Sequence[Path]],
+                name: str) -> Codec | None:  # fmt: skip
+    """Gives the student the conditions of the prompts and images, in turn; returns what makes samples of its states,
+    None where they are the samples. files: of images, by the option that names them."""
     from fewstep.families.codec import Codec  # loads torch
     from fewstep.families.family import table_of
     from fewstep.teachers.inspection import inspect_teacher
@@ -106,12 +111,37 @@ def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], name: str)
         raise SettingsError(f"{name} is conditional on texts", hint='say what to draw: --prompt "a red apple"')
     if prompts and not textual:
         raise SettingsError(f"{name} takes no prompts", hint="leave --prompt out")
+    given = [(option, path) for option, paths in files.items() for path in paths]
+    if given and (family is None or family.images is None):
+        raise SettingsError(f"{name} takes no images", hint=f"leave {given[0][0]} out")
     if family is None:
         return None
     pipe = load_pipeline(inspect_teacher(folder))
-    if textual:
+    if textual and family.images is None:
         model.denoiser.take(table_of(pipe, family, list(prompts)))
+    elif textual:
+        pictures = _pictures(family.images, files, name)
+        count = max(len(prompts), *map(len, pictures.values()))
+        texts = [prompts[k % len(prompts)] for k in range(count)]
+        shown = {key: [some[k % len(some)] for k in range(count)] for key, some in pictures.items()}
+        model.denoiser.take(table_of(pipe, family, texts, images=shown))
     return Codec(pipe, family)
+
+
+def _pictures(wanted: ImageArguments, files: Mapping[str, Sequence[Path]], name: str) -> dict[str, list[Image.Image]]:
+    """The images by argument of the model's call."""
+    from fewstep.families.image_arguments import MASK
+    from tasks.data.image_conditions import open_image  # loads torch
+
+    found: dict[str, list[Image.Image]] = {}
+    for argument in wanted.names:
+        option, mode = ("--mask", "L") if MASK in argument else ("--image", "RGB")
+        if not files[option]:
+            raise SettingsError(f"{name} is given {argument} beside a text", hint=f"{option} FILE")
+        found[argument] = [open_image(Path(path), wanted.size, mode) for path in files[option]]
+    if files["--mask"] and not any(MASK in argument for argument in wanted.names):
+        raise SettingsError(f"{name} takes no mask", hint="leave --mask out")
+    return found
 
 
 def _samples(model: Student, indices: torch.Tensor, steps: int | None, label: int | None, seed: int) -> torch.Tensor:

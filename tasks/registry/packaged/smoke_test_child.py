@@ -31,7 +31,20 @@ class Without:
 PROMPTS = ("a red apple", "two blue cars on a road")
 
 
-def draw(pipeline, asked, seeds, steps):
+def pictures(images, count):
+    """Noise of the right size for a pipeline that is given images, by argument; nothing for another."""
+    import numpy as np
+    from PIL import Image
+
+    if images is None:
+        return {}
+    noise = np.random.default_rng(0).integers(0, 256, (*images["size"], 3), dtype=np.uint8)
+    mask = np.full(images["size"], 255, dtype=np.uint8)
+    found = {name: Image.fromarray(mask if "mask" in name else noise) for name in images["names"]}
+    return {name: [image] * count if images["listed"] else image for name, image in found.items()}
+
+
+def draw(pipeline, asked, seeds, steps, images=None):
     """(n, …) samples of these classes or prompts (None for a model without), one generator per sample; of prompts with
     nothing else said, as their users sample."""
     import torch  # loads torch
@@ -39,7 +52,7 @@ def draw(pipeline, asked, seeds, steps):
     given = {"batch_size": len(seeds), "num_inference_steps": steps, "output_type": "np",
              "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}  # fmt: skip
     if asked is not None and isinstance(asked[0], str):
-        given["prompt"] = asked
+        given |= {"prompt": asked, **pictures(images, len(asked))}
         del given["num_inference_steps"]
     elif asked is not None:
         given["class_labels"] = torch.tensor(asked)
@@ -61,15 +74,16 @@ def examine(folder):
     )
     pipeline.set_progress_bar_config(disable=True)
     texts = bool((description.get("family") or {"fields": {}})["fields"])
+    seen = (description.get("family") or {}).get("images")
     known = PROMPTS if texts else range(min(count, MOST))
     classes = [one for one in known for _ in range(IMAGES)] or None
     count = len(known)
     seeds = list(range(IMAGES)) * max(1, count)
-    images = np.asarray(draw(pipeline, classes, seeds, steps))
+    images = np.asarray(draw(pipeline, classes, seeds, steps, seen))
     if not np.isfinite(images).all():
         return ["its samples are NaN or infinite"]
     problems = []
-    if np.abs(images - np.asarray(draw(pipeline, classes, seeds, steps))).max() > SAME:
+    if np.abs(images - np.asarray(draw(pipeline, classes, seeds, steps, seen))).max() > SAME:
         problems.append("it draws other images from the same noise when asked again")
     if np.abs(images[0] - images[1]).max() < SAME:
         problems.append("it draws the same image from different noise")

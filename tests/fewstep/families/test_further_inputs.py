@@ -1,86 +1,111 @@
-"""Pipelines whose denoisers are given more than a text: tried by recording, and refused with what was seen, by
-`fewstep inspect` and before any work of a run."""
+"""Pipelines whose denoisers are given images too: they are a condition like any other, found by recording; what does
+something else with an image is refused with what was seen, by `fewstep inspect` and before any work of a run."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import diffusers
 import pytest
 import torch
+from diffusers.pipelines.wan import pipeline_wan_i2v
 
-from fewstep.families.family import record_family
-from fewstep.families.recording import image_inputs
+from fewstep.families.codec import Codec
+from fewstep.families.family import Family, record_family, table_of
+from fewstep.families.image_arguments import image_inputs
+from fewstep.teachers import load_teacher
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
 from tests.fewstep.families import pipelines
+from tests.fewstep.families.image_pipelines import SEEING, blended, controlled, noised, picture
+from tests.fewstep.families.test_replay import PROMPTS, SCALE, Watched, native
 
 ROOT = Path(__file__).parents[3]
-_UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+WANTED = {"inpainting": ["image", "mask_image"], "editing": ["image"], "upscaler": ["image"], "first_frame": ["image"],
+          "image_to_video": ["image"]}  # fmt: skip
 
 
-def texts(unet: Any, **more: Any) -> dict[str, Any]:
-    """The parts of a Stable Diffusion around a UNet."""
-    return {"vae": pipelines.vae(), "text_encoder": pipelines.clip(), "tokenizer": pipelines.clip_tokenizer(),
-            "unet": unet, "scheduler": pipelines.ddim(**more)}  # fmt: skip
+@pytest.fixture(scope="module", params=list(SEEING))
+def loaded(request, tmp_path_factory) -> tuple[str, Any, Any]:
+    """Name, pipeline, and the teacher that was loaded from its folder."""
+    with pytest.MonkeyPatch.context() as patch:     # a package that this pipeline cannot go without
+        patch.setattr(pipeline_wan_i2v, "ftfy", SimpleNamespace(fix_text=str), raising=False)
+        pipe = SEEING[request.param].save(tmp_path_factory.mktemp(request.param))
+        teacher = load_teacher(tmp_path_factory.getbasetemp() / f"{request.param}0",
+                               arguments=SEEING[request.param].arguments)
+        yield request.param, pipe, teacher
 
 
-def inpainting() -> Any:
-    """Mask and masked image as five further channels."""
-    return diffusers.StableDiffusionInpaintPipeline(**texts(pipelines.text_unet(9)), **_UNCHECKED)
+def given(teacher: Any) -> dict[str, Any]:
+    """Two images by argument."""
+    images = teacher.family.images
+    return {name: [picture(images.size, seed, "L" if "mask" in name else "RGB") for seed in (0, 1)]
+            for name in images.names}  # fmt: skip
 
 
-def editing() -> Any:
-    """The image as four further channels."""
-    return diffusers.StableDiffusionInstructPix2PixPipeline(**texts(pipelines.text_unet(8)), **_UNCHECKED)
+def test_images_become_a_part_of_the_condition(loaded):
+    kind, pipe, teacher = loaded
+    family = teacher.family
+    assert list(family.images.names) == WANTED[kind] and family.call.joined == "joined" and family.call.rows is None
+    again = Family.from_dict(json.loads(json.dumps(family.to_dict())))
+    assert again.to_dict() == family.to_dict() and again.images == family.images
+    height, width = Codec(pipe, family).sample_shape[-2:]
+    ratio = 2 if kind == "upscaler" else 1
+    assert (height, width) == tuple(ratio * side for side in family.images.size)
 
 
-def upscaler() -> Any:
-    """The small image as three further channels, its noise level as a class."""
-    unet = pipelines.text_unet(7, num_class_embeds=1000)
-    return diffusers.StableDiffusionUpscalePipeline(
-        **texts(unet, prediction_type="v_prediction"), low_res_scheduler=diffusers.DDPMScheduler())
+@pytest.mark.parametrize("scale", [1.0, SCALE])
+def test_predictions_are_those_of_the_pipeline(loaded, scale):
+    kind, pipe, teacher = loaded
+    if scale != 1.0 and teacher.family.guidance is None:
+        assert kind == "editing"    # three branches
+        return
+    images = given(teacher)
+    teacher.take(table_of(pipe, teacher.family, PROMPTS, images=images, seeds=[5, 6]))
+    for place, seed in enumerate((5, 6)):
+        image = {name: pair[place] for name, pair in images.items()}
+        asked = {"prompt": [PROMPTS[place]], **teacher.family.images.of(image, 1)}
+        seen = Watched(pipe, teacher.family.part, seed=seed, **SEEING[kind].arguments, **asked, guidance_scale=scale)
+        for (state, _, timestep), outputs in zip(seen.states, seen.outputs, strict=True):
+            x, at = state[:1], native(teacher, timestep)
+            got = teacher.predict(x, at, torch.tensor([place]), scale).output
+            branches = [out.chunk(2) for out in outputs] if len(outputs) == 1 and scale != 1 else [outputs]
+            wanted = [branches[0][0]] if scale == 1 else [
+                other + scale * (one - other) for one, other in (branches[0], branches[0][::-1])]
+            assert min(float((got - some).abs().max()) for some in wanted) < 1e-4
 
 
-def image_to_video() -> Any:
-    """The first frame as twenty further channels."""
-    transformer = diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=36, out_channels=16,
-        text_dim=32, freq_dim=32, ffn_dim=32, num_layers=1, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32)
-    parts = {name: part for name, part in pipelines.wan().components.items() if name != "transformer_2"}
-    return diffusers.WanImageToVideoPipeline(
-        **{**parts, "transformer": transformer}, image_encoder=None, image_processor=None)
+def test_other_images_are_another_condition(loaded):
+    _, pipe, teacher = loaded
+    images, same = given(teacher), [PROMPTS[0]] * 2
+    teacher.take(table_of(pipe, teacher.family, same, images=images, seeds=[5, 5]))
+    x = torch.randn((1, *teacher.sample_shape), generator=torch.Generator().manual_seed(0)).expand(2, *[
+        -1 for _ in teacher.sample_shape])
+    one, other = teacher.predict(x, 0.5, torch.arange(2)).output
+    assert not torch.equal(one, other)
 
 
-def controlled() -> Any:
-    """A network beside the denoiser, which sees state and time too."""
-    unet = pipelines.text_unet()
-    control = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
-    return diffusers.StableDiffusionControlNetPipeline(**texts(unet), controlnet=control, **_UNCHECKED)
+REFUSED = {
+    "controlled": (controlled, "ControlNetPipeline has a second network beside its denoiser, controlnet"),
+    "noised": (noised, "StableDiffusionImg2ImgPipeline: sampling begins at a state that image changes, not at noise"),
+    "blended": (blended, "StableDiffusionInpaintPipeline: image changes nothing that the denoiser is given"),
+}
 
 
-FURTHER = {"inpainting": (inpainting, "StableDiffusionInpaintPipeline takes image, mask_image"),
-           "editing": (editing, "StableDiffusionInstructPix2PixPipeline takes image"),
-           "upscaler": (upscaler, "StableDiffusionUpscalePipeline takes image"),
-           "image_to_video": (image_to_video, "WanImageToVideoPipeline takes image, last_image"),
-           "controlled": (controlled, "StableDiffusionControlNetPipeline takes image")}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", FURTHER)
-def test_what_needs_images_is_refused_with_what_its_call_says(kind, tmp_path):
-    make, said = FURTHER[kind]
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_does_something_else_with_an_image_is_refused_with_what_was_seen(kind, tmp_path):
+    make, said = REFUSED[kind]
     pipe = make()
     with pytest.raises(SettingsError) as told:
         record_family(pipe)
-    assert said in str(told.value) and "a condition here is a text or a class; without them its call ends in: " in str(
-        told.value)
+    assert said in str(told.value)
     pipe.save_pretrained(tmp_path / "pipeline")
     (tmp_path / "prompts.txt").write_text("\n".join(pipelines.LINES))
     settings = parse(Settings, {"teacher": {"source": "pipeline"}, "data": {"prompts": "prompts.txt"},
@@ -89,19 +114,17 @@ def test_what_needs_images_is_refused_with_what_its_call_says(kind, tmp_path):
         validate(tmp_path, settings)
 
 
+def test_a_package_that_diffusers_goes_without_is_named(monkeypatch):
+    monkeypatch.delattr(pipeline_wan_i2v, "ftfy", raising=False)
+    with pytest.raises(SettingsError, match="name 'ftfy' is not defined"):
+        record_family(SEEING["image_to_video"].build(), SEEING["image_to_video"].arguments)
+
+
 def test_inspect_ends_with_exit_code_2(tmp_path):
-    inpainting().save_pretrained(tmp_path / "pipeline")
+    noised().save_pretrained(tmp_path / "pipeline")
     done = subprocess.run([sys.executable, "-m", "flows.cli", "inspect", str(tmp_path / "pipeline")], cwd=ROOT,
                           text=True, capture_output=True, env=os.environ | {"COLUMNS": "400"})  # fmt: skip
-    assert done.returncode == 2 and "takes image, mask_image" in done.stderr, done.stderr
-
-
-def test_what_a_second_network_says_of_state_and_time_is_no_condition():
-    pipe = controlled()
-    for block in pipe.controlnet.controlnet_down_blocks:        # untrained they say nothing
-        torch.nn.init.ones_(block.weight)
-    with pytest.raises(SettingsError, match=r"another down_block_additional_residuals/0, .*only state and time may"):
-        record_family(pipe, {"image": torch.rand(1, 3, 32, 32)})
+    assert done.returncode == 2 and "sampling begins at a state that image changes" in done.stderr, done.stderr
 
 
 def test_pipelines_of_texts_and_classes_take_no_images():

@@ -27,7 +27,7 @@ class Watched:
     """Every evaluation of a pipeline's denoiser: the scheduler's state (N, …), what of it the denoiser is given, and
     time; raw outputs by branch."""
 
-    def __init__(self, pipe: Any, part: str, **arguments: Any):
+    def __init__(self, pipe: Any, part: str, seed: int = 1, **arguments: Any):
         self.states: list[tuple[Tensor, Tensor, float]] = []
         given: list[Tensor] = []
         self.outputs: list[list[Tensor]] = []
@@ -47,7 +47,7 @@ class Watched:
         scheduler.step = stepped
         try:
             with torch.no_grad():
-                pipe(**arguments, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(1),
+                pipe(**arguments, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(seed),
                      **({} if arguments.get("class_labels") else {"output_type": "latent"}))  # fmt: skip
         finally:
             handle.remove()

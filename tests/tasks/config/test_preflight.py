@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from fewstep.families.pipeline_medium import pipeline_medium
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
+from tests.fewstep.families.pipelines import KINDS, LINES
 
 
 def teacher(folder: Path, classes: int | None, size: int = 8, channels: int = 1) -> Path:
@@ -89,3 +91,51 @@ def test_an_export_that_the_recipe_cannot_have(tmp_path):
     with pytest.raises(SettingsError, match="distill.export: .*trains none"):
         check(tmp_path, distill={"recipe": "kd", "export": "lora"})
     check(tmp_path, distill={"recipe": "lcm-lora", "export": "lora"})
+
+
+@pytest.mark.parametrize(("kind", "extractor", "said"), [
+    (None, "clap", "evaluate.extractors.clap is made for sound, the models make images"),
+    ("sd", "clap_tokenizer", "evaluate.extractors.clap_tokenizer is made for sound, the models make images"),
+    ("wan", "clap", "evaluate.extractors.clap is made for sound, the models make videos"),
+    ("stable_audio", "clip", "evaluate.extractors.clip is made for images, the models make sound"),
+])
+def test_an_extractor_of_another_medium(tmp_path, kind, extractor, said):
+    sections = {"evaluate": {"extractors": {extractor: "0" * 64}}}
+    if kind is not None:
+        KINDS[kind].save(tmp_path / "teacher")
+        (tmp_path / "prompts.txt").write_text("\n".join(f"{line} {k}" for line in LINES for k in range(4)))
+        sections |= {"teacher": {"source": "teacher"}, "data": {"prompts": "prompts.txt"}, "distill": {"recipe": "tdm"}}
+    with pytest.raises(SettingsError, match=said):
+        check(tmp_path, **sections)
+
+
+def test_the_media_of_pipelines():
+    assert {kind: pipeline_medium(type(one.build())) for kind, one in KINDS.items()} == {
+        **dict.fromkeys(KINDS, "images"), "wan": "videos", "ltx": "videos", "cogvideox": "videos",
+        "stable_audio": "sound"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "data", "said"), [
+    ("file_name,label\na.png,1\nb.png,1\n", {}, "2 images have no caption, such as a.png"),
+    ("file_name,caption\na.png,a\n", {"prompts": "p.txt"}, "by a captioned image, and data.prompts has none"),
+    ("file_name,caption\na.png,a\n", {"source": "digits"}, "by a captioned image, and data.source is digits"),
+    ("file_name,caption\na.png,a\nb.png,b\n", {}, "the teacher is given no image beside its class"),
+])
+def test_conditions_with_images(tmp_path, table, data, said):
+    raw = tmp_path / "data" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (raw / name).write_bytes(b"not opened")
+    (raw / "metadata.csv").write_text(table)
+    with pytest.raises(SettingsError, match=said):
+        check(tmp_path, data={"source": "raw", "conditions": "image", **data})
+
+
+def test_conditions_with_images_of_a_teacher_of_texts(tmp_path):
+    KINDS["sd"].save(tmp_path / "teacher")
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    (tmp_path / "data" / "raw" / "a.png").write_bytes(b"not opened")
+    (tmp_path / "data" / "raw" / "metadata.csv").write_text("file_name,caption\na.png,a\n")
+    with pytest.raises(SettingsError, match="StableDiffusionPipeline is given texts or classes alone"):
+        check(tmp_path, data={"source": "raw", "conditions": "image"}, teacher={"source": "teacher"},
+              distill={"recipe": "kd"})  # fmt: skip

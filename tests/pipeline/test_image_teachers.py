@@ -1,0 +1,161 @@
+"""Teachers that are given images beside a text, from the folder to a student that is promoted, loads in plain diffusers
+and in MLflow and samples what `Student.sample` does: inpainting and an upscaler; an image's first frame of a video."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewstep.data.images import load_prompts, load_split
+from fewstep.families.codec import Codec
+from fewstep.families.encoded_set import EncodedSet
+from fewstep.families.family import table_of
+from fewstep.students.export import load_student
+from fewstep.teachers import inspect_teacher
+from fewstep.teachers.pipeline_loading import load_pipeline
+from tests.fewstep.families.image_pipelines import SEEING, picture
+from tests.pipeline.test_families import captioned, settings
+from tests.project import Project
+
+TEXTS = ["a red apple", "person running"]
+RECIPES = {"inpainting": "dmd2", "upscaler": "kd", "first_frame": "tdm"}
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES if kind != "inpainting"]
+
+# what a user of the exported folder writes: nothing of this project
+PLAIN = """
+import sys, numpy, torch
+from PIL import Image
+from diffusers import DiffusionPipeline
+folder, out, *names = sys.argv[1:]
+code = bool(__import__("pathlib").Path(folder, "pipeline.py").is_file())
+pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
+images = {name: [Image.open(f"{name}-{k}.png") for k in range(2)] for name in names}
+drawn = pipe(["a red apple", "person running"], generator=[torch.Generator().manual_seed(k) for k in (5, 6)],
+             output_type="np", return_dict=False, **images)[0]
+numpy.save(out, numpy.asarray(drawn))
+assert "fewstep" not in sys.modules
+"""
+REGISTERED = """
+import sys, mlflow, numpy, pandas, pathlib
+mlflow.set_tracking_uri(sys.argv[1])
+model, names = mlflow.pyfunc.load_model(sys.argv[2]), sys.argv[4:]
+asked = pandas.DataFrame({"prompt": ["a red apple", "person running"], "seed": [5, 6],
+                          **{name: [pathlib.Path(f"{name}-{k}.png").read_bytes() for k in range(2)] for name in names}})
+numpy.save(sys.argv[3], model.predict(asked))
+try:
+    model.predict(asked.drop(columns=[names[-1]]))
+except Exception as error:
+    assert names[-1] in str(error), error
+else:
+    raise SystemExit("a row without an image was accepted")
+"""
+
+
+@pytest.fixture(scope="module", params=["inpainting", *SLOW])
+def finished(request, tmp_path_factory) -> tuple[str, Project, dict]:
+    """A project whose run with a tiny pipeline of this kind has ended, and its registration."""
+    root = tmp_path_factory.mktemp(request.param)
+    SEEING[request.param].save(root / "teacher")
+    project = Project(root / "project")
+    project.check("data", "add", str(captioned(root / "images", 32)))
+    chosen = settings(request.param, root / "teacher", SEEING[request.param].arguments)
+    chosen |= {"name": request.param.replace("_", "-"), "data.source": "raw", "distill.recipe": RECIPES[request.param]}
+    refused = project.run("run", *_sets(chosen))
+    assert refused.returncode == 2 and "data.conditions=image" in refused.stderr, refused.stderr
+    assert not (project.folder / "data" / "shards").exists()
+    project.check("run", *_sets({**chosen, "data.conditions": "image"}))
+    return request.param, project, json.loads((project.folder / "data/registration/registration.json").read_bytes())
+
+
+def _sets(chosen: dict[str, object]) -> list[str]:
+    return [word for name, value in chosen.items() for word in ("--set", f"{name}={value}")]
+
+
+def own_samples(project: Project, images: dict[str, list[Image.Image]]) -> torch.Tensor:
+    """What our own loader draws of the exported student for TEXTS, these images and the seeds 5 and 6, in [0, 1]."""
+    folder = project.folder / "data" / "student"
+    student, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
+    family = student.denoiser.family
+    student.denoiser.take(table_of(pipe, family, TEXTS, images=images, seeds=[5, 6]))
+    shape = student.denoiser.sample_shape
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6)])
+    return Codec(pipe, family).decode(student.sample(noise, condition=torch.arange(2))) / 2 + 0.5
+
+
+def pictures(project: Project, folder: Path) -> dict[str, list[Image.Image]]:
+    """Two images by argument, which lie in the folder too."""
+    wanted = EncodedSet(project.folder / "data" / "encoded").family.images
+    found = {name: [picture(wanted.size, seed, "L" if "mask" in name else "RGB") for seed in (0, 1)]
+             for name in wanted.names}  # fmt: skip
+    for name, images in found.items():
+        for number, image in enumerate(images):
+            image.save(folder / f"{name}-{number}.png")
+    return found
+
+
+def test_every_image_is_a_condition_of_its_own(finished):
+    kind, project, registered = finished
+    assert registered["version"] == 1 and registered["promoted"]
+    shards, encoded = project.folder / "data" / "shards", EncodedSet(project.folder / "data" / "encoded")
+    if kind == "first_frame":
+        assert encoded.description.samples == {}    # what the teacher makes of them is drawn
+        document = json.loads((project.folder / "data/evaluation/evaluation.json").read_bytes())
+        assert document["medium"] == "videos" and document["drawn"]
+    table, images = load_prompts(shards), {split: load_split(shards, split) for split in ("train", "fit", "test")}
+    assert len(table) == len(encoded.prompts) == sum(len(some) for some in images.values()) == 160
+    assert sorted(row for some in images.values() for row in some.prompts.tolist()) == list(range(160))
+    rows = encoded.table().read(torch.arange(160))["joined"]
+    assert len({row.numpy().tobytes() for row in rows}) == 160
+    for split, some in images.items() if kind != "first_frame" else ():
+        assert encoded.states(split).labels.tolist() == some.prompts.tolist()
+    if kind == "upscaler":      # what it begins from is the image itself, smaller
+        image, row = images["test"].images([0])[0], int(images["test"].prompts[0])
+        small = torch.nn.functional.avg_pool2d(image, 2)
+        near, far = (float((rows[k] - small).abs().mean()) for k in (row, (row + 1) % 160))
+        assert near < 0.8 * far, (near, far)
+
+
+def test_the_folder_samples_in_plain_diffusers_what_the_student_does(finished, tmp_path):
+    _, project, _ = finished
+    images = pictures(project, tmp_path)
+    folder = project.folder / "data" / "student"
+    done = subprocess.run([sys.executable, "-P", "-c", PLAIN, str(folder), "drawn.npy", *images], capture_output=True,
+                          text=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    drawn = torch.from_numpy(np.load(tmp_path / "drawn.npy")).movedim(-1, -3)
+    assert torch.allclose(drawn, own_samples(project, images), atol=1e-4)
+
+
+def test_mlflow_loads_it_and_samples_by_prompt_and_image(finished, tmp_path):
+    _, project, registered = finished
+    images = pictures(project, tmp_path)
+    uri = f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}"
+    model = f"models:/{registered['model']}/{registered['version']}"
+    done = subprocess.run([sys.executable, "-P", "-c", REGISTERED, uri, model, "drawn.npy", *images], text=True,
+                          capture_output=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    drawn = np.moveaxis(np.load(tmp_path / "drawn.npy"), -1, -3)
+    assert np.allclose(drawn, own_samples(project, images).numpy(), atol=1e-4)
+
+
+def test_sample_takes_images_and_asks_for_them(finished, tmp_path):
+    kind, project, _ = finished
+    images, out = pictures(project, tmp_path), tmp_path / "out.png"
+    words = ["--prompt", "a red apple", "--out", str(out), "--n", "2"]
+    shown = ["--image", str(tmp_path / "image-0.png"), "--image", str(tmp_path / "image-1.png")]
+    masks = ["--mask", str(tmp_path / "mask_image-0.png")] if len(images) > 1 else []
+    kind = kind.replace("_", "-")
+    project.check("sample", kind, *words, *shown, *masks)
+    assert Image.open(out).size[0] > 0
+    missing = project.run("sample", kind, *words, *masks)
+    assert missing.returncode == 2 and "--image FILE" in missing.stderr, missing.stderr
+    (tmp_path / "broken.png").write_text("no picture")
+    broken = project.run("sample", kind, *words, "--image", str(tmp_path / "broken.png"), *masks)
+    assert broken.returncode == 2 and "broken.png" in broken.stderr, broken.stderr
