@@ -26,12 +26,13 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.bench_training import LIMIT, trainer_of
-from benchmarks.bench_trajectories import STEPS, Stage
+from benchmarks.bench_trajectories import Stage
 from benchmarks.replay import Minimal
 from fewstep.data.images import ImageSetWriter
 from fewstep.data.prompt import Prompt
 from fewstep.data.records import encode_record
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.diffusion.network_call import nested
 from fewstep.families.encoded_set import CONDITIONS
 from fewstep.families.family import table_of
 from fewstep.teachers import inspect_teacher, load_teacher
@@ -41,8 +42,8 @@ from tasks.data.teacher_encoding import TeacherEncoding
 from tests.fewstep.families import pipelines
 from tests.fewstep.families.pipelines import Kind
 
-TEXTS, BATCH, RECORD, TRAINED = 256, 16, 64, 16
-GUIDANCE = 4.0
+TEXTS, BATCH, RECORD, TRAINED = 128, 16, 16, 16
+STEPS, GUIDANCE = 8, 4.0
 RECIPES = ("lcm", "dmd2")
 _WIDTH = 128
 
@@ -133,17 +134,16 @@ def encode_variants(stage: TeacherEncoding) -> dict[str, Callable[[], object]]:
 def trajectory_variants(kind: str, folder: Path) -> dict[str, Callable[[], object]]:
     """A guided set of one record, and the calls of the network in it."""
     denoiser = copy.deepcopy(loaded(kind))
-    stage = Stage(denoiser, RECORD, 1, folder, guidance=GUIDANCE)
+    stage = Stage(denoiser, RECORD, 1, folder, steps=STEPS, record=RECORD, guidance=GUIDANCE)
     call, table = denoiser.family.call, denoiser.table
-    rows = torch.cat([table.nulls[: len(table.nulls)], torch.arange(len(table.nulls))])
-    given = {call.state: torch.randn((2 * RECORD, *denoiser.sample_shape)), call.time: torch.full((2 * RECORD,), 500.0),
-             **call.constants, **table.read(rows)}  # fmt: skip
+    rows = torch.cat([table.nulls, torch.arange(len(table.nulls))])
+    given = nested({call.state: torch.randn((2 * RECORD, *denoiser.sample_shape)), **call.constants, **table.read(rows),
+                    call.time: torch.full((2 * RECORD,), 500.0)})  # fmt: skip
 
     def bare() -> None:
         with torch.inference_mode():
             for _ in range(STEPS):
-                stage.teacher.network(**{name: value for name, value in given.items() if value is not None},
-                                      return_dict=False)
+                stage.teacher.network(**given, return_dict=False)
 
     name = f"trajectories of a {kind}"
     return {name: stage, f"{name}, bare calls": bare}
@@ -151,7 +151,7 @@ def trajectory_variants(kind: str, folder: Path) -> dict[str, Callable[[], objec
 
 def training_variants(kind: str, recipe: str, folder: Path) -> tuple[dict[str, Callable[[], object]], int]:
     """A recipe's steps and its minimal loop, and the samples that each takes."""
-    trainers = [trainer_of(recipe, 0, folder / part, TRAINED, 1, lambda: copy.deepcopy(loaded(kind)), RECORD)
+    trainers = [trainer_of(recipe, 0, folder / part, TRAINED, 1, lambda: copy.deepcopy(loaded(kind)), 64)
                 for part in ("ours", "theirs")]
     name = f"{recipe}, {kind}"
     return ({name: trainers[0].run, f"{name}, minimal loop": Minimal(trainers[1]).run}, trainers[0].steps * TRAINED)

@@ -47,10 +47,11 @@ def network() -> UNet2DModel:
 class Stage:
     """The trajectory stage on a fresh folder whenever it is called."""
 
-    def __init__(self, denoiser: Denoiser, count: int, workers: int, folder: Path, **settings):
+    def __init__(self, denoiser: Denoiser, count: int, workers: int, folder: Path, *, steps: int = STEPS,
+                 record: int = BATCH, **settings):  # fmt: skip
         # one record per shard, so that every worker has shards to do
         self.settings = TrajectorySettings(
-            count=count, solver="ddim", steps=STEPS, record_size=BATCH, records_per_shard=1, **settings
+            count=count, solver="ddim", steps=steps, record_size=record, records_per_shard=1, **settings
         )
         self.plan = plan_set(denoiser, self.settings, seed=0, teacher_digest="model A")
         self.folder, self.workers, self.number = folder, workers, itertools.count()

@@ -10,7 +10,8 @@ from fewstep.families.pipeline_medium import pipeline_medium
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
 from tasks.config.preflight import validate
-from tasks.config.schema import Settings
+from tasks.config.schema import Data, Settings
+from tasks.data.image_folder import list_images
 from tests.fewstep.families.pipelines import KINDS, LINES
 
 
@@ -116,7 +117,6 @@ def test_the_media_of_pipelines():
 
 
 @pytest.mark.parametrize(("table", "data", "said"), [
-    ("file_name,label\na.png,1\nb.png,1\n", {}, "2 images have no caption, such as a.png"),
     ("file_name,caption\na.png,a\n", {"prompts": "p.txt"}, "by a captioned image, and data.prompts has none"),
     ("file_name,caption\na.png,a\n", {"source": "digits"}, "by a captioned image, and data.source is digits"),
     ("file_name,caption\na.png,a\nb.png,b\n", {}, "the teacher is given no image beside its class"),
@@ -129,6 +129,12 @@ def test_conditions_with_images(tmp_path, table, data, said):
     (raw / "metadata.csv").write_text(table)
     with pytest.raises(SettingsError, match=said):
         check(tmp_path, data={"source": "raw", "conditions": "image", **data})
+
+
+def test_images_without_captions_are_no_conditions_with_images(tmp_path):
+    images(tmp_path, "1", "2")
+    with pytest.raises(SettingsError, match="data.conditions is image, and 8 images have no caption, such as 1/0.png"):
+        list_images(tmp_path / "data" / "raw").require_usable(Data(source="raw", conditions="image"))
 
 
 def test_conditions_with_images_of_a_teacher_of_texts(tmp_path):
