@@ -14,6 +14,9 @@ from fewstep.diffusion.conditions import Condition
 from fewstep.diffusion.network_inputs import Given, handed
 from fewstep.util.errors import SettingsError
 
+JOINED = "joined"
+"""Name, in a condition, of what stands behind the state and has no keyword of its own."""
+
 
 @dataclass(frozen=True, eq=False)
 class NetworkCall:

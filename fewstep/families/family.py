@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.conditions import TensorTable
-from fewstep.diffusion.network_call import NetworkCall
+from fewstep.diffusion.network_call import JOINED, NetworkCall
 from fewstep.families.image_arguments import ImageArguments
 from fewstep.families.recording import (
     STATES,
@@ -130,7 +130,7 @@ def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Fami
     fields = {name: first[name] for name in growing if name not in (rows, scale)}
     joined, along = None, 1
     if first[x].shape[1:] != plain[0].state.shape[1:]:
-        joined, along = "joined", _along(pipe, first[x], plain[0].state)
+        joined, along = JOINED, _along(pipe, first[x], plain[0].state)
         fields[joined] = _beside(first[x], plain[0].state, along)
     _require_steady(pipe, first, plain[0], (x, time))
     if isinstance(first[time], Tensor) and len(first[time].unique()) > 1:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.network_call import JOINED
+
 _POOLED = ("pool", "text_embeds")
 
 
@@ -14,7 +16,7 @@ def pooled(condition: Mapping[str, Tensor]) -> Tensor | None:
     The pooled embedding where the pipeline has one (SDXL, SD3, Flux), else the mean over the tokens of the widest
     sequence, padding left out where a mask says which it is.
     """
-    wide = {name: value for name, value in condition.items() if value.is_floating_point()}
+    wide = {name: value for name, value in condition.items() if value.is_floating_point() and name != JOINED}
     named = [value for name, value in wide.items() if value.ndim == 2 and any(part in name for part in _POOLED)]
     if named:
         return named[0].float()

@@ -166,7 +166,8 @@ def _sets(root: Path, settings: Settings, source: _Teacher, recipe: Recipe) -> l
         if source.family.fields:
             texts = images if paths["prompts"] is None else images + len(read_given_prompts(paths["prompts"]).entries)
             each = sum(math.prod(one.shape) * _width(one.dtype, width) for one in source.family.fields.values())
-            rows = texts + (source.family.guidance is not None)
+            nulls = texts if source.family.images is not None else 1    # images stand beside no text too
+            rows = texts + nulls * (source.family.guidance is not None)
             found.append(SetSize(what="texts, encoded", count=rows, of_each=each))
         if images:
             found.append(SetSize(what="images, as states", count=images, of_each=state * width))
