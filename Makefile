@@ -23,9 +23,12 @@ $(STAMP): constraints.txt pyproject.toml
 run: $(STAMP)
 	$(BIN)/fewstep run
 
+# PROFILE=server: whole projects again, on servers of their own (Prefect and MLflow on PostgreSQL, S3) in place of files.
+PROFILE ?= local
+TESTS_server := -m "both_profiles and not (local or slow or faults)"
 test: $(STAMP) browser emoji-font postgres
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n auto --durations 25
+	FEWSTEP_TEST_PROFILE=$(PROFILE) $(BIN)/python -m pytest -n auto --durations 25 $(TESTS_$(PROFILE))
 
 # The report is looked at in a real browser. Where it cannot be installed, those tests are skipped and say so.
 browser:

@@ -9,8 +9,22 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import diffusers  # noqa: F401  (what takes seconds to load is loaded once)
-import dvc.repo  # noqa: F401
+import accelerate  # noqa: F401  (what takes seconds to load is loaded once, not in each fork)
+import boto3  # noqa: F401
+import diffusers.models.unets.unet_2d
+import diffusers.pipelines.pipeline_utils
+import diffusers.schedulers.scheduling_consistency_models
+import diffusers.schedulers.scheduling_ddim
+import diffusers.schedulers.scheduling_dpmsolver_multistep  # noqa: F401
+import dulwich.client  # noqa: F401
+import dvc.data_cloud
+import dvc.repo.metrics
+import dvc.repo.params
+import dvc.repo.plots
+import dvc.repo.stage
+import dvc.rwlock
+import dvc.scm  # noqa: F401
+import dvc_data.hashfile.status  # noqa: F401
 import scipy.linalg  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import torch

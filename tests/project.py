@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tasks.storage.workspace import CODE, Workspace
+from tests.profiles import servers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +44,13 @@ def _git(folder: Path, *args: str) -> str:
 
 
 class Project:
-    """A checkout of this working tree that commands are run in, as its user would."""
+    """A checkout of this working tree that commands are run in, as its user would.
+
+    Attributes:
+        servers: what the environment says of those that it uses; none under the profile `local`.
+    """
+
+    servers: dict[str, str] = {}
 
     def __init__(self, folder: Path, settings: dict[str, object] | None = None):
         self.folder = folder
@@ -56,6 +63,7 @@ class Project:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
+        self.servers = servers.join(folder)
         _git(folder, "init", "-q", "-b", "main")
         if settings is not None:
             self.set(settings)
@@ -75,7 +83,7 @@ class Project:
         clean = {key: value for key, value in os.environ.items()
                  if not key.startswith(("PREFECT_", "MLFLOW_", "DVC_", "FEWSTEP_", "AWS_"))}
         return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1",
-                "COLUMNS": "100", **more}
+                "COLUMNS": "100", **self.servers, **more}
 
     def command(self, *args: str) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *args]

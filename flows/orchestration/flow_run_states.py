@@ -29,6 +29,7 @@ from tasks.tracking.run_record import CANCELLED, FAILED, FINISHED, RunRecord
 from tasks.tracking.run_records import RunStore
 
 LOOKS_ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+_CANCELLED = Cancelled(message="its process is gone before it ended as it was told to")
 
 
 def settle_flow_runs(workspace: Workspace, store: RunStore, silence: float = SILENCE) -> list[str]:
@@ -62,27 +63,31 @@ def _state_of_worked_on(workspace: Workspace, runs: AllRuns, run: FlowRun) -> St
         dead = runs.store.abandoned(record.id)
     if not dead:
         return None
-    ended = record is not None and record.state in (FINISHED, FAILED)
-    if run.work_pool_name is None or ended or run.state.type == StateType.CANCELLING:
+    if record is not None and record.state in (FINISHED, FAILED):
+        return _true_state(record)
+    if run.state.type == StateType.CANCELLING:
+        return _CANCELLED
+    if run.work_pool_name is None:
         return _true_state(record)
     return again("its worker is gone, the next one continues it")
 
 
 def _state_of_stuck(client: SyncPrefectClient, run: FlowRun, silence: float) -> State | None:
-    """The state of a flow run whose worker died while it handed it over; None for any other.
+    """The state of a flow run whose worker died while it handed it over, and may have been told to end it; None for
+    any other.
 
     What was handed over has the number of a process or job, and may wait for long until that begins: it counts as lost
     only when its worker is gone, too.
     """
     waited = datetime.now(UTC) - run.state.timestamp
-    if run.work_pool_name is None or run.state.type != StateType.PENDING or waited < timedelta(seconds=silence):
+    if run.work_pool_name is None or run.state.type == StateType.RUNNING or waited < timedelta(seconds=silence):
         return None
     if run.infrastructure_pid is not None:
         online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
         workers = client.read_workers_for_work_pool(run.work_pool_name, worker_filter=online)
         if run.labels.get("prefect.worker.name") in [worker.name for worker in workers]:
             return None
-    return again("its worker is gone before the run began")
+    return _CANCELLED if run.state.type == StateType.CANCELLING else again("its worker is gone before the run began")
 
 
 def cancel(flow_run: str, message: str) -> None:

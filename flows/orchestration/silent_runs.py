@@ -5,6 +5,7 @@ Any run makes them, as a server that is there for many may never be served by `f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -17,21 +18,40 @@ from flows.orchestration.prefect_api import HEARTBEAT
 TAG, POOL_TAG = "fewstep", "fewstep-pool"     # of flow runs: those that a person or `fewstep serve` began, a pool's
 SILENCE = 6 * HEARTBEAT     # seconds
 ALREADY_RUNNING = "Already running"     # name of the state in which a trigger ends that another one was quicker than
-_FINAL = ("Completed", "Failed", "Cancelled", "Crashed", ALREADY_RUNNING)   # Prefect's events are called as states are
-CRASHED = ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat: its process is gone")
-RESUMING = ChangeFlowRunState(state=StateType.SCHEDULED, name="Resuming",
-                              message="no heartbeat: its worker is gone, the next one continues it")
-ACTIONS = {"fewstep: mark silent runs as crashed": (TAG, CRASHED),
-           "fewstep: let the next worker continue silent runs": (POOL_TAG, RESUMING)}
+_HEARTBEAT, _CANCELLING = "prefect.flow-run.heartbeat", "prefect.flow-run.Cancelling"
+_FINAL = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", ALREADY_RUNNING)}
+
+
+@dataclass(frozen=True)
+class Silence:
+    """What happens to flow runs with one of the tags `of` where none of the events `expected` follows on `after`."""
+
+    of: tuple[str, ...]
+    after: str
+    expected: frozenset[str]
+    action: ChangeFlowRunState
+
+
+_OF_WORK = frozenset({_HEARTBEAT, _CANCELLING, *_FINAL})    # what a person cancelled is not begun again
+ACTIONS = {
+    "fewstep: mark silent runs as crashed": Silence((TAG,), _HEARTBEAT, _OF_WORK, ChangeFlowRunState(
+        state=StateType.CRASHED, message="no heartbeat: its process is gone")),
+    "fewstep: let the next worker continue silent runs": Silence((POOL_TAG,), _HEARTBEAT, _OF_WORK, ChangeFlowRunState(
+        state=StateType.SCHEDULED, name="Resuming",
+        message="no heartbeat: its worker is gone, the next one continues it")),
+    "fewstep: end runs that were cancelled": Silence((TAG, POOL_TAG), _CANCELLING, frozenset(_FINAL),
+                                                     ChangeFlowRunState(
+        state=StateType.CANCELLED, message="its process is gone before it ended as it was told to")),
+}  # fmt: skip
 
 
 def ensure_automations(silence: float = SILENCE) -> None:
     """Makes the automations on the server that this process talks to, where they are missing; of several that were
-    made at once one stays. `silence`: seconds without a heartbeat."""
+    made at once one stays. `silence`: seconds without an event."""
     with get_client(sync_client=True) as client:
-        for name, (tag, action) in ACTIONS.items():
+        for name, what in ACTIONS.items():
             if not client.read_automations_by_name(name):
-                client.create_automation(_automation(name, tag, action, silence))
+                client.create_automation(_automation(name, what, silence))
                 _keep_one(client, name)
 
 
@@ -41,12 +61,12 @@ def _keep_one(client: SyncPrefectClient, name: str) -> None:
         client.delete_automation(later.id)
 
 
-def _automation(name: str, tag: str, action: ChangeFlowRunState, silence: float) -> AutomationCore:
-    heartbeat, final = "prefect.flow-run.heartbeat", {f"prefect.flow-run.{state}" for state in _FINAL}
+def _automation(name: str, what: Silence, silence: float) -> AutomationCore:
     trigger = EventTrigger(
-        after={heartbeat}, expect={heartbeat, *final},
+        after={what.after}, expect=set(what.expected),
         match={"prefect.resource.id": "prefect.flow-run.*"}, for_each={"prefect.resource.id"},
-        match_related={"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"},
+        match_related={"prefect.resource.role": "tag",
+                       "prefect.resource.id": [f"prefect.tag.{tag}" for tag in what.of]},
         posture=Posture.Proactive, threshold=1, within=timedelta(seconds=silence))
     return AutomationCore(name=name, description="Made by a run; `fewstep reconcile` does this without a server.",
-                          trigger=trigger, actions=[action])
+                          trigger=trigger, actions=[what.action])

@@ -11,13 +11,20 @@ import pytest
 
 from fewstep.util.files import write_atomically
 from tasks.engine.graph import STAGES
+from tests.profiles import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 SEQUENTIAL = ("teacher", "distill")
 
 
 class Project:
-    """A git repository with the project's code, synthetic stages and nothing made yet."""
+    """A git repository with the project's code, synthetic stages and nothing made yet.
+
+    Attributes:
+        servers: what the environment says of those that it uses; none under the profile `local`.
+    """
+
+    servers: dict[str, str] = {}
 
     def __init__(self, root: Path):
         self.root = root
@@ -27,7 +34,7 @@ class Project:
         values = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
         return values | {"PYTHONPATH": path, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "COLUMNS": "80",
-                         "OMP_NUM_THREADS": "1"} | more
+                         "OMP_NUM_THREADS": "1"} | self.servers | more
 
     def start(self, *arguments: str, **more: str) -> subprocess.Popen:
         """`fewstep ARGUMENTS` in the background."""
@@ -74,6 +81,7 @@ def make_project(root: Path) -> Project:
         path.write_text(path.read_text() + text)
     (root / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "/control.json\n/journal.txt\n")
     project = Project(root)
+    project.servers = servers.join(root)
     project.git("init", "-q", "-b", "main", ".")
     project.git("config", "user.email", "test@localhost")
     project.git("config", "user.name", "test")

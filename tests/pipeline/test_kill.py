@@ -11,8 +11,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,19 +18,16 @@ import pytest
 
 from fewstep.util.files import TEMPORARY
 from tasks.engine import graph
-from tasks.storage.object_store import Store
-from tasks.storage.sharing import lease, shared_work
 from tests.file_events import drawn
 from tests.killing import Commands
+from tests.profiles import mlflow_uri
 from tests.project import TINY, Project
 
-pytestmark = pytest.mark.timeout(0)     # busy machines are slow, and every wait here ends with a process
+# Busy machines are slow, and every wait here ends with a process.
+pytestmark = [pytest.mark.both_profiles, pytest.mark.timeout(0)]
 STAGES = tuple(stage.name for stage in graph.IN_DVC)
 SEED = int(os.environ.get("FEWSTEP_KILL_SEED", "20261121"))
 KILLED = -signal.SIGKILL
-KILLS = int(os.environ.get("FEWSTEP_KILLS", "36"))
-"""How many kills the campaign of faults spreads over all stages, on one host and on two each."""
-
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
@@ -82,62 +77,6 @@ def test_killed_stages_end_in_the_same_bytes(undisturbed, killed):
     assert leftovers(killed.project) == []
 
 
-def planned(events: dict[str, int], seed: int) -> dict[str, list[int]]:
-    """Of every stage, the events to die before, one start after the other."""
-    generator = random.Random(seed)
-    return {stage: drawn(events[stage], max(1, KILLS // len(STAGES)), generator) for stage in STAGES}
-
-
-@pytest.mark.faults
-def test_kills_over_all_stages(undisturbed, killed, seen):
-    reference, digests, events = undisturbed
-    hits = []
-    for stage, numbers in planned(events, SEED + 30).items():
-        hits += [killed.dies("stage", "run", stage, fatal=(stage, number)) for number in numbers]
-        killed.check("stage", "run", stage)
-    assert hits.count(True) >= 0.6 * len(hits)
-    assert killed.project.digests() == digests
-    for output in digests:
-        check_bytes(killed.project, reference.project, output)
-    assert leftovers(killed.project) == []
-    seen(fault=f"SIGKILL before {hits.count(True)} events of all stages, drawn evenly", code=None,
-         resume="0, the same bytes")
-
-
-@pytest.mark.faults
-def test_kills_over_all_stages_on_two_hosts(undisturbed, tmp_path, s3_server, s3_prefix, seen):
-    """Each start is on the other host: it waits for the lease of the dead one, and goes on with its work."""
-    reference, digests, events = undisturbed
-    hits, hosts = [], []
-    Project(tmp_path / "one", TINY)
-    shutil.copytree(tmp_path / "one", tmp_path / "two", symlinks=True)
-    for name in ("one", "two"):
-        project = Project.__new__(Project)
-        project.folder = tmp_path / name
-        subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "-q", "-f", "-d", "store", s3_prefix],
-                       cwd=project.folder, env=project.environment(), check=True)
-        hosts.append(Commands(project, FEWSTEP_HOST=name, **{lease.SECONDS: "2", shared_work.SECONDS: "0.1"},
-                              **s3_server.environment))
-    for stage, numbers in planned(events, SEED + 40).items():
-        for number in numbers:
-            hits.append(hosts[0].dies("stage", "run", stage, fatal=(stage, number)))
-            hosts.reverse()
-        for host in hosts:
-            host.check("stage", "run", stage)
-    assert hits.count(True) >= 0.6 * len(hits)
-    for host in hosts:
-        assert host.project.digests() == digests
-        for output in digests:
-            check_bytes(host.project, reference.project, output)
-        assert leftovers(host.project) == []
-        host.close()
-    store = Store(f"{s3_prefix}/fewstep")
-    assert store.names("work/") == []
-    assert len([name for name in store.names("") if "/" not in name]) == len(STAGES)     # announced once each
-    seen(fault=f"SIGKILL before {hits.count(True)} events of all stages, each continued on another host", code=None,
-         resume="0, the same bytes")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_soon_after_the_start_of_a_training_keeps_its_work(tmp_path, number):
@@ -173,7 +112,7 @@ def test_an_interrupt_soon_after_the_start_of_a_training_keeps_its_work(tmp_path
 def mlflow_client(project: Project):
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}")
+    return MlflowClient(mlflow_uri(project.folder, project.servers))
 
 
 def mlflow_facts(project: Project) -> tuple[list, list[str]]:
@@ -213,25 +152,6 @@ def test_killed_flow_is_continued_in_the_same_run(undisturbed, killed, seen):
     killed.check("run")
     check_flow(killed.project, digests)
     seen(fault="SIGKILL of a whole run in a stage", code=None, resume="0, in the same run")
-
-
-@pytest.mark.faults
-def test_kills_while_a_version_is_registered(undisturbed, killed, seen):
-    """Of a run whose stages the undisturbed project has made: what is registered is there once, and promoted."""
-    reference, digests, _ = undisturbed
-    events = reference.check("stage", "run", "register").events["register"]
-    hits = [killed.dies("run", fatal=("register", number)) for number in drawn(events, 3, random.Random(SEED + 50))]
-    assert hits[0]
-    killed.check("run")
-    check_flow(killed.project, digests)
-    client = mlflow_client(killed.project)
-    (version,) = client.search_model_versions("name='fewstep-digits'")
-    assert client.get_registered_model("fewstep-digits").aliases == {"candidate": version.version,
-                                                                    "champion": version.version}  # fmt: skip
-    (model,) = client.search_logged_models([client.get_run(version.run_id).info.experiment_id])
-    assert model.status == "READY"
-    seen(fault=f"SIGKILL before {hits.count(True)} events of the registration of a version", code=None,
-         resume="0, one version, one champion")
 
 
 def test_a_second_run_starts_no_stage(undisturbed):

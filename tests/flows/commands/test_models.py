@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.project import TINY, Project
 
+pytestmark = pytest.mark.both_profiles
 STAGES = """
 import sys
 from tasks.engine import graph; from tasks.engine import runner; from tasks.config import params_file as settings
@@ -50,6 +51,15 @@ def project(tmp_path_factory):
     return found
 
 
+@pytest.fixture(autouse=True)
+def of_the_project(project, monkeypatch):
+    """This process's environment is that of the project's commands."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "PREFECT_"))]:
+        monkeypatch.delenv(name)
+    for name, value in project.servers.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def fewstep(project, monkeypatch):
     """Runs a command in this process: exit code, standard output, standard error."""
@@ -57,9 +67,6 @@ def fewstep(project, monkeypatch):
 
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("COLUMNS", "80")
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "PREFECT_"))]:
-        monkeypatch.delenv(name)
-
     def run(*arguments: str) -> tuple[int, str, str]:
         out, err, code = io.StringIO(), io.StringIO(), 0
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -10,6 +10,11 @@ import sys
 import time
 
 import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.profiles import SERVER, flow_run_states, mlflow_uri
+
+pytestmark = pytest.mark.both_profiles
 
 
 def wait_for(condition, process=None):
@@ -30,15 +35,15 @@ def descendants_of(pid):
 
 
 def mlflow_runs(project):
-    with sqlite3.connect(project.root / ".fewstep" / "mlflow.db") as database:
-        rows = database.execute("SELECT r.run_uuid, r.status, t.value FROM runs r JOIN tags t USING (run_uuid) "
-                                "WHERE t.key = 'fewstep.kind'").fetchall()
-    return {kind: [row for row in rows if row[2] == kind] for kind in ("pipeline", "stage")}
+    """Id and status of the runs by kind."""
+    client = MlflowClient(mlflow_uri(project.root, project.servers))
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return {kind: [(run.info.run_id, run.info.status) for run in found if run.data.tags.get("fewstep.kind") == kind]
+            for kind in ("pipeline", "stage")}
 
 
 def prefect_states(project):
-    with sqlite3.connect(project.root / ".fewstep" / "prefect" / "prefect.db") as database:
-        return [state for (state,) in database.execute("SELECT state_name FROM flow_run ORDER BY created")]
+    return flow_run_states(project.root)
 
 
 @pytest.mark.parametrize("arguments", [
@@ -46,7 +51,6 @@ def prefect_states(project):
     ["--set", "trajectories.count=0", "expected an integer ≥ 1"],
     ["--set", "distill.recipe=kdd", "unknown recipe 'kdd'"],
     ["--set", "teacher.source=no/such/folder", "no/such/folder"],
-    ["--set", "profile=server", "PREFECT_API_URL"],
     ["--params", "absent.yaml", "no such file"],
     ["--accept", "--accept and --why go together"],
     ["--why", "a reason", "--accept and --why go together"],
@@ -63,6 +67,12 @@ def test_bad_settings_exit_with_2_and_change_nothing(shared_project, arguments):
     assert words in done.stderr.splitlines()[0] and "Traceback" not in done.stderr
     assert sorted(path for path in shared_project.root.rglob("*") if "__pycache__" not in path.parts) == before
     assert not shared_project.git("status", "--porcelain")
+
+
+@pytest.mark.local
+def test_a_profile_says_what_it_needs(shared_project):
+    done = shared_project.fewstep("run", "--set", "profile=server", code=2)
+    assert "PREFECT_API_URL" in done.stderr.splitlines()[0] and "Traceback" not in done.stderr
 
 
 def test_a_failing_stage_ends_the_run_and_says_how_to_continue(shared_project):
@@ -93,7 +103,7 @@ def test_sigkill_leaves_no_orphan_and_a_true_status(shared_project):
     assert first in busy.stderr
     assert "seed: 7" not in (shared_project.root / "params.yaml").read_text()
     children = descendants_of(process.pid)
-    assert children     # Prefect's server
+    assert children or SERVER   # Prefect's server
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
@@ -235,8 +245,7 @@ def test_signals_end_an_isolated_run_that_resume_finishes(shared_project):
 
 
 def mlflow_tags(project, run):
-    with sqlite3.connect(project.root / ".fewstep" / "mlflow.db") as database:
-        return dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run]))
+    return MlflowClient(mlflow_uri(project.root, project.servers)).get_run(run).data.tags
 
 
 @pytest.mark.parametrize(("number", "stage"), [
@@ -267,6 +276,7 @@ def test_a_signal_ends_a_run_cleanly_and_its_stage_is_called_interrupted(project
     assert "fewstep.error" not in interrupted[0]
 
 
+@pytest.mark.local
 def test_the_advice_for_a_deleted_experiment_restores_it(shared_project):
     folder = shared_project.root / ".fewstep"
     with sqlite3.connect(folder / "mlflow.db") as database:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -18,6 +18,7 @@ from tasks.storage.workspace import Workspace
 from tests.flows.conftest import make_project
 from tests.flows.orchestration.test_approval_flow import MODEL, RUN, register_two
 from tests.flows.runs.test_two_hosts import Host
+from tests.flows.scheduling.pool_team import until
 from tests.mlflow_server import mlflow_server
 from tests.prefect_server import prefect_server
 from tests.s3_server import BUCKET
@@ -48,15 +49,6 @@ def hosts(tmp_path, s3_server, team, monkeypatch):
                 f"['remote \"store\"']\n    url = s3://{BUCKET}/team\n[core]\n    remote = store\n")
         register_two(Workspace(hosts[0].root), tmp_path)
         yield hosts
-
-
-def until(condition, *processes: subprocess.Popen):
-    """What `condition` returns once it is true, while these processes live."""
-    while not (found := condition()):
-        for process in processes:
-            assert process.poll() is None, process.communicate()
-        time.sleep(0.3)
-    return found
 
 
 def test_a_decision_is_answered_on_the_teams_page_or_by_any_host(hosts, team):
@@ -111,3 +103,33 @@ def test_a_decision_is_answered_on_the_teams_page_or_by_any_host(hosts, team):
     assert [process.returncode for process in serving] == [0, 0], ended
     assert all("Traceback" not in out + err for out, err in ended) and team.ask("health")
     assert not any(str(host.root) in json.dumps(item) for item in team.deployments().values() for host in hosts)
+
+
+def test_a_decision_outlives_the_process_that_serves_its_page(hosts, team, seen):
+    one, two = hosts
+    registry, decision = Registry(Workspace(two.root)), Decision(MODEL, 2, "champion", "gated", True, (), 1)
+    first = one.start("serve", "--server", team.api)
+    until(lambda: any(name.startswith("approval") for name in team.deployments()), first)
+    identity = pending_approvals.store(registry, decision, 1.0, who="bob").pending
+    asked = subprocess.run([sys.executable, "-c", RUN, "ask", identity, f"{MODEL}/2"], cwd=two.root, check=True,
+                           capture_output=True, text=True, env=two.environment(PREFECT_API_URL=team.api)).stdout.strip()
+
+    def state() -> str:
+        return team.ask(f"flow_runs/{asked}")["state"]["name"]
+
+    until(lambda: state() == "Suspended", first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert identity[:8] in two.fewstep("approve").stdout
+    second = two.start("serve", "--server", team.api)
+    try:
+        team.ask(f"flow_runs/{asked}/resume", {"run_input": {"approve": True, "who": "eve", "why": ""}})
+        until(lambda: state() == "Completed", second)
+    finally:
+        second.send_signal(signal.SIGTERM)
+        second.communicate()
+    assert registry.aliases(MODEL) == {"candidate": 2, "champion": 2, "previous": 1}
+    closed = [entry for entry in one.json("history", "toy") if entry.get("closes") == identity]
+    assert [(entry["event"], entry["who"]) for entry in closed] == [("intent", "eve"), ("promoted", "eve")]
+    seen(fault="`fewstep serve` killed (SIGKILL) while a decision waits on its page: Suspended", code=None,
+         resume="another host's `fewstep serve` carries the answer out: Completed; `fewstep approve` works meanwhile")

@@ -13,24 +13,9 @@ from datetime import UTC, datetime
 import psutil
 import pytest
 
-from tasks.storage.locks import die_with_parent
-from tests.flows.conftest import make_project
-from tests.flows.runs.test_two_hosts import Host
-from tests.flows.scheduling.test_team_server import until
-from tests.git_daemon import git_daemon
-from tests.mlflow_server import mlflow_server
-from tests.prefect_server import prefect_server
-from tests.s3_server import BUCKET
+from tests.flows.scheduling.pool_team import FINAL, NAME, POOL, pool_team, until
 
 pytestmark = [pytest.mark.timeout(0), pytest.mark.slow]     # busy machines are slow, and every wait ends with a process
-POOL, NAME, FINAL = "gpus", "nightly", ("Completed", "Failed", "Crashed", "Cancelled")
-SETTLE = """
-from tasks.storage.workspace import Workspace
-from tasks.tracking.run_records import RunStore
-from flows.orchestration.flow_run_states import settle_flow_runs
-workspace = Workspace.find()
-print(settle_flow_runs(workspace, RunStore(workspace), silence=0))
-"""
 SHORT_SILENCE = """
 from prefect.client.orchestration import get_client
 from flows.orchestration.silent_runs import ACTIONS, ensure_automations
@@ -42,74 +27,17 @@ ensure_automations(silence=10)
 """
 
 
-class Team:
-    """A person's clone, and the servers that it shares with the pool's workers."""
-
-    def __init__(self, folder, server, shared):
-        self.folder, self.server, self.shared = folder, server, shared
-        self.person = Host(make_project(folder / "person").root)
-        self.person.shared = shared
-        self.steering = folder / "steering"     # of the synthetic stages, wherever they run
-        self.steering.mkdir()
-
-    def control(self, **stages):
-        (self.steering / "control.json").write_text(json.dumps(stages))
-
-    def journal(self) -> list[list[str]]:
-        path = self.steering / "journal.txt"
-        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-    def python(self, code: str) -> str:
-        done = subprocess.run([sys.executable, "-c", code], cwd=self.person.root, env=self.person.environment(),
-                              capture_output=True, text=True)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def worker(self, name: str) -> subprocess.Popen:
-        """A worker on a host of its own: its folder holds nothing of the project, and neither does its PYTHONPATH."""
-        home = self.folder / name
-        home.mkdir()
-        environment = self.person.environment(FEWSTEP_HOST=name, HOME=str(home), PREFECT_HOME=str(home / "prefect"))
-        environment["PYTHONPATH"] = ""
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-        with open(home / "worker.log", "w") as log:
-            return subprocess.Popen([*command, "--name", name], cwd=home, env=environment, stdout=log, stderr=log,
-                                    start_new_session=True, preexec_fn=die_with_parent)  # fmt: skip
-
-    def trigger(self, **overrides) -> str:
-        deployment = self.server.deployments()[NAME]["id"]
-        asked = {"state": {"type": "SCHEDULED"}, "parameters": {"overrides": overrides}}
-        return self.server.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
-
-    def state(self, run: str) -> str:
-        return self.server.ask(f"flow_runs/{run}")["state"]["name"]
-
-
 @pytest.fixture(scope="module")
 def team(tmp_path_factory, s3_server):
-    folder = tmp_path_factory.mktemp("team")
-    served = folder / "served"
-    for name in ("mlflow", "served/project.git"):
-        (folder / name).mkdir(parents=True)
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(served / "project.git")], check=True)
-    with mlflow_server(folder / "mlflow", f"sqlite:///{folder}/mlflow/server.db") as mlflow, \
-            git_daemon(served) as git, prefect_server(folder / "prefect") as server:
-        shared = {**s3_server.environment, "MLFLOW_TRACKING_URI": mlflow, "PREFECT_API_URL": server.api,
-                  "SYNTHETIC_FOLDER": str(folder / "steering")}  # fmt: skip
-        team = Team(folder, server, shared)
-        root = team.person.root
-        (root / ".dvc/config").write_text(f"['remote \"s\"']\n    url = s3://{BUCKET}/pool\n[core]\n    remote = s\n")
-        params = (root / "params.yaml").read_text()
-        (root / "params.yaml").write_text(params.replace("profile: local", "profile: server"))
-        team.person.git("commit", "-q", "-a", "-m", "a store for all")
-        team.person.git("remote", "add", "origin", f"{git}/project.git")
+    with pool_team(tmp_path_factory.mktemp("team"), s3_server, "pool") as team:
         yield team
 
 
 def test_the_first_run_of_a_profile_makes_the_automations_for_silent_runs(team):
     assert team.person.json("run")["state"] == "finished"
     names = sorted(item["name"] for item in team.server.ask("automations/filter", {}))
-    assert names == ["fewstep: let the next worker continue silent runs", "fewstep: mark silent runs as crashed"]
+    assert names == ["fewstep: end runs that were cancelled", "fewstep: let the next worker continue silent runs",
+                     "fewstep: mark silent runs as crashed"]
 
 
 def test_a_deployment_carries_repository_commit_and_typed_settings(team):
@@ -140,22 +68,20 @@ def test_two_triggers_make_one_run_and_a_dead_workers_run_is_continued_by_the_ne
     team.control(distill={"seconds": 3600})
     before, first = len(team.journal()), team.worker("first")
     runs = [team.trigger(seed=5) for _ in range(2)]
-    until(lambda: any(line[0] == "distill" for line in team.journal()[before:]), first)
-    until(lambda: "Already running" in map(team.state, runs), first)
+    until(lambda: any(line[0] == "distill" for line in team.journal()[before:]), first.process)
+    until(lambda: "Already running" in map(team.state, runs), first.process)
     (run,) = (run for run in runs if team.state(run) != "Already running")
     assert team.state(run) == "Running"
-    for process in [*psutil.Process(first.pid).children(recursive=True), first]:   # a host without power
-        process.kill()
-    first.wait()
+    first.kill()
     team.control(evaluate={"seconds": 3600})
     while not any("Running → Resuming" in line for line in team.person.json("reconcile")["prefect"]):
         time.sleep(1)       # the lease has not lapsed yet
     second = team.worker("second")
-    until(lambda: any(line[0] == "evaluate" for line in team.journal()[before:]), second)
+    until(lambda: any(line[0] == "evaluate" for line in team.journal()[before:]), second.process)
     (pid,) = {int(line[2]) for line in team.journal()[before:] if line[0] == "evaluate"}
     team.control()
     psutil.Process(pid).parent().terminate()        # the flow run's process, as that of a pod which is evicted
-    until(lambda: team.state(run) in FINAL, second)
+    until(lambda: team.state(run) in FINAL, second.process)
     states = team.server.ask(f"flow_run_states/?flow_run_id={run}")
     assert [state["message"] for state in states if state["name"] == "Resuming"] == [
         "its worker is gone, the next one continues it", "its worker was told to stop, the next one continues it"]
@@ -167,8 +93,7 @@ def test_two_triggers_make_one_run_and_a_dead_workers_run_is_continued_by_the_ne
     made = [line[0] for line in team.journal()[before:]]
     assert made.count("teacher") == 3, "made by the first, restored by the second"
     assert sorted(map(team.state, runs)) == ["Already running", "Completed"]
-    second.terminate()
-    second.wait()
+    second.end()
 
 
 def test_what_a_worker_took_and_never_began_is_given_to_the_next(team):
@@ -176,20 +101,34 @@ def test_what_a_worker_took_and_never_began_is_given_to_the_next(team):
     taken = {"state": {"type": "PENDING", "name": "Submitting"}, "force": True}
     team.server.ask(f"flow_runs/{run}/set_state", taken)
     assert team.person.json("reconcile")["prefect"] == [], "it may be on its way"
-    assert "Submitting → Resuming" in team.python(SETTLE) and team.state(run) == "Resuming"
+    assert "Submitting → Resuming" in team.settle() and team.state(run) == "Resuming"
 
 
-def test_the_server_itself_gives_a_silent_run_to_the_next_worker(team):
-    run = team.trigger(seed=7)
-    for state in ("PENDING", "RUNNING"):
-        team.server.ask(f"flow_runs/{run}/set_state", {"state": {"type": state}, "force": True})
+@pytest.fixture
+def silent(team):
+    """Flow runs that were heard of once; silence counts soon. One of them was told to end before."""
+    runs = {"cancelled": team.trigger(seed=7), "silent": team.trigger(seed=8)}
     team.python(SHORT_SILENCE)
-    heartbeat = {"id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(),
-                 "event": "prefect.flow-run.heartbeat", "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
-                 "related": [{"prefect.resource.id": "prefect.tag.fewstep-pool", "prefect.resource.role": "tag"}],
-                 "payload": {}}  # fmt: skip
-    team.server.ask("events", [heartbeat])
-    until(lambda: team.state(run) == "Resuming")
+    for name, run in runs.items():
+        for state in ("PENDING", "RUNNING"):
+            team.server.ask(f"flow_runs/{run}/set_state", {"state": {"type": state}, "force": True})
+        team.server.ask("events", [{
+            "id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": "prefect.flow-run.heartbeat",
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"}, "payload": {},
+            "related": [{"prefect.resource.id": "prefect.tag.fewstep-pool", "prefect.resource.role": "tag"}]}])
+        if name == "cancelled":
+            team.server.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    return runs
+
+
+def test_the_server_itself_gives_a_silent_run_to_the_next_worker_and_ends_a_cancelled_one(team, silent):
+    until(lambda: team.state(silent["silent"]) == "Resuming")
+    until(lambda: team.state(silent["cancelled"]) == "Cancelled")
+    states = team.server.ask(f"flow_run_states/?flow_run_id={silent['cancelled']}")
+    assert "Resuming" not in [state["name"] for state in states]
+
+
+def test_schedules_of_a_pool_are_listed_and_removed(team):
     listed = team.person.fewstep("schedule", "list").stdout
     assert f"pool {POOL}, commit {team.person.git('rev-parse', 'HEAD')[:10]}" in " ".join(listed.split())
     team.person.fewstep("schedule", "remove", NAME)
