@@ -23,7 +23,10 @@ from tests.postgres import Postgres
 from tests.prefect_server import PrefectServer, prefect_server
 from tests.s3_server import BUCKET, S3Server
 
-SERVER = os.environ.get("FEWSTEP_TEST_PROFILE", "local") == "server"
+_CHOSEN = os.environ.get("FEWSTEP_TEST_PROFILE", "local")
+SERVER = _CHOSEN == "server"
+if _CHOSEN not in ("local", "server"):
+    raise pytest.UsageError(f"PROFILE={_CHOSEN}: expected local or server")
 
 
 class Servers:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,19 @@ def test_a_failure_shows_the_end_of_the_log_and_stops_make(make, tmp_path):
     assert "noise 99" in done.stderr and "noise 1\n" not in done.stderr
     assert not (tmp_path / ".venv" / "installed").exists()
     assert make("run").returncode == 0
+
+
+def test_the_profile_that_is_tested_is_chosen_by_one_variable():
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+    def command(*arguments: str) -> str:
+        return subprocess.run(["make", "-n", "test", *arguments], cwd=ROOT, capture_output=True, text=True,
+                              check=True, env=outside).stdout.splitlines()[-1].strip()  # fmt: skip
+
+    assert command() == "FEWSTEP_TEST_PROFILE=local .venv/bin/python -m pytest -n auto --durations 25"
+    server = command("PROFILE=server")
+    assert server.startswith("FEWSTEP_TEST_PROFILE=server .venv/bin/python -m pytest ")
+    assert server.endswith('-m "both_profiles and not (local or slow or faults)"')
+    refused = subprocess.run([sys.executable, "-m", "pytest", "--co", "-q", __file__], cwd=ROOT, capture_output=True,
+                             text=True, env=dict(outside, FEWSTEP_TEST_PROFILE="cluster"))  # fmt: skip
+    assert refused.returncode == 4 and "PROFILE=cluster: expected local or server" in refused.stderr
