@@ -143,7 +143,8 @@ def test_with_nothing_to_do_no_heavy_import_and_no_run(shared_project):
             " file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", code], cwd=shared_project.root, env=shared_project.environment(),
                           capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["state"] == "current" and done.stderr.strip() == "[]"
+    assert json.loads(done.stdout)["state"] == "current"
+    assert done.stderr.strip() == ("['boto3']" if SERVER else "[]")     # a store says which runs other hosts work on
     assert "nothing to do" in shared_project.fewstep("run").stdout
     assert shared_project.journal() == journal and shared_project.json("status", "--all") == runs
 
