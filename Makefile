@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test browser postgres emoji emoji-font test-slow test-faults conformance families memory bench lint constraints \
+.PHONY: run test docs browser postgres emoji emoji-font test-slow test-faults conformance families memory bench lint constraints \
         environment clean dvc.yaml
 
 environment: $(STAMP)
@@ -16,7 +16,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@mkdir -p .venv
 	@echo "installing into .venv: some minutes, log in $(INSTALL_LOG)"
 	@{ $(GIT) && $(PYTHON) -m venv .venv && $(BIN)/pip install --upgrade "pip>=25" \
-	    && $(BIN)/pip install --constraint constraints.txt --editable '.[dev,server]'; } >$(INSTALL_LOG) 2>&1 \
+	    && $(BIN)/pip install --constraint constraints.txt --editable '.[dev,server,docs]'; } >$(INSTALL_LOG) 2>&1 \
 	    || { tail -n 20 $(INSTALL_LOG); echo "installing failed; all that was said is in $(INSTALL_LOG)"; exit 1; } >&2
 	@touch $@
 
@@ -29,6 +29,10 @@ TESTS_server := -m "both_profiles and not (local or slow or faults)"
 test: $(STAMP) browser emoji-font postgres
 	$(BIN)/ruff check .
 	FEWSTEP_TEST_PROFILE=$(PROFILE) $(BIN)/python -m pytest -n auto --durations 25 $(TESTS_$(PROFILE))
+
+# The site of docs/, in build/site: strictly, so that a link that leads nowhere fails. A test does the same.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The report is looked at in a real browser. Where it cannot be installed, those tests are skipped and say so.
 browser:

@@ -8,8 +8,11 @@ import pytest
 from tests.closure import ROOT
 
 PROFILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "infra/profiles").iterdir())
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/extractors.md", "docs/operate.md",
-             "docs/observability.md", "docs/several-hosts.md", "infra/fewstep.service", *PROFILES]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for folder in ("how-to", "concepts", "tutorials")
+               for path in (ROOT / "docs" / folder).glob("*.md"))
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/index.md", "docs/quick-start.md", "docs/architecture.md",
+             "docs/extractors.md", "docs/operate.md", "docs/observability.md", "docs/several-hosts.md",
+             "infra/fewstep.service", *PAGES, *PROFILES]
 EXAMPLES = {"fewstep/objectives/mean_matching/", "tasks/stages/count.py"}     # of CONTRIBUTING.md, made by its reader
 EVENTS = ("promoted", "refused", "rolled", "pending", "rejected", "expired", "overtaken", "model", "version", "alias",
           "json", "service")  # fmt: skip

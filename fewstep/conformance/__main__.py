@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--images", type=int, default=IMAGES, help="training samples of a run (default %(default)s)")
     add("--workers", type=int, default=1, help="processes of one thread each")
     add("--folder", type=Path, default=FOLDER, help="of the figures (default %(default)s)")
-    add("--table", action="store_true", help="write docs/conformance.md and the README's table from the figures")
+    add("--table", action="store_true", help="write docs/conformance.md and docs/recipes.md from the figures")
     options = parser.parse_args(arguments)
     try:
         cells = cells_of(options)

@@ -1,4 +1,4 @@
-"""The tables of docs/conformance.md and the README, written from the cells' figures and never typed."""
+"""The tables of docs/conformance.md and docs/recipes.md, written from the cells' figures and never typed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from fewstep.conformance.cells import Cell
 from fewstep.conformance.known_misses import known_misses
 
-DOCUMENT, README = Path("docs/conformance.md"), Path("README.md")
+DOCUMENT, OVERVIEW = Path("docs/conformance.md"), Path("docs/recipes.md")
 MARKS = ("<!-- conformance: generated, begin -->", "<!-- conformance: generated, end -->")
 HEAD = """# Conformance of the recipes
 
@@ -42,18 +42,19 @@ def line(record: dict) -> str:
 
 
 def write_tables(cells: Sequence[Cell], folder: Path, root: Path = Path(".")) -> None:
-    """Writes docs/conformance.md, and the README's table between its marks, from the figures that are up to date."""
+    """Writes docs/conformance.md, and the table of docs/recipes.md between its marks, from the figures that are up to
+    date."""
     found = {cell: cell.figures(folder) for cell in cells}
     records = [record for record in found.values() if record is not None]
     path = root / DOCUMENT
     path.parent.mkdir(exist_ok=True)
     path.write_text(document(records, len(cells)), encoding="utf-8")
-    readme = root / README
-    text = readme.read_text(encoding="utf-8")
+    overview = root / OVERVIEW
+    text = overview.read_text(encoding="utf-8")
     if all(mark in text for mark in MARKS):
         before, rest = text.split(MARKS[0])
         after = rest.split(MARKS[1])[1]
-        readme.write_text(f"{before}{MARKS[0]}\n{short(records)}{MARKS[1]}{after}", encoding="utf-8")
+        overview.write_text(f"{before}{MARKS[0]}\n{short(records)}{MARKS[1]}{after}", encoding="utf-8")
 
 
 def document(records: Sequence[dict], wanted: int) -> str:

@@ -46,7 +46,7 @@ def versions(workspace: Workspace) -> Iterator[Finding]:
     if others:
         shown = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
         yield Finding("packages", "warning", f"differ from constraints.txt: {shown}",
-                      "pip install -c constraints.txt -e '.[dev,server]'")
+                      "pip install -c constraints.txt -e '.[dev,server,docs]'")
     elif not missing:
         text = f"{len(tested)} packages as tested" if tested else "no constraints.txt here to compare with"
         yield Finding("packages", "ok" if tested else "warning", text)

@@ -163,12 +163,13 @@ def test_a_cell_is_made_once_recorded_and_tabled(tmp_path, quick, monkeypatch):
 
     monkeypatch.setattr(cells, "make", None)  # a second call reads
     assert list(make_all([cell], tmp_path)) == [record]
-    (tmp_path / "README.md").write_text("a\n" + "\n".join(conformance_table.MARKS) + "\nb\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/recipes.md").write_text("a\n" + "\n".join(conformance_table.MARKS) + "\nb\n")
     conformance_table.write_tables([cell, Cell("kd", Problem("grid"))], tmp_path, root=tmp_path)
     document = (tmp_path / "docs/conformance.md").read_text()
     assert "1 of 2 cells" in document and f"{record['distance']:.4f}" in document
-    readme = (tmp_path / "README.md").read_text()
-    assert readme.startswith("a\n") and readme.endswith("b\n") and "| `kd` |" in readme
+    overview = (tmp_path / "docs/recipes.md").read_text()
+    assert overview.startswith("a\n") and overview.endswith("b\n") and "| `kd` |" in overview
     assert "met" in conformance_table.line(record)
 
 
