@@ -119,6 +119,7 @@ def test_the_tutorial_of_own_images(reader):
 
 def test_the_tutorial_of_an_own_teacher(reader):
     KINDS["sd"].save(reader.home / "models" / "teacher")
-    captioned(reader.home / "captions", 32, 24)
+    table = captioned(reader.home / "captions", 32, 24)
+    table.rename(table.with_name("captions.csv"))
     said = reader.follow("tutorials/own-teacher.md", reader.home)
     assert "StableDiffusionPipeline" in said and "encode" in said
