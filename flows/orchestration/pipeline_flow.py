@@ -16,11 +16,10 @@ import prefect.runtime
 from prefect import Flow, Task, flow, tags, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.client.schemas import FlowRun, State, TaskRun
-from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
-from fewstep.util.cores import cores
 from fewstep.util.errors import NotAvailable
+from flows.executors.engines import Engines
 from flows.executors.prefect_tasks import IN_PROCESS, prefect_tasks
 from flows.executors.transient_errors import is_transient
 from flows.orchestration.promotion_events import emit_of_run
@@ -71,15 +70,17 @@ class Session:
     failed_stage: str | None = None
     left_over: str | None = None
 
+    def __post_init__(self):
+        self._engines = Engines(self.settings)
+
     def run(self) -> None:
         """Runs the flow. Raises what the failing stage raised."""
         hook = [self.record_failure]
-        runner = ThreadPoolTaskRunner(max_workers=cores())
-        pipeline = flow(self.pipeline, name=NAME, flow_run_name="{run}", task_runner=runner, persist_result=False,
+        pipeline = flow(self.pipeline, name=NAME, flow_run_name="{run}", persist_result=False,
                         result_serializer="json", validate_parameters=False, on_failure=hook, on_crashed=hook,
                         on_cancellation=hook)
         ensure_automations()
-        with tags(TAG, f"host:{host_name()}"):
+        with self._engines, tags(TAG, f"host:{host_name()}"):
             pipeline(self.record.id)
 
     def pipeline(self, run: str) -> dict[str, dict]:
@@ -103,8 +104,8 @@ class Session:
         self.failed_stage = stage   # until it is done
         observer = Observers([self.observer, ReportArtifacts(self)])
         with working_on(stage=stage):
-            outcome = run_stage(self.workspace, stage, self.settings, observer=observer, execute=prefect_tasks(stage),
-                                run=self.record.id)
+            outcome = run_stage(self.workspace, stage, self.settings, observer=observer,
+                                execute=prefect_tasks(self._engines), run=self.record.id)
         self.failed_stage = None
         self.outcomes[stage] = outcome
         if isinstance(graph.stage(stage), RegisterStage) and outcome.state == "made":

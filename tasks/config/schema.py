@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from typing import Annotated, Any, Literal
 
@@ -261,11 +262,48 @@ class Register(Strict):
 warnings.filterwarnings("ignore", message='Field name "register".*shadows')
 
 
+class UnitResources(Strict):
+    """What an engine of several machines gives each unit: CPU cores, GPUs (null: with Ray one if there are any, with
+    Slurm what the partition gives), and how many units it does at once at most."""
+
+    cpus: Annotated[int, Field(ge=1, le=1024)] = 1
+    gpus: Annotated[int, Field(ge=0, le=64)] | None = None
+    most: Annotated[int, Field(ge=1, le=10_000)] = 64
+
+
 class Compute(Strict):
-    """With what it is computed; changes no byte. `processes`: that share the parts of a training batch (teacher.parts,
-    distill.parts); null: one for each GPU, without any one for each CPU core."""
+    """With what it is computed; changes no byte.
+
+    processes: that share the parts of a training batch (teacher.parts, distill.parts); null: one for each GPU, without
+    any one for each CPU core.
+    on: where the units of encode, trajectories, reference, baselines and evaluate are done: `local` (threads of the
+    run), `processes` (one for each GPU, without any one for each core), `ray` (the Ray cluster that this host belongs
+    to), `ray://HOST:PORT`, `slurm` or `slurm:PARTITION` (jobs by srun), or `command`; null: processes if there are
+    several GPUs, else local.
+    launch: for `command`, what starts `python -m tasks.unit` elsewhere and carries its standard input and output:
+    `kubectl run -i … -- python -m tasks.unit`, `docker run -i …`, `ssh HOST …`.
+    units: what each unit gets in a cluster.
+    """
 
     processes: Annotated[int, Field(ge=1, le=4096)] | None = None
+    on: str | None = None
+    launch: Annotated[str, Field(min_length=1)] | None = None
+    units: UnitResources = UnitResources()
+
+    @field_validator("on")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        known = r"local|processes|command|ray|ray://[^\s/:]+:\d+|slurm(:[\w.-]+)?"
+        if value is None or re.fullmatch(known, value):
+            return value
+        raise ValueError("expected local, processes, ray, ray://HOST:PORT, slurm, slurm:PARTITION or command, got "
+                         f"{value!r}")
+
+    @model_validator(mode="after")
+    def _launched(self) -> Compute:
+        if self.on == "command" and self.launch is None:
+            raise ValueError("on: command needs launch: what starts `python -m tasks.unit` elsewhere")
+        return self
 
 
 class Settings(Strict):

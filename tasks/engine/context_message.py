@@ -32,10 +32,21 @@ class ContextMessage(Strict):
     outside: dict[str, str]
     work: str
 
-    def context(self, stage: Stage, key: str, source: str, **more: Any) -> Context:
-        """The context that it tells of; `more`: of its further attributes. `source` names the settings in messages."""
+    @classmethod
+    def facts(cls, context: Context) -> dict[str, Any]:
+        """What these attributes are for a stage's context."""
+        return {
+            "stage": context.stage, "settings": context.settings.model_dump(mode="json"), "seed": context.seed,
+            "root": str(context.workspace.root), "work": str(context.work),
+            "inputs": {name: str(path) for name, path in context.inputs.items()},
+            "outside": {name: str(path) for name, path in context.outside.items()},
+        }  # fmt: skip
+
+    def context(self, stage: Stage, key: str, source: str, kind: type[Context] = Context, **more: Any) -> Context:
+        """The context that it tells of, as an instance of `kind`; `more`: of its further attributes. `source` names the
+        settings in messages."""
         inputs = {name: Path(folder) for name, folder in self.inputs.items()}
-        return Context(
+        return kind(
             stage=stage.name, key=key, settings=stage.parse(self.settings, source), seed=self.seed, inputs=inputs,
             manifests={name: manifests.load(folder) for name, folder in inputs.items()},
             outside={name: Path(path) for name, path in self.outside.items()}, work=Path(self.work),

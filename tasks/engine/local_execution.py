@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fewstep.util import workers
+from tasks.engine.unit_work import UnitWork
 
-Execute = Callable[[Callable[[str], None], list[str], bool], None]
-"""`execute(work, units, parallel)` calls `work` on every unit; `parallel`: whether several may run at once."""
+Execute = Callable[[UnitWork, list[str]], None]
+"""`execute(work, units)` has every one of these units of the work done, here or elsewhere."""
 
 
 def in_threads(count: int) -> Execute:
     """Run units one after another, or independent units in `count` threads with one torch thread each."""
 
-    def execute(work: Callable[[str], None], units: list[str], parallel: bool) -> None:
-        workers.in_threads(count if parallel else 1)(work, units)
+    def execute(work: UnitWork, units: list[str]) -> None:
+        workers.in_threads(count if work.stage.parallel else 1)(work, units)
 
     return execute

@@ -12,14 +12,13 @@ import os
 import time
 from collections.abc import Iterator
 
-from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.cores import cores
 from fewstep.util.errors import CorruptData, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomically
 from fewstep.util.source_code import Code
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
-from tasks.engine import graph, half_made, publish, stage_code
+from tasks.engine import graph, half_made, publish, stage_code, work_fingerprints
 from tasks.engine import manifest as manifests
 from tasks.engine.environment_fingerprint import fingerprint, versions
 from tasks.engine.events import Observer, Observers, Outcome
@@ -27,8 +26,8 @@ from tasks.engine.key_claim import Claim, Wanted, Watched, claimed
 from tasks.engine.local_execution import Execute, in_threads
 from tasks.engine.manifest import InputRecord, Manifest
 from tasks.engine.plan import PlanItem, Survey, stat_table
-from tasks.engine.shared_unit import run_unit
 from tasks.engine.stage_key import Identity, outside_digests, resolve
+from tasks.engine.unit_work import UnitWork
 from tasks.stages.base import Context, Stage
 from tasks.storage import remote_outputs
 from tasks.storage.code_state import keep_commit
@@ -214,9 +213,10 @@ class StageRun:
         if left:
             self.observer.stage_warned(stage.name, left)
         with claim.working_in(context.work):
-            prints = prepare(context)
+            prepare(context)
             half_made.note(context.work, identity)
             summary = run_units(stage, context, self.execute)
+            prints = work_fingerprints.noted(context.work)
         if outside_digests(stage, self.settings, self.workspace, self.table) != identity.given:
             changed = ", ".join(map(str, context.outside.values()))
             raise CorruptData(f"stage '{stage.name}': {changed} was changed during the run, so nothing was published",
@@ -274,28 +274,12 @@ class StageRun:
                 self.observer.stage_warned(self.stage.name, f"the report is here, and not kept everywhere: {error}")
 
 
-_FINGERPRINTS = "fewstep-fingerprints/1"
-
-
-def prepare(context: Context) -> list[dict]:
-    """Make the folders of a stage's work and note the machine; returns the fingerprints that the work was done under.
-
-    A second machine is worth a warning: equality bit for bit is claimed under one fingerprint.
-    """
+def prepare(context: Context) -> None:
+    """Make the folders of a stage's work and note the machine."""
     for folder in (context.out, context.scratch):
         folder.mkdir(parents=True, exist_ok=True)
     sweep_tree(context.work)
-    path, here = context.work / "fingerprints.json", fingerprint()
-    known = read_checked(path, _FINGERPRINTS)["known"] if path.exists() else []
-    if here not in known:
-        if known:
-            changed = ", ".join(f"{name} {known[-1].get(name)} → {here[name]}" for name in here
-                                if known[-1].get(name) != here[name])
-            context.warn(f"continued on another machine or with other libraries ({changed}): the result is valid, "
-                         "equality bit for bit with an undisturbed run is not claimed")
-        known.append(here)
-        write_checked(path, _FINGERPRINTS, {"known": known})
-    return known
+    work_fingerprints.note(context, fingerprint())
 
 
 def run_units(stage: Stage, context: Context, execute: Execute | None = None, measure: bool = True) -> dict:
@@ -304,8 +288,7 @@ def run_units(stage: Stage, context: Context, execute: Execute | None = None, me
     `measure`: whether durations, latency and memory are recorded.
     """
     begun = time.monotonic()
-    (execute or in_threads(context.workers))(lambda unit: run_unit(stage, context, unit), stage.units(context),
-                                             stage.parallel)
+    (execute or in_threads(context.workers))(UnitWork(stage, context), stage.units(context))
     result = stage.finish(context)
     if measure:
         context.record_cost({"seconds": round(time.monotonic() - begun, 3)})

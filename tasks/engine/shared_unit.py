@@ -47,13 +47,8 @@ class Message(ContextMessage):
 
     @classmethod
     def of(cls, context: Context, unit: str, size: int, meeting: Path) -> Message:
-        return cls(
-            stage=context.stage, key=context.key, settings=context.settings.model_dump(mode="json"), seed=context.seed,
-            root=str(context.workspace.root), inputs={name: str(path) for name, path in context.inputs.items()},
-            outside={name: str(path) for name, path in context.outside.items()}, work=str(context.work), unit=unit,
-            size=size, meeting=str(meeting), gradient_checkpointing=context.gradient_checkpointing,
-            ema_device=context.ema_device,
-        )  # fmt: skip
+        return cls(**ContextMessage.facts(context), key=context.key, unit=unit, size=size, meeting=str(meeting),
+                   gradient_checkpointing=context.gradient_checkpointing, ema_device=context.ema_device)  # fmt: skip
 
 
 def run_unit(stage: Stage, context: Context, unit: str) -> None:

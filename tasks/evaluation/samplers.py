@@ -1,7 +1,7 @@
 """Models ready for sampling, and how the samples of an examination are drawn from them."""
 
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -73,24 +73,18 @@ def baseline_draw(teacher: Denoiser, baseline: Baseline, seed: int) -> Draw:
     return draw
 
 
+def unfinished(context: Context[MeasureSettings], files: Mapping[str, Path]) -> list[str]:
+    """The units whose file is not there; progress is told in samples of all of them."""
+    left = [unit for unit, file in files.items() if not file.is_file()]
+    context.expect(len(files) * context.settings.samples, (len(files) - len(left)) * context.settings.samples)
+    return left
+
+
 def sample_unit(context: Context[MeasureSettings], examination: Examination, draw: Draw, path: Path,
-                files: Sequence[Path], accept: Callable[[Sampled], None]) -> None:  # fmt: skip
-    """Draws and observes the samples of one unit and writes them to `path`.
-
-    Args:
-        files: of all units; progress is told in samples of all of them.
-        accept: raises for samples that must not be kept.
-    """
-    samples = examination.plan.samples
-    drawn = 0
-
-    def report(count: int) -> None:
-        nonlocal drawn
-        drawn += count
-        finished = sum(file.is_file() for file in files)
-        context.progress(finished * samples + drawn, len(files) * samples)
-
-    sampled = collect(examination, draw, report)
+                accept: Callable[[Sampled], None]) -> None:  # fmt: skip
+    """Draws and observes the samples of one unit and writes them to `path`; `accept` raises for samples that must not
+    be kept."""
+    sampled = collect(examination, draw, context.advance)
     accept(sampled)
     write_atomically(path, pack(sampled))
 

@@ -7,9 +7,10 @@ all that imports it) are imported inside the methods that compute.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -73,8 +74,15 @@ class Context(Generic[S]):
 
     def __post_init__(self):
         self._lock = threading.Lock()
+        self._done, self._total, self._unit = 0, 0, "images"
         self._once: dict[Callable, Any] = {}
         self._making = threading.RLock()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other thread that works with this context is in such a block."""
+        with self._making:
+            yield
 
     def once(self, make: Callable[[Context[S]], T]) -> T:
         """`make(self)`, made at the first call; the threads that work with this context share it."""
@@ -99,6 +107,17 @@ class Context(Generic[S]):
         with self._lock:
             self.observer.stage_progress(self.stage, done, total, unit, metrics, step)
 
+    def expect(self, total: int, done: int = 0, unit: str = "images") -> None:
+        """Of `total` so many are done: from here on `advance` counts, in whatever thread or process a unit is done."""
+        with self._lock:
+            self._done, self._total, self._unit = done, total, unit
+
+    def advance(self, count: int) -> None:
+        """Tell the observer that `count` more are done."""
+        with self._lock:
+            self._done = min(self._done + count, self._total)
+            self.observer.stage_progress(self.stage, self._done, self._total, self._unit, None, None)
+
     def warn(self, text: str) -> None:
         """Tell the observer what a person should know and what does not stop the stage."""
         with self._lock:
@@ -121,7 +140,8 @@ class Stage(ABC, Generic[S, R]):
         outside: what it reads from outside the pipeline, where the settings bring that in.
         params: sections of params.yaml that decide the resolved settings; DVC watches them.
         in_dvc: whether the output is data that DVC versions.
-        parallel: whether units are independent of each other and may run at once.
+        parallel: whether units are independent of each other and may run at once in threads of one process.
+        apart: whether units may be done by other processes, each of which has the inputs and a folder of work.
         metrics: files of the output that `dvc metrics` shows.
         plots: definitions for `dvc plots`, by title.
     """
@@ -134,6 +154,7 @@ class Stage(ABC, Generic[S, R]):
     params: ClassVar[tuple[str, ...]] = ()
     in_dvc: ClassVar[bool] = True
     parallel: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
     plots: ClassVar[tuple[dict, ...]] = ()
 
@@ -158,7 +179,10 @@ class Stage(ABC, Generic[S, R]):
 
     @abstractmethod
     def units(self, context: Context[S]) -> list[str]:
-        """Names of the units of work that are not finished; a unit is what a kill can cost."""
+        """Names of the units of work that are not finished; a unit is what a kill can cost.
+
+        Where units count as they go (`Context.advance`), this says of how many (`Context.expect`).
+        """
 
     @abstractmethod
     def run_unit(self, context: Context[S], unit: str) -> None:

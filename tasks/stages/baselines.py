@@ -27,6 +27,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
     inputs = ("shard", "classifier", "encode", "teacher", "reference")
     params = ("seed", "evaluate")
     parallel = True
+    apart = True
 
     def resolve(self, settings: Settings) -> BaselinesSettings:
         return BaselinesSettings.of(settings.evaluate)
@@ -65,8 +66,9 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
 
     def units(self, context: Context[BaselinesSettings]) -> list[str]:
         from tasks.evaluation.baseline_plan import plan  # loads torch
+        from tasks.evaluation.samplers import unfinished
 
-        return [baseline.name for baseline in plan(context.settings) if not _file(context, baseline).is_file()]
+        return unfinished(context, {baseline.name: _file(context, baseline) for baseline in plan(context.settings)})
 
     def run_unit(self, context: Context[BaselinesSettings], unit: str) -> None:
         from tasks.evaluation.baseline_plan import plan, teacher_baseline  # loads torch
@@ -86,7 +88,7 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
 
         sample_unit(context, stage_examination(context, teacher.num_classes),
                     baseline_draw(teacher, baseline, context.settings.seed), _file(context, baseline),
-                    [_file(context, one) for one in everything], accept)  # fmt: skip
+                    accept)  # fmt: skip
 
     def finish(self, context: Context[BaselinesSettings]) -> BaselinesResult:
         from fewstep.util.torch_threads import threads  # loads torch

@@ -62,6 +62,7 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
     inputs = ("shard",)
     outside = ("encoders",)
     params = ("seed", "encode", "teacher")
+    apart = True
 
     def resolve(self, settings: Settings) -> EncodedTeacher | NothingToEncode:
         if settings.teacher.given is None:
@@ -81,20 +82,22 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
         encoding = _encoding(context)
         if encoding is None:
             return []
-        return [f"{kind}-{number:05d}" for kind, count in encoding.rows().items()
-                for number in range(-(-count // UNIT)) if number not in _loose(context, kind).find()]  # fmt: skip
+        rows, blocks = encoding.rows(), []
+        for kind, count in rows.items():
+            there = _loose(context, kind).find()
+            blocks += [(kind, number) for number in range(-(-count // UNIT)) if number not in there]
+        left = sum(min(UNIT, rows[kind] - number * UNIT) for kind, number in blocks)
+        context.expect(sum(rows.values()), sum(rows.values()) - left, "rows")
+        return [f"{kind}-{number:05d}" for kind, number in blocks]
 
     def run_unit(self, context: Context[EncodedTeacher | NothingToEncode], unit: str) -> None:
         """Encode one block."""
         from fewstep.data.records import encode_record  # loads torch
 
         kind, _, number = unit.rpartition("-")
-        encoding = _encoding(context)
-        tensors = encoding.block(kind, int(number) * UNIT, UNIT)
-        _loose(context, kind).write(int(number), encode_record(tensors))
-        total = encoding.rows()
-        done = {name: len(_loose(context, name).find()) for name in total}
-        context.progress(sum(min(done[name] * UNIT, total[name]) for name in total), sum(total.values()), "rows")
+        encoding, first = _encoding(context), int(number) * UNIT
+        _loose(context, kind).write(int(number), encode_record(encoding.block(kind, first, UNIT)))
+        context.advance(min(UNIT, encoding.rows()[kind] - first))
 
     def finish(self, context: Context[EncodedTeacher | NothingToEncode]) -> EncodeResult:
         """Pack the blocks and write what they are."""

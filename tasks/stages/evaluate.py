@@ -40,6 +40,7 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
     inputs = ("shard", "classifier", "encode", "teacher", "reference", "distill", "baselines")
     params = ("seed", "evaluate")
     parallel = True
+    apart = True
     metrics = (HEADLINE,)
     plots = (_curves("Distance to the reference", "fd_infinite"), _curves("Kernel distance", "kid"))
 
@@ -62,7 +63,9 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
                 )
 
     def units(self, context: Context[EvaluateSettings]) -> list[str]:
-        return [f"steps-{steps}" for steps in context.settings.counts if not _file(context, steps).is_file()]
+        from tasks.evaluation.samplers import unfinished  # loads torch
+
+        return unfinished(context, {f"steps-{steps}": _file(context, steps) for steps in context.settings.counts})
 
     def run_unit(self, context: Context[EvaluateSettings], unit: str) -> None:
         from tasks.evaluation.examination_setup import stage_examination  # loads torch
@@ -77,8 +80,7 @@ class EvaluateStage(Stage[EvaluateSettings, EvaluationResult]):
                 raise NonFinite(f"student: {share} of its samples with {cost} are NaN or infinite", role="student")
 
         sample_unit(context, stage_examination(context, student.denoiser.num_classes),
-                    student_draw(student, context.settings.seed, steps), _file(context, steps),
-                    [_file(context, one) for one in context.settings.counts], accept)  # fmt: skip
+                    student_draw(student, context.settings.seed, steps), _file(context, steps), accept)  # fmt: skip
 
     def finish(self, context: Context[EvaluateSettings]) -> EvaluationResult:
         from safetensors.torch import save_file  # loads torch

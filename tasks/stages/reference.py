@@ -73,6 +73,7 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
     inputs = ("shard", "encode", "teacher")
     params = ("seed", "teacher", "trajectories", "evaluate")
     parallel = True
+    apart = True
 
     def resolve(self, settings: Settings) -> DrawnReference | NothingToDraw:
         if settings.teacher.given is None:
@@ -102,8 +103,13 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
     def units(self, context: Found) -> list[str]:
         if not context.once(_needed):
             return []
-        return [f"{split}-{number:05d}" for split in SPLITS for number in _batches(context)
-                if number not in _loose(context, split).find()]  # fmt: skip
+        settings, left = context.settings, []
+        for split in SPLITS:
+            there = _loose(context, split).find()
+            left += [(split, number) for number in _batches(context) if number not in there]
+        samples = sum(min(settings.batch, settings.samples - number * settings.batch) for _, number in left)
+        context.expect(len(SPLITS) * settings.samples, len(SPLITS) * settings.samples - samples)
+        return [f"{split}-{number:05d}" for split, number in left]
 
     def run_unit(self, context: Found, unit: str) -> None:
         """Draw and decode one batch."""
@@ -129,9 +135,7 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
             raise NonFinite(f"teacher: {1 - float(fine.float().mean()):.1%} of its samples with {settings.solver} at "
                             f"{counted(settings.steps, 'step')} are NaN or infinite", role="teacher")  # fmt: skip
         _loose(context, split).write(int(number), encode_record({"image": to_stored(images), "prompt": asked}))
-        done = sum(len(_loose(context, name).find()) for name in SPLITS)
-        total = len(SPLITS) * settings.samples
-        context.progress(min(done * settings.batch, total), total)
+        context.advance(len(indices))
 
     def finish(self, context: Found) -> ReferenceResult:
         """Pack the batches as the shard stage packs images, and write whether there are any."""

@@ -89,7 +89,9 @@ class ShardStage(Stage[Data, ShardResult]):
         loose.sweep()
         _shape(context, source)
         done = loose.find()
-        return [f"{number:05d}" for number in _blocks(source) if number not in done]
+        blocks, images = [number for number in _blocks(source) if number not in done], len(source.items)
+        context.expect(images, images - sum(min(UNIT, images - number * UNIT) for number in blocks))
+        return [f"{number:05d}" for number in blocks]
 
     def run_unit(self, context: Context[Data], unit: str) -> None:
         """Decode one block; images that cannot be read are named in its metadata."""
@@ -114,8 +116,7 @@ class ShardStage(Stage[Data, ShardResult]):
         stack = torch.stack(images) if images else torch.zeros((1, channels, size, size), dtype=torch.uint8)
         label = torch.tensor([labels.get(item.label, -1) for item in kept] or [-1], dtype=torch.int64)
         _loose(context).write(number, encode_record({"image": stack, "label": label}, metadata))
-        done = len(_loose(context).find()) * UNIT
-        context.progress(min(done, len(source.items)), len(source.items))
+        context.advance(len(kept) + len(corrupt))
 
     def finish(self, context: Context[Data]) -> ShardResult:
         """Split and write the shards. StageFailed if too many images are corrupt or a split stays empty."""

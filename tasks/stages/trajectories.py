@@ -52,6 +52,7 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
     outside = ("recipe",)
     params = ("seed", "trajectories", "distill")
     parallel = True
+    apart = True
 
     def resolve(self, settings: Settings) -> NeededSet | NothingNeeded:
         needs = recipe_needs(settings)
@@ -79,13 +80,15 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
             return []
         writer = context.once(_OpenSet).writer()
         writer.sweep()
-        context.record_cost({"records_reused": len(writer.previous.records), "records_to_make": len(writer.missing())})
+        missing, settings = writer.missing(), context.settings
+        context.record_cost({"records_reused": len(writer.previous.records), "records_to_make": len(missing)})
+        context.expect(settings.count, max(0, settings.count - len(missing) * settings.record_size))
         return [f"{shard:05d}" for shard in writer.missing_shards()]
 
     def run_unit(self, context: Context[NeededSet | NothingNeeded], unit: str) -> None:
         """Make and pack one shard; records that are there already are kept."""
         opened = context.once(_OpenSet)
-        opened.writer().make_shard(opened.teacher, int(unit), opened.add)
+        opened.writer().make_shard(opened.teacher, int(unit), context.advance)
 
     def finish(self, context: Context[NeededSet | NothingNeeded]) -> TrajectoriesResult:
         """Verify every shard and write the set's description."""
@@ -97,7 +100,7 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
 
 
 class _OpenSet:
-    """What the threads of one process share: the teacher, whose weights nobody changes, and the count of samples."""
+    """What the threads of one process share: the set's plan, and the teacher, whose weights nobody changes."""
 
     def __init__(self, context: Context[NeededSet]):
         from fewstep.trajectories import plan_set  # loads transformers
@@ -110,7 +113,6 @@ class _OpenSet:
         self.plan = plan_set(denoiser, TrajectorySettings(**chosen), seed=context.seed,
                              teacher_digest=context.manifests["teacher"].digest,
                              prompts_digest=context.manifests["encode"].digest, code=CODE)  # fmt: skip
-        self.done = (self.plan.records - len(self.writer().missing())) * self.plan.settings.record_size
         self._denoiser: Denoiser = denoiser
         self._prepared: Denoiser | None = None
         self._lock = threading.Lock()
@@ -131,10 +133,3 @@ class _OpenSet:
             if self._prepared is None:
                 self._prepared = prepare(self._denoiser, self.plan)
             return self._prepared
-
-    def add(self, samples: int) -> None:
-        """Count samples that were made, and report them."""
-        with self._lock:
-            self.done += samples
-            total = self.plan.settings.count
-            self.context.progress(min(self.done, total), total)

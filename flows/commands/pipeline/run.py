@@ -34,6 +34,8 @@ from tasks.tracking.run_record import RunRecord
 from tasks.tracking.run_records import RunStore
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change params.yaml first.")]
+On = Annotated[str | None, typer.Option(metavar="ENGINE", help="Where units of work are done: local, processes, "
+                                        "ray, ray://HOST:PORT, slurm:PARTITION; as --set compute.on=ENGINE.")]
 Params = Annotated[Path | None, typer.Option(metavar="FILE", help="Take this file as params.yaml first.")]
 
 
@@ -53,6 +55,7 @@ def add(app: typer.Typer) -> None:
     def run(
         sets: Sets = None,
         params: Params = None,
+        on: On = None,
         isolated: bool = typer.Option(False, "--isolated", help="Leave this checkout alone: work in a git worktree of "
                                       "its present state, over the shared DVC cache."),
         accept: bool = typer.Option(False, "--accept", help="Keep results whose code alone has changed, where a short "
@@ -64,13 +67,14 @@ def add(app: typer.Typer) -> None:
     ) -> None:
         """Run the pipeline; what is done already is skipped, an unfinished run with these settings is continued."""
         workspace = Workspace.find()
+        sets = [*(sets or []), *([f"compute.on={on}"] if on else [])]
         if accept != (why is not None):
             raise SettingsError("--accept and --why go together: results are kept for a reason",
                                 hint="fewstep run --accept --why 'renamed a variable'")
         if why is not None:
             require_reason(why)
         if dry_run:
-            settings = _previewed(workspace, sets or [], params)
+            settings = _previewed(workspace, sets, params)
             items, networks = plan(workspace, settings), networks_at_start(workspace.root, settings)
 
             def show(out: Console) -> None:
@@ -82,9 +86,9 @@ def add(app: typer.Typer) -> None:
         if isolated and accept:
             raise SettingsError("--isolated leaves this checkout alone, --accept changes it: give one of them")
         if isolated:
-            _isolated(workspace, sets or [], params, as_json)
+            _isolated(workspace, sets, params, as_json)
         else:
-            answer = _here(workspace, sets or [], params, why, as_json)
+            answer = _here(workspace, sets, params, why, as_json)
             emit(answer.data, as_json, answer.show)
 
 

@@ -7,6 +7,7 @@ import time
 
 import typer
 
+from flows.executors.engines import Engines
 from flows.output import count, duration, emit, examples
 from flows.telemetry import json_log
 from flows.telemetry.log_view import LogView
@@ -59,8 +60,9 @@ def add(app: typer.Typer) -> None:
         graph.stage(name)
         settings = params_file.load(workspace.params)
         validate(workspace.root, settings)
-        with workspace_lock(workspace, f"stage {name}"):
-            outcome = run_stage(workspace, name, settings, observer=LogView() if json_log.asked() else Lines())
+        observer = LogView() if json_log.asked() else Lines()
+        with workspace_lock(workspace, f"stage {name}"), Engines(settings) as engines:
+            outcome = run_stage(workspace, name, settings, observer=observer, execute=engines.execute)
         answer = {"stage": name, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
                   "seconds": round(outcome.seconds, 3), "summary": outcome.manifest.summary,
                   "dvc_refused": outcome.dvc_refused}

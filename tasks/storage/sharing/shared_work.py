@@ -58,6 +58,14 @@ class Pointer(Strict):
     epoch: int
 
 
+def inside(path: str, source: str) -> PurePosixPath:
+    """A path that `source` names in a folder. Raises CorruptData for one that leads out of it."""
+    found = PurePosixPath(path)
+    if found.is_absolute() or ".." in found.parts:
+        raise CorruptData(f"{source} names a path outside of the folder: {path}")
+    return found
+
+
 class SharedWork:
     """The unfinished work on the key whose lease `keeper` keeps.
 
@@ -102,9 +110,7 @@ class SharedWork:
         target = work.with_name(f"{work.name}-fetch")
         discard(target, trash)
         for file in listing.files:
-            path = PurePosixPath(file.path)
-            if path.is_absolute() or ".." in path.parts:
-                raise CorruptData(f"{pointer.listing} names a path outside of the folder: {file.path}")
+            path = inside(file.path, pointer.listing)
             self.store.download(file.object, target / path)
             if sha256_file(target / path) != file.sha256:
                 raise CorruptData(f"{file.object} in the shared store differs from its hash")

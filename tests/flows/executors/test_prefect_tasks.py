@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from fewstep.util.torch_threads import one_thread_each
-from flows.executors.prefect_tasks import MOST_TASKS, _Work, grouped
+from flows.executors.prefect_tasks import MOST_TASKS, _Begun, grouped
 
 
 def test_many_units_share_tasks():
@@ -24,7 +24,7 @@ def test_no_unit_is_begun_after_an_error_that_stays():
             raise errors[unit]
 
     errors = {"a": ConnectionResetError(), "c": ValueError("bug")}
-    work = _Work(run_unit)
+    work = _Begun(run_unit)
     with pytest.raises(ConnectionResetError):
         work.run_units("", ["a", "b"])
     assert work.run_units("", ["b"]) == 1
@@ -41,7 +41,7 @@ def test_units_side_by_side_compute_with_one_thread_each():
     torch.set_num_threads(2)
     try:
         with one_thread_each() as begin:
-            work = _Work(lambda unit: counts.append(torch.get_num_threads()))
+            work = _Begun(lambda unit: counts.append(torch.get_num_threads()))
             work.begin = begin
             threads = [threading.Thread(target=work.run_units, args=("", [name])) for name in "ab"]
             for thread in threads:

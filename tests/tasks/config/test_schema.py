@@ -196,6 +196,9 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "image": "registry.example.org/team/fewstep", "namespace": "team", "bucket": "store", "region": "us-west-2",
         "database_host": "db.example.com", "pool": "slow", "workers": 9, "storage_gib": 9, "grace_seconds": 999,
         "worker.gpus": 8, "worker.cpus": 9, "worker.memory_gib": 9, "worker.disk_gib": 99}.items()},
+    "compute.on": ("processes", ""),            # changes no byte, like what follows: flows.executors
+    "compute.launch": ("ssh node python -m tasks.unit", ""),
+    "compute.units.cpus": (2, ""), "compute.units.gpus": (1, ""), "compute.units.most": (2, ""),
     "distill.checkpoint_images": (64, ""),      # changes no byte: Context.checkpoint_images
     "distill.ema_device": ("cpu", ""),          # changes no byte: Context.ema_device
     "distill.gradient_checkpointing": (True, ""),   # changes no byte, but for forward derivatives: see below

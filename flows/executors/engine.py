@@ -1,0 +1,127 @@
+"""What an engine is, and the one that is this process itself."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from fewstep.util.errors import StageFailed, from_json
+from tasks.engine.events import told_of_unit
+from tasks.engine.unit_work import UnitMessage, UnitWork
+
+
+class Lost(Exception):
+    """The process that did a unit has ended before it; the message says how."""
+
+
+class Engine(ABC):
+    """Does units of work. Used as a context manager: at its end whatever it has started has ended.
+
+    Attributes:
+        far: whether who does a unit may not see this disk.
+        attempts: at a unit whose process is lost. What a unit itself raises is not tried again.
+    """
+
+    far = True
+    attempts = 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """How many units it does at once."""
+
+    def run(self, work: UnitWork, unit: str) -> None:
+        """Do one unit; up to `width` threads call this at once. Raises what the unit raises, StageFailed where its
+        process is lost."""
+        with told_of_unit(work.context.observer, work.stage.name, unit):
+            self._until_done(work, work.message(unit, far=self.far))
+
+    def _until_done(self, work: UnitWork, message: UnitMessage) -> None:
+        for attempt in range(1, self.attempts + 1):
+            counted = Counted(work)
+            try:
+                return self.attempt(counted, message)
+            except Lost as lost:
+                said = f"the process that did unit {message.unit} of stage '{work.stage.name}' {lost}"
+                if attempt == self.attempts:
+                    times = f" ({attempt} attempts)" if attempt > 1 else ""
+                    raise StageFailed(said + times, hint="finished units are kept; the next start does the others"
+                                      ) from None
+                counted.take_back()
+                work.context.warn(f"{said}; the unit is done again")
+
+    @abstractmethod
+    def attempt(self, work: Hearer, message: UnitMessage) -> None:
+        """Have a process do the unit, and take in what it tells of it. Raises what the unit raises, and Lost."""
+
+    @contextlib.contextmanager
+    def side_by_side(self) -> Iterator[Callable[[], None]]:
+        """Around units that are done at once; each thread calls what this yields before its first one."""
+        yield lambda: None
+
+    def close(self) -> None:  # noqa: B027 (an engine that starts nothing has nothing to end)
+        """End what was started."""
+
+
+class Threads(Engine):
+    """Threads of this process, which compute with one thread each where they are several."""
+
+    def __init__(self, width: int):
+        self._width = width
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    @contextlib.contextmanager
+    def side_by_side(self) -> Iterator[Callable[[], None]]:
+        from fewstep.util.torch_threads import one_thread_each  # torch
+
+        with one_thread_each() as begin:
+            yield begin
+
+    def run(self, work: UnitWork, unit: str) -> None:
+        work(unit)
+
+    def attempt(self, work: Hearer, message: UnitMessage) -> None:
+        raise AssertionError("a unit of this process is no message")
+
+
+class Hearer(Protocol):
+    """Takes in what a unit tells: a `UnitWork`, or what passes on to one."""
+
+    def hear(self, event: dict[str, Any]) -> None: ...
+
+
+class Counted:
+    """Work that hears events, and can take back what it counted of a unit that will be done again."""
+
+    def __init__(self, work: UnitWork):
+        self._work, self._done = work, 0
+
+    def hear(self, event: dict[str, Any]) -> None:
+        self._done += event.get("advance", 0)
+        self._work.hear(event)
+
+    def take_back(self) -> None:
+        self._work.context.advance(-self._done)
+
+
+def heard(work: Hearer, event: dict[str, Any]) -> bool:
+    """Take in an event of `tasks.unit`; whether the unit is done. Raises the error that it tells of."""
+    if "error" in event:
+        raise from_json(event["error"])
+    if event.get("done"):
+        return True
+    work.hear(event)
+    return False

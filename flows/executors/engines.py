@@ -1,0 +1,62 @@
+"""The engine that `compute.on` names, opened when a stage first has units for it, and kept until the run ends."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+
+from fewstep.util.cores import cores
+from fewstep.util.workers import in_threads
+from flows.executors.engine import Engine, Threads
+from tasks.config.schema import Settings
+from tasks.engine.unit_work import UnitWork
+
+
+class Engines(contextlib.AbstractContextManager):
+    """The engines of one run: what cannot be done apart is done by threads of this process."""
+
+    def __init__(self, settings: Settings):
+        self._compute, self._stack = settings.compute, contextlib.ExitStack()
+        self._threads, self._chosen = Threads(settings.trajectories.workers or cores()), None
+
+    def __exit__(self, *of) -> None:
+        self._stack.close()
+
+    def execute(self, work: UnitWork, units: list[str]) -> None:
+        """Have all these units done, on as many threads as their engine is wide (an `Execute` without Prefect)."""
+        if units:   # no engine is opened for nothing
+            engine = self.of(work)
+            in_threads(engine.width)(partial(engine.run, work), units)
+
+    def of(self, work: UnitWork) -> Engine:
+        """Who does the units of this work."""
+        if work.stage.apart:
+            if self._chosen is None:
+                self._chosen = self._stack.enter_context(self._open())
+            if self._chosen is not self._threads:
+                return self._chosen
+        return self._threads if work.stage.parallel else Threads(1)
+
+    def _open(self) -> Engine:
+        """The engine that `compute.on` names; each is imported where it is wanted alone."""
+        kind, _, rest = (self._compute.on or _default()).partition(":")
+        if kind == "local":
+            return self._threads
+        if kind == "ray":
+            from flows.executors.ray_cluster import RayCluster
+
+            return RayCluster(self._compute.on, self._compute.units)
+        from flows.executors import processes
+
+        if kind == "slurm":
+            return processes.by_slurm(rest or None, self._compute.units)
+        if kind == "command":
+            return processes.by_command(self._compute.launch, self._compute.units)
+        return processes.Processes()
+
+
+def _default() -> str:
+    """Threads share one GPU, or the cores; several GPUs take a process each."""
+    import torch  # whoever has units to be done has loaded it
+
+    return "processes" if torch.cuda.device_count() > 1 else "local"

@@ -1,0 +1,167 @@
+"""Units in processes that this one starts and talks to by pipes: on this machine, or wherever a command starts them.
+
+Each does unit after unit. `srun`, `kubectl run -i`, `docker run -i` and `ssh` carry the pipes of what they start, so a
+cluster needs nothing of ours but a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from typing import IO
+
+from fewstep.util.cores import cores
+from fewstep.util.errors import SettingsError
+from flows.executors.engine import Engine, Hearer, Lost, heard
+from tasks.config.schema import UnitResources
+from tasks.engine.unit_work import UnitMessage
+from tasks.storage.workspace import source_path
+
+UNIT = ("-m", "tasks.unit")
+
+
+class Processes(Engine):
+    """Processes that are started as they are needed, and kept until the run ends: here one for each GPU, without any
+    one for each core."""
+
+    far = False
+
+    def __init__(self):
+        self._free: queue.LifoQueue[int] = queue.LifoQueue()
+        self._running: dict[int, UnitProcess] = {}
+        for place in reversed(range(self.width)):
+            self._free.put(place)
+
+    @cached_property
+    def _gpus(self) -> list[str]:
+        """What CUDA_VISIBLE_DEVICES calls each GPU that this process may use."""
+        import torch  # whoever has units to be done has loaded it
+
+        count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        return given.split(",")[:count] if given else [str(number) for number in range(count)]
+
+    @property
+    def width(self) -> int:
+        return len(self._gpus) or cores()
+
+    def _start(self, place: int) -> UnitProcess:
+        gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place]} if self._gpus else {}
+        return UnitProcess([sys.executable, *UNIT], gpu)
+
+    def attempt(self, work: Hearer, message: UnitMessage) -> None:
+        place = self._free.get()
+        try:
+            process = self._running.get(place)
+            if process is None or not process.alive:
+                process = self._running[place] = self._start(place)
+            process.do(work, message)
+        finally:
+            self._free.put(place)
+
+    def close(self) -> None:
+        for process in self._running.values():
+            process.end()
+        self._running.clear()
+
+
+class Launched(Processes):
+    """Processes elsewhere, which `command` starts: what it starts must be `python -m tasks.unit` of this code, and it
+    must carry its standard input and output.
+
+    What such a process does not see of this disk goes through the store that hosts share.
+    """
+
+    far = True
+    attempts = 3
+
+    def __init__(self, command: Sequence[str], most: int):
+        self._command, self._most = list(command), most
+        super().__init__()
+
+    @property
+    def width(self) -> int:
+        return self._most
+
+    def _start(self, place: int) -> UnitProcess:
+        try:
+            return UnitProcess(self._command, {})
+        except OSError as error:
+            raise SettingsError(f"{self._command[0]}: {error.strerror}; it is to start the processes that do units",
+                                hint="see compute.on and compute.launch in params.yaml") from None
+
+
+def by_slurm(partition: str | None, units: UnitResources) -> Launched:
+    """Processes on the nodes of a Slurm cluster, each a job of its own, of the Python of this process on a disk that
+    nodes share."""
+    command = ["srun", "--quiet", "--job-name=fewstep-units", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1",
+               f"--cpus-per-task={units.cpus}"]
+    command += [f"--partition={partition}"] if partition else []
+    command += [f"--gpus={units.gpus}"] if units.gpus else []
+    return Launched([*command, sys.executable, *UNIT], units.most)
+
+
+def by_command(launch: str, units: UnitResources) -> Launched:
+    """Processes that a command of the user's starts, given as in a shell."""
+    return Launched(shlex.split(launch), units.most)
+
+
+class UnitProcess:
+    """One `python -m tasks.unit`, started by `command` with `more` in its environment."""
+
+    def __init__(self, command: Sequence[str], more: dict[str, str]):
+        environment = {**os.environ, "PYTHONPATH": source_path(os.environ), **more}
+        environment.pop("PYTHONSAFEPATH", None)
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        # a process group of its own: Ctrl-C in the terminal is for the run, which ends it; so does the run's death, as
+        # its input ends then
+        self._child = subprocess.Popen(
+            command, env=environment, process_group=0, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)  # fmt: skip
+
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def do(self, work: Hearer, message: UnitMessage) -> None:
+        """Have it do a unit, and take in what it tells of it. Raises Lost when it has ended before the unit."""
+        with contextlib.suppress(BrokenPipeError):      # it has ended: its output has, too
+            self._child.stdin.write(message.model_dump_json() + "\n")
+            self._child.stdin.flush()
+        for line in self._child.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:      # what starts it may say something itself
+                self._said.write(line.encode())
+                continue
+            if heard(work, event):
+                return
+        raise Lost(self._death())
+
+    def _death(self) -> str:
+        code = self._child.wait()
+        self._said.seek(0)
+        words = self._said.read().decode(errors="replace").strip().splitlines()
+        last = f": {words[-1]}" if words else ""
+        return (f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}") + last
+
+    def end(self) -> None:
+        """Ends it: here at once, elsewhere by what started it, which hears of it by its input's end too."""
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
+        self._child.terminate()
+        try:
+            self._child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child.stdout.close()
+        self._said.close()

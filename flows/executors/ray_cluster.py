@@ -1,0 +1,143 @@
+"""Units as tasks of a Ray cluster. Nodes get the code of this process; what it imports must be installed on them.
+
+A node that sees the run's folder works in it. Another finds what a unit needs in the store that hosts share, and leaves
+there what it made (tasks.engine.unit_exchange); its credentials are its own environment's.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
+from fewstep.util.source_code import ROOT
+from flows.executors.engine import Engine, Hearer, Lost, heard
+from tasks.config.schema import UnitResources
+from tasks.engine.unit_work import UnitMessage
+
+if TYPE_CHECKING:
+    from tasks.unit import Units
+
+_CODE = ("fewstep", "tasks", "flows", "infra")
+_PAUSE = 0.5    # seconds between two looks at what a unit tells
+
+
+class RayCluster(Engine):
+    """The cluster at `address`: `ray://HOST:PORT`, or `ray` for the one that this host belongs to (or RAY_ADDRESS).
+
+    Raises SettingsError without Ray, NotAvailable without the cluster.
+    """
+
+    attempts = 3
+
+    def __init__(self, address: str, units: UnitResources):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+        except ImportError:
+            raise SettingsError(f"compute.on is {address}, and Ray is not installed",
+                                hint="pip install 'fewstep[ray]', on every node too") from None
+        self._ray = ray
+        modules = [str(ROOT / name) for name in _CODE if (ROOT / name).is_dir()]
+        try:
+            ray.init("auto" if address == "ray" else address, runtime_env={"py_modules": modules}, log_to_driver=False,
+                     logging_level=logging.ERROR)
+        except (ConnectionError, ray.exceptions.RayError) as error:
+            raise NotAvailable(f"no Ray cluster answers at {address}: {_first_line(error)}",
+                               hint="`ray status` on a node of it says how it is") from error
+        there = ray.cluster_resources()
+        gpus = min(1, int(there.get("GPU", 0))) if units.gpus is None else units.gpus
+        wanted = {name: amount for name, amount in (("CPU", units.cpus), ("GPU", gpus)) if amount}
+        self._width = min([units.most, *(int(there.get(name, 0) // amount) for name, amount in wanted.items())])
+        if self._width < 1:
+            self.close()
+            raise SettingsError(f"a unit asks for {units.cpus} CPUs and {gpus} GPUs, the Ray cluster at {address} has "
+                                f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}", hint="change compute.units")
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False)    # what listens must not be lost with a node
+        self._ear = ray.remote(Ear).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._do = ray.remote(do_unit).options(num_cpus=units.cpus, num_gpus=gpus, max_retries=0)
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def attempt(self, work: Hearer, message: UnitMessage) -> None:
+        errors = self._ray.exceptions
+        try:
+            self._attempt(work, message.model_dump_json())
+        except (errors.WorkerCrashedError, errors.NodeDiedError) as lost:
+            raise Lost(f"was lost, or its node: {_first_line(lost)}") from lost
+        except errors.RayError as error:
+            raise StageFailed(f"Ray did not do unit {message.unit}: {_first_line(error)}",
+                              hint="finished units are kept; `ray status` says how the cluster is") from error
+
+    def _attempt(self, work: Hearer, message: str) -> None:
+        ray, call = self._ray, secrets.token_hex(8)
+        result = self._do.remote(message, self._ear, call)
+        try:
+            over = False
+            while not over:
+                over = bool(ray.wait([result], timeout=_PAUSE)[0])
+                end = ray.get(result) if over else {}
+                for event in ray.get(self._ear.take.remote(call)):
+                    heard(work, event)
+            heard(work, end)
+        except BaseException:
+            ray.cancel(result, force=True)
+            raise
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+class Ear:
+    """An actor beside the run: keeps what units tell until the run asks."""
+
+    def __init__(self):
+        self._events: dict[str, list[dict]] = collections.defaultdict(list)
+
+    def tell(self, call: str, event: dict[str, Any]) -> None:
+        self._events[call].append(event)
+
+    def take(self, call: str) -> list[dict[str, Any]]:
+        """What was told since it was last asked."""
+        return self._events.pop(call, [])
+
+
+def do_unit(message: str, ear: Any, call: str) -> dict[str, Any]:
+    """A task of Ray: does the unit, and returns how it ended. The processes of a node keep what units share."""
+    import ray
+
+    from tasks.engine.unit_work import UnitMessage
+    from tasks.unit import done
+
+    told, end = [], {}
+
+    def tell(event: dict[str, Any]) -> None:
+        if "done" in event or "error" in event:
+            end.update(event)
+        else:
+            told.append(ear.tell.remote(call, event))
+
+    done(_units(), UnitMessage.model_validate_json(message), tell)
+    ray.get(told)       # all of it has arrived
+    return end
+
+
+_KEPT: list[Units] = []
+
+
+def _units() -> Units:
+    from tasks.unit import Units
+
+    if not _KEPT:
+        _KEPT.append(Units())
+    return _KEPT[0]

@@ -1,0 +1,57 @@
+"""Units on a real Ray cluster of two nodes: the bytes of threads, and a node that is killed costs its units alone."""
+
+import os
+
+import pytest
+
+from fewstep.util.errors import NotAvailable, SettingsError
+from flows.executors.engine import Threads
+from flows.executors.ray_cluster import RayCluster
+from tasks.config.schema import UnitResources
+from tests.flows.executors.ray_nodes import ray_nodes
+from tests.flows.executors.test_unit_engines import do, work_of, world  # noqa: F401 (a fixture)
+
+pytest.importorskip("ray", reason="Ray is an optional extra")
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with ray_nodes(environment) as started:
+        started.start(1)
+        started.second = started.start(1)
+        started.wait(2)
+        yield started
+
+
+def test_a_node_that_is_killed_costs_its_units_alone(world, nodes, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    threads = do(Threads(1), work_of(world, "trajectories", "ray-threads"))
+    told = world.listener.progress[:]
+    with RayCluster("ray", UnitResources()) as cluster:
+        assert cluster.width == 2
+        assert do(cluster, work_of(world, "trajectories", "ray")) == threads
+        assert world.listener.progress[-1] == told[-1] and not world.listener.warnings
+
+        work = work_of(world, "trajectories", "ray-killed")
+        kill = [nodes.second]
+        assert nodes.freeze_workers(nodes.second)   # so that it is in the middle of a unit then
+
+        def advance(count: int) -> None:
+            if kill:
+                nodes.kill(kill.pop())      # when the other node has made its first record
+            counted(count)
+
+        counted, work.context.advance = work.context.advance, advance
+        assert do(cluster, work) == threads
+        assert world.listener.progress[-1] == told[-1]
+        assert [text for text in world.listener.warnings if "was lost with its node or process" in text]
+    asks = "a unit asks for 64 CPUs and 0 GPUs, the Ray cluster at ray has [12] and 0"
+    with pytest.raises(SettingsError, match=asks):
+        RayCluster("ray", UnitResources(cpus=64))
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.9:1")
+    with pytest.raises(NotAvailable, match="no Ray cluster answers at ray: "):
+        RayCluster("ray", UnitResources())

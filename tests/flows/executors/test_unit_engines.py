@@ -1,0 +1,174 @@
+"""Units of a stage done apart from the run: the bytes of its own threads, the errors and the ends of any process."""
+
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewstep.util.config import parse
+from fewstep.util.errors import NonFinite, SettingsError, StageFailed
+from flows.executors.engine import Engine, Threads
+from flows.executors.engines import Engines
+from flows.executors.processes import Processes
+from tasks.config.schema import Settings
+from tasks.engine import graph
+from tasks.engine.runner import prepare
+from tasks.engine.unit_work import UnitWork
+from tests.tasks.stages.evaluation_world import EVALUATE, World, contents
+
+SETTINGS = {
+    "teacher": {"images": 320, "batch": 32, "channels": [8], "parts": 1,
+                "check": {"samples": 64, "steps": 4, "max_distance_ratio": 1000}},
+    "trajectories": {"count": 40, "steps": 2, "record_size": 4, "records_per_shard": 2},
+    "distill": {"recipe": "kd"}, "evaluate": {**EVALUATE, "samples": 64, "classifier": {"images": 640}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    torch.set_num_threads(1)
+    made = World(tmp_path_factory.mktemp("engines"))
+    made.settings = parse(Settings, SETTINGS, "test")
+    for stage in ("shard", "teacher", "classifier"):
+        made.run(stage)
+    return made
+
+
+@pytest.fixture
+def processes():
+    with Processes() as engine:
+        yield engine
+    assert not children(), "its processes end with it"
+
+
+def children() -> list[int]:
+    """Process ids of the unit processes of this one."""
+    found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()
+            if b"tasks.unit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def work_of(world: World, stage: str, work: str) -> UnitWork:
+    context = world.context(stage, work)
+    world.listener.progress.clear()
+    world.listener.warnings.clear()
+    graph.stage(stage).check(context)
+    prepare(context)
+    return UnitWork(graph.stage(stage), context)
+
+
+def do(engine: Engine, work: UnitWork) -> dict[str, bytes]:
+    """Does what is left of the work, as a flow does: on as many threads as the engine is wide."""
+    units = work.stage.units(work.context)
+    with ThreadPoolExecutor(engine.width) as pool, engine.side_by_side() as begin:
+        list(pool.map(lambda unit: (begin(), engine.run(work, unit)), units))
+    work.stage.finish(work.context)
+    return contents(work.context.out)
+
+
+@pytest.mark.parametrize("stage", ["trajectories", "baselines"])
+def test_processes_make_the_bytes_of_threads_and_tell_the_same_progress(stage, world, processes):
+    by_threads = do(Threads(2), work_of(world, stage, f"{stage}-threads"))
+    told = world.listener.progress[:]
+    assert do(processes, work_of(world, stage, f"{stage}-processes")) == by_threads
+    assert sorted(world.listener.progress) == sorted(told) and told[-1][0] == told[-1][1]
+    assert 1 <= len(children()) <= processes.width and not world.listener.warnings
+
+
+def test_a_process_that_is_killed_is_named_and_costs_its_unit_alone(world, processes):
+    alone = do(Threads(1), work_of(world, "trajectories", "undisturbed"))
+    work = work_of(world, "trajectories", "killed")
+    first, second, *_ = work.stage.units(work.context)
+    processes.run(work, first)
+    for child in children():
+        os.kill(child, signal.SIGSTOP)      # it will be in the middle of the next unit
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(processes.run, work, second)
+        for child in children():
+            os.kill(child, signal.SIGKILL)
+        with pytest.raises(StageFailed, match=f"did unit {second} of stage 'trajectories' was ended by SIGKILL"):
+            future.result()
+    again = work_of(world, "trajectories", "killed")
+    assert first not in again.stage.units(again.context) and second in again.stage.units(again.context)
+    assert do(processes, again) == alone
+
+
+def test_what_a_unit_raises_there_is_raised_here(world, processes, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    broken = World(tmp_path)
+    broken.settings = world.settings
+    broken.publish("teacher", world.folder("teacher"))
+    weights = next(broken.folder("teacher").rglob("*.safetensors"))
+    save_file({name: tensor * float("nan") for name, tensor in load_file(weights).items()}, weights)
+    work = work_of(broken, "trajectories", "nan")
+    with pytest.raises(NonFinite, match="teacher"):
+        processes.run(work, work.stage.units(work.context)[0])
+    assert [process.alive for process in processes._running.values()] == [True], "an error of a unit ends no process"
+
+
+SRUN = """#!{python}
+import os, sys
+command = [word for word in sys.argv[1:] if not word.startswith("--")]
+open({log!r}, "a").write(" ".join(sys.argv[1:]) + "\\n")
+print("srun: job 7 queued", flush=True)     # as some versions do on standard output
+os.execv(command[0], command)
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Path:
+    """A `srun` that runs what it is given on this machine; returns the file with the options it was called with."""
+    script, log = tmp_path / "bin" / "srun", tmp_path / "srun.log"
+    script.parent.mkdir()
+    script.write_text(SRUN.format(python=sys.executable, log=str(log)))
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    return log
+
+
+def test_jobs_of_slurm_do_units_and_one_that_is_lost_is_started_again(world, slurm):
+    alone = do(Threads(1), work_of(world, "trajectories", "slurm-threads"))
+    with Engines(Settings(compute={"on": "slurm:gpu", "units": {"cpus": 2, "gpus": 1, "most": 1}})) as engines:
+        work = work_of(world, "trajectories", "slurm")
+        engine = engines.of(work)
+        first, second, *_ = work.stage.units(work.context)
+        engine.run(work, first)
+        (child,) = children()
+        os.kill(child, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(engine.run, work, second)
+            os.kill(child, signal.SIGKILL)
+            future.result()     # by another job
+        assert ["was ended by SIGKILL" in text for text in world.listener.warnings] == [True]
+        assert do(engine, work_of(world, "trajectories", "slurm")) == alone
+    assert not children()
+    options = slurm.read_text().splitlines()
+    assert len(options) == 2 and {"--partition=gpu", "--cpus-per-task=2", "--gpus=1"} <= set(options[0].split())
+
+
+def test_a_command_that_starts_no_process_is_named(world, tmp_path):
+    work = work_of(world, "trajectories", "command")
+    unit = work.stage.units(work.context)[0]
+    with Engines(Settings(compute={"on": "command", "launch": f"{tmp_path}/none -i"})) as engines, \
+            pytest.raises(SettingsError, match="none: No such file or directory"):
+        engines.of(work).run(work, unit)
+    fails = "sh -c 'echo no node is free >&2; exit 3'"
+    with Engines(Settings(compute={"on": "command", "launch": fails})) as engines, \
+            pytest.raises(StageFailed, match=r"ended with code 3: no node is free \(3 attempts\)"):
+        engines.of(work).run(work, unit)
+
+
+def test_what_cannot_be_done_apart_stays_in_this_process(world):
+    with Engines(Settings(compute={"on": "processes"})) as engines:
+        assert isinstance(engines.of(work_of(world, "trajectories", "a")), Processes)
+        assert engines.of(work_of(world, "teacher", "b")).width == 1
+        assert isinstance(engines.of(work_of(world, "shard", "c")), Threads)
+    with Engines(Settings(trajectories={"workers": 3})) as engines:     # one GPU at most
+        chosen = engines.of(work_of(world, "trajectories", "d"))
+        assert isinstance(chosen, Threads) and chosen.width == 3
+        assert engines.of(work_of(world, "encode", "e")).width == 1
