@@ -101,7 +101,7 @@ SEAMS = {  # outside system: files and folders that may import it
     "boto3": ("tasks/storage/object_store.py",), "botocore": ("tasks/storage/object_store.py",),
     "opentelemetry": ("flows/telemetry/otel_providers.py", "flows/telemetry/otel_observer.py",
                       "flows/telemetry/otel_served.py"),
-    "prefect": ("flows/",), "ray": ("flows/",),
+    "prefect": ("flows/",), "ray": ("flows/executors/ray_cluster.py",),
 }  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def test_each_outside_system_is_imported_at_one_seam():
                 assert file.startswith(SEAMS[package]), f"{file} imports {name}"
                 users[package].add(next(seam for seam in SEAMS[package] if file.startswith(seam)))
     unused = {(package, seam) for package, seams in SEAMS.items() for seam in seams if seam not in users[package]}
-    assert unused == {("ray", "flows/")}, "a seam that nothing passes is no seam"
+    assert not unused, "a seam that nothing passes is no seam"
 
 
 def test_nothing_is_ever_unpickled():
