@@ -85,7 +85,11 @@ def own_samples(project: Project, images: dict[str, list[Image.Image]]) -> torch
     family = student.denoiser.family
     student.denoiser.take(table_of(pipe, family, TEXTS, images=images, seeds=[5, 6]))
     shape = student.denoiser.sample_shape
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6)])
+    sources = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    if "Upscale" in family.pipeline:    # it draws the noise of the small image first
+        for source in sources:
+            torch.randn((3, *family.images.size), generator=source)
+    noise = torch.stack([torch.randn(shape, generator=source) for source in sources])
     return Codec(pipe, family).decode(student.sample(noise, condition=torch.arange(2))) / 2 + 0.5
 
 
