@@ -108,8 +108,8 @@ def _limit(models: Sequence[Measured]) -> list[str]:
     if best.frechet[0] - teacher.frechet[0] > teacher.frechet[1] + best.frechet[1]:
         return []
     return ["", f"In {STUDENT_STEPS} evaluations {best.name}, is as close to real pictures ({_with_error(best)}) as "
-            f"the teacher at its full steps ({_with_error(teacher)}): in FD these pictures leave a student nothing to be "
-            "ahead in, and by how much it can be as good is what the table shows."]  # fmt: skip
+            f"the teacher at its full steps ({_with_error(teacher)}): in FD these pictures leave a student nothing to "
+            "be ahead in, and how near it comes is what the table shows."]  # fmt: skip
 
 
 def _with_error(one: Measured) -> str:
