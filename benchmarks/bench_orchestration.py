@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from benchmarks import measure
@@ -26,12 +25,6 @@ for stage in graph.IN_DVC:
 ADDED, NOTHING = 30.0, 5.0      # seconds that the two may take at most
 
 
-def timed(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def bare(project: Project) -> None:
     """All stages in one process: no flow, no DVC, no MLflow, no registration."""
     subprocess.run([sys.executable, "-c", BARE], cwd=project.folder, env=project.environment(), check=True,
@@ -43,9 +36,9 @@ def main(arguments: list[str] | None = None) -> dict:
     options = measure.parser(__doc__.splitlines()[0]).parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         alone, whole = Project(Path(folder, "alone"), TINY), Project(Path(folder, "whole"), TINY)
-        seconds = {"stages alone": timed(lambda: bare(alone)),
-                   "fewstep run": timed(lambda: whole.check("run", timeout=600))}
-        nothing = [timed(lambda: whole.check("run")) for _ in range(options.rounds)]
+        seconds = {"stages alone": measure.seconds_of(lambda: bare(alone)),
+                   "fewstep run": measure.seconds_of(lambda: whole.check("run", timeout=600))}
+        nothing = [measure.seconds_of(lambda: whole.check("run")) for _ in range(options.rounds)]
     added = seconds["fewstep run"] - seconds["stages alone"]
     idle = statistics.median(nothing)
     rows = [("Prefect, DVC, MLflow and registration add", added, ADDED), ("a run with nothing to do", idle, NOTHING)]

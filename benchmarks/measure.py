@@ -34,6 +34,13 @@ def take_turns(
     return found
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    """That `work` takes, waiting included."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def rates(times: dict[str, list[float]], amounts: dict[str, int]) -> dict[str, list[float]]:
     """Amounts per second of every variant in every round."""
     return {name: [amounts[name] / value for value in values] for name, values in times.items()}

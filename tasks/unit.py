@@ -77,6 +77,7 @@ class _Work:
     def __init__(self, message: UnitMessage):
         self.of, self.stage, self.key = message.work_of, graph.stage(message.stage), message.key
         self._stack, self._store, self._sent = contextlib.ExitStack(), None, frozenset()
+        self._told = False      # where the work is done
         if message.sees_the_work:
             previous = None if message.previous is None else Path(message.previous)
         else:
@@ -107,7 +108,9 @@ class _Work:
         from fewstep.util.torch_threads import threads  # torch
 
         self.context.tell = tell
-        tell({"fingerprint": fingerprint_here()})
+        if not self._told:
+            tell({"fingerprint": fingerprint_here()})
+            self._told = True
         if self.stage.parallel:     # its bits do not depend on the threads, as it is done with one
             with threads(1):
                 self.stage.run_unit(self.context, unit)
