@@ -1,0 +1,65 @@
+"""Units as jobs of a real Slurm cluster of one node: the bytes of threads, a cancelled job, and none that is left."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.executors.engine import Threads
+from flows.executors.engines import Engines
+from tasks.config.schema import Settings
+from tests.flows.executors.slurm_node import PROGRAMS, slurm_node
+from tests.flows.executors.test_unit_engines import do, work_of, world  # noqa: F401 (a fixture)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.getuid() != 0 or any(shutil.which(name) is None for name in PROGRAMS),
+                       reason="needs Debian's slurm-wlm and munge, and root: apt-get install slurm-wlm munge"),
+]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    with slurm_node(Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"), "node")) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+def jobs() -> list[str]:
+    return subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True).stdout.split()
+
+
+def unit_processes() -> list[psutil.Process]:
+    """The processes on the node: those whose parent is Slurm's."""
+    return [process for process in psutil.process_iter()
+            if "tasks.unit" in process.cmdline() and "slurmstepd" in process.parent().name()]
+
+
+def test_jobs_make_the_bytes_of_threads_and_a_cancelled_one_costs_its_unit(world, cluster):  # noqa: F811
+    alone = do(Threads(1), work_of(world, "trajectories", "slurm-node-threads"))
+    with Engines(Settings(compute={"on": "slurm:units", "units": {"most": 2}})) as engines:
+        work = work_of(world, "trajectories", "slurm-node")
+        engine = engines.of(work)
+        assert do(engine, work) == alone and 1 <= len(jobs()) <= 2
+
+        work = work_of(world, "trajectories", "slurm-node-cancelled")
+        for process in unit_processes():
+            process.suspend()       # each will be in the middle of its next unit
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(engine.run, work, work.stage.units(work.context)[0])
+            for job in jobs():
+                subprocess.run(["scancel", "--signal=KILL", job], check=True)
+            future.result()
+        assert any("the unit is done again" in text for text in world.listener.warnings)
+        assert do(engine, work) == alone
+    until = time.monotonic() + 60
+    while jobs():
+        assert time.monotonic() < until, "what the run started ends with it"
+        time.sleep(0.5)
