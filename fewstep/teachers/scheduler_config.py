@@ -125,9 +125,11 @@ def _check_numbers(path: Path, name: str, config: dict[str, Any]) -> None:
     for key in ("beta_start", "beta_end"):
         if chain and key in config and not (number(config[key]) and 0 <= config[key] <= 1):
             raise SettingsError(f"{path}: {key} {config[key]!r} is no number from 0 to 1")
-    for key in ("sigma_min", "sigma_max", "sigma_data"):
-        if config.get(key) is not None and not (number(config[key]) and config[key] > 0):
-            raise SettingsError(f"{path}: {key} {config[key]!r} is no positive number")
+    levels = name in EDM_SCHEDULERS | COSINE_SCHEDULERS | CONSISTENCY_SCHEDULERS
+    for key in ("sigma_min", "sigma_max", "sigma_data", "rho"):
+        value = config.get(key)
+        if (value is not None or levels and key in config) and not (number(value) and value > 0):
+            raise SettingsError(f"{path}: {key} {value!r} is no positive number")
     count = config.get("num_train_timesteps", 1000)
     if not isinstance(count, int) or isinstance(count, bool) or count < 2:
         raise SettingsError(f"{path}: num_train_timesteps {count!r} is no whole number from 2 on")

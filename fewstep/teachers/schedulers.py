@@ -28,24 +28,27 @@ def read_scheduler(
 
     call: how the network is called. factor: of the scheduler's timestep, as the pipeline hands it on.
     """
-    config, name = info.scheduler_config, info.scheduler
-    if info.process == "flow":
-        return Flow(), info.prediction_type, Timestep(config.get("num_train_timesteps", 1000) * factor, call)
-    if name in EDM_SCHEDULERS | COSINE_SCHEDULERS:
-        scheduler = _stock(info).config
-        process = EDM(scheduler.sigma_min, scheduler.sigma_max, getattr(scheduler, "rho", 7.0))
-        sign = 1.0 if scheduler.prediction_type == "epsilon" else -1.0
-        variant = "cosine" if name in COSINE_SCHEDULERS else "edm"
-        return process, "sample", Preconditioned(variant, scheduler.sigma_data, sign=sign, call=call)
-    if name in CONSISTENCY_SCHEDULERS:
-        scheduler = _stock(info).config
-        process = EDM(scheduler.sigma_min, scheduler.sigma_max, scheduler.rho)
-        return process, "sample", Preconditioned("consistency", scheduler.sigma_data, scheduler.sigma_min, call=call)
-    # of the betas: some schedulers put another number at the end of alphas_cumprod where the SNR there is zero
-    stock = _stock(info)
-    table = stock.alphas_cumprod if name in SHIFTED_SCHEDULERS else torch.cumprod(1.0 - stock.betas, dim=0)
     with laid_at(str(info.folder / "scheduler" / "scheduler_config.json")):
-        process = VariancePreserving(tuple(table.double().tolist()))
+        return _read(info, call, factor)
+
+
+def _read(info: TeacherInfo, call: NetworkCall, factor: float) -> tuple[Process, PredictionType, Adapter]:
+    name = info.scheduler
+    if info.process == "flow":
+        steps = info.scheduler_config.get("num_train_timesteps", 1000)
+        return Flow(), info.prediction_type, Timestep(steps * factor, call)
+    stock = _stock(info)
+    if name in EDM_SCHEDULERS | COSINE_SCHEDULERS | CONSISTENCY_SCHEDULERS:
+        config = stock.config
+        process = EDM(config.sigma_min, config.sigma_max, getattr(config, "rho", 7.0))
+        if name in CONSISTENCY_SCHEDULERS:
+            return process, "sample", Preconditioned("consistency", config.sigma_data, config.sigma_min, call=call)
+        sign = 1.0 if config.prediction_type == "epsilon" else -1.0
+        variant = "cosine" if name in COSINE_SCHEDULERS else "edm"
+        return process, "sample", Preconditioned(variant, config.sigma_data, sign=sign, call=call)
+    # of the betas: some schedulers put another number at the end of alphas_cumprod where the SNR there is zero
+    table = stock.alphas_cumprod if name in SHIFTED_SCHEDULERS else torch.cumprod(1.0 - stock.betas, dim=0)
+    process = VariancePreserving(tuple(table.double().tolist()))
     return process, info.prediction_type, Timestep((process.timesteps - 1) * factor, call)
 
 
@@ -54,9 +57,8 @@ def _stock(info: TeacherInfo) -> Any:
     try:
         return getattr(diffusers, info.scheduler).from_config(info.scheduler_config)
     except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
-        path = info.folder / "scheduler" / "scheduler_config.json"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise SettingsError(f"{path}: diffusers refuses this configuration of {info.scheduler}: {reason}") from error
+        raise SettingsError(f"diffusers refuses this configuration of {info.scheduler}: {reason}") from error
 
 
 def stock_scheduler(process: Process, prediction_type: PredictionType, adapter: Adapter) -> Any:

@@ -167,6 +167,8 @@ def test_unknown_schedulers_predictions_and_labels_are_refused(folder):
     ("DPMSolverMultistep", {"use_flow_sigmas": True, "prediction_type": "other"}, "'other'"),
     ("FlowMatchEulerDiscrete", {"invert_sigmas": True}, "invert_sigmas"),
     ("EDMEuler", {"prediction_type": "sample"}, "prediction_type"), ("EDMEuler", {"sigma_data": 0}, "sigma_data"),
+    ("EDMEuler", {"sigma_data": None}, "sigma_data"), ("EDMEuler", {"rho": "7"}, "rho"),
+    ("CosineDPMSolverMultistep", {"sigma_min": None}, "sigma_min"), ("CMStochasticIterative", {"rho": 0}, "rho"),
 ])  # fmt: skip
 def test_what_a_scheduler_says_and_is_not_understood_is_refused_by_name(folder, name, changes, word):
     path = folder / "scheduler" / "scheduler_config.json"

@@ -137,6 +137,12 @@ def test_x0_is_edms_own(tmp_path, kind):
             assert torch.allclose(teacher.x0(state, float(sigma)), theirs, atol=1e-4)
 
 
+def test_noise_levels_in_the_wrong_order_are_refused_with_the_file(tmp_path):
+    scheduler = diffusers.EDMEulerScheduler(sigma_min=90.0, sigma_max=80.0, prediction_type="epsilon")
+    with pytest.raises(SettingsError, match=r"scheduler_config\.json: EDM needs 0 < sigma_min < sigma_max"):
+        saved(tmp_path, DDPMPipeline, unet(), scheduler)
+
+
 def test_x0_is_a_consistency_models_own(tmp_path):
     scheduler = diffusers.CMStochasticIterativeScheduler(clip_denoised=False)
     network, x = unet(classes=4), batch()
