@@ -10,6 +10,7 @@ import collections
 import logging
 import os
 import secrets
+import socket
 from typing import TYPE_CHECKING, Any
 
 from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
@@ -41,6 +42,7 @@ class RayCluster(Engine):
             raise SettingsError(f"compute.on is {address}, and Ray is not installed",
                                 hint="pip install 'fewstep[ray]', on every node too") from None
         self._ray = ray
+        _require_answer(address)
         modules = [str(ROOT / name) for name in _CODE if (ROOT / name).is_dir()]
         try:
             ray.init("auto" if address == "ray" else address, runtime_env={"py_modules": modules}, log_to_driver=False,
@@ -96,6 +98,19 @@ class RayCluster(Engine):
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def _require_answer(address: str) -> None:
+    """Raises NotAvailable where nobody listens: Ray itself asks for minutes."""
+    place = os.environ.get("RAY_ADDRESS", "") if address == "ray" else address
+    host, _, port = place.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return      # Ray knows other names of clusters
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise NotAvailable(f"no Ray cluster answers at {place}: {error}",
+                           hint="`ray status` on a node of it says how it is") from error
 
 
 class Ear:

@@ -16,7 +16,7 @@ from tasks.storage.object_store import Store
 from tasks.storage.sharing import lease, shared_work
 from tests.project import TINY, Project, kill_group
 
-SETTINGS = {**TINY, "trajectories.count": 512, "trajectories.records_per_shard": 4, "distill.images": 12000,
+SETTINGS = {**TINY, "trajectories.count": 1024, "trajectories.records_per_shard": 4, "distill.images": 12000,
             "distill.checkpoint_images": 256}
 MADE = {"trajectories": (".tar", "records/"), "distill": ("step-",)}
 """Of each stage, what stands in the names of its finished work."""

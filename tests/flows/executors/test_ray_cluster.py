@@ -45,7 +45,7 @@ def test_a_node_that_is_killed_costs_its_units_alone(world, nodes, monkeypatch):
         counted, work.context.advance = work.context.advance, advance
         assert do(cluster, work) == threads
         assert world.listener.progress[-1] == told[-1]
-        assert [text for text in world.listener.warnings if "was lost with its node or process" in text]
+        assert [text for text in world.listener.warnings if "was lost, or its node" in text]
     asks = "a unit asks for 64 CPUs and 0 GPUs, the Ray cluster at ray has [12] and 0"
     with pytest.raises(SettingsError, match=asks):
         RayCluster("ray", UnitResources(cpus=64))
@@ -53,5 +53,7 @@ def test_a_node_that_is_killed_costs_its_units_alone(world, nodes, monkeypatch):
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.9:1")
-    with pytest.raises(NotAvailable, match="no Ray cluster answers at ray: "):
+    with pytest.raises(NotAvailable, match="no Ray cluster answers at 127.0.0.9:1: "):
         RayCluster("ray", UnitResources())
+    with pytest.raises(NotAvailable, match="no Ray cluster answers at ray://127.0.0.9:1: "):
+        RayCluster("ray://127.0.0.9:1", UnitResources())

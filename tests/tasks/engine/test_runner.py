@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tasks.engine import graph
+from tasks.engine.unit_work import UnitWork
 from tests.fake_project import ALL, FakeProject, plan
 from tests.file_events import drawn
 from tests.project import ROOT, kill_group
@@ -331,15 +332,16 @@ def test_parallel_units_stop_at_the_first_error_and_leave_torch_as_it_was():
 
     before, seen = torch.get_num_threads(), []
 
-    def work(unit: str) -> None:
-        seen.append((unit, torch.get_num_threads()))
-        if unit == "3":
-            raise ValueError("unit 3")
-        time.sleep(0.02)
+    class Work(UnitWork):
+        def __call__(self, unit: str) -> None:
+            seen.append((unit, torch.get_num_threads()))
+            if unit == "3":
+                raise ValueError("unit 3")
+            time.sleep(0.02)
 
     with pytest.raises(ValueError, match="unit 3"):
-        in_threads(2)(work, [str(number) for number in range(50)], True)
+        in_threads(2)(Work(graph.stage("trajectories"), None), [str(number) for number in range(50)])
     assert len(seen) < 50 and {threads for _, threads in seen} == {1} and torch.get_num_threads() == before
     seen.clear()
-    in_threads(2)(work, ["0", "1"], False)
+    in_threads(2)(Work(graph.stage("distill"), None), ["0", "1"])
     assert [unit for unit, _ in seen] == ["0", "1"]

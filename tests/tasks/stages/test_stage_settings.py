@@ -15,7 +15,8 @@ BY_RECIPE = {"steps", "batch", "parts", "accumulate", "lr", "schedule", "warmup"
 """Of distill: overrides, which are read when they are laid over the recipe (tests/tasks/config/test_schema.py)."""
 # they tell two kinds of settings apart
 TAGS = {"TrainedTeacher.source", "NeededSet.needs", "NothingToEncode.encodes", "NothingToDraw.draws"}
-WHERE_CORRUPT = {"Data.max_corrupt_share"}              # read where an image is: test_shard_stage.py
+# read where an image is, or a caption: test_shard_stage.py, test_encode_images.py
+OF_OWN_IMAGES = {"Data.max_corrupt_share", "Data.conditions"}
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_every_setting_of_every_stage_is_read_by_its_work(tmp_path, reads):
         run_units(stage, context)
         left = {f"{model.__name__}.{name}" for model, name in wanted - reads
                 if not (stage.name == "distill" and name in BY_RECIPE)}  # fmt: skip
-        if left - TAGS - WHERE_CORRUPT:
+        if left - TAGS - OF_OWN_IMAGES:
             unread[stage.name] = sorted(left)
         world.publish(stage.name, context.out, plain)
     assert unread == {}
