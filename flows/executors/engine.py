@@ -1,4 +1,4 @@
-"""What an engine is, and the one that is this process itself."""
+"""What an engine is: this process itself, or one that has others do the units."""
 
 from __future__ import annotations
 
@@ -18,15 +18,7 @@ class Lost(Exception):
 
 
 class Engine(ABC):
-    """Does units of work. Used as a context manager: at its end whatever it has started has ended.
-
-    Attributes:
-        far: whether who does a unit may not see this disk.
-        attempts: at a unit whose process is lost. What a unit itself raises is not tried again.
-    """
-
-    far = True
-    attempts = 1
+    """Does units of work. Used as a context manager: at its end whatever it has started has ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -40,29 +32,10 @@ class Engine(ABC):
     def width(self) -> int:
         """How many units it does at once."""
 
+    @abstractmethod
     def run(self, work: UnitWork, unit: str) -> None:
         """Do one unit; up to `width` threads call this at once. Raises what the unit raises, StageFailed where its
         process is lost."""
-        with told_of_unit(work.context.observer, work.stage.name, unit):
-            self._until_done(work, work.message(unit, far=self.far))
-
-    def _until_done(self, work: UnitWork, message: UnitMessage) -> None:
-        for attempt in range(1, self.attempts + 1):
-            counted = Counted(work)
-            try:
-                return self.attempt(counted, message)
-            except Lost as lost:
-                said = f"the process that did unit {message.unit} of stage '{work.stage.name}' {lost}"
-                if attempt == self.attempts:
-                    times = f" ({attempt} attempts)" if attempt > 1 else ""
-                    raise StageFailed(said + times, hint="finished units are kept; the next start does the others"
-                                      ) from None
-                counted.take_back()
-                work.context.warn(f"{said}; the unit is done again")
-
-    @abstractmethod
-    def attempt(self, work: Hearer, message: UnitMessage) -> None:
-        """Have a process do the unit, and take in what it tells of it. Raises what the unit raises, and Lost."""
 
     @contextlib.contextmanager
     def side_by_side(self) -> Iterator[Callable[[], None]]:
@@ -93,8 +66,39 @@ class Threads(Engine):
     def run(self, work: UnitWork, unit: str) -> None:
         work(unit)
 
+
+class Apart(Engine):
+    """Has other processes do units, which are messages to them.
+
+    Attributes:
+        far: whether who does a unit may not see this disk.
+        attempts: at a unit whose process is lost. What a unit itself raises is not tried again.
+    """
+
+    far = True
+    attempts = 1
+
+    def run(self, work: UnitWork, unit: str) -> None:
+        with told_of_unit(work.context.observer, work.stage.name, unit):
+            self._until_done(work, work.message(unit, far=self.far))
+
+    def _until_done(self, work: UnitWork, message: UnitMessage) -> None:
+        for attempt in range(1, self.attempts + 1):
+            counted = Counted(work)
+            try:
+                return self.attempt(counted, message)
+            except Lost as lost:
+                said = f"the process that did unit {message.unit} of stage '{work.stage.name}' {lost}"
+                if attempt == self.attempts:
+                    times = f" ({attempt} attempts)" if attempt > 1 else ""
+                    raise StageFailed(said + times, hint="finished units are kept; the next start does the others"
+                                      ) from None
+                counted.take_back()
+                work.context.warn(f"{said}; the unit is done again")
+
+    @abstractmethod
     def attempt(self, work: Hearer, message: UnitMessage) -> None:
-        raise AssertionError("a unit of this process is no message")
+        """Have a process do the unit, and take in what it tells of it. Raises what the unit raises, and Lost."""
 
 
 class Hearer(Protocol):

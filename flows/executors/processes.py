@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,15 +20,16 @@ from typing import IO
 
 from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
-from flows.executors.engine import Engine, Hearer, Lost, heard
+from flows.executors.engine import Apart, Hearer, Lost, heard
 from tasks.config.schema import UnitResources
+from tasks.engine.shared_unit import how_it_ended
 from tasks.engine.unit_work import UnitMessage
-from tasks.storage.workspace import source_path
+from tasks.storage.workspace import child_environment
 
 UNIT = ("-m", "tasks.unit")
 
 
-class Processes(Engine):
+class Processes(Apart):
     """Processes that are started as they are needed, and kept until the run ends: here one for each GPU, without any
     one for each core."""
 
@@ -118,8 +118,7 @@ class UnitProcess:
     """One `python -m tasks.unit`, started by `command` with `more` in its environment."""
 
     def __init__(self, command: Sequence[str], more: dict[str, str]):
-        environment = {**os.environ, "PYTHONPATH": source_path(os.environ), **more}
-        environment.pop("PYTHONSAFEPATH", None)
+        environment = child_environment(os.environ, **more)
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         # a process group of its own: Ctrl-C in the terminal is for the run, which ends it; so does the run's death, as
         # its input ends then
@@ -144,14 +143,9 @@ class UnitProcess:
                 continue
             if heard(work, event):
                 return
-        raise Lost(self._death())
-
-    def _death(self) -> str:
         code = self._child.wait()
         self._said.seek(0)
-        words = self._said.read().decode(errors="replace").strip().splitlines()
-        last = f": {words[-1]}" if words else ""
-        return (f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}") + last
+        raise Lost(how_it_ended(code, self._said.read()))
 
     def end(self) -> None:
         """Ends it: here at once, elsewhere by what started it, which hears of it by its input's end too."""

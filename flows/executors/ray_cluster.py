@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
 from fewstep.util.source_code import ROOT
-from flows.executors.engine import Engine, Hearer, Lost, heard
+from flows.executors.engine import Apart, Hearer, Lost, heard
 from tasks.config.schema import UnitResources
 from tasks.engine.unit_work import UnitMessage
 
@@ -26,7 +26,7 @@ _CODE = ("fewstep", "tasks", "flows", "infra")
 _PAUSE = 0.5    # seconds between two looks at what a unit tells
 
 
-class RayCluster(Engine):
+class RayCluster(Apart):
     """The cluster at `address`: `ray://HOST:PORT`, or `ray` for the one that this host belongs to (or RAY_ADDRESS).
 
     Raises SettingsError without Ray, NotAvailable without the cluster.

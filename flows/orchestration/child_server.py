@@ -18,7 +18,7 @@ from typing import Literal
 
 from fewstep.util.errors import FewstepError
 from flows.orchestration.own_server_environment import LOOPBACK, TOKEN_PARAMETER
-from tasks.storage.workspace import source_path
+from tasks.storage.workspace import child_environment
 from tasks.tracking.redaction import redact
 
 START_SECONDS = 180.0       # a first start migrates an empty database; many may start at once on a slow machine
@@ -102,8 +102,7 @@ def spawn(arguments: list[str], environment: dict[str, str], log: Path, *,
     inherits.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = dict(environment, FEWSTEP_PARENT=str(os.getpid()), PYTHONPATH=source_path(environment))
-    environment.pop("PYTHONSAFEPATH", None)
+    environment = child_environment(environment, FEWSTEP_PARENT=str(os.getpid()))
     with open(log, "ab") as output:
         return subprocess.Popen([sys.executable, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=output,
                                 stderr=output, pass_fds=list(keep), process_group=0)

@@ -27,7 +27,7 @@ from tasks.engine.context_message import ContextMessage
 from tasks.engine.events import told_of_unit
 from tasks.stages.base import Context, Stage
 from tasks.storage.locks import die_with_parent
-from tasks.storage.workspace import source_path
+from tasks.storage.workspace import child_environment
 
 _PATIENCE = timedelta(days=7)
 """How long a process waits for the others: one of them may be making a round's pairs alone."""
@@ -95,8 +95,7 @@ class _Others:
         self.running = {rank: self._start(rank, text) for rank in range(1, message.size)}
 
     def _start(self, rank: int, text: bytes) -> subprocess.Popen:
-        environment = dict(os.environ, FEWSTEP_PARENT=str(os.getpid()), PYTHONPATH=source_path(os.environ))
-        environment.pop("PYTHONSAFEPATH", None)
+        environment = child_environment(os.environ, FEWSTEP_PARENT=str(os.getpid()))
         said = self._files.enter_context(self._said(rank).open("wb"))
         command = [sys.executable, "-m", "tasks.engine.shared_unit", str(rank)]
         # a process group of its own: Ctrl-C in the terminal is for the first process, which ends the others
@@ -149,12 +148,9 @@ class _Others:
         told = self.meeting / f"error-{rank}"
         if told.exists():
             return from_json(told.read_text(encoding="utf-8"))
-        code = child.returncode
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        said = self._said(rank).read_text(errors="replace").strip().splitlines()
-        last = f": {said[-1]}" if said else ""
+        how = how_it_ended(child.returncode, self._said(rank).read_bytes())
         return StageFailed(f"process {rank + 1} of {self.message.size} that share '{self.message.unit}' of stage "
-                           f"'{self.message.stage}' {how}{last}",
+                           f"'{self.message.stage}' {how}",
                            hint="compute.processes: 1 does without the others, and makes the same bits")
 
     def _said(self, rank: int) -> Path:
@@ -166,6 +162,13 @@ class _Others:
             child.kill()
             child.wait()
         self._files.close()
+
+
+def how_it_ended(code: int, said: bytes) -> str:
+    """In words, how a process ended that had this exit code and printed this: `was ended by SIGKILL: last line`."""
+    words = said.decode(errors="replace").strip().splitlines()
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return how + (f": {words[-1]}" if words else "")
 
 
 def join_group(rank: int, size: int, meeting: Path) -> None:

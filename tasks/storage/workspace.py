@@ -163,6 +163,13 @@ def source_path(environment: Mapping[str, str], root: Path | None = None) -> str
                                       if part and part != source]])
 
 
+def child_environment(environment: Mapping[str, str], **more: str) -> dict[str, str]:
+    """`environment` for a child that imports the code this process runs, with `more` variables."""
+    own = {**environment, "PYTHONPATH": source_path(environment), **more}
+    own.pop("PYTHONSAFEPATH", None)     # with it Python would not look there
+    return own
+
+
 def given_mlflow_uri() -> str | None:
     """MLFLOW_TRACKING_URI. Raises SettingsError for a host without `http://`: MLflow takes it for a folder's name."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
