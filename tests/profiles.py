@@ -8,10 +8,11 @@ its own, as its registry and store would be another project's too; Prefect is on
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -103,3 +104,19 @@ def flow_run_states(root: Path) -> list[str]:
         return [run["state_name"] for run in servers.prefect.flow_runs() if run["name"] in runs]
     with sqlite3.connect(root / ".fewstep" / "prefect" / "prefect.db") as database:
         return [state for (state,) in database.execute("SELECT state_name FROM flow_run ORDER BY created")]
+
+
+@contextmanager
+def remote_away(root: Path) -> Iterator[None]:
+    """Nothing that the project in `root` pushed can be had from its remote."""
+    if SERVER:
+        elsewhere = root / ".dvc" / "config.local"
+        elsewhere.write_text(f"['remote \"store\"']\n    url = s3://{BUCKET}/nothing-is-here\n")
+        yield
+        elsewhere.unlink()
+        return
+    remote, aside = root / ".fewstep" / "remote", root / ".fewstep" / "remote-away"
+    remote.rename(aside)
+    yield
+    shutil.rmtree(remote, ignore_errors=True)
+    aside.rename(remote)

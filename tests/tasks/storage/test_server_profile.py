@@ -67,6 +67,10 @@ def test_a_student_goes_to_the_server_and_comes_back_verified(mlflow_url, tmp_pa
     assert (folder / "model_index.json").is_file()
     assert (registry.snapshot(found, tmp_path / "files") / "params.yaml").read_text() == "name: toy\n"
     assert register_model.tidy(registry) == []
+    weights = next(folder.rglob("*.safetensors"))
+    registered = weights.read_bytes()
+    weights.write_bytes(registered[:-1] + b"\0")  # damage on this disk costs nothing but the way to the store
+    assert registry.pipeline(found) == folder and weights.read_bytes() == registered
     # what the store hands out is verified as well
     shutil.rmtree(folder)
     store = Store("s3://fewstep")
