@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -99,6 +100,49 @@ class Apart(Engine):
     @abstractmethod
     def attempt(self, work: Hearer, message: UnitMessage) -> None:
         """Have a process do the unit, and take in what it tells of it. Raises what the unit raises, and Lost."""
+
+
+class Doer(Protocol):
+    """Does unit after unit, somewhere else."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it may do another one."""
+
+    def do(self, work: Hearer, message: UnitMessage) -> None:
+        """Do a unit, and take in what is told of it. Raises what the unit raises, and Lost."""
+
+    def end(self) -> None:
+        """End what it is, in the middle of a unit too."""
+
+
+class Kept(Apart):
+    """Starts up to `width` who do unit after unit, as they are needed, and keeps them until the run ends."""
+
+    def __init__(self):
+        self._free: queue.LifoQueue[int] = queue.LifoQueue()
+        self._kept: dict[int, Doer] = {}
+        for place in reversed(range(self.width)):
+            self._free.put(place)
+
+    @abstractmethod
+    def start(self, place: int) -> Doer:
+        """Start one for the place (from 0 to `width` - 1)."""
+
+    def attempt(self, work: Hearer, message: UnitMessage) -> None:
+        place = self._free.get()
+        try:
+            doer = self._kept.get(place)
+            if doer is None or not doer.alive:
+                doer = self._kept[place] = self.start(place)
+            doer.do(work, message)
+        finally:
+            self._free.put(place)
+
+    def close(self) -> None:
+        for doer in self._kept.values():
+            doer.end()
+        self._kept.clear()
 
 
 class Hearer(Protocol):

@@ -6,17 +6,21 @@ import contextlib
 from functools import partial
 
 from fewstep.util.cores import cores
+from fewstep.util.errors import SettingsError
 from fewstep.util.workers import in_threads
 from flows.executors.engine import Engine, Threads
+from flows.orchestration.prefect_api import adopt, prefect_environment
 from tasks.config.schema import Settings
 from tasks.engine.unit_work import UnitWork
+from tasks.storage.cloneable import cloneable_code
+from tasks.storage.workspace import Workspace
 
 
 class Engines(contextlib.AbstractContextManager):
     """The engines of one run: what cannot be done apart is done by threads of this process."""
 
     def __init__(self, settings: Settings):
-        self._compute, self._stack = settings.compute, contextlib.ExitStack()
+        self._compute, self._profile, self._stack = settings.compute, settings.profile, contextlib.ExitStack()
         self._threads, self._chosen = Threads(settings.trajectories.workers or cores()), None
 
     def __exit__(self, *of) -> None:
@@ -32,12 +36,12 @@ class Engines(contextlib.AbstractContextManager):
         """Who does the units of this work."""
         if work.stage.apart:
             if self._chosen is None:
-                self._chosen = self._stack.enter_context(self._open())
+                self._chosen = self._stack.enter_context(self._open(work.context.workspace))
             if self._chosen is not self._threads:
                 return self._chosen
         return self._threads if work.stage.parallel else Threads(1)
 
-    def _open(self) -> Engine:
+    def _open(self, workspace: Workspace) -> Engine:
         """The engine that `compute.on` names; each is imported where it is wanted alone."""
         kind, _, rest = (self._compute.on or _default()).partition(":")
         if kind == "local":
@@ -46,6 +50,15 @@ class Engines(contextlib.AbstractContextManager):
             from flows.executors.ray_cluster import RayCluster
 
             return RayCluster(self._compute.on, self._compute.units)
+        if kind == "pool":
+            if self._profile != "server":
+                raise SettingsError(f"compute.on is {self._compute.on}, and the profile {self._profile!r} has no "
+                                    "server that workers of a pool reach",
+                                    hint="set profile: server, and PREFECT_API_URL")
+            adopt(prefect_environment(workspace))
+            from flows.executors.work_pool import WorkPool  # Prefect reads its environment on import
+
+            return WorkPool(rest, self._compute.units, cloneable_code(workspace))
         from flows.executors import processes
 
         if kind == "slurm":

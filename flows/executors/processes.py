@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import shlex
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import IO
 
 from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
-from flows.executors.engine import Apart, Hearer, Lost, heard
+from flows.executors.engine import Hearer, Kept, Lost, heard
 from tasks.config.schema import UnitResources
 from tasks.engine.shared_unit import how_it_ended
 from tasks.engine.unit_work import UnitMessage
@@ -29,17 +28,11 @@ from tasks.storage.workspace import child_environment
 UNIT = ("-m", "tasks.unit")
 
 
-class Processes(Apart):
+class Processes(Kept):
     """Processes that are started as they are needed, and kept until the run ends: here one for each GPU, without any
     one for each core."""
 
     far = False
-
-    def __init__(self):
-        self._free: queue.LifoQueue[int] = queue.LifoQueue()
-        self._running: dict[int, UnitProcess] = {}
-        for place in reversed(range(self.width)):
-            self._free.put(place)
 
     @cached_property
     def _gpus(self) -> list[str]:
@@ -53,24 +46,9 @@ class Processes(Apart):
     def width(self) -> int:
         return len(self._gpus) or cores()
 
-    def _start(self, place: int) -> UnitProcess:
+    def start(self, place: int) -> UnitProcess:
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place]} if self._gpus else {}
         return UnitProcess([sys.executable, *UNIT], gpu)
-
-    def attempt(self, work: Hearer, message: UnitMessage) -> None:
-        place = self._free.get()
-        try:
-            process = self._running.get(place)
-            if process is None or not process.alive:
-                process = self._running[place] = self._start(place)
-            process.do(work, message)
-        finally:
-            self._free.put(place)
-
-    def close(self) -> None:
-        for process in self._running.values():
-            process.end()
-        self._running.clear()
 
 
 class Launched(Processes):
@@ -91,7 +69,7 @@ class Launched(Processes):
     def width(self) -> int:
         return self._most
 
-    def _start(self, place: int) -> UnitProcess:
+    def start(self, place: int) -> UnitProcess:
         try:
             return UnitProcess(self._command, {})
         except OSError as error:

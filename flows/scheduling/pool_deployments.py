@@ -11,18 +11,15 @@ import contextlib
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
-from fewstep.util.errors import FewstepError, NotAvailable
-from flows.orchestration.prefect_api import HEARTBEAT
+from flows.orchestration.pools import clone_step, created, require_pool
 from flows.orchestration.served_root import SERVED_ROOT
 from flows.orchestration.silent_runs import POOL_TAG, ensure_automations
 from flows.scheduling.deployments import ENTRYPOINT, NAME, parameters, scheduled
 from flows.scheduling.schedules import Schedule
-from tasks.tracking.redaction import redact
-
-_CLONE = "prefect.deployments.steps.git_clone"
+from tasks.storage.cloneable import Cloneable
 
 
 def deploy(schedule: Schedule) -> None:
@@ -33,36 +30,26 @@ def deploy(schedule: Schedule) -> None:
     """
     cron = DeploymentScheduleCreate(schedule=CronSchedule(cron=schedule.cron, timezone=schedule.timezone))
     with get_client(sync_client=True) as client:
-        try:
-            client.read_work_pool(schedule.pool)
-        except ObjectNotFound:
-            raise NotAvailable(f"the Prefect server has no work pool {schedule.pool!r}",
-                               hint=f"`prefect work-pool create {schedule.pool} --type process` makes it") from None
-        try:
-            client.create_deployment(
-                client.create_flow_from_name(NAME), schedule.name, version=schedule.commit, schedules=[cron],
-                parameters=parameters(schedule), work_pool_name=schedule.pool, tags=[POOL_TAG], entrypoint=ENTRYPOINT,
+        require_pool(client, schedule.pool)
+        created(client, NAME, schedule.name, schedule.pool, schedule.commit, _environment(schedule),
+                schedules=[cron], parameters=parameters(schedule), tags=[POOL_TAG], entrypoint=ENTRYPOINT,
                 pull_steps=_steps(schedule),
                 parameter_openapi_schema=parameter_schema(scheduled).model_dump(exclude_unset=True),
-                enforce_parameter_schema=True,
-                job_variables={"env": _environment(schedule)})
-        except PrefectHTTPStatusError as error:
-            raise FewstepError(f"Prefect refused the deployment: {redact(error.response.text[:500])}") from error
+                enforce_parameter_schema=True)
     ensure_automations()
 
 
 def _steps(schedule: Schedule) -> list[dict]:
     """What a worker clones; it works in what it cloned last, which has the flows."""
-    workspace = {"repository": schedule.repository, "commit_sha": schedule.commit}
+    workspace = Cloneable(schedule.repository, schedule.commit)
     if schedule.code_repository is None:
-        return [{_CLONE: workspace}]
-    code = {"repository": schedule.code_repository, "commit_sha": schedule.code_commit}
-    return [{_CLONE: {**one, "clone_directory_name": name}} for name, one in (("workspace", workspace), ("code", code))]
+        return [clone_step(workspace)]
+    code = Cloneable(schedule.code_repository, schedule.code_commit)
+    return [clone_step(one, name) for one, name in ((workspace, "workspace"), (code, "code"))]
 
 
 def _environment(schedule: Schedule) -> dict[str, str]:
-    return {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
-            **({} if schedule.code_repository is None else {SERVED_ROOT: "../workspace"})}
+    return {} if schedule.code_repository is None else {SERVED_ROOT: "../workspace"}
 
 
 def remove(schedule: Schedule) -> None:

@@ -278,8 +278,8 @@ class Compute(Strict):
     any one for each CPU core.
     on: where the units of encode, trajectories, reference, baselines and evaluate are done: `local` (threads of the
     run), `processes` (one for each GPU, without any one for each core), `ray` (the Ray cluster that this host belongs
-    to), `ray://HOST:PORT`, `slurm` or `slurm:PARTITION` (jobs by srun), or `command`; null: processes if there are
-    several GPUs, else local.
+    to), `ray://HOST:PORT`, `slurm` or `slurm:PARTITION` (jobs by srun), `pool:NAME` (flow runs of a Prefect work pool),
+    or `command`; null: processes if there are several GPUs, else local.
     launch: for `command`, what starts `python -m tasks.unit` elsewhere and carries its standard input and output:
     `kubectl run -i … -- python -m tasks.unit`, `docker run -i …`, `ssh HOST …`.
     units: what each unit gets in a cluster.
@@ -293,11 +293,11 @@ class Compute(Strict):
     @field_validator("on")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        known = r"local|processes|command|ray|ray://[^\s/:]+:\d+|slurm(:[\w.-]+)?"
+        known = r"local|processes|command|ray|ray://[^\s/:]+:\d+|slurm(:[\w.-]+)?|pool:[^\s/%&]+"
         if value is None or re.fullmatch(known, value):
             return value
-        raise ValueError("expected local, processes, ray, ray://HOST:PORT, slurm, slurm:PARTITION or command, got "
-                         f"{value!r}")
+        raise ValueError("expected local, processes, ray, ray://HOST:PORT, slurm, slurm:PARTITION, pool:NAME or "
+                         f"command, got {value!r}")
 
     @model_validator(mode="after")
     def _launched(self) -> Compute:

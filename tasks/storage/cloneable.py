@@ -12,7 +12,7 @@ from configobj import ConfigObj
 
 from fewstep.util.errors import NotAvailable, SettingsError
 from tasks.storage import git
-from tasks.storage.code_state import CommitState, sources
+from tasks.storage.code_state import CommitState, folders_of_code, sources
 from tasks.storage.dvc.dvc_config import remote_in
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
@@ -41,6 +41,14 @@ def cloneable(workspace: Workspace) -> Cloneable:
     if made_of.code is None:
         return found
     return replace(found, code=_pushed(workspace.code, made_of.code))
+
+
+def cloneable_code(workspace: Workspace) -> Cloneable:
+    """The commit of the code alone, wherever it lies: who does units for a run needs none of its settings.
+
+    Raises SettingsError as `cloneable` does.
+    """
+    return _pushed(workspace.code, folders_of_code(workspace))
 
 
 def _pushed(root: Path, state: CommitState) -> Cloneable:

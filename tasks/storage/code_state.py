@@ -89,9 +89,15 @@ def workspace_state(workspace: Workspace, *, commit_changes: bool = False) -> Co
 
 def code_state(workspace: Workspace, *, commit_changes: bool = False) -> CommitState:
     """The same for the code, wherever it lies. Of code that lies apart the folders of code count alone: settings beside
-    it are of another workspace. Code that git does not track, such as an installed package, has no commit."""
+    it are of another workspace."""
     if workspace.holds_code:
         return workspace_state(workspace, commit_changes=commit_changes)
+    return folders_of_code(workspace, commit_changes=commit_changes)
+
+
+def folders_of_code(workspace: Workspace, *, commit_changes: bool = False) -> CommitState:
+    """The same for the folders of code alone, wherever they lie. Code that git does not track, such as an installed
+    package, has no commit."""
     tracked = git.git(workspace.code, "ls-files", "--", *(f"{name}/__init__.py" for name in CODE), check=False)
     if len(tracked.splitlines()) < len(CODE):
         return CommitState(None)

@@ -34,8 +34,8 @@ from tasks.tracking.run_record import RunRecord
 from tasks.tracking.run_records import RunStore
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change params.yaml first.")]
-On = Annotated[str | None, typer.Option(metavar="ENGINE", help="Where units of work are done: local, processes, "
-                                        "ray, ray://HOST:PORT, slurm:PARTITION; as --set compute.on=ENGINE.")]
+On = Annotated[str | None, typer.Option(metavar="ENGINE", help="Where units of work are done: local, processes, ray, "
+                                        "ray://HOST:PORT, slurm:PARTITION, pool:NAME; as --set compute.on=ENGINE.")]
 Params = Annotated[Path | None, typer.Option(metavar="FILE", help="Take this file as params.yaml first.")]
 
 

@@ -108,7 +108,7 @@ def test_what_a_unit_raises_there_is_raised_here(world, processes, tmp_path):
     work = work_of(broken, "trajectories", "nan")
     with pytest.raises(NonFinite, match="teacher"):
         processes.run(work, work.stage.units(work.context)[0])
-    assert [process.alive for process in processes._running.values()] == [True], "an error of a unit ends no process"
+    assert [process.alive for process in processes._kept.values()] == [True], "an error of a unit ends no process"
 
 
 SRUN = """#!{python}

@@ -42,16 +42,17 @@ def until(condition: Callable[[], Any], *processes: subprocess.Popen) -> Any:
 
 
 class Worker:
-    """A worker on a host of its own: its folder holds nothing of the project, and neither does its PYTHONPATH."""
+    """A worker on a host of its own: its folder holds nothing of the project, and neither does its PYTHONPATH.
+    `within`: a command that it is run in."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]):
+    def __init__(self, folder: Path, environment: dict[str, str], within: tuple[str, ...] = ()):
         self.name = folder.name
         folder.mkdir()
         own = {**environment, "FEWSTEP_HOST": self.name, "HOME": str(folder), "PREFECT_HOME": str(folder / "prefect"),
                "PREFECT_WORKER_HEARTBEAT_SECONDS": "2", "PREFECT_WORKER_QUERY_SECONDS": "2", "PYTHONPATH": ""}
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
         with open(folder / "worker.log", "w") as log:
-            self.process = subprocess.Popen([*command, "--name", self.name], cwd=folder, env=own, stdout=log,
+            self.process = subprocess.Popen([*within, *command, "--name", self.name], cwd=folder, env=own, stdout=log,
                                             stderr=log, start_new_session=True, preexec_fn=die_with_parent)
 
     def _all(self) -> list[psutil.Process]:
