@@ -41,10 +41,10 @@ def rounds_of(recipe: Recipe) -> list[int]:
     return [index for index, kind in enumerate(kinds) if kind not in kinds[:index]]
 
 
-def trainer_of(name: str, index: int, folder: Path, batch: int, cycles: int,
+def trainer_of(name: str | Recipe, index: int, folder: Path, batch: int, cycles: int,
                of: Callable[[], Denoiser] = teacher, samples: int = 2048) -> RoundTrainer:  # fmt: skip
-    """Round `index` of a recipe, for so many cycles of turns, on `samples` random states of a teacher; the rounds
-    before are run first."""
+    """Round `index` of a recipe (or of the one with this name), for so many cycles of turns, on `samples` random states
+    of a teacher; the rounds before are run first."""
     source, denoiser = torch.Generator().manual_seed(0), of()
     x = torch.randn(samples, *denoiser.sample_shape, generator=source)
     y = torch.randint(denoiser.num_classes, (samples,), generator=source)
@@ -53,7 +53,7 @@ def trainer_of(name: str, index: int, folder: Path, batch: int, cycles: int,
     share = own.share / sum(r.share for r in recipe.rounds)
     images = round(sum(own.turns.values()) * cycles * batch / share)
     settings = TrajectorySettings(count=samples, solver="ddim", steps=1 if recipe.needs.states is None else 4)
-    options = RunOptions(images, seed=0, folder=folder / name, keep_checkpoints=False)
+    options = RunOptions(images, seed=0, folder=folder / recipe.name, keep_checkpoints=False)
     run = Distillation(recipe, denoiser, options, data=TensorData(x, y), trajectories=settings)
     return run.trainer(index)[0]
 

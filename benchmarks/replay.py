@@ -38,6 +38,8 @@ class Call:
     """Which of the tensors a forward-mode derivative moves along."""
     used: list[str]
     """Of "output" and "middle": whence gradients came; what only the middle block's features asked for stops there."""
+    whole: bool = False
+    """Whether it went on to its end; one of which features alone were wanted stopped behind the middle block."""
     twice: bool = False
     """Whether the gradient to its input is differentiated again (a gradient penalty)."""
 
@@ -56,11 +58,12 @@ class Call:
             return _floating(self.module(*arguments, **options))
 
         primals = [leaves[k] for k in moving]
+        found: list[Tensor] = []
         with torch.set_grad_enabled(self.graph):
             if moving:
                 found = [jvp(lambda *moved: call(*moved)[0], primals, [torch.ones_like(p) for p in primals])[0]]
             else:
-                with _heard(self.module, None if "output" in self.used else middle):
+                with _heard(self.module, None if "output" in self.used else middle, stop=not self.whole):
                     found = call()
         outputs = [value for value in (found if "output" in self.used else []) + middle if value.requires_grad]
         if not self.twice:
@@ -146,6 +149,7 @@ def _listening(modules: list[nn.Module], calls: list[Call]) -> Iterator[None]:
 
             def noted(module: nn.Module, arguments: tuple, output: Any, of: nn.Module = module, what: str = "output"):
                 call = next(call for call in reversed(calls) if call.module is of)
+                call.whole |= what == "output"
                 for value in _floating(output):
                     if _unwrapped(value)[1]:
                         reached(call, what)
@@ -161,16 +165,29 @@ def _listening(modules: list[nn.Module], calls: list[Call]) -> Iterator[None]:
         yield
 
 
+class _Heard(Exception):
+    """The middle block was called."""
+
+
 @contextmanager
-def _heard(module: nn.Module, outputs: list[Tensor] | None) -> Iterator[None]:
-    """Collects what the middle block makes, where `outputs` is a list."""
+def _heard(module: nn.Module, outputs: list[Tensor] | None, stop: bool) -> Iterator[None]:
+    """Collects what the middle block makes, where `outputs` is a list; with `stop` the call, and the context, end
+    there."""
     middle = getattr(module, "mid_block", None)
     if outputs is None or middle is None:
         yield
         return
-    handle = middle.register_forward_hook(lambda _m, _i, output: outputs.append(output))
+
+    def keep(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        outputs.append(output)
+        if stop:
+            raise _Heard
+
+    handle = middle.register_forward_hook(keep)
     try:
         yield
+    except _Heard:
+        pass
     finally:
         handle.remove()
 

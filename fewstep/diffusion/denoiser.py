@@ -94,7 +94,8 @@ class Denoiser(nn.Module):
             label_groups.py.
 
     Attributes:
-        evaluations: network calls per sample since construction (with guidance 2 or more).
+        evaluations: network calls per sample since construction (with guidance 2 or more); not those that ended with
+            the features that were wanted of them.
         held: names of parameters that training leaves as they are and does not store.
         inputs: what the network takes beside x, t and the label; whoever changes the network says so here
             (`fewstep.networks.extra_inputs.add_inputs`).

@@ -13,22 +13,34 @@ from fewstep.networks.network_blocks import blocks, image_stream, middle
 from fewstep.networks.state_layout import layout_of, tokens_as_grid
 
 
+class _AllSeen(Exception):
+    """Every block that is wanted has been called."""
+
+
 @contextmanager
-def watched(denoiser: Denoiser, modules: list[nn.Module]) -> Iterator[list[Tensor]]:
+def watched(denoiser: Denoiser, modules: list[nn.Module], *, only: bool = False) -> Iterator[list[Tensor]]:
     """Collects the features (N, C, *grid) that blocks of the denoiser's network put out, in their order, of one call
-    within the context."""
+    within the context.
+
+    only: nothing else is wanted of that call: it ends, and with it the context, after the last of these blocks, and
+    none behind it is computed. Values and gradients of the features are those of the whole call, bit for bit.
+    """
     seen: dict[int, Tensor] = {}
     outputs: list[Tensor] = []
 
     def keep(number: int) -> Callable[..., None]:
         def hook(block: nn.Module, values: Sequence[Any], named: dict[str, Any], output: Any) -> None:
             seen[number] = image_stream(block, values, named, output)
+            if only and len(seen) == len(modules):
+                raise _AllSeen  # the one way out of a network of any family, whatever lies between its blocks
 
         return hook
 
     handles = [module.register_forward_hook(keep(number), with_kwargs=True) for number, module in enumerate(modules)]
     try:
         yield outputs
+    except _AllSeen:
+        pass
     finally:
         for handle in handles:
             handle.remove()
@@ -56,6 +68,15 @@ def predict_with_features(
     with watched(denoiser, blocks(denoiser.network) if every else [inner]) as features:
         prediction = denoiser.predict(x, t, condition, second=second)
     return prediction, features
+
+
+def features_at(
+    denoiser: Denoiser, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+) -> list[Tensor]:
+    """The output of the network's middle block alone, as of `predict_with_features`; the call ends there."""
+    with watched(denoiser, [middle(denoiser.network)], only=True) as features:
+        denoiser.predict(x, t, condition)
+    return features
 
 
 @contextmanager

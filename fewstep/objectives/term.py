@@ -1,9 +1,11 @@
 """What a term is: a loss for each role that it trains, from one step's networks and keyed draws."""
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from fewstep.diffusion.noise_level_settings import Times
 from fewstep.objectives.term_settings import TermSettings
 
 if TYPE_CHECKING:
@@ -12,6 +14,15 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=TermSettings)
 Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+class Judged(NamedTuple):
+    """What a network is asked of: the role, and the noised samples by their name and noise levels, as
+    `SharedPredictions.raised` takes them."""
+
+    role: str
+    samples: str
+    times: Times
 
 
 class Term(Generic[S]):
@@ -50,6 +61,20 @@ class Term(Generic[S]):
     def weight(self, role: str) -> float:
         """Weight of the loss in the turn of `role`."""
         return self.settings.weight
+
+    def trains(self, role: str) -> bool:
+        """Whether this term has a part in the turn of `role`."""
+        return role in self.settings.trains and self.weight(role) > 0
+
+    def predictions(self, turn: str) -> Sequence[Judged]:
+        """What this term asks of `step.shared.judged` in the turn of a role, without guidance: features that a term
+        reads there come with the same call. What is not told here costs a call of its own, and is right all the same.
+        """
+        return ()
+
+    def features(self, turn: str) -> Sequence[Judged]:
+        """What this term asks of `step.shared.features` in the turn of a role, with a graph in the student's turn."""
+        return ()
 
     def target_decay(self, progress: float) -> float | None:
         """Decay per update of `networks["target"]`, the student's moving average, at this share of the round.

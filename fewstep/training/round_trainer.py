@@ -260,7 +260,7 @@ class RoundTrainer:
 
     def _terms_of(self, role: str) -> list[Term]:
         """The terms that train the role."""
-        return [term for term in self.terms if role in term.settings.trains and term.weight(role)]
+        return [term for term in self.terms if term.trains(role)]
 
     # --- which term is behind a gradient that is not finite ----------------------------------------------------------
 

@@ -8,7 +8,7 @@ from torch.nn.functional import relu, softplus
 
 from fewstep.diffusion.noise_level_settings import Times
 from fewstep.diffusion.processes import like
-from fewstep.networks.block_features import predict_with_features
+from fewstep.networks.block_features import features_at
 from fewstep.networks.state_layout import layout_of
 from fewstep.objectives.adversarial.settings import AdversarialSettings
 from fewstep.objectives.common.compared_states import compared_states
@@ -17,7 +17,7 @@ from fewstep.objectives.common.density_ratio import EstimatesDensityRatio
 from fewstep.objectives.common.feature_heads import FeatureHeads
 from fewstep.objectives.common.pixel_features import OwnFeatures, given
 from fewstep.objectives.common.solver_steps import make_hop, student_at
-from fewstep.objectives.term import Loss, Term
+from fewstep.objectives.term import Judged, Loss, Term
 from fewstep.objectives.term_settings import DENSITY_RATIO, TEACHER_NETWORK
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
 
     `fake_score`: DMD2 (Yin et al., 2405.14867, section 4.3); the heads share the fake score's turn. `teacher`: latent
     adversarial diffusion distillation (LADD; Sauer et al., 2403.12015), the teacher frozen, differentiated to its input
-    only. `samples`: adversarial diffusion distillation (ADD; Sauer et al., 2311.17042). `at: hops` judges where one
-    step lands (SDXL-Lightning; Lin et al., 2402.13929): `paired` D(x_t, x_s), which keeps the teacher's path, otherwise
-    D(x_s), which gives it up for sharpness. `at: compared` judges what a consistency term compares (PCM; Wang et al.,
-    2405.18407). `pool`: heads drawn from a pool that is refreshed (NitroFusion; Chen et
-    al., 2412.02030); the optimiser's moments of a head outlive its weights.
+    only; by `turn: fake_score` it is DMD2's of NVlabs/FastGen. `samples`: adversarial diffusion distillation (ADD;
+    Sauer et al., 2311.17042). `at: hops` judges where one step lands (SDXL-Lightning; Lin et al., 2402.13929): `paired`
+    D(x_t, x_s), which keeps the teacher's path, otherwise D(x_s), which gives it up for sharpness. `at: compared`
+    judges what a consistency term compares (PCM; Wang et al., 2405.18407). `pool`: heads drawn from a pool that is
+    refreshed (NitroFusion; Chen et al., 2412.02030); the optimiser's moments of a head outlive its weights.
     """
 
 
@@ -126,6 +126,11 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
     def reads_features(self, role: str) -> bool:
         return role == self._network
 
+    def features(self, turn: str) -> list[Judged]:
+        if self.settings.at != "samples" or self._network is None or turn != "student":
+            return []
+        return [Judged(self._network, "fake", self.settings.times)]
+
     @property
     def _network(self) -> str | None:
         """The role whose inner features are read."""
@@ -162,7 +167,7 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
         if s.at != "samples":
             return (self._at_hop if s.at == "hops" else self._at_compared)(step, what, leaf, noise)
         if not leaf and not noise and self._network:
-            return step.shared.judged(self._network, source, times)[1], []
+            return step.shared.features(self._network, source, times), []
         x, t, _ = step.shared.noised(source, times)
         x = self._given(step, x, t, leaf, noise)
         return self._read(step, x, t), [x]
@@ -199,7 +204,7 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
     def _read(self, step: "Step", x: Tensor, t: Tensor | None) -> list[Tensor]:
         """Features of states x (N, ...) at native times t (N,), or of clean samples (None)."""
         if self._network:
-            return predict_with_features(step.networks[self._network], x, t, step.batch.condition)[1]
+            return features_at(step.networks[self._network], x, t, step.batch.condition)
         if self._extract is not None:
             return self._extract(x)
         return self._modules["features"](x / spread(step, t, x), angle(step, t))
@@ -207,7 +212,8 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
     def log_ratio(self, step: "Step", samples: str, times: Times) -> Tensor | None:
         if DENSITY_RATIO not in self.settings.offers:
             return None
-        return self._judge(step, self._features(step, samples, times=times)[0]).mean(1)
+        with torch.no_grad():
+            return self._judge(step, self._features(step, samples, times=times)[0]).mean(1)
 
 
 def spread(step: "Step", t: Tensor | None, x: Tensor) -> Tensor:

@@ -66,8 +66,12 @@ class AdversarialSettings(TermSettings):
     weight: Weight = 3e-3
     critic_weight: Weight = 1e-2
     """Weight of the heads' own loss in the turn in which they are trained."""
+    turn: Literal["fake_score", "discriminator"] | None = None
+    """In whose turn the heads are trained. None: the fake score's where they read its features, else one of their own
+    (discriminator). The fake score's serves heads on what is frozen too: one batch of the student's samples trains
+    both."""
     discriminator: TurnSettings = TurnSettings()
-    """The heads' turn where what they read is not trained with them."""
+    """The heads' own turn."""
     width: Count = 64
     labels: bool = False
     """Adds a projection of the label to the logits (features of a conditional network know it already)."""
@@ -84,7 +88,7 @@ class AdversarialSettings(TermSettings):
     @property
     def critic(self) -> str:
         """The role in whose turn the heads are trained."""
-        return "fake_score" if self.features == "fake_score" else "discriminator"
+        return self.turn or ("fake_score" if self.features == "fake_score" else "discriminator")
 
     @property
     def needs(self) -> Needs:
@@ -107,7 +111,7 @@ class AdversarialSettings(TermSettings):
 
     @property
     def roles(self) -> dict[str, TurnSettings]:
-        return {} if self.features == "fake_score" else {"discriminator": self.discriminator}
+        return {} if self.critic == "fake_score" else {"discriminator": self.discriminator}
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -119,6 +123,8 @@ class AdversarialSettings(TermSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "AdversarialSettings":
+        if self.features == "fake_score" and self.critic != "fake_score":
+            raise ValueError("turn: heads on the fake score's features are trained with it, in its turn")
         if self.extractor and self.features != "samples":
             raise ValueError(f"extractor: goes with `features: samples`, not with {self.features}")
         if self.at != "samples" and (self.features == "fake_score" or self.extractor):

@@ -17,8 +17,8 @@ class EstimatesDensityRatio(ABC):
 
     @abstractmethod
     def log_ratio(self, step: "Step", samples: str, times: Times) -> Tensor | None:
-        """log p_data / p_student (size,) at `step.shared.raised(samples, times)`; None with settings by which the term
-        cannot tell it."""
+        """log p_data / p_student (size,) at `step.shared.raised(samples, times)`, without a gradient; None with
+        settings by which the term cannot tell it."""
 
 
 def log_ratio(step: "Step", samples: str, times: Times) -> Tensor:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.diffusion.guidance import Scales
+from fewstep.diffusion.guidance import Scales, is_guided
 from fewstep.diffusion.processes import like
 from fewstep.objectives.common.density_ratio import log_ratio
 from fewstep.objectives.common.distances import per_sample, pseudo_huber, squared
@@ -15,7 +15,7 @@ from fewstep.objectives.distribution_matching.divergences import WEIGHTS
 from fewstep.objectives.distribution_matching.score_identity import expanded_divergence
 from fewstep.objectives.distribution_matching.settings import DistributionMatchingSettings, RandomGuidance
 from fewstep.objectives.distribution_matching.weighting import level_weight
-from fewstep.objectives.term import Loss, Term
+from fewstep.objectives.term import Judged, Loss, Term
 from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -56,6 +56,15 @@ class DistributionMatching(Term[DistributionMatchingSettings]):
     def differentiates(self, role: str) -> bool:
         return self.settings.gradient == "score_identity" and role in ("teacher", "fake_score")
 
+    def predictions(self, turn: str) -> list[Judged]:
+        s, fake = self.settings, Judged("fake_score", self._what, self.settings.times)
+        if turn == "fake_score":
+            return [fake]
+        if s.correction is not None:  # its chain calls the networks itself
+            return []
+        plain = not isinstance(s.guidance, RandomGuidance) and not is_guided(s.guidance)
+        return [Judged("teacher", self._what, s.times), fake] if plain else [fake]
+
     @property
     def _what(self) -> str:
         return JUDGED[self.settings.at]
@@ -63,8 +72,8 @@ class DistributionMatching(Term[DistributionMatchingSettings]):
     def _scores(self, step: "Step") -> tuple[Tensor, Tensor]:
         """Clean samples predicted by teacher and fake score from the student's noised samples."""
         s = self.settings
-        teacher = step.shared.judged("teacher", self._what, s.times, self._guidance(step))[0].x0
-        return teacher, step.shared.judged("fake_score", self._what, s.times)[0].x0
+        teacher = step.shared.judged("teacher", self._what, s.times, self._guidance(step)).x0
+        return teacher, step.shared.judged("fake_score", self._what, s.times).x0
 
     def _guidance(self, step: "Step") -> Scales | Tensor:
         """Guidance of each sample. A random one is PG-SB's (SNOOPI, Nguyen et al., 2412.02687, section 4.1)."""
@@ -145,6 +154,6 @@ class DistributionMatching(Term[DistributionMatchingSettings]):
 
     def _fake_score(self, step: "Step") -> Loss:
         at = step.shared.raised(self._what, self.settings.times)
-        prediction = step.shared.judged("fake_score", self._what, self.settings.times)[0]
+        prediction = step.shared.judged("fake_score", self._what, self.settings.times)
         error = own_error(step.networks["fake_score"], prediction, at.x0, at.noise, at.t)
         return (at.weight * error).mean(), {}

@@ -80,9 +80,10 @@ class Features(Term[FeaturesSettings]):
         with watched(student, [mine for mine, _ in pairs]) as found:
             own = student.predict(x_t, t, step.batch.condition)
         with torch.no_grad():
-            with watched(network, [other for _, other in pairs]) as wanted:
+            closed = teacher is not network  # a closed form: its output is exact, its features are its network's
+            with watched(network, [other for _, other in pairs], only=closed) as wanted:
                 theirs = network.predict(x_t, t, step.batch.condition)
-            if teacher is not network:  # a closed form: its output is exact, its features are its network's
+            if closed:
                 theirs = teacher.predict(x_t, t, step.batch.condition)
         return (own, found), (theirs, wanted)
 

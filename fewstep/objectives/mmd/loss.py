@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.networks.block_features import predict_with_features
+from fewstep.networks.block_features import features_at
 from fewstep.networks.network_blocks import middle
 from fewstep.objectives.common.condition_summary import summary_of
 from fewstep.objectives.mmd.settings import MmdSettings
@@ -79,7 +79,7 @@ class Mmd(Term[MmdSettings]):
             return samples
         t = step.levels.time(torch.full((step.draws.size,), self.settings.feature_noise, device=samples.device))
         noised = step.student.process.add_noise(samples, step.draws.normal("feature-noise", like=samples), t)
-        features = predict_with_features(step.networks[TEACHER_NETWORK], noised, t, step.batch.condition)[1]
+        features = features_at(step.networks[TEACHER_NETWORK], noised, t, step.batch.condition)
         return features[0].to(noised.dtype)
 
 

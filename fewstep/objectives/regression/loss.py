@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewstep.networks.block_features import predict_with_features
+from fewstep.networks.block_features import features_at
 from fewstep.objectives.common.distances import high_frequency_error, per_sample, perceptual, pseudo_huber, squared
 from fewstep.objectives.common.pixel_features import given
 from fewstep.objectives.common.solver_steps import landing, make_hop, student_at
@@ -108,6 +108,6 @@ class Regression(Term[RegressionSettings]):
 
         def read(x: Tensor) -> list[Tensor]:
             state = x * per_sample(step.student.process.alpha(t), x)
-            return predict_with_features(network, state, t, step.batch.condition)[1]
+            return features_at(network, state, t, step.batch.condition)
 
         return partial(perceptual, features=read)

@@ -2,6 +2,7 @@
 other networks predict at noised samples."""
 
 import weakref
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from fewstep.diffusion.guidance import Scales, is_guided
 from fewstep.diffusion.noise_level_settings import Times
-from fewstep.networks.block_features import predict_with_features
+from fewstep.networks.block_features import features_at, predict_with_features
+from fewstep.objectives.term import Judged
 from fewstep.training.step.renoise import Noised, raise_level
 
 if TYPE_CHECKING:
     from fewstep.diffusion.denoiser import Prediction
+    from fewstep.objectives.term import Term
     from fewstep.training.step.step_context import Step
 
 
@@ -28,6 +31,7 @@ class SharedPredictions:
     def __init__(self, step: "Step"):
         # a circle would keep the tensors of a step until Python looks for garbage, well into the next one
         self._step, self._grid, self._draws = weakref.proxy(step), step.grid, step.draws
+        self._called: set[tuple] = set()  # what a network was called for as a whole
 
     # --- the student's samples ---------------------------------------------------------------------------------------
 
@@ -126,25 +130,66 @@ class SharedPredictions:
             return Noised(process.add_noise(x, noise, t), t, x, noise, torch.ones_like(t))
         return raise_level(process, x, s, noise, t)
 
-    def judged(
-        self, role: str, samples: str, times: Times, guidance: Scales | Tensor = 1.0
-    ) -> tuple["Prediction", list[Tensor]]:
-        """Prediction of `role` and its inner features (where a term reads them) at `raised(samples, times)`.
+    def judged(self, role: str, samples: str, times: Times, guidance: Scales | Tensor = 1.0) -> "Prediction":
+        """Prediction of `role` at `raised(samples, times)`: one call of the network however many terms ask, by whatever
+        role they know it, unless with guidance.
 
-        One call of the network however many terms ask, unless with guidance. There is a graph in the network's own turn
-        and, to the input only, in the student's if a term reads features or differentiates the prediction.
+        There is a graph in the network's own turn and, to the input only, in the student's if a term of that turn reads
+        features there or differentiates the prediction.
         """
-        step = self._step
-        plain = not is_guided(guidance)
-        reads = plain and role in step.setup.features
+        if not is_guided(guidance):
+            return self._whole_call(role, samples, times)[0]
+        step, at = self._step, self.raised(samples, times)
+        with torch.set_grad_enabled(self._has_graph(role)):
+            return step.networks[role].predict(at.x, at.t, step.batch.condition, guidance)
+
+    def features(self, role: str, samples: str, times: Times) -> list[Tensor]:
+        """Inner features of `role` at `raised(samples, times)`, with a graph in the network's own turn and, to the
+        input only, in the student's.
+
+        They come with the plain prediction where a term of this turn asks for it there, else of a call that ends with
+        them. A guided prediction is no such call: in the student's turn its graph would be that of all its branches.
+        """
+        step, key = self._step, self._key(Judged(role, samples, times))
+        follows = torch.is_grad_enabled() and step.role in (role, "student")
+        if key in self._called or self._asked(key, lambda term: term.predictions(step.role)):
+            found = self._whole_call(role, samples, times)[1]
+            if found and (found[0].requires_grad or not follows):
+                return found
+
+        def make() -> list[Tensor]:
+            at = self.raised(samples, times)
+            with torch.set_grad_enabled(follows):
+                return features_at(step.networks[role], at.x, at.t, step.batch.condition)
+
+        return step.once(("features", follows, *key), make)
+
+    def _whole_call(self, role: str, samples: str, times: Times) -> tuple["Prediction", list[Tensor]]:
+        """A plain call of the network, with features where a term reads some of that network."""
+        step, key = self._step, self._key(Judged(role, samples, times))
+        network = step.networks[role]
+        reads = any(step.networks[other] is network for other in step.setup.features)
 
         def make() -> tuple["Prediction", list[Tensor]]:
-            at = self.raised(samples, times)
-            through = step.role == "student" and (reads or role in step.setup.graphs)
-            with torch.set_grad_enabled(step.role == role or through):
-                network, condition = step.networks[role], step.batch.condition
+            at, condition = self.raised(samples, times), step.batch.condition
+            read = step.role == "student" and self._asked(key, lambda term: term.features(step.role))
+            with torch.set_grad_enabled(read or self._has_graph(role)):
                 if reads:
                     return predict_with_features(network, at.x, at.t, condition)
-                return network.predict(at.x, at.t, condition, guidance), []
+                return network.predict(at.x, at.t, condition), []
 
-        return step.once(("judged", role, samples, repr(times)), make) if plain else make()
+        self._called.add(key)
+        return step.once(("judged", *key), make)
+
+    def _has_graph(self, role: str) -> bool:
+        """Whether a prediction of this role is differentiated, whoever reads its features."""
+        return self._step.role == role or (self._step.role == "student" and role in self._step.setup.graphs)
+
+    def _asked(self, key: tuple, asks: Callable[["Term"], Sequence[Judged]]) -> bool:
+        """Whether a term of this turn tells that it asks for this."""
+        terms = [term for term in self._step.terms if term.trains(self._step.role)]
+        return any(self._key(asked) == key for term in terms for asked in asks(term))
+
+    def _key(self, asked: Judged) -> tuple:
+        """What is one call: two roles may be one network."""
+        return id(self._step.networks[asked.role]), asked.samples, repr(asked.times)

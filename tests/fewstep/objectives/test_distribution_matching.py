@@ -166,6 +166,9 @@ class ExactRatio(EstimatesDensityRatio):
     def __init__(self, teacher, own):
         self.teacher, self.own = teacher, own
 
+    def trains(self, role):
+        return False
+
     def log_ratio(self, step, what, times):
         at = step.shared.raised(what, times)
         return self.teacher.log_prob(at.x, at.t) - self.own.log_prob(at.x, at.t)
