@@ -20,6 +20,7 @@ from typing import IO
 from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
 from flows.executors.engine import Hearer, Kept, Lost, heard
+from flows.executors.visible_gpus import visible_gpus
 from tasks.config.schema import UnitResources
 from tasks.engine.shared_unit import how_it_ended
 from tasks.engine.unit_work import UnitMessage
@@ -36,11 +37,7 @@ class Processes(Kept):
 
     @cached_property
     def _gpus(self) -> list[str]:
-        """What CUDA_VISIBLE_DEVICES calls each GPU that this process may use."""
-        import torch  # whoever has units to be done has loaded it
-
-        count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-        return given.split(",")[:count] if given else [str(number) for number in range(count)]
+        return visible_gpus()
 
     @property
     def width(self) -> int:

@@ -1,5 +1,8 @@
 """The Prefect flow of a run: one task per stage, inside it one per unit of work, and the push to the remote.
 
+Stages that do not read each other may go side by side (`compute.side_by_side`): the second in a process of its own,
+whose units are no tasks.
+
 Every stage pushes its output when it is finished. Before anything is registered, all of them are on the remote: no
 champion may exist whose bytes lie on one disk.
 
@@ -20,10 +23,13 @@ from prefect.tasks import exponential_backoff
 
 from fewstep.util.errors import NotAvailable
 from flows.executors.engines import Engines
+from flows.executors.left_over import left_over
 from flows.executors.prefect_tasks import IN_PROCESS, prefect_tasks
 from flows.executors.transient_errors import is_transient
 from flows.orchestration.promotion_events import emit_of_run
+from flows.orchestration.side_by_side import SideBySide
 from flows.orchestration.silent_runs import TAG, ensure_automations
+from flows.orchestration.stage_process import StageProcesses
 from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.events import Observer, Observers
@@ -57,7 +63,6 @@ class Session:
         workspace, settings, store, record: the run.
         observer: who is told of its progress.
         outcomes: by stage, of those that are done.
-        failed_stage: the stage that is running, or has failed.
         left_over: what is left for the next run although this one has not failed.
     """
 
@@ -67,11 +72,17 @@ class Session:
     record: RunRecord
     observer: Observer
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    failed_stage: str | None = None
     left_over: str | None = None
 
     def __post_init__(self):
         self._engines = Engines(self.settings)
+        self._running: list[str] = []
+        self._failed: str | None = None
+
+    @property
+    def failed_stage(self) -> str | None:
+        """The stage that has failed, or the one that runs."""
+        return self._failed or next(iter(self._running), None)
 
     def run(self) -> None:
         """Runs the flow. Raises what the failing stage raised."""
@@ -91,22 +102,42 @@ class Session:
                  "retry_condition_fn": self._retry_condition()}
         run_stage_task = task(self.stage, name="stage", task_run_name="{stage}", **IN_PROCESS, **retry)
         push_task = task(self.push, name="push", task_run_name="push to the DVC remote", **IN_PROCESS, **retry)
-        results = {stage.name: run_stage_task(stage.name) for stage in graph.IN_DVC}
+        results = self._made(run_stage_task)
         results["push"] = push_task()
         if not results["push"]["left"]:
             results |= {stage.name: run_stage_task(stage.name) for stage in graph.STAGES if not stage.in_dvc}
         self.record.prefect["state"] = "Completed"
         return results
 
+    def _made(self, run_stage_task: Task) -> dict[str, dict]:
+        """What the tasks of the stages in DVC returned: one after the other, or side by side where there is room."""
+        left = left_over(self.settings.compute)
+        if left is None:
+            return {stage.name: run_stage_task(stage.name) for stage in graph.IN_DVC}
+        processes = StageProcesses(self.workspace, self.record.id, left,
+                                   self.store.folder_of(self.record.id) / "prefect.log")
+        order = SideBySide({stage.name: stage.inputs for stage in graph.IN_DVC})
+        return order.run(run_stage_task, lambda name: run_stage_task(name, processes), processes.stop)
+
     @without_secrets()
-    def stage(self, stage: str) -> dict:
-        """One stage. Returns what Prefect shows of it: state, key, digest, seconds."""
-        self.failed_stage = stage   # until it is done
+    def stage(self, stage: str, processes: StageProcesses | None = None) -> dict:
+        """One stage, here or by one of `processes`. Returns what Prefect shows of it: state, key, digest, seconds."""
+        self._running.append(stage)
         observer = Observers([self.observer, ReportArtifacts(self)])
-        with working_on(stage=stage):
-            outcome = run_stage(self.workspace, stage, self.settings, observer=observer,
-                                execute=prefect_tasks(self._engines), run=self.record.id)
-        self.failed_stage = None
+        try:
+            with working_on(stage=stage):
+                if processes is not None:
+                    outcome = processes.stage(stage, observer)
+                else:
+                    outcome = run_stage(self.workspace, stage, self.settings, observer=observer,
+                                        execute=prefect_tasks(self._engines), run=self.record.id)
+        except BaseException:
+            self._failed = self._failed or stage
+            raise
+        finally:
+            self._running.remove(stage)
+        if self._failed == stage:   # at a former try
+            self._failed = None
         self.outcomes[stage] = outcome
         if isinstance(graph.stage(stage), RegisterStage) and outcome.state == "made":
             emit_of_run(self.workspace, RegistrationResult.model_validate(outcome.manifest.summary))
@@ -144,9 +175,10 @@ class Session:
             error = state.result(raise_on_failure=False)
             if not is_transient(error):
                 return False
-            if self.failed_stage is not None:
-                self.observer.stage_warned(self.failed_stage, f"{type(error).__name__}: {error}; trying again")
-                self.observer.stage_retried(self.failed_stage, error)
+            stage = task_run.name
+            if stage in graph.BY_NAME:
+                self.observer.stage_warned(stage, f"{type(error).__name__}: {error}; trying again")
+                self.observer.stage_retried(stage, error)
             return True
 
         return is_worth_retrying

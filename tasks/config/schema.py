@@ -283,12 +283,17 @@ class Compute(Strict):
     launch: for `command`, what starts `python -m tasks.unit` elsewhere and carries its standard input and output:
     `kubectl run -i … -- python -m tasks.unit`, `docker run -i …`, `ssh HOST …`.
     units: what each unit gets in a cluster.
+    side_by_side: whether two stages that do not read each other go at once (trajectories beside the classifier,
+    baselines beside the distillation), the second in a process of its own: true, false, or null: where `processes`
+    leaves a GPU free, or without any a core. The second stage has what is left free, by true all where nothing is; on
+    cores that a training uses already this gains nothing.
     """
 
     processes: Annotated[int, Field(ge=1, le=4096)] | None = None
     on: str | None = None
     launch: Annotated[str, Field(min_length=1)] | None = None
     units: UnitResources = UnitResources()
+    side_by_side: bool | None = None
 
     @field_validator("on")
     @classmethod

@@ -12,6 +12,7 @@ from tasks.engine import graph
 from tasks.engine.manifest import NAME
 from tasks.stages.base import Stage
 from tasks.storage.file_io import discard
+from tasks.storage.locks import held
 from tasks.storage.workspace import Workspace
 
 
@@ -27,10 +28,15 @@ def publish(workspace: Workspace, stage: Stage, work: Path) -> Path:
     `work/out` with its manifest and `work/ready` says whose it is: `complete` finishes the move.
     """
     sync_tree(work / "out")
-    ready = work / "ready"
-    ready.write_text(stage.name)
-    sync_tree(work)
-    return _swap(workspace, stage, work)
+    with held(_swapping(workspace)):
+        (work / "ready").write_text(stage.name)
+        sync_tree(work)
+        return _swap(workspace, stage, work)
+
+
+def _swapping(workspace: Workspace) -> Path:
+    """The lock of who swaps outputs: a run may make two stages at once, each in a process of its own."""
+    return workspace.local / "swapping"
 
 
 def _swap(workspace: Workspace, stage: Stage, work: Path) -> Path:
@@ -47,6 +53,11 @@ def complete(workspace: Workspace) -> list[str]:
 
     Returns the names of the stages whose outputs took their place now.
     """
+    with held(_swapping(workspace)):
+        return _completed(workspace)
+
+
+def _completed(workspace: Workspace) -> list[str]:
     done = []
     if workspace.partial.is_dir():
         for work in sorted(workspace.partial.iterdir()):
@@ -57,8 +68,9 @@ def complete(workspace: Workspace) -> list[str]:
             if (work / "out" / NAME).is_file():
                 done.append(name)
             _swap(workspace, graph.stage(name), work)
-    if trash(workspace).is_dir():
-        shutil.rmtree(trash(workspace), ignore_errors=True)
+    if trash(workspace).is_dir():   # which stays: another stage may be about to put something there
+        for doomed in trash(workspace).iterdir():
+            shutil.rmtree(doomed, ignore_errors=True)
     for folder in (workspace.root, workspace.data, workspace.data / "cost", workspace.data / "report", workspace.local,
                    workspace.local / "recorded", workspace.shared, workspace.published):
         sweep(folder)

@@ -34,6 +34,7 @@ from tasks.storage import published_outputs
 from tasks.storage.code_state import commit_of
 from tasks.storage.dvc import cache_users, dvc_config, dvc_lockfile
 from tasks.storage.git import git
+from tasks.storage.locks import held
 from tasks.storage.workspace import Workspace
 from tasks.tracking.redaction import redact
 
@@ -147,7 +148,8 @@ def record(workspace: Workspace, name: str, manifest: Manifest) -> str | None:
     if not git(workspace.root, "rev-parse", "--git-dir", check=False):
         return _refusal(stage, f"{workspace.root} is not in a git repository, which DVC needs (`git init`)")
     dvc_lockfile.lock_entries(workspace)    # refused before anything is written: DVC takes more than what it writes
-    with repository(workspace) as repo:
+    # DVC's own lock is not waited for long, and a run may make two stages at once
+    with held(workspace.local / "recording"), repository(workspace) as repo:
         before = disagreement(workspace, stage, manifest)
         cache_users.keep_joined(workspace)
         with dvc_lock(repo), cache_users.alone_in(workspace):
