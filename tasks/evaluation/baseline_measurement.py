@@ -41,7 +41,7 @@ def measure_baselines(examination: Examination, teacher: Denoiser, plan: Sequenc
     """All figures of all baselines, and of the floor.
 
     Args:
-        files: the samples of each baseline of the plan, as `pack` stores them.
+        files: the samples of each baseline of the plan, as `pack` stores them; one file of several that are the same.
         seed: of the noise that stochastic solvers add.
         workers: baselines that are measured at once.
         warn: told of baselines with samples that are not finite.
@@ -81,7 +81,8 @@ def measure_baselines(examination: Examination, teacher: Denoiser, plan: Sequenc
                 subject=baseline.subject, solver=baseline.solver, evaluations=baseline.evaluations,
                 steps=baseline.steps, asked=baseline.asked, teacher=baseline == reference, sampling=baseline.sampling,
                 values=store(found.values, protocols), classes=tuple(found.classes),
-                frames=tuple(found.frames), note=note))  # fmt: skip
+                frames=tuple(found.frames), note=note,
+                drawn_as=None if baseline.drawn_as == baseline.name else baseline.drawn_as))  # fmt: skip
     document = Baselines(
         guidance=settings.guidance, features=examination.images.extractor.name, reference=len(examination.images.test),
         num_classes=teacher.num_classes, floor=floor, rows=tuple(rows), protocols=protocols,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fewstep.diffusion.equal_solvers import equal
 from fewstep.diffusion.solvers import steps_for
 from fewstep.metrics.metric_names import counted, solver_name
 from fewstep.metrics.protocol import Sampling
@@ -25,6 +26,8 @@ class Baseline:
         evaluations: network evaluations per sample, in `steps` steps.
         asked: the counts in the settings that it stands for.
         sampling: how its samples are drawn.
+        drawn_as: name of the baseline whose samples are drawn for this one too: its own, or that of one whose solver is
+            the same in so many steps.
     """
 
     solver: str
@@ -32,6 +35,7 @@ class Baseline:
     steps: int
     asked: tuple[int, ...]
     sampling: Sampling
+    drawn_as: str
 
     @property
     def name(self) -> str:
@@ -47,7 +51,7 @@ def plan(settings: BaselinesSettings) -> list[Baseline]:
     """Each solver at each count of network evaluations, or at the nearest lower one that it can have.
 
     Heun has odd counts only; under guidance every step counts twice or more. Counts below a solver's lowest are left
-    out.
+    out. Solvers that are the same in so many steps are drawn once, as the teacher's solver where it is among them.
     """
     asked: dict[tuple[str, int], list[int]] = {}
     teacher = teacher_solver(settings.solvers)
@@ -61,7 +65,10 @@ def plan(settings: BaselinesSettings) -> list[Baseline]:
     for (solver, evaluations), counts in asked.items():
         steps = steps_for(solver, evaluations, settings.guidance)
         sampling = Sampling(solver=solver, steps=steps, evaluations=evaluations, guidance=settings.guidance)
-        made.append(Baseline(solver, evaluations, steps, tuple(counts), sampling))
+        others = sorted((one for one, at in asked if at == evaluations), key=lambda one: one != teacher)
+        drawn = next(one for one in others if steps_for(one, evaluations, settings.guidance) == steps
+                     and equal(one, solver, steps))  # fmt: skip
+        made.append(Baseline(solver, evaluations, steps, tuple(counts), sampling, baseline_name(drawn, evaluations)))
     return made
 
 

@@ -53,6 +53,8 @@ class SolverRow(Measured):
         asked: the counts of network evaluations in the settings that this row stands for.
         teacher: whether this row stands for the teacher.
         note: why there are no values; left out of JSON where there are.
+        drawn_as: name of the row whose samples these are, as both solvers are the same in so many steps; left out of
+            JSON where they are this row's own.
     """
 
     solver: str
@@ -62,6 +64,7 @@ class SolverRow(Measured):
     teacher: bool
     sampling: Sampling
     note: str | None = None
+    drawn_as: str | None = None
 
     @property
     def name(self) -> str:
@@ -70,7 +73,8 @@ class SolverRow(Measured):
 
     @model_serializer(mode="wrap")
     def _without_none(self, serialise) -> dict:
-        return {name: value for name, value in serialise(self).items() if name != "note" or value is not None}
+        left_out = ("note", "drawn_as")
+        return {name: value for name, value in serialise(self).items() if name not in left_out or value is not None}
 
 
 class Equality(Strict):

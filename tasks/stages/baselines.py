@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
-    """Samples and measures every solver at every cost; a unit is one solver at one cost."""
+    """Samples and measures every solver at every cost; a unit is one solver at one cost, with those that are the same
+    there."""
 
     # What computes is imported in the methods: importing torch takes seconds, and the graph imports this file.
 
@@ -68,7 +69,8 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
         from tasks.evaluation.baseline_plan import plan  # loads torch
         from tasks.evaluation.samplers import unfinished
 
-        return unfinished(context, {baseline.name: _file(context, baseline) for baseline in plan(context.settings)})
+        everything = plan(context.settings)
+        return unfinished(context, {baseline.drawn_as: _file(context, baseline) for baseline in everything})
 
     def run_unit(self, context: Context[BaselinesSettings], unit: str) -> None:
         from tasks.evaluation.baseline_plan import plan, teacher_baseline  # loads torch
@@ -133,4 +135,4 @@ class BaselinesStage(Stage[BaselinesSettings, BaselinesResult]):
 
 
 def _file(context: Context[BaselinesSettings], baseline: Baseline) -> Path:
-    return context.scratch / f"{baseline.name}.safetensors"
+    return context.scratch / f"{baseline.drawn_as}.safetensors"

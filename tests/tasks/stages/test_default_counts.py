@@ -32,3 +32,14 @@ def test_counts_that_are_set_are_asked_of_every_solver():
     resolved = BaselinesStage().resolve(settings(evaluate={"baseline_steps": [2, 32]}))
     assert {(one.solver, one.evaluations) for one in plan(resolved)} >= {("ddim", 32), ("dpmsolver++", 32)}
     assert "teacher_steps" not in resolved.model_dump(mode="json")      # keys of before stay
+
+
+def test_solvers_that_are_the_same_are_drawn_once():
+    chosen = ["ddim", "heun", "unipc", "dpmsolver++", "ddpm"]
+    baselines = plan(BaselinesStage().resolve(settings(evaluate={"solvers": chosen})))
+    drawn = {one.name: one.drawn_as for one in baselines}
+    assert {name for name, other in drawn.items() if other == "dpmsolver++-1"} == {
+        "dpmsolver++-1", "ddim-1", "heun-1", "unipc-1"}  # fmt: skip
+    assert {name for name, other in drawn.items() if other == "dpmsolver++-2"} == {
+        "dpmsolver++-2", "ddim-2", "unipc-2"}  # fmt: skip
+    assert all(drawn[name] == name for name in drawn if name.endswith(("-3", "-4", "-7", "-8")) or "ddpm-" in name)
