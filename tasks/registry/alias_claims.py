@@ -89,8 +89,8 @@ class Moves:
 
 def _registration_run(registry: Registry, model: str) -> Run:
     """The registration run of the model's first version that still has one: the same on every host."""
-    for version in registry.versions(model):
-        run = if_present(registry.tracking.client.get_run, version.run_id) if version.run_id else None
+    for run_id in registry.registration_runs(model):
+        run = if_present(registry.tracking.client.get_run, run_id)
         if run is not None and run.info.lifecycle_stage == "active":
             return run
     raise NotAvailable(f"no alias of {model} can move: the runs that registered its versions are gone from MLflow",

@@ -70,7 +70,7 @@ def move(registry: Registry, version: Version, expected: int | None, *, alias: s
         record = registry.record(version.model)
         if closes is not None:
             audit_log.still_open(record.read(), closes)
-        present = registry.aliases(version.model).get(alias)
+        present = registry.holder(version.model, alias)
         if present != expected:
             raise _moved(version.model, alias, expected, present)
         intent = audit_log.new("intent", alias=alias, former=expected, to=version.number, who=who, why=why,
@@ -107,8 +107,7 @@ def rollback(registry: Registry, model: str, *, why: str = "", who: str | None =
     others than those registered.
     """
     complete(registry, model)
-    aliases = registry.aliases(model)
-    current, former = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+    current, former = registry.holder(model, CHAMPION), registry.holder(model, PREVIOUS)
     if former is None or current is None or former == current:
         raise NotAvailable(f"{model} has no previous champion to return to",
                            hint=f"`fewstep promote {model}/VERSION` makes another version champion")  # fmt: skip
@@ -120,7 +119,7 @@ def rollback(registry: Registry, model: str, *, why: str = "", who: str | None =
 
 def complete(registry: Registry, model: str) -> Entry | None:
     """Finishes the alias move that a kill left half-done, here or on another host; returns its entry, if any."""
-    if not any(version.run_id for version in registry.versions(model)):
+    if next(registry.registration_runs(model), None) is None:
         return None  # nothing that we registered
     with registry.lock(model):
         return _complete(registry, model)
@@ -156,7 +155,7 @@ def _carry_out(registry: Registry, model: str, intent: Entry) -> Entry:
         if newest is not None and not newest.done:
             _finish(registry, model, newest)
             continue
-        present = registry.aliases(model).get(intent.alias)
+        present = registry.holder(model, intent.alias)
         if present != intent.former:
             if Moves(registry, model).find(intent) is not None:     # another host claimed it for us meanwhile
                 continue
@@ -190,7 +189,7 @@ def _point(registry: Registry, model: str, move: Move) -> None:
     by_us = False
     while newest is not None:
         entry = newest.entry
-        if by_us or registry.aliases(model).get(entry.alias) in (entry.former, entry.to):
+        if by_us or registry.holder(model, entry.alias) in (entry.former, entry.to):
             if entry.former is not None and entry.alias == CHAMPION:
                 registry.set_alias(registry.get(model, entry.former), PREVIOUS)
             registry.set_alias(registry.get(model, entry.to), entry.alias)

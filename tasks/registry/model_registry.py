@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from fewstep.util.errors import DataDiffers, NotAvailable, SettingsError
+from fewstep.util.errors import DataDiffers, FewstepError, NotAvailable, SettingsError
 from fewstep.util.files import sync_folder
 from fewstep.util.hashing import sha256_file
 from tasks.engine.manifest import File, tree_digest
@@ -120,15 +120,45 @@ class Registry:
         return sorted(model.name for model in models if model.name.startswith(PREFIX))
 
     def aliases(self, model: str) -> dict[str, int]:
-        """Alias → version number; empty for an unknown model."""
+        """Alias → version number; empty for an unknown model. MLflow reads every version for it: who asks for one alias
+        asks `holder`."""
         registered = if_present(self.tracking.client.get_registered_model, model)
         return {} if registered is None else {alias: int(number) for alias, number in registered.aliases.items()}
+
+    def holder(self, model: str, alias: str) -> int | None:
+        """The number of the version that holds the alias; None where none does."""
+        entry = self._held(model, alias)
+        return None if entry is None else int(entry.version)
+
+    def _held(self, model: str, alias: str) -> ModelVersion | None:
+        if alias.lower() == "latest":       # MLflow's word for the newest version, which is no alias
+            return None
+        try:
+            return if_present(self.tracking.client.get_model_version_by_alias, model, alias)
+        except NotAvailable:
+            raise
+        except FewstepError:        # an alias that is not there MLflow refuses as it does bad words
+            if alias in self.aliases(model):
+                raise
+            return None
+
+    def registration_runs(self, model: str) -> Iterator[str]:
+        """The MLflow runs that registered the model's versions, of the oldest version first; read as they are asked
+        for."""
+        token = None
+        while token != "":
+            page = self.tracking.client.search_model_versions(
+                f"name='{model}'", max_results=20, order_by=["version_number ASC"], page_token=token)  # fmt: skip
+            yield from (entry.run_id for entry in page if entry.run_id)
+            token = page.token or ""
 
     def versions(self, model: str) -> list[Version]:
         """All versions, oldest first; empty for an unknown model."""
         aliases = self.aliases(model)
         entries = all_pages(self.tracking.client.search_model_versions, f"name='{model}'", max_results=200)
-        return sorted((_version(entry, aliases) for entry in entries), key=lambda version: version.number)
+        for entry in entries:       # a search leaves them out
+            entry.aliases = [alias for alias, number in aliases.items() if number == int(entry.version)]
+        return sorted(map(_version, entries), key=lambda version: version.number)
 
     def get(self, model: str, number: int) -> Version:
         """Raises NotAvailable when there is no such version."""
@@ -136,7 +166,7 @@ class Registry:
         if entry is None:
             known = ", ".join(str(version.number) for version in self.versions(model)) or "none"
             raise NotAvailable(f"{model} has no version {number} (versions: {known})")
-        return _version(entry, self.aliases(model))
+        return _version(entry)
 
     def resolve(self, reference: str, default: str = CHAMPION) -> Version:
         """The version that `reference` names; a bare name means its `default` alias.
@@ -146,9 +176,11 @@ class Registry:
         model, alias, number = parse(reference)
         if number is not None:
             return self.get(model, number)
-        alias, aliases = alias or default, self.aliases(model)
-        if alias in aliases:
-            return self.get(model, aliases[alias])
+        alias = alias or default
+        entry = self._held(model, alias)
+        if entry is not None:
+            return _version(entry)
+        aliases = self.aliases(model)
         if aliases or self.versions(model):
             known = ", ".join(sorted(aliases)) or "none"
             raise NotAvailable(f"{model} has no alias {alias!r} (aliases: {known})")
@@ -158,14 +190,14 @@ class Registry:
 
     def champion_made(self, model: str) -> float | None:
         """When the model's champion was registered, in seconds since 1970; None without one."""
-        number = self.aliases(model).get(CHAMPION)
-        entry = None if number is None else if_present(self.tracking.client.get_model_version, model, str(number))
+        entry = self._held(model, CHAMPION)
         return None if entry is None else entry.creation_timestamp / 1000
 
     def with_tag(self, model: str, **tags: str) -> list[Version]:
-        """Versions whose tags `fewstep.<name>` have all of these values."""
-        wanted = {f"fewstep.{key}": value for key, value in tags.items()}
-        return [version for version in self.versions(model) if wanted.items() <= version.tags.items()]
+        """Versions whose tags `fewstep.<name>` have all of these values, oldest first."""
+        wanted = [f"name='{model}'", *(f"tags.`fewstep.{key}` = '{value}'" for key, value in tags.items())]
+        found = all_pages(self.tracking.client.search_model_versions, " and ".join(wanted), max_results=200)
+        return [self.get(model, number) for number in sorted(int(entry.version) for entry in found)]
 
     def record(self, model: str) -> Record:
         """The model's audit log: in the object store that hosts share, where they share the registry too, else a file.
@@ -271,7 +303,6 @@ class Registry:
             self.tracking.client.set_model_version_tag(version.model, str(version.number), f"fewstep.{key}", value)
 
 
-def _version(entry: ModelVersion, aliases: dict[str, int]) -> Version:
-    number = int(entry.version)
-    names = tuple(sorted(alias for alias, other in aliases.items() if other == number))
-    return Version(entry.name, number, dict(entry.tags), names, entry.run_id or None, entry.source)
+def _version(entry: ModelVersion) -> Version:
+    return Version(entry.name, int(entry.version), dict(entry.tags), tuple(sorted(entry.aliases)), entry.run_id or None,
+                   entry.source)

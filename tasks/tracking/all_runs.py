@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,8 @@ from tasks.storage.workspace import Workspace
 from tasks.tracking.run_record import KILLED, RUNNING, UNFINISHED, RunRecord
 from tasks.tracking.run_records import RunStore, choose, newest_first
 from tasks.tracking.shared_runs import SharedRun
+
+_AT_ONCE = 16       # runs that are asked for; another host's is a request
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,22 @@ class AllRuns:
         except FewstepError as error:
             self.problem, shared = str(error), {}
         return [self._known(run, shared.get(run)) for run in newest_first({*self.store.ids(), *shared})]
+
+    def page(self, number: int, size: int) -> tuple[list[KnownRun], int]:
+        """Page `number` (from 1) of `size` runs, newest first, and how many there are in all: no other run is read."""
+        ids = self.ids()
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(self._if_known, ids[(number - 1) * size : number * size]))
+        return [known for known in found if known is not None], len(ids)
+
+    def _if_known(self, run: str) -> KnownRun | None:
+        """The run; None for one of another host where the store has stopped answering, which `problem` says."""
+        try:
+            return self.get(run)
+        except NotAvailable:
+            if self.problem is None:
+                raise
+            return None
 
     def newest_in(self, root: str, digest: str) -> KnownRun | None:
         """The newest run with these settings that worked in the checkout `root` of this host."""

@@ -64,14 +64,17 @@ def add(app: typer.Typer) -> None:
                                  "fewstep status --json"))
     def status(
         run: str | None = typer.Argument(None, help="Id of the run, or its beginning or end; default: the newest."),
-        every: bool = typer.Option(False, "--all", help="One line for each run."),
+        every: bool = typer.Option(False, "--all", help="One line for each run, newest first, in pages."),
+        limit: int = typer.Option(50, min=1, help="With --all: runs on a page."),
+        page: int = typer.Option(1, min=1, help="With --all: which page; the second has the runs before."),
         as_json: bool = typer.Option(False, "--json", help="Print it as JSON."),
     ) -> None:
         """Each stage's state, progress and duration; for a run that stopped, why, and the command that continues it."""
         runs = AllRuns(Workspace.find())
         if every:
-            found = [status_of(known) for known in runs.all()]
-            emit([run.to_dict() for run in found], as_json, lambda out: _list(found, out))
+            known, total = runs.page(page, limit)
+            found = [status_of(one) for one in known]
+            emit([run.to_dict() for run in found], as_json, lambda out: _list(found, out, page, limit, total))
         else:
             one = status_of(runs.find(run))
             emit(one.to_dict(), as_json, lambda out: _show(one, out))
@@ -145,9 +148,10 @@ def _stages(record: RunRecord) -> Table:
     return table
 
 
-def _list(runs: list[Status], out: Console) -> None:
+def _list(runs: list[Status], out: Console, page: int, limit: int, total: int) -> None:
     if not runs:
-        out.print("no run yet: start one with `fewstep run`")
+        out.print(f"there are {count(total)} runs, and none on page {page}" if total
+                  else "no run yet: start one with `fewstep run`")
         return
     table = Table.grid(padding=(0, 2))
     for _ in range(5):
@@ -159,3 +163,6 @@ def _list(runs: list[Status], out: Console) -> None:
                       f"{done}/{len(stages)} stages", Text(duration(run.seconds), style="dim"),
                       Text("" if run.here else f"on {run.host}", style="dim"))
     out.print(table)
+    if page * limit < total:
+        size = "" if limit == 50 else f" --limit {limit}"
+        say(out, f"{count(total - page * limit)} older: fewstep status --all{size} --page {page + 1}", style="dim")

@@ -65,7 +65,7 @@ def assess(registry: Registry, version: Version, rules: Register, *, policy: str
     tasks.registry.gate.promotion_checks asks and, where there is a champion, a contest that the version does not lose.
     """
     policy = policy or rules.promote
-    number = registry.aliases(version.model).get(alias)
+    number = registry.holder(version.model, alias)
     champion = None if number is None else registry.get(version.model, number)
     assessment = _Assessment(registry, version, champion, rules, policy)
     kind, reasons = assessment.refusal()
