@@ -18,13 +18,15 @@ class LeftOver:
 
 
 def left_over(compute: Compute) -> LeftOver | None:
-    """The GPUs, or cores, that the processes of a training leave free; None: stages go one after the other.
+    """The GPUs that the processes of a training leave free; None: stages go one after the other.
 
-    By `side_by_side: true` all of them where none is free.
+    By `side_by_side: true` the cores that they leave free where there are no GPUs, and all where nothing is free.
     """
     if compute.side_by_side is False:
         return None
     gpus = visible_gpus()
+    if not gpus and not compute.side_by_side:   # a core that is left free may be meant for others
+        return None
     places = len(gpus) or cores()
     taken = min(compute.processes or places, places)
     if taken == places:

@@ -285,8 +285,8 @@ class Compute(Strict):
     units: what each unit gets in a cluster.
     side_by_side: whether two stages that do not read each other go at once (trajectories beside the classifier,
     baselines beside the distillation), the second in a process of its own: true, false, or null: where `processes`
-    leaves a GPU free, or without any a core. The second stage has what is left free, by true all where nothing is; on
-    cores that a training uses already this gains nothing.
+    leaves a GPU free. The second stage has the GPUs, or without any the cores, that are left free; all where none is.
+    Its process starts anew for each stage, in seconds: on two cores that a training uses already a run took longer so.
     """
 
     processes: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -10,9 +10,10 @@ ALL, NONE = {"side_by_side": True}, {"side_by_side": False}
 
 
 @pytest.mark.parametrize(("gpus", "cores", "compute", "expected"), [
-    ([], 2, {}, None), ([], 2, {"processes": 1}, LeftOver(1)), ([], 8, {"processes": 6}, LeftOver(2)),
-    ([], 2, {"processes": 1} | NONE, None), ([], 2, ALL, LeftOver(None)), ([], 2, {"processes": 2} | ALL, LeftOver(2)),
-    (["0"], 8, {}, None), (["0"], 8, {"processes": 1}, None), (["0"], 8, ALL, LeftOver(None)),
+    ([], 2, {}, None), ([], 2, {"processes": 1}, None), ([], 8, {"processes": 6} | ALL, LeftOver(2)),
+    ([], 2, {"processes": 1} | ALL, LeftOver(1)), ([], 2, ALL, LeftOver(None)),
+    ([], 2, {"processes": 2} | ALL, LeftOver(2)), (["0"], 8, {}, None), (["0"], 8, {"processes": 1}, None),
+    (["0"], 8, ALL, LeftOver(None)), (["4", "5", "7"], 8, {"processes": 1} | NONE, None),
     (["4", "5", "7"], 8, {"processes": 1}, LeftOver(2, {"CUDA_VISIBLE_DEVICES": "5,7"})),
     (["4", "5", "7"], 8, {"processes": 9}, None),
 ])  # fmt: skip
