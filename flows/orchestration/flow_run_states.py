@@ -47,7 +47,8 @@ def settle_flow_runs(workspace: Workspace, store: RunStore, silence: float = SIL
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=LOOKS_ALIVE))))
         for run in found:
             state = _state_of_worked_on(workspace, runs, run) or _state_of_stuck(client, run, silence)
-            if state is not None:
+            # what ended in order before it was certain that nobody works on it stays as it is
+            if state is not None and client.read_flow_run(run.id).state.type in LOOKS_ALIVE:
                 _force(client, run.id, state)
                 forget(workspace, str(run.id))
                 lines.append(f"{run.name}: {run.state.name} → {state.name}")
@@ -63,6 +64,7 @@ def _state_of_worked_on(workspace: Workspace, runs: AllRuns, run: FlowRun) -> St
         dead = runs.store.abandoned(record.id)
     if not dead:
         return None
+    record = record and _record_of(runs, record.id)     # as whoever worked on it has left it
     if record is not None and record.state in (FINISHED, FAILED):
         return _true_state(record)
     if run.state.type == StateType.CANCELLING:

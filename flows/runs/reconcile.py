@@ -87,7 +87,7 @@ def _mlflow(workspace: Workspace, store: RunStore, profile: str, report: Report)
     own_database = given_mlflow_uri() is None   # nobody else writes there: a run without a record is a lost one
 
     def is_abandoned(run: str) -> bool:
-        return store.abandoned(run) or (own_database and run not in states)
+        return store.abandoned(run) or (own_database and not store.path(run).exists())
 
     report.mlflow += close_orphans(workspace, is_abandoned=is_abandoned, states=states)
 

@@ -30,6 +30,8 @@ def close_orphans(workspace: Workspace, *, is_abandoned: Callable[[str], bool], 
             name = run.data.tags.get("fewstep.run")
             if name is None or not is_abandoned(name):
                 continue
+            if tracking.client.get_run(run.info.run_id).info.status != "RUNNING":
+                continue    # it ended in order since it was found: only now is it certain that nobody works on it
             status = STATUS.get(states.get(name, ""), "KILLED")
             tracking.client.set_terminated(run.info.run_id, status=status)
             done.append(f"{run.info.run_name} of {name}: RUNNING → {status}")

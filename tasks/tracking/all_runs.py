@@ -134,8 +134,8 @@ class AllRuns:
             return None
 
     def _known(self, run: str, shared: SharedRun | None) -> KnownRun:
+        alive_here = self.store.alive_here(run)     # first: what ends in order meanwhile is not taken for killed
         here = self.store.load(run) if self.store.path(run).exists() else None
-        alive_here = self.store.alive_here(run)
         if shared is None:
             return KnownRun(here if here is not None else self.store.load(run), True, alive_here)
         holder = shared.holder

@@ -213,6 +213,9 @@ class RunStore:
         """
         if record.state != RUNNING or not self.abandoned(record.id):
             return False
+        record = self.load(record.id)
+        if record.state != RUNNING:     # it ended in order before it was certain that nobody works on it
+            return False
         record.stop(KILLED, record.updated or now())
         self.save(record)
         return True

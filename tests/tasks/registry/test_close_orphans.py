@@ -28,3 +28,16 @@ def test_reconcile_closes_what_dead_runs_left_open_and_nothing_else(tmp_path):
     assert found == {("dead", "KILLED"), ("failed", "FAILED"), ("alive", "RUNNING")}
     unused = workspace(tmp_path / "new", "sqlite:////nowhere/mlflow.db")
     assert close_orphans(unused, is_abandoned=bool, states={}) == []
+
+
+def test_a_run_that_ends_in_order_while_reconcile_looks_keeps_its_end(tmp_path):
+    with_database(tmp_path)
+    watcher = observer(tmp_path, run="ending")
+    watcher.start()
+
+    def ends_meanwhile(_name: str) -> bool:
+        watcher.finish("FINISHED")
+        return True
+
+    assert close_orphans(workspace(tmp_path), is_abandoned=ends_meanwhile, states={"ending": "running"}) == []
+    assert {run.info.status for run in runs(watcher)} == {"FINISHED"}

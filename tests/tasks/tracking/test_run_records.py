@@ -60,6 +60,14 @@ def test_the_kernel_decides_who_is_alive(store):
     assert settled.state == KILLED and settled.attempts[0].state == KILLED and settled.attempts[0].ended
 
 
+def test_a_run_that_ends_in_order_while_it_is_looked_at_is_not_settled(store):
+    seen = store.new(SETTINGS)
+    with store.hold(store.load(seen.id)):
+        store.close(store.load(seen.id), FINISHED)
+    assert seen.state == "running" and not store.settle(seen)
+    assert store.load(seen.id).state == FINISHED
+
+
 def test_the_unfinished_run_with_the_same_settings_is_found(store):
     runs, root = AllRuns(store.workspace), str(store.root)
     assert runs.newest_in(root, settings_digest(SETTINGS)) is None
