@@ -118,9 +118,11 @@ def _streams(block: nn.Module) -> dict[str, int | None]:
     block that it does not know."""
     from diffusers.hooks._helpers import TransformerBlockRegistry  # loads every transformer of diffusers
 
-    try:
-        known = TransformerBlockRegistry.get(type(block))
-    except ValueError:  # what it raises for a class that is not registered
-        return {}
-    return {"hidden_states": known.return_hidden_states_index,
-            "encoder_hidden_states": known.return_encoder_hidden_states_index}  # fmt: skip
+    for kind in type(block).__mro__:    # a sharded block is of a class of its own, below that of diffusers
+        try:
+            known = TransformerBlockRegistry.get(kind)
+        except ValueError:  # what it raises for a class that is not registered
+            continue
+        return {"hidden_states": known.return_hidden_states_index,
+                "encoder_hidden_states": known.return_encoder_hidden_states_index}  # fmt: skip
+    return {}

@@ -1,15 +1,17 @@
 """Exact checkpoints: safetensors beside JSON, written atomically, verified by hash, the newest two kept."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fewstep.training.distributed import World
 from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import DataDiffers
 from fewstep.util.files import replacing, sweep
@@ -17,6 +19,9 @@ from fewstep.util.hashing import sha256_file
 
 FORMAT = "fewstep-checkpoint/1"
 KEEP = 2
+TENSORS = ".safetensors"
+ROWS, WHOLE = "Shard(0)", "Replicate()"
+"""Placements of a tensor on processes: equal runs of rows in their order, the last ones shorter or empty; or all."""
 
 
 @dataclass
@@ -40,14 +45,21 @@ class Checkpoints:
 
     def save(self, step: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Writes a checkpoint; a kill at any instant leaves the former ones valid. Raises DiskFull."""
-        weights = self.folder / f"step-{step:012d}.safetensors"
-        with replacing(weights) as temporary:
-            save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, temporary)
-            digest = sha256_file(temporary)
-        write_checked(weights.with_suffix(".json"), FORMAT, {"step": step, "sha256": digest, **record})
+        self._commit(step, {"sha256": self._write(f"{_stem(step)}{TENSORS}", tensors), **record})
+
+    def _write(self, name: str, tensors: dict[str, Tensor]) -> str:
+        """Writes a file of tensors; returns its SHA-256."""
+        with replacing(self.folder / name) as temporary:
+            save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, temporary)
+            return sha256_file(temporary)
+
+    def _commit(self, step: int, record: dict[str, Any]) -> None:
+        """Makes what was written of this step a checkpoint, and removes the oldest."""
+        write_checked(self.folder / f"{_stem(step)}.json", FORMAT, {"step": step, **record})
         for old in self._committed()[:-KEEP]:
             old.unlink(missing_ok=True)
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+            for file in old.parent.glob(f"{old.stem}.*"):
+                file.unlink(missing_ok=True)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose hash is right, None if there never was one.
@@ -57,16 +69,16 @@ class Checkpoints:
         sweep(self.folder)
         records = self._committed()
         for path in reversed(records):
-            try:
-                return self._read(path)
-            except (DataDiffers, OSError, ValueError, KeyError, SafetensorError) as error:
-                self.warn(f"checkpoint {path.stem} is damaged ({error}); trying the one before")
+            found = self._tried(path)
+            if found is not None:
+                return found
         if records:
             raise DataDiffers(f"no checkpoint in {self.folder} is whole", hint=f"remove {self.folder} to begin anew")
-        orphans = sorted(self.folder.glob("step-*.safetensors")) if self.folder.is_dir() else []
+        files = self.folder.glob(f"step-*{TENSORS}") if self.folder.is_dir() else []
+        orphans = sorted({path.name.partition(".")[0] for path in files})
         if len(orphans) > 1:  # a single one may come from a kill before the first record was written
             raise DataDiffers(
-                f"{orphans[-1]} has lost its record ({orphans[-1].stem}.json)",
+                f"{self.folder / orphans[-1]}{TENSORS} has lost its record ({orphans[-1]}.json)",
                 hint=f"restore it, or remove {self.folder} to begin anew",
             )
         return None
@@ -74,12 +86,68 @@ class Checkpoints:
     def _committed(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json")) if self.folder.is_dir() else []
 
-    @staticmethod
-    def _read(path: Path) -> Checkpoint:
+    def _tried(self, path: Path) -> Checkpoint | None:
+        """The checkpoint of this record, None where it is damaged."""
+        try:
+            return self._read(path)
+        except (DataDiffers, OSError, ValueError, KeyError, SafetensorError) as error:
+            self.warn(f"checkpoint {path.stem} is damaged ({error}); trying the one before")
+            return None
+
+    def _read(self, path: Path) -> Checkpoint:
         record = read_checked(path, FORMAT)
-        weights = path.with_suffix(".safetensors")
-        if not weights.is_file():
-            raise DataDiffers(f"{weights} is missing")
-        if sha256_file(weights) != record["sha256"]:
-            raise DataDiffers(f"{weights} differs from its hash")
-        return Checkpoint(int(record["step"]), record, load_file(weights))
+        return Checkpoint(int(record["step"]), record, self._tensors(path, record))
+
+    def _tensors(self, path: Path, record: dict[str, Any]) -> dict[str, Tensor]:
+        """All tensors, whole, whoever wrote them."""
+        if "shards" not in record:
+            return self._verified(path.with_suffix(TENSORS).name, record["sha256"])
+        parts = [self._verified(name, digest) for name, digest in record["shards"].items()]
+        return {name: torch.cat([part[name] for part in parts]) if record["placements"][name] == ROWS else value
+                for name, value in parts[0].items()}  # fmt: skip
+
+    def _verified(self, name: str, digest: str) -> dict[str, Tensor]:
+        file = self.folder / name
+        if not file.is_file():
+            raise DataDiffers(f"{file} is missing")
+        if sha256_file(file) != digest:
+            raise DataDiffers(f"{file} differs from its hash")
+        return load_file(file)
+
+
+class ShardedCheckpoints(Checkpoints):
+    """The same of a round whose processes hold rows of its tensors: `step-N.rank-R.safetensors` are those of one of
+    them. The record, which the first process writes when all have written, has every file's hash, the number of
+    processes (`mesh`) and how each tensor is placed on them.
+
+    Args:
+        world: the processes, which all save and ask at the same time.
+    """
+
+    def __init__(self, folder: Path, world: World, warn: Callable[[str], None] = warnings.warn):
+        super().__init__(folder, warn)
+        self.world = world
+
+    def save_rows(self, step: int, record: dict[str, Any], tensors: dict[str, Tensor], rows: Container[str]) -> None:
+        """Writes this process's `tensors`, of which those named in `rows` are rows of what all hold. Raises DiskFull.
+        """
+        name = f"{_stem(step)}.rank-{self.world.rank}{TENSORS}"
+        written = self.world.of_each((name, self._write(name, tensors)))
+        if self.world.rank == 0:
+            placements = {name: ROWS if name in rows else WHOLE for name in tensors}
+            self._commit(step, {"shards": dict(written), "mesh": [self.world.size], "placements": placements, **record})
+
+    def _tried(self, path: Path) -> Checkpoint | None:
+        found = super()._tried(path)
+        return None if self.world.any(found is None) else found
+
+    def _tensors(self, path: Path, record: dict[str, Any]) -> dict[str, Tensor]:
+        """Of what as many processes wrote this one's rows, else all."""
+        if record.get("mesh") != [self.world.size]:
+            return super()._tensors(path, record)
+        name = f"{path.stem}.rank-{self.world.rank}{TENSORS}"
+        return self._verified(name, record["shards"][name])
+
+
+def _stem(step: int) -> str:
+    return f"step-{step:012d}"

@@ -23,7 +23,7 @@ from fewstep.teachers.mixture import GaussianMixture
 from fewstep.training.digests import tensor_digest
 from fewstep.training.distributed import World
 from fewstep.training.loss_meter import OnProgress
-from fewstep.training.recipe_fit import require_recipe
+from fewstep.training.recipe_fit import require_recipe, require_shardable
 from fewstep.training.roles import fit_network
 from fewstep.training.roles.fresh_networks import fresh_network
 from fewstep.training.roles.multi_student import Sifted, join, route
@@ -64,12 +64,15 @@ class Distillation:
     ):
         check_needs(recipe, data=data is not None, pairs=True)
         require_recipe(recipe, teacher)
+        if options.shards:
+            require_shardable(recipe, teacher)
         if options.folder is None:
             raise SettingsError("a run needs a folder, where rounds keep their pairs")
         self.recipe, self.options, self.seed = recipe, options, options.seed
         self.device = torch.device(options.device)
-        # what is cast while a round runs is kept on the CPU
-        self.home = self.device if recipe.training.frozen == "float32" else torch.device("cpu")
+        # what is cast or sharded while a round runs is kept on the CPU
+        stays = recipe.training.frozen == "float32" and not options.shards
+        self.home = self.device if stays else torch.device("cpu")
         self.teacher = teacher.to(self.home).requires_grad_(False)
         self.teacher.guided_calls = recipe.training.guided_calls
         self.closed_form = isinstance(teacher, GaussianMixture)
@@ -113,9 +116,9 @@ class Distillation:
             if self.recipe.before(later) == index:
                 named = {role for role, settings in own.roles.items()
                          if isinstance(settings, RoleSettings) and settings.init == "previous"}  # fmt: skip
-                self._roles[index] = {role: trainer.state.networks[role] for role in named}
+                self._roles[index] = {role: trainer.given_back(role) for role in sorted(named)}
                 if own.teacher == "recorded":
-                    self._recorded[index] = trainer.state.recorder.networks()
+                    self._recorded[index] = trainer.recorded()
 
     def trainer(self, index: int) -> tuple[RoundTrainer, SamplerSettings]:
         """What trains round `index`, ready to run, and how its student samples; the rounds before are run first."""

@@ -80,12 +80,27 @@ class World:
         distributed.all_reduce(values)
         return dict(zip(sorted(figures), (values / self.size).tolist(), strict=True))
 
-    def require_equal(self, what: str, value: Any) -> None:
-        """Waits for all processes; SettingsError in each of them if they do not bring the same value."""
+    def gathered(self, value: torch.Tensor) -> torch.Tensor:
+        """(size,) one number of each process, in their order."""
+        found = value.new_empty(self.size)
+        distributed.all_gather(list(found.chunk(self.size)), value.reshape(1))
+        return found
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process; waits for all of them."""
+        return any(self.of_each(here))
+
+    def of_each(self, value: Any) -> list[Any]:
+        """What each process brings, in their order; waits for all of them."""
         if self.size == 1:
-            return
+            return [value]
         found = [None] * self.size
         distributed.all_gather_object(found, value)
+        return found
+
+    def require_equal(self, what: str, value: Any) -> None:
+        """Waits for all processes; SettingsError in each of them if they do not bring the same value."""
+        found = self.of_each(value)
         odd = next((rank for rank, other in enumerate(found) if other != found[0]), None)
         if odd is not None:
             raise SettingsError(f"process {odd} of {self.size} differs from process 0 in {what}")

@@ -9,6 +9,7 @@ from fewstep.networks.initial_weights import require_known
 from fewstep.networks.network_blocks import middle
 from fewstep.networks.network_facts import NetworkFacts
 from fewstep.networks.pruning import require_smaller
+from fewstep.networks.sharded import units
 from fewstep.objectives.registry import build
 from fewstep.objectives.term_settings import TEACHER_NETWORK
 from fewstep.recipes import Recipe
@@ -41,6 +42,12 @@ def require_recipe_of_folder(recipe: Recipe, info: TeacherInfo) -> None:
     config = network.config
     scale = bool(config.get("guidance_embeds")) or bool(config.get("time_cond_proj_dim"))
     require_facts(recipe, NetworkFacts(network, info.textual, bool(info.num_classes) and not info.textual, scale))
+
+
+def require_shardable(recipe: Recipe, teacher: Denoiser) -> None:
+    """Raises SettingsError where processes cannot hold the networks of this recipe and teacher in shards."""
+    if not isinstance(teacher, GaussianMixture):
+        units(teacher.network)
 
 
 def require_facts(recipe: Recipe, facts: NetworkFacts) -> None:

@@ -2,8 +2,12 @@
 
 from typing import Any
 
-from fewstep.training.checkpoints import Checkpoints
+from torch import Tensor
+
+from fewstep.networks.sharded import rows_of
+from fewstep.training.checkpoints import Checkpoint, Checkpoints, ShardedCheckpoints
 from fewstep.training.digests import differences
+from fewstep.training.distributed import World
 from fewstep.training.loss_meter import Figures
 from fewstep.training.round_state import RoundState
 from fewstep.training.run_options import RunOptions
@@ -16,26 +20,35 @@ class RoundCheckpoints:
     Args:
         identity: what the round trains and on what; a checkpoint of another identity cannot be continued.
         fingerprint: what the bits depend on besides; another one is continued with a warning, and recorded.
+        world: processes that hold rows of the state each; None: it is whole here.
     """
 
-    def __init__(self, where: str, options: RunOptions, identity: dict[str, Any], fingerprint: dict[str, str]):
+    def __init__(self, where: str, options: RunOptions, identity: dict[str, Any], fingerprint: dict[str, Any],
+                 world: World | None = None):  # fmt: skip
         self.where, self.identity, self._warn = where, identity, options.warn
-        self._fingerprints = [fingerprint]
-        self._files = None if options.folder is None else Checkpoints(options.folder, options.warn)
+        self._fingerprints, self._world = [fingerprint], world
+        self._files: Checkpoints | None = None
+        if options.folder is not None:
+            self._files = (Checkpoints(options.folder, options.warn) if world is None
+                           else ShardedCheckpoints(options.folder, world, options.warn))  # fmt: skip
 
     def save(self, state: RoundState, step: int, figures: Figures, done: bool) -> None:
         """Writes the state before `step` and the figures that no report has had; `done`: whether the round ends here.
         """
-        if self._files is not None:
-            record = {"identity": self.identity, "fingerprints": self._fingerprints, "done": done,
-                      "figures": figures.sums()}  # fmt: skip
+        record = {"identity": self.identity, "fingerprints": self._fingerprints, "done": done,
+                  "figures": figures.sums()}  # fmt: skip
+        if isinstance(self._files, ShardedCheckpoints):
+            self._files.save_rows(step, record, state.tensors(), state.sharded())
+        elif self._files is not None:
             self._files.save(step, record, state.tensors())
 
     def resume(self, state: RoundState, figures: Figures) -> int:
         """Brings `state` and `figures` to the newest checkpoint; returns the step that comes next, 0 where there is
         none.
 
-        Raises SettingsError for a checkpoint of another identity, DataDiffers for one that is damaged or incomplete.
+        A round that is done is read by any number of processes. Raises SettingsError for a checkpoint of another
+        identity, or of a round under way whose state lies in other shards; DataDiffers for one that is damaged or
+        incomplete.
         """
         found = None if self._files is None else self._files.latest()
         if found is None:
@@ -46,16 +59,36 @@ class RoundCheckpoints:
                 f"{self.where}: the checkpoint in {self._files.folder} is of other settings: {'; '.join(other[:3])}",
                 hint="restore the settings, or remove the folder to begin anew",
             )
+        tensors = self._fitting(found, state)
         earlier = found.record["fingerprints"]
-        if earlier[-1] != self._fingerprints[0]:
+        if found.record["done"] or earlier[-1] == self._fingerprints[0]:
+            self._fingerprints = earlier
+        else:
             changed = "; ".join(differences(earlier[-1], self._fingerprints[0]))
             self._warn(f"{self.where} continues on another machine or library, not bit for bit the same: {changed}")
             self._fingerprints = [*earlier, *self._fingerprints]
-        else:
-            self._fingerprints = earlier
         try:
-            state.load(found.tensors, found.step)
+            state.load(tensors, found.step)
             figures.load(found.record.get("figures", {}))
         except ValueError as error:
             raise DataDiffers(f"{self.where}: checkpoint of step {found.step} does not fit: {error}") from error
         return found.step
+
+    def _fitting(self, found: Checkpoint, state: RoundState) -> dict[str, Tensor]:
+        """The checkpoint's tensors as they are held here."""
+        there, own = found.record.get("mesh", [1])[0], 1 if self._world is None else self._world.size
+        if there == own:
+            return found.tensors
+        if not found.record["done"]:
+            was = "one process" if there == 1 else f"{there} processes that hold rows of every tensor each"
+            now = "this one holds all" if own == 1 else f"of {own} processes each is to hold its rows"
+            raise SettingsError(
+                f"{self.where}: the checkpoint in {self._files.folder} is of {was}, and {now}",
+                hint=f"set compute.parallel: {'replicate' if there == 1 else 'shard'}, compute.processes: {there} to "
+                "continue, or remove the folder to begin anew",
+            )
+        if own == 1:
+            return found.tensors
+        rows = state.sharded()
+        return {name: rows_of(value, self._world.rank, own) if name in rows else value
+                for name, value in found.tensors.items()}  # fmt: skip

@@ -9,9 +9,10 @@ from fewstep.objectives.term import Term
 from fewstep.recipes import Recipe, Round
 from fewstep.training.optimiser import RoleOptimiser
 from fewstep.training.roles.ema import Average, load_exactly
+from fewstep.training.roles.placement import Placement
 from fewstep.training.roles.target_network import Copies
 from fewstep.training.roles.teacher_schedule import Recorder
-from fewstep.training.roles.trainable import trained_state
+from fewstep.training.roles.trainable import sharded_names, trained_state
 
 
 class RoundState:
@@ -79,6 +80,20 @@ class RoundState:
             groups[f"optimiser/{role}"] = optimiser.state()
         return {f"{group}/{name}": value for group, named in groups.items() for name, value in named.items()}
 
+    def sharded(self) -> frozenset[str]:
+        """Names, among those of `tensors`, of what other processes hold further rows of."""
+        student = sharded_names(self.networks["student"])
+        found = {f"{group}/{name}" for group in ("average", "target") for name in student}
+        if self.recorder is not None:
+            recorded = sharded_names(self.recorder.network)
+            found |= {f"recorded/{k}/{name}" for k in range(len(self.recorder.marks)) for name in recorded}
+        for role, optimiser in self.optimisers.items():
+            for part, module in optimiser.modules.items():
+                for name in sharded_names(module):
+                    found.add(f"weights/{part}/{name}")
+                    found |= {f"optimiser/{role}/{part}.{name}/{key}" for key in ("exp_avg", "exp_avg_sq")}
+        return frozenset(found)
+
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         """Takes what `tensors` gave after `step` steps. Raises ValueError if it is not of this round or incomplete."""
         groups: dict[str, dict[str, Tensor]] = {
@@ -101,8 +116,6 @@ class RoundState:
                 raise ValueError(f"the optimiser state of role '{role}' is missing")
             optimiser.load(moments)
 
-    def finished_student(self) -> Denoiser:
-        """The student with averaged weights, frozen, in float32."""
-        student = self.networks["student"].requires_grad_(False)
-        load_exactly(trained_state(student), self.average.weights, "average")
-        return student.float()
+    def finished_student(self, placement: Placement) -> Denoiser:
+        """The student with averaged weights, frozen, in float32, given back by what placed it."""
+        return placement.given_back(self.networks["student"], self.average.weights).float()

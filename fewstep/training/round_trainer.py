@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
 from fewstep.networks.gradient_checkpointing import checkpoint_blocks
+from fewstep.networks.sharded import end_of_step
 from fewstep.objectives.registry import build
 from fewstep.objectives.term import Term
 from fewstep.recipes import Recipe
@@ -26,6 +27,7 @@ from fewstep.training.loss_meter import Figures, OnProgress
 from fewstep.training.optimiser import rate
 from fewstep.training.precision import autocast, dtype_of, resolve
 from fewstep.training.roles.placement import Placement
+from fewstep.training.roles.sharded_placement import ShardedPlacement
 from fewstep.training.roles.target_network import Copies
 from fewstep.training.roles.teacher_schedule import teacher_at
 from fewstep.training.round_checkpoints import RoundCheckpoints
@@ -80,7 +82,9 @@ class RoundTrainer:
         self.device = torch.device(options.device)
         self.precision = resolve(self.training.precision, self.device)
         self.dtype = dtype_of(self.precision)
-        self.placement = Placement(self.device, self.dtype, self._resting())
+        self.shards = options.shards and self.world.size > 1
+        placed = ShardedPlacement if self.shards else Placement
+        self.placement = placed(self.device, self.dtype, self._resting())
         networks = {role: self.placement.place(network, role not in self.round.turns)
                     for role, network in networks.items()}  # fmt: skip
         self.path = [self.placement.place(teacher, rests=True) for teacher in path]
@@ -90,8 +94,10 @@ class RoundTrainer:
         self.threads = useful_threads(self.training.batch * math.prod(networks["student"].sample_shape),
                                       self.training.parts)  # fmt: skip
         self.terms = [build(settings) for settings in self.round.terms]
-        copies = Copies(networks["student"], self.terms, options.averages_apart)
+        # a sharded copy has no layers to be brought one by one: it lies with the student
+        copies = Copies(networks["student"], self.terms, options.averages_apart and not self.shards)
         networks |= copies.networks
+        self.placement.spread([*networks.values(), *self.path])
         self.setup = StepSetup(
             networks,
             grid,
@@ -102,6 +108,7 @@ class RoundTrainer:
             inputs=self.round.inputs,
             features=frozenset(r for r in networks for term in self.terms if term.reads_features(r)),
             graphs=frozenset(r for r in networks for term in self.terms if term.differentiates(r)),
+            asked=self.world.any if self.shards else bool,
         )
         with threads(self.threads):
             self._prepare_heads()
@@ -115,7 +122,9 @@ class RoundTrainer:
         machine = {**fingerprint(self.device, self.threads), "precision": self.precision}
         if self.options.gradient_checkpointing and self.round.differentiates_forwards:
             machine["gradient_checkpointing"] = True
-        return RoundCheckpoints(self.where, self.options, identity, machine)
+        if self.shards:
+            machine["shards"] = self.world.size
+        return RoundCheckpoints(self.where, self.options, identity, machine, self.world if self.shards else None)
 
     @property
     def cycle(self) -> list[str]:
@@ -149,17 +158,29 @@ class RoundTrainer:
             if step % interval == 0 or step == self.steps:
                 means, done = self.world.average_figures(figures.means()), step * batch
                 due = self.options.checkpoint_due(time.monotonic() - saved_at, done - saved_images)
-                if due or held.arrived or step == self.steps:
+                if self._first_says(due or held.arrived) or step == self.steps:
                     self._save(step, figures)
                     saved_at, saved_images = time.monotonic(), done
                 if on_progress is not None:
                     on_progress(done, self.options.images, means)
-            elif held.arrived:
+            elif self._first_says(held.arrived):
                 self._save(step, figures)
             if held.arrived:
                 held.deliver()
         self.placement.restore()
-        return self.state.finished_student()
+        return self.state.finished_student(self.placement)
+
+    def given_back(self, role: str) -> Denoiser:
+        """The network of this role after the round, whole."""
+        return self.placement.given_back(self.state.networks[role])
+
+    def recorded(self) -> list[Denoiser]:
+        """The checkpoints of a network that the round recorded."""
+        return self.state.recorder.networks(self.placement)
+
+    def _first_says(self, here: bool) -> bool:
+        """Whether it is so: of processes that have to do it together, in the first."""
+        return self.world.of_each(here)[0] if self.shards else here
 
     def turn(self, step: int, figures: Figures) -> None:
         """Step number `step` of the round, in the turn of the role that has it then."""
@@ -169,9 +190,9 @@ class RoundTrainer:
 
     def _save(self, step: int, figures: Figures) -> None:
         """A checkpoint of the state before `step`, with the figures since the last report; of several processes the
-        first writes it, with its own figures. Raises NonFinite where one of them is not finite."""
+        first writes it, with its own figures, and each its rows. Raises NonFinite where a figure is not finite."""
         figures.check()
-        if self.world.rank == 0:
+        if self.world.rank == 0 or self.shards:
             self.checkpoints.save(self.state, step, figures, done=step == self.steps)
 
     # --- one step, top to bottom -------------------------------------------------------------------------------------
@@ -181,13 +202,15 @@ class RoundTrainer:
         draws, optimiser = self._draws(step), self.state.optimisers[role]
         self._backward(self._terms_of(role), step, role, draws, figures)
         if self.world.size > 1:
-            self._exchange(optimiser.parameters)
+            self._exchange(optimiser.everywhere)
         norm, progress = optimiser.norm(), (step + 1) / (self.steps + 1)
         figures.require_finite(step, self._behind(norm, step, role), role, norm, "the gradient of ")
         optimiser.step(progress, norm)
         figures.add(f"{role}/gradient_norm", norm)
         for term in self.terms:
             term.after_update(self._view(step, role, draws))
+        if self.shards:
+            end_of_step(network.network for network in self.setup.networks.values())
         if role == "student":
             figures.add("learning_rate", optimiser.peak * rate(self.recipe.optimiser, progress))
             self.state.average.update(self.state.turns_before(step, role))
@@ -200,16 +223,14 @@ class RoundTrainer:
 
         figures: take the losses and statistics; None: the gradients are all that is wanted.
         """
-        parameters, gradients = self.state.optimisers[role].parameters, OrderedSum(add_gradients)
+        optimiser, gradients = self.state.optimisers[role], OrderedSum(add_gradients)
         for part in range(self.training.parts // self.world.size):
             self._backward_of_part(part, terms, step, role, draws, figures)
-            gradients.take([p.grad for p in parameters])
-            self.state.optimisers[role].clear()
-        for parameter, gradient in zip(parameters, gradients.total(), strict=True):
-            parameter.grad = gradient
+            gradients.take(optimiser.taken())
+        optimiser.give(gradients.total())
 
     def _exchange(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sums the gradients of all processes."""
+        """Sums the gradients of all processes; those of rows are sums as they come."""
         found = self.world.sum_gradients([p.grad for p in parameters], parameters)
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
@@ -333,7 +354,7 @@ class RoundTrainer:
             "images": self.options.images,
             "seed": self.options.seed,
             "grid": self.setup.finest or self.setup.grid,
-            "start": tensor_digest(self.state.weights(lambda module: module.state_dict())),
-            "path": [tensor_digest(teacher.state_dict()) for teacher in self.path],
+            "start": tensor_digest(self.state.weights(lambda module: self.placement.given(module).state_dict())),
+            "path": [tensor_digest(self.placement.given(teacher).state_dict()) for teacher in self.path],
             "sources": self.sources.digest(self.options.seed, self.training.batch),
         }

@@ -23,6 +23,8 @@ class RunOptions:
             saves memory and changes no bit, but where an objective differentiates forwards (there: rounding).
         averages_apart: whether the student's average, and what else of it a round keeps, lies on the CPU and comes to
             the device where it is used. It changes no bit.
+        shards: whether several processes that train together hold rows of every network each
+            (fewstep.networks.sharded); sums then come in another order than in one process.
         checkpoint_seconds, checkpoint_images: a checkpoint is due after this long, or after this many images where
             they are given.
         warn: told what the user should know, such as another fingerprint.
@@ -35,6 +37,7 @@ class RunOptions:
     keep_checkpoints: bool = True
     gradient_checkpointing: bool = False
     averages_apart: bool = False
+    shards: bool = False
     checkpoint_seconds: float = 20.0
     checkpoint_images: int | None = None
     warn: Callable[[str], None] = warnings.warn

@@ -87,7 +87,8 @@ class Consistency(Term[ConsistencySettings], ComparesStates):
     def _target(self, step: "Step", points: Pair, edge: Tensor) -> Tensor:
         near = points.near
         there = near.nu <= edge
-        if bool(there.all()):
+        arrived = bool(there.all())
+        if not step.setup.asked(not arrived):
             return near.unit
         network = step.networks["target"] if self.settings.target_ema is not None else step.student
         found = self._at(step, network, near, edge, points.scale)
@@ -96,7 +97,7 @@ class Consistency(Term[ConsistencySettings], ComparesStates):
             below = near.nu <= cut.at * (1 + 1e-6)
             found = chosen(below, self._at(step, step.networks[START], near, edge, points.scale), found)
         own = near.unit if not self.settings.carry else self._carried(step, near, points.scale)
-        return chosen(there, own, found)
+        return near.unit if arrived else chosen(there, own, found)
 
     def _at(self, step: "Step", network: "Denoiser", state: State, edge: Tensor, scale: Tensor | None) -> Tensor:
         """The network's map of `state` to the levels `edge` (N,), where it is compared: (N, ...)."""

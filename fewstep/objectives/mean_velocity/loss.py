@@ -144,12 +144,15 @@ class MeanVelocity(Term[MeanVelocitySettings]):
     ) -> Tensor:
         """What U should be over [r, t]: (N, ...). Only samples whose interval is no point cost a network call."""
         moving = (r < t).nonzero()[:, 0]
-        if not len(moving):
+        still = not len(moving)
+        if not step.setup.asked(not still):
             return velocity
+        if still:   # other processes ask: this one takes part in their call, with a sample whose answer is left out
+            moving = torch.arange(1, device=t.device)
         given = None if condition is None else condition[moving]
         rule = self._by_derivative if self.settings.identity == "derivative" else self._by_splitting
         found = rule(step, x[moving], t[moving].double(), r[moving].double(), given, velocity[moving], moving)
-        return velocity.index_copy(0, moving, found.to(velocity.dtype))
+        return velocity if still else velocity.index_copy(0, moving, found.to(velocity.dtype))
 
     def _by_derivative(
         self, step: "Step", x: Tensor, t: Tensor, r: Tensor, condition: Tensor | None, velocity: Tensor, rows: Tensor

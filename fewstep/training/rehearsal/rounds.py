@@ -82,7 +82,7 @@ class _Rehearsal(Distillation):
             for mark in trainer.state.recorder.marks:
                 trainer.state.recorder.after(mark)
         trainer.placement.restore()
-        student = Student(self._merged(index, trainer.state.finished_student()), sampler)
+        student = Student(self._merged(index, trainer.state.finished_student(trainer.placement)), sampler)
         self._keep(index, trainer)
         del trainer
         gc.collect()

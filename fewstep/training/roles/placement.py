@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.lora import has_lora
-from fewstep.training.roles.trainable import trained_parameters
+from fewstep.training.roles.ema import load_exactly
+from fewstep.training.roles.trainable import trained_parameters, trained_state
 
 
 class Placement:
@@ -34,6 +37,21 @@ class Placement:
         else:
             network.to(self.device, self.dtype)
         return network.eval().requires_grad_(False)
+
+    def spread(self, networks: Iterable[Denoiser]) -> None:
+        """Called once all networks of the round, and copies of them, are there: they are where they are computed with.
+        """
+
+    def given(self, module: nn.Module) -> nn.Module:
+        """The network that `place` was given for this one, or another module as it is."""
+        return module
+
+    def given_back(self, network: Denoiser, state: dict[str, Tensor] | None = None) -> Denoiser:
+        """The network that `place` was given for this one, with `state` of what is trained (as `trained_state` has it;
+        None: as it stands), whole and frozen."""
+        if state is not None:
+            load_exactly(trained_state(network), state, "trained weights")
+        return network.requires_grad_(False)
 
     def restore(self) -> None:
         """Puts back the tensors that were cast; the networks then lie on the CPU, where those have been kept."""

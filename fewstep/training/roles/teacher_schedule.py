@@ -11,6 +11,7 @@ from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
     from fewstep.diffusion.denoiser import Denoiser
+    from fewstep.training.roles.placement import Placement
 
 
 class Recorder:
@@ -43,13 +44,12 @@ class Recorder:
         device = next(self.network.parameters()).device
         self.taken = [{name: state[f"{k}/{name}"].to(device) for name in names} for k in range(wanted)]
 
-    def networks(self) -> list["Denoiser"]:
-        """The network as it was at each mark, frozen."""
+    def networks(self, placement: "Placement") -> list["Denoiser"]:
+        """The network as it was at each mark, frozen and given back by what placed it, which has it last."""
         made = []
         for weights in self.taken:
-            network = copied(self.network, held_parameters(self.network)).requires_grad_(False)
-            network.load_state_dict({**network.state_dict(), **weights})
-            made.append(network)
+            network = placement.given_back(self.network, weights)
+            made.append(copied(network, held_parameters(network)))
         return made
 
 

@@ -33,6 +33,8 @@ class StepSetup:
         terms: of the round, which may serve each other.
         inputs: what the student's later steps are given (see Round.inputs).
         features: roles whose inner features a term reads. graphs: frozen roles that a term differentiates.
+        asked: whether any process has to ask a network that the samples here may have no question for: where each holds
+            rows of the networks, all of them take part in a call of one.
     """
 
     networks: Mapping[str, "Denoiser"]
@@ -44,6 +46,7 @@ class StepSetup:
     inputs: Inputs = "own"
     features: frozenset[str] = frozenset()
     graphs: frozenset[str] = frozenset()
+    asked: Callable[[bool], bool] = bool
 
 
 class Step:

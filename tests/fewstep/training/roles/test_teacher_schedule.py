@@ -19,7 +19,7 @@ def test_degraded_teachers_lead_from_the_students_samples_to_the_teacher(tmp_pat
     trainers = trainers_of(job)
     finish(job)
     before, after = trainers
-    recorded = before.state.recorder.networks()
+    recorded = before.recorded()
     assert len(recorded) == 5 and len(after.path) == 5 and after.path[-1] is after.state.networks["teacher"]
 
     def distance(one, other):
