@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.guide_network import GuidedNetwork
 from fewstep.networks.network_blocks import blocks
 from fewstep.util.errors import SettingsError
@@ -80,13 +81,13 @@ def own_parameters(network: nn.Module) -> dict[tuple[str, str], nn.Parameter]:
             for name, parameter in module._parameters.items() if parameter is not None}  # fmt: skip
 
 
-def end_of_step(networks: Iterable[nn.Module]) -> None:
+def end_of_step(denoisers: Iterable[Denoiser]) -> None:
     """Forgets in which order the blocks were called, which FSDP2 does after a backward pass alone."""
     from torch.distributed.fsdp import FSDPModule
 
-    for network in networks:
-        if isinstance(network, FSDPModule):
-            network.reset_iter_state()
+    for denoiser in denoisers:
+        if denoiser.evaluations and isinstance(denoiser.network, FSDPModule):   # one that was not called knows no order
+            denoiser.network.reset_iter_state()
 
 
 def is_sharded(value: Tensor) -> bool:

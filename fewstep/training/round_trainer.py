@@ -210,7 +210,7 @@ class RoundTrainer:
         for term in self.terms:
             term.after_update(self._view(step, role, draws))
         if self.shards:
-            end_of_step(network.network for network in self.setup.networks.values())
+            end_of_step([*self.setup.networks.values(), *self.path])
         if role == "student":
             figures.add("learning_rate", optimiser.peak * rate(self.recipe.optimiser, progress))
             self.state.average.update(self.state.turns_before(step, role))

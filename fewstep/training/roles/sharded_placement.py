@@ -32,10 +32,13 @@ class ShardedPlacement(Placement):
         """See Placement: a double of the network, on the CPU until `spread`."""
         if id(network) in self._doubles:
             return self._doubles[id(network)][0]
+        if self.resting is None:
+            network.to(self.device, self.dtype)
         for parameter in network.parameters():
             if id(parameter) not in self._doubled:
                 self._doubled[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
         double = copy.deepcopy(network, dict(self._doubled))
+        double.evaluations = 0
         self._doubles[id(network)] = double, network
         return super().place(double, rests)
 
