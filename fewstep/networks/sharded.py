@@ -1,7 +1,8 @@
 """Networks in shards: every process of a group holds some rows of each parameter, and a block's are gathered for as
 long as it is called.
 
-FSDP2 (torch.distributed.fsdp.fully_shard) by the network's blocks and the modules beside them. Gradients are summed over the processes, and each keeps those of its rows.
+FSDP2 (torch.distributed.fsdp.fully_shard) by the network's blocks and the modules beside them. Gradients are summed
+over the processes, and each keeps those of its rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.guide_network import GuidedNetwork
 from fewstep.networks.network_blocks import blocks
-from fewstep.util.errors import SettingsError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -32,11 +32,7 @@ def units(network: nn.Module) -> list[nn.Module]:
     """
     if isinstance(network, GuidedNetwork):
         return [*units(network.base), *units(network.guide), network]
-    try:
-        own = blocks(network)
-    except SettingsError as error:
-        raise SettingsError(f"compute.parallel: shard goes by the blocks of a network, and {error}",
-                            hint="set compute.parallel: replicate") from None  # fmt: skip
+    own = blocks(network)
     asked = [module for block in own for module in block.modules()
              if hasattr(module, "class_embedder") and hasattr(module, "timestep_embedder")]  # fmt: skip
     beside = [child for child in network.children() if child not in own and not isinstance(child, nn.ModuleList)

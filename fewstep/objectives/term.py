@@ -87,6 +87,11 @@ class Term(Generic[S]):
         """Whether this term reads inner features of `role`, through which it differentiates in the student's turn."""
         return False
 
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether this term differentiates a gradient that goes through the network of a role."""
+        return False
+
     def differentiates(self, role: str) -> bool:
         """Whether this term differentiates a prediction of the frozen `role` to its input in the student's turn."""
         return False

@@ -65,7 +65,7 @@ class Distillation:
         check_needs(recipe, data=data is not None, pairs=True)
         require_recipe(recipe, teacher)
         if options.shards:
-            require_shardable(recipe, teacher)
+            require_shardable(recipe, None if isinstance(teacher, GaussianMixture) else teacher.network)
         if options.folder is None:
             raise SettingsError("a run needs a folder, where rounds keep their pairs")
         self.recipe, self.options, self.seed = recipe, options, options.seed

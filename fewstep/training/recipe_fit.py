@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.networks.extra_inputs import places
 from fewstep.networks.guide_network import hidden_channels
@@ -44,10 +46,20 @@ def require_recipe_of_folder(recipe: Recipe, info: TeacherInfo) -> None:
     require_facts(recipe, NetworkFacts(network, info.textual, bool(info.num_classes) and not info.textual, scale))
 
 
-def require_shardable(recipe: Recipe, teacher: Denoiser) -> None:
-    """Raises SettingsError where processes cannot hold the networks of this recipe and teacher in shards."""
-    if not isinstance(teacher, GaussianMixture):
-        units(teacher.network)
+def require_shardable(recipe: Recipe, network: nn.Module | None = None) -> None:
+    """Raises SettingsError, naming what stands in the way, where processes cannot hold the networks of this recipe in
+    shards, the teacher's being `network` (None: a closed form's)."""
+    try:
+        if network is not None:
+            units(network)
+        twice = [term.name for own in recipe.rounds for term in map(build, own.terms) if term.differentiates_twice]
+        if twice:
+            raise SettingsError(f"{twice[0]} differentiates the gradient of a network once more, whose blocks are gone "
+                                "by then", hint="give its gradient_penalty another kind")  # fmt: skip
+    except SettingsError as error:
+        raise SettingsError(f"compute.parallel: shard does not serve recipe {recipe.name} here: {error}",
+                            hint=f"{error.hint}, or set compute.parallel: replicate" if error.hint else
+                            "set compute.parallel: replicate") from error  # fmt: skip
 
 
 def require_facts(recipe: Recipe, facts: NetworkFacts) -> None:

@@ -21,6 +21,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 ExtractorName = Literal["inception", "dinov2", "clip", "clip_tokenizer", "clap", "clap_tokenizer"]
+Parallel = Literal["replicate", "shard"]
 Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
 SIZES = (4, 1024)
 """Least and greatest data.size, in pixels; one that is found from the images is held to it too."""
@@ -272,10 +273,13 @@ class UnitResources(Strict):
 
 
 class Compute(Strict):
-    """With what it is computed; changes no byte.
+    """With what it is computed; changes no byte but through the fingerprint.
 
     processes: that share the parts of a training batch (teacher.parts, distill.parts); null: one for each GPU, without
     any one for each CPU core.
+    parallel: what each of them holds: `replicate`, all networks, in any number the same bits; or `shard`, some rows of
+    every parameter, for networks that do not fit on one device. Sums then come in an order that depends on their
+    number, which the fingerprint names.
     on: where the units of encode, trajectories, reference, baselines and evaluate are done: `local` (threads of the
     run), `processes` (one for each GPU, without any one for each core), `ray` (the Ray cluster that this host belongs
     to), `ray://HOST:PORT`, `slurm` or `slurm:PARTITION` (jobs by srun), `pool:NAME` (flow runs of a Prefect work pool),
@@ -290,6 +294,7 @@ class Compute(Strict):
     """
 
     processes: Annotated[int, Field(ge=1, le=4096)] | None = None
+    parallel: Parallel = "replicate"
     on: str | None = None
     launch: Annotated[str, Field(min_length=1)] | None = None
     units: UnitResources = UnitResources()

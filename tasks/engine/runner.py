@@ -18,7 +18,7 @@ from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomic
 from fewstep.util.source_code import Code
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
-from tasks.engine import graph, half_made, publish, stage_code, work_fingerprints
+from tasks.engine import graph, half_made, publish, shared_unit, stage_code, work_fingerprints
 from tasks.engine import manifest as manifests
 from tasks.engine.environment_fingerprint import fingerprint, versions
 from tasks.engine.events import Observer, Observers, Outcome
@@ -213,7 +213,7 @@ class StageRun:
         if left:
             self.observer.stage_warned(stage.name, left)
         with claim.working_in(context.work):
-            prepare(context)
+            prepare(stage, context)
             half_made.note(context.work, identity)
             summary = run_units(stage, context, self.execute)
             prints = work_fingerprints.noted(context.work)
@@ -252,6 +252,7 @@ class StageRun:
             previous=self.folder if previous else None,
             previous_code_equal=previous is not None and previous.made_by(identity.code.digest),
             workers=self.settings.trajectories.workers or cores(), processes=self.settings.compute.processes,
+            parallel=self.settings.compute.parallel,
             observer=Observers([Watched(claim), self.observer]),
             checkpoint_images=self.settings.distill.checkpoint_images,
             gradient_checkpointing=self.settings.distill.gradient_checkpointing,
@@ -274,12 +275,12 @@ class StageRun:
                 self.observer.stage_warned(self.stage.name, f"the report is here, and not kept everywhere: {error}")
 
 
-def prepare(context: Context) -> None:
+def prepare(stage: Stage, context: Context) -> None:
     """Make the folders of a stage's work and note the machine."""
     for folder in (context.out, context.scratch):
         folder.mkdir(parents=True, exist_ok=True)
     sweep_tree(context.work)
-    work_fingerprints.note(context, fingerprint())
+    work_fingerprints.note(context, fingerprint() | shared_unit.shards(stage, context))
 
 
 def run_units(stage: Stage, context: Context, execute: Execute | None = None, measure: bool = True) -> dict:

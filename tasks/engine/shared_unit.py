@@ -1,8 +1,9 @@
 """A unit of work that processes of this machine share: `python -m tasks.engine.shared_unit RANK` is a further one.
 
-The process that runs the stage is the first and the only one that writes. The others compute their parts of every batch
+The process that runs the stage is the first and the only one that writes, but for what others alone hold of a
+checkpoint (compute.parallel: shard). The others compute their parts of every batch
 and end with it, whatever ends it; when one of them fails, so does the unit, with that one's error, and its checkpoints
-stand. How many there are changes no bit (fewstep.training.gradient_sums).
+stand. How many there are changes no bit (fewstep.training.gradient_sums) unless they hold shards.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Literal
 
 from fewstep.util.errors import FewstepError, StageFailed, from_json, to_json
 from fewstep.util.files import write_atomically
+from tasks.config.schema import Parallel
 from tasks.engine import graph
 from tasks.engine.context_message import ContextMessage
 from tasks.engine.events import told_of_unit
@@ -44,11 +46,13 @@ class Message(ContextMessage):
     meeting: str
     gradient_checkpointing: bool = False
     ema_device: Literal["cpu"] | None = None
+    parallel: Parallel = "replicate"
 
     @classmethod
     def of(cls, context: Context, unit: str, size: int, meeting: Path) -> Message:
         return cls(**ContextMessage.facts(context), key=context.key, unit=unit, size=size, meeting=str(meeting),
-                   gradient_checkpointing=context.gradient_checkpointing, ema_device=context.ema_device)  # fmt: skip
+                   gradient_checkpointing=context.gradient_checkpointing, ema_device=context.ema_device,
+                   parallel=context.parallel)  # fmt: skip
 
 
 def run_unit(stage: Stage, context: Context, unit: str) -> None:
@@ -74,7 +78,14 @@ def _run_unit(stage: Stage, context: Context, unit: str) -> None:
             others.end()
 
 
-def _processes(stage: Stage, context: Context, unit: str) -> int:
+def shards(stage: Stage, context: Context) -> dict[str, int]:
+    """What the fingerprint of a stage's work says of shards: how many processes hold some each, nothing where all is
+    held by each."""
+    size = _processes(stage, context) if context.parallel == "shard" else 1
+    return {"shards": size} if size > 1 else {}
+
+
+def _processes(stage: Stage, context: Context, unit: str | None = None) -> int:
     """The most processes that can share the parts of the unit, and that the machine and the settings have room for."""
     parts = stage.parts(context.settings, unit)
     if parts == 1 or context.processes == 1:
@@ -151,7 +162,8 @@ class _Others:
         how = how_it_ended(child.returncode, self._said(rank).read_bytes())
         return StageFailed(f"process {rank + 1} of {self.message.size} that share '{self.message.unit}' of stage "
                            f"'{self.message.stage}' {how}",
-                           hint="compute.processes: 1 does without the others, and makes the same bits")
+                           hint=None if self.message.parallel == "shard" else
+                           "compute.processes: 1 does without the others, and makes the same bits")
 
     def _said(self, rank: int) -> Path:
         return self.meeting / f"said-{rank}.log"
@@ -191,7 +203,7 @@ def main() -> None:
     meeting, stage = Path(message.meeting), graph.stage(message.stage)
     try:
         context = message.context(stage, message.key, "shared unit", ema_device=message.ema_device,
-                                  gradient_checkpointing=message.gradient_checkpointing)
+                                  parallel=message.parallel, gradient_checkpointing=message.gradient_checkpointing)
         import torch.distributed as distributed
 
         write_atomically(meeting / f"ready-{rank}", b"")

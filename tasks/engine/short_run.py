@@ -46,7 +46,7 @@ def run(request: Request) -> Answer:
     stage = graph.stage(request.stage)
     context = request.context(stage, "short", "short run")
     stage.check(context)
-    prepare(context)
+    prepare(stage, context)
     summary = run_units(stage, context, measure=False)
     with contextlib.closing(StatTable(context.work / "stat.sqlite")) as table:
         files = manifests.scan(context.out, table)

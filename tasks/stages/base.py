@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from fewstep.util.config import Strict, parse
-from tasks.config.schema import Settings
+from tasks.config.schema import Parallel, Settings
 from tasks.engine.events import Observer
 from tasks.engine.manifest import Manifest
 from tasks.storage.workspace import Workspace
@@ -47,6 +47,7 @@ class Context(Generic[S]):
         workspace: the checkout.
         workers: units that may run at once; changes no byte.
         processes: that may share a unit, None: one for each GPU, else for each core; changes no byte.
+        parallel: what each of these holds, as `compute` has it.
         checkpoint_images: images between two checkpoints, None: by time; changes no byte.
         gradient_checkpointing, ema_device: as `distill` has them; they change no byte of what does not say so itself.
         observer: who is told of progress and warnings.
@@ -66,6 +67,7 @@ class Context(Generic[S]):
     previous_code_equal: bool = True
     workers: int = 1
     processes: int | None = 1
+    parallel: Parallel = "replicate"
     checkpoint_images: int | None = None
     gradient_checkpointing: bool = False
     ema_device: Literal["cpu"] | None = None
@@ -188,8 +190,9 @@ class Stage(ABC, Generic[S, R]):
     def run_unit(self, context: Context[S], unit: str) -> None:
         """Do one unit of work, from its newest checkpoint. Its result lies in `context.work` when this returns."""
 
-    def parts(self, settings: S, unit: str) -> int:
-        """Parts of every batch of this unit that processes may share; 1: it is the work of one process."""
+    def parts(self, settings: S, unit: str | None = None) -> int:
+        """Parts of every batch of this unit (None: of the one with most) that processes may share; 1: it is the work of
+        one process."""
         return 1
 
     def join(self, context: Context[S], unit: str) -> None:

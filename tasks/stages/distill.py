@@ -16,7 +16,7 @@ from fewstep.recipes import Overrides, Recipe, check_needs, parse_recipe
 from fewstep.recipes.published import Preset
 from fewstep.recipes.recipe import DESCRIBES
 from fewstep.students.export_form import Form, require_form
-from fewstep.teachers.inspection import inspect_teacher
+from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError, laid_at
@@ -106,6 +106,8 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
             context.warn(f"recipe {recipe.name} is set up for small networks, and this teacher has "
                          f"{teacher.parameters:,} parameters: set distill.preset: published where its paper tells more "
                          f"(`fewstep recipes show {recipe.name} --preset published`), or distill.lr and distill.batch")
+        if context.parallel == "shard":
+            self._check_shards(context, teacher)
         with laid_at("distill.export"):
             require_form(context.settings.export, recipe.student)
         made = context.manifests["trajectories"].settings
@@ -116,6 +118,16 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         )
         if recipe.needs.states and not made.get("keep"):
             raise SettingsError(f"recipe {recipe.name} needs states along the trajectories; set trajectories.keep: all")
+
+    @staticmethod
+    def _check_shards(context: Context[DistillSettings], teacher: TeacherInfo) -> None:
+        from fewstep.teachers.pipeline_loading import probe_network  # loads torch
+        from fewstep.training.recipe_fit import require_shardable
+
+        require_shardable(context.settings.recipe, probe_network(teacher.folder / teacher.part, teacher.network))
+        if context.settings.recipe.training.parts == 1:
+            context.warn("compute.parallel: shard shares nothing where a batch has one part: set distill.parts to the "
+                         "number of devices or more")
 
     def units(self, context: Context[DistillSettings]) -> list[str]:
         return [name for name in _names(context.settings.recipe) if not _result_file(context, name).is_file()]
@@ -138,7 +150,7 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
                              weights=network_digest(student.denoiser))  # fmt: skip
         write_atomically(_result_file(context, unit), result.model_dump_json(indent=1))
 
-    def parts(self, settings: DistillSettings, unit: str) -> int:
+    def parts(self, settings: DistillSettings, unit: str | None = None) -> int:
         return settings.recipe.training.parts
 
     def join(self, context: Context[DistillSettings], unit: str) -> None:
@@ -200,6 +212,7 @@ def _distillation(context: Context[DistillSettings]) -> Distillation:
             checkpoint_images=context.checkpoint_images,
             gradient_checkpointing=context.settings.gradient_checkpointing or context.gradient_checkpointing,
             averages_apart=context.ema_device == "cpu",
+            shards=context.parallel == "shard",
             warn=context.warn,
         ),
         data=training_data(context) if recipe.needs.data else None,

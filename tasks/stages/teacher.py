@@ -123,8 +123,8 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
         os.rename(export, context.out)
         write_atomically(context.scratch / "checked.json", report.model_dump_json())
 
-    def parts(self, settings: TrainedTeacher | GivenTeacher, unit: str) -> int:
-        return settings.parts if unit == "train" else 1
+    def parts(self, settings: TrainedTeacher | GivenTeacher, unit: str | None = None) -> int:
+        return settings.parts if unit in (None, "train") else 1
 
     def join(self, context: Context[TrainedTeacher], unit: str) -> None:
         _trained(context)
@@ -173,6 +173,7 @@ def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser
             seed=context.seed,
             folder=context.scratch / "checkpoints",
             device=default_device(),
+            shards=context.parallel == "shard",
             checkpoint_images=context.checkpoint_images,
             warn=context.warn,
         ),

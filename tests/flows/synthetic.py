@@ -80,7 +80,7 @@ class Quick:
     def beside(self, workspace):
         return None
 
-    def parts(self, settings, unit):
+    def parts(self, settings, unit=None):
         return 1
 
 

@@ -132,6 +132,11 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
         return [Judged(self._network, "fake", self.settings.times)]
 
     @property
+    def differentiates_twice(self) -> bool:
+        penalty = self.settings.gradient_penalty
+        return self._network is not None and penalty is not None and penalty.kind == "exact"
+
+    @property
     def _network(self) -> str | None:
         """The role whose inner features are read."""
         return {"fake_score": "fake_score", "teacher": TEACHER_NETWORK}.get(self.settings.features)

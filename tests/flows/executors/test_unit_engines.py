@@ -57,7 +57,7 @@ def work_of(world: World, stage: str, work: str) -> UnitWork:
     world.listener.progress.clear()
     world.listener.warnings.clear()
     graph.stage(stage).check(context)
-    prepare(context)
+    prepare(graph.stage(stage), context)
     return UnitWork(graph.stage(stage), context)
 
 

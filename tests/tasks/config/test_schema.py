@@ -196,6 +196,7 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "image": "registry.example.org/team/fewstep", "namespace": "team", "bucket": "store", "region": "us-west-2",
         "database_host": "db.example.com", "pool": "slow", "workers": 9, "storage_gib": 9, "grace_seconds": 999,
         "worker.gpus": 8, "worker.cpus": 9, "worker.memory_gib": 9, "worker.disk_gib": 99}.items()},
+    "compute.parallel": ("shard", ""),          # changes bytes through the fingerprint alone: Context.parallel
     "compute.on": ("processes", ""),            # changes no byte, like what follows: flows.executors
     "compute.side_by_side": (True, ""),         # changes no byte: flows.executors.left_over
     "compute.launch": ("ssh node python -m tasks.unit", ""),

@@ -44,10 +44,11 @@ def world(tmp_path_factory) -> World:
     return made
 
 
-def worked(world: World, name: str, work: str, processes: int | None, observer: Listener | None = None) -> dict:
+def worked(world: World, name: str, work: str, processes: int | None, observer: Listener | None = None,
+           parallel: str = "replicate") -> dict:
     """What the stage makes with so many processes."""
     context, stage = world.context(name, work), graph.stage(name)
-    context.processes, context.checkpoint_images = processes, 128
+    context.processes, context.checkpoint_images, context.parallel = processes, 128, parallel
     context.observer = observer or context.observer
     for unit in stage.units(context):
         shared_unit.run_unit(stage, context, unit)
@@ -106,4 +107,32 @@ def test_as_many_processes_as_the_parts_and_the_machine_allow(parts, processes, 
     world.settings = parse(Settings, {**SETTINGS, "teacher": {**SETTINGS["teacher"], "batch": 48, "parts": parts}}, "t")
     context = world.context("teacher", "sizes")
     context.processes = processes
-    assert shared_unit._processes(graph.stage("teacher"), context, "train") == size
+    assert shared_unit._processes(graph.stage("teacher"), context) == size
+
+
+def test_shards_are_gone_on_from_bit_for_bit_by_as_many_processes_and_no_others(world):
+    """Killed in the middle, refused to one process with words, and at the end whole."""
+    def sharded(work: str, processes: int, observer: Listener | None = None) -> dict:
+        return worked(world, "distill", work, processes, observer, parallel="shard")
+
+    undisturbed = sharded("shards", 2)
+    with pytest.raises(StageFailed, match="process 2 of 2 that share 'round-1' .*'distill' was ended by SIGKILL"):
+        sharded("shards-killed", 2, AtImages(256, lambda: os.kill(further()[0], signal.SIGKILL)))
+    with pytest.raises(SettingsError, match="of 2 processes that hold rows of every tensor each") as refused:
+        sharded("shards-killed", 1)
+    assert "compute.parallel: shard, compute.processes: 2" in refused.value.hint
+    assert sharded("shards-killed", 2) == undisturbed
+    alone = worked(world, "distill", "shards-alone", 1)
+    assert undisturbed.keys() == alone.keys()
+
+
+def test_a_whole_checkpoint_is_refused_to_processes_that_would_shard_it(world):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worked(world, "distill", "whole-first", 2, AtImages(256, stop))
+    words = "is of one process, and of 2 processes each is to hold its rows"
+    with pytest.raises(SettingsError, match=words) as refused:
+        worked(world, "distill", "whole-first", 2, parallel="shard")
+    assert "compute.parallel: replicate" in refused.value.hint
