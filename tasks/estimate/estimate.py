@@ -17,6 +17,7 @@ from fewstep.recipes import Recipe
 from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
 from fewstep.teachers.loading import require_whole, teacher_of
 from fewstep.teachers.pipeline_loading import load_pipeline, probe_network
+from fewstep.training.distributed import World
 from fewstep.training.memory import RoundMemory
 from fewstep.training.rehearsal.rounds import Machine, rehearse
 from fewstep.training.rehearsal.stand_ins import Conditions
@@ -35,37 +36,41 @@ _SAVINGS = ("gradient_checkpointing=true", "ema_device=cpu", "guided_calls=seque
 """Settings of `distill` that take less memory, first those that change no bit."""
 
 
-def estimate(root: Path, settings: Settings, device: Device, limit: int | None = None) -> RunEstimate:
-    """What the run of `settings` in the checkout `root` would take on a device with `limit` bytes.
+def estimate(root: Path, settings: Settings, device: Device, limit: int | None = None,
+             devices: int = 1) -> RunEstimate:  # fmt: skip
+    """What the run of `settings` in the checkout `root` would take on each of so many devices with `limit` bytes.
 
     Raises SettingsError for settings that do not hold, and where the sizes of a teacher that is to be trained are not
     known yet.
     """
     settings = with_recipe_below(settings, root)
     source = _Teacher(root, settings)
-    rounds = _rounds(settings.distill, source, device, settings)
-    recipe = chosen_recipe(settings.distill)
+    recipe, parallel = chosen_recipe(settings.distill), settings.compute.parallel
+    if not World(0, devices).shares(recipe.training.parts):
+        raise SettingsError(f"{devices} devices cannot share {recipe.training.parts} parts of a batch; each takes 1, "
+                            "2, 4, … of them", hint=f"set distill.parts: {devices}")
+    rounds = _rounds(settings.distill, source, device, settings, devices)
     found = RunEstimate(
-        recipe=recipe.name, teacher=source.name, device=device, batch=recipe.training.batch,
-        precision=recipe.training.precision, rounds=rounds, limit=limit,
+        recipe=recipe.name, teacher=source.name, device=device, devices=devices, parallel=parallel,
+        batch=recipe.training.batch, precision=recipe.training.precision, rounds=rounds, limit=limit,
         sets=tuple(_sets(root, settings, source, recipe)),
     )  # fmt: skip
     if found.fits:
         return found
-    return found.model_copy(update={"savings": tuple(_savings(settings, source, device, limit))})
+    return found.model_copy(update={"savings": tuple(_savings(settings, source, device, limit, devices))})
 
 
-def _savings(settings: Settings, source: _Teacher, device: Device, limit: int) -> list[Saving]:
+def _savings(settings: Settings, source: _Teacher, device: Device, limit: int, devices: int) -> list[Saving]:
     """Settings that take less, one after the other, until the run fits; without those that save nothing."""
     found, distill = [], settings.distill
     training = chosen_recipe(distill).training
     together = training.batch // (training.accumulate * training.parts)     # samples in the network at a time
     shares = [share for share in (2, 4, 8, 16, 32, 64, 128) if together % share == 0]
     tried = [*_SAVINGS, *(f"accumulate={training.accumulate * share}" for share in shares)]
-    least = total_of(_rounds(distill, source, device, settings), device)
+    least = total_of(_rounds(distill, source, device, settings, devices), device, settings.compute.parallel)
     for assignment in tried:
         changed = _set(distill, assignment, device)
-        total = total_of(_rounds(changed, source, device, settings), device)
+        total = total_of(_rounds(changed, source, device, settings, devices), device, settings.compute.parallel)
         if total >= least:
             continue
         names = {name for name in Distill.model_fields if getattr(changed, name) != getattr(distill, name)}
@@ -89,8 +94,9 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _rounds(distill: Distill, source: _Teacher, device: Device, settings: Settings) -> tuple[RoundMemory, ...]:
-    machine = Machine(device == "gpu", distill.gradient_checkpointing, distill.ema_device == "cpu")
+def _rounds(distill: Distill, source: _Teacher, device: Device, settings: Settings,
+            devices: int) -> tuple[RoundMemory, ...]:  # fmt: skip
+    machine = Machine(device == "gpu", distill.gradient_checkpointing, distill.ema_device == "cpu", devices)
     states = settings.trajectories.steps
     return tuple(rehearse(chosen_recipe(distill), source.fresh(), machine, states))
 

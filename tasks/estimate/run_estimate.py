@@ -6,6 +6,7 @@ from typing import Literal
 
 from fewstep.training.memory import RoundMemory
 from fewstep.util.config import Strict
+from tasks.config.schema import Parallel
 
 Device = Literal["gpu", "cpu"]
 
@@ -33,14 +34,17 @@ class Saving(Strict):
 class RunEstimate(Strict):
     """What a run would take.
 
-    teacher: its folder, or what it is. device: where it is thought to be. rounds: memory of each. sets: on disk.
-    limit: bytes that the device has, where they were given. savings: settings that take less, one after the other until
-    the run fits; empty where it fits as it is, or no limit was given.
+    teacher: its folder, or what it is. device: where it is thought to be. devices: how many of these share it, each
+    with all networks or, by `parallel`, with rows of them; bytes are those of each. rounds: memory of each. sets: on
+    disk. limit: bytes that the device has, where they were given. savings: settings that take less, one after the other
+    until the run fits; empty where it fits as it is, or no limit was given.
     """
 
     recipe: str
     teacher: str
     device: Device
+    devices: int = 1
+    parallel: Parallel = "replicate"
     batch: int
     precision: str
     rounds: tuple[RoundMemory, ...]
@@ -56,7 +60,7 @@ class RunEstimate(Strict):
     @property
     def total(self) -> int:
         """Bytes of the device that the run needs; on a CPU that of what lies apart too, since it is the same memory."""
-        return total_of(self.rounds, self.device)
+        return total_of(self.rounds, self.device, self.parallel)
 
     @property
     def fits(self) -> bool:
@@ -65,6 +69,7 @@ class RunEstimate(Strict):
         return self.limit is None or last <= self.limit
 
 
-def total_of(rounds: tuple[RoundMemory, ...], device: Device) -> int:
+def total_of(rounds: tuple[RoundMemory, ...], device: Device, parallel: Parallel = "replicate") -> int:
     """Bytes that the rounds need of the device."""
-    return max(one.total + (one.apart if device == "cpu" else 0) for one in rounds)
+    held = [one.shards if parallel == "shard" and one.shards else one for one in rounds]
+    return max(one.total + (one.apart if device == "cpu" else 0) for one in held)

@@ -124,7 +124,7 @@ class TeacherStage(Stage[TrainedTeacher | GivenTeacher, "TeacherReport"]):
         write_atomically(context.scratch / "checked.json", report.model_dump_json())
 
     def parts(self, settings: TrainedTeacher | GivenTeacher, unit: str | None = None) -> int:
-        return settings.parts if unit in (None, "train") else 1
+        return settings.parts if isinstance(settings, TrainedTeacher) and unit in (None, "train") else 1
 
     def join(self, context: Context[TrainedTeacher], unit: str) -> None:
         _trained(context)

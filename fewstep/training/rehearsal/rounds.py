@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
+from fewstep.networks.sharded import units
 from fewstep.recipes import Overrides, Recipe
 from fewstep.students.student import Student
 from fewstep.training.distillation import Distillation
@@ -32,11 +33,12 @@ _CYCLES = 64    # of turns in a round of a rehearsal; its steps are taken halfwa
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run is thought to be: on a GPU or a CPU, and how it saves memory there (see RunOptions)."""
+    """Where a run is thought to be: on one or more GPUs or CPUs, and how it saves memory there (see RunOptions)."""
 
     gpu: bool
     gradient_checkpointing: bool = False
     averages_apart: bool = False
+    devices: int = 1
 
 
 def rehearse(recipe: Recipe, teacher: Denoiser, machine: Machine, states: int = 16) -> list[RoundMemory]:
@@ -56,7 +58,7 @@ def rehearse(recipe: Recipe, teacher: Denoiser, machine: Machine, states: int = 
             images_for(recipe), folder=Path(folder), keep_checkpoints=False, averages_apart=machine.averages_apart,
             gradient_checkpointing=machine.gradient_checkpointing,
         )  # fmt: skip
-        run = _Rehearsal(recipe, teacher, options, memory, states)
+        run = _Rehearsal(recipe, teacher, options, memory, states, machine.devices)
         run.student()
     return [run.found[index] for index in sorted(run.found)]
 
@@ -69,15 +71,16 @@ def images_for(recipe: Recipe) -> int:
 class _Rehearsal(Distillation):
     """A run whose rounds are measured in the place of being trained."""
 
-    def __init__(self, recipe: Recipe, teacher: Denoiser, options: RunOptions, memory: TensorMemory, states: int):
+    def __init__(self, recipe: Recipe, teacher: Denoiser, options: RunOptions, memory: TensorMemory, states: int,
+                 devices: int):  # fmt: skip
         self._labels = teacher.num_classes
         super().__init__(recipe, teacher, options, data=Samples(teacher.sample_shape, self._labels))
         self.found: dict[int, RoundMemory] = {}
-        self._memory, self._states = memory, states
+        self._memory, self._states, self._devices = memory, states, devices
 
     def _run(self, index: int, on_progress: Any) -> Student:
         trainer, sampler = self.trainer(index)
-        self.found[index] = _measured(index, trainer, self._memory)
+        self.found[index] = _measured(index, trainer, self._memory, self._devices)
         if trainer.state.recorder is not None:
             for mark in trainer.state.recorder.marks:
                 trainer.state.recorder.after(mark)
@@ -94,13 +97,13 @@ class _Rehearsal(Distillation):
         return Outputs(teacher.sample_shape, self._labels, teacher.process.grid(count).tolist() if count else ())
 
 
-def _measured(index: int, trainer: RoundTrainer, memory: TensorMemory) -> RoundMemory:
-    """Takes a step in every role's turn, and looks at what it takes."""
+def _measured(index: int, trainer: RoundTrainer, memory: TensorMemory, devices: int) -> RoundMemory:
+    """Takes a step in every role's turn, and looks at what it takes; tells it of each of so many devices."""
     figures, begun = Figures(trainer.where), _CYCLES // 2 * len(trainer.cycle)
     first = {role: begun + trainer.cycle.index(role) for role in trainer.cycle}
     for optimiser in trainer.state.optimisers.values():
         optimiser.begin()
-    roles, apart = _roles(trainer)
+    roles, apart = _roles(trainer, _Rows(trainer, 1))
     found = []
     for role, step in first.items():
         rest = memory.live
@@ -111,36 +114,78 @@ def _measured(index: int, trainer: RoundTrainer, memory: TensorMemory) -> RoundM
         found.append((working, role, max(working - gradients, 0), rest))
     _, role, activations, rest = max(found)
     known = sum(one.weights + one.moments + one.average for one in roles)
-    return RoundMemory(round=index + 1, roles=tuple(roles), activations=activations, turn=role,
-                       other=max(rest - known - apart, 0), apart=apart)  # fmt: skip
+    other = max(rest - known - apart, 0)
+    gradients = next(one.gradients for one in roles if one.role == role)
+    sent = 2 * gradients if devices > 1 else 0      # once a backward pass is over: all, and what the others send
+    whole = RoundMemory(round=index + 1, roles=tuple(roles), activations=max(activations, sent), turn=role,
+                        other=other, apart=apart)  # fmt: skip
+    if devices == 1:
+        return whole
+    rows = _Rows(trainer, devices)
+    held, away = _roles(trainer, rows)
+    shards = RoundMemory(round=index + 1, roles=tuple(held), activations=activations, turn=role,
+                         other=other + rows.gathered(role), apart=away)  # fmt: skip
+    return whole.model_copy(update={"shards": shards})
 
 
-def _roles(trainer: RoundTrainer) -> tuple[list[RoleMemory], int]:
+class _Rows:
+    """What each of `devices` holds of the tensors of a round whose networks are in shards."""
+
+    def __init__(self, trainer: RoundTrainer, devices: int):
+        self._networks, self._devices = trainer.state.networks, devices
+        self._known = {id(p) for network in self._networks.values() for p in network.parameters() if p.ndim}
+
+    def share(self, parameter: Tensor) -> float:
+        """Of a parameter, its gradient, moments and average: 1 for that of a head, which each device holds whole."""
+        if id(parameter) not in self._known or self._devices == 1:
+            return 1.0
+        return -(-len(parameter) // self._devices) / len(parameter)
+
+    def gathered(self, turn: str) -> int:
+        """Bytes that are whole for a while: the largest block at its call and the next one; of the role in its turn the
+        block's gradients too, as they come and as they are sent."""
+        largest = {role: max(map(_own_bytes, units(network.network)), default=0)
+                   for role, network in self._networks.items() if any(True for _ in network.parameters())}  # fmt: skip
+        return 2 * max(largest.values(), default=0) + 2 * largest.get(turn, 0)
+
+
+def _own_bytes(unit: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in unit.parameters())
+
+
+def _roles(trainer: RoundTrainer, rows: _Rows) -> tuple[list[RoleMemory], int]:
     """The memory of each role, tensors that several share with the first of them; and bytes that lie apart, on the CPU
     where the run is on a GPU."""
     state, seen, found = trainer.state, storages(trainer.placement.kept), []
     apart = sum(seen.values())
 
-    def bytes_of(tensors: Iterable[Tensor]) -> int:
-        new = {key: size for key, size in storages(tensors).items() if key not in seen}
-        seen.update(new)
-        return sum(new.values())
+    def bytes_of(tensors: Iterable[tuple[Tensor, Tensor]]) -> int:
+        """Of tensors, each with the parameter that it belongs to."""
+        total = 0.0
+        for tensor, parameter in tensors:
+            for key, size in storages([tensor]).items():
+                total += 0 if key in seen else size * rows.share(parameter)
+                seen[key] = size
+        return round(total)
 
-    average = bytes_of(state.average.weights.values())
+    live = trained_state(state.networks["student"], keep_vars=True)
+    average = bytes_of((value, live[name]) for name, value in state.average.weights.items())
     if trainer.options.averages_apart:
-        copies = (value for network in state.copies.networks.values() for value in trained_state(network).values())
+        copies = ((value, value) for network in state.copies.networks.values()
+                  for value in trained_state(network, keep_vars=True).values())  # fmt: skip
         apart, average = apart + average + bytes_of(copies), 0
     order = sorted(state.networks, key=lambda role: (role != "teacher", role != "student", role))
     for role in [*order, *(role for role in state.optimisers if role not in state.networks)]:
         optimiser = state.optimisers.get(role)
         modules: list[nn.Module] = list(optimiser.modules.values()) if optimiser else []
         modules += [state.networks[role]] if role in state.networks else []
-        trained = optimiser.parameters if optimiser else []
-        weights = bytes_of(value for module in modules for value in (*module.parameters(), *module.buffers()))
+        trained = optimiser.stepped if optimiser else []
+        weights = bytes_of((value, value) for module in modules for value in (*module.parameters(), *module.buffers()))
+        moments = bytes_of((torch.as_tensor(value), parameter) for parameter in trained
+                           for value in optimiser.optimiser.state[parameter].values())  # fmt: skip
         found.append(RoleMemory(
             role=role, trained=sum(one.numel() for one in trained), weights=weights,
-            gradients=sum(one.numel() * one.element_size() for one in trained),
-            moments=bytes_of(optimiser.state().values()) if optimiser else 0,
-            average=average if role == "student" else 0,
+            gradients=round(sum(one.numel() * one.element_size() * rows.share(one) for one in trained)),
+            moments=moments, average=average if role == "student" else 0,
         ))  # fmt: skip
     return found, apart

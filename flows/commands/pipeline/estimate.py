@@ -29,13 +29,16 @@ def add(app: typer.Typer) -> None:
     """Adds the command to `app`."""
 
     @app.command(epilog=examples("fewstep estimate", "fewstep estimate --memory 24GiB --set distill.recipe=lcm-lora",
-                                 "fewstep estimate --params examples/sdxl-dmd2.yaml --memory 80GiB --json"))
+                                 "fewstep estimate --params examples/sdxl-dmd2.yaml --memory 80GiB --json",
+                                 "fewstep estimate --devices 8 --set distill.parts=8 --set compute.parallel=shard"))
     def estimate(
         sets: Sets = None,
         params: Params = None,
         memory: str | None = typer.Option(None, "--memory", metavar="SIZE", help="Of the device, such as 24GiB: what "
                                           "would make the run fit is told."),
         device: Where = None,
+        devices: Annotated[int, typer.Option(min=1, help="That share the run, each with all networks or with rows of "
+                                             "them (compute.parallel); bytes are those of each.")] = 1,
         as_json: bool = typer.Option(False, "--json", help="Print JSON."),
     ) -> None:
         """Tell what a run would take: bytes on the device by role and kind, and of its sets on disk. Writes nothing.
@@ -52,7 +55,7 @@ def add(app: typer.Typer) -> None:
         from tasks.estimate.estimate import estimate as estimated  # loads torch
 
         chosen: Device = device or ("gpu" if limit is not None or torch.cuda.is_available() else "cpu")
-        found = estimated(workspace.root, settings, chosen, limit)
+        found = estimated(workspace.root, settings, chosen, limit, devices)
         emit(_plain(found), as_json, lambda console: show(console, found))
 
 
@@ -71,6 +74,8 @@ def _plain(found: RunEstimate) -> dict[str, Any]:
     data = found.model_dump(mode="json") | {"total": found.total, "fits": found.fits}
     for entry, one in zip(data["rounds"], found.rounds, strict=True):
         entry |= {"kinds": one.kinds, "total": one.total}
+        if one.shards is not None:
+            entry["shards"] |= {"kinds": one.shards.kinds, "total": one.shards.total}
     for entry, one in zip(data["sets"], found.sets, strict=True):
         entry["bytes"] = one.bytes
     return data
@@ -78,18 +83,21 @@ def _plain(found: RunEstimate) -> dict[str, Any]:
 
 def show(out: Console, found: RunEstimate) -> None:
     """Prints the estimate for a person."""
-    places = {"gpu": "a GPU", "cpu": "the CPU"}
+    places = {"gpu": "a GPU", "cpu": "the CPU"} if found.devices == 1 else {
+        kind: f"each of {found.devices} {name}" for kind, name in (("gpu", "GPUs"), ("cpu", "CPUs"))}
     say(out, Text(found.recipe, style="bold").append(
         f" with the teacher {found.teacher}, batches of {found.batch}, on {places[found.device]}", style="not bold"))
     for one in found.rounds:
-        _show_round(out, one, len(found.rounds), found.device)
+        for kind, held in (("replicate", one), ("shard", one.shards)):
+            if held is not None:
+                _show_round(out, held, len(found.rounds), found.device, kind if found.devices > 1 else "")
     for one in found.sets:
         say(out, f"on disk: {count(one.count)} {one.what}, {size(one.bytes)} ({size(one.of_each)} each)")
     _show_verdict(out, found)
 
 
-def _show_round(out: Console, one: RoundMemory, rounds: int, device: Device) -> None:
-    heading = f"round {one.round}" if rounds > 1 else "role"
+def _show_round(out: Console, one: RoundMemory, rounds: int, device: Device, kind: str) -> None:
+    heading = " ".join(filter(None, (f"round {one.round}" if rounds > 1 else "", kind))) or "role"
     table = grid((heading, False), *((name, True) for name in (*KINDS.values(), "together")))
     for role in one.roles:
         parts = (role.weights, role.gradients if role.role == one.turn else 0, role.moments, role.average)
@@ -107,7 +115,8 @@ def _show_round(out: Console, one: RoundMemory, rounds: int, device: Device) -> 
 def _show_verdict(out: Console, found: RunEstimate) -> None:
     out.print()
     if found.limit is None:
-        say(out, f"the run takes {size(found.total)}")
+        where = f" on each, with compute.parallel: {found.parallel}" if found.devices > 1 else ""
+        say(out, f"the run takes {size(found.total)}{where}")
         return
     if found.total <= found.limit:
         say(out, f"fits: {size(found.total)} of {size(found.limit)}", "green")

@@ -1,0 +1,284 @@
+"""How processes share a training, on the networks of three families: one process, two with all networks each, two with
+rows of them.
+
+    python -m tests.fewstep.training.scale_matrix            # writes docs/scale.md
+    python -m tests.fewstep.training.scale_matrix --only "shard 2/LoRA/dmd2/sd"
+
+The processes of a cell are forked from this one, which has loaded libraries and teachers; they speak gloo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+import diffusers
+import torch
+import torch.distributed.fsdp  # before the processes are forked
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed
+
+from fewstep.diffusion.denoiser import Denoiser
+from fewstep.families.family import table_of
+from fewstep.recipes import Overrides, Recipe
+from fewstep.students.export import export_student, load_student
+from fewstep.teachers import load_teacher
+from fewstep.training.distillation import Distillation
+from fewstep.training.recipe_fit import require_recipe, require_shardable
+from fewstep.training.run_options import RunOptions
+from fewstep.training.step.batches import TensorData
+from fewstep.trajectories import TrajectorySettings
+from fewstep.util.errors import SettingsError
+from fewstep.util.files import write_atomically
+from tests.fewstep.families.pipelines import KINDS, LINES
+from tests.fewstep.families.recipe_matrix import quick
+
+ARRANGEMENTS = {"one process": (1, False), "replicate 2": (2, False), "shard 2": (2, True)}
+WEIGHTS = {"full": {}, "LoRA": {"lora": {"rank": 2}}}
+RECIPES = ("dmd2", "lcm", "meanflow", "ladd", "tdm")
+FAMILIES = {"sd": "UNet2DConditionModel", "dit": "DiTTransformer2DModel (classes)",
+            "sd3": "SD3Transformer2DModel (flow)"}  # fmt: skip
+DOCUMENT = Path("docs/scale.md")
+BATCH, CYCLES = 4, 3
+CLOSE = 1e-6
+"""Of sums in another order: the difference of two students over the way that they went, in float64."""
+
+
+class Cell:
+    """A recipe on a family: what all arrangements of it have in common. `folder` holds its runs."""
+
+    def __init__(self, weights: str, recipe: str, kind: str, folder: Path):
+        self.kind, self.folder = kind, folder
+        data = quick(recipe).model_dump(mode="json")
+        data["student"] |= WEIGHTS[weights]
+        self.recipe = Recipe.model_validate(data).override(Overrides(batch=BATCH, parts=2))
+        self._alone: dict[str, dict[str, Tensor]] = {}
+        self.form = "lora" if weights == "LoRA" else "pipeline"
+
+    def refusal(self, shards: bool) -> str | None:
+        """Why it cannot be, as it is said before any work."""
+        try:
+            require_recipe(self.recipe, teacher(self.kind))
+            if shards:
+                require_shardable(self.recipe, teacher(self.kind).network)
+        except SettingsError as error:
+            return str(error).partition(": ")[2]
+        return None
+
+    def student(self, name: str, size: int, shards: bool, precision: str = "float32",
+                dies: bool = False) -> dict[str, Tensor]:  # fmt: skip
+        """Weights of the student that so many processes train in the folder of this name, and export; with `dies` the
+        last of them kills itself on its way, and the others are killed."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        ends = together(size, lambda rank: self._train(folder, rank, shards, precision, dies and rank == size - 1))
+        if dies:
+            assert ends[-1] == -signal.SIGKILL and not (folder / "student.safetensors").exists(), ends
+            assert list(folder.rglob("step-*.json")), "nothing was saved before the kill"
+            return {}
+        assert not any(ends), f"{name}: processes ended with {ends}"
+        return load_file(folder / "student.safetensors")
+
+    def _train(self, folder: Path, rank: int, shards: bool, precision: str, dies: bool) -> None:
+        own = teacher(self.kind)
+        source = torch.Generator().manual_seed(0)
+        classes = own.num_classes if own.num_classes < BATCH else 2
+        x = torch.randn(2 * BATCH, *own.sample_shape, generator=source)
+        data = TensorData(x, torch.arange(2 * BATCH) % classes)
+        recipe = self.recipe.override(Overrides(precision=precision))
+        cycles = CYCLES * max(sum(one.turns.values()) for one in recipe.rounds)
+        options = RunOptions(recipe.images_for(cycles), 0, folder, "cpu", checkpoint_images=BATCH, shards=shards)
+        pairs = TrajectorySettings(count=2 * BATCH, steps=2, record_size=BATCH)
+        job, told = Distillation(recipe, own, options, data=data, trajectories=pairs), []
+
+        def on_progress(done: int, _total: int, _figures: dict[str, float]) -> None:
+            told.append(done)
+            if dies and len(told) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        for index in range(len(recipe.rounds)):
+            job.student_after(index, on_progress)
+        student = job.student()
+        if rank == 0:
+            save_file(student.denoiser.state_dict(), folder / "student.safetensors")
+            export_student(student, folder / "export", self.form, saved(self.kind))
+
+    def exported(self, name: str) -> dict[str, bytes]:
+        """The files of an exported student, which we can open."""
+        folder = self.folder / name / "export"
+        assert load_student(folder).sampler is not None
+        return {str(path.relative_to(folder)): path.read_bytes()
+                for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+
+    def alone(self, precision: str) -> dict[str, Tensor]:
+        """The student of one process."""
+        if precision not in self._alone:
+            self._alone[precision] = self.student(f"alone-{precision}", 1, False, precision)
+        return self._alone[precision]
+
+
+def tried(cell: Cell, arrangement: str) -> None:
+    """Trains, kills, resumes and exports; AssertionError unless it is all as it should be."""
+    size, shards = ARRANGEMENTS[arrangement]
+    name = arrangement.replace(" ", "-")
+    undisturbed = cell.student(name, size, shards)
+    assert all(value.isfinite().all() for value in undisturbed.values() if value.is_floating_point())
+    cell.student(f"{name}-killed", size, shards, dies=True)
+    resumed = cell.student(f"{name}-killed", size, shards)
+    assert equal(resumed, undisturbed), "resumed after SIGKILL it is another student"
+    assert cell.exported(f"{name}-killed") == cell.exported(name), "resumed, it is exported as other bytes"
+    if not shards:
+        assert equal(undisturbed, cell.alone("float32")), "it is not the student of one process"
+        return
+    exact, wanted = cell.student(f"{name}-exact", size, shards, "float64"), cell.alone("float64")
+    start = teacher(cell.kind).state_dict()
+    apart, way = (sum(float((exact[key].double() - other[key].double()).square().sum()) for key in exact if key in other)
+                  for other in (wanted, start))  # fmt: skip
+    assert exact.keys() == wanted.keys() and apart <= CLOSE**2 * max(way, 1e-12), (apart, way)
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two students have the same weights, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def together(size: int, work: Callable[[int], None]) -> list[int]:
+    """How so many processes ended that did `work(rank)`, forked from this one: 0, or minus a signal. When one fails
+    the others are killed."""
+    with tempfile.TemporaryDirectory() as meeting:
+        running = {rank: forked(lambda rank=rank: in_group(rank, size, Path(meeting) / "store", work))
+                   for rank in range(size)}  # fmt: skip
+        ends: dict[int, int] = {}
+        while len(ends) < size:
+            for rank, pid in running.items():
+                if rank in ends:
+                    continue
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    ends[rank] = os.waitstatus_to_exitcode(status)
+                elif any(ends.values()):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+    return [ends[rank] for rank in range(size)]
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Process id of a fork of this process that does `work`, and tells where it failed."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {str(error)[:300]}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def in_group(rank: int, size: int, store: Path, work: Callable[[int], None]) -> None:
+    """Does the work as one of a group, or alone."""
+    if size > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size,
+                                       timeout=timedelta(seconds=300))  # fmt: skip
+    work(rank)
+    if size > 1:
+        distributed.barrier()
+
+
+@cache
+def saved(kind: str) -> Path:
+    """The folder of a tiny pipeline."""
+    folder = Path(tempfile.mkdtemp(prefix="fewstep-scale-"))
+    KINDS[kind].save(folder)
+    return folder
+
+
+@cache
+def _loaded(kind: str) -> Denoiser:
+    found = load_teacher(saved(kind), arguments=KINDS[kind].arguments)
+    if KINDS[kind].conditions == "prompt":
+        found.take(table_of(diffusers.DiffusionPipeline.from_pretrained(saved(kind)), found.family, LINES[:4]))
+    return found
+
+
+def teacher(kind: str) -> Denoiser:
+    """The denoiser of a tiny pipeline: a copy."""
+    return copy.deepcopy(_loaded(kind))
+
+
+def document(cells: dict[str, str | None]) -> str:
+    """The table as Markdown: the reasons of refusals by letter."""
+    reasons = {reason: chr(ord("a") + number)
+               for number, reason in enumerate(dict.fromkeys(r for r in cells.values() if r is not None))}  # fmt: skip
+    lines = [
+        "# Processes that train together", "",
+        "Generated by `make scale` (tests/fewstep/training/scale_matrix.py) on a CPU, with gloo: each recipe distils a",
+        "tiny, untrained pipeline of each family for some cycles of its turns. ✓:", "",
+        "* it trains, and its weights are finite;",
+        "* after SIGKILL of a process in the middle it goes on, and ends in the same student bit for bit;",
+        "* the student leaves as a pipeline (adapters as a file of their own, where the stock pipeline loads such), of",
+        "  the same bytes whether or not there was a kill;",
+        "* *replicate* makes the student of one process bit for bit; *shard* the same but for the order of sums:",
+        f"  trained in float64, the students differ by less than {CLOSE:g} of the way that they went.", "",
+        "A letter: it is refused before any work, for the reason below. "
+        "`make test-slow` holds every cell to it; nothing is said of quality, nor of GPUs.", "",
+        f"| network | weights | recipe | {' | '.join(ARRANGEMENTS)} |", f"|---|---|---|{'---|' * len(ARRANGEMENTS)}",
+    ]  # fmt: skip
+    for kind, network in FAMILIES.items():
+        for weights in WEIGHTS:
+            for recipe in RECIPES:
+                found = (cells[f"{arrangement}/{weights}/{recipe}/{kind}"] for arrangement in ARRANGEMENTS)
+                marks = [reasons.get(reason, "✓") for reason in found]
+                lines.append(f"| {network} | {weights} | {recipe} | {' | '.join(marks)} |")
+    lines += ["", *(f"* {letter}: {reason}" for reason, letter in reasons.items())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def names() -> list[str]:
+    """All cells: arrangement/weights/recipe/family."""
+    return [f"{arrangement}/{weights}/{recipe}/{kind}" for kind in FAMILIES for weights in WEIGHTS for recipe in RECIPES
+            for arrangement in ARRANGEMENTS]  # fmt: skip
+
+
+def main() -> None:
+    """Runs the cells and writes the document; cells in the file of `--keep` are not run again."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--keep", type=Path, help="JSON lines of finished cells, to continue from")
+    parser.add_argument("--only", nargs="*", help="cells to run; with it nothing is written")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = chosen.keep.read_text().splitlines() if chosen.keep and chosen.keep.is_file() else []
+    cells: dict[str, str | None] = dict(map(json.loads, kept))
+    wanted = chosen.only or names()
+    groups = dict.fromkeys(name.partition("/")[2] for name in wanted if name not in cells)
+    for group in groups:
+        with tempfile.TemporaryDirectory(prefix="fewstep-cell-") as folder:
+            cell = Cell(*group.split("/"), Path(folder))
+            for name in wanted:
+                arrangement, _, rest = name.partition("/")
+                if rest != group or name in cells:
+                    continue
+                cells[name] = cell.refusal(ARRANGEMENTS[arrangement][1])
+                if cells[name] is None:
+                    tried(cell, arrangement)
+                print(f"{name:45s} {cells[name] or 'ok'}", flush=True)
+                if chosen.keep:
+                    with chosen.keep.open("a") as file:
+                        file.write(json.dumps([name, cells[name]]) + "\n")
+    if not chosen.only:
+        write_atomically(DOCUMENT, document(cells))
+
+
+if __name__ == "__main__":
+    main()
