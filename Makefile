@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test docs browser postgres emoji emoji-font test-slow test-faults conformance families memory bench lint constraints \
+.PHONY: run test docs browser postgres emoji emoji-font test-slow test-faults conformance families scale memory bench lint constraints \
         environment clean dvc.yaml
 
 environment: $(STAMP)
@@ -76,6 +76,10 @@ conformance: $(STAMP)
 # Every recipe on a tiny pipeline of every family, three steps a round (about a quarter of an hour).
 families: $(STAMP)
 	$(BIN)/python -m tests.fewstep.families.recipe_matrix
+
+# Processes that train together, on tiny networks of three families: exact resume, equality with one process (20 minutes).
+scale: $(STAMP)
+	$(BIN)/python -m tests.fewstep.training.scale_matrix
 
 # What distilling known networks takes of memory, from their configurations (minutes).
 memory: $(STAMP)

@@ -1,6 +1,7 @@
 """Copies of the student that a round keeps beside it: `target`, its moving average, and `start`, as the round began."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -29,18 +30,24 @@ class Copies:
     def __init__(self, student: "Denoiser", terms: Sequence[Term], apart: bool = False):
         self.networks: dict[str, Denoiser] = {}
         self._asking = [term for term in terms if term.target_decay(0.0) is not None]
-        self._average: Average | None = None
+        self._student, self._apart = student, apart
         if any(START in term.settings.frozen for term in terms):
             self.networks[START] = copied(student, held_parameters(student)).requires_grad_(False)
         if self._asking:
-            target = self.networks["target"] = copied(student, held_parameters(student)).requires_grad_(False)
+            self.networks["target"] = copied(student, held_parameters(student)).requires_grad_(False)
         if apart:
             device = device_of(student)
             for network in self.networks.values():
                 bring_when_called(network, device, held_parameters(student))
         if self._asking:
-            self._average = Average(student, 0.0, into=trained_state(target), apart=apart)
             self._decay(0.0)
+
+    @cached_property
+    def _average(self) -> Average | None:
+        """What keeps the target: made once all networks lie where they are computed with, in shards perhaps."""
+        if not self._asking:
+            return None
+        return Average(self._student, 0.0, into=trained_state(self.networks["target"]), apart=self._apart)
 
     def update(self, progress: float) -> None:
         """Takes in the student's weights after its update at this share of the round."""

@@ -58,6 +58,7 @@ class Cell:
     """A recipe on a family: what all arrangements of it have in common. `folder` holds its runs."""
 
     def __init__(self, weights: str, recipe: str, kind: str, folder: Path):
+        teacher(kind)   # before processes are forked, of which each would learn a tokenizer of its own
         self.kind, self.folder = kind, folder
         data = quick(recipe).model_dump(mode="json")
         data["student"] |= WEIGHTS[weights]
@@ -252,7 +253,7 @@ def names() -> list[str]:
 
 
 def main() -> None:
-    """Runs the cells and writes the document; cells in the file of `--keep` are not run again."""
+    """Runs the cells and writes the document, unless one fails; cells in the file of `--keep` are not run again."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", type=Path, help="JSON lines of finished cells, to continue from")
     parser.add_argument("--only", nargs="*", help="cells to run; with it nothing is written")
@@ -261,6 +262,7 @@ def main() -> None:
     kept = chosen.keep.read_text().splitlines() if chosen.keep and chosen.keep.is_file() else []
     cells: dict[str, str | None] = dict(map(json.loads, kept))
     wanted = chosen.only or names()
+    failed: list[str] = []
     groups = dict.fromkeys(name.partition("/")[2] for name in wanted if name not in cells)
     for group in groups:
         with tempfile.TemporaryDirectory(prefix="fewstep-cell-") as folder:
@@ -269,13 +271,21 @@ def main() -> None:
                 arrangement, _, rest = name.partition("/")
                 if rest != group or name in cells:
                     continue
-                cells[name] = cell.refusal(ARRANGEMENTS[arrangement][1])
-                if cells[name] is None:
-                    tried(cell, arrangement)
-                print(f"{name:45s} {cells[name] or 'ok'}", flush=True)
+                reason = cell.refusal(ARRANGEMENTS[arrangement][1])
+                try:
+                    if reason is None:
+                        tried(cell, arrangement)
+                except AssertionError as error:
+                    failed.append(name)
+                    print(f"{name:45s} FAILED: {error}", flush=True)
+                    continue
+                cells[name] = reason
+                print(f"{name:45s} {reason or 'ok'}", flush=True)
                 if chosen.keep:
                     with chosen.keep.open("a") as file:
                         file.write(json.dumps([name, cells[name]]) + "\n")
+    if failed:
+        sys.exit(f"{len(failed)} cells failed")
     if not chosen.only:
         write_atomically(DOCUMENT, document(cells))
 

@@ -1,5 +1,6 @@
 """One and several processes make the same bits: gradients of every recipe, a whole run, and what is refused."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,17 @@ from safetensors.torch import load_file
 
 from fewstep.objectives.continuous_consistency import loss as continuous_consistency
 from fewstep.objectives.self_adversarial import loss as self_adversarial
+from fewstep.recipes import parse_recipe
 from fewstep.training.distributed import World
 from fewstep.training.gradient_sums import add_gradients, sum_in_order
+from fewstep.training.recipe_fit import require_shardable
+from fewstep.training.rehearsal.rounds import Machine, rehearse
 from fewstep.training.roles import fit_network
 from fewstep.util.errors import SettingsError
 from tests.fewstep.training import process_group
+from tests.fewstep.training.small import finish, tiny
+from tests.fewstep.training.small import run as small_run
+from tests.fewstep.training.small import teacher as small_teacher
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,10 +29,13 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """The folder of what two processes of one group made."""
-    folder = tmp_path_factory.mktemp("two")
+    return made_by_two(tmp_path_factory.mktemp("two"))
+
+
+def made_by_two(folder, *more):
     command = [sys.executable, "-m", "tests.fewstep.training.process_group", str(folder)]
     running = [
-        subprocess.Popen([*command, str(rank), "2", str(folder / "meeting")], cwd=ROOT, text=True,
+        subprocess.Popen([*command, str(rank), "2", str(folder / "meeting"), *more], cwd=ROOT, text=True,
                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for rank in range(2)
     ]  # fmt: skip
@@ -51,6 +61,67 @@ def test_one_and_two_processes_give_the_same_gradients_bit_for_bit(name, two, al
     assert one and one.keys() == both[0].keys()
     assert all(torch.equal(both[rank][key], one[key]) for rank in range(2) for key in one)
     assert all(norm > 0 for norm, _ in differences(one, both[0]).values())
+
+
+def require_alike(name, folder, tmp_path):
+    """Gradients of networks in shards are those of one process but for the order of sums."""
+    one = process_group.gradients(name, tmp_path)
+    assert not [path.read_text() for path in folder.glob(f"{name}-sharded-?.failed")]
+    both = [load_file(folder / f"{name}-sharded-{rank}.safetensors") for rank in range(2)]
+    assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
+    assert one.keys() == both[0].keys()
+    assert all(apart <= 1e-12 * norm for norm, apart in differences(one, both[0]).values())
+
+
+@pytest.mark.parametrize("name", process_group.SHARDED)
+def test_two_processes_that_hold_shards_give_the_gradients_of_one(name, two, alone, tmp_path):
+    require_alike(name, two, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_networks_in_shards_give_the_gradients_of_one_process_in_every_recipe(alone, tmp_path):
+    made_by_two(tmp_path, "every")
+    for name in process_group.NAMES:
+        require_alike(name, tmp_path, tmp_path / "alone")
+
+
+def test_shards_with_all_that_saves_memory_leave_what_rests_as_it_was(two, alone, tmp_path):
+    """Teachers in bfloat16 below adapters, averages on the CPU, checkpointed blocks: each process has the student."""
+    both = [load_file(two / f"saving-{rank}.safetensors") for rank in range(2)]
+    one = finish(process_group.saving(tmp_path, shards=False))
+    assert one.keys() == both[0].keys() and all(torch.equal(both[0][key], both[1][key]) for key in one)
+    for key, value in one.items():
+        if ".lora_" not in key and "scale" not in key:
+            assert torch.equal(both[0][key], value), key
+    moved = [key for key in one if "lora_B" in key]
+    assert all(torch.isfinite(both[0][key]).all() and both[0][key].any() for key in moved)
+
+
+def test_what_is_estimated_of_shards_is_what_a_process_holds(two):
+    rounds = rehearse(tiny("dmd2", parts=2), small_teacher(), Machine(gpu=False, devices=2))
+    estimated = {one.role: one for one in rounds[0].shards.roles}
+    found = json.loads((two / "held-0.json").read_text())
+    assert found.keys() == estimated.keys()
+    for role, kinds in found.items():
+        for kind, held in kinds.items():
+            assert abs(getattr(estimated[role], kind) - held) <= 0.02 * held, (role, kind)
+    whole = {one.role: one for one in rounds[0].roles}
+    assert all(0.5 * one.total <= estimated[role].total < 0.6 * one.total for role, one in whole.items())
+    assert 0 < rounds[0].shards.total < rounds[0].total
+
+
+def test_what_shards_cannot_serve_is_refused_before_any_work(alone, tmp_path):
+    data = process_group.recipe_of("dmd2").model_dump(mode="json")
+    term = next(term for term in data["rounds"][0]["terms"] if term["term"] == "adversarial")
+    term["gradient_penalty"] = {"kind": "exact"}
+    recipe = parse_recipe(data, "dmd2")
+    with pytest.raises(SettingsError, match="adversarial differentiates the gradient of a network once more") as refused:
+        small_run(recipe, tmp_path, shards=True)
+    assert "gradient_penalty" in refused.value.hint and "compute.parallel: replicate" in refused.value.hint
+    small_run(recipe, tmp_path)
+    with pytest.raises(SettingsError, match="compute.parallel: shard does not serve recipe kd .* no stages"):
+        require_shardable(tiny("kd"), torch.nn.Linear(2, 2))
 
 
 def differences(one: dict, other: dict) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
