@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import signal
 import sys
@@ -142,10 +143,11 @@ def tried(cell: Cell, arrangement: str) -> None:
         assert equal(undisturbed, cell.alone("float32")), "it is not the student of one process"
         return
     exact, wanted = cell.student(f"{name}-exact", size, shards, "float64"), cell.alone("float64")
+    assert exact.keys() == wanted.keys()
     start = teacher(cell.kind).state_dict()
-    apart, way = (sum(float((exact[key].double() - other[key].double()).square().sum()) for key in exact if key in other)
-                  for other in (wanted, start))  # fmt: skip
-    assert exact.keys() == wanted.keys() and apart <= CLOSE**2 * max(way, 1e-12), (apart, way)
+    apart, way = (math.sqrt(sum(float((value.double() - other.get(key, torch.zeros(())).double()).square().sum())
+                                for key, value in exact.items())) for other in (wanted, start))  # fmt: skip
+    assert apart <= CLOSE * way, f"{apart} from the student of one process, which went {way}"
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -116,7 +116,7 @@ def test_what_shards_cannot_serve_is_refused_before_any_work(alone, tmp_path):
     term = next(term for term in data["rounds"][0]["terms"] if term["term"] == "adversarial")
     term["gradient_penalty"] = {"kind": "exact"}
     recipe = parse_recipe(data, "dmd2")
-    with pytest.raises(SettingsError, match="adversarial differentiates the gradient of a network once more") as refused:
+    with pytest.raises(SettingsError, match="adversarial differentiates the gradient of a network once") as refused:
         small_run(recipe, tmp_path, shards=True)
     assert "gradient_penalty" in refused.value.hint and "compute.parallel: replicate" in refused.value.hint
     small_run(recipe, tmp_path)
