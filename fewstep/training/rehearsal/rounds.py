@@ -144,13 +144,20 @@ class _Rows:
     def gathered(self, turn: str) -> int:
         """Bytes that are whole for a while: the largest block at its call and the next one; of the role in its turn the
         block's gradients too, as they come and as they are sent."""
-        largest = {role: max(map(_own_bytes, units(network.network)), default=0)
-                   for role, network in self._networks.items() if any(True for _ in network.parameters())}  # fmt: skip
+        largest = {role: _largest_unit(network.network) for role, network in self._networks.items()
+                   if any(True for _ in network.parameters())}  # fmt: skip
         return 2 * max(largest.values(), default=0) + 2 * largest.get(turn, 0)
 
 
-def _own_bytes(unit: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in unit.parameters())
+def _largest_unit(network: nn.Module) -> int:
+    """Bytes of the parameters that are gathered together, where they are most."""
+    seen: set[int] = set()
+    found = [0]
+    for unit in units(network):
+        own = {id(parameter): parameter for parameter in unit.parameters() if id(parameter) not in seen}
+        found.append(sum(parameter.numel() * parameter.element_size() for parameter in own.values()))
+        seen |= own.keys()
+    return max(found)
 
 
 def _roles(trainer: RoundTrainer, rows: _Rows) -> tuple[list[RoleMemory], int]:

@@ -33,6 +33,8 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.family import table_of
 from fewstep.recipes import Overrides, Recipe
 from fewstep.students.export import export_student, load_student
+from fewstep.students.export_form import Form, require_form
+from fewstep.students.student_settings import StudentSettings
 from fewstep.teachers import load_teacher
 from fewstep.training.distillation import Distillation
 from fewstep.training.recipe_fit import require_recipe, require_shardable
@@ -65,7 +67,7 @@ class Cell:
         data["student"] |= WEIGHTS[weights]
         self.recipe = Recipe.model_validate(data).override(Overrides(batch=BATCH, parts=2))
         self._alone: dict[str, dict[str, Tensor]] = {}
-        self.form = "lora" if weights == "LoRA" else "pipeline"
+        self.form = form_of(self.recipe.student)
 
     def refusal(self, shards: bool) -> str | None:
         """Why it cannot be, as it is said before any work."""
@@ -125,20 +127,29 @@ class Cell:
     def alone(self, precision: str) -> dict[str, Tensor]:
         """The student of one process."""
         if precision not in self._alone:
-            self._alone[precision] = self.student(f"alone-{precision}", 1, False, precision)
+            self._alone[precision] = self.student(f"one-process-{precision}", 1, False, precision)
         return self._alone[precision]
+
+
+def form_of(student: StudentSettings) -> Form:
+    """Adapters as a file of their own where that can be."""
+    try:
+        require_form("lora", student)
+    except SettingsError:
+        return "pipeline"
+    return "lora"
 
 
 def tried(cell: Cell, arrangement: str) -> None:
     """Trains, kills, resumes and exports; AssertionError unless it is all as it should be."""
     size, shards = ARRANGEMENTS[arrangement]
     name = arrangement.replace(" ", "-")
-    undisturbed = cell.student(name, size, shards)
+    undisturbed = cell.alone("float32") if size == 1 else cell.student(f"{name}-float32", size, shards)
     assert all(value.isfinite().all() for value in undisturbed.values() if value.is_floating_point())
     cell.student(f"{name}-killed", size, shards, dies=True)
     resumed = cell.student(f"{name}-killed", size, shards)
     assert equal(resumed, undisturbed), "resumed after SIGKILL it is another student"
-    assert cell.exported(f"{name}-killed") == cell.exported(name), "resumed, it is exported as other bytes"
+    assert cell.exported(f"{name}-killed") == cell.exported(f"{name}-float32"), "resumed, it is exported as other bytes"
     if not shards:
         assert equal(undisturbed, cell.alone("float32")), "it is not the student of one process"
         return

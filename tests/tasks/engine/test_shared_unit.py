@@ -136,3 +136,12 @@ def test_a_whole_checkpoint_is_refused_to_processes_that_would_shard_it(world):
     with pytest.raises(SettingsError, match=words) as refused:
         worked(world, "distill", "whole-first", 2, parallel="shard")
     assert "compute.parallel: replicate" in refused.value.hint
+
+
+@pytest.mark.parametrize(("parts", "told"), [(2, False), (1, True)])
+def test_where_a_batch_has_one_part_shards_share_nothing_which_is_said(world, parts, told):
+    world.settings = parse(Settings, {**SETTINGS, "distill": {**SETTINGS["distill"], "parts": parts}}, "test")
+    context = world.context("distill", f"check-{parts}")
+    context.parallel, context.observer = "shard", Listener()
+    graph.stage("distill").check(context)
+    assert any("set distill.parts" in text for text in context.observer.warnings) == told
