@@ -43,11 +43,11 @@ def _hint(items: Sequence[PlanItem], out: Console) -> None:
                  "--why TEXT` (or `fewstep run --accept --why TEXT`) keeps the results")
 
 
-def show_memory(networks: tuple[str, int, int] | None, items: Sequence[PlanItem], out: Console) -> None:
+def show_memory(networks: tuple[str, int, int, str] | None, items: Sequence[PlanItem], out: Console) -> None:
     """A line on the memory of a training that is still to be done: recipe, parameters of the given teacher, bytes."""
     if networks is not None and any(item.stage == "distill" and item.state in ("missing", "stale") for item in items):
-        recipe, count, needed = networks
-        say(out, f"memory: the networks of {recipe} take {size(needed)} of the device, with a teacher of "
+        recipe, count, needed, where = networks
+        say(out, f"memory: the networks of {recipe} take {size(needed)} of {where}, with a teacher of "
                  f"{parameters(count)} parameters; `fewstep estimate` tells the rest")
 
 

@@ -11,12 +11,13 @@ from tasks.config.outside import outside_paths, with_recipe_below
 from tasks.config.schema import Settings
 
 
-def networks_at_start(root: Path, settings: Settings) -> tuple[str, int, int] | None:
-    """The recipe, the parameters of a given teacher, and the bytes that the run's networks take on the device; None for
-    a teacher that is trained here, which is small."""
+def networks_at_start(root: Path, settings: Settings) -> tuple[str, int, int, str] | None:
+    """The recipe, the parameters of a given teacher, the bytes that the run's networks take, and of what: of the
+    device, or of several together. None for a teacher that is trained here, which is small."""
     given = outside_paths(settings, root)["teacher"]
     if given is None:
         return None
     distill = with_recipe_below(settings, root).distill
     recipe, parameters = chosen_recipe(distill), inspect_teacher(given, settings.teacher.variant).parameters
-    return recipe.name, parameters, memory_of_networks(recipe, parameters, apart=distill.ema_device == "cpu")
+    where = "the device" if settings.compute.parallel == "replicate" else "the devices together"
+    return recipe.name, parameters, memory_of_networks(recipe, parameters, apart=distill.ema_device == "cpu"), where

@@ -50,3 +50,18 @@ def test_a_pipeline_of_texts_that_does_not_fit_and_what_makes_it_fit(project, tm
 def test_a_size_that_is_none_is_refused(project, memory):
     done = project.run("estimate", "--memory", memory)
     assert done.returncode == 2 and "expected a size, such as 24GiB" in done.stderr
+
+
+def test_each_of_several_devices(project):
+    sets = ["--device", "cpu", "--devices", "2", "--set", "distill.recipe=kd", "--set"]
+    found = json.loads(project.check("estimate", *sets, "distill.parts=2", "--json"))
+    (only,) = found["rounds"]
+    whole, rows = ({role["role"]: role for role in one["roles"]} for one in (only, only["shards"]))
+    for role in whole:
+        for kind in ("weights", "gradients", "moments", "average"):
+            assert 0.5 * whole[role][kind] <= rows[role][kind] <= 0.6 * whole[role][kind]
+    assert found["total"] == only["total"]
+    told = project.check("estimate", *sets, "distill.parts=2", "--set", "compute.parallel=shard")
+    assert "each of 2 CPUs" in told and "replicate" in told and "on each, with compute.parallel: shard" in told
+    refused = project.run("estimate", *sets, "distill.parts=1")
+    assert refused.returncode == 2 and "set distill.parts: 2" in refused.stderr
