@@ -60,6 +60,14 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
+def hold_apart(network: nn.Module, before: dict[tuple[str, str], nn.Parameter]) -> None:
+    """Gives the network parameters of its own on the same tensors, so that what moves them moves nobody else's."""
+    own: dict[int, nn.Parameter] = {}
+    for (path, name), parameter in before.items():
+        made = own.setdefault(id(parameter), nn.Parameter(parameter.detach(), parameter.requires_grad))
+        network.get_submodule(path)._parameters[name] = made
+
+
 def share_shards(network: nn.Module, before: dict[tuple[str, str], nn.Parameter],
                  known: dict[int, nn.Parameter]) -> None:  # fmt: skip
     """Has the network hold the shards that another one has of the same parameters.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.networks.sharded import own_parameters, shard, share_shards, whole
+from fewstep.networks.sharded import hold_apart, own_parameters, shard, share_shards, whole
 from fewstep.training.distributed import World
 from fewstep.training.roles.ema import load_exactly
 from fewstep.training.roles.placement import Placement
@@ -52,9 +52,11 @@ class ShardedPlacement(Placement):
             network.chains = network.chains.to(self._where)
             before = own_parameters(network.network)
             if before:
+                hold_apart(network.network, before)
                 shard(network.network, mesh)
                 share_shards(network.network, before, known)
-        self._doubled.clear()
+        for held in (self._doubled, self._cast, self._buffers, self._lowered):
+            held.clear()    # nothing is to be put back, and the rows are all that is needed
 
     def given(self, module: nn.Module) -> nn.Module:
         """See Placement."""
