@@ -245,8 +245,8 @@ def document(cells: dict[str, str | None]) -> str:
         "  the same bytes whether or not there was a kill;",
         "* *replicate* makes the student of one process bit for bit; *shard* the same but for the order of sums:",
         f"  trained in float64, the students differ by less than {CLOSE:g} of the way that they went.", "",
-        "A letter: it is refused before any work, for the reason below. "
-        "`make test-slow` holds every cell to it; nothing is said of quality, nor of GPUs.", "",
+        "`make test-slow` holds every cell to it. Nothing is said of quality, nor of GPUs.",
+        *(["A letter: it is refused before any work, for the reason below."] if reasons else []), "",
         f"| network | weights | recipe | {' | '.join(ARRANGEMENTS)} |", f"|---|---|---|{'---|' * len(ARRANGEMENTS)}",
     ]  # fmt: skip
     for kind, network in FAMILIES.items():
