@@ -149,7 +149,7 @@ class RoundTrainer:
         step, saved_at = self.checkpoints.resume(self.state, figures), time.monotonic()
         self.world.require_equal("the step it continues from", step)
         interval, batch = self._report_interval(), self.training.batch
-        saved_images = step * batch
+        saved_images, cost = step * batch, 0.0
         while step < self.steps:
             self.turn(step, figures)
             step += 1
@@ -157,10 +157,12 @@ class RoundTrainer:
                 self.state.recorder.after(step)
             if step % interval == 0 or step == self.steps:
                 means, done = self.world.average_figures(figures.means()), step * batch
-                due = self.options.checkpoint_due(time.monotonic() - saved_at, done - saved_images)
+                began = time.monotonic()
+                due = self.options.checkpoint_due(began - saved_at, done - saved_images, cost)
                 if self._first_says(due or held.arrived) or step == self.steps:
                     self._save(step, figures)
                     saved_at, saved_images = time.monotonic(), done
+                    cost = saved_at - began
                 if on_progress is not None:
                     on_progress(done, self.options.images, means)
             elif self._first_says(held.arrived):
