@@ -18,7 +18,9 @@ from PIL import Image
 
 from fewstep.diffusion.randomness import generator
 from fewstep.families.codec import Codec
-from fewstep.families.family import table_of
+from fewstep.families.family import Family, table_of
+from fewstep.families.recording import first_step
+from fewstep.families.trial import call_arguments
 from fewstep.students.export import load_student
 from fewstep.teachers import inspect_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
@@ -26,6 +28,7 @@ from tests.fewstep.families.pipelines import KINDS
 from tests.project import TINY, Project
 
 CAPTIONS = ["a red apple", "two blue cars on a road", "a small green tree", "person running"]
+TEXTS = ["a red apple", "person running"]
 SIZES = {"sd": 32, "sdxl": 32, "sd3": 32, "flux": 32, "sana": 32, "pixart": 16}
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in SIZES if kind != "sd"]
 TRAINED = {"teacher.images", "teacher.batch", "teacher.channels"}
@@ -103,19 +106,17 @@ def own_samples(project: Project) -> torch.Tensor:
     """What our own loader draws of the exported student for the prompts and seeds of PLAIN, in [0, 1]."""
     folder = project.folder / "data" / "student"
     student, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
-    student.denoiser.take(table_of(pipe, student.denoiser.family, ["a red apple", "person running"]))
-    noise = torch.cat([_noise_of(pipe, student.denoiser.sample_shape, torch.Generator().manual_seed(seed))
-                       for seed in (5, 6)])  # fmt: skip
+    student.denoiser.take(table_of(pipe, student.denoiser.family, TEXTS))
+    noise = first_states(pipe, student.denoiser.family, [{"prompt": [text]} for text in TEXTS])
     states = student.sample(noise, condition=torch.arange(2))
     return Codec(pipe, student.denoiser.family).decode(states) / 2 + 0.5
 
 
-def _noise_of(pipe, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """(1, *shape) N(0, I), as the pipeline draws it; one whose states are packed draws before it packs."""
-    if not hasattr(pipe, "_pack_latents"):
-        return torch.randn(1, *shape, generator=generator)
-    channels = pipe.transformer.config.in_channels // 4
-    return pipe.prepare_latents(1, channels, 32, 32, torch.float32, torch.device("cpu"), generator)[0]
+def first_states(pipe, family: Family, asked: list[dict]) -> torch.Tensor:
+    """(N, *state) N(0, I), as the pipeline draws it from the seeds 5, 6, … for these arguments of its call: some draw
+    before they pack, and some something else first."""
+    given = [call_arguments(pipe, {**family.arguments, **one}, guided=False) for one in asked]
+    return torch.cat([first_step(pipe, one, 1, seeds=[seed]).state for seed, one in enumerate(given, 5)])
 
 
 def test_the_student_is_registered_and_promoted(finished):

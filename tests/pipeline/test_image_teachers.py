@@ -21,10 +21,9 @@ from fewstep.students.export import load_student
 from fewstep.teachers import inspect_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
 from tests.fewstep.families.image_pipelines import SEEING, picture
-from tests.pipeline.test_families import captioned, settings
+from tests.pipeline.test_families import TEXTS, captioned, first_states, settings
 from tests.project import Project
 
-TEXTS = ["a red apple", "person running"]
 RECIPES = {"inpainting": "dmd2", "upscaler": "kd", "first_frame": "tdm"}
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES if kind != "inpainting"]
 
@@ -36,10 +35,10 @@ from diffusers import DiffusionPipeline
 folder, out, *names = sys.argv[1:]
 code = bool(__import__("pathlib").Path(folder, "pipeline.py").is_file())
 pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
-images = {name: [Image.open(f"{name}-{k}.png") for k in range(2)] for name in names}
-drawn = pipe(["a red apple", "person running"], generator=[torch.Generator().manual_seed(k) for k in (5, 6)],
-             output_type="np", return_dict=False, **images)[0]
-numpy.save(out, numpy.asarray(drawn))
+drawn = [pipe(prompt=[text], generator=[torch.Generator().manual_seed(5 + k)], output_type="np", return_dict=False,
+              **{name: Image.open(f"{name}-{k}.png") for name in names})[0]
+         for k, text in enumerate(["a red apple", "person running"])]   # some take one image alone
+numpy.save(out, numpy.concatenate(drawn))
 assert "fewstep" not in sys.modules
 """
 REGISTERED = """
@@ -84,12 +83,9 @@ def own_samples(project: Project, images: dict[str, list[Image.Image]]) -> torch
     student, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
     family = student.denoiser.family
     student.denoiser.take(table_of(pipe, family, TEXTS, images=images, seeds=[5, 6]))
-    shape = student.denoiser.sample_shape
-    sources = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
-    if "Upscale" in family.pipeline:    # it draws the noise of the small image first
-        for source in sources:
-            torch.randn((3, *family.images.size), generator=source)
-    noise = torch.stack([torch.randn(shape, generator=source) for source in sources])
+    asked = [{"prompt": [text], **family.images.of({name: some[k] for name, some in images.items()}, 1)}
+             for k, text in enumerate(TEXTS)]  # fmt: skip
+    noise = first_states(pipe, family, asked)
     return Codec(pipe, family).decode(student.sample(noise, condition=torch.arange(2))) / 2 + 0.5
 
 
