@@ -76,14 +76,15 @@ def fit_text_tower(images: Tensor, rows: Tensor, embedding: Tensor, *, seed: int
         on_step: called with (steps done, steps in all) after every 20th step.
 
     Raises:
-        SettingsError: fewer than 3 different texts.
+        SettingsError: fewer than 3 texts with different embeddings.
         NonFinite: the loss stopped being a number.
     """
     shown = embedding[rows.unique()].double()
-    joint = min(JOINT, len(shown) - 1, embedding.shape[1])
+    different = len(shown.unique(dim=0))
+    joint = min(JOINT, different - 1, embedding.shape[1])
     if joint < 2:
-        raise SettingsError(f"texts and images are compared by at least 3 texts, the fit split has {len(shown)}",
-                            hint="more captions, or a larger data.split.fit")  # fmt: skip
+        raise SettingsError("texts and images are compared by at least 3 texts with different embeddings, the fit split "
+                            f"has {different}", hint="more captions, or a larger data.split.fit")  # fmt: skip
     model = TextTower(tuple(images.shape[1:]), embedding.shape[1], joint, features, width)
     model.initialise(generator(seed, "classifier-init"))
     fitted = PCA(joint, svd_solver="full").fit(shown.numpy())

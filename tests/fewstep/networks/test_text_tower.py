@@ -54,7 +54,9 @@ def test_files(world, tower, tmp_path):
         again.texts(PromptTable(table.prompts))
 
 
-def test_two_texts_are_too_few(world):
+def test_two_texts_are_too_few_and_so_are_many_of_one_embedding(world):
     images, rows, table = world
-    with pytest.raises(SettingsError, match="at least 3 texts, the fit split has 2"):
+    with pytest.raises(SettingsError, match="at least 3 texts .*, the fit split has 2"):
         fit_text_tower(images, rows % 2, torch.from_numpy(table.embedding), seed=0, steps=1)
+    with pytest.raises(SettingsError, match="different embeddings, the fit split has 1"):
+        fit_text_tower(images, rows, torch.ones(COUNT, 24), seed=0, steps=1)
