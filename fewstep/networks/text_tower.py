@@ -83,8 +83,8 @@ def fit_text_tower(images: Tensor, rows: Tensor, embedding: Tensor, *, seed: int
     different = len(shown.unique(dim=0))
     joint = min(JOINT, different - 1, embedding.shape[1])
     if joint < 2:
-        raise SettingsError("texts and images are compared by at least 3 texts with different embeddings, the fit split "
-                            f"has {different}", hint="more captions, or a larger data.split.fit")  # fmt: skip
+        raise SettingsError("texts and images are compared by at least 3 texts with different embeddings, the fit "
+                            f"split has {different}", hint="more captions, or a larger data.split.fit")  # fmt: skip
     model = TextTower(tuple(images.shape[1:]), embedding.shape[1], joint, features, width)
     model.initialise(generator(seed, "classifier-init"))
     fitted = PCA(joint, svd_solver="full").fit(shown.numpy())
