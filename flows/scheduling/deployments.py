@@ -5,7 +5,8 @@ with its own code and appears in Prefect as a flow run of its own, named like it
 flow run unfinished; the next one to which it is given finds the run by its settings and continues it.
 """
 
-from __future__ import annotations
+# Annotations are objects here, no texts: Prefect's runner hands the flow to a process by pickle, without the names that
+# a text would be looked up in.
 
 import logging
 import os

@@ -26,3 +26,16 @@ def test_code_that_lies_apart_is_cloned_last_and_finds_the_workspace_beside_it(t
     monkeypatch.chdir(tmp_path / "code")
     monkeypatch.setenv(SERVED_ROOT, _environment(apart)[SERVED_ROOT])
     assert served_workspace() == Workspace((tmp_path / "workspace").resolve())
+
+
+def test_the_flow_knows_the_types_of_its_parameters_in_a_process_that_it_is_handed_to_by_value():
+    import cloudpickle
+
+    from flows.scheduling import deployments
+
+    cloudpickle.register_pickle_by_value(deployments)       # as Prefect's runner does
+    try:
+        handed = cloudpickle.loads(cloudpickle.dumps(deployments.scheduled.fn))
+    finally:
+        cloudpickle.unregister_pickle_by_value(deployments)
+    assert typing.get_type_hints(handed) and "Changes" not in handed.__globals__
