@@ -1,6 +1,11 @@
 """What a worker of a pool clones: the workspace and, where that lies apart, the code, in which the flows are."""
 
+import typing
+
+import cloudpickle
+
 from flows.orchestration.served_root import SERVED_ROOT, served_workspace
+from flows.scheduling import deployments
 from flows.scheduling.pool_deployments import _environment, _steps
 from flows.scheduling.schedules import Schedule
 from tasks.storage.workspace import Workspace
@@ -29,10 +34,6 @@ def test_code_that_lies_apart_is_cloned_last_and_finds_the_workspace_beside_it(t
 
 
 def test_the_flow_knows_the_types_of_its_parameters_in_a_process_that_it_is_handed_to_by_value():
-    import cloudpickle
-
-    from flows.scheduling import deployments
-
     cloudpickle.register_pickle_by_value(deployments)       # as Prefect's runner does
     try:
         handed = cloudpickle.loads(cloudpickle.dumps(deployments.scheduled.fn))
