@@ -65,7 +65,7 @@ def test_records_are_taken_and_usable_or_refused_by_name(drawn):
         shown = status_of(KnownRun(record, here=True, alive=store.alive_here(record.id)))
         out = Console(file=io.StringIO(), width=100)
         _show(shown, out)
-        _list([shown], out)
+        _list([shown], out, 1, 50, 1)
         json.dumps(shown.to_dict())
         assert RUN in out.file.getvalue()
         try:

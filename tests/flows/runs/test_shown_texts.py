@@ -30,7 +30,7 @@ def test_the_status_of_a_failed_run_says_why_and_what_to_do(tmp_path, out):
     _show(failed, out)
     shown = out.file.getvalue()
     assert f"error: shard: {ODD}" in shown and "→ mend [it]" in shown and f"fewstep resume {record.id}" in shown
-    _list([failed], out)
+    _list([failed], out, 1, 50, 1)
     assert "failed" in out.file.getvalue().splitlines()[-1]
 
 
