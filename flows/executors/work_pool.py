@@ -97,9 +97,9 @@ class PoolRun:
         self._asked.write(message.model_dump_json())
         for look in count():
             ended = self._ended() if look % _LOOKS == 0 else None   # before what it told: all is there when it ended
-            for event in self._told.read():
-                if heard(work, json.loads(event)):
-                    self._busy = False
+            for event in map(json.loads, self._told.read()):
+                self._busy = "done" not in event and "error" not in event   # it waits for the next unit after either
+                if heard(work, event):
                     return
             if ended is not None:
                 raise Lost(ended)
