@@ -1,4 +1,4 @@
-"""A flow run of a pool whose unit has ended, in order or with an error, is told that there are no more, not cancelled."""
+"""A flow run of a pool whose unit has ended, in order or by an error, is told that no more come, and not cancelled."""
 
 import json
 from types import SimpleNamespace
