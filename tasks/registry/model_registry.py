@@ -137,10 +137,9 @@ class Registry:
             return if_present(self.tracking.client.get_model_version_by_alias, model, alias)
         except NotAvailable:
             raise
-        except FewstepError:        # an alias that is not there MLflow refuses as it does bad words
-            if alias in self.aliases(model):
-                raise
-            return None
+        except FewstepError:        # MLflow refuses an alias that is not there as it does bad words: the list decides
+            number = self.aliases(model).get(alias)     # set by another host meanwhile, it is there by now
+            return None if number is None else self.tracking.client.get_model_version(model, str(number))
 
     def registration_runs(self, model: str) -> Iterator[str]:
         """The MLflow runs that registered the model's versions, of the oldest version first; read as they are asked

@@ -1,6 +1,8 @@
 """What one alias, version or tag names is looked up without reading the model's other versions."""
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from fewstep.util.errors import NotAvailable
 from tests.registry_world import MODEL, with_three_versions
@@ -40,3 +42,17 @@ def test_what_is_not_there_is_none_and_resolving_it_is_an_error_in_words(tmp_pat
     ):  # fmt: skip
         with pytest.raises(NotAvailable, match=said):
             registry.resolve(reference)
+
+
+def test_an_alias_that_another_host_sets_while_it_is_looked_up_is_found(tmp_path, monkeypatch):
+    registry, other = with_three_versions(tmp_path), MlflowClient.get_model_version_by_alias
+
+    def set_after_the_look(client, model, alias):
+        try:
+            return other(client, model, alias)
+        except MlflowException:
+            registry.set_alias(registry.get(model, 2), alias)
+            raise
+
+    monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", set_after_the_look)
+    assert registry.holder(MODEL, "champion") == 2 and registry.resolve("toy@champion").number == 2
