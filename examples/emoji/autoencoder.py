@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.randomness import generator
-from fewstep.training.checkpoints import Checkpoints
 from fewstep.training.digests import tensor_digest
+from fewstep.training.saving.checkpoints import Checkpoints
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError
 

@@ -8,7 +8,7 @@ function of (seed, step, sample), so several processes make the same bits as one
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,10 +26,11 @@ def devices() -> int:
 
 @dataclass(frozen=True)
 class World:
-    """`rank` of `size` processes."""
+    """`rank` of `size` processes; `group`: through which `of_each` asks, None: the default one."""
 
     rank: int = 0
     size: int = 1
+    group: distributed.ProcessGroup | None = None
 
     @staticmethod
     def current() -> "World":
@@ -37,6 +38,11 @@ class World:
         if not (distributed.is_available() and distributed.is_initialized()):
             return World()
         return World(distributed.get_rank(), distributed.get_world_size())
+
+    def apart(self) -> "World":
+        """The same processes with ways of their own for what threads ask (`of_each`) while the others compute; all of
+        them ask for it at the same time."""
+        return self if self.size == 1 else replace(self, group=distributed.new_group(backend="gloo"))
 
     def shares(self, parts: int) -> bool:
         """Whether the processes can share so many parts: each takes 1, 2, 4, … of them, one alone any number."""
@@ -95,7 +101,7 @@ class World:
         if self.size == 1:
             return [value]
         found = [None] * self.size
-        distributed.all_gather_object(found, value)
+        distributed.all_gather_object(found, value, group=self.group)
         return found
 
     def require_equal(self, what: str, value: Any) -> None:

@@ -36,8 +36,9 @@ class RoundMemory(Strict):
 
     roles: by role; what several share stands with the first. turn: the role in whose turn the most is taken: of all
     gradients its own are there then. activations: what the step takes beside them. other: what rests beside the roles,
-    such as students of earlier rounds. apart: what lies on the CPU where the device is a GPU. shards: the same on each
-    of several devices that hold rows of every network, where there are several; what is whole for the time of a block's
+    such as students of earlier rounds. apart: what lies on the CPU where the device is a GPU. checkpoint: the copy of
+    the state in the host's memory from which checkpoints are written, where it fits there. shards: the same on each of
+    several devices that hold rows of every network, where there are several; what is whole for the time of a block's
     call is among `other`.
     """
 
@@ -47,6 +48,7 @@ class RoundMemory(Strict):
     activations: int
     other: int
     apart: int
+    checkpoint: int
     shards: RoundMemory | None = None
 
     @property

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,9 @@ from fewstep.training.roles.placement import Placement
 from fewstep.training.roles.sharded_placement import ShardedPlacement
 from fewstep.training.roles.target_network import Copies
 from fewstep.training.roles.teacher_schedule import teacher_at
-from fewstep.training.round_checkpoints import RoundCheckpoints
 from fewstep.training.round_state import RoundState
 from fewstep.training.run_options import RunOptions
+from fewstep.training.saving.round_checkpoints import RoundCheckpoints
 from fewstep.training.step.batches import Source, Sources
 from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.step_context import Step, StepSetup
@@ -43,6 +44,7 @@ from fewstep.util.torch_threads import threads, useful_threads
 
 REPORTS, REPORT_STEPS = 200, 50
 """A report is made at least so many times a round and at least every so many steps."""
+T = TypeVar("T")
 
 
 class RoundTrainer:
@@ -141,7 +143,7 @@ class RoundTrainer:
         Raises NonFinite (naming step, term and role), SettingsError for a checkpoint of other settings, DataDiffers for
         one whose state is damaged or incomplete.
         """
-        with threads(self.threads), HeldSignals() as held:
+        with threads(self.threads), HeldSignals() as held, self.checkpoints:
             return self._run(on_progress, held)
 
     def _run(self, on_progress: OnProgress | None, held: HeldSignals) -> Denoiser:
@@ -158,16 +160,20 @@ class RoundTrainer:
             if step % interval == 0 or step == self.steps:
                 means, done = self.world.average_figures(figures.means()), step * batch
                 began = time.monotonic()
-                due = self.options.checkpoint_due(began - saved_at, done - saved_images, cost)
-                if self._first_says(due or held.arrived) or step == self.steps:
-                    self._save(step, figures)
+                due = self.options.checkpoint_due(began - saved_at, done - saved_images, cost, self.checkpoints.busy)
+                last = bool(held.arrived) or step == self.steps
+                due, last = self._first_says((due, last))
+                if due or last:
+                    self._save(step, figures, behind=not last)
                     saved_at, saved_images = time.monotonic(), done
                     cost = saved_at - began
                 if on_progress is not None:
                     on_progress(done, self.options.images, means)
             elif self._first_says(held.arrived):
                 self._save(step, figures)
+            self.checkpoints.check()
             if held.arrived:
+                self.checkpoints.wait()
                 held.deliver()
         self.placement.restore()
         return self.state.finished_student(self.placement)
@@ -180,8 +186,8 @@ class RoundTrainer:
         """The checkpoints of a network that the round recorded."""
         return self.state.recorder.networks(self.placement)
 
-    def _first_says(self, here: bool) -> bool:
-        """Whether it is so: of processes that have to do it together, in the first."""
+    def _first_says(self, here: T) -> T:
+        """What is so: of processes that have to do it together, in the first."""
         return self.world.of_each(here)[0] if self.shards else here
 
     def turn(self, step: int, figures: Figures) -> None:
@@ -190,12 +196,13 @@ class RoundTrainer:
         self.state.train_only(role)
         self._step(step, role, figures)
 
-    def _save(self, step: int, figures: Figures) -> None:
+    def _save(self, step: int, figures: Figures, behind: bool = False) -> None:
         """A checkpoint of the state before `step`, with the figures since the last report; of several processes the
-        first writes it, with its own figures, and each its rows. Raises NonFinite where a figure is not finite."""
+        first writes it, with its own figures, and each its rows. behind: written while the training goes on. Raises
+        NonFinite where a figure is not finite."""
         figures.check()
         if self.world.rank == 0 or self.shards:
-            self.checkpoints.save(self.state, step, figures, done=step == self.steps)
+            self.checkpoints.save(self.state, step, figures, done=step == self.steps, behind=behind)
 
     # --- one step, top to bottom -------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 CHECKPOINT_SHARE = 0.02
-"""Of a training's time that checkpoints may take: those of a large network come more seldom."""
+"""Of a training's time that it may wait for checkpoints: those of a large network come more seldom."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class RunOptions:
             the device where it is used. It changes no bit.
         shards: whether several processes that train together hold rows of every network each
             (fewstep.networks.sharded); sums then come in another order than in one process.
-        checkpoint_seconds, checkpoint_images: a checkpoint is due after this long, or longer where writing the last
-            one took more than `CHECKPOINT_SHARE` of it; or after this many images where they are given.
+        checkpoint_seconds, checkpoint_images: a checkpoint is due after this long, or longer where the training waited
+            for the last one for more than `CHECKPOINT_SHARE` of it; or after this many images where they are given.
         warn: told what the user should know, such as another fingerprint.
     """
 
@@ -45,8 +45,12 @@ class RunOptions:
     checkpoint_images: int | None = None
     warn: Callable[[str], None] = warnings.warn
 
-    def checkpoint_due(self, seconds: float, images: int, cost: float) -> bool:
-        """Whether a checkpoint is due so long, or so many images, after the last one, which took `cost` seconds."""
+    def checkpoint_due(self, seconds: float, images: int, cost: float, busy: bool = False) -> bool:
+        """Whether a checkpoint is due so long, or so many images, after the last one.
+
+        cost: seconds that the training waited for that one. busy: whether it is still being written, which none by time
+        waits for.
+        """
         if self.checkpoint_images is None:
-            return seconds >= max(self.checkpoint_seconds, cost / CHECKPOINT_SHARE)
+            return not busy and seconds >= max(self.checkpoint_seconds, cost / CHECKPOINT_SHARE)
         return images >= self.checkpoint_images

@@ -31,7 +31,8 @@ class Stack(Strict):
     pool: Prefect's work pool.
     workers: runs at once, GPU nodes at most.
     storage_gib: GiB of the volume behind an S3 store of our own.
-    grace_seconds: from being told to stop to being killed: a step and its checkpoint must fit, and its upload.
+    grace_seconds: from being told to stop to being killed: a step, the checkpoint that is being written and its own
+        must fit, and the upload.
     """
 
     image: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/-]*(:[0-9]{1,5}/[a-z0-9._/-]+)?[a-z0-9]$")] = "fewstep"

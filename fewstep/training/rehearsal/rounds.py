@@ -118,14 +118,32 @@ def _measured(index: int, trainer: RoundTrainer, memory: TensorMemory, devices: 
     gradients = next(one.gradients for one in roles if one.role == role)
     sent = 2 * gradients if devices > 1 else 0      # once a backward pass is over: all, and what the others send
     whole = RoundMemory(round=index + 1, roles=tuple(roles), activations=max(activations, sent), turn=role,
-                        other=other, apart=apart)  # fmt: skip
+                        other=other, apart=apart, checkpoint=_checkpoint(trainer, _Rows(trainer, 1)))  # fmt: skip
     if devices == 1:
         return whole
     rows = _Rows(trainer, devices)
     held, away = _roles(trainer, rows)
     shards = RoundMemory(round=index + 1, roles=tuple(held), activations=activations, turn=role,
-                         other=other + rows.gathered(role), apart=away)  # fmt: skip
+                         other=other + rows.gathered(role), apart=away,
+                         checkpoint=_checkpoint(trainer, rows))  # fmt: skip
     return whole.model_copy(update={"shards": shards})
+
+
+def _checkpoint(trainer: RoundTrainer, rows: _Rows) -> int:
+    """Bytes of the state that a process copies for a checkpoint."""
+    state = trainer.state
+    live = trained_state(state.networks["student"], keep_vars=True)
+    held = [(parameter, parameter) for optimiser in state.optimisers.values() for parameter in optimiser.stepped]
+    held += [(value, parameter) for optimiser in state.optimisers.values() for parameter in optimiser.stepped
+             for value in optimiser.optimiser.state[parameter].values() if value.shape == parameter.shape]
+    held += [(value, live[name]) for kept in (state.average.weights, state.copies.state())
+             for name, value in kept.items()]  # fmt: skip
+    elsewhere = sum(_bytes(value) * (1 - rows.share(parameter)) for value, parameter in held)
+    return round(sum(map(_bytes, state.tensors().values())) - elsewhere)
+
+
+def _bytes(value: Tensor) -> int:
+    return value.numel() * value.element_size()
 
 
 class _Rows:
@@ -155,7 +173,7 @@ def _largest_unit(network: nn.Module) -> int:
     found = [0]
     for unit in units(network):
         own = {id(parameter): parameter for parameter in unit.parameters() if id(parameter) not in seen}
-        found.append(sum(parameter.numel() * parameter.element_size() for parameter in own.values()))
+        found.append(sum(map(_bytes, own.values())))
         seen |= own.keys()
     return max(found)
 

@@ -110,6 +110,7 @@ def _show_round(out: Console, one: RoundMemory, rounds: int, device: Device, kin
     table.add_row("together", *(size(one.kinds[kind]) for kind in KINDS), size(one.total), style="bold")
     out.print()
     out.print(table)
+    say(out, f"checkpoints are written from a copy in the host's memory, {size(one.checkpoint)}, where that is free")
 
 
 def _show_verdict(out: Console, found: RunEstimate) -> None:

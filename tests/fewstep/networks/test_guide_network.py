@@ -13,7 +13,7 @@ from fewstep.recipes import load_recipe
 from fewstep.students.export import export_student, is_stock, load_student
 from fewstep.students.student import make_student
 from fewstep.students.student_settings import GuidanceInput, SizeSettings, StudentSettings
-from fewstep.training.checkpoints import Checkpoints
+from fewstep.training.saving.checkpoints import Checkpoints
 from fewstep.util.errors import SettingsError
 from tests.fewstep.networks.untrained import VP, batch, learnt, origin
 from tests.fewstep.training.small import finish, run, teacher, tiny

@@ -10,7 +10,7 @@ from fewstep.recipes import parse_recipe
 from fewstep.students.export import export_student, load_student
 from fewstep.students.student import make_student
 from fewstep.students.student_settings import GuidanceInput, LoraSettings, StudentSettings
-from fewstep.training.checkpoints import Checkpoints
+from fewstep.training.saving.checkpoints import Checkpoints
 from tests.fewstep.networks.untrained import batch, learnt, origin
 from tests.fewstep.training.small import BATCH, finish, run, teacher
 

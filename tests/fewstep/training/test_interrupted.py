@@ -113,6 +113,51 @@ def test_the_step_under_way_is_saved_and_resumed_as_if_undisturbed(what, number,
     assert resumed == {step: figures for step, figures in undisturbed.items() if step > at}
 
 
+BEHIND = """
+import threading
+from fewstep.training.saving.checkpoints import Checkpoints
+from fewstep.util.background import Background
+
+asked, store, wait, start = threading.Event(), Checkpoints._store, Background.wait, Background.start
+
+def held_store(self, step, record, tensors):
+    if threading.current_thread() is not threading.main_thread():
+        asked.wait()    # written when it is waited for, not before
+    store(self, step, record, tensors)
+
+def noted_wait(self):
+    asked.set()
+    wait(self)
+
+def noted_start(self, work):
+    wait(self)
+    asked.clear()
+    start(self, work)
+    print("behind", flush=True)
+
+Checkpoints._store, Background.wait, Background.start = held_store, noted_wait, noted_start
+"""
+
+
+def test_a_signal_waits_for_the_checkpoint_under_way_and_for_its_own(tmp_path):
+    straight = train("kd", tmp_path / "straight")
+    code = CHILD.replace("test_interrupted.train(what, folder)", f"""{BEHIND}
+from tests.fewstep.training.small import BATCH, finish, run, tiny
+finish(run(tiny(what), folder, test_interrupted.STEPS * BATCH, checkpoint_images=6 * BATCH))
+""")
+    done = subprocess.run([sys.executable, "-c", code, "kd", str(tmp_path / "broken"), str(int(signal.SIGTERM)), "8"],
+                          cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert done.stdout.split() == [*_steps(0, 6), "behind", *_steps(6, 9)]
+    assert [record["step"] for record in records(tmp_path / "broken")] == [6, 9]
+    found = train("kd", tmp_path / "broken")
+    assert all(torch.equal(found[name], straight[name]) for name in found)
+
+
+def _steps(first: int, end: int) -> list[str]:
+    return [word for step in range(first, end) for word in ("step", str(step))]
+
+
 def test_a_second_interrupt_waits_for_nothing(tmp_path):
     code = CHILD.replace("sum(range(10**5))", "os.kill(os.getpid(), signal.SIGINT)")
     done = subprocess.run([sys.executable, "-c", code, "kd", str(tmp_path), str(int(signal.SIGINT)), "3"], cwd=ROOT,

@@ -1,10 +1,12 @@
 """Interrupted and continued is the same as undisturbed, bit for bit; what does not fit is refused."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import pytest
 import torch
 
 from fewstep.training import api
-from fewstep.training.checkpoints import FORMAT
+from fewstep.training.saving import checkpoints
+from fewstep.training.saving.checkpoints import FORMAT
 from fewstep.util.checked_json import read_checked, write_checked
-from fewstep.util.errors import DataDiffers, SettingsError
+from fewstep.util.errors import DataDiffers, DiskFull, SettingsError
 from fewstep.util.files import TEMPORARY
 from fewstep.util.hashing import sha256_file
 from tests import children
@@ -128,6 +131,48 @@ def test_a_call_killed_in_a_later_round_continues_there_and_ends_in_the_same_bit
     found = distilled(tmp_path, lambda *where: heard.append(where))
     assert heard[:2] == [(2, 5 * BATCH), (2, 6 * BATCH)] and {number for number, _ in heard} == {2, 3, 4, 5}
     assert same(found, distilled(None))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_ends_in_the_same_bits(tmp_path, monkeypatch):
+    straight = finish(run(tiny("dmd2"), tmp_path / "straight", checkpoint_images=10**9))
+    go, write, seen = threading.Event(), checkpoints.write_tensors, []
+
+    def held(*arguments):
+        if threading.current_thread() is not threading.main_thread():
+            assert go.wait(600)
+            seen.append("written")
+        return write(*arguments)
+
+    def on_progress(done, total, figures):
+        seen.append(done // BATCH)
+        if done == 18 * BATCH:
+            go.set()
+
+    monkeypatch.setattr(checkpoints, "write_tensors", held)
+    found = finish(run(tiny("dmd2"), tmp_path / "beside", checkpoint_images=12 * BATCH), on_progress)
+    assert seen == [6, 12, 18, "written", 24] and same(found, straight)
+    kept = [checkpoint_bytes(tmp_path / name) for name in ("straight", "beside")]
+    last = max(kept[0])
+    assert kept[0][last] == kept[1][last] and len(kept[1]) == 2
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_what_a_thread_meets_while_writing_ends_the_training_and_keeps_the_former_checkpoint(at, tmp_path, monkeypatch):
+    straight = finish(run(tiny("kd"), tmp_path / "straight"))
+    write, calls = checkpoints.write_tensors, []
+
+    def full(path, tensors):
+        calls.append(threading.current_thread() is threading.main_thread())
+        if len(calls) == at:
+            raise OSError(errno.ENOSPC, "no space")
+        return write(path, tensors)
+
+    monkeypatch.setattr(checkpoints, "write_tensors", full)
+    with pytest.raises(DiskFull, match="disk full while writing .*step-0"):
+        finish(run(tiny("kd"), tmp_path / "full"))
+    assert calls == [False] * at and len(checkpoint_bytes(tmp_path / "full")) == at - 1
+    monkeypatch.undo()
+    assert same(finish(run(tiny("kd"), tmp_path / "full")), straight)
 
 
 def test_a_finished_run_is_read_and_not_repeated(tmp_path):

@@ -61,7 +61,9 @@ def test_each_of_several_devices(project):
         for kind in ("weights", "gradients", "moments", "average"):
             assert 0.5 * whole[role][kind] <= rows[role][kind] <= 0.6 * whole[role][kind]
     assert found["total"] == only["total"]
+    assert 0.5 * only["checkpoint"] <= only["shards"]["checkpoint"] <= 0.6 * only["checkpoint"]
     told = project.check("estimate", *sets, "distill.parts=2", "--set", "compute.parallel=shard")
     assert "each of 2 CPUs" in told and "replicate" in told and "on each, with compute.parallel: shard" in told
+    assert told.count("checkpoints are written from a copy in the host's memory") == 2
     refused = project.run("estimate", *sets, "distill.parts=1")
     assert refused.returncode == 2 and "set distill.parts: 2" in refused.stderr

@@ -74,8 +74,10 @@ def told(recipe: Recipe, kind: str, **options) -> RoundMemory:
 def test_what_is_told_is_within_a_tenth_of_what_is_taken(tmp_path, name, kind, options, overrides):
     recipe = settings(name, **overrides)
     found = told(recipe, kind, **options)
-    real = taken(trainer(recipe, kind, tmp_path, **options))
+    own = trainer(recipe, kind, tmp_path, **options)
+    real = taken(own)
     assert abs(found.total + found.apart - real) < 0.1 * real, (found.kinds, real)
+    assert found.checkpoint == sum(value.nbytes for value in own.state.tensors().values())
     assert found.activations > 0 and found.total == sum(found.kinds.values())
 
 

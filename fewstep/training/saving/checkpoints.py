@@ -1,17 +1,23 @@
-"""Exact checkpoints: safetensors beside JSON, written atomically, verified by hash, the newest two kept."""
+"""Exact checkpoints: safetensors beside JSON, written atomically, verified by hash, the newest two kept.
+
+One is written in a thread, from a copy of the tensors, while the training goes on; the last one in the training's own.
+"""
 
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fewstep.training.distributed import World
+from fewstep.training.saving.snapshot import Snapshot
+from fewstep.training.saving.tensor_file import write_tensors
+from fewstep.util.background import Background
 from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import DataDiffers
 from fewstep.util.files import replacing, sweep
@@ -37,21 +43,45 @@ class Checkpoints:
     """The checkpoints of one round in `folder`.
 
     `step-N.safetensors` holds the tensors; `step-N.json`, written last, its hash and the record that makes it valid,
-    with a hash of itself.
+    with a hash of itself. A kill at any instant leaves the former ones valid.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None] = warnings.warn):
         self.folder, self.warn = folder, warn
+        self.behind = Background("fewstep-checkpoint")
+        self._snapshot, self._copies, self._told = Snapshot(), 1, False
 
     def save(self, step: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Writes a checkpoint; a kill at any instant leaves the former ones valid. Raises DiskFull."""
+        """Writes a checkpoint, after the one under way. Raises DiskFull, and what that one's thread met."""
+        self.behind.wait()
+        self._store(step, record, tensors)
+
+    def save_behind(self, step: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Copies the tensors, after the checkpoint under way, and has a thread write them; `behind` tells how it went.
+
+        Where the copy would not fit in the memory that is free, this is `save`.
+        """
+        self.behind.wait()
+        if not self._snapshot.fits(tensors, self._copies):
+            self._tell(self._snapshot.missing(tensors))
+            self._store(step, record, tensors)
+            return
+        copy = self._snapshot.take(tensors)
+        self.behind.start(lambda: self._store(step, record, copy))
+
+    def _tell(self, size: int) -> None:
+        if not self._told:
+            self.warn(f"{self.folder}: a copy of {size / 1e9:.1f} GB does not fit beside the training, which therefore "
+                      "waits while checkpoints are written")  # fmt: skip
+        self._told = True
+
+    def _store(self, step: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self._commit(step, {"sha256": self._write(f"{_stem(step)}{TENSORS}", tensors), **record})
 
     def _write(self, name: str, tensors: dict[str, Tensor]) -> str:
         """Writes a file of tensors; returns its SHA-256."""
         with replacing(self.folder / name) as temporary:
-            save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, temporary)
-            return sha256_file(temporary)
+            return write_tensors(temporary, tensors)
 
     def _commit(self, step: int, record: dict[str, Any]) -> None:
         """Makes what was written of this step a checkpoint, and removes the oldest."""
@@ -118,7 +148,7 @@ class Checkpoints:
 class ShardedCheckpoints(Checkpoints):
     """The same of a round whose processes hold rows of its tensors: `step-N.rank-R.safetensors` are those of one of
     them. The record, which the first process writes when all have written, has every file's hash, the number of
-    processes (`mesh`) and how each tensor is placed on them.
+    processes (`mesh`) and what the caller's says of how each tensor is placed on them (`placements`).
 
     Args:
         world: the processes, which all save and ask at the same time.
@@ -126,16 +156,17 @@ class ShardedCheckpoints(Checkpoints):
 
     def __init__(self, folder: Path, world: World, warn: Callable[[str], None] = warnings.warn):
         super().__init__(folder, warn)
-        self.world = world
+        self.world, self._copies = world, world.size
+        self._writers = world.apart()   # what the threads say to each other does not meet what the trainings do
 
-    def save_rows(self, step: int, record: dict[str, Any], tensors: dict[str, Tensor], rows: Container[str]) -> None:
-        """Writes this process's `tensors`, of which those named in `rows` are rows of what all hold. Raises DiskFull.
-        """
-        name = f"{_stem(step)}.rank-{self.world.rank}{TENSORS}"
-        written = self.world.of_each((name, self._write(name, tensors)))
-        if self.world.rank == 0:
-            placements = {name: ROWS if name in rows else WHOLE for name in tensors}
-            self._commit(step, {"shards": dict(written), "mesh": [self.world.size], "placements": placements, **record})
+    def _store(self, step: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        name, digest = f"{_stem(step)}.rank-{self.world.rank}{TENSORS}", None
+        try:
+            digest = self._write(name, tensors)
+        finally:    # the others wait for it, also where it failed
+            written = dict(self._writers.of_each((name, digest)))
+        if self.world.rank == 0 and None not in written.values():
+            self._commit(step, {"shards": written, "mesh": [self.world.size], **record})
 
     def _tried(self, path: Path) -> Checkpoint | None:
         found = super()._tried(path)

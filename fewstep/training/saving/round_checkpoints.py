@@ -5,17 +5,20 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.networks.sharded import rows_of
-from fewstep.training.checkpoints import Checkpoint, Checkpoints, ShardedCheckpoints
 from fewstep.training.digests import differences
 from fewstep.training.distributed import World
 from fewstep.training.loss_meter import Figures
 from fewstep.training.round_state import RoundState
 from fewstep.training.run_options import RunOptions
+from fewstep.training.saving.checkpoints import ROWS, WHOLE, Checkpoint, Checkpoints, ShardedCheckpoints
 from fewstep.util.errors import DataDiffers, SettingsError
 
 
 class RoundCheckpoints:
     """Saves and continues the round `where` in `options.folder`; does nothing without a folder.
+
+    As a context: what is written in a thread is whole when the block ends, unless an interrupt ends it, which waits for
+    nothing.
 
     Args:
         identity: what the round trains and on what; a checkpoint of another identity cannot be continued.
@@ -32,15 +35,43 @@ class RoundCheckpoints:
             self._files = (Checkpoints(options.folder, options.warn) if world is None
                            else ShardedCheckpoints(options.folder, world, options.warn))  # fmt: skip
 
-    def save(self, state: RoundState, step: int, figures: Figures, done: bool) -> None:
-        """Writes the state before `step` and the figures that no report has had; `done`: whether the round ends here.
+    def __enter__(self) -> "RoundCheckpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._files is not None and (kind is None or issubclass(kind, Exception)):
+            self._files.behind.join()
+
+    def save(self, state: RoundState, step: int, figures: Figures, done: bool, behind: bool = False) -> None:
+        """Writes the state before `step` and the figures that no report has had.
+
+        done: whether the round ends here. behind: whether a thread writes a copy of it while the caller goes on.
+        Raises DiskFull, and what such a thread met before.
         """
+        if self._files is None:
+            return
+        tensors = state.tensors()
         record = {"identity": self.identity, "fingerprints": self._fingerprints, "done": done,
                   "figures": figures.sums()}  # fmt: skip
-        if isinstance(self._files, ShardedCheckpoints):
-            self._files.save_rows(step, record, state.tensors(), state.sharded())
-        elif self._files is not None:
-            self._files.save(step, record, state.tensors())
+        if self._world is not None:
+            rows = state.sharded()
+            record["placements"] = {name: ROWS if name in rows else WHOLE for name in tensors}
+        (self._files.save_behind if behind else self._files.save)(step, record, tensors)
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written."""
+        return self._files is not None and self._files.behind.busy
+
+    def check(self) -> None:
+        """Raises what the last one met in its thread; waits for none."""
+        if self._files is not None:
+            self._files.behind.check()
+
+    def wait(self) -> None:
+        """Waits for the one that is being written. Raises what it met."""
+        if self._files is not None:
+            self._files.behind.wait()
 
     def resume(self, state: RoundState, figures: Figures) -> int:
         """Brings `state` and `figures` to the newest checkpoint; returns the step that comes next, 0 where there is
