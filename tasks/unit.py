@@ -1,8 +1,9 @@
 """A process that does units of work: `python -m tasks.unit`.
 
 Each line of standard input is a `UnitMessage`; each line of standard output is an event of the unit under way, as
-`UnitWork.hear` takes it, and at its end `{"done": true}` or `{"error": …}`. Whatever else is printed goes to standard
-error. The process ends with its input, in the middle of a unit too: finished work lies on disk.
+`UnitWork.hear` takes it, and at its end `{"done": true}` or `{"error": …}`. A line `{"share": …}` asks for this node's
+part of a unit that several share (tasks.engine.group.share), and ends in the same way. Whatever else is printed goes to
+standard error. The process ends with its input, in the middle of a unit too: finished work lies on disk.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fewstep.util.errors import FewstepError, SettingsError, StageFailed, to_json
+from fewstep.util.errors import FewstepError, StageFailed, to_json
 from fewstep.util.files import disk_full, is_disk_full
+from fewstep.util.plain_data import from_json
 from tasks.engine import graph
 from tasks.engine.events import Observer
-from tasks.engine.unit_exchange import UnitCache, download, upload
+from tasks.engine.group.ranks import Message
+from tasks.engine.group.share import Share, take_part
+from tasks.engine.unit_exchange import UnitCache, brought, unseen, upload
 from tasks.engine.unit_work import UnitMessage
 from tasks.stages.base import Context
 
@@ -89,20 +93,9 @@ class _Work:
     def _brought(self, message: UnitMessage) -> UnitMessage:
         """The message with folders of this host, in which lies what it needs."""
         if message.offer is None:
-            raise SettingsError(f"{socket.gethostname()} does not see {message.work}, and hosts share no object store",
-                                hint="give the project a DVC remote in one (s3://…), or the hosts one disk")
-        offer, cache = message.offer, UnitCache()
-        self._store = offer.store
-        folder = self._stack.enter_context(cache.working_folder())
-        for place in ("out", "scratch"):
-            (folder / "work" / place).mkdir(parents=True)
-        inputs = {name: str(cache.input(offer, md5)) for name, md5 in offer.inputs.items()}
-        outside = {name: folder / "outside" / name / Path(message.outside[name]).name for name in offer.outside}
-        for name, files in offer.outside.items():
-            download(self._store, files, outside[name])
-        return message.model_copy(update={
-            "root": str(folder), "inputs": inputs, "outside": {name: str(path) for name, path in outside.items()},
-            "work": str(folder / "work")})  # fmt: skip
+            raise unseen(socket.gethostname(), message.work)
+        self._store = message.offer.store
+        return brought(message, message.offer, self._stack.enter_context(UnitCache().working_folder()))
 
     def do(self, unit: str, tell: Tell) -> None:
         from fewstep.util.torch_threads import threads  # torch
@@ -135,8 +128,17 @@ def fingerprint_here() -> dict:
 
 def done(units: Units, message: UnitMessage, tell: Tell) -> None:
     """Do a unit and tell how it ended."""
+    _told(lambda: units.do(message, tell), message, tell)
+
+
+def _shared(share: Share, hear: Callable[[], str], tell: Tell) -> None:
+    """Take part in a unit and tell how it ended."""
+    _told(lambda: take_part(share, hear, tell), share.message, tell)
+
+
+def _told(work: Callable[[], None], message: UnitMessage | Message, tell: Tell) -> None:
     try:
-        units.do(message, tell)
+        work()
     except FewstepError as error:
         tell({"error": to_json(error)})
     except Exception as error:
@@ -146,7 +148,7 @@ def done(units: Units, message: UnitMessage, tell: Tell) -> None:
         tell({"done": True})
 
 
-def _in_words(error: Exception, message: UnitMessage) -> FewstepError:
+def _in_words(error: Exception, message: UnitMessage | Message) -> FewstepError:
     if is_disk_full(error):
         return disk_full(message.work)
     return StageFailed(f"stage '{message.stage}', unit {message.unit}: {type(error).__name__}: {error}")
@@ -165,7 +167,12 @@ def main() -> None:
         answers.flush()
 
     while True:
-        done(units, UnitMessage.model_validate_json(lines.get()), tell)
+        line = lines.get()
+        share = from_json(line).get("share")
+        if share is None:
+            done(units, UnitMessage.model_validate_json(line), tell)
+        else:
+            _shared(Share.model_validate(share), lines.get, tell)
 
 
 def _read(lines: queue.Queue[str]) -> None:

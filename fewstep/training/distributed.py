@@ -6,6 +6,7 @@ forward-mode derivatives, and the order of its sums depends on the number of pro
 function of (seed, step, sample), so several processes make the same bits as one.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -113,9 +114,13 @@ class World:
 
     @contextmanager
     def first_then_others(self) -> Iterator[None]:
-        """The body runs in process 0 alone, then in all others: what it makes on disk they find made."""
-        if self.rank > 0:
+        """The body runs in process 0 alone, then in the first process of each other host (LOCAL_RANK, as torchrun has
+        it), then in all others: what is made on a disk they find made."""
+        local = int(os.environ.get("LOCAL_RANK", self.rank)) if self.rank else 0
+        before = 0 if self.rank == 0 else 1 if local == 0 else 2
+        for _ in range(before):
             distributed.barrier()
         yield
-        if self.rank == 0 and self.size > 1:
-            distributed.barrier()
+        if self.size > 1:
+            for _ in range(2 - before):
+                distributed.barrier()

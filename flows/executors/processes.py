@@ -22,7 +22,7 @@ from fewstep.util.errors import SettingsError
 from flows.executors.engine import Hearer, Kept, Lost, heard
 from flows.executors.visible_gpus import visible_gpus
 from tasks.config.schema import UnitResources
-from tasks.engine.shared_unit import how_it_ended
+from tasks.engine.group.ranks import how_it_ended
 from tasks.engine.unit_work import UnitMessage
 from tasks.storage.workspace import child_environment
 
@@ -81,7 +81,23 @@ def by_slurm(partition: str | None, units: UnitResources) -> Launched:
                f"--cpus-per-task={units.cpus}"]
     command += [f"--partition={partition}"] if partition else []
     command += [f"--gpus={units.gpus}"] if units.gpus else []
-    return Launched([*command, sys.executable, *UNIT], units.most)
+    return Launched([*command, sys.executable, *UNIT], min(units.most, _room_in_the_job(units)))
+
+
+def _room_in_the_job(units: UnitResources) -> int:
+    """How many units the Slurm job has room for that this process is in, as its steps: more would wait for ever. In no
+    job each is one of its own, which waits for its turn."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return units.most
+    gives = [(int(os.environ.get("SLURM_CPUS_ON_NODE", "1")), units.cpus)]
+    if units.gpus:
+        gives.append((int(os.environ.get("SLURM_GPUS_ON_NODE", "0")), units.gpus))
+    each = min(there // wanted for there, wanted in gives)
+    if not each:
+        raise SettingsError(f"a unit asks for {units.cpus} CPUs and {units.gpus or 0} GPUs, a node of Slurm job "
+                            f"{os.environ['SLURM_JOB_ID']} has {gives[0][0]} and "
+                            f"{os.environ.get('SLURM_GPUS_ON_NODE', 0)}", hint="change compute.units")
+    return each * int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
 
 
 def by_command(launch: str, units: UnitResources) -> Launched:

@@ -28,8 +28,8 @@ from flows.runs.signals import EXIT_CODE, interruptible
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.engine.events import Observer, Outcome
+from tasks.engine.group.ranks import how_it_ended
 from tasks.engine.runner import run_stage
-from tasks.engine.shared_unit import how_it_ended
 from tasks.storage.locks import die_with_parent
 from tasks.storage.workspace import Workspace, child_environment
 from tasks.tracking.log_place import process_works_on, working_on

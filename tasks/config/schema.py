@@ -275,8 +275,10 @@ class UnitResources(Strict):
 class Compute(Strict):
     """With what it is computed; changes no byte but through the fingerprint.
 
-    processes: that share the parts of a training batch (teacher.parts, distill.parts); null: one for each GPU, without
-    any one for each CPU core.
+    processes: of each node that share the parts of a training batch (teacher.parts, distill.parts); null: one for each
+    GPU, without any one for each CPU core.
+    nodes: that train together, the run's own among them: of the Slurm job that it is in (on: slurm), or those where
+    `launch` starts a process by the number in FEWSTEP_NODE (on: command).
     parallel: what each of them holds: `replicate`, all networks, in any number the same bits; or `shard`, some rows of
     every parameter, for networks that do not fit on one device. Sums then come in an order that depends on their
     number, which the fingerprint names.
@@ -294,6 +296,7 @@ class Compute(Strict):
     """
 
     processes: Annotated[int, Field(ge=1, le=4096)] | None = None
+    nodes: Annotated[int, Field(ge=1, le=4096)] = 1
     parallel: Parallel = "replicate"
     on: str | None = None
     launch: Annotated[str, Field(min_length=1)] | None = None
@@ -313,6 +316,8 @@ class Compute(Strict):
     def _launched(self) -> Compute:
         if self.on == "command" and self.launch is None:
             raise ValueError("on: command needs launch: what starts `python -m tasks.unit` elsewhere")
+        if self.nodes > 1 and (self.on or "").partition(":")[0] not in ("slurm", "command"):
+            raise ValueError(f"nodes: {self.nodes} needs on: slurm or on: command, which start processes on the others")
         return self
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
 from fewstep.util.config import Strict
+from fewstep.util.files import write_atomically
 from tasks.engine import manifest as manifests
 from tasks.stages.base import Context, Stage
 from tasks.storage.workspace import Workspace
+
+_MARK = "seen-here"
 
 
 class ContextMessage(Strict):
@@ -51,3 +55,28 @@ class ContextMessage(Strict):
             manifests={name: manifests.load(folder) for name, folder in inputs.items()},
             outside={name: Path(path) for name, path in self.outside.items()}, work=Path(self.work),
             workspace=Workspace(Path(self.root)), **more)  # fmt: skip
+
+
+class WorkMessage(ContextMessage):
+    """The same for a process that may be on another host.
+
+    Attributes:
+        mark: what a file of the folder of work holds: who reads it there sees the run's disk.
+    """
+
+    mark: str
+
+    @property
+    def sees_the_work(self) -> bool:
+        """Whether this process sees the folder of work, and the inputs with it."""
+        try:
+            return Path(self.work, _MARK).read_text(encoding="utf-8") == self.mark
+        except (OSError, UnicodeDecodeError):
+            return False
+
+
+def marked(context: Context) -> str:
+    """The mark of this work, which lies in its folder from now on."""
+    mark = secrets.token_hex(16)
+    write_atomically(context.work / _MARK, mark)
+    return mark

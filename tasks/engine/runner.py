@@ -22,6 +22,7 @@ from tasks.engine import graph, half_made, publish, shared_unit, stage_code, wor
 from tasks.engine import manifest as manifests
 from tasks.engine.environment_fingerprint import fingerprint, versions
 from tasks.engine.events import Observer, Observers, Outcome
+from tasks.engine.group.nodes import Nodes
 from tasks.engine.key_claim import Claim, Wanted, Watched, claimed
 from tasks.engine.local_execution import Execute, in_threads
 from tasks.engine.manifest import InputRecord, Manifest
@@ -252,6 +253,7 @@ class StageRun:
             previous=self.folder if previous else None,
             previous_code_equal=previous is not None and previous.made_by(identity.code.digest),
             workers=self.settings.trajectories.workers or cores(), processes=self.settings.compute.processes,
+            nodes=Nodes(self.settings.compute) if self.settings.compute.nodes > 1 else None,
             parallel=self.settings.compute.parallel,
             observer=Observers([Watched(claim), self.observer]),
             checkpoint_images=self.settings.distill.checkpoint_images,

@@ -1,4 +1,4 @@
-"""A unit of work that processes of this machine share: `python -m tasks.engine.shared_unit RANK` is a further one.
+"""A unit of work that processes share: of this machine, and of the other nodes that `compute.nodes` asks for.
 
 The process that runs the stage is the first and the only one that writes, but for what others alone hold of a
 checkpoint (compute.parallel: shard). The others compute their parts of every batch
@@ -10,53 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
-from fewstep.util.errors import FewstepError, StageFailed, from_json, to_json
-from fewstep.util.files import write_atomically
-from tasks.config.schema import Parallel
-from tasks.engine import graph
-from tasks.engine.context_message import ContextMessage
+from fewstep.util.cores import cores
+from fewstep.util.errors import SettingsError, StageFailed
+from tasks.engine import work_fingerprints
+from tasks.engine.context_message import ContextMessage, marked
 from tasks.engine.events import told_of_unit
+from tasks.engine.group import nodes
+from tasks.engine.group.meeting import Meeting, join
+from tasks.engine.group.ranks import Message, Ranks
+from tasks.engine.group.share import Begun, Share
+from tasks.engine.unit_exchange import required_offer, upload
 from tasks.stages.base import Context, Stage
-from tasks.storage.locks import die_with_parent
-from tasks.storage.workspace import child_environment
 
-_PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: one of them may be making a round's pairs alone."""
 _ECHO = 30.0
 """Seconds that a process gets to say why it failed, after the others have seen its connection close."""
 
 
-class Message(ContextMessage):
-    """What a further process is told: the unit, the stage's context, how many there are, and the folder to meet in."""
-
-    key: str
-    unit: str
-    size: int
-    meeting: str
-    gradient_checkpointing: bool = False
-    ema_device: Literal["cpu"] | None = None
-    parallel: Parallel = "replicate"
-
-    @classmethod
-    def of(cls, context: Context, unit: str, size: int, meeting: Path) -> Message:
-        return cls(**ContextMessage.facts(context), key=context.key, unit=unit, size=size, meeting=str(meeting),
-                   gradient_checkpointing=context.gradient_checkpointing, ema_device=context.ema_device,
-                   parallel=context.parallel)  # fmt: skip
-
-
 def run_unit(stage: Stage, context: Context, unit: str) -> None:
-    """Do one unit, together with as many further processes as the unit has work for and the machine room.
+    """Do one unit, together with as many further processes as the unit has work for and the machines room.
 
     Raises what the unit raises, here or in another process; StageFailed for one that ended without a word.
     """
@@ -65,12 +41,12 @@ def run_unit(stage: Stage, context: Context, unit: str) -> None:
 
 
 def _run_unit(stage: Stage, context: Context, unit: str) -> None:
-    size = _processes(stage, context, unit)
-    if size == 1:
+    places, each = _layout(stage, context, unit)
+    if places * each == 1:
         stage.run_unit(context, unit)
         return
     with tempfile.TemporaryDirectory(prefix="fewstep-meeting-") as folder:
-        others = _Others(Message.of(context, unit, size, Path(folder)))
+        others = _Others(context, unit, places, each, Path(folder))
         try:
             with others.joined():
                 stage.run_unit(context, unit)
@@ -81,67 +57,99 @@ def _run_unit(stage: Stage, context: Context, unit: str) -> None:
 def shards(stage: Stage, context: Context) -> dict[str, int]:
     """What the fingerprint of a stage's work says of shards: how many processes hold some each, nothing where all is
     held by each."""
-    size = _processes(stage, context) if context.parallel == "shard" else 1
-    return {"shards": size} if size > 1 else {}
+    places, each = _layout(stage, context) if context.parallel == "shard" else (1, 1)
+    return {"shards": places * each} if places * each > 1 else {}
 
 
-def _processes(stage: Stage, context: Context, unit: str | None = None) -> int:
-    """The most processes that can share the parts of the unit, and that the machine and the settings have room for."""
+def _layout(stage: Stage, context: Context, unit: str | None = None) -> tuple[int, int]:
+    """On how many nodes how many processes each share the parts of the unit: the most that can, and that the machines
+    and the settings have room for; of equally many on the fewest nodes."""
     parts = stage.parts(context.settings, unit)
-    if parts == 1 or context.processes == 1:
-        return 1
+    most = 1 if context.nodes is None else context.nodes.count
+    if parts == 1 or (context.processes == 1 and most == 1):
+        return 1, 1
     from fewstep.training.distributed import World, devices  # loads torch
 
-    room = min(parts, context.processes or devices())
-    return next(size for size in range(room, 0, -1) if World(0, size).shares(parts))
+    room = context.processes or devices()
+    found = [(places, each) for places in range(1, most + 1) for each in range(1, min(parts, room) + 1)
+             if World(0, places * each).shares(parts)]  # fmt: skip
+    return max(found, key=lambda one: (one[0] * one[1], -one[0]))
 
 
 class _Others:
-    """The further processes of a unit."""
+    """The further processes of a unit, which is shared by `each` on each of `places` nodes."""
 
-    def __init__(self, message: Message):
-        self.message, self.meeting = message, Path(message.meeting)
-        self._files = contextlib.ExitStack()
-        text = message.model_dump_json().encode()
-        self.running = {rank: self._start(rank, text) for rank in range(1, message.size)}
+    def __init__(self, context: Context, unit: str, places: int, each: int, folder: Path):
+        import torch  # whoever shares a unit has loaded it
 
-    def _start(self, rank: int, text: bytes) -> subprocess.Popen:
-        environment = child_environment(os.environ, FEWSTEP_PARENT=str(os.getpid()))
-        said = self._files.enter_context(self._said(rank).open("wb"))
-        command = [sys.executable, "-m", "tasks.engine.shared_unit", str(rank)]
-        # a process group of its own: Ctrl-C in the terminal is for the first process, which ends the others
-        child = subprocess.Popen(command, cwd=self.message.root, env=environment, process_group=0,
-                                 stdin=subprocess.PIPE, stdout=said, stderr=said)
-        with contextlib.suppress(BrokenPipeError):      # it has ended, which is seen below
-            child.stdin.write(text)
-            child.stdin.close()
-        return child
+        self.context, size = context, places * each
+        self._meeting = Meeting(size) if places > 1 else None
+        self.message = Message(
+            **ContextMessage.facts(context), key=context.key, unit=unit, size=size, gpus=torch.cuda.is_available(),
+            address=self._meeting.address if self._meeting else f"file://{folder / 'store'}",
+            mark=context.once(marked) if self._meeting else "", gradient_checkpointing=context.gradient_checkpointing,
+            ema_device=context.ema_device, parallel=context.parallel)  # fmt: skip
+        self._ranks, self._links = Ranks(self.message, range(1, each), folder), []
+        if self._meeting:
+            try:
+                self._links = context.nodes.start(places)
+            except BaseException:
+                self.end()
+                raise
+            threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0) or cores()
+            for number, link in enumerate(self._links, 1):
+                share = Share(message=self.message, first=number * each, count=each, threads=threads)
+                link.say({"share": share.model_dump(mode="json")})
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
         """This process is the first of the group inside; afterwards the others have ended in good order."""
         from torch import distributed
 
-        while not all((self.meeting / f"ready-{rank}").exists() for rank in self.running):
-            self._require_alive()
-            time.sleep(0.02)
-        join_group(0, self.message.size, self.meeting)
+        self._wait_until_ready()
+        join(self.message.address, 0, self.message.size, 0, self._meeting and self._meeting.store)
         try:
             yield
             distributed.barrier()
-            for child in self.running.values():
-                child.wait()
-            self._require_alive()
+            while not (self._ranks.done and all(link.done for link in self._links)):
+                self._hear()
+                time.sleep(0.02)
         except Exception as error:
             raise self._cause(error) from error
         finally:
             distributed.destroy_process_group()
 
-    def _require_alive(self) -> None:
-        """Raises the error of a process that has failed."""
-        for rank, child in self.running.items():
-            if child.poll():
-                raise self._error_of(rank, child)
+    def _wait_until_ready(self) -> None:
+        waiting = set(self._links)
+        while waiting or not self._ranks.ready:
+            self._ranks.require_alive()
+            for link in list(waiting):
+                match link.heard():
+                    case {"unseen": host}:
+                        link.say(self._begun(link, host).model_dump(mode="json"))
+                    case {"ready": fingerprint}:
+                        work_fingerprints.note(self.context, fingerprint | self._shards)
+                        waiting.remove(link)
+            time.sleep(0.02)
+
+    @property
+    def _shards(self) -> dict[str, int]:
+        return {"shards": self.message.size} if self.message.parallel == "shard" else {}
+
+    def _begun(self, link: nodes.Link, host: str) -> Begun:
+        """What a node needs that does not see this disk."""
+        if self.message.parallel == "shard":
+            raise SettingsError(f"{host} does not see {self.context.work}, where each process keeps its rows of "
+                                "checkpoints (compute.parallel: shard)",
+                                hint="give the nodes one disk, or set compute.parallel: replicate")
+        there = required_offer(self.context, host)
+        return Begun(offer=there, scratch=upload(there.store, self.context.key, self.context.scratch))
+
+    def _hear(self) -> None:
+        """Raises the error of a process that has failed, as far as it is known."""
+        self._ranks.require_alive()
+        for link in self._links:
+            link.heard()
 
     def _cause(self, error: Exception) -> Exception:
         """`error`, or that of the process whose failure made it: a closed connection is the echo of another's end."""
@@ -149,76 +157,21 @@ class _Others:
             return error
         until = time.monotonic() + _ECHO
         while time.monotonic() < until:
-            for rank, child in self.running.items():
-                if child.poll():
-                    return self._error_of(rank, child)
+            try:
+                self._hear()
+            except Exception as cause:
+                return cause
             time.sleep(0.05)
+        if self._links and "gloo" in str(error):
+            others = ", ".join(link.name for link in self._links)
+            return StageFailed(f"the processes that share '{self.message.unit}' of stage '{self.message.stage}' lost "
+                               f"each other, and none says why (other nodes: {others}): {str(error).splitlines()[0]}",
+                               hint="see whether these nodes are up and reached; the same command goes on from the "
+                               "last checkpoint")
         return error
-
-    def _error_of(self, rank: int, child: subprocess.Popen) -> Exception:
-        told = self.meeting / f"error-{rank}"
-        if told.exists():
-            return from_json(told.read_text(encoding="utf-8"))
-        how = how_it_ended(child.returncode, self._said(rank).read_bytes())
-        return StageFailed(f"process {rank + 1} of {self.message.size} that share '{self.message.unit}' of stage "
-                           f"'{self.message.stage}' {how}",
-                           hint=None if self.message.parallel == "shard" else
-                           "compute.processes: 1 does without the others, and makes the same bits")
-
-    def _said(self, rank: int) -> Path:
-        return self.meeting / f"said-{rank}.log"
 
     def end(self) -> None:
         """End whatever still runs; nothing is lost, as the first process alone writes."""
-        for child in self.running.values():
-            child.kill()
-            child.wait()
-        self._files.close()
-
-
-def how_it_ended(code: int, said: bytes) -> str:
-    """In words, how a process ended that had this exit code and printed this: `was ended by SIGKILL: last line`."""
-    words = said.decode(errors="replace").strip().splitlines()
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return how + (f": {words[-1]}" if words else "")
-
-
-def join_group(rank: int, size: int, meeting: Path) -> None:
-    """Make this process one of the group that meets in a folder: on its own GPU where there are GPUs."""
-    import torch
-    from torch import distributed
-
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(rank)
-    distributed.init_process_group("nccl" if gpu else "gloo", init_method=f"file://{meeting / 'store'}", rank=rank,
-                                   world_size=size, timeout=_PATIENCE)
-
-
-def main() -> None:
-    """A further process: takes part in the unit until it is done."""
-    die_with_parent(int(os.environ.pop("FEWSTEP_PARENT")))
-    rank = int(sys.argv[1])
-    message = Message.model_validate_json(sys.stdin.buffer.read())
-    meeting, stage = Path(message.meeting), graph.stage(message.stage)
-    try:
-        context = message.context(stage, message.key, "shared unit", ema_device=message.ema_device,
-                                  parallel=message.parallel, gradient_checkpointing=message.gradient_checkpointing)
-        import torch.distributed as distributed
-
-        write_atomically(meeting / f"ready-{rank}", b"")
-        join_group(rank, message.size, meeting)
-        stage.join(context, message.unit)
-        distributed.barrier()
-    except Exception as error:
-        traceback.print_exc()
-        if not isinstance(error, FewstepError):
-            error = StageFailed(f"process {rank + 1} of {message.size} that share '{message.unit}' of stage "
-                                f"'{message.stage}': {type(error).__name__}: {error}")
-        write_atomically(meeting / f"error-{rank}", to_json(error))
-        sys.exit(1)
-    os._exit(0)     # nothing is left to do, and taking torch apart takes seconds
-
-
-if __name__ == "__main__":
-    main()
+        for link in self._links:
+            link.end()
+        self._ranks.end()

@@ -12,14 +12,15 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fewstep.util.config import Strict
-from fewstep.util.errors import CorruptData
+from fewstep.util.errors import CorruptData, SettingsError
 from fewstep.util.files import TEMPORARY
 from fewstep.util.hashing import sha256_file
 from fewstep.util.plain_data import from_json
 from tasks.engine import manifest as manifests
+from tasks.engine.context_message import ContextMessage
 from tasks.stages.base import Context
 from tasks.storage.dvc import dvc_repo
 from tasks.storage.dvc.dvc_config import default_remote
@@ -31,6 +32,7 @@ from tasks.storage.sharing.shared_work import SharedFile, inside
 if TYPE_CHECKING:
     from tasks.storage.object_store import Store  # boto3
 
+M = TypeVar("M", bound=ContextMessage)
 CACHE = "FEWSTEP_UNIT_CACHE"
 """Environment variable: folder of a host that does units of others' runs; default ~/.cache/fewstep/units."""
 
@@ -82,6 +84,20 @@ def offer(context: Context) -> Offer | None:
     return made.model_copy(update={"outside": given})
 
 
+def required_offer(context: Context, host: str) -> Offer:
+    """The same for a host that does not see the run's disk. Raises SettingsError where hosts share no store."""
+    found = context.once(offer)
+    if found is None:
+        raise unseen(host, context.work)
+    return found
+
+
+def unseen(host: str, work: Path | str) -> SettingsError:
+    """The error of a host that can learn nothing of the work."""
+    return SettingsError(f"{host} does not see {work}, and hosts share no object store",
+                         hint="give the project a DVC remote in one (s3://…), or the hosts one disk")
+
+
 def upload(store: Store, key: str, place: Path, known: frozenset[str] = frozenset()) -> tuple[SharedFile, ...]:
     """Have the store hold the file `place`, or all files of that folder but those whose paths are `known`."""
     if place.is_file():
@@ -110,6 +126,20 @@ def download(store: Store, files: tuple[SharedFile, ...], place: Path) -> None:
             if sha256_file(fetched) != file.sha256:
                 raise CorruptData(f"{file.object} in the shared store differs from its hash")
             os.replace(fetched, target)
+
+
+def brought(message: M, offer: Offer, folder: Path) -> M:
+    """The message with folders of this host, in which lies what it needs; `folder`: a new one, for the work."""
+    cache, store = UnitCache(), offer.store
+    for place in ("out", "scratch"):
+        (folder / "work" / place).mkdir(parents=True)
+    inputs = {name: str(cache.input(offer, md5)) for name, md5 in offer.inputs.items()}
+    outside = {name: folder / "outside" / name / Path(message.outside[name]).name for name in offer.outside}
+    for name, files in offer.outside.items():
+        download(store, files, outside[name])
+    return message.model_copy(update={
+        "root": str(folder), "inputs": inputs, "outside": {name: str(path) for name, path in outside.items()},
+        "work": str(folder / "work")})  # fmt: skip
 
 
 class UnitCache:

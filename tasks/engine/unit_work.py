@@ -5,28 +5,22 @@ A message holds all that a unit is; `tasks.unit` does what messages say, and tel
 
 from __future__ import annotations
 
-import secrets
-from pathlib import Path
 from typing import Any
 
-from fewstep.util.files import write_atomically
 from tasks.engine import work_fingerprints
-from tasks.engine.context_message import ContextMessage
+from tasks.engine.context_message import ContextMessage, WorkMessage, marked
 from tasks.engine.shared_unit import run_unit
 from tasks.engine.unit_exchange import Offer, download, offer
 from tasks.stages.base import Context, Stage
 from tasks.storage.sharing.shared_work import SharedFile
 
-_MARK = "seen-here"
 
-
-class UnitMessage(ContextMessage):
+class UnitMessage(WorkMessage):
     """One unit of work of a stage.
 
     Attributes:
         key: identity of the stage's output.
         unit: name of the unit.
-        mark: what a file of the folder of work holds: who reads it there sees the run's disk.
         offer: where a process finds what it needs that does not; None where there is no such place.
         threads: that one operation uses on a CPU where the stage's bits depend on it.
         previous, previous_code_equal: as in `Context`.
@@ -34,7 +28,6 @@ class UnitMessage(ContextMessage):
 
     key: str
     unit: str
-    mark: str
     offer: Offer | None
     threads: int
     previous: str | None
@@ -44,14 +37,6 @@ class UnitMessage(ContextMessage):
     def work_of(self) -> dict[str, Any]:
         """All but the unit: what units of one work have in common."""
         return self.model_dump(exclude={"unit"})
-
-    @property
-    def sees_the_work(self) -> bool:
-        """Whether this process sees the folder of work, and the inputs with it."""
-        try:
-            return Path(self.work, _MARK).read_text(encoding="utf-8") == self.mark
-        except (OSError, UnicodeDecodeError):
-            return False
 
 
 class UnitWork:
@@ -72,7 +57,7 @@ class UnitWork:
 
         context = self.context
         return UnitMessage(
-            **ContextMessage.facts(context), key=context.key, unit=unit, mark=context.once(_marked),
+            **ContextMessage.facts(context), key=context.key, unit=unit, mark=context.once(marked),
             offer=context.once(offer) if far else None, threads=torch.get_num_threads(),
             previous=None if context.previous is None else str(context.previous),
             previous_code_equal=context.previous_code_equal,
@@ -94,9 +79,3 @@ class UnitWork:
                 download(self.context.once(offer).store, made, self.context.work)
             case _:
                 raise ValueError(f"unknown event of a unit: {sorted(event)}")
-
-
-def _marked(context: Context) -> str:
-    mark = secrets.token_hex(16)
-    write_atomically(context.work / _MARK, mark)
-    return mark

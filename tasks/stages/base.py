@@ -13,13 +13,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from fewstep.util.config import Strict, parse
 from tasks.config.schema import Parallel, Settings
 from tasks.engine.events import Observer
 from tasks.engine.manifest import Manifest
 from tasks.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tasks.engine.group.nodes import Nodes
 
 S = TypeVar("S", bound=Strict)
 R = TypeVar("R", bound=Strict)
@@ -46,7 +49,8 @@ class Context(Generic[S]):
         previous_code_equal: whether `previous` was made by this code, or by code accepted as equal to it.
         workspace: the checkout.
         workers: units that may run at once; changes no byte.
-        processes: that may share a unit, None: one for each GPU, else for each core; changes no byte.
+        processes: of a node that may share a unit, None: one for each GPU, else for each core; changes no byte.
+        nodes: where further processes that share a unit can be started; None: here alone.
         parallel: what each of these holds, as `compute` has it.
         checkpoint_images: images between two checkpoints, None: by time; changes no byte.
         gradient_checkpointing, ema_device: as `distill` has them; they change no byte of what does not say so itself.
@@ -67,6 +71,7 @@ class Context(Generic[S]):
     previous_code_equal: bool = True
     workers: int = 1
     processes: int | None = 1
+    nodes: Nodes | None = None
     parallel: Parallel = "replicate"
     checkpoint_images: int | None = None
     gradient_checkpointing: bool = False

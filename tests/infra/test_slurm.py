@@ -17,7 +17,7 @@ def node(tmp_path):
     write("slurm", tmp_path, grace_seconds=600, worker={"gpus": 2, "cpus": 8, "memory_gib": 64})
     tools, clone = tmp_path / "tools", tmp_path / "clone"
     for path, text in {
-        tools / "srun": '[ "$1" = --kill-on-bad-exit=1 ] && shift; exec "$@"',
+        tools / "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
         tools / "scontrol": f'echo "scontrol $*" >> {tmp_path}/calls',
         clone / ".venv/bin/fewstep": f'echo "fewstep $* key=$AWS_ACCESS_KEY_ID" >> {tmp_path}/calls\n'
                                      f'trap "echo stopped >> {tmp_path}/calls; exit 130" TERM\n'

@@ -1,7 +1,9 @@
-"""A Slurm cluster of one node, this machine, of Debian's packages slurm-wlm and munge; root alone may start it."""
+"""A Slurm cluster on this machine, of one node or of several, of Debian's packages slurm-wlm and munge; root alone may
+start it. Its nodes n1, n2, … are a daemon each, with a port of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -17,15 +19,14 @@ _READY = 60     # seconds that it may take on a busy machine
 _CONFIGURATION = """ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -34,23 +35,24 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 MpiDefault=none
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+{nodes}
 PartitionName=units Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
 @contextmanager
-def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
+def slurm_node(folder: Path, nodes: int = 1) -> Iterator[dict[str, str]]:
     """The cluster while the block lasts; yields the environment in which its commands find it."""
     host = socket.gethostname().partition(".")[0]
-    for name in ("state", "spool"):
-        (folder / name).mkdir(parents=True)
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        ports = {"controller": one.getsockname()[1], "node": other.getsockname()[1]}
+    (folder / "state").mkdir(parents=True)
+    names = [f"n{number + 1}" for number in range(nodes)]
+    for name in names:
+        (folder / f"spool-{name}").mkdir()
+    controller, *ports = _free_ports(1 + nodes)
+    lines = [f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=4000 State=UNKNOWN"
+             for name, port in zip(names, ports, strict=True)]  # fmt: skip
     file = folder / "slurm.conf"
-    file.write_text(_CONFIGURATION.format(host=host, folder=folder, **ports))
+    file.write_text(_CONFIGURATION.format(host=host, folder=folder, controller=controller, nodes="\n".join(lines)))
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
@@ -58,16 +60,17 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
     files = ("socket", "pid-file", "log-file", "seed-file")
     munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in files]
     commands = (["munged", "--foreground", "--force", f"--key-file={key}", *munge],
-                ["slurmctld", "-D", "-f", str(file)], ["slurmd", "-D", "-f", str(file)])
+                ["slurmctld", "-D", "-f", str(file)],
+                *(["slurmd", "-D", "-f", str(file), "-N", name] for name in names))
     started = []
     try:
         for command in commands:
-            with open(folder / f"{command[0]}.log", "wb") as log:
+            with open(folder / f"{len(started)}-{command[0]}.log", "wb") as log:
                 started.append(subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment},
                                                 start_new_session=True))
         until = time.monotonic() + _READY
-        while subprocess.run(["sinfo", "-h", "-o", "%t"], env={**os.environ, **environment}, capture_output=True,
-                             text=True).stdout.strip() != "idle":
+        while subprocess.run(["sinfo", "-h", "-N", "-o", "%t"], env={**os.environ, **environment}, capture_output=True,
+                             text=True).stdout.split() != ["idle"] * nodes:
             assert all(process.poll() is None for process in started) and time.monotonic() < until, logs(folder)
             time.sleep(0.5)
         yield environment
@@ -80,6 +83,14 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
                 process.kill()
                 process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in taken:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in taken]
 
 
 def logs(folder: Path) -> str:

@@ -196,6 +196,7 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "image": "registry.example.org/team/fewstep", "namespace": "team", "bucket": "store", "region": "us-west-2",
         "database_host": "db.example.com", "pool": "slow", "workers": 9, "storage_gib": 9, "grace_seconds": 999,
         "worker.gpus": 8, "worker.cpus": 9, "worker.memory_gib": 9, "worker.disk_gib": 99}.items()},
+    "compute.nodes": (2, ""),                   # changes no byte: Context.nodes
     "compute.parallel": ("shard", ""),          # changes bytes through the fingerprint alone: Context.parallel
     "compute.on": ("processes", ""),            # changes no byte, like what follows: flows.executors
     "compute.side_by_side": (True, ""),         # changes no byte: flows.executors.left_over
@@ -225,6 +226,8 @@ def plain(name: str) -> dict:
     if name == "teacher.variant" or name.startswith("encode."):
         sides = {"height": 32, "width": 32} if name in ("encode.height", "encode.width") else {}
         return {"teacher": {"source": "saved"}, "encode": sides}
+    if name == "compute.nodes":
+        return {"compute": {"on": "slurm"}}
     return {}
 
 
@@ -253,6 +256,12 @@ def test_every_key_enters_the_settings_of_the_stages_that_read_it(name):
     if name == "distill.recipe":
         wanted = ["trajectories", "distill"]    # ect needs no pairs
     assert differing == wanted
+
+
+@pytest.mark.parametrize("on", [None, "local", "ray", "pool:gpus"])
+def test_nodes_of_a_training_need_what_starts_their_processes(on):
+    with pytest.raises(SettingsError, match="nodes: 2 needs on: slurm or on: command"):
+        parse(schema.Settings, {"compute": {"nodes": 2, "on": on}}, "p")
 
 
 @pytest.mark.parametrize(("difference", "enters"), [(0.0, True), (0.1, False)])

@@ -60,7 +60,7 @@ def further() -> list[int]:
     """Process ids of the further processes of this one."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     return [int(child) for child in children
-            if b"tasks.engine.shared_unit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+            if b"tasks.engine.group.ranks" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @pytest.mark.parametrize("name", ["teacher", "distill"])
@@ -92,8 +92,8 @@ def test_what_a_further_process_raises_is_what_the_unit_raises(world, monkeypatc
     """Told another seed, it sees that it is about to train something else."""
     context, stage = world.context("teacher", "error"), graph.stage("teacher")
     context.processes = 2
-    message = shared_unit.Message.of
-    monkeypatch.setattr(shared_unit.Message, "of", lambda *given: message(*given).model_copy(update={"seed": 5}))
+    message = shared_unit.Message
+    monkeypatch.setattr(shared_unit, "Message", lambda **given: message(**{**given, "seed": 5}))
     with pytest.raises(SettingsError, match="process 1 of 2 differs from process 0 in what it is about to train"):
         shared_unit.run_unit(stage, context, "train")
 
@@ -107,7 +107,7 @@ def test_as_many_processes_as_the_parts_and_the_machine_allow(parts, processes, 
     world.settings = parse(Settings, {**SETTINGS, "teacher": {**SETTINGS["teacher"], "batch": 48, "parts": parts}}, "t")
     context = world.context("teacher", "sizes")
     context.processes = processes
-    assert shared_unit._processes(graph.stage("teacher"), context) == size
+    assert shared_unit._layout(graph.stage("teacher"), context) == (1, size)
 
 
 def test_shards_are_gone_on_from_bit_for_bit_by_as_many_processes_and_no_others(world):

@@ -1,0 +1,150 @@
+"""The other nodes of a training: what starts a process on each, and what is said with it through its pipes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import IO, Any
+
+from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
+from fewstep.util.errors import from_json as error_from_json
+from tasks.config.schema import Compute
+from tasks.engine.group.ranks import how_it_ended
+from tasks.storage.workspace import child_environment
+
+NODE = "FEWSTEP_NODE"
+"""Environment variable of `compute.launch`: number of the node that it is to start a process on, from 1."""
+_UNIT = (sys.executable, "-m", "tasks.unit")
+_LAST_WORDS = 10.0  # seconds that what started a process gets to end after it
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """As many nodes as `compute.nodes` says, this one among them."""
+
+    compute: Compute
+
+    @property
+    def count(self) -> int:
+        return self.compute.nodes
+
+    def start(self, count: int) -> list[Link]:
+        """A process on each of `count` nodes but this one. Raises SettingsError where there are not so many."""
+        if self.compute.on == "command":
+            commands = [(f"node {k + 1}", shlex.split(self.compute.launch)) for k in range(1, count)]
+        else:
+            commands = [(name, _by_slurm(name)) for name in _others_of_the_allocation(count)]
+        links = []
+        try:
+            for number, (name, command) in enumerate(commands, 1):
+                links.append(Link(name, command, {NODE: str(number)}))
+        except BaseException:
+            for link in links:
+                link.end()
+            raise
+        return links
+
+
+def _by_slurm(node: str) -> list[str]:
+    """A step of this job on the node. It may use what steps that do units there hold: they wait meanwhile."""
+    return ["srun", "--quiet", "--job-name=fewstep-ranks", "--nodes=1", "--ntasks=1", f"--nodelist={node}", "--overlap",
+            "--kill-on-bad-exit=1", *_UNIT]
+
+
+def _others_of_the_allocation(count: int) -> list[str]:
+    """The names of as many nodes of this Slurm job as make `count` with this one."""
+    listed, own = os.environ.get("SLURM_JOB_NODELIST"), os.environ.get("SLURMD_NODENAME")
+    how = f"sbatch --nodes={count} run.sbatch --on slurm --set compute.nodes={count} (fewstep stack render slurm)"
+    if listed is None or own is None:
+        raise SettingsError(f"compute.nodes is {count}, and this run is on no node of a Slurm job", hint=how)
+    try:
+        said = subprocess.run(["scontrol", "show", "hostnames", listed], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NotAvailable(f"scontrol did not tell the nodes of this Slurm job: {error}") from error
+    others = [name for name in said.stdout.split() if name != own]
+    if len(others) < count - 1:
+        raise SettingsError(f"compute.nodes is {count}, and this Slurm job has {len(others) + 1}: {listed}", hint=how)
+    return others[: count - 1]
+
+
+class Link:
+    """A `python -m tasks.unit` that `command` started on the node `name`, with `more` in its environment."""
+
+    def __init__(self, name: str, command: list[str], more: dict[str, str]):
+        self.name = name
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        try:
+            self._child = subprocess.Popen(
+                command, env=child_environment(os.environ, **more), process_group=0, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)  # fmt: skip
+        except OSError as error:
+            self._said.close()
+            raise SettingsError(f"{command[0]}: {error.strerror}; it is to start processes on {name}",
+                                hint="see compute.on and compute.launch in params.yaml") from None
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._error: Exception | None = None
+        self.done = False
+        self._ear = threading.Thread(target=self._listen, daemon=True)
+        self._ear.start()
+
+    def _listen(self) -> None:
+        for line in self._child.stdout:
+            try:
+                self._events.put(json.loads(line))
+            except ValueError:      # what starts it may say something itself
+                with contextlib.suppress(ValueError):   # closed: nobody asks any more
+                    self._said.write(line.encode())
+        self._events.put(None)
+
+    def say(self, what: dict[str, Any]) -> None:
+        """Tell it. That it has ended is seen by what it says."""
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(json.dumps(what) + "\n")
+            self._child.stdin.flush()
+
+    def heard(self) -> dict[str, Any]:
+        """What it has said next; {} for nothing. Raises the error that it tells of, and StageFailed when it has ended
+        before it was done."""
+        if self._error is not None:
+            raise self._error
+        try:
+            event = self._events.get_nowait()
+        except queue.Empty:
+            return {}
+        if event is None and self.done:
+            return {}
+        if event is None or "error" in event:
+            self._error = self._ended() if event is None else error_from_json(event["error"])
+            raise self._error
+        self.done = event.get("done", False)
+        return event
+
+    def _ended(self) -> Exception:
+        try:
+            code = self._child.wait(timeout=_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            return StageFailed(f"what was started on {self.name} said no more")
+        self._said.seek(0)
+        return StageFailed(f"what was started on {self.name} {how_it_ended(code, self._said.read())}",
+                           hint="finished work is kept; the same command goes on from the last checkpoint")
+
+    def end(self) -> None:
+        """Ends it: by its input's end, which it hears, and by the end of what started it."""
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
+        self._child.terminate()
+        try:
+            self._child.wait(timeout=_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._ear.join(timeout=_LAST_WORDS)     # it may go on where something else holds the pipe
+        self._said.close()

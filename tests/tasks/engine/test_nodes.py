@@ -1,0 +1,112 @@
+"""Units that several nodes share, each a process that a command starts: the bits of one process, and how any of them
+ends."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fewstep.util.errors import SettingsError, StageFailed
+from tasks.config.schema import Compute
+from tasks.engine import graph, shared_unit
+from tasks.engine.group.nodes import Nodes
+from tests.tasks.engine.test_shared_unit import AtImages, world  # noqa: F401 (a fixture)
+from tests.tasks.stages.evaluation_world import Listener, World, contents
+
+LAUNCH = f"{sys.executable} -m tasks.unit"
+
+
+def worked(world: World, name: str, work: str, nodes: int, observer: Listener | None = None,  # noqa: F811
+           parallel: str = "replicate", processes: int | None = 1, launch: str = LAUNCH) -> dict:  # fmt: skip
+    """What the stage makes on so many nodes."""
+    context, stage = world.context(name, work), graph.stage(name)
+    context.processes, context.checkpoint_images, context.parallel = processes, 128, parallel
+    context.nodes = Nodes(Compute(on="command", launch=launch, nodes=nodes)) if nodes > 1 else None
+    context.observer = observer or context.observer
+    for unit in stage.units(context):
+        shared_unit.run_unit(stage, context, unit)
+    stage.finish(context)
+    return contents(context.out)
+
+
+def below(*words: str) -> list[psutil.Process]:
+    """The processes that this one started, directly or not, with these words in their command."""
+    return [process for process in psutil.Process().children(recursive=True) if set(words) <= set(process.cmdline())]
+
+
+@pytest.mark.parametrize("name", ["teacher", "distill"])
+def test_nodes_make_the_bytes_of_one_process_and_one_continues_their_work(name, world):  # noqa: F811
+    seen = []
+
+    def stop():
+        seen.append((len(below("tasks.unit")), len(below("tasks.engine.group.ranks"))))
+        raise KeyboardInterrupt
+
+    alone = worked(world, name, f"{name}-1", 1)
+    assert worked(world, name, f"{name}-nodes", 2) == alone
+    with pytest.raises(KeyboardInterrupt):
+        worked(world, name, f"{name}-2-1", 2, AtImages(256, stop))
+    assert seen == [(1, 1)] and not below("tasks.unit") and not below("tasks.engine.group.ranks")
+    assert worked(world, name, f"{name}-2-1", 1) == alone
+
+
+@pytest.mark.parametrize(("module", "told"), [
+    ("tasks.engine.group.ranks", "process 2 of 2 that share 'round-1' of stage 'distill' was ended by SIGKILL"),
+    ("tasks.unit", "what was started on node 2 was ended by SIGKILL"),
+])
+def test_a_node_that_is_killed_ends_the_unit_by_name_and_the_nodes_go_on_bit_for_bit(module, told, world):  # noqa: F811
+    alone, work = worked(world, "distill", "alone", 1), f"killed-{module}"
+    with pytest.raises(StageFailed, match=told):
+        worked(world, "distill", work, 2, AtImages(256, lambda: below(module)[0].kill()))
+    assert sorted((world.root / "work" / work).rglob("step-*.json")) and not below("tasks.engine.group.ranks")
+    assert worked(world, "distill", work, 2) == alone
+
+
+def test_shards_on_nodes_are_those_of_a_machine_and_each_goes_on_from_the_others(world):  # noqa: F811
+    here = worked(world, "distill", "shards-here", 1, parallel="shard", processes=2)
+    with pytest.raises(StageFailed, match="was ended by SIGKILL"):
+        worked(world, "distill", "shards-nodes", 2, parallel="shard",
+               observer=AtImages(256, lambda: os.kill(below("tasks.engine.group.ranks")[0].pid, signal.SIGKILL)))
+    assert worked(world, "distill", "shards-nodes", 2, parallel="shard") == here
+
+
+def test_a_command_that_starts_nothing_is_named(world, tmp_path):  # noqa: F811
+    with pytest.raises(SettingsError, match="none: No such file or directory; it is to start processes on node 2"):
+        worked(world, "distill", "none", 2, launch=f"{tmp_path}/none")
+    with pytest.raises(StageFailed, match="on node 2 ended with code 3: 1 is not free"):
+        worked(world, "distill", "none", 2, launch="sh -c 'echo $FEWSTEP_NODE is not free >&2; exit 3'")
+    told = f"{Path(sys.executable).name}.* does not see .*/work/none, and hosts share no object store"
+    hidden = f"unshare --mount sh -c 'mount -t tmpfs none {world.root}/work && exec {LAUNCH}'"
+    if os.getuid() == 0:
+        with pytest.raises(SettingsError, match=told.partition(".* ")[2]):
+            worked(world, "distill", "none", 2, launch=hidden)
+
+
+def test_nodes_of_slurm_are_those_of_the_job_that_the_run_is_in(tmp_path, monkeypatch):
+    nodes = Nodes(Compute(on="slurm", nodes=3))
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    with pytest.raises(SettingsError, match="compute.nodes is 3, and this run is on no node of a Slurm job") as refused:
+        nodes.start(3)
+    assert "sbatch --nodes=3" in refused.value.hint
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\nprintf 'n1\\nn2\\n'\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    monkeypatch.setenv("SLURMD_NODENAME", "n2")
+    with pytest.raises(SettingsError, match=r"compute.nodes is 3, and this Slurm job has 2: n\[1-2\]"):
+        nodes.start(3)
+
+
+@pytest.mark.parametrize(("parts", "processes", "nodes", "layout"), [
+    (1, None, 2, (1, 1)), (2, 1, 2, (2, 1)), (2, 2, 2, (1, 2)), (8, 2, 3, (2, 2)), (6, 1, 3, (3, 1)), (8, 4, 2, (2, 4)),
+])
+def test_as_many_nodes_as_there_are_parts_for(parts, processes, nodes, layout, world, monkeypatch):  # noqa: F811
+    context = world.context("teacher", "layout")
+    context.settings = context.settings.model_copy(update={"parts": parts})
+    context.processes, context.nodes = processes, Nodes(Compute(on="command", launch="x", nodes=nodes))
+    monkeypatch.setattr("fewstep.training.distributed.devices", lambda: 2)
+    assert shared_unit._layout(graph.stage("teacher"), context) == layout
