@@ -45,7 +45,7 @@ def test_a_training_on_two_nodes_goes_on_after_one_is_killed_and_ends_in_the_byt
         alone.check("stage", "run", stage)
     both = Project(tmp_path / "both", {**SHARED, "register.promote": "never"})
     (both.folder / ".venv").symlink_to(Path(sys.executable).parents[1])
-    write("slurm", both.folder, worker={"cpus": 2, "memory_gib": 2})
+    write("slurm", both.folder, worker={"cpus": 2, "gpus": 0, "memory_gib": 2})
 
     def submitted() -> subprocess.Popen:
         command = ["sbatch", "--wait", "--nodes=2", "--output=said.log", "run.sbatch", "--on", "slurm:units",
