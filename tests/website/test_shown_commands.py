@@ -33,7 +33,8 @@ def parse_fewstep(words: list[str]) -> None:
             break
         name, command, rest = context.command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
-    sets = context.params.get("sets") or []
+    on = context.params.get("on")
+    sets = [*(context.params.get("sets") or []), *([f"compute.on={on}"] if isinstance(on, str) else [])]
     if sets:
         data = params_file.apply(params_file.read(ROOT / "params.yaml"), [text for text in sets])
         parse(Settings, data, "--set")
@@ -47,6 +48,9 @@ def check(words: list[str]) -> None:
         parse_fewstep(rest)
     elif program == "make":
         assert rest[0] in TARGETS, f"make {rest[0]}: the Makefile has no such target"
+    elif program == "sbatch":     # what follows the script is given to `fewstep run`
+        script = next(place for place, word in enumerate(rest) if word.endswith("run.sbatch"))
+        parse_fewstep(["run", *rest[script + 1 :]])
     elif program == "python":
         assert rest[0] == "-m" and importlib.util.find_spec(rest[1]), f"{rest[1]} is no module"
     else:
