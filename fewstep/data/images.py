@@ -141,14 +141,34 @@ def load_prompts(folder: Path | str) -> PromptTable:
     return PromptTable.read(folder)
 
 
-def load_split(folder: Path | str, split: str) -> ImageSet:
+def load_split(folder: Path | str, split: str, size: int = 0) -> ImageSet:
     """Open one split ("train", "fit" or "test") of the shard stage's output folder.
+
+    Args:
+        folder: of all images.
+        split: its name.
+        size: number of the images' size in `sizes_of`; 0 where all have one.
 
     Raises:
         SettingsError: no such split, or the folder holds no images.
         CorruptData: a damaged description, index or shard.
     """
-    return ImageSet(folder, split)
+    return ImageSet(folder_of_size(folder, size), split)
+
+
+def folder_of_size(folder: Path | str, size: int) -> Path:
+    """Where the images of size number `size` lie: the first in `folder` itself."""
+    return Path(folder) / "sizes" / str(size) if size else Path(folder)
+
+
+def sizes_of(folder: Path | str) -> list[tuple[int, int]]:
+    """(height, width) of all sizes that the images of the shard stage's output have; empty where they have one.
+
+    Raises:
+        SettingsError: the folder holds no output of the shard stage.
+        CorruptData: it is damaged.
+    """
+    return [(height, width) for height, width in describe(Path(folder) / DESCRIPTION).get("sizes", ())]
 
 
 def digest_of(image: Tensor) -> str:
@@ -180,6 +200,9 @@ class ImageSetWriter:
         record_size: images per record.
         records_per_shard: records per file.
 
+        sizes: all sizes of the images, where this is the set of the first of several.
+        prompts: where the captions of another set are collected, to whose table this set's belong too.
+
     Attributes:
         prompts: collects the captions; prompts without images are added to it before `finish`.
     """
@@ -194,8 +217,10 @@ class ImageSetWriter:
         records_per_shard: int = 8,
         drawn: str = "",
         rate: float = 0.0,
+        sizes: Sequence[tuple[int, int]] = (),
+        prompts: PromptTableBuilder | None = None,
     ):
-        self.folder = Path(folder)
+        self.folder, self.sizes = Path(folder), sizes
         self.shape, self.class_names = tuple(shape), list(class_names)
         self.shares, self.record_size, self.records_per_shard = dict(shares), record_size, records_per_shard
         self.drawn, self.rate = drawn, rate
@@ -204,7 +229,8 @@ class ImageSetWriter:
         self._open: dict[str, ShardWriter] = {}
         self._shards: dict[str, list[str]] = {name: [] for name in SPLITS}
         self._records = dict.fromkeys(SPLITS, 0)
-        self.prompts = PromptTableBuilder()
+        self._writes_prompts = prompts is None
+        self.prompts = prompts or PromptTableBuilder()
 
     def add(self, image: Tensor, label: int, key: str, caption: Prompt | None = None, split: str = "") -> str:
         """Append an image.
@@ -263,8 +289,10 @@ class ImageSetWriter:
             content["drawn"] = self.drawn
         if self.rate:
             content["rate"] = self.rate
+        if self.sizes:
+            content["sizes"] = [list(size) for size in self.sizes]
         table = self.prompts.table()
-        if len(table):
+        if len(table) and self._writes_prompts:
             table.write(self.folder)
         write_checked(self.folder / DESCRIPTION, FORMAT, content)
         return dict(self.counts)

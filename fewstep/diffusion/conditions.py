@@ -35,12 +35,14 @@ class ConditionTable(Protocol):
         nulls: (count,) int64, of each such row the one that stands for it without its condition (the negative prompt).
         size: rows in all.
         trained: (n,) int64, rows that networks are trained on, the others being kept for evaluation; None: all.
+        sizes: (count,) int64, number of the size of samples that a row is of (`Denoiser.sized`); None: all have one.
     """
 
     count: int
     nulls: Tensor
     size: int
     trained: Tensor | None
+    sizes: Tensor | None
 
     def gather(self, rows: Tensor) -> dict[str, Tensor]:
         """Tensors (N, …) of these rows (N,), by keyword, on the device of `rows`."""
@@ -51,8 +53,8 @@ class CachedTable(ABC):
 
     KEPT = 4
 
-    def __init__(self, nulls: Tensor, size: int, trained: Tensor | None = None):
-        self.nulls, self.count, self.size, self.trained = nulls, len(nulls), size, trained
+    def __init__(self, nulls: Tensor, size: int, trained: Tensor | None = None, sizes: Tensor | None = None):
+        self.nulls, self.count, self.size, self.trained, self.sizes = nulls, len(nulls), size, trained, sizes
         self._newest: list[tuple[weakref.ref, dict[str, Tensor]]] = []
 
     @abstractmethod
@@ -74,13 +76,14 @@ class CachedTable(ABC):
 
 
 class TensorTable(CachedTable):
-    """A table in memory: tensors (size, …) by keyword; nulls (count,) and trained (n,) as ConditionTable has them."""
+    """A table in memory: tensors (size, …) by keyword; the rest as ConditionTable has it."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], nulls: Tensor, trained: Tensor | None = None):
-        sizes = {len(value) for value in tensors.values()}
-        if len(sizes) > 1 or (sizes and not len(nulls) <= min(sizes)):
-            raise SettingsError(f"the fields of a table of conditions have {sorted(sizes)} rows, {len(nulls)} named")
-        super().__init__(nulls, sizes.pop() if sizes else len(nulls), trained)
+    def __init__(self, tensors: Mapping[str, Tensor], nulls: Tensor, trained: Tensor | None = None,
+                 sizes: Tensor | None = None):  # fmt: skip
+        lengths = {len(value) for value in tensors.values()}
+        if len(lengths) > 1 or (lengths and not len(nulls) <= min(lengths)):
+            raise SettingsError(f"the fields of a table of conditions have {sorted(lengths)} rows, {len(nulls)} named")
+        super().__init__(nulls, lengths.pop() if lengths else len(nulls), trained, sizes)
         self.tensors = dict(tensors)
 
     def read(self, rows: Tensor) -> dict[str, Tensor]:

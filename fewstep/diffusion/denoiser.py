@@ -5,8 +5,9 @@ Losses and samplers speak to this class only; none of them asks "is this a flow 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -104,6 +105,7 @@ class Denoiser(nn.Module):
         decoder: states (N, ...) → the samples that they stand for, with gradients; None where they are the samples, or
             nothing needs them.
         table: of the conditions' tensors, for a network that takes some (`take`); a condition is a row of it.
+        size: number of the samples' size among the family's (`sized`); 0 is `sample_shape`'s own.
     """
 
     FIELDS = ("process", "prediction_type", "adapter", "sample_shape", "num_classes", "null_class")
@@ -140,6 +142,18 @@ class Denoiser(nn.Module):
         self.guided_calls: Literal["joint", "sequential"] = "joint"
         self.family: Any = None
         self.decoder: Callable[[Tensor], Tensor] | None = None
+        self.size = 0
+
+    def sized(self, number: int) -> Denoiser:
+        """The same network, called for samples of size `number` of its family; what is done to one is done to both."""
+        if number == self.size:
+            return self
+        if self.size:
+            raise ValueError("this denoiser is of one size already")
+        family, view = self.family.at(number), copy.copy(self)  # which shares the dictionaries of modules and buffers
+        view.size, view.sample_shape = number, family.state
+        view.adapter = replace(self.adapter, call=family.call)
+        return view
 
     def take(self, table: ConditionTable) -> Denoiser:
         """Makes the rows of `table` the conditions of this network: its classes are the rows that may be asked for, and
@@ -158,8 +172,11 @@ class Denoiser(nn.Module):
 
     @property
     def trained_rows(self) -> Tensor | None:
-        """(n,) the rows of the table that training may draw; None: all that may be asked for."""
-        return None if self.table is None else self.table.trained
+        """(n,) the rows of the table that training may draw at this size; None: all that may be asked for."""
+        if self.table is None or self.table.sizes is None:
+            return None if self.table is None else self.table.trained
+        rows = torch.arange(self.table.count) if self.table.trained is None else self.table.trained
+        return rows[self.table.sizes[rows] == self.size]
 
     @property
     def further_nulls(self) -> int:

@@ -88,7 +88,7 @@ class NetworkCall:
         """JSON-ready description."""
         return {
             "state": self.state, "time": self.time, "rows": self.rows, "fields": list(self.fields),
-            "constants": {name: _to_json(value) for name, value in self.constants.items()}, "joined": self.joined,
+            "constants": {name: to_json(value) for name, value in self.constants.items()}, "joined": self.joined,
             "guidance": self.guidance, "guidance_factor": self.guidance_factor,
             "guidance_scale": self.guidance_scale, "time_shape": list(self.time_shape),
             "joined_along": self.joined_along,
@@ -99,7 +99,7 @@ class NetworkCall:
         """The call that `to_dict` described. Raises SettingsError for another description."""
         try:
             rest = dict(data)
-            constants = {name: _from_json(value) for name, value in rest.pop("constants").items()}
+            constants = {name: from_json(value) for name, value in rest.pop("constants").items()}
             fields, time_shape = tuple(rest.pop("fields")), tuple(rest.pop("time_shape"))
             return NetworkCall(**rest, fields=fields, time_shape=time_shape, constants=constants)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -149,14 +149,16 @@ def _placed(value: Any, x: Tensor) -> Any:
     return value.to(x.device)
 
 
-def _to_json(value: Any) -> Any:
+def to_json(value: Any) -> Any:
+    """A constant of a call, JSON-ready: tensors by their bytes."""
     if not isinstance(value, Tensor):
         return {"value": value}
     data = base64.b64encode(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).decode()
     return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch."), "bytes": data}
 
 
-def _from_json(data: Mapping[str, Any]) -> Any:
+def from_json(data: Mapping[str, Any]) -> Any:
+    """The constant that `to_json` described."""
     if "value" in data:
         value = data["value"]
         return tuple(value) if isinstance(value, list) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewstep.data.prompts import PromptTable
 from fewstep.data.records.record_source import RecordSource
+from fewstep.data.sized import Sized
 from fewstep.data.states import StateSet
 from fewstep.diffusion.conditions import CachedTable
 from fewstep.diffusion.denoiser import Denoiser
@@ -35,7 +36,9 @@ class Description:
     negatives: texts of the null rows, which follow. nulls: of each prompt, its null row.
     groups: of each prompt, the name of its group, or empty. trained: rows of the prompts that networks are trained on,
     the others being kept for evaluation; empty where conditions are classes. record_size: rows and states per record.
-    conditions: files of conditions. states: files by split. samples: states by split.
+    conditions: files of conditions. states: files by split, of states of size number k ≥ 1 by `split@k`. samples:
+    states by the same names. sizes: of each prompt, the number of its size among the family's; empty where all have
+    one.
     """
 
     family: dict[str, Any] | None = None
@@ -48,10 +51,24 @@ class Description:
     conditions: Sequence[str] = ()
     states: Mapping[str, Sequence[str]] = field(default_factory=dict)
     samples: Mapping[str, int] = field(default_factory=dict)
+    sizes: Sequence[int] = ()
 
     def write(self, folder: Path) -> None:
         """Writes it into the folder of the set, which exists once this returns."""
-        write_checked(folder / DESCRIPTION, FORMAT, dict(vars(self)))
+        content = dict(vars(self))
+        if not self.sizes:
+            del content["sizes"]
+        write_checked(folder / DESCRIPTION, FORMAT, content)
+
+
+def of_size(split: str, number: int) -> str:
+    """Name of a split's states of size number `number` among the family's."""
+    return f"{split}@{number}" if number else split
+
+
+def size_of(name: str) -> int:
+    """The number that `of_size` made a name of."""
+    return int(name.partition("@")[2] or 0)
 
 
 class EncodedSet:
@@ -83,19 +100,30 @@ class EncodedSet:
         """The conditions; None where they are classes, or there are none."""
         return RecordTable(self) if self.description.prompts else None
 
-    def states(self, split: str) -> StateSet:
-        """The states of a split. Raises SettingsError where no images were encoded."""
-        shards = self.description.states.get(split)
+    def states(self, split: str, size: int = 0) -> StateSet:
+        """The states of a split that are of one size. Raises SettingsError where no such images were encoded."""
+        name = of_size(split, size)
+        shards = self.description.states.get(name)
         if shards is None or self.family is None:
-            raise SettingsError(f"{self.folder}: no images of the split {split!r} are encoded")
+            raise SettingsError(f"{self.folder}: no images of the split {name!r} are encoded")
         count = len(self.description.prompts) or self.family.classes
-        return StateSet(self.folder / STATES / split, shards, self.family.state, count,
-                        self.description.samples[split], self.description.record_size)  # fmt: skip
+        return StateSet(self.folder / STATES / name, shards, self.family.at(size).state, count,
+                        self.description.samples[name], self.description.record_size)  # fmt: skip
+
+    def sized_states(self, split: str) -> StateSet | Sized[StateSet]:
+        """The states of a split, of all sizes."""
+        further = range(1, len(self.family.sizes) + 1)
+        found = [self.states(split, k) if self.description.samples.get(of_size(split, k)) else None for k in further]
+        return Sized((self.states(split), *found)) if any(found) else self.states(split)
 
     def prompt_table(self) -> PromptTable:
         """The prompts with their groups, splits and embeddings, row by row as the conditions; empty where conditions
-        are classes, or there are none."""
-        return PromptTable.read(self.folder)
+        are classes, or there are none. In the splits are those of the family's own size, at which models are judged."""
+        table, sizes = PromptTable.read(self.folder), self.description.sizes
+        if not sizes:
+            return table
+        return replace(table, splits={name: tuple(row for row in rows if not sizes[row])
+                                      for name, rows in table.splits.items()})  # fmt: skip
 
     def embedded(self, prompts: PromptTable) -> PromptTable:
         """The prompts of this set's rows with the pooled embedding of every one; without where a family has none."""
@@ -120,7 +148,8 @@ class RecordTable(CachedTable):
         described = encoded.description
         size = len(described.prompts) + len(described.negatives)
         trained = torch.tensor(described.trained, dtype=torch.int64) if described.trained else None
-        super().__init__(torch.tensor(described.nulls, dtype=torch.int64), size, trained)
+        sizes = torch.tensor(described.sizes, dtype=torch.int64) if described.sizes else None
+        super().__init__(torch.tensor(described.nulls, dtype=torch.int64), size, trained, sizes)
         folder, self._record_size = encoded.folder / CONDITIONS, described.record_size
         shards = [folder / name for name in described.conditions]
         self._source = RecordSource(shards, lambda _number, record: record.tensors)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fewstep.diffusion.conditions import TensorTable
-from fewstep.diffusion.network_call import JOINED, NetworkCall
+from fewstep.diffusion.network_call import JOINED, NetworkCall, from_json, to_json
 from fewstep.families.image_arguments import ImageArguments
 from fewstep.families.recording import (
     STATES,
@@ -51,6 +51,18 @@ class Field:
 
 
 @dataclass(frozen=True)
+class SampleSize:
+    """A further size that a pipeline's call is asked for.
+
+    pixels: (height, width) of a sample. state: shape of one state. constants: of the denoiser's call there.
+    """
+
+    pixels: tuple[int, int]
+    state: tuple[int, ...]
+    constants: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Family:
     """What a pipeline's denoiser takes.
 
@@ -67,6 +79,7 @@ class Family:
         own_sigmas: whether the pipeline gives its scheduler even noise levels 1 … 1/N of its own.
         shift: of a flow's noise levels, as the pipeline samples: t becomes shift t / (1 + (shift − 1) t).
         images: that every condition has beside its text; None without.
+        sizes: further sizes of samples, beside the one that all else tells of (aspect buckets).
     """
 
     pipeline: str
@@ -82,6 +95,15 @@ class Family:
     own_sigmas: bool = False
     shift: float = 1.0
     images: ImageArguments | None = None
+    sizes: tuple[SampleSize, ...] = ()
+
+    def at(self, number: int) -> Family:
+        """The family as it is at one size: number k ≥ 1 is `sizes[k − 1]`, 0 its own."""
+        if not number:
+            return self
+        size = self.sizes[number - 1]
+        return replace(self, state=size.state, call=replace(self.call, constants=size.constants), sizes=(),
+                       arguments=_sized(self.arguments, size.pixels))  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description."""
@@ -91,6 +113,7 @@ class Family:
             "fields": {name: {"shape": list(one.shape), "dtype": one.dtype} for name, one in self.fields.items()},
             "arguments": dict(self.arguments), "prompts": self.prompts, "own_sigmas": self.own_sigmas,
             "shift": self.shift, "images": None if self.images is None else self.images.to_dict(),
+            **({"sizes": [_size_to_dict(size) for size in self.sizes]} if self.sizes else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -101,19 +124,32 @@ class Family:
             fields = {name: Field(tuple(one["shape"]), one["dtype"]) for name, one in rest.pop("fields").items()}
             call, state = NetworkCall.from_dict(rest.pop("call")), tuple(rest.pop("state"))
             images = ImageArguments.from_dict(rest.pop("images", None))
-            return Family(**rest, fields=fields, call=call, state=state, images=images)
+            sizes = tuple(_size_from_dict(size) for size in rest.pop("sizes", ()))
+            return Family(**rest, fields=fields, call=call, state=state, images=images, sizes=sizes)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SettingsError(f"the description of the teacher's family is not understood: {error}") from None
 
 
-def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Family:
+def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None,
+                  sizes: Sequence[tuple[int, int]] = ()) -> Family:  # fmt: skip
     """The family of a stock pipeline, whose denoiser may lie on meta.
 
     arguments: of the pipeline's call, alike for all samples: height, width, num_frames, max_sequence_length, …
+    sizes: (height, width) of samples in place of these, the first being the family's own; empty: all have one size.
     Raises SettingsError, naming the pipeline and what was seen, where its denoiser's call cannot be replayed from a
-    state, a time and a condition.
+    state, a time and a condition, or where more than the states changes with the size.
     """
-    fixed = dict(arguments or {})
+    if not sizes:
+        return _recorded(pipe, dict(arguments or {}))
+    own, *others = [_recorded(pipe, _sized(arguments or {}, pixels)) for pixels in sizes]
+    for pixels, other in zip(sizes[1:], others, strict=True):
+        _require_alike(own, other, pixels)
+    found = [SampleSize(pixels, other.state, other.call.constants)
+             for pixels, other in zip(sizes[1:], others, strict=True)]  # fmt: skip
+    return replace(own, sizes=tuple(found))
+
+
+def _recorded(pipe: Any, fixed: dict[str, Any]) -> Family:
     for name in fixed:
         if name not in call_parameters(pipe):  # some pipelines swallow any keyword
             raise SettingsError(unknown(f"argument of {type(pipe).__name__}", name, tuple(call_parameters(pipe))))
@@ -277,6 +313,32 @@ def _require_steady(pipe: Any, first: Mapping[str, Any], step: FirstStep, changi
         raise SettingsError(f"{type(pipe).__name__}: its denoiser is given another {', '.join(seen)} in the second "
                             "step; only state and time may change from step to step",
                             hint="a second network beside the denoiser, such as a ControlNet, is not distilled")
+
+
+def _require_alike(own: Family, other: Family, pixels: tuple[int, int]) -> None:
+    """Raises SettingsError unless the pipeline's call at another size differs in states and constants alone."""
+    same_size = {"state": own.state, "arguments": own.arguments, "shift": own.shift}
+    as_own = replace(other, call=replace(other.call, constants=own.call.constants), **same_size)
+    if own.images is not None or as_own.to_dict() != own.to_dict():
+        height, width = pixels
+        raise SettingsError(f"{own.pipeline}: what its denoiser takes at {width}x{height} differs in more than the "
+                            "states' size", hint="give samples of one size: data.size")  # fmt: skip
+
+
+def _sized(arguments: Mapping[str, Any], pixels: tuple[int, int]) -> dict[str, Any]:
+    height, width = pixels
+    return {**arguments, "height": height, "width": width}
+
+
+def _size_to_dict(size: SampleSize) -> dict[str, Any]:
+    constants = {name: to_json(value) for name, value in size.constants.items()}
+    return {"pixels": list(size.pixels), "state": list(size.state), "constants": constants}
+
+
+def _size_from_dict(data: Mapping[str, Any]) -> SampleSize:
+    height, width = data["pixels"]
+    constants = {name: from_json(value) for name, value in data["constants"].items()}
+    return SampleSize((int(height), int(width)), tuple(data["state"]), constants)
 
 
 def _of_call(family: Family, call: Mapping[str, Any], state: Tensor, rows: slice) -> dict[str, Tensor]:

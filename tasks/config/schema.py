@@ -7,7 +7,7 @@ import re
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fewstep.diffusion.guidance import SampledScales
 from fewstep.recipes.published import Preset
@@ -25,6 +25,22 @@ Parallel = Literal["replicate", "shard"]
 Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
 SIZES = (4, 1024)
 """Least and greatest data.size, in pixels; one that is found from the images is held to it too."""
+_LONGEST = 4096     # side of one of data.sizes
+
+
+def pixels(size: str) -> tuple[int, int]:
+    """(height, width) of WIDTHxHEIGHT."""
+    width, _, height = size.partition("x")
+    return int(height), int(width)
+
+
+def _usable(size: str) -> str:
+    if not all(SIZES[0] <= side <= _LONGEST for side in pixels(size)):
+        raise ValueError(f"{size}: sides are {SIZES[0]} … {_LONGEST} pixels")
+    return size
+
+
+PixelSize = Annotated[str, Field(pattern=r"^[1-9][0-9]*x[1-9][0-9]*$"), AfterValidator(_usable)]
 
 
 class Split(Strict):
@@ -48,17 +64,29 @@ class Data(Strict):
     prompts and no images, students are compared with what the teacher draws of the prompts.
     `conditions`: a sample is asked for by its text, or for a teacher that also sees an image (one that inpaints, say)
     by its text and its image: then every image is a condition of its own.
+    `sizes`: WIDTHxHEIGHT of several (aspect buckets), in the place of `size`: an image gets the one whose shape is
+    nearest to its own, and a prompt that asks for none the first, at which models are judged.
     """
 
     source: Literal["digits", "raw"] = "digits"
     prompts: Annotated[str, Field(min_length=1)] | None = Field(default=None, exclude_if=lambda path: path is None)
     conditions: Literal["text", "image"] = Field(default="text", exclude_if=lambda told: told == "text")
     size: Annotated[int, Field(ge=SIZES[0], le=SIZES[1])] | None = None  # null: the one that most images have
+    sizes: Annotated[tuple[PixelSize, ...], Field(min_length=1)] | None = Field(
+        default=None, exclude_if=lambda sizes: sizes is None)
     channels: Literal[1, 3] | None = None                        # null: 1 when every image is grey
     max_corrupt_share: Share = 0.01
     split: Split = Split()
     record_size: Count = 256
     records_per_shard: Count = 8
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self):
+        if self.sizes is not None and self.size is not None:
+            raise ValueError("give size, or sizes in its place")
+        if self.sizes is not None and len(set(self.sizes)) < len(self.sizes):
+            raise ValueError("sizes: one of them is there twice")
+        return self
 
 
 class TeacherCheck(Strict):

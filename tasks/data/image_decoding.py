@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -67,8 +68,10 @@ def is_grey(image: Image.Image) -> bool:
     return image.mode in _GREY
 
 
-def to_array(image: Image.Image, size: int, channels: int) -> Tensor:
-    """An image as uint8 (channels, size, size): the largest centred square, resampled with Lanczos where it differs.
+def to_array(image: Image.Image, sizes: Sequence[tuple[int, int]], channels: int) -> tuple[Tensor, int]:
+    """An image as uint8 (channels, height, width) of one of `sizes`, and which of them: that whose ratio of sides is
+    nearest to the image's, the first of equal ones. It shows the largest centred part of that ratio, resampled with
+    Lanczos where it differs.
 
     It stands as its EXIF orientation says, is in sRGB by its colour profile, transparent parts become white, 16 bits
     become 8. Of several frames the first is taken. Raises Unreadable, or what Pillow raises, if the file behind `image`
@@ -85,12 +88,23 @@ def to_array(image: Image.Image, size: int, channels: int) -> Tensor:
     image = image.convert("L" if channels == 1 else "RGB")
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
-    if image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    number = nearest(image.size, sizes)
+    height, width = sizes[number]
+    if image.size != (width, height):
+        if image.width * height > image.height * width:
+            across, down = image.height * width / height, image.height
+        else:
+            across, down = image.width, image.width * height / width
+        left, top = (image.width - across) // 2, (image.height - down) // 2
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, left + across, top + down))
     array = torch.from_numpy(np.array(image))
-    return array[None] if channels == 1 else array.permute(2, 0, 1).contiguous()
+    return array[None] if channels == 1 else array.permute(2, 0, 1).contiguous(), number
+
+
+def nearest(size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> int:
+    """Which of `sizes` (height, width) has the ratio of sides nearest to that of an image of (width, height)."""
+    own = math.log(size[0] / size[1])
+    return min(range(len(sizes)), key=lambda k: abs(math.log(sizes[k][1] / sizes[k][0]) - own))
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,12 +97,13 @@ class ImageSource:
         with self.open(item) as image:
             return min(image.size), is_grey(image)
 
-    def decode(self, item: Item, size: int, channels: int) -> Tensor:
-        """The image of `item` as (channels, size, size) uint8. Raises Unreadable, with the reason."""
+    def decode(self, item: Item, sizes: Sequence[tuple[int, int]], channels: int) -> tuple[Tensor, int]:
+        """The image of `item` as (channels, height, width) uint8, and which of these sizes (height, width) it got: the
+        one nearest to its own shape. Raises Unreadable, with the reason."""
 
-        def decoded() -> Tensor:
+        def decoded() -> tuple[Tensor, int]:
             with self.open(item) as image:
-                return to_array(image, size, channels)
+                return to_array(image, sizes, channels)
 
         return read(decoded)
 

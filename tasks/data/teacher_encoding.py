@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.data.images import ImageSet, load_prompts, load_split
+from fewstep.data.images import ImageSet, load_prompts, load_split, sizes_of
 from fewstep.data.medium import IMAGES, medium_of
-from fewstep.data.prompt import SPLITS
+from fewstep.data.prompt import SPLITS, Prompt
 from fewstep.data.prompts import PromptTable
 from fewstep.data.states import ROW, STATE
 from fewstep.families.codec import Codec
-from fewstep.families.encoded_set import CONDITIONS, Description
+from fewstep.families.encoded_set import CONDITIONS, Description, of_size, size_of
 from fewstep.families.family import Family, record_conditions, record_family, record_nulls
 from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.pipeline_loading import load_pipeline
@@ -41,14 +42,20 @@ class TeacherEncoding:
     def __init__(self, info: TeacherInfo, shards: Path, settings: Encode, seed: int, warn: Callable[[str], None]):
         self.settings, self.warn = settings, warn
         self.pipe = load_pipeline(info)
-        self.family: Family = record_family(self.pipe, settings.of_call)
-        self.codec = Codec(self.pipe, self.family)
-        self.images: dict[str, ImageSet] = {split: load_split(shards, split) for split in SPLITS}
+        self.sizes = sizes_of(shards)
+        self._require_own_size()
+        self.family: Family = record_family(self.pipe, settings.of_call, self.sizes)
+        self._families = [self.family.at(k) for k in range(max(len(self.sizes), 1))]
+        self._codecs = [Codec(self.pipe, family) for family in self._families]
+        self.codec = self._codecs[0]
+        self.images: dict[str, ImageSet] = {of_size(split, k): load_split(shards, split, k)
+                                            for k in range(len(self._families)) for split in SPLITS}  # fmt: skip
         self.textual = bool(self.family.fields)
         self.table = load_prompts(shards) if self.textual else PromptTable()
         self.prompts = list(self.table.texts)
         self.seen = None if self.family.images is None else ImageConditions(self.images, self.family.images, seed)
         self.negatives = self._negatives() if self._nulls else []
+        self._place_of_null = {negative: place for place, negative in enumerate(self.negatives)}
         self.truncated = 0
 
     def check(self) -> None:
@@ -68,6 +75,10 @@ class TeacherEncoding:
         self._check_prompts()
         if self.textual:
             self.table.require("train", "test")
+            if self.sizes and not any(self._size_of(row) == 0 for row in self.table.splits["test"]):
+                height, width = self.sizes[0]
+                raise SettingsError(f"no prompt of the test split is of the first of data.sizes, {width}x{height}, at "
+                                    "which students are judged", hint="name another size first")  # fmt: skip
         if self.settings.negative_prompt and self.family.guidance is None:
             raise SettingsError(f"encode.negative_prompt: {self.family.pipeline} has no guidance that would read it")
         if self.textual and not self._nulls and self._encodes_images:
@@ -77,8 +88,8 @@ class TeacherEncoding:
                                     hint="give them captions, or leave them out")  # fmt: skip
         self._check_lengths()
         if self._encodes_images:
-            one = next(images for images in self.images.values() if len(images))
-            self.codec.encode(one.images([0]).to(self._autoencoder_device()))
+            for codec, images in self._first_of_sizes():
+                codec.encode(images.images([0]).to(self._autoencoder_device()))
         needed = self.bytes
         if needed > self.settings.max_bytes:
             raise SettingsError(
@@ -91,12 +102,13 @@ class TeacherEncoding:
     def bytes(self) -> int:
         """What the set takes on disk, but for a few hundred bytes per file."""
         of_row = sum(torch.Size(one.shape).numel() * self._width(one.dtype) for one in self.family.fields.values())
-        of_state = torch.Size(self.family.state).numel() * self._width("float32")
         counts = self.rows()
-        return counts.pop(CONDITIONS, 0) * of_row + sum(counts.values()) * of_state
+        return counts.pop(CONDITIONS, 0) * of_row + sum(
+            count * torch.Size(self._families[size_of(name)].state).numel() * self._width("float32")
+            for name, count in counts.items())
 
     def rows(self) -> dict[str, int]:
-        """How many there are of each kind: conditions, and states by split."""
+        """How many there are of each kind: conditions, and states by split and size."""
         found = {CONDITIONS: len(self.prompts) + len(self.negatives)} if self.textual else {}
         if self._encodes_images:
             found |= {split: len(images) for split, images in self.images.items() if len(images)}
@@ -113,32 +125,47 @@ class TeacherEncoding:
             batches = [rows[k : k + self.settings.batch] for k in range(0, len(rows), self.settings.batch)]
             parts = [self._conditions(batch) for batch in batches]
             return {name: self._stored(torch.cat([part[name] for part in parts])) for name in parts[0]}
-        images = self.images[kind]
+        images, codec = self.images[kind], self._codecs[size_of(kind)]
         device = self._autoencoder_device()
         numbers = torch.arange(first, min(first + count, len(images)))
-        states = torch.cat([self.codec.encode(images.images(some).to(device)).cpu()
+        states = torch.cat([codec.encode(images.images(some).to(device)).cpu()
                             for some in numbers.split(self.settings.batch)])  # fmt: skip
         odd = [int(numbers[k]) for k in range(len(numbers)) if not torch.isfinite(states[k]).all()]
         if odd:
             raise NonFinite(f"image {images.keys(odd[:1])[0]!r} (number {odd[0]} of {kind}): its state holds NaN or "
                             f"infinite values; {len(odd)} of {len(numbers)} do", role="autoencoder")  # fmt: skip
-        return {STATE: self._stored(states), ROW: self._rows_of(images, numbers)}
+        return {STATE: self._stored(states), ROW: self._rows_of(images, numbers, size_of(kind))}
 
     def description(self, record_size: int, conditions: Sequence[str], states: Mapping[str, Sequence[str]],
                     samples: Mapping[str, int]) -> Description:  # fmt: skip
         """What the set holds, given the names of its files."""
         nulls = [self._null_of(row) for row in range(len(self.prompts))]
         return Description(
-            family=self.family.to_dict(), prompts=self.prompts, negatives=self.negatives, nulls=nulls,
+            family=self.family.to_dict(), prompts=self.prompts, negatives=[text for text, _ in self.negatives],
+            nulls=nulls,
             groups=[prompt.group or "" for prompt in self.table.prompts], trained=self.table.splits["train"],
             record_size=record_size, conditions=conditions, states=states, samples=samples,
+            sizes=[self._size_of(row) for row in range(len(self.prompts))] if self.sizes else (),
         )  # fmt: skip
 
-    def _negatives(self) -> list[str]:
-        """Texts of the null rows: of each different negative text one; beside images one for every prompt."""
+    def _negatives(self) -> list[tuple[str, int]]:
+        """Texts and sizes of the null rows: of each different one a row; beside images one for every prompt."""
         plain = self.settings.negative_prompt or ""
-        found = [plain if prompt.negative is None else prompt.negative for prompt in self.table.prompts]
-        return found if self.seen is not None else list(dict.fromkeys([plain, *found]))
+        found = [(self._negative_of(row), self._size_of(row)) for row in range(len(self.prompts))]
+        plains = [(plain, number) for number in range(len(self._families))]
+        return found if self.seen is not None else list(dict.fromkeys([*plains, *found]))
+
+    def _negative_of(self, row: int) -> str:
+        negative = self.table.prompts[row].negative
+        return (self.settings.negative_prompt or "") if negative is None else negative
+
+    def _size_of(self, row: int) -> int:
+        """Number of the size that a prompt is asked for in; without a column `size` the first."""
+        prompt = self.table.prompts[row]
+        if not self.sizes or prompt.size is None:
+            return 0
+        _require_size(prompt, self.sizes)
+        return self.sizes.index(prompt.size)
 
     def _null_of(self, row: int) -> int:
         """The row that stands for no condition beside a prompt's; itself without guidance."""
@@ -146,8 +173,7 @@ class TeacherEncoding:
             return row
         if self.seen is not None:
             return len(self.prompts) + row
-        negative = self.table.prompts[row].negative
-        return len(self.prompts) + (0 if negative is None else self.negatives.index(negative))
+        return len(self.prompts) + self._place_of_null[self._negative_of(row), self._size_of(row)]
 
     @property
     def _nulls(self) -> bool:
@@ -158,47 +184,59 @@ class TeacherEncoding:
         made = self.seen is None or medium_of(self.codec.sample_shape) == IMAGES    # else they are conditions alone
         return made and any(len(images) for images in self.images.values())
 
+    def _first_of_sizes(self) -> Iterator[tuple[Codec, ImageSet]]:
+        """A codec and images of every size that has some."""
+        for number, codec in enumerate(self._codecs):
+            found = [images for name, images in self.images.items() if size_of(name) == number and len(images)]
+            if found:
+                yield codec, found[0]
+
+    def _require_own_size(self) -> None:
+        """Raises SettingsError for a size of the settings that is not the first of the data's sizes."""
+        told = self.settings.height, self.settings.width
+        if self.sizes and any(one not in (None, side) for one, side in zip(told, self.sizes[0], strict=True)):
+            height, width = self.sizes[0]
+            raise SettingsError(f"encode.height and encode.width are not those of the first of data.sizes, "
+                                f"{width}x{height}", hint="leave them out: data.sizes says the same")  # fmt: skip
+
     def _check_prompts(self) -> None:
         """Raises SettingsError for a prompt's negative text that nothing reads, or a size that is not the teacher's."""
-        sides = self.codec.sample_shape[-2:] if len(self.codec.sample_shape) > 2 else None
+        sides = [(shape[-2], shape[-1]) for shape in (codec.sample_shape for codec in self._codecs) if len(shape) > 2]
         for prompt in self.table.prompts:
             if prompt.negative is not None and not self._nulls:
                 raise SettingsError(f"prompt {prompt.text[:60]!r} has a negative one, and {self.family.pipeline} has "
                                     "no guidance that would read it", hint="take the column negative out")  # fmt: skip
-            if prompt.size is not None and tuple(prompt.size) != sides:
-                raise SettingsError(f"prompt {prompt.text[:60]!r} has the size {prompt.size[1]}x{prompt.size[0]}; all "
-                                    f"samples of a set have one, here {tuple(sides or ())[::-1]}",
-                                    hint="encode.width and encode.height set it for all")  # fmt: skip
+            _require_size(prompt, sides)
 
     def _conditions(self, rows: range) -> dict[str, Tensor]:
         plain = [row for row in rows if row < len(self.prompts)]
-        parts = [record_conditions(*self._asked(plain))] if plain else []
+        parts = [record_conditions(*self._asked(list(some), size)) for size, some in groupby(plain, self._size_of)]
         for row in rows[len(plain) :]:
             beside = row - len(self.prompts)
-            pipe, family, given, count, seeds = self._asked([0 if self.seen is None else beside])
-            negative = self.negatives[beside]
+            negative, size = self.negatives[beside]
+            pipe, family, given, count, seeds = self._asked([0 if self.seen is None else beside], size)
             given |= {"negative_prompt": [negative]} if negative else {}
             parts.append(record_nulls(pipe, family, given, count, seeds))
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name, value in found.items():
             odd = [row for k, row in enumerate(rows) if not torch.isfinite(value[k].double()).all()]
             if odd:
-                text = (self.prompts + self.negatives)[odd[0]]
+                text = [*self.prompts, *(text for text, _ in self.negatives)][odd[0]]
                 raise NonFinite(f"prompt {text!r}: its {name} holds NaN or infinite values", role="text encoder")
         return found
 
-    def _asked(self, rows: list[int]) -> tuple[Any, Family, dict[str, list[Any]], int, list[int] | None]:
-        """What the conditions of these prompts are recorded from."""
+    def _asked(self, rows: list[int], size: int) -> tuple[Any, Family, dict[str, list[Any]], int, list[int] | None]:
+        """What the conditions of these prompts at this size are recorded from."""
         texts: dict[str, list[Any]] = {"prompt": [self.prompts[row] for row in rows]}
         if self.seen is None:
-            return self.pipe, self.family, texts, len(rows), None
+            return self.pipe, self._families[size], texts, len(rows), None
         return self.pipe, self.family, texts | self.seen.of(rows), len(rows), self.seen.seeds(rows)
 
-    def _rows_of(self, images: ImageSet, numbers: Tensor) -> Tensor:
+    def _rows_of(self, images: ImageSet, numbers: Tensor, size: int) -> Tensor:
         if not self.textual:
             return images.labels[numbers]
-        rows = images.prompts[numbers]
-        return torch.where(rows < 0, len(self.prompts), rows) if self._nulls else rows
+        rows = images.prompts[numbers]      # the plain negative text of each size stands first
+        return torch.where(rows < 0, len(self.prompts) + size, rows) if self._nulls else rows
 
     def _check_lengths(self) -> None:
         tokenizers = [part for name, part in self.pipe.components.items() if name.startswith("tokenizer") and part]
@@ -233,3 +271,13 @@ class TeacherEncoding:
     def _width(self, dtype: str) -> int:
         kind: Any = getattr(torch, dtype)
         return getattr(torch, self.settings.dtype).itemsize if kind.is_floating_point else kind.itemsize
+
+
+def _require_size(prompt: Prompt, known: Sequence[tuple[int, int]]) -> None:
+    """Raises SettingsError for a prompt that asks for another size (height, width) than these."""
+    if prompt.size is None or prompt.size in known:
+        return
+    told = ", ".join(f"{width}x{height}" for height, width in known) or "none"
+    raise SettingsError(f"prompt {prompt.text[:60]!r} has the size {prompt.size[1]}x{prompt.size[0]}; samples of this "
+                        f"set have {told}",
+                        hint="data.sizes lists several, encode.width and encode.height set one for all")  # fmt: skip

@@ -15,7 +15,7 @@ from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError, StageFailed
 from fewstep.util.files import write_atomically
-from tasks.config.schema import Data, Settings
+from tasks.config.schema import Data, Settings, pixels
 from tasks.data.given_prompts import read_given_prompts
 from tasks.data.image_folder import list_images
 from tasks.stages.base import Context, Stage
@@ -23,12 +23,16 @@ from tasks.stages.base import Context, Stage
 # torch and Pillow are imported in the methods that decode: the graph reads this file
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.data.images import ImageSetWriter
     from fewstep.data.prompts import PromptTableBuilder
     from fewstep.data.records import LooseRecords
+    from tasks.data.image_folder import Item
     from tasks.data.image_sources import ImageSource
 
 UNIT = 2048
-SHAPE = "fewstep-shape/1"
+SHAPE = "fewstep-shape/2"
 """Source images per unit of work: what a kill can cost."""
 _NAMED = 20
 
@@ -50,6 +54,7 @@ class ShardResult(Strict):
         corrupt: images that were left out.
         raw: SHA-256 of the files that built-in images come from.
         prompts: different prompts in all, captions included; None without any.
+        sizes: images by size, WIDTHxHEIGHT, where there are several.
     """
 
     samples: int
@@ -59,6 +64,7 @@ class ShardResult(Strict):
     corrupt: Corrupt
     raw: dict[str, str]
     prompts: int | None = Field(default=None, exclude_if=lambda prompts: prompts is None)
+    sizes: dict[str, int] | None = Field(default=None, exclude_if=lambda sizes: sizes is None)
 
 
 class ShardStage(Stage[Data, ShardResult]):
@@ -86,8 +92,8 @@ class ShardStage(Stage[Data, ShardResult]):
 
     def units(self, context: Context[Data]) -> list[str]:
         loose, source = _loose(context), _source(context)
-        loose.sweep()
-        _shape(context, source)
+        for size in range(len(_shape(context, source)[0])):
+            _loose(context, size).sweep()
         done = loose.find()
         blocks, images = [number for number in _blocks(source) if number not in done], len(source.items)
         context.expect(images, images - sum(min(UNIT, images - number * UNIT) for number in blocks))
@@ -101,61 +107,55 @@ class ShardStage(Stage[Data, ShardResult]):
         from tasks.data.image_decoding import Unreadable
 
         number, source = int(unit), _source(context)
-        size, channels = _shape(context, source)
+        sizes, channels = _shape(context, source)
         labels = {name: label for label, name in enumerate(source.classes)}
-        images, kept, corrupt = [], [], []
-
-        for item in source.items[number * UNIT : (number + 1) * UNIT]:
+        found: list[list[tuple[Item, Tensor]]] = [[] for _ in sizes]
+        corrupt: list[dict[str, str]] = []
+        items = source.items[number * UNIT : (number + 1) * UNIT]
+        for item in items:
             try:
-                images.append(source.decode(item, size, channels))
-                kept.append(item)
+                image, size = source.decode(item, sizes, channels)
+                found[size].append((item, image))
             except Unreadable as error:
                 corrupt.append({"name": item.name, "reason": str(error)})
-        metadata = {"corrupt": corrupt, "keys": [item.name for item in kept]}
-        # A record holds at least one sample; a block without a readable image holds one blank that finish leaves out.
-        stack = torch.stack(images) if images else torch.zeros((1, channels, size, size), dtype=torch.uint8)
-        label = torch.tensor([labels.get(item.label, -1) for item in kept] or [-1], dtype=torch.int64)
-        _loose(context).write(number, encode_record({"image": stack, "label": label}, metadata))
-        context.advance(len(kept) + len(corrupt))
+        for size in reversed(range(len(sizes))):    # a block is done once the record of the first size is there
+            if not found[size] and size:
+                continue
+            metadata = {"corrupt": [] if size else corrupt, "keys": [item.name for item, _ in found[size]]}
+            # a record holds at least one sample: one blank, which finish leaves out, where there is none
+            images = [image for _, image in found[size]] or [torch.zeros((channels, *sizes[0]), dtype=torch.uint8)]
+            label = torch.tensor([labels.get(item.label, -1) for item, _ in found[size]] or [-1], dtype=torch.int64)
+            _loose(context, size).write(number, encode_record({"image": torch.stack(images), "label": label}, metadata))
+        context.advance(len(items))
 
     def finish(self, context: Context[Data]) -> ShardResult:
         """Split and write the shards. StageFailed if too many images are corrupt or a split stays empty."""
-        from fewstep.data.images import SPLITS, ImageSetWriter, digest_of, load_prompts  # loads torch
-        from fewstep.data.records import decode_record
+        from fewstep.data.images import SPLITS, load_prompts  # loads torch
 
         settings, source = context.settings, _source(context)
-        size, channels = _shape(context, source)
-        loose, total = _loose(context), len(source.items)
-        files = loose.find()
+        sizes, channels = _shape(context, source)
+        total, split = len(source.items), settings.split.model_dump()
         shutil.rmtree(context.out)  # what a killed finish left
         context.out.mkdir()
-        split = settings.split.model_dump()
-        writer = ImageSetWriter(context.out, (channels, size, size), source.classes, split, settings.record_size,
-                                settings.records_per_shard)  # fmt: skip
+        writers = _writers(context, source)
         corrupt: list[dict[str, str]] = []
-        items = {item.name: item for item in source.items}
         found: dict[str, set[int]] = {name: set() for name in SPLITS}
         try:
-            for number in _blocks(source):
-                record = decode_record(loose.read(number, files[number]))
-                corrupt += record.metadata["corrupt"]
-                for row, key in enumerate(record.metadata["keys"]):
-                    label = int(record.tensors["label"][row])
-                    image, prompt = record.tensors["image"][row], items[key].prompt
-                    if prompt is not None and settings.conditions == "image":
-                        prompt = replace(prompt, image=digest_of(image))
-                    found[writer.add(image, label, key, prompt)].add(label)
+            for size, writer in enumerate(writers):
+                corrupt += _add_images(context, source, writer, size, found)
             _judge(context, corrupt, total)
             if source.left_out:
                 context.warn(source.left_out)
-            _add_prompts(context, source, writer.prompts, split)
-            counts = writer.finish()
+            _add_prompts(context, source, writers[0].prompts, split)
+            counts = [writer.finish() for writer in writers]
         except BaseException:
-            writer.abort()
+            for writer in writers:
+                writer.abort()
             raise
         for name in SPLITS:
-            if total and not counts[name] and split[name] > 0:
-                raise StageFailed(f"the split '{name}' got none of the {total} images",
+            if total and not counts[0][name] and split[name] > 0:
+                of = f" of the first size, {_told(sizes[0])}" if len(sizes) > 1 else ""
+                raise StageFailed(f"the split '{name}' got none of the {total} images{of}",
                                   hint="add images, or change data.split")  # fmt: skip
         for name in SPLITS:
             missing = [told for label, told in enumerate(source.classes) if label not in found[name]]
@@ -164,11 +164,53 @@ class ShardStage(Stage[Data, ShardResult]):
                              f"{', '.join(map(shown, missing[:5]))}{', …' if len(missing) > 5 else ''}")
         if corrupt:
             write_atomically(context.out / "corrupt.json", json.dumps(corrupt, indent=1, ensure_ascii=False) + "\n")
+        by_size = {_told(size): sum(of_size.values()) for size, of_size in zip(sizes, counts, strict=True)}
         return ShardResult(
-            samples=sum(counts.values()), splits=counts, shape=(channels, size, size), classes=len(source.classes),
+            samples=sum(by_size.values()), splits={name: sum(one[name] for one in counts) for name in SPLITS},
+            shape=(channels, *sizes[0]), classes=len(source.classes),
             corrupt=Corrupt(count=len(corrupt), names=tuple(bad["name"] for bad in corrupt[:_NAMED])),
             raw=source.made_from, prompts=len(load_prompts(context.out)) or None,
+            sizes=by_size if settings.sizes else None,
         )  # fmt: skip
+
+
+def _writers(context: Context[Data], source: ImageSource) -> list[ImageSetWriter]:
+    """A writer for the images of each size; all captions stand in one table."""
+    from fewstep.data.images import ImageSetWriter, folder_of_size  # loads torch
+
+    settings, (sizes, channels) = context.settings, _shape(context, source)
+    writers: list[ImageSetWriter] = []
+    for number, size in enumerate(sizes):
+        writers.append(ImageSetWriter(
+            folder_of_size(context.out, number), (channels, *size), source.classes, settings.split.model_dump(),
+            settings.record_size, settings.records_per_shard, sizes=sizes if settings.sizes and not number else (),
+            prompts=writers[0].prompts if writers else None))  # fmt: skip
+    return writers
+
+
+def _add_images(context: Context[Data], source: ImageSource, writer: ImageSetWriter, size: int,
+                found: dict[str, set[int]]) -> list[dict[str, str]]:  # fmt: skip
+    """Gives the writer the images of size number `size`, block by block, and adds their labels to `found`, by split;
+    returns the images that cannot be read."""
+    from fewstep.data.images import digest_of  # loads torch
+    from fewstep.data.records import decode_record
+
+    loose, corrupt = _loose(context, size), []
+    files, items = loose.find(), {item.name: item for item in source.items}
+    for number in _blocks(source):
+        if size and number not in files:    # a block without an image of this size
+            continue
+        record = decode_record(loose.read(number, files[number]))
+        corrupt += record.metadata["corrupt"]
+        for row, key in enumerate(record.metadata["keys"]):
+            label = int(record.tensors["label"][row])
+            image, prompt = record.tensors["image"][row], items[key].prompt
+            if prompt is not None and context.settings.conditions == "image":
+                prompt = replace(prompt, image=digest_of(image))
+            if prompt is not None and context.settings.sizes is not None:
+                prompt = replace(prompt, size=pixels(context.settings.sizes[size]))
+            found[writer.add(image, label, key, prompt)].add(label)
+    return corrupt
 
 
 def _source(context: Context[Data]) -> ImageSource:
@@ -198,27 +240,31 @@ def _add_prompts(context: Context[Data], source: ImageSource, table: PromptTable
                 table.add(prompt, name)
 
 
-def _loose(context: Context[Data]) -> LooseRecords:
+def _loose(context: Context[Data], size: int = 0) -> LooseRecords:
     from fewstep.data.records import LooseRecords  # loads torch
 
-    return LooseRecords(context.scratch / "images")
+    return LooseRecords(context.scratch / (f"images-{size}" if size else "images"))
+
+
+def _told(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def _blocks(source: ImageSource) -> range:
     return range(-(-len(source.items) // UNIT))
 
 
-def _shape(context: Context[Data], source: ImageSource) -> tuple[int, int]:
-    """(size, channels); decided once, so that every block has it."""
+def _shape(context: Context[Data], source: ImageSource) -> tuple[list[tuple[int, int]], int]:
+    """(sizes, channels), sizes as (height, width); decided once, so that every block has them."""
     note = context.scratch / "shape.json"
-    if note.is_file():
-        noted = read_checked(note, SHAPE)
-        return noted["size"], noted["channels"]
-    shape = source.shape(context.settings.size, context.settings.channels)
-    if shape.remark:
-        context.warn(shape.remark)
-    write_checked(note, SHAPE, {"size": shape.size, "channels": shape.channels})
-    return shape.size, shape.channels
+    if not note.is_file():
+        sizes = [pixels(size) for size in context.settings.sizes or ()]
+        shape = source.shape(sizes[0][0] if sizes else context.settings.size, context.settings.channels)
+        if shape.remark:
+            context.warn(shape.remark)
+        write_checked(note, SHAPE, {"sizes": sizes or [(shape.size, shape.size)], "channels": shape.channels})
+    noted = read_checked(note, SHAPE)
+    return [(height, width) for height, width in noted["sizes"]], noted["channels"]
 
 
 def _judge(context: Context[Data], corrupt: list[dict[str, str]], total: int) -> None:

@@ -81,7 +81,7 @@ def test_images(pictures, channels):
             assert "class/" in str(error) or "shorter side" in str(error)
         for item in source.items:
             try:
-                assert tuple(source.decode(item, 8, channels).shape) == (channels, 8, 8)
+                assert tuple(source.decode(item, [(8, 8)], channels)[0].shape) == (channels, 8, 8)
             except Unreadable as error:
                 assert str(error)
 

@@ -32,11 +32,11 @@ def png(rows: list[bytes], bits: int, colour: int, transparent: bytes = b"", sid
 
 
 def grey(image: Image.Image) -> np.ndarray:
-    return to_array(image, 16, 1)[0].numpy()
+    return to_array(image, [(16, 16)], 1)[0][0].numpy()
 
 
 def colour(image: Image.Image) -> np.ndarray:
-    return to_array(image, 16, 3).permute(1, 2, 0).numpy()
+    return to_array(image, [(16, 16)], 3)[0].permute(1, 2, 0).numpy()
 
 
 def make(mode: str) -> Image.Image:
@@ -69,7 +69,7 @@ def test_every_mode_that_is_taken(mode):
 @pytest.mark.parametrize(("mode", "reason"), [("F", "no agreed range"), ("LAB", "Lab")])
 def test_modes_that_are_refused(mode, reason):
     with pytest.raises(Unreadable, match=reason):
-        to_array(Image.new(mode, (4, 4)), 4, 1)
+        to_array(Image.new(mode, (4, 4)), [(4, 4)], 1)[0]
 
 
 def test_whole_numbers_without_a_range_are_refused():

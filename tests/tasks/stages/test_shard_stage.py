@@ -164,9 +164,9 @@ def test_classes_sizes_and_colours(tmp_path):
 
 def test_transparent_becomes_white_and_sixteen_bits_are_scaled(tmp_path):
     clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
-    assert (to_array(clear, 4, 3) == 255).all()
+    assert (to_array(clear, [(4, 4)], 3)[0] == 255).all()
     deep = Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16))
-    assert (to_array(deep, 4, 1) == 255).all()
+    assert (to_array(deep, [(4, 4)], 1)[0] == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
