@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 Set = TypeVar("Set")
@@ -31,3 +31,10 @@ class Sized(Generic[Set]):
 def sets_of(source: Any) -> tuple[Any, ...]:
     """The sets of a source by number of size: itself alone where it has samples of one size."""
     return source.sets if isinstance(source, Sized) else (source,)
+
+
+def by_size(make: Callable[[Any], Any], source: Any) -> Any:
+    """What `make` makes of a source; of one of several sizes, of the set of each."""
+    if not isinstance(source, Sized):
+        return make(source)
+    return Sized([None if one is None else make(one) for one in source.sets])

@@ -6,9 +6,9 @@ Losses and samplers speak to this class only; none of them asks "is this a flow 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,15 @@ class Prediction:
         return alpha * self.x0 + sigma * self.epsilon
 
 
+class Decodes(Protocol):
+    """Makes samples (N, …) of states (N, …), with gradients."""
+
+    def __call__(self, states: Tensor) -> Tensor: ...
+
+    def at(self, number: int) -> Decodes:
+        """For states of another size of the family (see `Denoiser.sized`)."""
+
+
 class Denoiser(nn.Module):
     """A (trainable) denoiser.
 
@@ -141,7 +150,7 @@ class Denoiser(nn.Module):
         self.table: ConditionTable | None = None
         self.guided_calls: Literal["joint", "sequential"] = "joint"
         self.family: Any = None
-        self.decoder: Callable[[Tensor], Tensor] | None = None
+        self.decoder: Decodes | None = None
         self.size = 0
 
     def sized(self, number: int) -> Denoiser:
@@ -152,7 +161,9 @@ class Denoiser(nn.Module):
             raise ValueError("this denoiser is of one size already")
         family, view = self.family.at(number), copy.copy(self)  # which shares the dictionaries of modules and buffers
         view.size, view.sample_shape = number, family.state
-        view.adapter = replace(self.adapter, call=family.call)
+        # the rest of the call, such as a scale that the network embeds, may be the student's own
+        view.adapter = replace(self.adapter, call=replace(self.adapter.call, constants=family.call.constants))
+        view.decoder = None if self.decoder is None else self.decoder.at(number)
         return view
 
     def take(self, table: ConditionTable) -> Denoiser:

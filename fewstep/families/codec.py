@@ -176,6 +176,7 @@ class SampleDecoder:
 
     def __init__(self, codec: Codec):
         self.codec, self.map = codec, codec.state_map
+        self._sized: dict[int, SampleDecoder] = {}
         self.autoencoder = codec.autoencoder.requires_grad_(False).eval()
         states = torch.randn((1, *codec.family.state), generator=torch.Generator().manual_seed(0)).to(codec._device)
         with torch.no_grad():
@@ -190,6 +191,12 @@ class SampleDecoder:
         self.autoencoder.to(states.device)
         with torch.autocast(states.device.type, enabled=False):
             return checkpoint(self._decoded, states.float(), use_reentrant=False)
+
+    def at(self, number: int) -> SampleDecoder:
+        """Of states of size number `number` of the family."""
+        if number not in self._sized:
+            self._sized[number] = SampleDecoder(Codec(self.codec.pipe, self.codec.family.at(number)))
+        return self._sized[number]
 
     def __deepcopy__(self, memo: dict) -> SampleDecoder:
         return self

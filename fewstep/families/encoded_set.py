@@ -136,7 +136,9 @@ class EncodedSet:
         return prompts.embedded(torch.cat(parts).numpy()) if parts else prompts
 
     def given_to(self, denoiser: Denoiser) -> Denoiser:
-        """The denoiser with the conditions of this set, if it has some."""
+        """The denoiser with the conditions of this set, if it has some, and its sizes."""
+        if self.family is not None and self.family.sizes and not denoiser.family.sizes:     # one that we saved before
+            denoiser.family = replace(denoiser.family, sizes=self.family.sizes)
         table = self.table()
         return denoiser if table is None else denoiser.take(table)
 

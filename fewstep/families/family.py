@@ -105,6 +105,12 @@ class Family:
         return replace(self, state=size.state, call=replace(self.call, constants=size.constants), sizes=(),
                        arguments=_sized(self.arguments, size.pixels))  # fmt: skip
 
+    @property
+    def pixels(self) -> list[tuple[int, int]]:
+        """(height, width) of all sizes by number, where there are several; else empty."""
+        own = (self.arguments["height"], self.arguments["width"]) if self.sizes else ()
+        return [own, *(size.pixels for size in self.sizes)] if own else []
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description."""
         return {

@@ -35,15 +35,17 @@ def require_recipe(recipe: Recipe, teacher: Denoiser) -> None:
         require_facts(recipe, NetworkFacts.of(teacher))
 
 
-def require_recipe_of_folder(recipe: Recipe, info: TeacherInfo) -> None:
-    """The same of an inspected folder, of which the configuration of the denoiser alone is read.
+def require_recipe_of_folder(recipe: Recipe, info: TeacherInfo, sizes: int = 1) -> None:
+    """The same of an inspected folder, of which the configuration of the denoiser alone is read, and samples of `sizes`
+    sizes.
 
     What depends on a recording of the pipeline, such as whether it can be guided, is not known here.
     """
     network = probe_network(info.folder / info.part, info.network)
     config = network.config
     scale = bool(config.get("guidance_embeds")) or bool(config.get("time_cond_proj_dim"))
-    require_facts(recipe, NetworkFacts(network, info.textual, bool(info.num_classes) and not info.textual, scale))
+    classes = bool(info.num_classes) and not info.textual
+    require_facts(recipe, NetworkFacts(network, info.textual, classes, scale, sizes))
 
 
 def require_shardable(recipe: Recipe, network: nn.Module | None = None) -> None:

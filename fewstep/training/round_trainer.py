@@ -280,9 +280,14 @@ class RoundTrainer:
     ) -> Step:
         """What a term sees of a part of step number `step`."""
         progress, setup = step / self.steps, self.setup
+        size, _ = self.sources.sizes.at(step)
         if self.path:
             teacher = teacher_at(self.path, progress, self.round.backtrack)
             setup = dataclasses.replace(setup, networks={**setup.networks, "teacher": teacher})
+        if size:
+            views = {id(network): network.sized(size) for network in setup.networks.values()}   # some have two roles
+            sized = {role: views[id(network)] for role, network in setup.networks.items()}
+            setup = dataclasses.replace(setup, networks=sized)
         return Step(setup, role, draws, part, progress, labelled_by)
 
     def _draws(self, step: int) -> Draws:

@@ -18,19 +18,29 @@ def prepare(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
     """The teacher on the device and with the precision and compilation that ``plan`` asks for.
 
     ``denoiser`` stays where and as it is. A compiled network is compiled here, for batches of one record, so that
-    workers only run it.
+    workers only run it. What is prepared for sets that differ in the size of their samples shares its weights.
     """
+    return compiled(placed(denoiser, plan), plan)
+
+
+def placed(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
+    """The teacher on the plan's device and in its precision, for evaluation; itself where it is so already."""
     dtype = _PRECISION[plan.settings.precision]
     cast = any(parameter.dtype != dtype for parameter in denoiser.network.parameters())
-    if cast or denoiser.network.training or device_of(denoiser) != plan.device:
-        teacher = copy.deepcopy(denoiser)
-        if cast:
-            # nn.Module's own conversion: diffusers' override prints a remark about modules that it keeps in float32.
-            nn.Module.to(teacher.network, dtype)
-        teacher.to(plan.device).network.eval()
-    else:
-        teacher = copy.copy(denoiser)
-        teacher._modules = dict(denoiser._modules)  # compiling replaces its network
+    if not cast and not denoiser.network.training and device_of(denoiser) == plan.device:
+        return denoiser
+    teacher = copy.deepcopy(denoiser)
+    if cast:
+        # nn.Module's own conversion: diffusers' override prints a remark about modules that it keeps in float32.
+        nn.Module.to(teacher.network, dtype)
+    teacher.to(plan.device).network.eval()
+    return teacher
+
+
+def compiled(teacher: Denoiser, plan: SetPlan) -> Denoiser:
+    """The same weights as a denoiser of its own, compiled where ``plan`` asks for it."""
+    teacher, modules = copy.copy(teacher), dict(teacher._modules)
+    teacher._modules = modules      # compiling replaces its network
     if plan.settings.compile:
         _compile(teacher, plan)
     return teacher

@@ -38,8 +38,11 @@ def validate(root: Path, settings: Settings) -> None:
     if teacher is not None and teacher.recorded:
         from fewstep.training.recipe_fit import require_recipe_of_folder  # loads torch: only where it is needed
 
-        require_recipe_of_folder(recipe, teacher)
+        require_recipe_of_folder(recipe, teacher, len(settings.data.sizes or (None,)))
         _require_recording(teacher, settings)
+    elif settings.data.sizes is not None:
+        raise SettingsError("data.sizes goes with a given pipeline of latents, whose call has height and width",
+                            hint="set data.size, to which all images are cut")  # fmt: skip
     elif settings.data.conditions == "image":
         raise SettingsError("data.conditions is image, and the teacher is given no image beside its class",
                             hint="set data.conditions to text")  # fmt: skip

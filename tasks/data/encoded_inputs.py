@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.images import ImageSet, load_split
+from fewstep.data.sized import Sized
 from fewstep.data.states import StateSet
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.codec import Codec
@@ -20,10 +21,11 @@ def encoded_set(context: Context[Any]) -> EncodedSet:
     return EncodedSet(context.inputs["encode"])
 
 
-def training_data(context: Context[Any], split: str = "train") -> ImageSet | StateSet:
-    """The samples of a split as the teacher's states: encoded ones where its states are not the images themselves."""
+def training_data(context: Context[Any], split: str = "train") -> ImageSet | StateSet | Sized[StateSet]:
+    """The samples of a split, of all sizes, as the teacher's states: encoded ones where its states are not the images
+    themselves."""
     encoded = context.once(encoded_set)
-    return load_split(context.inputs["shard"], split) if encoded.family is None else encoded.states(split)
+    return load_split(context.inputs["shard"], split) if encoded.family is None else encoded.sized_states(split)
 
 
 def encodes_data(context: Context[Any], split: str = "train") -> bool:

@@ -26,7 +26,7 @@ from fewstep.util.plain_data import from_yaml
 from fewstep.util.quiet_libraries import quiet_libraries
 from tasks.config.chosen_recipe import chosen_recipe
 from tasks.config.outside import outside_paths, with_recipe_below
-from tasks.config.schema import Distill, Settings
+from tasks.config.schema import Distill, Settings, pixels
 from tasks.data import digits_facts
 from tasks.data.given_prompts import read_given_prompts
 from tasks.data.image_folder import list_images
@@ -135,9 +135,14 @@ class _Teacher:
 
 
 def _family(root: Path, info: TeacherInfo, settings: Settings) -> Family | None:
-    """As the encode stage recorded it under these settings, else as a call of the pipeline tells it now."""
+    """As the encode stage recorded it under these settings, else as a call of the pipeline tells it now; of several
+    sizes at the largest."""
     if not info.recorded or info.description is not None:
         return None
+    if settings.data.sizes is not None:
+        with quiet_libraries():
+            family = record_family(load_pipeline(info), settings.encode.of_call, list(map(pixels, settings.data.sizes)))
+        return max(map(family.at, range(len(family.sizes) + 1)), key=lambda one: math.prod(one.state))
     encoded = root / "data" / "encoded"
     if (encoded / DESCRIPTION).is_file():
         family = EncodedSet(encoded).family

@@ -191,7 +191,7 @@ def _result_file(context: Context[DistillSettings], unit: str) -> Path:
 def _distillation(context: Context[DistillSettings]) -> Distillation:
     from fewstep.families.codec import SampleDecoder  # loads torch
     from fewstep.training import Distillation, RunOptions
-    from fewstep.trajectories import open_set
+    from fewstep.trajectories.sized_sets import open_sets
     from fewstep.util.device import default_device
     from tasks.data.encoded_inputs import stage_codec, stage_teacher, training_data
 
@@ -216,7 +216,7 @@ def _distillation(context: Context[DistillSettings]) -> Distillation:
             warn=context.warn,
         ),
         data=training_data(context) if recipe.needs.data else None,
-        pairs=open_set(context.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
+        pairs=open_sets(context.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
         trajectories=parse(TrajectorySettings, chosen, "trajectories"),
         on_pairs=lambda done, total: context.progress(done, total, unit="pairs"),
     )

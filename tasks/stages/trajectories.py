@@ -78,58 +78,81 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
     def units(self, context: Context[NeededSet | NothingNeeded]) -> list[str]:
         if isinstance(context.settings, NothingNeeded):
             return []
-        writer = context.once(_OpenSet).writer()
-        writer.sweep()
-        missing, settings = writer.missing(), context.settings
-        context.record_cost({"records_reused": len(writer.previous.records), "records_to_make": len(missing)})
-        context.expect(settings.count, max(0, settings.count - len(missing) * settings.record_size))
-        return [f"{shard:05d}" for shard in writer.missing_shards()]
+        opened, settings, names = context.once(_OpenSet), context.settings, []
+        to_make = reused = 0
+        for size in opened.plans:
+            writer = opened.writer(size)
+            writer.sweep()
+            to_make += len(writer.missing())
+            reused += len(writer.previous.records)
+            names += [f"{size}-{shard:05d}" if size else f"{shard:05d}" for shard in writer.missing_shards()]
+        context.record_cost({"records_reused": reused, "records_to_make": to_make})
+        context.expect(settings.count, max(0, settings.count - to_make * settings.record_size))
+        return names
 
     def run_unit(self, context: Context[NeededSet | NothingNeeded], unit: str) -> None:
         """Make and pack one shard; records that are there already are kept."""
-        opened = context.once(_OpenSet)
-        opened.writer().make_shard(opened.teacher, int(unit), context.advance)
+        opened, (size, _, shard) = context.once(_OpenSet), unit.rpartition("-")
+        number = int(size or 0)
+        opened.writer(number).make_shard(lambda: opened.teacher(number), int(shard), context.advance)
 
     def finish(self, context: Context[NeededSet | NothingNeeded]) -> TrajectoriesResult:
-        """Verify every shard and write the set's description."""
+        """Verify every shard and write the description of the set, or of one for each size, the first size's last."""
         if isinstance(context.settings, NothingNeeded):
             empty = {"count": 0, "fields": {}, "backends": [], "key": "", "shards": []}
             set_description.write(context.out, empty)
             return TrajectoriesResult(samples=0, needs="nothing")
-        return TrajectoriesResult(**context.once(_OpenSet).writer().finish())
+        opened = context.once(_OpenSet)
+        further = {size: opened.writer(size).finish() for size in opened.plans if size}
+        made = opened.writer(0).finish()
+        if not further:
+            return TrajectoriesResult(**made)
+        sizes = {str(size): one for size, one in {0: made, **further}.items()}
+        return TrajectoriesResult(samples=sum(one["samples"] for one in sizes.values()), sizes=sizes)
 
 
 class _OpenSet:
-    """What the threads of one process share: the set's plan, and the teacher, whose weights nobody changes."""
+    """What the threads of one process share: the plan of the set of every size, and the teacher, whose weights nobody
+    changes."""
 
     def __init__(self, context: Context[NeededSet]):
+        from fewstep.diffusion.randomness import derive  # loads torch
         from fewstep.trajectories import plan_set  # loads transformers
+        from fewstep.trajectories.sized_sets import settings_by_size
         from fewstep.util.device import default_device
         from tasks.data.encoded_inputs import stage_teacher
 
         self.context = context
         chosen = {name: getattr(context.settings, name) for name in TrajectorySettings.model_fields}
         denoiser = stage_teacher(context).to(default_device())
-        self.plan = plan_set(denoiser, TrajectorySettings(**chosen), seed=context.seed,
-                             teacher_digest=context.manifests["teacher"].digest,
-                             prompts_digest=context.manifests["encode"].digest, code=CODE)  # fmt: skip
+        self.plans = {
+            size: plan_set(denoiser.sized(size), settings, seed=derive(context.seed, "size", size) if size else
+                           context.seed, teacher_digest=context.manifests["teacher"].digest,
+                           prompts_digest=context.manifests["encode"].digest, code=CODE)
+            for size, settings in settings_by_size(denoiser, TrajectorySettings(**chosen)).items()}  # fmt: skip
         self._denoiser: Denoiser = denoiser
-        self._prepared: Denoiser | None = None
+        self._placed: Denoiser | None = None
+        self._prepared: dict[int, Denoiser] = {}
         self._lock = threading.Lock()
 
-    def writer(self) -> SetWriter:
-        """A writer of the set, for one thread."""
+    def writer(self, size: int) -> SetWriter:
+        """A writer of the set of a size, for one thread."""
         from fewstep.trajectories import SetWriter  # loads diffusers
+        from fewstep.trajectories.sized_sets import folder_of_size
 
         context = self.context
         previous = context.previous if context.previous_code_equal else None
-        return SetWriter(context.out, context.scratch, self.plan, previous, context.warn)
+        out, scratch = (folder_of_size(folder, size) for folder in (context.out, context.scratch))
+        out.mkdir(parents=True, exist_ok=True)
+        return SetWriter(out, scratch, self.plans[size], previous and folder_of_size(previous, size), context.warn)
 
-    def teacher(self) -> Denoiser:
-        """The teacher in the set's precision, compiled if the set is; made once."""
-        from fewstep.trajectories.teacher_runtime import prepare  # loads torch
+    def teacher(self, size: int) -> Denoiser:
+        """The teacher in the set's precision at a size, compiled if the set is; made once, its weights for all."""
+        from fewstep.trajectories.teacher_runtime import compiled, placed  # loads torch
 
         with self._lock:
-            if self._prepared is None:
-                self._prepared = prepare(self._denoiser, self.plan)
-            return self._prepared
+            if self._placed is None:
+                self._placed = placed(self._denoiser, self.plans[0])
+            if size not in self._prepared:
+                self._prepared[size] = compiled(self._placed.sized(size), self.plans[size])
+            return self._prepared[size]

@@ -212,7 +212,7 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
             return features_at(step.networks[self._network], x, t, step.batch.condition)
         if self._extract is not None:
             return self._extract(x)
-        return self._modules["features"](x / spread(step, t, x), angle(step, t))
+        return self._modules["features"](x / spread(step, t, x), angle(step, t), layout_of(step.student))
 
     def log_ratio(self, step: "Step", samples: str, times: Times) -> Tensor | None:
         if DENSITY_RATIO not in self.settings.offers:

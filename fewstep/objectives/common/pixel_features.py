@@ -47,12 +47,12 @@ class OwnFeatures(nn.Module):
     over the places of an image, a video or a sound.
 
     Args:
-        layout: of one sample. width: of every feature. seed: of the weights.
+        layout: of one sample; further ones may have other sides. width: of every feature. seed: of the weights.
     """
 
     def __init__(self, layout: Layout, width: int, seed: int, depth: int = 3):
         super().__init__()
-        self.layout, self.flat = layout, not layout.grid
+        self.flat = not layout.grid
         convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}.get(len(layout.grid))
         if convolution is None and not self.flat:
             raise SettingsError(f"no features of our own are known for samples on a grid of {len(layout.grid)} sides",
@@ -69,12 +69,13 @@ class OwnFeatures(nn.Module):
 
         self.layers = build(layers, generator(seed, "own-features")).train()
 
-    def forward(self, x: Tensor, angle: Tensor) -> list[Tensor]:
-        """x (N, ...) of unit scale, angle (N,) = atan(sigma / alpha) -> a feature per layer: (N, C, *grid)."""
-        hidden = self.layout.channels_first(x)
+    def forward(self, x: Tensor, angle: Tensor, layout: Layout) -> list[Tensor]:
+        """x (N, ...) of unit scale in this layout, angle (N,) = atan(sigma / alpha) -> a feature per layer: (N, C,
+        *grid)."""
+        hidden = layout.channels_first(x)
         level = torch.stack([angle.cos(), angle.sin()], 1).to(hidden.dtype)
         if not self.flat:
-            level = level.unflatten(1, (2, *[1] * len(self.layout.grid))).expand(-1, -1, *hidden.shape[2:])
+            level = level.unflatten(1, (2, *[1] * len(layout.grid))).expand(-1, -1, *hidden.shape[2:])
         hidden, found = torch.cat([hidden, level], 1), []
         for k, layer in enumerate(self.layers):
             change = nn.functional.silu(layer(hidden))

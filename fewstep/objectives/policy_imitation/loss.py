@@ -98,6 +98,7 @@ class PolicyImitation(Term[PolicyImitationSettings]):
 
     def require(self, facts: "NetworkFacts") -> None:
         last_layer(facts.network)
+        facts.require_one_size("the layer that gives a policy's deviations")
 
     def prepare(self, step: "Step", seed: int) -> None:
         start = step.shared.start(step.draws.normal("generator"))

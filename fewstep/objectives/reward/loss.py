@@ -34,6 +34,8 @@ class Reward(Term[RewardSettings]):
         if isinstance(self.settings.reward, ClassifierReward) and facts.prompts:
             raise SettingsError("the classifier's reward needs classes, and this teacher's conditions are prompts",
                                 hint="reward prompts by a function of your own (kind: python)")  # fmt: skip
+        if isinstance(self.settings.reward, LinearReward):
+            facts.require_one_size("a reward along a direction")
 
     def prepare(self, step: "Step", seed: int) -> None:
         self._function = build_reward(self.settings.reward, step, seed)

@@ -51,6 +51,9 @@ class Sifted:
     def __init__(self, source: Any, labels: Sequence[int], factor: int):
         self.source, self.labels, self.factor = source, torch.tensor(sorted(labels)), factor
 
+    def __len__(self) -> int:
+        return len(self.source)
+
     def batch(self, seed: int, position: int, size: int) -> Any:
         """As the source's; see DataSource and PairSource. Raises SettingsError where no sample has such a label."""
         wide = self.source.batch(seed, position * self.factor, size * self.factor)

@@ -6,10 +6,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from fewstep.data.sized import sets_of
 from fewstep.diffusion.randomness import Permutation, generator
 from fewstep.objectives.term_settings import Needs
 from fewstep.training.digests import tensor_digest
 from fewstep.training.step.keyed_draws import Draws
+from fewstep.training.step.size_cycle import SizeCycle
 from fewstep.util.errors import SettingsError
 
 Source = Literal["data", "pairs"]
@@ -42,6 +44,8 @@ class Sources:
     """Without labelled data or pairs: share of the samples that get the null label instead of a uniform class."""
     labels: tuple[int, ...] | None = None
     """The labels to train on, the null label among them or not; None: all."""
+    sizes: SizeCycle = SizeCycle()
+    """Which of the sets of a `Sized` source a step reads."""
 
     def read_by(self, needs: Needs) -> Source | None:
         """The source that a term with these needs reads. A term that reads neither data nor pairs is given the labels
@@ -54,7 +58,8 @@ class Sources:
         """The real samples of this step's whole batch, on its device."""
         if self.data is None:
             raise SettingsError("this recipe needs real data; give `data`")
-        x, y = self.data.batch(draws.seed, draws.step * draws.batch, draws.batch)
+        source, position = self._at(self.data, draws)
+        x, y = source.batch(draws.seed, position, draws.batch)
         return x.to(draws.device, draws.dtype), None if y is None else y.to(draws.device)
 
     def examples(self, seed: int, count: int) -> tuple[Tensor, Tensor | None]:
@@ -67,21 +72,30 @@ class Sources:
         """The pairs of this step's whole batch, on its device."""
         if self.pairs is None:
             raise SettingsError("this recipe needs cached pairs of the teacher")
-        batch = self.pairs.batch(draws.seed, draws.step * draws.batch, draws.batch)
+        source, position = self._at(self.pairs, draws)
+        batch = source.batch(draws.seed, position, draws.batch)
         return {
             name: value.to(draws.device, draws.dtype if value.dtype == torch.float32 else value.dtype)
             for name, value in batch.items()
             if isinstance(value, Tensor)
         }
 
+    def _at(self, source: Any, draws: Draws) -> tuple[Any, int]:
+        """The set of a source that this step reads, and the place in its order where the step begins."""
+        size, before = self.sizes.at(draws.step)
+        return sets_of(source)[size], before * draws.batch
+
     def digest(self, seed: int, size: int) -> str:
-        """SHA-256 of the first batch of each source: by it a checkpoint knows that its data have changed."""
+        """SHA-256 of the first batch of each source and size: by it a checkpoint knows that its data have changed."""
         first: dict[str, Tensor] = {}
-        if self.data is not None:
-            x, y = self.data.batch(seed, 0, size)
-            first |= {"data": x} if y is None else {"data": x, "labels": y}
-        if self.pairs is not None:
-            first |= {n: v for n, v in self.pairs.batch(seed, 0, size).items() if isinstance(v, Tensor)}
+        for number in self.sizes.sizes:
+            end = f"@{number}" if number else ""
+            if self.data is not None:
+                x, y = sets_of(self.data)[number].batch(seed, 0, size)
+                first |= {f"data{end}": x} if y is None else {f"data{end}": x, f"labels{end}": y}
+            if self.pairs is not None:
+                found = sets_of(self.pairs)[number].batch(seed, 0, size)
+                first |= {f"{name}{end}": value for name, value in found.items() if isinstance(value, Tensor)}
         return tensor_digest(first)
 
 

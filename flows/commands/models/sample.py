@@ -33,6 +33,8 @@ def add(app: typer.Typer) -> None:
                prompt: Prompts = None,
                image: Images = None,
                mask: Masks = None,
+               size: str = typer.Option(None, "--size", metavar="WIDTHxHEIGHT",
+                                        help="Of the samples, of a model of several sizes; the first if left out."),
                seed: int = typer.Option(0, "--seed", min=0, help="Of the noise."),
                out: str = typer.Option("samples.png", "--out",
                                        help="The file to write: .png, of videos also .gif, of sound .wav."),
@@ -44,7 +46,7 @@ def add(app: typer.Typer) -> None:
         registry = Registry(Workspace.find())
         version = registry.resolve(model)
         used = draw(registry, version, Path(out), count=n, steps=steps, label=label, prompts=prompt or (),
-                    images=image or (), masks=mask or (), seed=seed)
+                    images=image or (), masks=mask or (), size=size, seed=seed)
         result = {"version": version.name, "out": out, "samples": n, "steps": used, "seed": seed}
         emit(result, as_json, lambda console: console.print(
             f"{n} samples of {version.name} with {used} step{'s' * (used > 1)} → {out}", markup=False, soft_wrap=True))

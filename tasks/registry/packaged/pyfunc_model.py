@@ -41,7 +41,8 @@ def tree_digest(folder: Path) -> str:
 
 class Description(NamedTuple):
     """What is read of the folder's fewstep.json: the number of classes (0: none), the steps it was trained for,
-    whether it is conditional on texts, and the names and the size (height, width) of images that it is given too."""
+    whether it is conditional on texts, the names and the size (height, width) of images that it is given too, and the
+    sizes (height, width) of its samples where it makes several, the usual one first."""
 
     num_classes: int
     steps: int
@@ -49,6 +50,7 @@ class Description(NamedTuple):
     images: tuple[str, ...] = ()
     size: tuple[int, int] = (0, 0)
     listed: bool = True
+    sizes: tuple[tuple[int, int], ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -63,8 +65,10 @@ class Description(NamedTuple):
             content = json.loads(path.read_text())
             family = content.get("family") or {"fields": {}}
             images = family.get("images") or {"names": (), "size": (0, 0), "listed": True}
+            further = [tuple(size["pixels"]) for size in family.get("sizes", ())]
+            own = [(family["arguments"]["height"], family["arguments"]["width"])] if further else []
             return cls(int(content["num_classes"]), int(content["sampler"]["steps"]), bool(family["fields"]),
-                       tuple(images["names"]), tuple(images["size"]), images["listed"])  # fmt: skip
+                       tuple(images["names"]), tuple(images["size"]), images["listed"], (*own, *further))  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the description of a student ({type(error).__name__}: {error})") from None
 
@@ -99,12 +103,21 @@ class StudentModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame,
                 params: dict[str, Any] | None = None) -> np.ndarray:  # fmt: skip
-        """Samples for each row of `model_input`; `params["steps"]` (0: as trained) and `params["batch"]`."""
+        """Samples for each row of `model_input`; `params["steps"]` (0: as trained), `params["batch"]`, and of a model
+        of several sizes `params["size"]`, WIDTHxHEIGHT (empty: the usual one)."""
         params = params or {}
+        self._size = self._known_size(str(params.get("size") or ""))
         steps, batch = int(params.get("steps") or self.description.steps), int(params.get("batch") or 256)
         asked, seeds = self._requests(model_input)
         parts = [self._draw(asked[i : i + batch], seeds[i : i + batch], steps) for i in range(0, len(seeds), batch)]
         return np.concatenate(parts).astype(np.float32)
+
+    def _known_size(self, size: str) -> dict[str, int]:
+        """Arguments of the pipeline's call for samples of WIDTHxHEIGHT. Raises ValueError for an unknown size."""
+        known = {f"{width}x{height}": {"height": height, "width": width} for height, width in self.description.sizes}
+        if size and size not in known:
+            raise ValueError(f"size {size}: the sizes are {', '.join(known) or 'one alone'}")
+        return known.get(size, next(iter(known.values()), {}))
 
     def _requests(self, table: pd.DataFrame) -> tuple[list[int] | list[tuple[Any, ...]], list[int]]:
         """Class, or prompt, negative prompt and images, and seed of every sample.
@@ -159,7 +172,7 @@ class StudentModel(mlflow.pyfunc.PythonModel):
 
         # a generator per sample, so that a sample depends on its seed alone (diffusers' `latents` are for RGB only)
         given = {"batch_size": len(seeds), "num_inference_steps": steps, "output_type": "np",
-                 "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}  # fmt: skip
+                 "generator": [torch.Generator().manual_seed(seed) for seed in seeds], **self._size}  # fmt: skip
         if self.description.texts:
             prompts, negatives, *images = zip(*asked, strict=True)
             given |= {name: list(some) if self.description.listed else some[0]
@@ -188,7 +201,8 @@ def signature(description: Description) -> ModelSignature:
                      for name in description.columns])  # fmt: skip
     images = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1, -1))])
     outputs = None if description.texts else images  # texts may ask for videos and sound
-    params = ParamSchema([ParamSpec("steps", DataType.long, 0), ParamSpec("batch", DataType.long, 256)])
+    size = [ParamSpec("size", DataType.string, "")] if description.sizes else []
+    params = ParamSchema([ParamSpec("steps", DataType.long, 0), ParamSpec("batch", DataType.long, 256), *size])
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)
 
 

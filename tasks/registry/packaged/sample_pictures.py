@@ -27,17 +27,17 @@ PURPOSE = "sample"  # of the noise: sample i of a seed is the same whatever the 
 
 def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: int | None = None,
          label: int | None = None, prompts: Sequence[str] = (), images: Sequence[Path] = (), masks: Sequence[Path] = (),
-         seed: int = 0) -> int:  # fmt: skip
+         size: str | None = None, seed: int = 0) -> int:  # fmt: skip
     """Writes `count` samples to the file `out` and returns the number of steps they were drawn with.
 
     Classes, or prompts with images and masks, are taken in turn, a column each where that fits, unless `label` names a
-    class. A PNG shows
-    images, every frame of videos, a row each, and the spectrograms of sounds; a GIF plays videos side by side, a WAV
+    class. A PNG shows images, every frame of videos, a row each, and the spectrograms of sounds; a GIF plays videos side by side, a WAV
     sounds one after the other. The registered bytes are verified first and no code among them is run.
+    size: WIDTHxHEIGHT, one of those that the version was trained for; None: that at which it was judged.
 
     Raises:
-        SettingsError: the class does not exist; prompts, images or masks are missing or not asked for; an image cannot
-            be read; or the file is none that the samples can be written to, in a folder that exists.
+        SettingsError: the class or the size does not exist; prompts, images or masks are missing or not asked for; an
+            image cannot be read; or the file is none that the samples can be written to, in a folder that exists.
         NonFinite: samples are NaN or infinite.
     """
     out = Path(out)
@@ -51,6 +51,8 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
 
     folder = registry.pipeline(version)
     model = load_student(folder)
+    if size is not None:
+        model = _at_size(model, size, version.name)
     codec = _of_prompts(folder, model, prompts, {"--image": images, "--mask": masks}, version.name)
     classes = model.denoiser.num_classes
     if label is not None and (prompts or label >= classes):
@@ -96,6 +98,18 @@ def _file(stored: torch.Tensor, suffix: str, rate: float, columns: int) -> bytes
     return buffer.getvalue()
 
 
+def _at_size(model: Student, size: str, name: str) -> Student:
+    """The student for samples of WIDTHxHEIGHT."""
+    from fewstep.students.student import Student  # loads torch
+
+    family = model.denoiser.family
+    known = [f"{width}x{height}" for height, width in (family.pixels if family is not None else ())]
+    if size not in known:
+        which = f"it was trained for {', '.join(known)}" if known else "it makes samples of one size"
+        raise SettingsError(f"--size {size}: {name} has no such size; {which}")
+    return Student(model.denoiser.sized(known.index(size)), model.sampler)
+
+
 def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], files: Mapping[str, Sequence[Path]],
                 name: str) -> Codec | None:  # fmt: skip
     """Gives the student the conditions of the prompts and images, in turn; returns what makes samples of its states,
@@ -106,6 +120,7 @@ def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], files: Map
     from fewstep.teachers.pipeline_loading import load_pipeline
 
     family = model.denoiser.family
+    family = family and family.at(model.denoiser.size)
     textual = family is not None and bool(family.fields)
     if textual and not prompts:
         raise SettingsError(f"{name} is conditional on texts", hint='say what to draw: --prompt "a red apple"')

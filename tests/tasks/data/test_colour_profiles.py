@@ -18,7 +18,8 @@ def decoded(image: Image.Image, kind: str, profile: bytes, channels: int = 3) ->
     """Levels (16, 16, channels) of the image, stored with the profile and read again."""
     buffer = io.BytesIO()
     image.save(buffer, kind, icc_profile=profile, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
-    return to_array(Image.open(io.BytesIO(buffer.getvalue())), [(16, 16)], channels)[0].permute(1, 2, 0).numpy().astype(int)
+    found, _ = to_array(Image.open(io.BytesIO(buffer.getvalue())), [(16, 16)], channels)
+    return found.permute(1, 2, 0).numpy().astype(int)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
