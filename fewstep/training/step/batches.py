@@ -110,6 +110,9 @@ class TensorData:
         self.x, self.y = x.detach().float().cpu(), None if y is None else y.detach().long().cpu()
         self._order: tuple[tuple[int, int], Permutation] | None = None
 
+    def __len__(self) -> int:
+        return len(self.x)
+
     @property
     def num_classes(self) -> int:
         """One more than the largest label; 0 without labels."""

@@ -31,9 +31,9 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
     """Writes `count` samples to the file `out` and returns the number of steps they were drawn with.
 
     Classes, or prompts with images and masks, are taken in turn, a column each where that fits, unless `label` names a
-    class. A PNG shows images, every frame of videos, a row each, and the spectrograms of sounds; a GIF plays videos side by side, a WAV
-    sounds one after the other. The registered bytes are verified first and no code among them is run.
-    size: WIDTHxHEIGHT, one of those that the version was trained for; None: that at which it was judged.
+    class. A PNG shows images, every frame of videos, a row each, and the spectrograms of sounds; a GIF plays videos
+    side by side, a WAV sounds one after the other. The registered bytes are verified first and no code among them is
+    run. size: WIDTHxHEIGHT, one of those that the version was trained for; None: that at which it was judged.
 
     Raises:
         SettingsError: the class or the size does not exist; prompts, images or masks are missing or not asked for; an

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fewstep.data.sized import Sized
+from fewstep.diffusion.conditions import TensorTable
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.families.family import table_of
-from fewstep.teachers import load_teacher
+from fewstep.families.family import record_conditions, record_family, record_nulls, table_of
+from fewstep.teachers import inspect_teacher, load_teacher
+from fewstep.teachers.pipeline_loading import load_pipeline
+from fewstep.training.step.batches import TensorData
 from tests.fewstep.families.pipelines import KINDS, LINES
 
 
@@ -29,6 +34,41 @@ def _loaded(kind: str) -> Denoiser:
     if KINDS[kind].conditions == "prompt":
         found.take(table_of(pipe, found.family, LINES[:4]))
     return found
+
+
+PIXELS = [(32, 32), (32, 48), (48, 32)]
+"""Sizes (height, width) of `sized_teacher`'s samples; the last two have as many tokens."""
+
+
+@cache
+def _loaded_sized(kind: str) -> Denoiser:
+    with tempfile.TemporaryDirectory() as folder:
+        KINDS[kind].save(Path(folder))
+        pipe = load_pipeline(inspect_teacher(folder))
+        family = record_family(pipe, KINDS[kind].arguments, PIXELS)
+        found = load_teacher(folder, family=family)
+    asked = {"prompt": LINES[:4]}
+    rows = [record_conditions(pipe, family.at(k), asked, 4) for k in range(len(PIXELS))]
+    nulls = [record_nulls(pipe, family.at(k), asked, 4) for k in range(len(PIXELS))]
+    guided, sizes = nulls[0] is not None, torch.arange(len(PIXELS)).repeat_interleave(4)
+    tensors = {name: torch.cat([part[name] for part in rows + nulls * guided]) for name in rows[0]}
+    own = torch.arange(4 * len(PIXELS))
+    return found.take(TensorTable(tensors, own + len(own) * guided, None, sizes))
+
+
+def sized_teacher(kind: str) -> Denoiser:
+    """A teacher of this kind for samples of `PIXELS`, a copy; its prompts are rows 4 k … 4 k + 3 at size k."""
+    return copy.deepcopy(_loaded_sized(kind))
+
+
+def sized_data(denoiser: Denoiser, counts: Sequence[int] = (8, 8, 8)) -> Sized:
+    """States of every size, with its prompts in turn."""
+    def of_size(k: int, count: int) -> TensorData:
+        random = torch.Generator().manual_seed(k)
+        return TensorData(torch.randn(count, *denoiser.sized(k).sample_shape, generator=random),
+                          torch.arange(count) % 4 + 4 * k)  # fmt: skip
+
+    return Sized([of_size(k, count) for k, count in enumerate(counts)])
 
 
 def batch(denoiser: Denoiser, count: int = 2) -> tuple[Tensor, Tensor, Tensor]:

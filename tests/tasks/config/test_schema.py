@@ -150,6 +150,7 @@ def test_as_many_guidance_scales_as_conditions_are_asked_for_before_any_work(tmp
 OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved settings it changes
     "name": ("other", "register"), "data.source": ("raw", "shard"), "data.prompts": ("p.txt", "shard"),
     "data.conditions": ("image", "shard"), "data.size": (16, "shard"),
+    "data.sizes": (["32x32", "48x32"], "shard"),
     "data.channels": (3, "shard"), "data.max_corrupt_share": (0.5, "shard"),
     "data.split": ({"train": 0.5, "fit": 0.25, "test": 0.25}, "shard"), "data.record_size": (17, "shard"),
     "data.records_per_shard": (3, "shard"),
