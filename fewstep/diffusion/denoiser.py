@@ -21,6 +21,7 @@ from fewstep.diffusion.label_groups import Groups, chains, require_groups
 from fewstep.diffusion.network_inputs import ExtraInputs, Given
 from fewstep.diffusion.prediction import PredictionType
 from fewstep.diffusion.processes import Process, like
+from fewstep.util.device import number_on
 from fewstep.util.errors import SettingsError
 
 Guidance = float | Tensor | Sequence[float]
@@ -375,7 +376,7 @@ class Denoiser(nn.Module):
             outputs = [self._evaluate(x, t, self._given(self._resolved(some), x, further)) for some in branches]
         total = outputs[0]
         for s, less, more in zip(scales, outputs[:-1], outputs[1:], strict=True):
-            total = total + like(torch.as_tensor(s, device=x.device), x) * (more - less)
+            total = total + like(number_on(x.device, s), x) * (more - less)
         return total
 
     def _resolved(self, labels: Tensor | None) -> Tensor | Condition | None:
@@ -406,7 +407,7 @@ class Denoiser(nn.Module):
 
     @staticmethod
     def _per_sample(value: Tensor | float, x: Tensor) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.float64, device=x.device).expand(len(x))
+        return number_on(x.device, value, torch.float64).expand(len(x))
 
     def _labels(self, condition: Tensor | None, count: int, device: torch.device) -> Tensor | None:
         self.require_condition(condition, count, wait=False)  # this runs in every step

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.conditions import Condition
 from fewstep.diffusion.network_inputs import Given, handed
+from fewstep.util.device import number_on, sent
 from fewstep.util.errors import SettingsError
 
 JOINED = "joined"
@@ -63,7 +64,7 @@ class NetworkCall:
         for name in self.fields:
             if name not in tensors:
                 raise SettingsError(f"this network takes {name!r} of every condition; give the denoiser its table")
-            value = tensors[name].to(x.device, x.dtype if tensors[name].is_floating_point() else None)
+            value = sent(tensors[name], x.device, x.dtype if tensors[name].is_floating_point() else None)
             if name == self.joined:
                 state = torch.cat([x, value], dim=self.joined_along)
             else:
@@ -72,7 +73,7 @@ class NetworkCall:
             given[self.rows] = condition.rows if isinstance(condition, Condition) else condition
         if self.guidance is not None:
             scale = self.guidance_scale if further is None or further.scale is None else further.scale
-            scale = torch.as_tensor(scale, device=x.device).to(x.dtype).expand(len(x))
+            scale = number_on(x.device, scale).to(x.dtype).expand(len(x))
             given[self.guidance] = scale * self.guidance_factor
         given[self.state] = state
         if further is None or self.rows is not None:

@@ -6,6 +6,7 @@ loss or a teacher of one process serves another (Kingma et al., arXiv 2107.00630
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.util.device import number_on
 from fewstep.util.errors import SettingsError
 
+_NEWEST = 8     # times whose noise levels are kept
 _FLOOR = 1e-12  # of alphas_cumprod: a schedule rescaled to zero terminal SNR keeps a finite log-SNR
 
 
@@ -73,8 +76,8 @@ class Process:
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """α(t) x0 + σ(t) noise for x0, noise (N, …) and t (N,) or a scalar."""
-        t = torch.as_tensor(t, device=x0.device)
-        return (like(self.alpha(t.double()), x0) * x0) + (like(self.sigma(t.double()), x0) * noise)
+        t = number_on(x0.device, t).double()
+        return (like(self.alpha(t), x0) * x0) + (like(self.sigma(t), x0) * noise)
 
     def initial(self, noise: Tensor, t: float | None = None) -> Tensor:
         """The state that N(0, I) noise stands for at t_max, or at another start `t` of high noise."""
@@ -103,7 +106,7 @@ class Process:
 
         x/√(α²+σ²) is what both have in common. Beyond the ends of `other`, t' is its end.
         """
-        t = torch.as_tensor(t, device=x.device)
+        t = number_on(x.device, t)
         there = other.time(self.log_snr(t.double()))
         factor = other.scale(there) / self.scale(t.double())
         return x * like(factor, x), there.to(t.dtype if t.is_floating_point() else torch.float64)
@@ -133,6 +136,7 @@ class VariancePreserving(Process):
         # Now, and not when first asked for: a tensor made within a forward derivative stays bound to it.
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
         object.__setattr__(self, "_tables", {torch.device("cpu"): table.log() - (-table).log1p()})
+        object.__setattr__(self, "_newest", ())
 
     def __reduce__(self) -> tuple:
         return VariancePreserving, (self.alphas_cumprod,)
@@ -170,9 +174,21 @@ class VariancePreserving(Process):
 
     def log_snr(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
+        return self._log_snr(t).to(t.dtype)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        """`log_snr` in float64, looked up once for the times of the newest questions: a step asks for its own again and
+        again, and each look-up is a score of small kernels."""
+        for reference, version, found in self._newest:
+            if reference() is t and version == t._version:
+                return found
         low, part = self._position(t)
         table = self._table(t.device)
-        return ((1 - part) * table[low] + part * table[low + 1]).to(t.dtype)
+        found = (1 - part) * table[low] + part * table[low + 1]
+        if not (found.requires_grad or found.is_inference() or t.is_inference()
+                or torch._C._functorch.is_functorch_wrapped_tensor(found)):  # fmt: skip
+            object.__setattr__(self, "_newest", ((weakref.ref(t), t._version, found), *self._newest[: _NEWEST - 1]))
+        return found
 
     def time(self, log_snr: Tensor) -> Tensor:
         log_snr = torch.as_tensor(log_snr)
@@ -184,18 +200,19 @@ class VariancePreserving(Process):
 
     def alpha(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return torch.sigmoid(self.log_snr(t.double())).sqrt().to(t.dtype)
+        return torch.sigmoid(self._log_snr(t)).sqrt().to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return torch.sigmoid(-self.log_snr(t.double())).sqrt().to(t.dtype)
+        return torch.sigmoid(-self._log_snr(t)).sqrt().to(t.dtype)
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t)
         low, _ = self._position(t)
         table = self._table(t.device)
         slope = (table[low + 1] - table[low]) * (self.timesteps - 1)
-        alpha, sigma = self.alpha(t.double()), self.sigma(t.double())
+        there = t.double()
+        alpha, sigma = self.alpha(there), self.sigma(there)
         return (alpha * sigma**2 * slope / 2).to(t.dtype), (-sigma * alpha**2 * slope / 2).to(t.dtype)
 
     def grid(self, steps: int, start: float | None = None) -> Tensor:

@@ -118,4 +118,5 @@ class RoundState:
 
     def finished_student(self, placement: Placement) -> Denoiser:
         """The student with averaged weights, frozen, in float32, given back by what placed it."""
+        self._trained = None
         return placement.given_back(self.networks["student"], self.average.weights).float()

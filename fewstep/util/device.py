@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def default_device() -> torch.device:
@@ -17,6 +17,22 @@ def device_of(module: nn.Module) -> torch.device:
     """Where the first parameter or buffer of `module` lies; the CPU for a module without any."""
     tensors = itertools.chain(module.parameters(), module.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def sent(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor on `device`, in this format. A copy from the CPU to a GPU is not waited for, which an ordinary one is,
+    and with it all that the GPU was asked for before."""
+    if tensor.device.type != "cpu" or device.type == "cpu":
+        return tensor.to(device, dtype)
+    tensor = tensor.to(dtype=dtype)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def number_on(device: torch.device, value: Tensor | float, dtype: torch.dtype | None = None) -> Tensor:
+    """The number (or tensor) as a tensor on `device`: without waiting for it."""
+    if isinstance(value, Tensor):
+        return sent(value, device, dtype)
+    return torch.full((), value, dtype=dtype, device=device)
 
 
 def indexed(device: torch.device | str) -> torch.device:

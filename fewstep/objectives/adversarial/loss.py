@@ -19,6 +19,7 @@ from fewstep.objectives.common.pixel_features import OwnFeatures, given
 from fewstep.objectives.common.solver_steps import make_hop, student_at
 from fewstep.objectives.term import Judged, Loss, Term
 from fewstep.objectives.term_settings import DENSITY_RATIO, TEACHER_NETWORK
+from fewstep.util.device import sent
 
 if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
@@ -149,7 +150,7 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
         pool, asked = self.settings.pool, None
         if pool is not None:
             order = torch.randperm(pool.size, generator=step.draws.generator("asked"))[: pool.asked]
-            asked = order.to(features[0].device)
+            asked = sent(order, features[0].device)
         return self._modules["heads"](features, self._told(step), asked)
 
     def _told(self, step: "Step") -> Tensor | None:

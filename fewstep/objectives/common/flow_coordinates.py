@@ -11,7 +11,7 @@ from fewstep.diffusion.processes import Process, like
 
 def flow_time(process: Process, t: Tensor) -> Tensor:
     """u = sigma / (alpha + sigma), float64, of native times t (N,)."""
-    alpha, sigma = process.alpha(t.double()), process.sigma(t.double())
+    alpha, sigma = process.alpha(t := t.double()), process.sigma(t)
     return sigma / (alpha + sigma)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fewstep.objectives.common.distances import per_sample
 from fewstep.objectives.common.solver_step_settings import HopSettings
+from fewstep.util.device import sent
 
 if TYPE_CHECKING:
     from fewstep.diffusion.denoiser import Prediction
@@ -58,9 +59,10 @@ def make_hop(step: "Step", settings: HopSettings) -> Hop:
         process, parts = step.student.process, settings.teacher_steps
         x0 = step.batch.data if settings.source == "data" else step.batch.pair["x"]
         first = step.draws.integers("hop", len(step.grid)) * parts
-        times = torch.tensor([*step.nodes(parts), process.t_min], dtype=torch.float64, device=x0.device)
+        times = torch.tensor([*step.nodes(parts), process.t_min], dtype=torch.float64)
         alpha, sigma = process.alpha(times), process.sigma(times)
         alpha[-1], sigma[-1] = 1.0, 0.0
+        times, alpha, sigma = (sent(values, x0.device) for values in (times, alpha, sigma))
 
         def at(values: Tensor, j: int) -> Tensor:
             return per_sample(values[first + j], x0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewstep.objectives.consistency.settings import Gap, Grid
+from fewstep.util.device import number_on
 
 if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
@@ -23,7 +24,7 @@ def pair(step: "Step", levels: Gap | Grid) -> tuple[Tensor, Tensor]:
 def between(high: Tensor, low: Tensor | float, part: Tensor | float) -> Tensor:
     """The level at this part of the way from `high` to `low`, evenly in nu^(1/rho)."""
     root = high ** (1 / RHO)
-    return (root + part * (torch.as_tensor(low).to(high) ** (1 / RHO) - root)) ** RHO
+    return (root + part * (number_on(high.device, low).to(high) ** (1 / RHO) - root)) ** RHO
 
 
 def nearer(nu: Tensor, stage: int, q: float, k: float, b: float, cap: float) -> Tensor:

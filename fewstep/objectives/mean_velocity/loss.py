@@ -16,6 +16,7 @@ from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.common.flow_coordinates import flow_time, tangent
 from fewstep.objectives.mean_velocity.settings import MeanVelocitySettings
 from fewstep.objectives.term import Loss, Term
+from fewstep.util.device import sent
 
 if TYPE_CHECKING:
     from fewstep.networks.network_facts import NetworkFacts
@@ -143,7 +144,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
         self, step: "Step", x: Tensor, t: Tensor, r: Tensor, condition: Tensor | None, velocity: Tensor
     ) -> Tensor:
         """What U should be over [r, t]: (N, ...). Only samples whose interval is no point cost a network call."""
-        moving = (r < t).nonzero()[:, 0]
+        moving = self._moving(step, t, r)
         still = not len(moving)
         if not step.setup.asked(not still):
             return velocity
@@ -153,6 +154,14 @@ class MeanVelocity(Term[MeanVelocitySettings]):
         rule = self._by_derivative if self.settings.identity == "derivative" else self._by_splitting
         found = rule(step, x[moving], t[moving].double(), r[moving].double(), given, velocity[moving], moving)
         return velocity if still else velocity.index_copy(0, moving, found.to(velocity.dtype))
+
+    def _moving(self, step: "Step", t: Tensor, r: Tensor) -> Tensor:
+        """The rows whose interval is no point; on a device where looking would wait, those that were drawn to have
+        none: of a point among them the network is asked in vain."""
+        if r.device.type == "cpu":
+            return (r < t).nonzero()[:, 0]
+        drawn = step.draws.uniform_here("instantaneous") >= self.settings.instantaneous
+        return sent(drawn.nonzero()[:, 0], r.device)
 
     def _by_derivative(
         self, step: "Step", x: Tensor, t: Tensor, r: Tensor, condition: Tensor | None, velocity: Tensor, rows: Tensor

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
 
 
-def gaussian(x: Tensor, y: Tensor, width: float) -> Tensor:
+def gaussian(x: Tensor, y: Tensor, width: Tensor) -> Tensor:
     """exp(-|x - y|^2 / (2 width^2)): (N, D), (M, D) -> (N, M)."""
     return (-_squared_distances(x, y) / (2 * width**2)).exp()
 
 
-def rational_quadratic(x: Tensor, y: Tensor, width: float) -> Tensor:
+def rational_quadratic(x: Tensor, y: Tensor, width: Tensor) -> Tensor:
     """1 / (1 + |x - y|^2 / (2 width^2)), whose gradient reaches farther: (N, D), (M, D) -> (N, M)."""
     return 1 / (1 + _squared_distances(x, y) / (2 * width**2))
 
 
-def cubic(x: Tensor, y: Tensor, width: float) -> Tensor:
+def cubic(x: Tensor, y: Tensor, width: Tensor) -> Tensor:
     """(x.y / D + 1)^3, the kernel of KID (Binkowski et al., 1801.01401): (N, D), (M, D) -> (N, M)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
@@ -88,12 +88,22 @@ def _alike(step: "Step", condition: Tensor) -> Tensor:
     if step.student.table is None:
         return (condition[:, None] == condition).float()
     summary = summary_of(step.student, condition)
-    return gaussian(summary, summary, _median_distance(torch.unique(summary, dim=0)))
+    return gaussian(summary, summary, _median_distance(summary, distinct=True))
 
 
-def _median_distance(y: Tensor) -> float:
-    """Median distance between different samples, by which bandwidths fit data of any scale."""
-    return max(float(torch.pdist(y.detach()).median()), 1e-6) if len(y) > 1 else 1.0
+def _median_distance(y: Tensor, distinct: bool = False) -> Tensor:
+    """Median distance between the rows of y (N, D), or between those that differ: a number, by which bandwidths fit
+    data of any scale. 1 where there is one row alone."""
+    one = torch.ones((), dtype=torch.float64, device=y.device)
+    if len(y) < 2:
+        return one
+    apart = torch.pdist(y.detach()).double()
+    if distinct:    # each of them at its first place
+        again = (y[:, None] == y).all(2).tril(-1).any(1)
+        first, second = torch.triu_indices(len(y), len(y), 1, device=y.device)
+        apart = apart.masked_fill(again[first] | again[second], torch.nan)
+    found = apart.nanmedian()
+    return torch.where(found.isnan() & distinct, one, found.clamp_min(1e-6))
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:

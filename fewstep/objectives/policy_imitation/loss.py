@@ -13,6 +13,7 @@ from fewstep.objectives.common.distances import per_sample, squared
 from fewstep.objectives.common.flow_coordinates import flow_time
 from fewstep.objectives.policy_imitation.settings import PolicyImitationSettings
 from fewstep.objectives.term import Loss, Term
+from fewstep.util.device import sent
 
 if TYPE_CHECKING:
     from fewstep.networks.network_facts import NetworkFacts
@@ -129,7 +130,8 @@ class PolicyImitation(Term[PolicyImitationSettings]):
         s, student = self.settings, step.student
         number, x = step.shared.exit, step.shared.exit_state
         t = step.draws.full(step.grid[number])
-        start = float(flow_time(student.process, t[:1].double()))
+        here = torch.full((1,), step.grid[number]).double()     # not on the device, where reading it would wait
+        start = float(flow_time(student.process, here))
         end = 0.0
         if number + 1 < len(step.grid):
             end = float(flow_time(student.process, torch.tensor([step.grid[number + 1]], dtype=torch.float64)))
@@ -139,9 +141,9 @@ class PolicyImitation(Term[PolicyImitationSettings]):
         if s.dropout:
             kept = (step.draws.uniform("policy-dropout") >= s.dropout).to(mean.dtype)
             deviations = deviations * per_sample(kept, deviations)
-        centre = mean_weights(start, end, s.anchors).to(mean.device).expand(len(x), -1)
+        centre = sent(mean_weights(start, end, s.anchors), mean.device).expand(len(x), -1)
         anchors = mean[:, None] + deviations - _mixed(deviations, centre)[:, None]
-        total = student.process.alpha(t[:1].double()) + student.process.sigma(t[:1].double())
+        total = student.process.alpha(here) + student.process.sigma(here)
         return Policy(x / float(total), anchors, start, end)
 
 

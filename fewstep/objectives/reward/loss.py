@@ -96,5 +96,5 @@ def _fitted(step: "Step", seed: int, steps: int) -> Callable[[Tensor], Tensor]:
         raise SettingsError("the classifier's reward needs labelled images, or a mixture of Gaussians as the teacher")
     with torch.enable_grad():
         model = train_classifier(x.cpu(), y.cpu(), step.student.num_classes, seed=seed, steps=steps)
-    model = model.to(x.device).eval().requires_grad_(False)
+    model = model.to(step.draws.device).eval().requires_grad_(False)
     return lambda images: model(images).log_softmax(1)

@@ -12,6 +12,7 @@ from fewstep.objectives.term_settings import Needs
 from fewstep.training.digests import tensor_digest
 from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.size_cycle import SizeCycle
+from fewstep.util.device import sent
 from fewstep.util.errors import SettingsError
 
 Source = Literal["data", "pairs"]
@@ -60,7 +61,7 @@ class Sources:
             raise SettingsError("this recipe needs real data; give `data`")
         source, position = self._at(self.data, draws)
         x, y = source.batch(draws.seed, position, draws.batch)
-        return x.to(draws.device, draws.dtype), None if y is None else y.to(draws.device)
+        return sent(x, draws.device, draws.dtype), None if y is None else sent(y, draws.device)
 
     def examples(self, seed: int, count: int) -> tuple[Tensor, Tensor | None]:
         """The first `count` real samples of the endless order, with labels if there are any."""
@@ -75,7 +76,7 @@ class Sources:
         source, position = self._at(self.pairs, draws)
         batch = source.batch(draws.seed, position, draws.batch)
         return {
-            name: value.to(draws.device, draws.dtype if value.dtype == torch.float32 else value.dtype)
+            name: sent(value, draws.device, draws.dtype if value.dtype == torch.float32 else value.dtype)
             for name, value in batch.items()
             if isinstance(value, Tensor)
         }

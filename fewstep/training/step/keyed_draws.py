@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.randomness import generator
+from fewstep.util.device import sent
 
 
 class Draws:
@@ -39,7 +40,7 @@ class Draws:
         key = f"{kind}/{name}"
 
         def drawn() -> Tensor:
-            return make(generator(self.seed, f"training/{key}", self.round_index, self.step)).to(self.device)
+            return sent(make(generator(self.seed, f"training/{key}", self.round_index, self.step)), self.device)
 
         return self.once(key, drawn)
 
@@ -54,6 +55,10 @@ class Draws:
     def uniform(self, name: str) -> Tensor:
         """(batch,) uniform in [0, 1), float64: noise levels are computed from it."""
         return self._draw("uniform", name, lambda g: torch.rand(self.batch, generator=g, dtype=torch.float64))
+
+    def uniform_here(self, name: str) -> Tensor:
+        """The same as `uniform` on the CPU, drawn again: its values can be looked at without waiting for a device."""
+        return torch.rand(self.batch, generator=self.generator(f"uniform/{name}"), dtype=torch.float64)
 
     def gaussian(self, name: str) -> Tensor:
         """(batch,) N(0, 1), float64."""
@@ -100,6 +105,10 @@ class PartDraws:
     def uniform(self, name: str) -> Tensor:
         """(size,) uniform in [0, 1), float64."""
         return self.whole.uniform(name)[self.part]
+
+    def uniform_here(self, name: str) -> Tensor:
+        """The same on the CPU: its values can be looked at without waiting for a device."""
+        return self.whole.uniform_here(name)[self.part]
 
     def gaussian(self, name: str) -> Tensor:
         """(size,) N(0, 1), float64."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.processes import Process, like
+from fewstep.util.device import sent
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ def raise_level(process: Process, x: Tensor, s: float, noise: Tensor, t: Tensor)
     samples, unbiased within the interval above s (Phased DMD, 2510.27684, in flow time: METHODS.md, d.3); its
     variance grows like 1 / b^2, which weight = b^2 / sigma_t^2 takes back.
     """
-    start = torch.tensor(s, dtype=torch.float64, device=x.device)
-    alpha_s, sigma_s = process.alpha(start), process.sigma(start)
-    alpha, sigma = process.alpha(t.double()), process.sigma(t.double())
+    start = torch.tensor(s, dtype=torch.float64)
+    alpha_s, sigma_s = (sent(factor, x.device) for factor in (process.alpha(start), process.sigma(start)))
+    there = t.double()
+    alpha, sigma = process.alpha(there), process.sigma(there)
     a = alpha / alpha_s
     b = (sigma.square() - (a * sigma_s).square()).clamp_min(1e-8 * sigma.square()).sqrt()
     x0 = x / like(alpha_s, x) - like(a * sigma_s.square() / (alpha_s * b), x) * noise

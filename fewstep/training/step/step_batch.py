@@ -10,6 +10,7 @@ from fewstep.diffusion.guidance import Scales, told
 from fewstep.objectives.term_settings import Needs
 from fewstep.training.step.batches import Source, Sources
 from fewstep.training.step.keyed_draws import PartDraws
+from fewstep.util.device import sent
 from fewstep.util.errors import SettingsError
 
 
@@ -74,13 +75,13 @@ class StepBatch:
             among = torch.tensor([k for k in allowed if k < classes and k != null])
         labels = self._draws.integers("condition", classes if among is None else len(among))
         if among is not None:
-            labels = among.to(self._draws.device)[labels]
+            labels = sent(among, self._draws.device)[labels]
         if null is None or not self._sources.null_share:
             return labels
         weaker = self._weakened(labels, self._draws.uniform("null") < self._sources.null_share, "null-conditions")
         if allowed is None:
             return weaker
-        return torch.where(torch.isin(weaker, torch.tensor(allowed, device=weaker.device)), weaker, labels)
+        return torch.where(torch.isin(weaker, sent(torch.tensor(allowed), weaker.device)), weaker, labels)
 
     def dropped_condition(self, share: float) -> Tensor | None:
         """`condition` with this share of the labels replaced by the null class, where the network has one, or in a

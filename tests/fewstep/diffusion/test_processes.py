@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from torch.overrides import TorchFunctionMode
 
 from fewstep.diffusion.processes import EDM, Flow, Process, VariancePreserving
 from fewstep.util.errors import SettingsError
@@ -161,3 +162,46 @@ def test_factors_that_are_written_to_leave_the_times_alone(process):
     for factor in (process.alpha(times), process.sigma(times)):
         factor.zero_()
     assert torch.equal(times, kept)
+
+
+class LookUps(TorchFunctionMode):
+    """Counts entries taken from tables."""
+
+    count = 0
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        self.count += function is torch.Tensor.__getitem__
+        return function(*arguments, **(named or {}))
+
+
+def test_noise_levels_of_the_same_times_are_looked_up_once_and_anew_where_they_were_written_to():
+    process, times = VariancePreserving.cosine(), torch.rand(5)
+    fresh = VariancePreserving.cosine()
+    with LookUps() as seen:
+        alpha, sigma, log_snr = process.alpha(times), process.sigma(times), process.log_snr(times)
+    assert seen.count == 2      # the entries below and above
+    assert torch.equal(log_snr, fresh.log_snr(times)) and torch.equal(alpha, fresh.alpha(times.clone()))
+    assert torch.equal(sigma, fresh.sigma(times.clone()))
+    times.mul_(0.5)
+    assert torch.equal(process.alpha(times), VariancePreserving.cosine().alpha(times.clone()))
+    for value in range(50):     # times that are gone, and others in their place
+        now = torch.full((3,), value / 50)
+        assert torch.equal(process.sigma(now), fresh.sigma(now.clone()))
+        del now
+
+
+@pytest.mark.parametrize("kind", ["inference", "derivative", "gradient"])
+def test_what_is_bound_to_its_surroundings_is_not_kept(kind):
+    process, times = VariancePreserving.cosine(), torch.rand(3).double()
+    if kind == "inference":
+        with torch.inference_mode():
+            process.alpha(times)
+    elif kind == "derivative":
+        torch.func.jvp(lambda x: x * process.alpha(times), (torch.ones(3),), (torch.ones(3),))
+    else:
+        process.alpha(times.requires_grad_())
+    weight = torch.ones(3, requires_grad=True)
+    (weight * process.alpha(times)).sum().backward()
+    torch.testing.assert_close(weight.grad, VariancePreserving.cosine().alpha(times.detach().clone()).float())
+    moved = torch.func.jvp(lambda x: x * process.alpha(times), (torch.ones(3),), (torch.ones(3),))[1]
+    torch.testing.assert_close(moved, process.alpha(times))

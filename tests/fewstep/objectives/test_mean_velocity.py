@@ -232,6 +232,21 @@ def test_the_whole_path_is_no_interval_to_learn_by_the_derivative():
         term(whole=0.25)
 
 
+@pytest.mark.parametrize("shares", [{}, {"instantaneous": 0.0}, {"clean": 0.25, "whole": 0.25, "growth": 0.9},
+                                    {"dyadic": 3}])  # fmt: skip
+def test_who_cannot_look_asks_for_the_intervals_that_were_drawn_to_be_some(shares):
+    built = term(identity="splitting", **shares)
+    step = make_step({"student": TwoTimes(Flow())}, n=512, data=samples(8))
+    step.progress = 0.5
+    t, r = built._interval(step)
+    there = built._moving(step, t, r)
+    drawn = built._moving(step, t.to("meta"), r.to("meta"))
+    assert drawn.device.type == "meta" and 0 < len(there) <= len(drawn) <= 512
+    asked = (step.draws.uniform_here("instantaneous") >= built.settings.instantaneous).nonzero()[:, 0]
+    assert len(drawn) == len(asked) and set(there.tolist()) <= set(asked.tolist())
+    assert torch.equal(step.draws.uniform_here("instantaneous"), step.draws.uniform("instantaneous"))
+
+
 def test_guided_velocity_mixes_the_students_own_readings_and_leaves_the_null_class_alone():
     class Labelled(TwoTimes):
         def predict(self, x, t, condition=None, guidance=1.0, *, second=None, scale=None):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewstep.objectives.mmd.loss import KERNELS, gaussian, unbiased
+from fewstep.objectives.mmd.loss import KERNELS, _median_distance, gaussian, unbiased
 from fewstep.objectives.mmd.settings import MmdSettings
 from fewstep.objectives.registry import build
 from fewstep.training.step.batches import Sources, TensorData
@@ -117,3 +117,12 @@ def test_with_labels_only_samples_of_one_class_are_compared():
                      ((x[i], x[j]), (y[i], y[j]), (x[i], y[j]), (x[j], y[i]))]  # fmt: skip
                 total += k[0] + k[1] - k[2] - k[3]
     assert abs(float(value) - total / pairs) < 1e-4
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 0, 1, 2, 0], [3, 3, 4], [5, 5, 5], [0, 1, 2, 3, 4, 5]])
+def test_conditions_that_are_asked_for_twice_count_once_for_the_width(rows):
+    found = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))[torch.tensor(rows)]
+    distinct = torch.unique(found, dim=0)
+    wanted = torch.pdist(distinct).median() if len(distinct) > 1 else torch.tensor(1.0)
+    assert float(_median_distance(found, distinct=True)) == float(wanted)
+    assert float(_median_distance(found)) == max(float(torch.pdist(found).median()), 1e-6)

@@ -174,6 +174,13 @@ def test_turns_train_their_own_role_only_and_the_teacher_never_changes():
     assert all(p.grad is None for role in ("fake_score", "teacher") for p in networks[role].parameters())
 
 
+def test_a_trainer_that_has_run_can_run_again():
+    trainer = trainer_of("kd", lr=1e-3)
+    before = {name: value.clone() for name, value in trainer.run().state_dict().items()}
+    after = trainer.run().state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
 def test_terms_share_network_calls_within_a_step():
     trainer, counts = trainer_of("dmd2"), {}
     for role, k in (("fake_score", 0), ("student", 5)):
