@@ -108,6 +108,8 @@ class Cell:
         def on_progress(done: int, _total: int, _figures: dict[str, float]) -> None:
             told.append(done)
             if dies and len(told) == 2:
+                while not list(folder.rglob("step-*.json")):    # a thread of the first process writes it
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
 
         for index in range(len(recipe.rounds)):
