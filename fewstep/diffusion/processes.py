@@ -6,7 +6,6 @@ loss or a teacher of one process serves another (Kingma et al., arXiv 2107.00630
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.newest_tensors import NewestTensors
 from fewstep.util.device import number_on
 from fewstep.util.errors import SettingsError
 
-_NEWEST = 8     # times whose noise levels are kept
+_NEWEST = 16    # times whose noise levels are kept
 _FLOOR = 1e-12  # of alphas_cumprod: a schedule rescaled to zero terminal SNR keeps a finite log-SNR
 
 
@@ -136,10 +136,14 @@ class VariancePreserving(Process):
         # Now, and not when first asked for: a tensor made within a forward derivative stays bound to it.
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
         object.__setattr__(self, "_tables", {torch.device("cpu"): table.log() - (-table).log1p()})
-        object.__setattr__(self, "_newest", ())
+        object.__setattr__(self, "_newest", NewestTensors(_NEWEST))
 
     def __reduce__(self) -> tuple:
         return VariancePreserving, (self.alphas_cumprod,)
+
+    def __deepcopy__(self, memo: dict) -> VariancePreserving:
+        """Itself: copies of a network share what never changes, and the levels of the times that they are asked at."""
+        return self
 
     def __repr__(self) -> str:
         return f"VariancePreserving({self.timesteps} timesteps, {self.alphas_cumprod[-1]:.3g} at the end)"
@@ -177,18 +181,13 @@ class VariancePreserving(Process):
         return self._log_snr(t).to(t.dtype)
 
     def _log_snr(self, t: Tensor) -> Tensor:
-        """`log_snr` in float64, looked up once for the times of the newest questions: a step asks for its own again and
-        again, and each look-up is a score of small kernels."""
-        for reference, version, found in self._newest:
-            if reference() is t and version == t._version:
-                return found
+        """`log_snr` in float64, looked up once for the same times."""
+        return self._newest.of(t, self._looked_up)
+
+    def _looked_up(self, t: Tensor) -> Tensor:
         low, part = self._position(t)
         table = self._table(t.device)
-        found = (1 - part) * table[low] + part * table[low + 1]
-        if not (found.requires_grad or found.is_inference() or t.is_inference()
-                or torch._C._functorch.is_functorch_wrapped_tensor(found)):  # fmt: skip
-            object.__setattr__(self, "_newest", ((weakref.ref(t), t._version, found), *self._newest[: _NEWEST - 1]))
-        return found
+        return (1 - part) * table[low] + part * table[low + 1]
 
     def time(self, log_snr: Tensor) -> Tensor:
         log_snr = torch.as_tensor(log_snr)
