@@ -185,6 +185,12 @@ class Denoiser(nn.Module):
         return self
 
     @property
+    def beside(self) -> nn.Module | None:
+        """The resting network whose outputs this one is given, if there is one; the copies of a denoiser share it."""
+        call = getattr(self.adapter, "call", None)
+        return None if call is None or call.side is None else call.side.network
+
+    @property
     def trained_rows(self) -> Tensor | None:
         """(n,) the rows of the table that training may draw at this size; None: all that may be asked for."""
         if self.table is None or self.table.sizes is None:

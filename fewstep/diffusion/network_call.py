@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.diffusion.conditions import Condition
 from fewstep.diffusion.network_inputs import Given, handed
 from fewstep.util.device import number_on, sent
+from fewstep.diffusion.side_call import SideCall
 from fewstep.util.errors import SettingsError
 
 JOINED = "joined"
@@ -34,6 +35,7 @@ class NetworkCall:
         guidance: keyword of a guidance scale that the network embeds; `guidance_factor` times the scale is given, by
             default `guidance_scale`.
         time_shape: sides after N of the time where it is no vector (a time for every token).
+        side: of a second network whose outputs this one is given.
     """
 
     state: str
@@ -47,6 +49,7 @@ class NetworkCall:
     guidance_scale: float | None = None
     time_shape: tuple[int, ...] = ()
     joined_along: int = 1
+    side: SideCall | None = None
 
     def __call__(
         self, network: nn.Module, x: Tensor, time: Tensor, condition: Condition | Given | Tensor | None
@@ -76,6 +79,8 @@ class NetworkCall:
             scale = number_on(x.device, scale).to(x.dtype).expand(len(x))
             given[self.guidance] = scale * self.guidance_factor
         given[self.state] = state
+        if self.side is not None:
+            given = self.side(given, nested)
         if further is None or self.rows is not None:
             return network(**nested(given), return_dict=False)[0]
         with handed(network, further):
@@ -92,7 +97,7 @@ class NetworkCall:
             "constants": {name: to_json(value) for name, value in self.constants.items()}, "joined": self.joined,
             "guidance": self.guidance, "guidance_factor": self.guidance_factor,
             "guidance_scale": self.guidance_scale, "time_shape": list(self.time_shape),
-            "joined_along": self.joined_along,
+            "joined_along": self.joined_along, **({"side": self.side.to_dict()} if self.side is not None else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -102,7 +107,8 @@ class NetworkCall:
             rest = dict(data)
             constants = {name: from_json(value) for name, value in rest.pop("constants").items()}
             fields, time_shape = tuple(rest.pop("fields")), tuple(rest.pop("time_shape"))
-            return NetworkCall(**rest, fields=fields, time_shape=time_shape, constants=constants)
+            side = SideCall.from_dict(rest.pop("side", None))
+            return NetworkCall(**rest, fields=fields, time_shape=time_shape, constants=constants, side=side)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SettingsError(f"the description of the network's call is not understood: {error}") from None
 

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.network_call import flattened
+from fewstep.diffusion.side_call import SideCall
 from fewstep.util.errors import SettingsError
 
 STATES = ("sample", "hidden_states", "x")
 TIMES = ("timestep", "timesteps", "t")
 PARTS = ("transformer", "unet", "prior")
+SIDES = ("controlnet",)
+"""Parts that are called beside the denoiser in every step, and whose outputs it is given."""
 UNGUIDED = 1.0
 
 
@@ -41,7 +44,8 @@ class FirstStep:
     calls: arguments of each call of the denoiser, by path (`flattened`). state: what the scheduler steps (N, …).
     timestep: the scheduler's own. prompts: what `encode_prompt` returned, None in a pipeline without it. schedule: what
     the pipeline told the scheduler of its steps: arguments of `set_timesteps`, by name. second: the first call of the
-    next step, where that was asked for.
+    next step, where that was asked for. side: the call of a network beside the denoiser, whose own arguments stand
+    among the denoiser's as `part.keyword`.
     """
 
     calls: list[dict[str, Any]]
@@ -50,6 +54,7 @@ class FirstStep:
     prompts: Any = None
     schedule: Mapping[str, Any] = field(default_factory=dict)
     second: Mapping[str, Any] | None = None
+    side: SideCall | None = None
 
 
 def part_of(pipe: Any) -> str:
@@ -133,6 +138,8 @@ class _Recorder:
         self.prompts: Any = None
         self.schedule: dict[str, Any] = {}
         self.second: dict[str, Any] | None = None
+        self.side: SideCall | None = None
+        self._beside: tuple[str, dict[str, Any], tuple[Tensor, Tensor]] | None = None
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -144,6 +151,11 @@ class _Recorder:
             replaced.append((owner, name))
 
         replace(self.network, "forward", self._forward)
+        for name in SIDES:
+            if isinstance(getattr(pipe, name, None), nn.Module):
+                replace(getattr(pipe, name), "forward", self._called_beside(name))
+        if isinstance(getattr(pipe, "vae", None), nn.Module):
+            replace(pipe.vae, "encode", _steady(pipe.vae.encode))
         replace(pipe.scheduler, "step", self._step)
         replace(pipe.scheduler, "set_timesteps", self._scheduling(pipe.scheduler.set_timesteps))
         if hasattr(kind, "prepare_latents"):
@@ -179,13 +191,36 @@ class _Recorder:
 
         return set_timesteps
 
+    def _called_beside(self, part: str) -> Any:
+        """Stands in the place of a second network: its two outputs are told apart by what they are."""
+
+        def forward(*values: Any, **named: Any) -> Any:
+            given, _ = _arguments(getattr(self.pipe, part), values, named)
+            outputs = torch.zeros(1), torch.zeros(1)
+            self._beside = part, given, outputs
+            return [outputs[0]], outputs[1]
+
+        return forward
+
+    def _with_side(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The denoiser's arguments with those that the network beside it alone was given, without what that said."""
+        if self._beside is None:
+            return given
+        (part, own, said), self._beside = self._beside, None
+        outputs = {number: name.removesuffix("/0") for number, output in enumerate(said)
+                   for name, value in given.items() if value is output}  # fmt: skip
+        rest = {name: value for name, value in given.items() if not any(value is output for output in said)}
+        links = {name: found for name, value in own.items() if (found := _same_as(name, value, rest)) is not None}
+        side = SideCall(part, links, outputs)
+        if not outputs or self.side is not None and self.side.to_dict() != side.to_dict():
+            raise SettingsError(f"{type(self.pipe).__name__}: what its {part} says does not reach the denoiser as it "
+                                "is, or not in all steps alike")  # fmt: skip
+        self.side = side
+        return rest | {f"{part}.{name}": value for name, value in own.items() if name not in links}
+
     def _forward(self, *values: Any, **named: Any) -> Any:
-        signature = inspect.signature(type(self.network).forward)
-        bound = signature.bind(self.network, *values, **named).arguments
-        arguments = {name: value for name, value in bound.items() if name not in ("self", "return_dict")}
-        arguments |= arguments.pop("kwargs", {})
-        asked = {name for name, one in signature.parameters.items() if one.default is one.empty}
-        given = {name: value for name, value in flattened(arguments).items() if value is not None or name in asked}
+        given, arguments = _arguments(self.network, values, named)
+        given = self._with_side(given)
         if self.state is not None and self.states is None:
             self.second = given
             raise _Stop
@@ -214,7 +249,55 @@ class _Recorder:
             )
         if len(self.state) != self.count:  # samples that the scheduler steps in both halves of a guided batch
             self.state = self.state[: self.count]
-        return FirstStep(self.calls, self.state, self.timestep, self.prompts, self.schedule, self.second)
+        return FirstStep(self.calls, self.state, self.timestep, self.prompts, self.schedule, self.second, self.side)
+
+
+class _Steady:
+    """An autoencoder's distribution that yields its mean to who gives no generator: what a pipeline encodes is then a
+    function of the image (SD3 encodes a control image so, one draw for each branch of its guidance)."""
+
+    def __init__(self, plain: Any):
+        self._plain = plain
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    def sample(self, generator: Any = None) -> Tensor:
+        return self._plain.mode() if generator is None else self._plain.sample(generator)
+
+
+def _steady(encode: Any) -> Any:
+    def encoded(*values: Any, **named: Any) -> Any:
+        found = encode(*values, **named)
+        if hasattr(found, "latent_dist"):
+            found.latent_dist = _Steady(found.latent_dist)
+        return found
+
+    return encoded
+
+
+def _arguments(network: nn.Module, values: tuple, named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of a call of the network by path (`flattened`), without what is None and may be left out; and all by
+    keyword."""
+    signature = inspect.signature(type(network).forward)
+    bound = signature.bind(network, *values, **named).arguments
+    arguments = {name: value for name, value in bound.items() if name not in ("self", "return_dict")}
+    arguments |= arguments.pop("kwargs", {})
+    asked = {name for name, one in signature.parameters.items() if one.default is one.empty}
+    given = {name: value for name, value in flattened(arguments).items() if value is not None or name in asked}
+    return given, arguments
+
+
+def _same_as(name: str, value: Any, given: Mapping[str, Any]) -> str | None:
+    """The argument that is the same tensor, if any, one of the same name before others."""
+    if not isinstance(value, Tensor):
+        return None
+    for other in sorted(given, key=lambda other: other != name):
+        found = given[other]
+        if isinstance(found, Tensor) and found.shape == value.shape and found.dtype == value.dtype and torch.equal(
+                found, value):  # fmt: skip
+            return other
+    return None
 
 
 @contextmanager

@@ -30,11 +30,6 @@ def tried(pipe: Any, fixed: Mapping[str, Any]) -> tuple[ImageArguments | None, l
         if not names:
             raise
         why = _said(pipe, error)
-    further = [name for name in pipe.components if "controlnet" in name and pipe.components[name] is not None]
-    if further:
-        raise SettingsError(f"{type(pipe).__name__} has a second network beside its denoiser, {', '.join(further)}, "
-                            "which is given state and time too", hint="a teacher's network is one; such pipelines are "
-                            "not distilled")  # fmt: skip
     for images in candidates(names, _sizes(pipe, fixed)):
         try:
             found = _steps(pipe, fixed, images)

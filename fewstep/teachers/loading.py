@@ -66,7 +66,25 @@ def teacher_of(info: TeacherInfo, network: nn.Module, family: Family | None = No
     with laid_at(str(info.folder)):
         denoiser = Denoiser(network, process, prediction_type, shape, info.num_classes, info.null_class, adapter)
     denoiser.family = family
-    return denoiser.requires_grad_(False).eval()
+    return _with_side(info, denoiser).requires_grad_(False).eval()
+
+
+def _with_side(info: TeacherInfo, denoiser: Denoiser) -> Denoiser:
+    """The denoiser with the network beside its own, if its pipeline has one: without weights where its own has none."""
+    call = None if denoiser.family is None else denoiser.family.call
+    if call is None or call.side is None:
+        return denoiser
+    folder = info.folder / call.side.part
+    if any(parameter.is_meta for parameter in denoiser.network.parameters()):
+        config = read_json(folder / "config.json", "save_pretrained writes it")
+        network = probe_network(folder, str(config.get("_class_name")))
+    else:
+        network = load_network(folder)
+    side = call.side.attached(network)
+    denoiser.family = replace(denoiser.family, call=replace(call, side=side))
+    denoiser.adapter = replace(denoiser.adapter, call=denoiser.family.call if denoiser.adapter.call is call else
+                               replace(denoiser.adapter.call, side=side))  # fmt: skip
+    return denoiser
 
 
 def _require_call(info: TeacherInfo) -> None:
@@ -104,7 +122,7 @@ def described_denoiser(info: TeacherInfo, network: nn.Module) -> Denoiser:
             denoiser.family = Family.from_dict(recorded)
             if "call" not in fields["adapter"] and isinstance(denoiser.adapter, DiffusersAdapter):
                 denoiser.adapter = replace(denoiser.adapter, call=denoiser.family.call)
-    return denoiser
+    return _with_side(info, denoiser)
 
 
 def load_network(folder: Path, variant: str | None = None) -> nn.Module:

@@ -24,7 +24,8 @@ from tests.fewstep.families.image_pipelines import SEEING, picture
 from tests.pipeline.test_families import TEXTS, captioned, first_states, settings
 from tests.project import Project
 
-RECIPES = {"inpainting": "dmd2", "upscaler": "kd", "first_frame": "tdm"}
+RECIPES = {"inpainting": "dmd2", "upscaler": "kd", "first_frame": "tdm", "controlled": "lcm",
+           "controlled_tokens": "dmd2"}  # fmt: skip
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES if kind != "inpainting"]
 
 # what a user of the exported folder writes: nothing of this project
@@ -111,7 +112,8 @@ def test_every_image_is_a_condition_of_its_own(finished):
     table, images = load_prompts(shards), {split: load_split(shards, split) for split in ("train", "fit", "test")}
     assert len(table) == len(encoded.prompts) == sum(len(some) for some in images.values()) == 160
     assert sorted(row for some in images.values() for row in some.prompts.tolist()) == list(range(160))
-    rows = encoded.table().read(torch.arange(160))["joined"]
+    own = "controlnet.controlnet_cond" if kind.startswith("controlled") else "joined"
+    rows = encoded.table().read(torch.arange(160))[own]
     assert len({row.numpy().tobytes() for row in rows}) == 160
     for split, some in images.items() if kind != "first_frame" else ():
         assert encoded.states(split).labels.tolist() == some.prompts.tolist()
@@ -149,7 +151,8 @@ def test_sample_takes_images_and_asks_for_them(finished, tmp_path):
     kind, project, _ = finished
     images, out = pictures(project, tmp_path), tmp_path / "out.png"
     words = ["--prompt", "a red apple", "--out", str(out), "--n", "2"]
-    shown = ["--image", str(tmp_path / "image-0.png"), "--image", str(tmp_path / "image-1.png")]
+    first = next(iter(images))
+    shown = [word for number in (0, 1) for word in ("--image", str(tmp_path / f"{first}-{number}.png"))]
     masks = ["--mask", str(tmp_path / "mask_image-0.png")] if len(images) > 1 else []
     kind = kind.replace("_", "-")
     project.check("sample", kind, *words, *shown, *masks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import gc
 import tempfile
 from collections.abc import Iterable
@@ -53,7 +55,12 @@ def rehearse(recipe: Recipe, teacher: Denoiser, machine: Machine, states: int = 
         recipe = recipe.override(Overrides(precision=precision))
     memory = TensorMemory()
     with tempfile.TemporaryDirectory(prefix="fewstep-") as folder, memory, without_values(machine.gpu):
-        FakeWeights().give(teacher.network)
+        weights = FakeWeights()
+        weights.give(teacher.network)
+        if teacher.beside is not None:      # its own copy: the next rehearsal has other weights
+            call = teacher.adapter.call
+            side = call.side.attached(weights.give(copy.deepcopy(teacher.beside)))
+            teacher.adapter = dataclasses.replace(teacher.adapter, call=dataclasses.replace(call, side=side))
         options = RunOptions(
             images_for(recipe), folder=Path(folder), keep_checkpoints=False, averages_apart=machine.averages_apart,
             gradient_checkpointing=machine.gradient_checkpointing,
@@ -204,6 +211,7 @@ def _roles(trainer: RoundTrainer, rows: _Rows) -> tuple[list[RoleMemory], int]:
         optimiser = state.optimisers.get(role)
         modules: list[nn.Module] = list(optimiser.modules.values()) if optimiser else []
         modules += [state.networks[role]] if role in state.networks else []
+        modules += [one for one in (getattr(state.networks.get(role), "beside", None),) if one is not None]
         trained = optimiser.stepped if optimiser else []
         weights = bytes_of((value, value) for module in modules for value in (*module.parameters(), *module.buffers()))
         moments = bytes_of((torch.as_tensor(value), parameter) for parameter in trained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import diffusers
@@ -62,8 +63,41 @@ def image_to_video() -> Any:
 def controlled() -> Any:
     """A network beside the denoiser, which sees state and time too."""
     unet = pipelines.text_unet()
-    control = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    control = _awake(diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16)))
     return diffusers.StableDiffusionControlNetPipeline(**texts(unet), controlnet=control, **_UNCHECKED)
+
+
+def controlled_flow() -> Any:
+    """A network beside a joint transformer, whose image is encoded."""
+    parts = dict(pipelines.sd3().components)
+    last = parts["vae"].quant_conv      # it draws from the autoencoder's distribution without a generator
+    with torch.no_grad():
+        last.weight[last.out_channels // 2 :] = 0
+        last.bias[last.out_channels // 2 :] = -30
+    control = diffusers.SD3ControlNetModel(**_taken(diffusers.SD3ControlNetModel, parts["transformer"]))
+    return diffusers.StableDiffusion3ControlNetPipeline(**{**parts, "controlnet": _awake(control)})
+
+
+def controlled_tokens() -> Any:
+    """A network beside a transformer of packed tokens."""
+    parts = dict(pipelines.flux().components)
+    control = diffusers.FluxControlNetModel(**_taken(diffusers.FluxControlNetModel, parts["transformer"]))
+    return diffusers.FluxControlNetPipeline(**{**parts, "controlnet": _awake(control)})
+
+
+def _taken(kind: Any, network: Any) -> dict[str, Any]:
+    """What of a network's configuration the constructor of `kind` takes."""
+    known = inspect.signature(kind.__init__).parameters
+    return {name: value for name, value in network.config.items() if name in known}
+
+
+def _awake(control: Any) -> Any:
+    """A control network whose outputs are not 0, as they are before it is trained."""
+    with torch.no_grad():
+        for number, parameter in enumerate(control.parameters()):
+            if not parameter.any():
+                parameter.normal_(std=0.1, generator=generator(number, "control"))
+    return control
 
 
 def noised() -> Any:
@@ -83,6 +117,9 @@ SEEING: dict[str, Kind] = {
     "upscaler": Kind(upscaler),
     "first_frame": Kind(first_frame, _VIDEO),
     "image_to_video": Kind(image_to_video, _VIDEO),
+    "controlled": Kind(controlled),
+    "controlled_flow": Kind(controlled_flow, pipelines.KINDS["sd3"].arguments),
+    "controlled_tokens": Kind(controlled_tokens, pipelines.KINDS["flux"].arguments),
 }
 
 

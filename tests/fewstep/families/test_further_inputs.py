@@ -3,6 +3,7 @@ something else with an image is refused with what was seen, by `fewstep inspect`
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -18,18 +19,22 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 from fewstep.families.codec import Codec
 from fewstep.families.family import Family, record_family, table_of
 from fewstep.families.image_arguments import image_inputs
+from fewstep.recipes import load_recipe
 from fewstep.teachers import load_teacher
+from fewstep.training.rehearsal.rounds import Machine, rehearse
+from fewstep.training.rehearsal.stand_ins import Conditions
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
 from tests.fewstep.families import pipelines
-from tests.fewstep.families.image_pipelines import SEEING, blended, controlled, noised, picture
-from tests.fewstep.families.test_replay import PROMPTS, SCALE, Watched, native
+from tests.fewstep.families.image_pipelines import SEEING, blended, noised, picture
+from tests.fewstep.families.test_replay import PROMPTS, SCALE, Watched, native, unguided
 
 ROOT = Path(__file__).parents[3]
 WANTED = {"inpainting": ["image", "mask_image"], "editing": ["image"], "upscaler": ["image"], "first_frame": ["image"],
-          "image_to_video": ["image"]}  # fmt: skip
+          "image_to_video": ["image"], "controlled": ["image"], "controlled_flow": ["control_image"],
+          "controlled_tokens": ["control_image"]}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(SEEING))
@@ -53,7 +58,13 @@ def given(teacher: Any) -> dict[str, Any]:
 def test_images_become_a_part_of_the_condition(loaded):
     kind, pipe, teacher = loaded
     family = teacher.family
-    assert list(family.images.names) == WANTED[kind] and family.call.joined == "joined" and family.call.rows is None
+    assert list(family.images.names) == WANTED[kind] and family.call.rows is None
+    if kind.startswith("controlled"):
+        assert family.call.joined is None and family.call.side.part == "controlnet"
+        own = ["controlnet.controlnet_cond"] + ["controlnet.pooled_projections"] * (kind == "controlled_flow")  # zeros
+        assert sorted(name for name in family.fields if "." in name) == own
+    else:
+        assert family.call.joined == "joined" and family.call.side is None
     again = Family.from_dict(json.loads(json.dumps(family.to_dict())))
     assert again.to_dict() == family.to_dict() and again.images == family.images
     height, width = Codec(pipe, family).sample_shape[-2:]
@@ -65,14 +76,15 @@ def test_images_become_a_part_of_the_condition(loaded):
 def test_predictions_are_those_of_the_pipeline(loaded, scale):
     kind, pipe, teacher = loaded
     if scale != 1.0 and teacher.family.guidance is None:
-        assert kind == "editing"    # three branches
+        assert kind in ("editing", "controlled_tokens")    # three branches; a control that sees one prompt for both
         return
     images = given(teacher)
     teacher.take(table_of(pipe, teacher.family, PROMPTS, images=images, seeds=[5, 6]))
     for place, seed in enumerate((5, 6)):
         image = {name: pair[place] for name, pair in images.items()}
         asked = {"prompt": [PROMPTS[place]], **teacher.family.images.of(image, 1)}
-        seen = Watched(pipe, teacher.family.part, seed=seed, **SEEING[kind].arguments, **asked, guidance_scale=scale)
+        how = unguided(pipe) if scale == 1.0 else {"guidance_scale": scale}
+        seen = Watched(pipe, teacher.family.part, seed=seed, **SEEING[kind].arguments, **asked, **how)
         for (state, _, timestep), outputs in zip(seen.states, seen.outputs, strict=True):
             x, at = state[:1], native(teacher, timestep)
             got = teacher.predict(x, at, torch.tensor([place]), scale).output
@@ -93,7 +105,6 @@ def test_other_images_are_another_condition(loaded):
 
 
 REFUSED = {
-    "controlled": (controlled, "ControlNetPipeline has a second network beside its denoiser, controlnet"),
     "noised": (noised, "StableDiffusionImg2ImgPipeline: sampling begins at a state that image changes, not at noise"),
     "blended": (blended, "StableDiffusionInpaintPipeline: image changes nothing that the denoiser is given"),
 }
@@ -130,3 +141,16 @@ def test_inspect_ends_with_exit_code_2(tmp_path):
 def test_pipelines_of_texts_and_classes_take_no_images():
     assert {kind: image_inputs(type(one.build())) for kind, one in pipelines.KINDS.items()
             if kind not in ("sd-v",)} == {kind: [] for kind in pipelines.KINDS if kind != "sd-v"}  # fmt: skip
+
+
+def test_what_rests_beside_the_denoiser_counts_as_memory_and_takes_no_gradient(tmp_path):
+    SEEING["controlled"].save(tmp_path)
+    found = load_teacher(tmp_path)
+    own, beside = (sum(p.numel() for p in network.parameters()) for network in (found.network, found.beside))
+    assert copy.deepcopy(found).beside is found.beside and not any(p.requires_grad for p in found.beside.parameters())
+    assert not any("controlnet" in name for name in found.state_dict())
+    for _ in range(2):      # the next rehearsal has weights of its own
+        fresh = copy.deepcopy(found)
+        fresh.take(Conditions(fresh.family.fields, True))
+        roles = {one.role: one.weights for one in rehearse(load_recipe("lcm"), fresh, Machine(gpu=False))[0].roles}
+        assert roles["teacher"] > 4 * (own + beside) and roles["student"] < 4 * (own + beside)

@@ -87,7 +87,7 @@ def raw(teacher: Any, x: Tensor, t: float, condition: Tensor, guidance: float = 
 
 def unguided(pipe: Any) -> dict[str, float]:
     """Arguments under which the pipeline is not guided."""
-    return {} if "FluxPipeline" in type(pipe).__name__ else {"guidance_scale": 1.0}
+    return {} if type(pipe).__name__.startswith("Flux") else {"guidance_scale": 1.0}
 
 
 def test_predictions_are_those_of_the_pipeline(loaded):
