@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fewstep.diffusion.conditions import Condition
 from fewstep.diffusion.network_inputs import Given, handed
-from fewstep.util.device import number_on, sent
 from fewstep.diffusion.side_call import SideCall
+from fewstep.util.device import number_on, sent
 from fewstep.util.errors import SettingsError
 
 JOINED = "joined"
