@@ -46,6 +46,7 @@ class ImageSet:
         num_classes: number of classes, 0 if the images have none.
         class_names: names in label order.
         drawn: what the images are, in words, where a teacher drew them; empty for real images.
+        given: names of the further images that each is asked for with, such as a control or a mask.
     """
 
     def __init__(self, folder: Path | str, split: str, cache_bytes: int = CACHE_BYTES):
@@ -60,6 +61,7 @@ class ImageSet:
         self.class_names: list[str] = description["class_names"]
         self.num_classes = len(self.class_names)
         self.drawn: str = description.get("drawn", "")
+        self.given: tuple[str, ...] = tuple(description.get("given", ()))
         self.record_size: int = description["record_size"]
         shards = [self.folder / split / name for name in part["shards"]]
         self._samples = SplitSamples(self.folder / split, shards, self._prepare, part["samples"], self.record_size,
@@ -71,7 +73,10 @@ class ImageSet:
                 or tuple(image.shape[1:]) != self.shape:  # fmt: skip
             raise CorruptData(f"{self.folder / self.split}: record {number} holds no {self.medium} of {self.shape}")
         prompt = record.tensors.get("prompt", torch.full_like(label, -1))
-        return {"image": image, "label": label, "prompt": prompt}
+        given = {name: record.tensors.get(name) for name in self.given}
+        if any(one is None or one.shape[2:] != image.shape[2:] for one in given.values()):
+            raise CorruptData(f"{self.folder / self.split}: record {number} lacks what its images are asked for with")
+        return {"image": image, "label": label, "prompt": prompt, **given}
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -92,6 +97,11 @@ class ImageSet:
         """
         found = self._samples.gather(indices)
         return to_unit_range(found["image"]) if found else torch.empty((0, *self.shape))
+
+    def further(self, name: str, indices: Tensor | list[int]) -> Tensor:
+        """The further images of this name, one of `given`, of images `indices` (N,): (N, 3, H, W) uint8, of masks (N,
+        1, H, W). Raises CorruptData as `images` does."""
+        return self._samples.gather(indices)[name]
 
     @property
     def labels(self) -> Tensor:
@@ -225,14 +235,16 @@ class ImageSetWriter:
         self.shares, self.record_size, self.records_per_shard = dict(shares), record_size, records_per_shard
         self.drawn, self.rate = drawn, rate
         self.counts = dict.fromkeys(SPLITS, 0)
-        self._waiting: dict[str, list[tuple[Tensor, int, str, str | None, int]]] = {name: [] for name in SPLITS}
+        self._waiting: dict[str, list[tuple[dict[str, Tensor], int, str, str | None, int]]] = {n: [] for n in SPLITS}
+        self._given: set[str] = set()
         self._open: dict[str, ShardWriter] = {}
         self._shards: dict[str, list[str]] = {name: [] for name in SPLITS}
         self._records = dict.fromkeys(SPLITS, 0)
         self._writes_prompts = prompts is None
         self.prompts = prompts or PromptTableBuilder()
 
-    def add(self, image: Tensor, label: int, key: str, caption: Prompt | None = None, split: str = "") -> str:
+    def add(self, image: Tensor, label: int, key: str, caption: Prompt | None = None, split: str = "",
+            given: Mapping[str, Tensor] | None = None) -> str:  # fmt: skip
         """Append an image.
 
         Args:
@@ -241,6 +253,7 @@ class ImageSetWriter:
             key: the image's name where it came from.
             caption: the prompt that it shows, if any.
             split: where it goes; empty: by the hash of its pixels.
+            given: further images that it is asked for with, by name, (C, H, W) uint8; every image has the same ones.
 
         Returns:
             The split it went to.
@@ -250,7 +263,8 @@ class ImageSetWriter:
                              f"{tuple(image.shape)}")
         split = split or split_of(image, self.shares)
         row = -1 if caption is None else self.prompts.add(caption, split)
-        self._waiting[split].append((image, label, key, caption and caption.text, row))
+        self._given |= set(given or ())
+        self._waiting[split].append(({"image": image, **(given or {})}, label, key, caption and caption.text, row))
         self.counts[split] += 1
         if len(self._waiting[split]) == self.record_size:
             self._write_record(split)
@@ -264,7 +278,8 @@ class ImageSetWriter:
             self._open[split] = ShardWriter(self.folder / split / name)
             self._shards[split].append(name)
         metadata = {"keys": list(keys)} | ({"captions": list(captions)} if any(captions) else {})
-        tensors = {"image": torch.stack(images), "label": torch.tensor(labels, dtype=torch.int64)}
+        tensors = {name: torch.stack([image[name] for image in images]) for name in images[0]}
+        tensors["label"] = torch.tensor(labels, dtype=torch.int64)
         if any(captions):
             tensors["prompt"] = torch.tensor(rows, dtype=torch.int64)
         self._open[split].add(f"{self._records[split]:08d}", tensors, metadata)
@@ -289,6 +304,8 @@ class ImageSetWriter:
             content["drawn"] = self.drawn
         if self.rate:
             content["rate"] = self.rate
+        if self._given:
+            content["given"] = sorted(self._given)
         if self.sizes:
             content["sizes"] = [list(size) for size in self.sizes]
         table = self.prompts.table()

@@ -1,5 +1,6 @@
-"""What of the data's images stands in a condition, for teachers that are given images beside the text: an image itself,
-or a smaller copy, and a mask of what of it is to be made anew. A condition's images are those of its first sample."""
+"""What of the data's images stands in a condition, for teachers that are given images beside the text: what was brought
+as its control or mask, else an image itself, or a smaller copy, and a mask that is drawn. A condition's images are
+those of its first sample."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from fewstep.data.images import ImageSet
 from fewstep.data.medium import to_bytes
@@ -16,6 +18,7 @@ from fewstep.diffusion.randomness import derive, generator
 from fewstep.families.image_arguments import MASK, ImageArguments
 from fewstep.util.errors import SettingsError
 
+CONTROL = "control"     # in the name of a column, and of an argument where a call has more images than that one
 _MASK, _DRAWS = "condition-mask", "condition-draws"
 _SIDES = (0.25, 0.85)  # of a rectangle that is masked, as shares of the image's
 
@@ -46,6 +49,12 @@ def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return picture if picture.size == wanted else ImageOps.fit(picture, wanted, Image.Resampling.LANCZOS)
 
 
+def _picture(pixels: Tensor, mode: str) -> Image.Image:
+    """An image of pixels (C, H, W) uint8."""
+    array = pixels.permute(1, 2, 0).numpy()
+    return Image.fromarray(array if array.shape[-1] == 3 else array[..., 0]).convert(mode)
+
+
 class ImageConditions:
     """Images by row of the conditions.
 
@@ -64,18 +73,26 @@ class ImageConditions:
 
     def of(self, rows: Sequence[int]) -> dict[str, list[Image.Image]]:
         """The images of these rows, by argument of the call."""
-        pictures = [self._picture(row) for row in rows]
-        return {name: [self._mask(row) for row in rows] if MASK in name else pictures for name in self.wanted.names}
+        return {name: [self._of_argument(name, row) for row in rows] for name in self.wanted.names}
 
     def seeds(self, rows: Sequence[int]) -> list[int]:
         """Of the generators that the teacher's call draws from for these rows."""
         return [derive(self.seed, _DRAWS, row) for row in rows]
 
-    def _picture(self, row: int) -> Image.Image:
+    def _of_argument(self, name: str, row: int) -> Image.Image:
         split, number = self._places[row]
-        pixels = to_bytes(self._images[split].images([number]))[0].permute(1, 2, 0).numpy()
-        picture = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).convert("RGB")
-        return fitted(picture, self.wanted.size)
+        images, wanted = self._images[split], MASK if MASK in name else CONTROL
+        if wanted in images.given and name in self._serves(wanted):
+            return fitted(_picture(images.further(wanted, [number])[0], "L" if wanted == MASK else "RGB"),
+                          self.wanted.size)  # fmt: skip
+        if MASK in name:
+            return self._mask(row)
+        return fitted(_picture(to_bytes(images.images([number]))[0], "RGB"), self.wanted.size)
+
+    def _serves(self, column: str) -> list[str]:
+        """The arguments that a column is for: those that are named so, else the first image."""
+        named = [name for name in self.wanted.names if column in name]
+        return named or [name for name in self.wanted.names if MASK not in name][:1]
 
     def _mask(self, row: int) -> Image.Image:
         """White where the image is to be made anew: a rectangle of a fourth to most of each side, anywhere."""

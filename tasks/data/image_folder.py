@@ -32,7 +32,11 @@ _COLUMNS = {
     "negative": ("negative", "negative_prompt"),
     "group": ("group",),
     "size": ("size",),
+    "control": ("control", "control_image", "conditioning_image"),
+    "mask": ("mask", "mask_image"),
 }
+GIVEN = ("control", "mask")
+"""Columns of further images that a sample is asked for with."""
 _HINT = "give a folder of CLASS/NAME.png, or a CSV or JSON-lines table with the columns name and caption (or class)"
 _NOTES = (".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".html", ".pdf")
 _NOTE_NAMES = ("readme", "license", "licence", "copying", "authors")
@@ -44,7 +48,8 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 @dataclass(frozen=True)
 class Item:
     """An image: `name` relative to the folder (with /), its class and its caption where there are any; with a caption
-    also the negative prompt, the group and the size (height, width), as a prompt has them."""
+    also the negative prompt, the group and the size (height, width), as a prompt has them. control, mask: names of
+    further images that it is asked for with: edges or a pose, and white where it is to be made anew."""
 
     name: str
     label: str | None = None
@@ -52,6 +57,18 @@ class Item:
     negative: str | None = None
     group: str | None = None
     size: tuple[int, int] | None = None
+    control: str | None = None
+    mask: str | None = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Names of the further images, by column."""
+        return {column: name for column in GIVEN if (name := getattr(self, column)) is not None}
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files that belong to it."""
+        return [self.name, *self.given.values()]
 
     @property
     def prompt(self) -> Prompt | None:
@@ -102,6 +119,11 @@ class Listing:
         """As `require_share`, `require_classes` and `require_captions`, by the settings."""
         if data.conditions == "image":
             self.require_captions()
+        for column in GIVEN:
+            bare = [item.name for item in self.items if column not in item.given]
+            if 0 < len(bare) < len(self.items):
+                raise SettingsError(f"{shown(self.folder)}: {len(bare)} of {len(self.items)} images have no {column}, "
+                                    f"such as {shown(bare[0])}; the others have one")  # fmt: skip
         self.require_share(data.max_corrupt_share)
         self.require_classes(sum(share > 0 for share in data.split.model_dump().values()))
 
@@ -164,7 +186,8 @@ def list_images(path: Path | str) -> Listing:
                 items += tuple(_from_table(table))
             if table or items:
                 # a table says which images are meant
-                notes += [name for name, _ in _files(path) if name not in {item.name for item in items}]
+                meant = {name for item in items for name in item.files}
+                notes += [name for name, _ in _files(path) if name not in meant]
             else:
                 items = tuple(_from_folders(path, left_out, notes))
             notes = [name for name in notes if name not in {file.name for file in (table, texts) if file}]
@@ -267,25 +290,31 @@ def _from_table(table: Path) -> Iterator[Item]:
     seen: set[str] = set()
     for line, row in read_rows(table, _HINT):
         at = f"{shown(table)}: line {line}"
-        text, caption, label, negative, group, size = (
+        text, caption, label, negative, group, size, *given = (
             text_value(table, line, row, names, number=kind in ("class", "group", "size"))
             for kind, names in _COLUMNS.items())
         if table.name != TABLE:
             size = None                 # in tables of others it may be that of the file
         if text is None:
             raise SettingsError(f"{at} has no name (columns: {shown(', '.join(map(str, row)))})", hint=_HINT)
-        name = PurePosixPath(text.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or not name.parts:
-            raise SettingsError(f"{at}: {text!r} leaves the table's folder; names are relative to it")
-        try:
-            there = (table.parent / name).is_file()
-        except OSError as error:
-            raise SettingsError(f"{at}: {shown(text)[:80]}: {error.strerror}") from None
-        if not there:
-            raise SettingsError(f"{at}: {shown(text)} is not there")
-        if str(name) in seen:
+        name, control, mask = (None if one is None else _there(table, at, one) for one in (text, *given))
+        if name in seen:
             raise SettingsError(f"{at}: {shown(text)} is there twice")
-        seen.add(str(name))
+        seen.add(name)
         if label is None and caption is None:
             raise SettingsError(f"{at}: neither caption nor class", hint=_HINT)
-        yield Item(str(name), label, caption, negative, group, size and parse_size(table, line, size))
+        yield Item(name, label, caption, negative, group, size and parse_size(table, line, size), control, mask)
+
+
+def _there(table: Path, at: str, text: str) -> str:
+    """The name of a file that a table's row names. Raises SettingsError where it is not there, or elsewhere."""
+    name = PurePosixPath(text.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise SettingsError(f"{at}: {text!r} leaves the table's folder; names are relative to it")
+    try:
+        there = (table.parent / name).is_file()
+    except OSError as error:
+        raise SettingsError(f"{at}: {shown(text)[:80]}: {error.strerror}") from None
+    if not there:
+        raise SettingsError(f"{at}: {shown(text)} is not there")
+    return str(name)

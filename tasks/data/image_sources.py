@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,11 @@ class ImageSource:
     def open(self, item: Item) -> Image.Image:
         """The image of `item`, decoded when it is asked for. Raises what Pillow raises for a damaged file."""
         raise NotImplementedError
+
+    def given(self, item: Item, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Further images of `item` by column, at the size (height, width) that it has: of three channels, a mask of
+        one, uint8. Raises Unreadable, with name and reason."""
+        return {}
 
     def shape(self, size: int | None, channels: int | None) -> Shape:
         """What the settings say, or where they leave it open (None) what the images' headers say.
@@ -136,6 +142,19 @@ class ImageFolder(ImageSource):
 
     def open(self, item: Item) -> Image.Image:
         return Image.open(self._folder / item.name)
+
+    def given(self, item: Item, size: tuple[int, int]) -> dict[str, Tensor]:
+        def decoded(column: str, name: str) -> Tensor:
+            with Image.open(self._folder / name) as image:
+                return to_array(image, [size], 1 if column == "mask" else 3)[0]
+
+        found = {}
+        for column, name in item.given.items():
+            try:
+                found[column] = read(partial(decoded, column, name))
+            except Unreadable as error:
+                raise Unreadable(f"its {column} {shown(name)}: {error}") from error
+        return found
 
 
 class Prompts(ImageSource):

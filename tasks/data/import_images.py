@@ -89,21 +89,26 @@ def add_images(path: Path | str, raw: Path, *, replace: bool = False, max_left_o
     if known and new.items and any(item.label is not None for item in known.values()) != bool(new.classes):
         raise SettingsError(f"{raw}: only one of the old and the new images have classes", hint="use --replace")
     for item in new.items:
-        if item.name in known and (known[item.name] != item or not _equal(raw / item.name, new.folder / item.name)):
+        if item.name in known and (known[item.name] != item or not all(
+                _equal(raw / name, new.folder / name) for name in item.files)):  # fmt: skip
             raise SettingsError(f"{raw / item.name}: another image of this name is there", hint="rename it")
     making = raw.with_name(f".{raw.name}.new")
     shutil.rmtree(making, ignore_errors=True)
     items = sorted({**known, **{item.name: item for item in new.items}}.values(), key=lambda item: item.name)
     making.mkdir(parents=True)
     for item in items:
-        source = (raw if item.name in known else new.folder) / item.name
-        (making / item.name).parent.mkdir(parents=True, exist_ok=True)
-        clone_or_copy(source, making / item.name)
+        for name in item.files:
+            if (making / name).exists():    # one control for several images, or a name that both folders have
+                if not _equal(making / name, (raw if item.name in known else new.folder) / name):
+                    raise SettingsError(f"{raw / name}: another image of this name is there", hint="rename it")
+                continue
+            (making / name).parent.mkdir(parents=True, exist_ok=True)
+            clone_or_copy((raw if item.name in known else new.folder) / name, making / name)
     if any(item.caption is not None or item.label != PurePosixPath(item.name).parts[0] for item in items):
         with open(making / TABLE, "w", encoding="utf-8") as file:
             for item in items:
                 file.write(_row({"name": item.name, "class": item.label, "caption": item.caption,
-                                 "negative": item.negative, "group": item.group, "size": item.size}))
+                                 "negative": item.negative, "group": item.group, "size": item.size, **item.given}))
     if prompts:
         with open(making / PROMPTS, "w", encoding="utf-8") as file:
             for prompt in prompts:

@@ -15,6 +15,7 @@ from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError, StageFailed
 from fewstep.util.files import write_atomically
+from fewstep.util.hashing import sha256_json
 from tasks.config.schema import Data, Settings, pixels
 from tasks.data.given_prompts import read_given_prompts
 from tasks.data.image_folder import list_images
@@ -109,13 +110,13 @@ class ShardStage(Stage[Data, ShardResult]):
         number, source = int(unit), _source(context)
         sizes, channels = _shape(context, source)
         labels = {name: label for label, name in enumerate(source.classes)}
-        found: list[list[tuple[Item, Tensor]]] = [[] for _ in sizes]
+        found: list[list[tuple[Item, dict[str, Tensor]]]] = [[] for _ in sizes]
         corrupt: list[dict[str, str]] = []
         items = source.items[number * UNIT : (number + 1) * UNIT]
         for item in items:
             try:
                 image, size = source.decode(item, sizes, channels)
-                found[size].append((item, image))
+                found[size].append((item, {"image": image, **source.given(item, sizes[size])}))
             except Unreadable as error:
                 corrupt.append({"name": item.name, "reason": str(error)})
         for size in reversed(range(len(sizes))):    # a block is done once the record of the first size is there
@@ -123,9 +124,11 @@ class ShardStage(Stage[Data, ShardResult]):
                 continue
             metadata = {"corrupt": [] if size else corrupt, "keys": [item.name for item, _ in found[size]]}
             # a record holds at least one sample: one blank, which finish leaves out, where there is none
-            images = [image for _, image in found[size]] or [torch.zeros((channels, *sizes[0]), dtype=torch.uint8)]
+            images = [image for _, image in found[size]] or [
+                {"image": torch.zeros((channels, *sizes[0]), dtype=torch.uint8)}]  # fmt: skip
+            tensors = {name: torch.stack([image[name] for image in images]) for name in images[0]}
             label = torch.tensor([labels.get(item.label, -1) for item, _ in found[size]] or [-1], dtype=torch.int64)
-            _loose(context, size).write(number, encode_record({"image": torch.stack(images), "label": label}, metadata))
+            _loose(context, size).write(number, encode_record({**tensors, "label": label}, metadata))
         context.advance(len(items))
 
     def finish(self, context: Context[Data]) -> ShardResult:
@@ -205,11 +208,13 @@ def _add_images(context: Context[Data], source: ImageSource, writer: ImageSetWri
         for row, key in enumerate(record.metadata["keys"]):
             label = int(record.tensors["label"][row])
             image, prompt = record.tensors["image"][row], items[key].prompt
+            given = {name: record.tensors[name][row] for name in items[key].given}
             if prompt is not None and context.settings.conditions == "image":
-                prompt = replace(prompt, image=digest_of(image))
+                digests = [digest_of(one) for one in (image, *given.values())]
+                prompt = replace(prompt, image=sha256_json(digests) if given else digests[0])
             if prompt is not None and context.settings.sizes is not None:
                 prompt = replace(prompt, size=pixels(context.settings.sizes[size]))
-            found[writer.add(image, label, key, prompt)].add(label)
+            found[writer.add(image, label, key, prompt, given=given)].add(label)
     return corrupt
 
 
