@@ -1,19 +1,22 @@
 """Training on samples of several sizes: what a step sees, exact resume, and every recipe that can."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fewstep.families.family import Family
-from fewstep.recipes import recipe_names
+from fewstep.recipes import Overrides, recipe_names
 from fewstep.training.distillation import Distillation
 from fewstep.training.run_options import RunOptions
 from fewstep.trajectories import TrajectorySettings
 from fewstep.util.errors import SettingsError
 from tests.fewstep.families.recipe_matrix import quick
 from tests.fewstep.families.teachers import PIXELS, sized_data, sized_teacher
+from tests.fewstep.training.scale_matrix import together
 
 BATCH = 4
 REFUSED = {"pi-flow": "one size", "diff-instruct-star": "one size", "msd": "share classes",
@@ -25,8 +28,8 @@ class Stopped(Exception):
     pass
 
 
-def run(recipe: str, kind: str, folder: Path, steps: int = 4, **options) -> Distillation:
-    own, one = sized_teacher(kind), quick(recipe)
+def run(recipe: str, kind: str, folder: Path, steps: int = 4, parts: int = 1, **options) -> Distillation:
+    own, one = sized_teacher(kind), quick(recipe).override(Overrides(parts=parts))
     turns = sum(sum(this.turns.values()) for this in one.rounds)
     return Distillation(one, own, RunOptions(steps * turns * one.training.batch, 0, folder, "cpu", **options),
                         data=sized_data(own),
@@ -92,6 +95,29 @@ def test_a_family_of_several_sizes_is_described_and_read_again():
     assert [again.at(k).state for k in range(3)] == [family.at(k).state for k in range(3)]
     assert torch.equal(again.at(2).call.constants["img_ids"], family.at(2).call.constants["img_ids"])
     assert again.at(2).arguments["height"] == 48
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_two_processes_make_the_student_of_one(shards, tmp_path):
+    sized_teacher("sd")     # before processes are forked, of which each would learn a tokenizer of its own
+
+    def train(rank: int, size: int) -> None:
+        job = run("dmd2", "sd", tmp_path / str(size), shards=shards and size > 1, parts=2)
+        weights = job.student().denoiser.state_dict()
+        if rank == 0:
+            save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / f"{size}.safetensors")
+
+    for size in (1, 2):
+        (tmp_path / str(size)).mkdir()
+        assert together(size, partial(train, size=size)) == [0] * size
+    alone, shared, start = (*(load_file(tmp_path / f"{size}.safetensors") for size in (1, 2)),
+                            sized_teacher("sd").state_dict())  # fmt: skip
+    if not shards:
+        assert all(torch.equal(alone[name], shared[name]) for name in alone)
+    numbers = [name for name in alone if alone[name].is_floating_point()]
+    way, apart = (sum(float((alone[name] - other[name]).square().sum()) for name in numbers)
+                  for other in (start, shared))  # fmt: skip
+    assert way > 0 and apart < 1e-3 * way, (apart, way)     # but for the order of sums
 
 
 @pytest.mark.slow
