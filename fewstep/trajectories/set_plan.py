@@ -13,13 +13,11 @@ from fewstep.diffusion.solvers import is_stochastic, network_evaluations
 from fewstep.trajectories.keyed_labels import EACH_ONCE, UNIFORM
 from fewstep.trajectories.set_identity import code_digest
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
+from fewstep.util.compiling import pays
 from fewstep.util.device import device_of, indexed
 from fewstep.util.errors import SettingsError, laid_at
 from fewstep.util.hashing import sha256_json
 
-LONG_ENOUGH = 6e13
-"""Floating-point operations of a whole set from which "auto" compiles: about ten minutes of one CPU core, against one
-minute for compiling."""
 _CONTENT = "fewstep-trajectory-record-1"
 
 
@@ -28,13 +26,15 @@ class SetPlan:
     """A set to be made.
 
     Attributes:
-        settings: with ``compile`` resolved to true or false.
+        settings: with ``compile`` resolved to true or false: from themselves alone, so that a set that is gone on with
+            is the same set.
         seed: of noise and conditions.
         shape: (C, H, W) of a sample.
         num_classes: 0 for an unconditional teacher.
         among: (n,) the conditions to take; None: all.
         device: where the teacher is run.
         fields: everything that determines the bytes of a record, as JSON; the count is not among it.
+        automatic: whether ``compile`` was left open: a machine that cannot compile then runs the network as it is.
     """
 
     settings: TrajectorySettings
@@ -44,6 +44,7 @@ class SetPlan:
     among: Tensor | None
     device: torch.device
     fields: dict
+    automatic: bool = False
 
     @property
     def id(self) -> str:
@@ -117,7 +118,7 @@ def plan_set(
         raise SettingsError(f"trajectories.keep: states are 0 … {settings.steps - 1}, got {list(settings.keep)}")
     compiled = settings.compile
     if compiled == "auto":
-        compiled = weights and evaluations * settings.count * operations(denoiser) >= LONG_ENOUGH
+        compiled = weights and pays(evaluations * settings.count * operations(denoiser))
     elif compiled and not weights:
         raise SettingsError("trajectories.compile: true needs a teacher with weights")
     resolved = settings.model_copy(update={"compile": compiled})
@@ -136,7 +137,8 @@ def plan_set(
     }
     place = device_of(denoiser) if device is None else indexed(device)
     among = denoiser.trained_rows if classes else None
-    return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, among, place, fields)
+    return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, among, place, fields,
+                   automatic=settings.compile == "auto")  # fmt: skip
 
 
 def _condition_source(denoiser: Denoiser, classes: int, prompts_digest: str) -> dict[str, Any]:

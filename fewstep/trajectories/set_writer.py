@@ -16,6 +16,7 @@ from fewstep.trajectories.keyed_labels import sample_condition, sample_noise
 from fewstep.trajectories.reuse import PreviousSet
 from fewstep.trajectories.set_identity import set_key
 from fewstep.trajectories.set_plan import SetPlan
+from fewstep.trajectories.teacher_runtime import is_compiled
 from fewstep.util.errors import CorruptData, FewstepError, NonFinite
 from fewstep.util.files import sweep_tree
 from fewstep.util.fingerprint import fingerprint
@@ -136,10 +137,15 @@ class SetWriter:
         there = self.loose.find().keys() | self.previous.records
         missing = [record for record in self.plan.records_of(shard) if record not in there]
         if missing:
-            self.backends.add(fingerprint(self.plan.device, threads=1), self.previous.backends)
             teacher = denoiser if isinstance(denoiser, Denoiser) else denoiser()
+            self.backends.add(self._backend(teacher), self.previous.backends)
             self._make(teacher, missing, on_record)
         self._pack(shard)
+
+    def _backend(self, teacher: Denoiser) -> dict:
+        """What makes records here: its fingerprint, and that it does not compile what it should."""
+        found = fingerprint(self.plan.device, threads=1)
+        return found if is_compiled(teacher) == self.plan.settings.compile else {**found, "compiled": False}
 
     def _make(self, teacher: Denoiser, records: list[int], on_record: Callable[[int], None] | None) -> None:
         # The next batch is computed while the one before is written and synced; at most one waits.

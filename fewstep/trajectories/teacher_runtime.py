@@ -2,25 +2,29 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.trajectories.set_plan import SetPlan
+from fewstep.util.compiling import missing
 from fewstep.util.device import device_of
+from fewstep.util.errors import SettingsError
 from fewstep.util.torch_threads import one_thread
 
 _PRECISION = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def prepare(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
+def prepare(denoiser: Denoiser, plan: SetPlan, warn: Callable[[str], None] = warnings.warn) -> Denoiser:
     """The teacher on the device and with the precision and compilation that ``plan`` asks for.
 
     ``denoiser`` stays where and as it is. A compiled network is compiled here, for batches of one record, so that
     workers only run it. What is prepared for sets that differ in the size of their samples shares its weights.
+    See `compiled`.
     """
-    return compiled(placed(denoiser, plan), plan)
+    return compiled(placed(denoiser, plan), plan, warn)
 
 
 def placed(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
@@ -37,17 +41,35 @@ def placed(denoiser: Denoiser, plan: SetPlan) -> Denoiser:
     return teacher
 
 
-def compiled(teacher: Denoiser, plan: SetPlan) -> Denoiser:
-    """The same weights as a denoiser of its own, compiled where ``plan`` asks for it."""
+def compiled(teacher: Denoiser, plan: SetPlan, warn: Callable[[str], None] = warnings.warn) -> Denoiser:
+    """The same weights as a denoiser of its own, compiled where ``plan`` asks for it.
+
+    warn: told where that was left open and this machine cannot; the network then runs as it is. Raises SettingsError
+    where it was asked for and is not possible here.
+    """
     teacher, modules = copy.copy(teacher), dict(teacher._modules)
     teacher._modules = modules      # compiling replaces its network
     if plan.settings.compile:
-        _compile(teacher, plan)
+        plain = teacher.network
+        reason = missing(plan.device.type) or _compile(teacher, plan)
+        if reason is not None and not plan.automatic:
+            raise SettingsError(f"trajectories.compile: true needs {reason}", hint="set trajectories.compile: auto")
+        if reason is not None:
+            teacher.network = plain
+            warn(f"trajectories: the set is long enough to compile the network for, but that needs {reason}; here it "
+                 "runs as it is, and the set says so")  # fmt: skip
     return teacher
 
 
-def _compile(teacher: Denoiser, plan: SetPlan) -> None:
-    from torch._inductor import config  # loads torch
+def is_compiled(teacher: Denoiser) -> bool:
+    """Whether the network is compiled."""
+    return hasattr(teacher.network, "_orig_mod")    # torch._dynamo, which knows its class, takes a second to load
+
+
+def _compile(teacher: Denoiser, plan: SetPlan) -> str | None:
+    """Compiles the network, and calls it once; what it would need for that, None where it has all."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to load
+    from torch._inductor import config
 
     # The whole network or an error: a part that fell back to the interpreter would give other bits.
     teacher.network = torch.compile(teacher.network, dynamic=False, fullgraph=True)
@@ -64,4 +86,8 @@ def _compile(teacher: Denoiser, plan: SetPlan) -> None:
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
         x = torch.zeros((size, *plan.shape), device=plan.device)
         condition = torch.zeros(size, dtype=torch.int64, device=plan.device) if plan.num_classes else None
-        teacher.x0(x, float(teacher.process.t_max), condition, plan.settings.guidance)
+        try:
+            teacher.x0(x, float(teacher.process.t_max), condition, plan.settings.guidance)
+        except TorchDynamoException as error:
+            return f"a network that torch.compile understands ({str(error).strip().splitlines()[0]})"
+    return None

@@ -26,7 +26,8 @@ class TrajectorySettings(Strict):
         precision: of the network's weights and activations. bfloat16 is about 1.5 times as fast and moves a sample
             by about 1 % (relative, 20 steps).
         compile: true compiles the network with inductor, "auto" does so where the whole set (its settings, not what is
-            left of it) is long enough to pay for it.
+            left of it) is long enough to pay for it (fewstep.util.compiling) and the machine can: one that cannot says
+            so, and the set names it among its backends.
     """
 
     count: Count = 8192
@@ -38,4 +39,4 @@ class TrajectorySettings(Strict):
     records_per_shard: Annotated[int, Field(ge=1, le=1 << 16)] = 8
     dtype: Literal["float32", "float16"] = "float32"
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: Literal["auto"] | bool = False
+    compile: Literal["auto"] | bool = "auto"

@@ -193,7 +193,7 @@ class Trajectories(Strict):
     records_per_shard: Count = 8
     dtype: Literal["float32", "float16"] = "float32"
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: Literal["auto"] | bool = False
+    compile: Literal["auto"] | bool = "auto"                     # auto: where the set is long enough to pay for it
     workers: Annotated[int, Field(ge=1, le=256)] | None = None   # null: one per CPU core; changes no byte
 
 

@@ -154,5 +154,5 @@ class _OpenSet:
             if self._placed is None:
                 self._placed = placed(self._denoiser, self.plans[0])
             if size not in self._prepared:
-                self._prepared[size] = compiled(self._placed.sized(size), self.plans[size])
+                self._prepared[size] = compiled(self._placed.sized(size), self.plans[size], self.context.warn)
             return self._prepared[size]

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 
 from fewstep.data.records import verify_shard
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import integers, noise
 from fewstep.diffusion.sampling import sample
-from fewstep.trajectories import SetWriter, TrajectorySettings, open_set, plan_set, set_key
+from fewstep.trajectories import SetWriter, TrajectorySettings, open_set, plan_set, set_description, set_key
 from fewstep.trajectories.backend_log import Backends
 from fewstep.trajectories.generate import in_threads
+from fewstep.trajectories.set_plan import operations
 from fewstep.trajectories.teacher_runtime import prepare
+from fewstep.util import compiling
 from fewstep.util.errors import CorruptData, FewstepError, NonFinite, SettingsError
 from tests import children
 from tests.fewstep.trajectories import making
@@ -154,6 +157,45 @@ def test_automatic_compilation_looks_at_the_settings_only():
     assert plan_set(teacher, changed(compile="auto"), seed=3, teacher_digest="t").settings.compile is False
     long = changed(compile="auto", count=10**9)
     assert plan_set(teacher, long, seed=3, teacher_digest="t").settings.compile is True
+    assert TrajectorySettings().compile == "auto"
+
+
+def test_what_is_long_enough_is_said_in_one_place(monkeypatch):
+    monkeypatch.setattr(compiling, "LONG_ENOUGH", operations(small_unet()) * 2 * 18)
+    own, short = (plan_set(small_unet(), changed(compile="auto", count=count), seed=3, teacher_digest="t")
+                  for count in (18, 17))  # fmt: skip
+    assert own.settings.compile and own.automatic and not short.settings.compile
+    assert own.fields["compile"] is True and not plan_set(small_unet(), changed(compile=True), seed=3,
+                                                          teacher_digest="t").automatic  # fmt: skip
+
+
+@pytest.mark.parametrize("lacks", ["compiler", "graph"])
+def test_a_machine_that_cannot_compile_runs_the_network_as_it_is_says_so_and_is_named(lacks, made, tmp_path,
+                                                                                     monkeypatch):  # fmt: skip
+    monkeypatch.setattr(compiling, "LONG_ENOUGH", 1.0)
+    if lacks == "compiler":
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    else:
+        monkeypatch.setattr(UNet2DModel, "forward", _broken(UNet2DModel.forward))
+    with pytest.warns(UserWarning, match="C.. compiler .no-such-compiler" if lacks == "compiler"
+                      else "a network that torch.compile understands"):  # fmt: skip
+        found = make(tmp_path / "set", changed(compile="auto"), execute=in_threads(1))
+    told = set_description.read(tmp_path / "set")
+    assert told["fields"]["compile"] is True and [one["compiled"] for one in told["backends"]] == [False]
+    assert torch.equal(found.samples(range(18))["x"], open_set(made).samples(range(18))["x"])
+    assert "compiled" not in set_description.read(made)["backends"][0]
+    with pytest.raises(SettingsError, match="trajectories.compile: true needs") as refused:
+        make(tmp_path / "asked", changed(compile=True), execute=in_threads(1))
+    assert refused.value.hint == "set trajectories.compile: auto"
+
+
+def _broken(forward):
+    """The same, with a break in its graph."""
+    def broken(self, *arguments, **named):
+        torch._dynamo.graph_break()
+        return forward(self, *arguments, **named)
+
+    return broken
 
 
 @pytest.mark.slow
@@ -170,7 +212,11 @@ def test_compiled_once_for_all_workers(tmp_path, changes):
     one = make(tmp_path / "one", settings, execute=workers(1))
     make(tmp_path / "three", settings, execute=workers(3))
     assert files(tmp_path / "one") == files(tmp_path / "three")
-    plain = make(tmp_path / "plain", changed(**changes)).samples(range(18))["x"]
+    make(tmp_path / "again", changed(compile=True, **changes, count=6), execute=workers(2))
+    torch.compiler.reset()
+    make(tmp_path / "again", settings, execute=workers(2))      # gone on with, and compiled anew
+    assert files(tmp_path / "again") == files(tmp_path / "one")
+    plain = make(tmp_path / "plain", changed(**changes, compile=False)).samples(range(18))["x"]
     assert (one.samples(range(18))["x"] - plain).norm() / plain.norm() < (2e-2 if changes else 1e-4)
 
 

@@ -163,7 +163,7 @@ CHANGES = {
     "teacher.check.max_distance_ratio": 9.0, "teacher.check.max_terminal_snr": 0.5,
     "trajectories.count": 99, "trajectories.solver": "ddim", "trajectories.steps": 9, "trajectories.guidance": 2.0,
     "trajectories.keep": "all", "trajectories.record_size": 9, "trajectories.records_per_shard": 9,
-    "trajectories.dtype": "float16", "trajectories.precision": "bfloat16", "trajectories.compile": "auto",
+    "trajectories.dtype": "float16", "trajectories.precision": "bfloat16", "trajectories.compile": False,
     "distill.recipe": "dmd2", "distill.images": 999, "distill.batch": 10, "distill.lr": 0.5, "distill.steps": 2,
     "evaluate.samples": 99, "evaluate.steps": [3], "evaluate.baseline_steps": [3], "evaluate.solvers": ["ddim"],
     "evaluate.guidance": 2.0, "evaluate.batch": 9, "evaluate.seed": 9, "evaluate.grid": 3,
