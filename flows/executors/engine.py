@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import queue
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -117,11 +119,16 @@ class Doer(Protocol):
 
 
 class Kept(Apart):
-    """Starts up to `width` who do unit after unit, as they are needed, and keeps them until the run ends."""
+    """Starts up to `width` who do unit after unit, as they are needed, and keeps them until the run ends.
+
+    A place where two were lost one after the other is given up as long as there is another: its host may be gone.
+    """
 
     def __init__(self):
         self._free: queue.LifoQueue[int] = queue.LifoQueue()
         self._kept: dict[int, Doer] = {}
+        self._losses, self._given_up = collections.Counter(), threading.Lock()
+        self._places = self.width
         for place in reversed(range(self.width)):
             self._free.put(place)
 
@@ -136,8 +143,24 @@ class Kept(Apart):
             if doer is None or not doer.alive:
                 doer = self._kept[place] = self.start(place)
             doer.do(work, message)
-        finally:
+        except Lost as lost:
+            if self._give_up(place):
+                raise Lost(f"{lost}, a second time there: nothing more is asked of place {place + 1}") from lost
             self._free.put(place)
+            raise
+        except BaseException:
+            self._free.put(place)
+            raise
+        self._losses.pop(place, None)
+        self._free.put(place)
+
+    def _give_up(self, place: int) -> bool:
+        """Whether nothing more is to be done in this place, where one was lost."""
+        with self._given_up:
+            self._losses[place] += 1
+            given_up = self._losses[place] > 1 and self._places > 1
+            self._places -= given_up
+            return given_up
 
     def close(self) -> None:
         for doer in self._kept.values():

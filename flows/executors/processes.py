@@ -22,6 +22,7 @@ from fewstep.util.errors import SettingsError
 from flows.executors.engine import Hearer, Kept, Lost, heard
 from flows.executors.visible_gpus import visible_gpus
 from tasks.config.schema import UnitResources
+from tasks.engine.group.nodes import NODE
 from tasks.engine.group.ranks import how_it_ended
 from tasks.engine.unit_work import UnitMessage
 from tasks.storage.workspace import child_environment
@@ -68,7 +69,7 @@ class Launched(Processes):
 
     def start(self, place: int) -> UnitProcess:
         try:
-            return UnitProcess(self._command, {})
+            return UnitProcess(self._command, {NODE: str(place + 1)})
         except OSError as error:
             raise SettingsError(f"{self._command[0]}: {error.strerror}; it is to start the processes that do units",
                                 hint="see compute.on and compute.launch in params.yaml") from None

@@ -7,6 +7,7 @@ there what it made (tasks.engine.unit_exchange); its credentials are its own env
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import os
 import secrets
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _CODE = ("fewstep", "tasks", "flows", "infra")
 _PAUSE = 0.5    # seconds between two looks at what a unit tells
+_LOOKS = 10     # at what is told, to one at whether its node is alive
 
 
 class RayCluster(Apart):
@@ -81,16 +83,29 @@ class RayCluster(Apart):
         ray, call = self._ray, secrets.token_hex(8)
         result = self._do.remote(message, self._ear, call)
         try:
-            over = False
-            while not over:
+            node = None
+            for look in itertools.count(1):
                 over = bool(ray.wait([result], timeout=_PAUSE)[0])
                 end = ray.get(result) if over else {}
                 for event in ray.get(self._ear.take.remote(call)):
-                    heard(work, event)
+                    if "node" in event:
+                        node = event["node"]
+                    else:
+                        heard(work, event)
+                if over:
+                    break
+                if node and look % _LOOKS == 0:
+                    self._require_node(node)
             heard(work, end)
         except BaseException:
             ray.cancel(result, force=True)
             raise
+
+    def _require_node(self, node: str) -> None:
+        """Raises Lost where the cluster takes the node for dead: that one fell silent Ray tells who waits for its tasks
+        after seven minutes alone."""
+        if not any(one["NodeID"] == node and one["Alive"] for one in self._ray.nodes()):
+            raise Lost("was lost, or its node: the cluster hears nothing of it")
 
     def close(self) -> None:
         self._ray.shutdown()
@@ -142,6 +157,7 @@ def do_unit(message: str, ear: Any, call: str) -> dict[str, Any]:
         else:
             told.append(ear.tell.remote(call, event))
 
+    tell({"node": ray.get_runtime_context().get_node_id()})
     done(_units(), UnitMessage.model_validate_json(message), tell)
     ray.get(told)       # all of it has arrived
     return end

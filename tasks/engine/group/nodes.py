@@ -21,7 +21,8 @@ from tasks.engine.group.ranks import how_it_ended
 from tasks.storage.workspace import child_environment
 
 NODE = "FEWSTEP_NODE"
-"""Environment variable of `compute.launch`: number of the node that it is to start a process on, from 1."""
+"""Environment variable of `compute.launch`, from 1: number of the node that it is to start a process on, or of the
+process where units are to be done."""
 _UNIT = (sys.executable, "-m", "tasks.unit")
 _LAST_WORDS = 10.0  # seconds that what started a process gets to end after it
 

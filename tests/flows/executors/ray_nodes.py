@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,24 +20,25 @@ _READY = 240    # seconds that a node may take on a busy machine
 
 
 class Nodes:
-    """A head at 127.0.0.2 and further nodes at 127.0.0.3, …"""
+    """A head and further nodes at these addresses."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]):
-        self.folder, self._started = folder, []
+    def __init__(self, folder: Path, environment: dict[str, str], addresses: Sequence[str]):
+        self.folder, self._started, self._addresses = folder, [], addresses
         self.environment = {**environment, "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
                             "RAY_TMPDIR": str(folder)}
         with socket.socket() as taken:
-            taken.bind(("127.0.0.2", 0))
-            self.address = f"127.0.0.2:{taken.getsockname()[1]}"
+            taken.bind((addresses[0], 0))
+            self.address = f"{addresses[0]}:{taken.getsockname()[1]}"
 
     def start(self, cpus: int, within: tuple[str, ...] = ()) -> subprocess.Popen:
         """One more node with so many CPUs; `within`: a command that it is run in."""
-        number = len(self._started) + 2
-        ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address=127.0.0.{number}",
+        number = len(self._started)
+        own = self._addresses[number]
+        ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={own}",
                f"--num-cpus={cpus}", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats"]
         port = self.address.partition(":")[2]
         head = ["--head", f"--port={port}", "--include-dashboard=false"]
-        ray += head if number == 2 else [f"--address={self.address}"]
+        ray += head if number == 0 else [f"--address={self.address}"]
         log = open(self.folder / f"node-{number}.log", "wb")  # noqa: SIM115 (the node writes it as long as it lives)
         node = subprocess.Popen([*within, *ray], env=self.environment, stdout=log, stderr=log, start_new_session=True)
         log.close()
@@ -86,10 +87,11 @@ class Nodes:
 
 
 @contextmanager
-def ray_nodes(environment: dict[str, str]) -> Iterator[Nodes]:
+def ray_nodes(environment: dict[str, str],
+              addresses: Sequence[str] = ("127.0.0.2", "127.0.0.3", "127.0.0.4")) -> Iterator[Nodes]:  # fmt: skip
     """Of a new cluster. Its folder has a short path: Ray makes sockets in it."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    nodes = Nodes(folder, environment)
+    nodes = Nodes(folder, environment, addresses)
     try:
         yield nodes
     finally:

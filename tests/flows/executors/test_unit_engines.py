@@ -30,8 +30,13 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
+    return trained(tmp_path_factory.mktemp("engines"))
+
+
+def trained(folder: Path) -> World:
+    """A world with what units of later stages need."""
     torch.set_num_threads(1)
-    made = World(tmp_path_factory.mktemp("engines"))
+    made = World(folder)
     made.settings = parse(Settings, SETTINGS, "test")
     for stage in ("shard", "teacher", "classifier"):
         made.run(stage)
