@@ -77,9 +77,11 @@ conformance: $(STAMP)
 families: $(STAMP)
 	$(BIN)/python -m tests.fewstep.families.recipe_matrix
 
-# Processes that train together, on tiny networks of three families: exact resume, equality with one process (20 minutes).
+# Processes that train together, on tiny networks of three families: exact resume, equality with one process (20 minutes);
+# engines on real clusters and servers (20 minutes): docs/scale.md.
 scale: $(STAMP)
 	$(BIN)/python -m tests.fewstep.training.scale_matrix
+	$(BIN)/python -m tests.flows.executors.engines_table
 
 # What distilling known networks takes of memory, from their configurations (minutes).
 memory: $(STAMP)

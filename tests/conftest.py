@@ -6,6 +6,7 @@ import tempfile
 import pytest
 
 from tests.faults.rows import seen  # noqa: F401  (fixtures of every test)
+from tests.flows.executors.engine_rows import verified  # noqa: F401  (fixtures of every test)
 from tests.postgres import postgres  # noqa: F401  (fixtures of every test)
 from tests.profiles import servers_end  # noqa: F401  (fixtures of every test)
 from tests.s3_server import s3_prefix, s3_server  # noqa: F401  (fixtures of every test)

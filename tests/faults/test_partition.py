@@ -142,7 +142,7 @@ def team(s3_server, s3_prefix, tmp_path) -> Iterator[Team]:
         yield Team(tmp_path, host, ssh, s3_server, s3_prefix, there)
 
 
-def test_units_of_a_host_that_is_cut_off_are_done_elsewhere_and_a_training_goes_on_with_it_later(team):
+def test_units_of_a_host_that_is_cut_off_are_done_elsewhere_and_a_training_goes_on_with_it_later(team, verified):
     said = team.folder / "said.txt"
     team.project.set({"compute.on": "command", "compute.launch": team.launch, "compute.units.most": 2})
     run = team.project.start("stage", "run", "trajectories", log=said, **team.environment)
@@ -172,9 +172,11 @@ def test_units_of_a_host_that_is_cut_off_are_done_elsewhere_and_a_training_goes_
     team.project.check("stage", "run", "distill", **team.environment)
     assert team.project.digests() == team.undisturbed.digests()
     assert "student" in team.project.digests()
+    verified("command", "cut link", "no disk")
+    verified("training on nodes, command", "cut link")
 
 
-def test_units_of_a_ray_node_that_is_cut_off_are_done_on_the_others(tmp_path, monkeypatch):
+def test_units_of_a_ray_node_that_is_cut_off_are_done_on_the_others(tmp_path, monkeypatch, verified):
     pytest.importorskip("ray", reason="Ray is an optional extra")
     world = trained(tmp_path / "world")
     alone = do(Threads(1), work_of(world, "trajectories", "threads"))
@@ -196,3 +198,4 @@ def test_units_of_a_ray_node_that_is_cut_off_are_done_on_the_others(tmp_path, mo
             counted, work.context.advance = work.context.advance, advance
             assert do(cluster, work) == alone
             assert [text for text in world.listener.warnings if "was lost, or its node" in text]
+    verified("ray", "cut link")

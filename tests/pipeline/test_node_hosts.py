@@ -30,7 +30,8 @@ def ranks(run: subprocess.Popen) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to hide a folder from a process")
-def test_a_host_that_sees_no_disk_of_ours_shares_a_training_and_is_killed_in_it(s3_server, s3_prefix, tmp_path):
+def test_a_host_that_sees_no_disk_of_ours_shares_a_training_and_is_killed_in_it(
+        s3_server, s3_prefix, tmp_path, verified):  # fmt: skip
     settings = {**TINY, "distill.recipe": "reflow", "distill.parts": 2, "distill.checkpoint_images": 32,
                 "compute.processes": 1}
     here = Project(tmp_path / "seen" / "here", settings)
@@ -63,3 +64,4 @@ def test_a_host_that_sees_no_disk_of_ours_shares_a_training_and_is_killed_in_it(
     assert there.digests() == here.digests()
     assert not list(cache.glob("work-*")), "the node leaves inputs alone"
     assert len(list((cache / "inputs").iterdir())) >= 3, "inputs came by content"
+    verified("training on nodes, command", "same bytes", "lost process", "no disk")

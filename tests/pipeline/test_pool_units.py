@@ -50,7 +50,8 @@ def servers(tmp_path, s3_server):
         yield {**s3_server.environment, "MLFLOW_TRACKING_URI": mlflow, "PREFECT_API_URL": prefect.api}, prefect, git
 
 
-def test_units_by_a_pools_workers_are_those_of_this_host_and_a_lost_one_is_done_again(servers, s3_prefix, tmp_path):
+def test_units_by_a_pools_workers_are_those_of_this_host_and_a_lost_one_is_done_again(servers, s3_prefix, tmp_path,
+                                                                                        verified):
     shared, prefect, git = servers
     here = Project(tmp_path / "seen" / "here", {**TINY, "distill.recipe": "kd", "trajectories.record_size": 4})
     dvc(here, "remote", "add", "-q", "-d", "store", s3_prefix)
@@ -92,6 +93,7 @@ def test_units_by_a_pools_workers_are_those_of_this_host_and_a_lost_one_is_done_
     assert there.digests()[STAGE] == here.digests()[STAGE]
     assert prefect.flow_runs()[-1]["state"]["name"] == "Completed"
     assert not _holds_path(prefect, there.folder), "no deployment names a path of this host"
+    verified("pool:NAME", "same bytes", "lost process", "ends", "no disk")
 
 
 def _holds_path(prefect, folder: Path) -> bool:

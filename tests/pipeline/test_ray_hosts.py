@@ -22,7 +22,7 @@ def dvc(project: Project, *words: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_units_of_a_node_that_sees_no_disk_of_ours_are_those_of_this_host(s3_server, s3_prefix, tmp_path):
+def test_units_of_a_node_that_sees_no_disk_of_ours_are_those_of_this_host(s3_server, s3_prefix, tmp_path, verified):
     here = Project(tmp_path / "seen" / "here", {**TINY, "distill.recipe": "kd"})
     dvc(here, "remote", "add", "-q", "-d", "store", s3_prefix)
     before = [stage.name for stage in graph.IN_DVC if stage.name not in (*STAGES, "distill", "evaluate")]
@@ -47,6 +47,7 @@ def test_units_of_a_node_that_sees_no_disk_of_ours_are_those_of_this_host(s3_ser
     assert there.digests() == here.digests()
     assert len(list((cache / "inputs").iterdir())) >= 4, "inputs came by content"
     assert not list(cache.glob("work-*")) or _only_of_killed(cache)
+    verified("ray", "same bytes", "no disk")
 
 
 def _only_of_killed(cache: Path) -> bool:

@@ -1,7 +1,7 @@
 """How processes share a training, on the networks of three families: one process, two with all networks each, two with
 rows of them.
 
-    python -m tests.fewstep.training.scale_matrix            # writes docs/scale.md
+    python -m tests.fewstep.training.scale_matrix            # writes its part of docs/scale.md
     python -m tests.fewstep.training.scale_matrix --only "shard 2/LoRA/dmd2/sd"
 
 The processes of a cell are forked from this one, which has loaded libraries and teachers; they speak gloo.
@@ -42,16 +42,15 @@ from fewstep.training.run_options import RunOptions
 from fewstep.training.step.batches import TensorData
 from fewstep.trajectories import TrajectorySettings
 from fewstep.util.errors import SettingsError
-from fewstep.util.files import write_atomically
 from tests.fewstep.families.pipelines import KINDS, LINES
 from tests.fewstep.families.recipe_matrix import quick
+from tests.scale_document import write_part
 
 ARRANGEMENTS = {"one process": (1, False), "replicate 2": (2, False), "shard 2": (2, True)}
 WEIGHTS = {"full": {}, "LoRA": {"lora": {"rank": 2}}}
 RECIPES = ("dmd2", "lcm", "meanflow", "ladd", "tdm")
 FAMILIES = {"sd": "UNet2DConditionModel", "dit": "DiTTransformer2DModel (classes)",
             "sd3": "SD3Transformer2DModel (flow)"}  # fmt: skip
-DOCUMENT = Path("docs/scale.md")
 BATCH, CYCLES = 4, 3
 CLOSE = 1e-6
 """Of sums in another order: the difference of two students over the way that they went, in float64."""
@@ -302,7 +301,7 @@ def main() -> None:
     if failed:
         sys.exit(f"{len(failed)} cells failed")
     if not chosen.only:
-        write_atomically(DOCUMENT, document(cells))
+        write_part(document(cells))
 
 
 if __name__ == "__main__":

@@ -65,11 +65,20 @@ class Nodes:
     def freeze_workers(self, node: subprocess.Popen) -> int:
         """SIGSTOP to the node's processes that do tasks: what they are given next stays with them. How many there are.
         """
-        workers = [process for process in psutil.Process(node.pid).children(recursive=True)
-                   if process.name().startswith("ray::")]
+        workers = self._workers(node)
         for worker in workers:
             worker.suspend()
         return len(workers)
+
+    def doers(self) -> list[psutil.Process]:
+        """The processes of live nodes that did or do units."""
+        return [worker for node in self._started if node.poll() is None for worker in self._workers(node)
+                if worker.name() in ("ray::IDLE", "ray::do_unit", "ray::Ear")]
+
+    @staticmethod
+    def _workers(node: subprocess.Popen) -> list[psutil.Process]:
+        return [process for process in psutil.Process(node.pid).children(recursive=True)
+                if process.name().startswith("ray::")]
 
     def kill(self, node: subprocess.Popen) -> None:
         """SIGKILL to the node and all that it started: the machine is gone."""

@@ -2,6 +2,7 @@
 
 import os
 
+import psutil
 import pytest
 
 from fewstep.util.errors import NotAvailable, SettingsError
@@ -24,7 +25,7 @@ def nodes():
         yield started
 
 
-def test_a_node_that_is_killed_costs_its_units_alone(world, nodes, monkeypatch):  # noqa: F811
+def test_a_node_that_is_killed_costs_its_units_alone(world, nodes, monkeypatch, verified):  # noqa: F811
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     threads = do(Threads(1), work_of(world, "trajectories", "ray-threads"))
     told = world.listener.progress[:]
@@ -46,6 +47,10 @@ def test_a_node_that_is_killed_costs_its_units_alone(world, nodes, monkeypatch):
         assert do(cluster, work) == threads
         assert world.listener.progress[-1] == told[-1]
         assert [text for text in world.listener.warnings if "was lost, or its node" in text]
+        left = nodes.doers()
+        assert left
+    psutil.wait_procs(left)     # the cluster goes on, and what did units ends with the run
+    verified("ray", "same bytes", "lost process", "ends", "progress")
     asks = "a unit asks for 64 CPUs and 0 GPUs, the Ray cluster at ray has [12] and 0"
     with pytest.raises(SettingsError, match=asks):
         RayCluster("ray", UnitResources(cpus=64))

@@ -42,12 +42,14 @@ def unit_processes() -> list[psutil.Process]:
             if "tasks.unit" in process.cmdline() and "slurmstepd" in process.parent().name()]
 
 
-def test_jobs_make_the_bytes_of_threads_and_a_cancelled_one_costs_its_unit(world, cluster):  # noqa: F811
+def test_jobs_make_the_bytes_of_threads_and_a_cancelled_one_costs_its_unit(world, cluster, verified):  # noqa: F811
     alone = do(Threads(1), work_of(world, "trajectories", "slurm-node-threads"))
+    told = world.listener.progress[:]
     with Engines(Settings(compute={"on": "slurm:units", "units": {"most": 2}})) as engines:
         work = work_of(world, "trajectories", "slurm-node")
         engine = engines.of(work)
         assert do(engine, work) == alone and 1 <= len(jobs()) <= 2
+        assert sorted(world.listener.progress) == sorted(told) and not world.listener.warnings
 
         work = work_of(world, "trajectories", "slurm-node-cancelled")
         for process in unit_processes():
@@ -63,3 +65,4 @@ def test_jobs_make_the_bytes_of_threads_and_a_cancelled_one_costs_its_unit(world
     while jobs():
         assert time.monotonic() < until, "what the run started ends with it"
         time.sleep(0.5)
+    verified("slurm", "same bytes", "lost process", "ends", "progress")

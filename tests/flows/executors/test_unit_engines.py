@@ -76,15 +76,18 @@ def do(engine: Engine, work: UnitWork) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("stage", ["trajectories", "baselines"])
-def test_processes_make_the_bytes_of_threads_and_tell_the_same_progress(stage, world, processes):
+def test_processes_make_the_bytes_of_threads_and_tell_the_same_progress(stage, world, processes, verified):
+    alone = do(Threads(1), work_of(world, stage, f"{stage}-thread"))
     by_threads = do(Threads(2), work_of(world, stage, f"{stage}-threads"))
     told = world.listener.progress[:]
-    assert do(processes, work_of(world, stage, f"{stage}-processes")) == by_threads
+    assert do(processes, work_of(world, stage, f"{stage}-processes")) == by_threads == alone
     assert sorted(world.listener.progress) == sorted(told) and told[-1][0] == told[-1][1]
     assert 1 <= len(children()) <= processes.width and not world.listener.warnings
+    verified("local", "same bytes", "progress")
+    verified("processes", "same bytes", "progress")
 
 
-def test_a_process_that_is_killed_is_named_and_costs_its_unit_alone(world, processes):
+def test_a_process_that_is_killed_is_named_and_costs_its_unit_alone(world, processes, verified):
     alone = do(Threads(1), work_of(world, "trajectories", "undisturbed"))
     work = work_of(world, "trajectories", "killed")
     first, second, *_ = work.stage.units(work.context)
@@ -100,6 +103,9 @@ def test_a_process_that_is_killed_is_named_and_costs_its_unit_alone(world, proce
     again = work_of(world, "trajectories", "killed")
     assert first not in again.stage.units(again.context) and second in again.stage.units(again.context)
     assert do(processes, again) == alone
+    processes.close()
+    assert not children()
+    verified("processes", "lost process", "ends")
 
 
 def test_what_a_unit_raises_there_is_raised_here(world, processes, tmp_path):
@@ -154,6 +160,47 @@ def test_jobs_of_slurm_do_units_and_one_that_is_lost_is_started_again(world, slu
     assert not children()
     options = slurm.read_text().splitlines()
     assert len(options) == 2 and {"--partition=gpu", "--cpus-per-task=2", "--gpus=1"} <= set(options[0].split())
+
+
+def test_processes_that_a_command_starts_do_units_and_one_that_is_lost_is_started_again(world, verified):
+    alone = do(Threads(1), work_of(world, "trajectories", "command-threads"))
+    told = world.listener.progress[:]
+    launch = f"{sys.executable} -m tasks.unit"
+    with Engines(Settings(compute={"on": "command", "launch": launch, "units": {"most": 2}})) as engines:
+        work = work_of(world, "trajectories", "by-command")
+        engine = engines.of(work)
+        assert do(engine, work) == alone
+        assert sorted(world.listener.progress) == sorted(told) and not world.listener.warnings
+        work = work_of(world, "trajectories", "by-command-killed")
+        for child in children():
+            os.kill(child, signal.SIGSTOP)      # it will be in the middle of the next unit
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(engine.run, work, work.stage.units(work.context)[0])
+            for child in children():
+                os.kill(child, signal.SIGKILL)
+            future.result()
+        assert any("was ended by SIGKILL; the unit is done again" in text for text in world.listener.warnings)
+        assert do(engine, work) == alone and children()
+    assert not children()
+    verified("command", "same bytes", "lost process", "ends", "progress")
+
+
+@pytest.mark.parametrize(("width", "names"), [(2, [1, 1, 2]), (1, [1, 1, 1])])
+def test_a_place_where_two_were_lost_is_given_up_while_there_is_another(width, names, world, tmp_path):
+    log = tmp_path / "log"
+    launch = f"sh -c 'echo $FEWSTEP_NODE >> {log}; [ $FEWSTEP_NODE = 1 ] || exec {sys.executable} -m tasks.unit'"
+    work = work_of(world, "trajectories", f"given-up-{width}")
+    units = work.stage.units(work.context)
+    with Engines(Settings(compute={"on": "command", "launch": launch, "units": {"most": width}})) as engines:
+        engine = engines.of(work)
+        if width == 1:
+            with pytest.raises(StageFailed, match=r"ended with code 0 \(3 attempts\)"):
+                engine.run(work, units[0])
+        else:
+            engine.run(work, units[0])
+            engine.run(work, units[1])
+            assert any("nothing more is asked of place 1" in text for text in world.listener.warnings)
+    assert [int(line) for line in log.read_text().split()] == names
 
 
 def test_a_command_that_starts_no_process_is_named(world, tmp_path):

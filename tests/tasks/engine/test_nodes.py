@@ -38,31 +38,37 @@ def below(*words: str) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("name", ["teacher", "distill"])
-def test_nodes_make_the_bytes_of_one_process_and_one_continues_their_work(name, world):  # noqa: F811
+def test_nodes_make_the_bytes_of_one_process_and_one_continues_their_work(name, world, verified):  # noqa: F811
     seen = []
 
     def stop():
         seen.append((len(below("tasks.unit")), len(below("tasks.engine.group.ranks"))))
         raise KeyboardInterrupt
 
+    world.listener.progress.clear()
     alone = worked(world, name, f"{name}-1", 1)
-    assert worked(world, name, f"{name}-nodes", 2) == alone
+    told = world.listener.progress[:]
+    world.listener.progress.clear()
+    assert worked(world, name, f"{name}-nodes", 2) == alone and world.listener.progress == told
     with pytest.raises(KeyboardInterrupt):
         worked(world, name, f"{name}-2-1", 2, AtImages(256, stop))
     assert seen == [(1, 1)] and not below("tasks.unit") and not below("tasks.engine.group.ranks")
     assert worked(world, name, f"{name}-2-1", 1) == alone
+    verified("training on nodes, command", "same bytes", "ends", "progress")
 
 
 @pytest.mark.parametrize(("module", "told"), [
     ("tasks.engine.group.ranks", "process 2 of 2 that share 'round-1' of stage 'distill' was ended by SIGKILL"),
     ("tasks.unit", "what was started on node 2 was ended by SIGKILL"),
 ])
-def test_a_node_that_is_killed_ends_the_unit_by_name_and_the_nodes_go_on_bit_for_bit(module, told, world):  # noqa: F811
+def test_a_node_that_is_killed_ends_the_unit_by_name_and_the_nodes_go_on_bit_for_bit(
+        module, told, world, verified):  # noqa: F811
     alone, work = worked(world, "distill", "alone", 1), f"killed-{module}"
     with pytest.raises(StageFailed, match=told):
         worked(world, "distill", work, 2, AtImages(256, lambda: below(module)[0].kill()))
     assert sorted((world.root / "work" / work).rglob("step-*.json")) and not below("tasks.engine.group.ranks")
     assert worked(world, "distill", work, 2) == alone
+    verified("training on nodes, command", "lost process")
 
 
 def test_shards_on_nodes_are_those_of_a_machine_and_each_goes_on_from_the_others(world):  # noqa: F811

@@ -39,7 +39,7 @@ def ranks() -> list[psutil.Process]:
             if "tasks.engine.group.ranks" in (process.info["cmdline"] or ())]
 
 
-def test_a_training_on_two_nodes_goes_on_after_one_is_killed_and_ends_in_the_bytes_of_one(cluster, tmp_path):
+def test_a_training_on_two_nodes_goes_on_after_one_is_killed_and_ends_in_the_bytes_of_one(cluster, tmp_path, verified):
     alone = Project(tmp_path / "alone", SHARED)
     for stage in STAGES:
         alone.check("stage", "run", stage)
@@ -66,3 +66,4 @@ def test_a_training_on_two_nodes_goes_on_after_one_is_killed_and_ends_in_the_byt
     assert submitted().wait() == 0, said()
     assert {name: digest for name, digest in both.digests().items() if name in alone.digests()} == alone.digests()
     assert not ranks()
+    verified("training on nodes, slurm", "same bytes", "lost process", "ends")
