@@ -23,6 +23,7 @@ from tasks.config.schema import UnitResources
 from tests import netns
 from tests.flows.executors.ray_nodes import ray_nodes
 from tests.flows.executors.test_unit_engines import do, trained, work_of
+from tests.living import with_word
 from tests.project import ROOT, TINY, Project
 
 SSHD = "/usr/sbin/sshd"
@@ -119,14 +120,13 @@ class Team:
         script.chmod(0o755)
         self.launch = str(script)
 
-    def processes_there(self, *words: str) -> list[psutil.Process]:
-        """Those on the other host with these words in their command."""
+    def processes_there(self, module: str) -> list[psutil.Process]:
+        """Those on the other host with the module in their command."""
         inode = Path(f"/var/run/netns/{self.host.name}").stat().st_ino
         found = []
-        for process in psutil.process_iter(["cmdline"]):
-            with suppress(OSError, psutil.Error):
-                if set(words) <= set(process.info["cmdline"] or ()) \
-                        and Path(f"/proc/{process.pid}/ns/net").stat().st_ino == inode:
+        for process in with_word(module, psutil.process_iter()):
+            with suppress(OSError):
+                if Path(f"/proc/{process.pid}/ns/net").stat().st_ino == inode:
                     found.append(process)
         return found
 

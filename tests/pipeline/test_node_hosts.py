@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tasks.engine import graph
+from tests.living import below, with_word
 from tests.project import ROOT, TINY, Project
 
 RANKS = "tasks.engine.group.ranks"
@@ -24,7 +25,7 @@ def dvc(project: Project, *words: str) -> None:
 
 def ranks(run: subprocess.Popen) -> list[psutil.Process]:
     """The processes of the training but the run's own."""
-    return [child for child in psutil.Process(run.pid).children(recursive=True) if RANKS in child.cmdline()]
+    return with_word(RANKS, below(run.pid))
 
 
 @pytest.mark.slow

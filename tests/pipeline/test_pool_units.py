@@ -15,6 +15,7 @@ import pytest
 from tasks.engine import graph
 from tests.flows.scheduling.pool_team import POOL, Worker
 from tests.git_daemon import git_daemon
+from tests.living import below, with_word
 from tests.mlflow_server import mlflow_server
 from tests.prefect_server import prefect_server
 from tests.project import TINY, Project
@@ -34,8 +35,7 @@ def dvc(project: Project, *words: str) -> None:
 
 def doers(worker: Worker) -> list[psutil.Process]:
     """The processes of the worker that do flow runs."""
-    below = psutil.Process(worker.process.pid).children(recursive=True)
-    return [process for process in below if any(FLOW_RUN in word for word in process.cmdline())]
+    return with_word(FLOW_RUN, below(worker.process.pid))
 
 
 @pytest.fixture

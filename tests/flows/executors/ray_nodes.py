@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.living import below
+
 _READY = 240    # seconds that a node may take on a busy machine
 
 
@@ -77,8 +79,12 @@ class Nodes:
 
     @staticmethod
     def _workers(node: subprocess.Popen) -> list[psutil.Process]:
-        return [process for process in psutil.Process(node.pid).children(recursive=True)
-                if process.name().startswith("ray::")]
+        found = []
+        for process in below(node.pid):
+            with suppress(psutil.NoSuchProcess):
+                if process.name().startswith("ray::"):
+                    found.append(process)
+        return found
 
     def kill(self, node: subprocess.Popen) -> None:
         """SIGKILL to the node and all that it started: the machine is gone."""

@@ -16,6 +16,7 @@ from flows.executors.engines import Engines
 from tasks.config.schema import Settings
 from tests.flows.executors.slurm_node import PROGRAMS, slurm_node
 from tests.flows.executors.test_unit_engines import do, work_of, world  # noqa: F401 (a fixture)
+from tests.living import with_word
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,8 +39,8 @@ def jobs() -> list[str]:
 
 def unit_processes() -> list[psutil.Process]:
     """The processes on the node: those whose parent is Slurm's."""
-    return [process for process in psutil.process_iter()
-            if "tasks.unit" in process.cmdline() and "slurmstepd" in process.parent().name()]
+    return [process for process in with_word("tasks.unit", psutil.process_iter())
+            if "slurmstepd" in process.parent().name()]
 
 
 def test_jobs_make_the_bytes_of_threads_and_a_cancelled_one_costs_its_unit(world, cluster, verified):  # noqa: F811

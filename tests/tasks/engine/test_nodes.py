@@ -13,6 +13,7 @@ from fewstep.util.errors import SettingsError, StageFailed
 from tasks.config.schema import Compute
 from tasks.engine import graph, shared_unit
 from tasks.engine.group.nodes import Nodes
+from tests.living import below, with_word
 from tests.tasks.engine.test_shared_unit import AtImages, world  # noqa: F401 (a fixture)
 from tests.tasks.stages.evaluation_world import Listener, World, contents
 
@@ -32,9 +33,9 @@ def worked(world: World, name: str, work: str, nodes: int, observer: Listener | 
     return contents(context.out)
 
 
-def below(*words: str) -> list[psutil.Process]:
-    """The processes that this one started, directly or not, with these words in their command."""
-    return [process for process in psutil.Process().children(recursive=True) if set(words) <= set(process.cmdline())]
+def started(module: str) -> list[psutil.Process]:
+    """The processes that this one started, directly or not, with the module in their command."""
+    return with_word(module, below())
 
 
 @pytest.mark.parametrize("name", ["teacher", "distill"])
@@ -42,7 +43,7 @@ def test_nodes_make_the_bytes_of_one_process_and_one_continues_their_work(name, 
     seen = []
 
     def stop():
-        seen.append((len(below("tasks.unit")), len(below("tasks.engine.group.ranks"))))
+        seen.append((len(started("tasks.unit")), len(started("tasks.engine.group.ranks"))))
         raise KeyboardInterrupt
 
     world.listener.progress.clear()
@@ -52,7 +53,7 @@ def test_nodes_make_the_bytes_of_one_process_and_one_continues_their_work(name, 
     assert worked(world, name, f"{name}-nodes", 2) == alone and world.listener.progress == told
     with pytest.raises(KeyboardInterrupt):
         worked(world, name, f"{name}-2-1", 2, AtImages(256, stop))
-    assert seen == [(1, 1)] and not below("tasks.unit") and not below("tasks.engine.group.ranks")
+    assert seen == [(1, 1)] and not started("tasks.unit") and not started("tasks.engine.group.ranks")
     assert worked(world, name, f"{name}-2-1", 1) == alone
     verified("training on nodes, command", "same bytes", "ends", "progress")
 
@@ -65,8 +66,8 @@ def test_a_node_that_is_killed_ends_the_unit_by_name_and_the_nodes_go_on_bit_for
         module, told, world, verified):  # noqa: F811
     alone, work = worked(world, "distill", "alone", 1), f"killed-{module}"
     with pytest.raises(StageFailed, match=told):
-        worked(world, "distill", work, 2, AtImages(256, lambda: below(module)[0].kill()))
-    assert sorted((world.root / "work" / work).rglob("step-*.json")) and not below("tasks.engine.group.ranks")
+        worked(world, "distill", work, 2, AtImages(256, lambda: started(module)[0].kill()))
+    assert sorted((world.root / "work" / work).rglob("step-*.json")) and not started("tasks.engine.group.ranks")
     assert worked(world, "distill", work, 2) == alone
     verified("training on nodes, command", "lost process")
 
@@ -75,7 +76,7 @@ def test_shards_on_nodes_are_those_of_a_machine_and_each_goes_on_from_the_others
     here = worked(world, "distill", "shards-here", 1, parallel="shard", processes=2)
     with pytest.raises(StageFailed, match="was ended by SIGKILL"):
         worked(world, "distill", "shards-nodes", 2, parallel="shard",
-               observer=AtImages(256, lambda: os.kill(below("tasks.engine.group.ranks")[0].pid, signal.SIGKILL)))
+               observer=AtImages(256, lambda: os.kill(started("tasks.engine.group.ranks")[0].pid, signal.SIGKILL)))
     assert worked(world, "distill", "shards-nodes", 2, parallel="shard") == here
 
 

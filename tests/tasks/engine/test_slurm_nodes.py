@@ -15,6 +15,7 @@ import pytest
 
 from tests.flows.executors.slurm_node import PROGRAMS, slurm_node
 from tests.infra.rendering import write
+from tests.living import with_word
 from tests.project import TINY, Project
 
 pytestmark = [
@@ -35,8 +36,7 @@ def cluster():
 
 def ranks() -> list[psutil.Process]:
     """The processes that other nodes started for a training."""
-    return [process for process in psutil.process_iter(["cmdline"])
-            if "tasks.engine.group.ranks" in (process.info["cmdline"] or ())]
+    return with_word("tasks.engine.group.ranks", psutil.process_iter())
 
 
 def test_a_training_on_two_nodes_goes_on_after_one_is_killed_and_ends_in_the_bytes_of_one(cluster, tmp_path, verified):
