@@ -157,11 +157,12 @@ class RoundTrainer:
             step += 1
             if self.state.recorder is not None:
                 self.state.recorder.after(step)
+            asked = bool(held.arrived)      # once a step: what arrives from here on waits for a checkpoint of the next
             if step % interval == 0 or step == self.steps:
                 means, done = self.world.average_figures(figures.means()), step * batch
                 began = time.monotonic()
                 due = self.options.checkpoint_due(began - saved_at, done - saved_images, cost, self.checkpoints.busy)
-                last = bool(held.arrived) or step == self.steps
+                last = asked or step == self.steps
                 due, last = self._first_says((due, last))
                 if due or last:
                     self._save(step, figures, behind=not last)
@@ -169,10 +170,10 @@ class RoundTrainer:
                     cost = saved_at - began
                 if on_progress is not None:
                     on_progress(done, self.options.images, means)
-            elif self._first_says(held.arrived):
+            elif self._first_says(asked):
                 self._save(step, figures)
             self.checkpoints.check()
-            if held.arrived:
+            if asked:
                 self.checkpoints.wait()
                 held.deliver()
         self.placement.restore()

@@ -113,6 +113,39 @@ def test_the_step_under_way_is_saved_and_resumed_as_if_undisturbed(what, number,
     assert resumed == {step: figures for step, figures in undisturbed.items() if step > at}
 
 
+REPORTING = """
+plain = test_interrupted.train
+
+def train(what, folder, heard=None):
+    class Told(dict):
+        def __setitem__(self, done, figures):   # as a report of this step is being told
+            if done == at + 1:
+                os.kill(os.getpid(), number)
+                sum(range(10**5))
+
+    plain(what, folder, Told())
+
+test_interrupted.train, RoundTrainer._step = train, step
+"""
+
+
+def test_a_signal_that_comes_while_a_report_is_told_waits_for_the_next_step(tmp_path, monkeypatch):
+    from fewstep.training import round_trainer
+
+    monkeypatch.setattr(round_trainer, "REPORTS", 4)
+    straight = train("kd", tmp_path / "straight")
+    end = "test_interrupted.train(what, folder)"
+    child = CHILD.replace(end, REPORTING + end)
+    done = subprocess.run([sys.executable, "-c", child, "kd", str(tmp_path / "broken"), str(int(signal.SIGTERM)), "5"],
+                          cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    (saved,) = records(tmp_path / "broken")
+    assert saved["step"] == 7 and not saved["done"]
+    found = train("kd", tmp_path / "broken")
+    assert all(torch.equal(found[name], straight[name]) for name in found)
+
+
 BEHIND = """
 import threading
 from fewstep.training.saving.checkpoints import Checkpoints
