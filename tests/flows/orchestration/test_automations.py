@@ -77,7 +77,7 @@ def test_an_automation_on_a_prefect_server_follows_the_champion(project, tmp_pat
                                           and (project.root / ".fewstep/serve.json").read_text()))  # fmt: skip
         prefect(DEPLOYED)
         project.fewstep("rollback", "toy", "--why", "blurred sevens")
-        assert wait_for(lambda: json.loads(prefect(STARTED)), 60) == [
+        assert wait_for(lambda: json.loads(prefect(STARTED))) == [
             {"what": "fewstep.rolled-back", "model": MODEL, "why": "blurred sevens", "version": "1"}]  # fmt: skip
     finally:
         serve.send_signal(signal.SIGINT)

@@ -34,9 +34,9 @@ def test_training_draws_the_prompts_that_are_for_it():
 
 
 def test_a_set_asks_for_each_of_them_alike_often():
-    plan = plan_set(asked(TRAINED), TrajectorySettings(count=12, steps=2, record_size=4), seed=3, teacher_digest="t")
+    settings = TrajectorySettings(count=12, steps=2, record_size=4, compile=False)
+    plan = plan_set(asked(TRAINED), settings, seed=3, teacher_digest="t")
     rows = sample_condition(3, torch.arange(12), plan.num_classes, plan.fields["condition"]["source"], plan.among)
     assert rows.bincount(minlength=6).tolist() == [0, 4, 0, 0, 4, 4] and rows[:3].sort().values.tolist() == [1, 4, 5]
-    other = plan_set(asked(TRAINED[:2]), TrajectorySettings(count=12, steps=2, record_size=4), seed=3,
-                     teacher_digest="t")  # fmt: skip
+    other = plan_set(asked(TRAINED[:2]), settings, seed=3, teacher_digest="t")
     assert other.fields["condition"] != plan.fields["condition"]
