@@ -156,6 +156,18 @@ def test_sample_takes_prompts_and_asks_for_them(finished, tmp_path):
     assert missing.returncode == 2 and '--prompt "a red apple"' in missing.stderr
 
 
+def test_sample_loads_neither_orchestration_nor_versioning(finished, tmp_path):
+    kind, project, _ = finished
+    code = ("import sys; from flows.cli import app; "
+            "app(['sample', sys.argv[1], '--prompt', 'a red apple', '--n', '1', '--out', sys.argv[2]], "
+            "standalone_mode=False); "
+            "print([name for name in ('prefect', 'dvc', 'ray', 'torchvision', 'matplotlib') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code, kind, str(tmp_path / "one.png")], cwd=project.folder,
+                          env=project.environment(), capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]" and (tmp_path / "one.png").is_file()
+
+
 def test_lineage_reaches_encoders_and_prompts(finished):
     kind, project, _ = finished
     told = project.run("lineage", kind)

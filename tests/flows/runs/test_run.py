@@ -149,16 +149,6 @@ def test_with_nothing_to_do_no_heavy_import_and_no_run(shared_project):
     assert shared_project.journal() == journal and shared_project.json("status", "--all") == runs
 
 
-def test_sample_loads_neither_orchestration_nor_versioning(shared_project, tmp_path):
-    code = ("import sys; from flows.cli import app; "
-            "app(['sample', 'digits', '--n', '2', '--out', sys.argv[1]], standalone_mode=False); "
-            "print([name for name in ('prefect', 'dvc', 'ray', 'torchvision', 'matplotlib') if name in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "two.png")], cwd=shared_project.root,
-                          env=shared_project.environment(), capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]" and (tmp_path / "two.png").is_file()
-
-
 def test_a_change_of_code_is_said_before_it_costs_anything_and_can_be_accepted(shared_project):
     path = shared_project.root / "tasks" / "stages" / "distill.py"
     before, journal = path.read_text(), shared_project.journal()
