@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> dict:
 def seconds(engine: Engine, world: World, work: str) -> float:
     """That `UNITS` units take once every process has done its first, which loads the teacher."""
     done = UnitWork(graph.stage("trajectories"), world.context("trajectories", work))
-    prepare(done.context)
+    prepare(done.stage, done.context)
     units = done.stage.units(done.context)
     with engine.side_by_side() as begin, ThreadPoolExecutor(engine.width) as pool:
         def do(unit: str) -> None:
