@@ -14,6 +14,7 @@ from fewstep.data.records.record_codec import Record
 from fewstep.data.records.record_source import CACHE_BYTES
 from fewstep.data.records.shard_files import ShardWriter
 from fewstep.data.records.split_samples import SplitSamples
+from fewstep.data.sized import folder_of_size
 from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import CorruptData, SettingsError
 from fewstep.util.hashing import canonical_json, sha256_bytes
@@ -163,12 +164,7 @@ def load_split(folder: Path | str, split: str, size: int = 0) -> ImageSet:
         SettingsError: no such split, or the folder holds no images.
         CorruptData: a damaged description, index or shard.
     """
-    return ImageSet(folder_of_size(folder, size), split)
-
-
-def folder_of_size(folder: Path | str, size: int) -> Path:
-    """Where the images of size number `size` lie: the first in `folder` itself."""
-    return Path(folder) / "sizes" / str(size) if size else Path(folder)
+    return ImageSet(folder_of_size(Path(folder), size), split)
 
 
 def sizes_of(folder: Path | str) -> list[tuple[int, int]]:

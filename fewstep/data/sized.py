@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 Set = TypeVar("Set")
+FOLDER = "sizes"
+"""Below the folder of the first size's set, that of the others."""
 
 
 class Sized(Generic[Set]):
@@ -38,3 +41,8 @@ def by_size(make: Callable[[Any], Any], source: Any) -> Any:
     if not isinstance(source, Sized):
         return make(source)
     return Sized([None if one is None else make(one) for one in source.sets])
+
+
+def folder_of_size(folder: Path, size: int) -> Path:
+    """Where the set of size number `size` lies: the first in `folder` itself."""
+    return folder / FOLDER / str(size) if size else folder

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewstep.data.sized import Sized
+from fewstep.data.sized import FOLDER, Sized
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.trajectories import set_description
 from fewstep.trajectories.set_reader import TrajectorySet, open_set
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
-
-_FOLDER = "sizes"
-
-
-def folder_of_size(folder: Path, size: int) -> Path:
-    """Where the set of size number `size` lies: the first in `folder` itself."""
-    return folder / _FOLDER / str(size) if size else folder
 
 
 def settings_by_size(denoiser: Denoiser, settings: TrajectorySettings) -> dict[int, TrajectorySettings]:
@@ -33,6 +26,6 @@ def settings_by_size(denoiser: Denoiser, settings: TrajectorySettings) -> dict[i
 def open_sets(folder: Path) -> TrajectorySet | Sized[TrajectorySet]:
     """The finished set in a folder, or its sets by size; see `open_set`."""
     own, found = open_set(folder), {}
-    for path in (folder / _FOLDER).glob(f"*/{set_description.NAME}"):
+    for path in (folder / FOLDER).glob(f"*/{set_description.NAME}"):
         found[int(path.parent.name)] = open_set(path.parent)
     return Sized([own, *(found.get(k) for k in range(1, max(found) + 1))]) if found else own

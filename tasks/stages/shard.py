@@ -179,7 +179,8 @@ class ShardStage(Stage[Data, ShardResult]):
 
 def _writers(context: Context[Data], source: ImageSource) -> list[ImageSetWriter]:
     """A writer for the images of each size; all captions stand in one table."""
-    from fewstep.data.images import ImageSetWriter, folder_of_size  # loads torch
+    from fewstep.data.images import ImageSetWriter  # loads torch
+    from fewstep.data.sized import folder_of_size
 
     settings, (sizes, channels) = context.settings, _shape(context, source)
     writers: list[ImageSetWriter] = []

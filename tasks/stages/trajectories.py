@@ -137,8 +137,8 @@ class _OpenSet:
 
     def writer(self, size: int) -> SetWriter:
         """A writer of the set of a size, for one thread."""
+        from fewstep.data.sized import folder_of_size
         from fewstep.trajectories import SetWriter  # loads diffusers
-        from fewstep.trajectories.sized_sets import folder_of_size
 
         context = self.context
         previous = context.previous if context.previous_code_equal else None
