@@ -9,18 +9,13 @@ events, on one host and on two.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
-
-import pytest
 
 from fewstep.util.files import write_atomically
 from tests.faults import rows
 from tests.project import ROOT
+from tests.table_of_tests import write_table
 
 DOCUMENT = ROOT / "docs" / "faults.md"
 HEAD = """# Faults
@@ -35,24 +30,6 @@ and announcement is there once. Exit code and message are those of the command t
 """
 
 
-class Campaign:
-    """Of pytest's tests those that see a fault, except those whose rows are known."""
-
-    def __init__(self, known: set[str]):
-        self.known = known
-        self.failed: list[str] = []
-
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        chosen = [item for item in items if "seen" in getattr(item, "fixturenames", ())
-                  and item.nodeid not in self.known]
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed or report.skipped:
-            self.failed.append(report.nodeid)
-
-
 def document(known: list[rows.Row]) -> str:
     """The table as Markdown."""
     lines = []
@@ -63,20 +40,10 @@ def document(known: list[rows.Row]) -> str:
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--keep", type=Path, help="JSON lines of rows, to continue from")
-    chosen, others = parser.parse_known_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        path = (chosen.keep or Path(folder) / "rows.jsonl").resolve()
-        os.environ[rows.FILE] = str(path)
-        campaign = Campaign({row.test for row in rows.read(path)})
-        files = [str(file) for file in sorted((ROOT / "tests").rglob("test_*.py")) if "seen" in file.read_text()]
-        code = pytest.main(["-m", "", "-n", "0", "-v", "--rootdir", str(ROOT), *files, *others], plugins=[campaign])
-        if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and not campaign.failed and not others:
-            write_atomically(DOCUMENT, document(rows.read(path)))
-            return 0
-    print(f"{DOCUMENT.relative_to(ROOT)} stays as it is; failed or skipped: {campaign.failed}", file=sys.stderr)
-    return int(code) or 1
+    return write_table(
+        __doc__.partition("\n")[0], arguments, fixture="seen", mention="seen", variable=rows.FILE, read=rows.read,
+        document=str(DOCUMENT.relative_to(ROOT)),
+        write=lambda known: write_atomically(DOCUMENT, document(known)))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,19 +8,13 @@ It runs every test, wherever it stands, that has the fixture `verified`.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import get_args
 
-import pytest
-
 from tests.flows.executors import engine_rows
-from tests.project import ROOT
 from tests.scale_document import write_part
+from tests.table_of_tests import write_table
 
 COLUMNS = {
     "same bytes": "the same bytes as one thread or process here",
@@ -39,23 +33,6 @@ none, no test does.
 """
 
 
-class Chosen:
-    """Of pytest's tests those that verify an engine, except those whose cells are known."""
-
-    def __init__(self, known: set[str]):
-        self.known, self.failed = known, []
-
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        chosen = [item for item in items if "verified" in getattr(item, "fixturenames", ())
-                  and item.nodeid not in self.known]
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed or report.skipped:
-            self.failed.append(report.nodeid)
-
-
 def document(cells: Iterable[engine_rows.Cell]) -> str:
     """The table as Markdown, with the tests that its numbers mean."""
     found: dict[tuple[str, str], set[str]] = {}
@@ -70,20 +47,9 @@ def document(cells: Iterable[engine_rows.Cell]) -> str:
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--keep", type=Path, help="JSON lines of cells, to continue from")
-    chosen, others = parser.parse_known_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        path = (chosen.keep or Path(folder) / "cells.jsonl").resolve()
-        os.environ[engine_rows.FILE] = str(path)
-        ran = Chosen({cell.test for cell in engine_rows.read(path)})
-        files = [str(file) for file in sorted((ROOT / "tests").rglob("test_*.py")) if "verified(\"" in file.read_text()]
-        code = pytest.main(["-m", "", "-n", "0", "-v", "--rootdir", str(ROOT), *files, *others], plugins=[ran])
-        if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and not ran.failed and not others:
-            write_part(document(engine_rows.read(path)))
-            return 0
-    print(f"docs/scale.md stays as it is; failed or skipped: {ran.failed}", file=sys.stderr)
-    return int(code) or 1
+    return write_table(
+        __doc__.partition("\n")[0], arguments, fixture="verified", mention="verified(\"", variable=engine_rows.FILE,
+        read=engine_rows.read, document="docs/scale.md", write=lambda cells: write_part(document(cells)))  # fmt: skip
 
 
 if __name__ == "__main__":
