@@ -73,13 +73,7 @@ class MadeUp(Distillation):
 
     def _run(self, index: int, on_progress: object) -> Student:
         trainer, sampler = self.trainer(index)
-        if trainer.state.recorder is not None:
-            for mark in trainer.state.recorder.marks:
-                trainer.state.recorder.after(mark)
-        trainer.placement.restore()
-        student = Student(self._merged(index, trainer.state.finished_student(trainer.placement)), sampler)
-        self._keep(index, trainer)
-        return student
+        return self._ended(index, trainer, trainer.untrained(), sampler)
 
 
 def trainers(recipe: Recipe, teacher: Denoiser, data: DataSource, folder: Path, images: int,

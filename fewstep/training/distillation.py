@@ -109,7 +109,11 @@ class Distillation:
 
     def _run(self, index: int, on_progress: OnProgress | None) -> Student:
         trainer, sampler = self.trainer(index)
-        student = Student(self._merged(index, trainer.run(on_progress)), sampler)
+        return self._ended(index, trainer, trainer.run(on_progress), sampler)
+
+    def _ended(self, index: int, trainer: RoundTrainer, trained: Denoiser, sampler: SamplerSettings) -> Student:
+        """The student of a round whose trainer is done with it."""
+        student = Student(self._merged(index, trained), sampler)
         self._keep(index, trainer)
         return student
 

@@ -179,6 +179,14 @@ class RoundTrainer:
         self.placement.restore()
         return self.state.finished_student(self.placement)
 
+    def untrained(self) -> Denoiser:
+        """What `run` returns, of a round that takes no step: for whoever looks at how the rounds are set up."""
+        if self.state.recorder is not None:
+            for mark in self.state.recorder.marks:
+                self.state.recorder.after(mark)
+        self.placement.restore()
+        return self.state.finished_student(self.placement)
+
     def given_back(self, role: str) -> Denoiser:
         """The network of this role after the round, whole."""
         return self.placement.given_back(self.state.networks[role])

@@ -88,12 +88,7 @@ class _Rehearsal(Distillation):
     def _run(self, index: int, on_progress: Any) -> Student:
         trainer, sampler = self.trainer(index)
         self.found[index] = _measured(index, trainer, self._memory, self._devices)
-        if trainer.state.recorder is not None:
-            for mark in trainer.state.recorder.marks:
-                trainer.state.recorder.after(mark)
-        trainer.placement.restore()
-        student = Student(self._merged(index, trainer.state.finished_student(trainer.placement)), sampler)
-        self._keep(index, trainer)
+        student = self._ended(index, trainer, trainer.untrained(), sampler)
         del trainer
         gc.collect()
         return student
