@@ -28,9 +28,9 @@ class SideCall:
     outputs: Mapping[int, str]
     network: nn.Module | None = None
 
-    def __call__(self, given: Mapping[str, Any],
+    def __call__(self, given: Mapping[str, Any], x: Tensor,
                  build: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:  # fmt: skip
-        """The denoiser's arguments, from all arguments by path. build: makes arguments of paths."""
+        """The denoiser's arguments, from all arguments by path. x: the state. build: makes arguments of paths."""
         if self.network is None:
             raise SettingsError(f"this network is called with what the part {self.part!r} of its pipeline says, which "
                                 "is not at hand")  # fmt: skip
@@ -39,12 +39,11 @@ class SideCall:
         rest = {name: value for name, value in given.items() if not name.startswith(start)}
         own |= {name: rest[linked] for name, linked in self.links.items()}
         weight = next(self.network.parameters())
-        state = next(value for value in rest.values() if isinstance(value, Tensor) and value.is_floating_point())
-        if weight.device != state.device:
-            self.network.to(state.device)
+        if weight.device != x.device:
+            self.network.to(x.device)
         found = self.network(**build({name: _of_type(value, weight.dtype) for name, value in own.items()}),
                              return_dict=False)  # fmt: skip
-        return rest | {name: _of_type(found[number], state.dtype) for number, name in self.outputs.items()}
+        return rest | {name: _of_type(found[number], x.dtype) for number, name in self.outputs.items()}
 
     def attached(self, network: nn.Module) -> SideCall:
         """The same call of this network."""
