@@ -1,7 +1,7 @@
 """When a network is compiled (torch.compile with inductor) where the settings leave it open: one rule. No torch here.
 
 A training is not: on two CPU cores its steps are 1.02 to 1.10 times as fast, and a graph takes minutes to compile
-(docs/benchmarks.md).
+(docs/how-to/memory-and-speed.md).
 """
 
 from __future__ import annotations
