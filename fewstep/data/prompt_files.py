@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from fewstep.data.prompt import Prompt
-from fewstep.data.tables import ENDINGS, read_rows, read_text, shown, text_value
+from fewstep.data.tables import ENDINGS, named_file, read_rows, read_text, shown, text_value
 from fewstep.util.errors import SettingsError
 
 COLUMNS = {"prompt": ("prompt", "caption", "text"), "negative": ("negative", "negative_prompt"), "group": ("group",),
@@ -143,7 +143,7 @@ def _entry(path: Path, line: int, row: dict) -> Entry:
         raise SettingsError(f"{shown(path)}: line {line}, column {column!r}: empty",
                             hint="every row has a prompt; take the row out, or say what it asks for")
     if image is not None:
-        image = _image(path, line, image)
+        image = named_file(path, f"{shown(path)}: line {line}, column 'image'", image)
     negative, group = (value.strip() or None if value else None for value in (negative, group))
     return Entry(Prompt(text.strip(), negative, size and parse_size(path, line, size), group), line, image)
 
@@ -156,13 +156,3 @@ def parse_size(path: Path, line: int, text: str) -> tuple[int, int]:
                             hint="pixels as WIDTHxHEIGHT, such as 1024x768, or one number for both")
     width, height = matched[1], matched[2] or matched[1]
     return int(height), int(width)
-
-
-def _image(path: Path, line: int, text: str) -> str:
-    name = PurePosixPath(text.replace("\\", "/"))
-    at = f"{shown(path)}: line {line}, column 'image'"
-    if name.is_absolute() or ".." in name.parts or not name.parts:
-        raise SettingsError(f"{at}: {text!r} leaves the table's folder; names are relative to it")
-    if not (path.parent / name).is_file():
-        raise SettingsError(f"{at}: {shown(text)} is not there")
-    return str(name)

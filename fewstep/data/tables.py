@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fewstep.util.errors import SettingsError
 
@@ -91,3 +91,18 @@ def text_value(table: Path, line: int, row: dict, columns: Sequence[str], *, num
         raise SettingsError(f"{shown(table)}: line {line}, column {column!r}: {shown(value)[:80]} is not Unicode "
                             "text") from None
     return value
+
+
+def named_file(table: Path, at: str, text: str) -> str:
+    """The name, relative to the table's folder, of a file that a row names. at: file, line and column in words. Raises
+    SettingsError where it is not there, or elsewhere."""
+    name = PurePosixPath(text.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise SettingsError(f"{at}: {text!r} leaves the table's folder; names are relative to it")
+    try:
+        there = (table.parent / name).is_file()
+    except OSError as error:
+        raise SettingsError(f"{at}: {shown(text)[:80]}: {error.strerror}") from None
+    if not there:
+        raise SettingsError(f"{at}: {shown(text)} is not there")
+    return str(name)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from fewstep.data.prompt import Prompt
 from fewstep.data.prompt_files import is_prompt_file, parse_size, read_prompt_file
-from fewstep.data.tables import read_rows, shown, text_value
+from fewstep.data.tables import named_file, read_rows, shown, text_value
 from fewstep.util.errors import SettingsError
 from tasks.config.schema import Data
 
@@ -297,24 +297,10 @@ def _from_table(table: Path) -> Iterator[Item]:
             size = None                 # in tables of others it may be that of the file
         if text is None:
             raise SettingsError(f"{at} has no name (columns: {shown(', '.join(map(str, row)))})", hint=_HINT)
-        name, control, mask = (None if one is None else _there(table, at, one) for one in (text, *given))
+        name, control, mask = (None if one is None else named_file(table, at, one) for one in (text, *given))
         if name in seen:
             raise SettingsError(f"{at}: {shown(text)} is there twice")
         seen.add(name)
         if label is None and caption is None:
             raise SettingsError(f"{at}: neither caption nor class", hint=_HINT)
         yield Item(name, label, caption, negative, group, size and parse_size(table, line, size), control, mask)
-
-
-def _there(table: Path, at: str, text: str) -> str:
-    """The name of a file that a table's row names. Raises SettingsError where it is not there, or elsewhere."""
-    name = PurePosixPath(text.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or not name.parts:
-        raise SettingsError(f"{at}: {text!r} leaves the table's folder; names are relative to it")
-    try:
-        there = (table.parent / name).is_file()
-    except OSError as error:
-        raise SettingsError(f"{at}: {shown(text)[:80]}: {error.strerror}") from None
-    if not there:
-        raise SettingsError(f"{at}: {shown(text)} is not there")
-    return str(name)
