@@ -80,7 +80,7 @@ class NetworkCall:
             given[self.guidance] = scale * self.guidance_factor
         given[self.state] = state
         if self.side is not None:
-            given = self.side(given, x, nested)
+            given = self.side(given, x, self.time, nested)
         if further is None or self.rows is not None:
             return network(**nested(given), return_dict=False)[0]
         with handed(network, further):

@@ -28,9 +28,13 @@ class SideCall:
     outputs: Mapping[int, str]
     network: nn.Module | None = None
 
-    def __call__(self, given: Mapping[str, Any], x: Tensor,
+    def __call__(self, given: Mapping[str, Any], x: Tensor, time: str,
                  build: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:  # fmt: skip
-        """The denoiser's arguments, from all arguments by path. x: the state. build: makes arguments of paths."""
+        """The denoiser's arguments, from all arguments by path.
+
+        x: the state. time: the denoiser's keyword of the time, which is not rounded to the network's own type: timestep
+        667 is none of bfloat16. build: makes arguments of paths.
+        """
         if self.network is None:
             raise SettingsError(f"this network is called with what the part {self.part!r} of its pipeline says, which "
                                 "is not at hand")  # fmt: skip
@@ -38,11 +42,12 @@ class SideCall:
         own = {name.removeprefix(start): value for name, value in given.items() if name.startswith(start)}
         rest = {name: value for name, value in given.items() if not name.startswith(start)}
         own |= {name: rest[linked] for name, linked in self.links.items()}
+        exact = {name for name, linked in self.links.items() if linked == time}
         weight = next(self.network.parameters())
         if weight.device != x.device:
             self.network.to(x.device)
-        found = self.network(**build({name: _of_type(value, weight.dtype) for name, value in own.items()}),
-                             return_dict=False)  # fmt: skip
+        own = {name: value if name in exact else _of_type(value, weight.dtype) for name, value in own.items()}
+        found = self.network(**build(own), return_dict=False)
         return rest | {name: _of_type(found[number], x.dtype) for number, name in self.outputs.items()}
 
     def attached(self, network: nn.Module) -> SideCall:

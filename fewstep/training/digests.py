@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.denoiser import Denoiser
+
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names, shapes, types and bytes, in order of names."""
@@ -15,6 +17,11 @@ def tensor_digest(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def beside_digest(denoiser: Denoiser) -> dict[str, str]:
+    """SHA-256 of the network that rests beside the denoiser's own, as `beside`; nothing where there is none."""
+    return {} if denoiser.beside is None else {"beside": tensor_digest(denoiser.beside.state_dict())}
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

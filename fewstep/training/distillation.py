@@ -21,7 +21,7 @@ from fewstep.recipes import Recipe, check_needs
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import Student, adapt, make_student
 from fewstep.teachers.mixture import GaussianMixture
-from fewstep.training.digests import tensor_digest
+from fewstep.training.digests import beside_digest, tensor_digest
 from fewstep.training.distributed import World
 from fewstep.training.loss_meter import OnProgress
 from fewstep.training.recipe_fit import require_recipe, require_shardable
@@ -284,7 +284,7 @@ class Distillation:
 
 
 def network_digest(denoiser: Denoiser) -> str:
-    """SHA-256 of a denoiser's weights and description."""
-    description = json.dumps(denoiser.describe(), sort_keys=True)
+    """SHA-256 of a denoiser's weights and description, and of the network beside its own, if there is one."""
+    description = json.dumps(denoiser.describe() | beside_digest(denoiser), sort_keys=True)
     weights = tensor_digest(denoiser.state_dict())
     return hashlib.sha256(f"{description}\n{weights}".encode()).hexdigest()

@@ -21,7 +21,7 @@ from fewstep.networks.sharded import end_of_step
 from fewstep.objectives.registry import build
 from fewstep.objectives.term import Term
 from fewstep.recipes import Recipe
-from fewstep.training.digests import tensor_digest
+from fewstep.training.digests import beside_digest, tensor_digest
 from fewstep.training.distributed import World
 from fewstep.training.gradient_sums import OrderedSum, add_gradients
 from fewstep.training.loss_meter import Figures, OnProgress
@@ -380,4 +380,5 @@ class RoundTrainer:
             "start": tensor_digest(self.state.weights(lambda module: self.placement.given(module).state_dict())),
             "path": [tensor_digest(self.placement.given(teacher).state_dict()) for teacher in self.path],
             "sources": self.sources.digest(self.options.seed, self.training.batch),
+            **beside_digest(self.state.networks["student"]),
         }

@@ -67,6 +67,15 @@ def controlled() -> Any:
     return diffusers.StableDiffusionControlNetPipeline(**texts(unet), controlnet=control, **_UNCHECKED)
 
 
+def controlled_sizes() -> Any:
+    """A network beside a UNet of two encoders and of sizes, which it is told too."""
+    parts = dict(pipelines.sdxl().components)
+    control = _awake(diffusers.ControlNetModel.from_unet(parts["unet"], conditioning_embedding_out_channels=(8, 16)))
+    known = inspect.signature(diffusers.StableDiffusionXLControlNetPipeline.__init__).parameters
+    return diffusers.StableDiffusionXLControlNetPipeline(
+        **{name: part for name, part in parts.items() if name in known}, controlnet=control)
+
+
 def controlled_flow() -> Any:
     """A network beside a joint transformer, whose image is encoded."""
     parts = dict(pipelines.sd3().components)
@@ -118,6 +127,7 @@ SEEING: dict[str, Kind] = {
     "first_frame": Kind(first_frame, _VIDEO),
     "image_to_video": Kind(image_to_video, _VIDEO),
     "controlled": Kind(controlled),
+    "controlled_sizes": Kind(controlled_sizes, pipelines.KINDS["sdxl"].arguments),
     "controlled_flow": Kind(controlled_flow, pipelines.KINDS["sd3"].arguments),
     "controlled_tokens": Kind(controlled_tokens, pipelines.KINDS["flux"].arguments),
 }
