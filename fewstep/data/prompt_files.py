@@ -10,6 +10,7 @@ from pathlib import Path
 from fewstep.data.prompt import Prompt
 from fewstep.data.tables import ENDINGS, named_file, read_rows, read_text, shown, text_value
 from fewstep.util.errors import SettingsError
+from fewstep.util.pixel_sizes import PATTERN, size_of_text
 
 COLUMNS = {"prompt": ("prompt", "caption", "text"), "negative": ("negative", "negative_prompt"), "group": ("group",),
            "size": ("size",), "image": ("image",)}  # fmt: skip
@@ -17,7 +18,7 @@ HINT = ("give a .txt with one prompt a line, or a .csv or .jsonl with a column p
         "negative, group, size and image")
 _OF_IMAGES = ("name", "file_name", "filename", "file", "path", "class", "label", "class_name")
 _ALIKE = 0.8    # of a column's name to a known one, to be taken for its misspelling
-_SIZE = re.compile(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?")
+_SIZE = re.compile(PATTERN)
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,9 @@ def _entry(path: Path, line: int, row: dict) -> Entry:
 
 def parse_size(path: Path, line: int, text: str) -> tuple[int, int]:
     """(height, width) in pixels of `WIDTHxHEIGHT`, or of one number for both. Raises SettingsError."""
-    matched = _SIZE.fullmatch(text.strip().lower())
-    if matched is None:
+    told = text.strip().lower()
+    told = told if "x" in told else f"{told}x{told}"
+    if _SIZE.fullmatch(told) is None:
         raise SettingsError(f"{shown(path)}: line {line}, column 'size': {shown(text)[:40]!r} is no size",
                             hint="pixels as WIDTHxHEIGHT, such as 1024x768, or one number for both")
-    width, height = matched[1], matched[2] or matched[1]
-    return int(height), int(width)
+    return size_of_text(told)

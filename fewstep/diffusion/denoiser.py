@@ -198,6 +198,14 @@ class Denoiser(nn.Module):
         rows = torch.arange(self.table.count) if self.table.trained is None else self.table.trained
         return rows[self.table.sizes[rows] == self.size]
 
+    def any_condition(self, count: int, device: torch.device) -> Tensor | None:
+        """(count,) times a label that may be asked for at this size, to try the network with; None without labels."""
+        if not self.num_classes:
+            return None
+        rows = self.trained_rows if self.table is not None and self.table.sizes is not None else None
+        first = 0 if rows is None or not len(rows) else int(rows[0])
+        return torch.full((count,), first, dtype=torch.int64, device=device)
+
     @property
     def further_nulls(self) -> int:
         """Null conditions of the table beside the first."""

@@ -18,6 +18,7 @@ from fewstep.diffusion.conditions import CachedTable
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.family import Family
 from fewstep.families.pooled import pooled
+from fewstep.families.sized_fields import SizedFields
 from fewstep.util.checked_json import read_checked, write_checked
 from fewstep.util.errors import CorruptData, SettingsError
 
@@ -127,18 +128,20 @@ class EncodedSet:
 
     def embedded(self, prompts: PromptTable) -> PromptTable:
         """The prompts of this set's rows with the pooled embedding of every one; without where a family has none."""
-        table, parts = self.table(), []
-        for rows in torch.arange(len(prompts)).split(_ROWS):
-            found = None if table is None else pooled(table.read(rows))
-            if found is None:
-                return prompts
-            parts.append(found)
-        return prompts.embedded(torch.cat(parts).numpy()) if parts else prompts
+        table, order, parts = self.table(), [], []
+        for some in torch.arange(len(prompts)).split(_ROWS):
+            for rows in [some] if table is None else table.of_one_size(some):
+                found = None if table is None else pooled(table.read(rows))
+                if found is None:
+                    return prompts
+                order.append(rows)
+                parts.append(found)
+        return prompts.embedded(torch.cat(parts)[torch.cat(order).argsort()].numpy()) if parts else prompts
 
     def given_to(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser with the conditions of this set, if it has some, and its sizes."""
         if self.family is not None and self.family.sizes and not denoiser.family.sizes:     # one that we saved before
-            denoiser.family = replace(denoiser.family, sizes=self.family.sizes)
+            denoiser.family = replace(denoiser.family, sizes=self.family.sizes, own_pixels=self.family.own_pixels)
         table = self.table()
         return denoiser if table is None else denoiser.take(table)
 
@@ -158,7 +161,22 @@ class RecordTable(CachedTable):
         if self._source.samples != self.size:
             raise CorruptData(f"{folder}: {self._source.samples} conditions, expected {self.size}")
         self._source.check_sizes(self._record_size, folder)
+        self._fields = SizedFields(encoded.family)
+        self._row_sizes = torch.zeros(self.size, dtype=torch.int64)
+        if self._fields:    # then every prompt has a null of its own, which is of its size
+            self._row_sizes[: self.count] = self._row_sizes[self.nulls] = sizes
+
+    def of_one_size(self, rows: Tensor) -> list[Tensor]:
+        """Rows that may be read together, out of these: all, unless sizes have fields of their own."""
+        found = [rows[self._row_sizes[rows] == size] for size in self._row_sizes[rows].unique().tolist()]
+        return found if self._fields else [rows]
 
     def read(self, rows: Tensor) -> dict[str, Tensor]:
-        """See CachedTable."""
-        return self._source.gather(rows // self._record_size, rows % self._record_size)
+        """See CachedTable; raises ValueError for rows of several sizes that have fields of their own."""
+        stored = self._source.gather(rows // self._record_size, rows % self._record_size)
+        if not self._fields or not len(rows):
+            return stored
+        first, last = self._row_sizes[rows].aminmax()
+        if first != last:
+            raise ValueError(f"conditions of samples of sizes {int(first)} and {int(last)} have no common shape")
+        return self._fields.read(stored, int(first))

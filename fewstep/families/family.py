@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.diffusion.conditions import TensorTable
 from fewstep.diffusion.network_call import JOINED, NetworkCall, from_json, to_json
-from fewstep.families.image_arguments import ImageArguments
+from fewstep.families.image_arguments import ImageArguments, image_inputs
 from fewstep.families.recording import (
     STATES,
     TIMES,
@@ -34,10 +34,12 @@ from fewstep.families.trial import (
     guided_step,
     probe,
     same,
+    told_size,
     tried,
 )
 from fewstep.util.config import unknown
 from fewstep.util.errors import SettingsError
+from fewstep.util.pixel_sizes import size_text
 
 Form = Literal["joint", "sequential"]
 
@@ -54,12 +56,16 @@ class Field:
 class SampleSize:
     """A further size that a pipeline's call is asked for.
 
-    pixels: (height, width) of a sample. state: shape of one state. constants: of the denoiser's call there.
+    pixels: (height, width) of a sample. state: shape of one state. constants: of the denoiser's call there. image:
+    (height, width) of the images that a condition has; None without. fields: of a condition, those that have another
+    shape there.
     """
 
     pixels: tuple[int, int]
     state: tuple[int, ...]
     constants: Mapping[str, Any]
+    image: tuple[int, int] | None = None
+    fields: Mapping[str, Field] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ class Family:
         shift: of a flow's noise levels, as the pipeline samples: t becomes shift t / (1 + (shift − 1) t).
         images: that every condition has beside its text; None without.
         sizes: further sizes of samples, beside the one that all else tells of (aspect buckets).
+        own_pixels: (height, width) of samples of its own size, where there are further ones and the pipeline's call is
+            told the size by an image alone.
     """
 
     pipeline: str
@@ -96,30 +104,36 @@ class Family:
     shift: float = 1.0
     images: ImageArguments | None = None
     sizes: tuple[SampleSize, ...] = ()
+    own_pixels: tuple[int, int] | None = None
 
     def at(self, number: int) -> Family:
         """The family as it is at one size: number k ≥ 1 is `sizes[k − 1]`, 0 its own."""
         if not number:
             return self
         size = self.sizes[number - 1]
+        arguments = self.arguments if self.own_pixels else _sized(self.arguments, size.pixels)
+        images = self.images if size.image is None else replace(self.images, size=size.image)
         return replace(self, state=size.state, call=replace(self.call, constants=size.constants), sizes=(),
-                       arguments=_sized(self.arguments, size.pixels))  # fmt: skip
+                       arguments=arguments, images=images, fields={**self.fields, **size.fields}, own_pixels=None)
 
     @property
     def pixels(self) -> list[tuple[int, int]]:
         """(height, width) of all sizes by number, where there are several; else empty."""
-        own = (self.arguments["height"], self.arguments["width"]) if self.sizes else ()
-        return [own, *(size.pixels for size in self.sizes)] if own else []
+        if not self.sizes:
+            return []
+        own = self.own_pixels or (self.arguments["height"], self.arguments["width"])
+        return [own, *(size.pixels for size in self.sizes)]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description."""
         return {
             "pipeline": self.pipeline, "part": self.part, "state": list(self.state), "call": self.call.to_dict(),
             "time_factor": self.time_factor, "guidance": self.guidance, "classes": self.classes,
-            "fields": {name: {"shape": list(one.shape), "dtype": one.dtype} for name, one in self.fields.items()},
+            "fields": _fields_to_dict(self.fields),
             "arguments": dict(self.arguments), "prompts": self.prompts, "own_sigmas": self.own_sigmas,
             "shift": self.shift, "images": None if self.images is None else self.images.to_dict(),
             **({"sizes": [_size_to_dict(size) for size in self.sizes]} if self.sizes else {}),
+            **({"own_pixels": list(self.own_pixels)} if self.own_pixels else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -127,11 +141,13 @@ class Family:
         """The family that `to_dict` described. Raises SettingsError for another description."""
         try:
             rest = dict(data)
-            fields = {name: Field(tuple(one["shape"]), one["dtype"]) for name, one in rest.pop("fields").items()}
+            fields = _fields_from_dict(rest.pop("fields"))
             call, state = NetworkCall.from_dict(rest.pop("call")), tuple(rest.pop("state"))
             images = ImageArguments.from_dict(rest.pop("images", None))
             sizes = tuple(_size_from_dict(size) for size in rest.pop("sizes", ()))
-            return Family(**rest, fields=fields, call=call, state=state, images=images, sizes=sizes)
+            own = rest.pop("own_pixels", None)
+            return Family(**rest, fields=fields, call=call, state=state, images=images, sizes=sizes,
+                          own_pixels=own and (int(own[0]), int(own[1])))  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SettingsError(f"the description of the teacher's family is not understood: {error}") from None
 
@@ -147,20 +163,21 @@ def record_family(pipe: Any, arguments: Mapping[str, Any] | None = None,
     """
     if not sizes:
         return _recorded(pipe, dict(arguments or {}))
-    own, *others = [_recorded(pipe, _sized(arguments or {}, pixels)) for pixels in sizes]
-    for pixels, other in zip(sizes[1:], others, strict=True):
-        _require_alike(own, other, pixels)
-    found = [SampleSize(pixels, other.state, other.call.constants)
-             for pixels, other in zip(sizes[1:], others, strict=True)]  # fmt: skip
-    return replace(own, sizes=tuple(found))
+    own, *others = [_recorded(pipe, dict(arguments or {}), pixels) for pixels in sizes]
+    found = [_further(own, other, pixels) for pixels, other in zip(sizes[1:], others, strict=True)]
+    by_image = found and "height" not in own.arguments
+    return replace(own, sizes=tuple(found), own_pixels=tuple(sizes[0]) if by_image else None)
 
 
-def _recorded(pipe: Any, fixed: dict[str, Any]) -> Family:
+def _recorded(pipe: Any, fixed: dict[str, Any], pixels: tuple[int, int] | None = None) -> Family:
+    """The family of one size; pixels: (height, width) of its samples, where they are asked for."""
+    if pixels is not None and (told_size(pipe) or not image_inputs(type(pipe))):
+        fixed = _sized(fixed, pixels)
     for name in fixed:
         if name not in call_parameters(pipe):  # some pipelines swallow any keyword
             raise SettingsError(unknown(f"argument of {type(pipe).__name__}", name, tuple(call_parameters(pipe))))
     part = part_of(pipe)
-    images, plain = tried(pipe, fixed)
+    images, plain = tried(pipe, fixed, pixels)
     (first, *_), (second, *_) = (step.calls for step in plain)
     x, time = keyword(STATES, first, "state"), keyword(TIMES, first, "time")
     state = tuple(plain[0].state.shape[1:])
@@ -328,14 +345,27 @@ def _require_steady(pipe: Any, first: Mapping[str, Any], step: FirstStep, changi
                             hint="a second network beside the denoiser, such as a ControlNet, is not distilled")
 
 
-def _require_alike(own: Family, other: Family, pixels: tuple[int, int]) -> None:
-    """Raises SettingsError unless the pipeline's call at another size differs in states and constants alone."""
+def _further(own: Family, other: Family, pixels: tuple[int, int]) -> SampleSize:
+    """The size that `other` is recorded at. Raises SettingsError unless the pipeline's call there differs in states,
+    constants and the sides of images alone."""
     same_size = {"state": own.state, "arguments": own.arguments, "shift": own.shift}
+    image, further = None, {}
+    if own.images is not None and other.images is not None:
+        image, further = other.images.size, {name: one for name, one in other.fields.items()
+                                             if one != own.fields.get(name)}  # fmt: skip
+        same_size |= {"images": replace(other.images, size=own.images.size)}
+        same_size |= {"fields": {name: own.fields[name] if _same_sides(one, own.fields.get(name)) else one
+                                 for name, one in other.fields.items()}}  # fmt: skip
     as_own = replace(other, call=replace(other.call, constants=own.call.constants), **same_size)
-    if own.images is not None or as_own.to_dict() != own.to_dict():
-        height, width = pixels
-        raise SettingsError(f"{own.pipeline}: what its denoiser takes at {width}x{height} differs in more than the "
+    if as_own.to_dict() != own.to_dict():
+        raise SettingsError(f"{own.pipeline}: what its denoiser takes at {size_text(pixels)} differs in more than the "
                             "states' size", hint="give samples of one size: data.size")  # fmt: skip
+    return SampleSize(pixels, other.state, other.call.constants, image, further)
+
+
+def _same_sides(one: Field, own: Field | None) -> bool:
+    """Whether two fields are alike but for the lengths of their sides."""
+    return own is not None and one.dtype == own.dtype and len(one.shape) == len(own.shape)
 
 
 def _sized(arguments: Mapping[str, Any], pixels: tuple[int, int]) -> dict[str, Any]:
@@ -345,13 +375,24 @@ def _sized(arguments: Mapping[str, Any], pixels: tuple[int, int]) -> dict[str, A
 
 def _size_to_dict(size: SampleSize) -> dict[str, Any]:
     constants = {name: to_json(value) for name, value in size.constants.items()}
-    return {"pixels": list(size.pixels), "state": list(size.state), "constants": constants}
+    seen = {} if size.image is None else {"image": list(size.image), "fields": _fields_to_dict(size.fields)}
+    return {"pixels": list(size.pixels), "state": list(size.state), "constants": constants, **seen}
 
 
 def _size_from_dict(data: Mapping[str, Any]) -> SampleSize:
     height, width = data["pixels"]
     constants = {name: from_json(value) for name, value in data["constants"].items()}
-    return SampleSize((int(height), int(width)), tuple(data["state"]), constants)
+    image = data.get("image")
+    return SampleSize((int(height), int(width)), tuple(data["state"]), constants,
+                      image and (int(image[0]), int(image[1])), _fields_from_dict(data.get("fields", {})))
+
+
+def _fields_to_dict(fields: Mapping[str, Field]) -> dict[str, Any]:
+    return {name: {"shape": list(one.shape), "dtype": one.dtype} for name, one in fields.items()}
+
+
+def _fields_from_dict(data: Mapping[str, Any]) -> dict[str, Field]:
+    return {name: Field(tuple(one["shape"]), one["dtype"]) for name, one in data.items()}
 
 
 def _of_call(family: Family, call: Mapping[str, Any], state: Tensor, rows: slice) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ TIMES = ("timestep", "timesteps", "t")
 PARTS = ("transformer", "unet", "prior")
 SIDES = ("controlnet",)
 """Parts that are called beside the denoiser in every step, and whose outputs it is given."""
+ENCODINGS = ("encode_prompt", "_encode_prompt")
+"""Methods that make embeddings of texts; the later ones in older pipelines alone."""
 UNGUIDED = 1.0
 
 
@@ -161,11 +163,11 @@ class _Recorder:
         if hasattr(kind, "prepare_latents"):
             prepare = pipe.prepare_latents
             replace(pipe, "prepare_latents", lambda *a, **k: self._prepared(prepare(*a, **k)))
-        if hasattr(kind, "encode_prompt"):
-            encode = pipe.encode_prompt
-            given = self.stand_in
+        encoding = next((name for name in ENCODINGS if hasattr(kind, name)), None)
+        if encoding is not None:
+            encode, given = getattr(pipe, encoding), self.stand_in
             made = encode if given is None else lambda *_a, **_k: given
-            replace(pipe, "encode_prompt", lambda *a, **k: self._encoded(made(*a, **k)))
+            replace(pipe, encoding, lambda *a, **k: self._encoded(made(*a, **k)))
         first = "text_encoder" if self.states is None else "vae"
         pipe.__class__ = _on_device_of(kind, first)
         try:

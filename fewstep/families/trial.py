@@ -11,6 +11,7 @@ import torch
 from fewstep.families.image_arguments import ImageArguments, candidates, image_inputs
 from fewstep.families.recording import UNGUIDED, FirstStep, call_parameters, first_step, part_of
 from fewstep.util.errors import SettingsError
+from fewstep.util.pixel_sizes import size_text
 
 COUNTS = (2, 3)
 """Samples of the two calls that tell what grows with their number."""
@@ -18,9 +19,12 @@ _SCALE = 5.0
 _PROBES = ("a red apple", "two blue cars on a road", "a small green tree")
 
 
-def tried(pipe: Any, fixed: Mapping[str, Any]) -> tuple[ImageArguments | None, list[FirstStep]]:
+def tried(pipe: Any, fixed: Mapping[str, Any],
+          pixels: tuple[int, int] | None = None) -> tuple[ImageArguments | None, list[FirstStep]]:  # fmt: skip
     """First steps for both of `COUNTS`, from texts, classes or nothing, and from images where there must be some.
 
+    pixels: (height, width) that samples are to have where the call is told it by its images alone; None: those of the
+    network.
     Raises SettingsError where no such call ends in a step, or where the images do more than stand in the condition.
     """
     names = image_inputs(type(pipe))
@@ -29,18 +33,20 @@ def tried(pipe: Any, fixed: Mapping[str, Any]) -> tuple[ImageArguments | None, l
     except SettingsError as error:
         if not names:
             raise
-        why = _said(pipe, error)
-    for images in candidates(names, _sizes(pipe, fixed)):
+        why, off = _said(pipe, error), None
+    for images in candidates(names, _sizes(pipe, fixed, pixels)):
         try:
             found = _steps(pipe, fixed, images)
         except SettingsError as error:
             why = _said(pipe, error)
             continue
-        if _of_the_networks_size(pipe, found[0]):
+        if _of_the_wanted_size(pipe, found[0], pixels):
             _require_conditions(pipe, fixed, images, found[0])
             return images, found
+        if pixels is not None:
+            off = f"samples of another size than {size_text(pixels)}"
     raise SettingsError(f"{type(pipe).__name__} takes {', '.join(names)}; tried with and without them, its call ends "
-                        f"in: {why}", hint="take a pipeline of texts, classes, or one image for every sample")
+                        f"in: {off or why}", hint="take a pipeline of texts, classes, or one image for every sample")
 
 
 def guided_step(pipe: Any, fixed: Mapping[str, Any], count: int, images: ImageArguments | None) -> FirstStep | None:
@@ -115,25 +121,37 @@ def _said(pipe: Any, error: SettingsError) -> str:
     return str(error).removeprefix(f"{type(pipe).__name__}: ")
 
 
-def _sizes(pipe: Any, fixed: Mapping[str, Any]) -> list[tuple[int, int]]:
+def told_size(pipe: Any) -> bool:
+    """Whether the pipeline's call is told the size of its samples; else an image tells it."""
+    return {"height", "width"} <= call_parameters(pipe).keys()
+
+
+def _scale(pipe: Any) -> int:
+    """Sides of a sample by those of its state."""
+    return getattr(pipe, "vae_scale_factor", None) or getattr(pipe, "vae_scale_factor_spatial", None) or 1
+
+
+def _sizes(pipe: Any, fixed: Mapping[str, Any], pixels: tuple[int, int] | None) -> list[tuple[int, int]]:
     """Sizes of images to try: of the samples; where the call takes no size, first that, then that of the states."""
-    side = getattr(pipe, part_of(pipe)).config.get("sample_size")
-    scale = getattr(pipe, "vae_scale_factor", None) or getattr(pipe, "vae_scale_factor_spatial", None) or 1
+    side, scale = getattr(pipe, part_of(pipe)).config.get("sample_size"), _scale(pipe)
     sides = [(side, side) if isinstance(side, int) else tuple(side[-2:])] if side else []
     samples = [(height * scale, width * scale) for height, width in sides]
     known = call_parameters(pipe)
-    if not {"height", "width"} <= known.keys():
-        return samples + sides
+    if not told_size(pipe):
+        return samples + sides if pixels is None else [tuple(pixels), (pixels[0] // scale, pixels[1] // scale)]
     told = tuple(fixed.get(name) or known[name].default for name in ("height", "width"))
     return [told] if all(isinstance(value, int) for value in told) else samples
 
 
-def _of_the_networks_size(pipe: Any, step: FirstStep) -> bool:
-    """Whether the states have the sides of the network's samples, in a pipeline that takes the size of its images."""
-    side = getattr(pipe, part_of(pipe)).config.get("sample_size")
-    if {"height", "width"} <= call_parameters(pipe).keys() or not isinstance(side, int):
+def _of_the_wanted_size(pipe: Any, step: FirstStep, pixels: tuple[int, int] | None) -> bool:
+    """Whether the states, in a pipeline that takes the size of its images, are those of samples of `pixels`; without,
+    of the network's."""
+    side, found = getattr(pipe, part_of(pipe)).config.get("sample_size"), tuple(step.state.shape[-2:])
+    if told_size(pipe):
         return True
-    return tuple(step.state.shape[-2:]) == (side, side)
+    if pixels is not None:
+        return tuple(side * _scale(pipe) for side in found) == tuple(pixels)
+    return not isinstance(side, int) or found == (side, side)
 
 
 def _require_conditions(pipe: Any, fixed: Mapping[str, Any], images: ImageArguments, step: FirstStep) -> None:

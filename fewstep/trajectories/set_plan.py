@@ -154,7 +154,7 @@ def _condition_source(denoiser: Denoiser, classes: int, prompts_digest: str) -> 
 def operations(denoiser: Denoiser) -> int:
     """Floating-point operations of one network evaluation of one sample, counted by running one."""
     x = torch.zeros((1, *denoiser.sample_shape), device=device_of(denoiser))
-    condition = torch.zeros(1, dtype=torch.int64, device=x.device) if denoiser.num_classes else None
+    condition = denoiser.any_condition(1, x.device)
     time = torch.full((1,), float(denoiser.process.t_max), device=x.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         denoiser.x0(x, time, condition)

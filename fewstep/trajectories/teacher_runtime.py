@@ -85,7 +85,7 @@ def _compile(teacher: Denoiser, plan: SetPlan) -> str | None:
     ):
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
         x = torch.zeros((size, *plan.shape), device=plan.device)
-        condition = torch.zeros(size, dtype=torch.int64, device=plan.device) if plan.num_classes else None
+        condition = teacher.any_condition(size, plan.device) if plan.num_classes else None
         try:
             teacher.x0(x, float(teacher.process.t_max), condition, plan.settings.guidance)
         except TorchDynamoException as error:

@@ -14,6 +14,7 @@ from fewstep.recipes import Recipe, load_recipe
 from fewstep.students.export_form import require_form
 from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
 from fewstep.util.errors import SettingsError, laid_at
+from fewstep.util.pixel_sizes import size_of_text
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Data, Settings
 from tasks.data import digits_facts
@@ -105,7 +106,8 @@ def _require_recording(teacher: TeacherInfo, settings: Settings) -> None:
         if described is not None:
             images = Family.from_dict(described).images
         elif kind is not None and image_inputs(kind):
-            images = record_family(load_pipeline(teacher), settings.encode.of_call).images
+            sizes = list(map(size_of_text, settings.data.sizes or ()))
+            images = record_family(load_pipeline(teacher), settings.encode.of_call, sizes).images
     require_conditions(teacher.pipeline, images, settings.data.conditions == "image")
 
 

@@ -14,6 +14,7 @@ from fewstep.recipes.published import Preset
 from fewstep.recipes.training_settings import Overrides
 from fewstep.students.export_form import Form
 from fewstep.util.config import Strict
+from fewstep.util.pixel_sizes import PATTERN, size_of_text
 from tasks.config.stack_settings import Stack
 
 Count = Annotated[int, Field(ge=1)]
@@ -28,19 +29,13 @@ SIZES = (4, 1024)
 _LONGEST = 4096     # side of one of data.sizes
 
 
-def pixels(size: str) -> tuple[int, int]:
-    """(height, width) of WIDTHxHEIGHT."""
-    width, _, height = size.partition("x")
-    return int(height), int(width)
-
-
 def _usable(size: str) -> str:
-    if not all(SIZES[0] <= side <= _LONGEST for side in pixels(size)):
+    if not all(SIZES[0] <= side <= _LONGEST for side in size_of_text(size)):
         raise ValueError(f"{size}: sides are {SIZES[0]} … {_LONGEST} pixels")
     return size
 
 
-PixelSize = Annotated[str, Field(pattern=r"^[1-9][0-9]*x[1-9][0-9]*$"), AfterValidator(_usable)]
+PixelSize = Annotated[str, Field(pattern=f"^{PATTERN}$"), AfterValidator(_usable)]
 
 
 class Split(Strict):

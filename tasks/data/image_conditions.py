@@ -15,6 +15,7 @@ from torch import Tensor
 from fewstep.data.images import ImageSet
 from fewstep.data.medium import to_bytes
 from fewstep.diffusion.randomness import derive, generator
+from fewstep.families.encoded_set import size_of
 from fewstep.families.image_arguments import MASK, ImageArguments
 from fewstep.util.errors import SettingsError
 
@@ -59,12 +60,13 @@ class ImageConditions:
     """Images by row of the conditions.
 
     Args:
-        images: by split, each with its row; rows without an image are refused where they are asked for.
-        wanted: what the teacher's call takes.
+        images: by split and size (`of_size`), each with its row; rows without an image are refused where they are asked
+            for.
+        wanted: what the teacher's call takes, by number of the size; all of the same names.
         seed: of the experiment: masks are a function of it and of the row.
     """
 
-    def __init__(self, images: Mapping[str, ImageSet], wanted: ImageArguments, seed: int):
+    def __init__(self, images: Mapping[str, ImageSet], wanted: Sequence[ImageArguments], seed: int):
         self.wanted, self.seed, self._images = wanted, seed, images
         self._places: dict[int, tuple[str, int]] = {}
         for split, some in images.items():
@@ -73,7 +75,7 @@ class ImageConditions:
 
     def of(self, rows: Sequence[int]) -> dict[str, list[Image.Image]]:
         """The images of these rows, by argument of the call."""
-        return {name: [self._of_argument(name, row) for row in rows] for name in self.wanted.names}
+        return {name: [self._of_argument(name, row) for row in rows] for name in self._names}
 
     def seeds(self, rows: Sequence[int]) -> list[int]:
         """Of the generators that the teacher's call draws from for these rows."""
@@ -81,22 +83,25 @@ class ImageConditions:
 
     def _of_argument(self, name: str, row: int) -> Image.Image:
         split, number = self._places[row]
-        images, wanted = self._images[split], MASK if MASK in name else CONTROL
+        images, wanted, size = self._images[split], MASK if MASK in name else CONTROL, self.wanted[size_of(split)].size
         if wanted in images.given and name in self._serves(wanted):
-            return fitted(_picture(images.further(wanted, [number])[0], "L" if wanted == MASK else "RGB"),
-                          self.wanted.size)  # fmt: skip
+            return fitted(_picture(images.further(wanted, [number])[0], "L" if wanted == MASK else "RGB"), size)
         if MASK in name:
-            return self._mask(row)
-        return fitted(_picture(to_bytes(images.images([number]))[0], "RGB"), self.wanted.size)
+            return self._mask(row, size)
+        return fitted(_picture(to_bytes(images.images([number]))[0], "RGB"), size)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.wanted[0].names
 
     def _serves(self, column: str) -> list[str]:
         """The arguments that a column is for: those that are named so, else the first image."""
-        named = [name for name in self.wanted.names if column in name]
-        return named or [name for name in self.wanted.names if MASK not in name][:1]
+        named = [name for name in self._names if column in name]
+        return named or [name for name in self._names if MASK not in name][:1]
 
-    def _mask(self, row: int) -> Image.Image:
+    def _mask(self, row: int, size: tuple[int, int]) -> Image.Image:
         """White where the image is to be made anew: a rectangle of a fourth to most of each side, anywhere."""
-        height, width = self.wanted.size
+        height, width = size
         least, most = _SIDES
         drawn = torch.rand(4, generator=generator(self.seed, _MASK, row), dtype=torch.float64).tolist()
         tall, wide = (max(1, round((least + (most - least) * share) * side)) for share, side in

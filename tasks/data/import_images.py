@@ -12,6 +12,7 @@ from fewstep.data.prompt import Prompt
 from fewstep.data.tables import shown
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import restore_aside, swap_folders, sync_tree
+from fewstep.util.pixel_sizes import size_text
 from tasks.config import params_file
 from tasks.data.image_folder import PROMPTS, TABLE, Listing, list_images
 from tasks.storage.file_io import clone_or_copy
@@ -151,8 +152,7 @@ def _together(raw: Path, known: tuple[Prompt, ...], new: tuple[Prompt, ...]) -> 
 def _row(values: dict) -> str:
     """A line of a table: what is None is left out, and a size (height, width) is WIDTHxHEIGHT."""
     if values["size"] is not None:
-        height, width = values["size"]
-        values = values | {"size": f"{width}x{height}"}
+        values = values | {"size": size_text(values["size"])}
     return json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False) + "\n"
 
 

@@ -18,10 +18,12 @@ from fewstep.data.states import ROW, STATE
 from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import CONDITIONS, Description, of_size, size_of
 from fewstep.families.family import Family, record_conditions, record_family, record_nulls
+from fewstep.families.sized_fields import SizedFields
 from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.util.device import default_device
 from fewstep.util.errors import NonFinite, SettingsError
+from fewstep.util.pixel_sizes import size_text
 from tasks.config.schema import Encode
 from tasks.data.image_conditions import ImageConditions, require_conditions
 
@@ -53,7 +55,9 @@ class TeacherEncoding:
         self.textual = bool(self.family.fields)
         self.table = load_prompts(shards) if self.textual else PromptTable()
         self.prompts = list(self.table.texts)
-        self.seen = None if self.family.images is None else ImageConditions(self.images, self.family.images, seed)
+        self._fields = SizedFields(self.family)
+        wanted = [family.images for family in self._families]
+        self.seen = None if self.family.images is None else ImageConditions(self.images, wanted, seed)
         self.negatives = self._negatives() if self._nulls else []
         self._place_of_null = {negative: place for place, negative in enumerate(self.negatives)}
         self.truncated = 0
@@ -76,9 +80,9 @@ class TeacherEncoding:
         if self.textual:
             self.table.require("train", "test")
             if self.sizes and not any(self._size_of(row) == 0 for row in self.table.splits["test"]):
-                height, width = self.sizes[0]
-                raise SettingsError(f"no prompt of the test split is of the first of data.sizes, {width}x{height}, at "
-                                    "which students are judged", hint="name another size first")  # fmt: skip
+                raise SettingsError(f"no prompt of the test split is of the first of data.sizes, "
+                                    f"{size_text(self.sizes[0])}, at which students are judged",
+                                    hint="name another size first")  # fmt: skip
         if self.settings.negative_prompt and self.family.guidance is None:
             raise SettingsError(f"encode.negative_prompt: {self.family.pipeline} has no guidance that would read it")
         if self.textual and not self._nulls and self._encodes_images:
@@ -101,7 +105,7 @@ class TeacherEncoding:
     @property
     def bytes(self) -> int:
         """What the set takes on disk, but for a few hundred bytes per file."""
-        of_row = sum(torch.Size(one.shape).numel() * self._width(one.dtype) for one in self.family.fields.values())
+        of_row = sum(self._fields.numbers(name) * self._width(one.dtype) for name, one in self.family.fields.items())
         counts = self.rows()
         return counts.pop(CONDITIONS, 0) * of_row + sum(
             count * torch.Size(self._families[size_of(name)].state).numel() * self._width("float32")
@@ -195,9 +199,8 @@ class TeacherEncoding:
         """Raises SettingsError for a size of the settings that is not the first of the data's sizes."""
         told = self.settings.height, self.settings.width
         if self.sizes and any(one not in (None, side) for one, side in zip(told, self.sizes[0], strict=True)):
-            height, width = self.sizes[0]
             raise SettingsError(f"encode.height and encode.width are not those of the first of data.sizes, "
-                                f"{width}x{height}", hint="leave them out: data.sizes says the same")  # fmt: skip
+                                f"{size_text(self.sizes[0])}", hint="leave them out: data.sizes says the same")
 
     def _check_prompts(self) -> None:
         """Raises SettingsError for a prompt's negative text that nothing reads, or a size that is not the teacher's."""
@@ -210,13 +213,14 @@ class TeacherEncoding:
 
     def _conditions(self, rows: range) -> dict[str, Tensor]:
         plain = [row for row in rows if row < len(self.prompts)]
-        parts = [record_conditions(*self._asked(list(some), size)) for size, some in groupby(plain, self._size_of)]
+        parts = [self._fields.stored(record_conditions(*self._asked(list(some), size)))
+                 for size, some in groupby(plain, self._size_of)]  # fmt: skip
         for row in rows[len(plain) :]:
             beside = row - len(self.prompts)
             negative, size = self.negatives[beside]
             pipe, family, given, count, seeds = self._asked([0 if self.seen is None else beside], size)
             given |= {"negative_prompt": [negative]} if negative else {}
-            parts.append(record_nulls(pipe, family, given, count, seeds))
+            parts.append(self._fields.stored(record_nulls(pipe, family, given, count, seeds)))
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name, value in found.items():
             odd = [row for k, row in enumerate(rows) if not torch.isfinite(value[k].double()).all()]
@@ -230,7 +234,7 @@ class TeacherEncoding:
         texts: dict[str, list[Any]] = {"prompt": [self.prompts[row] for row in rows]}
         if self.seen is None:
             return self.pipe, self._families[size], texts, len(rows), None
-        return self.pipe, self.family, texts | self.seen.of(rows), len(rows), self.seen.seeds(rows)
+        return self.pipe, self._families[size], texts | self.seen.of(rows), len(rows), self.seen.seeds(rows)
 
     def _rows_of(self, images: ImageSet, numbers: Tensor, size: int) -> Tensor:
         if not self.textual:
@@ -277,7 +281,7 @@ def _require_size(prompt: Prompt, known: Sequence[tuple[int, int]]) -> None:
     """Raises SettingsError for a prompt that asks for another size (height, width) than these."""
     if prompt.size is None or prompt.size in known:
         return
-    told = ", ".join(f"{width}x{height}" for height, width in known) or "none"
-    raise SettingsError(f"prompt {prompt.text[:60]!r} has the size {prompt.size[1]}x{prompt.size[0]}; samples of this "
-                        f"set have {told}",
+    told = ", ".join(map(size_text, known)) or "none"
+    raise SettingsError(f"prompt {prompt.text[:60]!r} has the size {size_text(prompt.size)}; samples of this set have "
+                        f"{told}",
                         hint="data.sizes lists several, encode.width and encode.height set one for all")  # fmt: skip

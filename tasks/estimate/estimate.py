@@ -22,11 +22,12 @@ from fewstep.training.memory import RoundMemory
 from fewstep.training.rehearsal.rounds import Machine, rehearse
 from fewstep.training.rehearsal.stand_ins import Conditions
 from fewstep.util.errors import SettingsError
+from fewstep.util.pixel_sizes import size_of_text
 from fewstep.util.plain_data import from_yaml
 from fewstep.util.quiet_libraries import quiet_libraries
 from tasks.config.chosen_recipe import chosen_recipe
 from tasks.config.outside import outside_paths, with_recipe_below
-from tasks.config.schema import Distill, Settings, pixels
+from tasks.config.schema import Distill, Settings
 from tasks.data import digits_facts
 from tasks.data.given_prompts import read_given_prompts
 from tasks.data.image_folder import list_images
@@ -141,7 +142,8 @@ def _family(root: Path, info: TeacherInfo, settings: Settings) -> Family | None:
         return None
     if settings.data.sizes is not None:
         with quiet_libraries():
-            family = record_family(load_pipeline(info), settings.encode.of_call, list(map(pixels, settings.data.sizes)))
+            sizes = list(map(size_of_text, settings.data.sizes))
+            family = record_family(load_pipeline(info), settings.encode.of_call, sizes)
         return max(map(family.at, range(len(family.sizes) + 1)), key=lambda one: math.prod(one.state))
     encoded = root / "data" / "encoded"
     if (encoded / DESCRIPTION).is_file():

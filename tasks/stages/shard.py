@@ -16,7 +16,8 @@ from fewstep.util.config import Strict
 from fewstep.util.errors import SettingsError, StageFailed
 from fewstep.util.files import write_atomically
 from fewstep.util.hashing import sha256_json
-from tasks.config.schema import Data, Settings, pixels
+from fewstep.util.pixel_sizes import size_of_text, size_text
+from tasks.config.schema import Data, Settings
 from tasks.data.given_prompts import read_given_prompts
 from tasks.data.image_folder import list_images
 from tasks.stages.base import Context, Stage
@@ -157,7 +158,7 @@ class ShardStage(Stage[Data, ShardResult]):
             raise
         for name in SPLITS:
             if total and not counts[0][name] and split[name] > 0:
-                of = f" of the first size, {_told(sizes[0])}" if len(sizes) > 1 else ""
+                of = f" of the first size, {size_text(sizes[0])}" if len(sizes) > 1 else ""
                 raise StageFailed(f"the split '{name}' got none of the {total} images{of}",
                                   hint="add images, or change data.split")  # fmt: skip
         for name in SPLITS:
@@ -167,7 +168,7 @@ class ShardStage(Stage[Data, ShardResult]):
                              f"{', '.join(map(shown, missing[:5]))}{', …' if len(missing) > 5 else ''}")
         if corrupt:
             write_atomically(context.out / "corrupt.json", json.dumps(corrupt, indent=1, ensure_ascii=False) + "\n")
-        by_size = {_told(size): sum(of_size.values()) for size, of_size in zip(sizes, counts, strict=True)}
+        by_size = {size_text(size): sum(of_size.values()) for size, of_size in zip(sizes, counts, strict=True)}
         return ShardResult(
             samples=sum(by_size.values()), splits={name: sum(one[name] for one in counts) for name in SPLITS},
             shape=(channels, *sizes[0]), classes=len(source.classes),
@@ -214,7 +215,7 @@ def _add_images(context: Context[Data], source: ImageSource, writer: ImageSetWri
                 digests = [digest_of(one) for one in (image, *given.values())]
                 prompt = replace(prompt, image=sha256_json(digests) if given else digests[0])
             if prompt is not None and context.settings.sizes is not None:
-                prompt = replace(prompt, size=pixels(context.settings.sizes[size]))
+                prompt = replace(prompt, size=size_of_text(context.settings.sizes[size]))
             found[writer.add(image, label, key, prompt, given=given)].add(label)
     return corrupt
 
@@ -252,10 +253,6 @@ def _loose(context: Context[Data], size: int = 0) -> LooseRecords:
     return LooseRecords(context.scratch / (f"images-{size}" if size else "images"))
 
 
-def _told(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
 def _blocks(source: ImageSource) -> range:
     return range(-(-len(source.items) // UNIT))
 
@@ -264,7 +261,7 @@ def _shape(context: Context[Data], source: ImageSource) -> tuple[list[tuple[int,
     """(sizes, channels), sizes as (height, width); decided once, so that every block has them."""
     note = context.scratch / "shape.json"
     if not note.is_file():
-        sizes = [pixels(size) for size in context.settings.sizes or ()]
+        sizes = [size_of_text(size) for size in context.settings.sizes or ()]
         shape = source.shape(sizes[0][0] if sizes else context.settings.size, context.settings.channels)
         if shape.remark:
             context.warn(shape.remark)

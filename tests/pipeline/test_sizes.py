@@ -136,10 +136,11 @@ def test_plain_diffusers_samples_another_size_as_the_student_does(finished, tmp_
 
 def test_sample_and_mlflow_draw_the_size_that_is_asked_for(finished, tmp_path):
     kind, project = finished
-    out = tmp_path / "tall.png"
-    project.check("sample", kind, "--prompt", "a red apple", "--n", "1", "--size", "32x48", "--out", str(out))
-    width, height = Image.open(out).size
-    assert height > width
+    out, usual = tmp_path / "tall.png", tmp_path / "usual.png"
+    for file, size in ((out, ["--size", "32x48"]), (usual, [])):
+        project.check("sample", kind, "--prompt", "a red apple", "--n", "1", *size, "--out", str(file))
+    (width, height), taller = Image.open(usual).size, Image.open(out).size
+    assert taller[1] - taller[0] == 16 + height - width     # a sheet has margins, which a square's tells
     refused = project.run("sample", kind, "--prompt", "a red apple", "--size", "64x64", "--out", str(out))
     assert refused.returncode == 2 and "trained for 32x32, 48x32, 32x48" in " ".join(refused.stderr.split())
     code = ("import sys, mlflow, numpy, pandas; mlflow.set_tracking_uri(sys.argv[1]); "

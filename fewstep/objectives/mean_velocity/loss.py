@@ -130,7 +130,8 @@ class MeanVelocity(Term[MeanVelocitySettings]):
             return step.networks["teacher"].predict(x, t, condition, s.guidance).as_type("flow_prediction")
         if s.guidance == 1 and not s.mixing:
             return own
-        nothing = step.student.predict(x, t, None, second=t).as_type("flow_prediction")
+        null = None if condition is None else step.student.with_conditions(condition, 0)    # each label's own
+        nothing = step.student.predict(x, t, null, second=t).as_type("flow_prediction")
         mixed = s.guidance * own + (1 - s.guidance - s.mixing) * nothing
         if s.mixing:
             mixed = mixed + s.mixing * step.student.predict(x, t, condition, second=t).as_type("flow_prediction")

@@ -41,14 +41,14 @@ def tree_digest(folder: Path) -> str:
 
 class Description(NamedTuple):
     """What is read of the folder's fewstep.json: the number of classes (0: none), the steps it was trained for,
-    whether it is conditional on texts, the names and the size (height, width) of images that it is given too, and the
-    sizes (height, width) of its samples where it makes several, the usual one first."""
+    whether it is conditional on texts, the names of images that it is given too and their size (height, width) at each
+    size of samples, and the sizes (height, width) of its samples where it makes several, the usual one first."""
 
     num_classes: int
     steps: int
     texts: bool = False
     images: tuple[str, ...] = ()
-    size: tuple[int, int] = (0, 0)
+    shown: tuple[tuple[int, int], ...] = ()
     listed: bool = True
     sizes: tuple[tuple[int, int], ...] = ()
 
@@ -65,10 +65,13 @@ class Description(NamedTuple):
             content = json.loads(path.read_text())
             family = content.get("family") or {"fields": {}}
             images = family.get("images") or {"names": (), "size": (0, 0), "listed": True}
-            further = [tuple(size["pixels"]) for size in family.get("sizes", ())]
-            own = [(family["arguments"]["height"], family["arguments"]["width"])] if further else []
+            further, sizes = family.get("sizes", ()), ()
+            if further:
+                own = family.get("own_pixels") or (family["arguments"]["height"], family["arguments"]["width"])
+                sizes = (tuple(own), *(tuple(size["pixels"]) for size in further))
+            shown = (tuple(images["size"]), *(tuple(size["image"]) for size in further if "image" in size))
             return cls(int(content["num_classes"]), int(content["sampler"]["steps"]), bool(family["fields"]),
-                       tuple(images["names"]), tuple(images["size"]), images["listed"], (*own, *further))  # fmt: skip
+                       tuple(images["names"]), shown, images["listed"], sizes)  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the description of a student ({type(error).__name__}: {error})") from None
 
@@ -106,18 +109,18 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         """Samples for each row of `model_input`; `params["steps"]` (0: as trained), `params["batch"]`, and of a model
         of several sizes `params["size"]`, WIDTHxHEIGHT (empty: the usual one)."""
         params = params or {}
-        self._size = self._known_size(str(params.get("size") or ""))
+        self._number = self._known_size(str(params.get("size") or ""))
         steps, batch = int(params.get("steps") or self.description.steps), int(params.get("batch") or 256)
         asked, seeds = self._requests(model_input)
         parts = [self._draw(asked[i : i + batch], seeds[i : i + batch], steps) for i in range(0, len(seeds), batch)]
         return np.concatenate(parts).astype(np.float32)
 
-    def _known_size(self, size: str) -> dict[str, int]:
-        """Arguments of the pipeline's call for samples of WIDTHxHEIGHT. Raises ValueError for an unknown size."""
-        known = {f"{width}x{height}": {"height": height, "width": width} for height, width in self.description.sizes}
+    def _known_size(self, size: str) -> int:
+        """Number of the size WIDTHxHEIGHT; empty: of the usual one. Raises ValueError for an unknown size."""
+        known = [f"{width}x{height}" for height, width in self.description.sizes]
         if size and size not in known:
             raise ValueError(f"size {size}: the sizes are {', '.join(known) or 'one alone'}")
-        return known.get(size, next(iter(known.values()), {}))
+        return known.index(size) if size else 0
 
     def _requests(self, table: pd.DataFrame) -> tuple[list[int] | list[tuple[Any, ...]], list[int]]:
         """Class, or prompt, negative prompt and images, and seed of every sample.
@@ -162,8 +165,8 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         if not _given(row, name):
             raise ValueError(f"a row without {name}: this model is given images beside a text")
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(row[name])))
-        return ImageOps.fit(image.convert("L" if "mask" in name else "RGB"), self.description.size[::-1],
-                            Image.Resampling.LANCZOS)  # fmt: skip
+        return ImageOps.fit(image.convert("L" if "mask" in name else "RGB"),
+                            self.description.shown[self._number][::-1], Image.Resampling.LANCZOS)  # fmt: skip
 
     def _draw(self, asked: list, seeds: list[int], steps: int) -> np.ndarray:
         if self.description.images and not self.description.listed and len(asked) > 1:  # one image for all of a call
@@ -172,7 +175,9 @@ class StudentModel(mlflow.pyfunc.PythonModel):
 
         # a generator per sample, so that a sample depends on its seed alone (diffusers' `latents` are for RGB only)
         given = {"batch_size": len(seeds), "num_inference_steps": steps, "output_type": "np",
-                 "generator": [torch.Generator().manual_seed(seed) for seed in seeds], **self._size}  # fmt: skip
+                 "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}  # fmt: skip
+        if self.description.sizes:
+            given |= dict(zip(("height", "width"), self.description.sizes[self._number], strict=True))
         if self.description.texts:
             prompts, negatives, *images = zip(*asked, strict=True)
             given |= {name: list(some) if self.description.listed else some[0]

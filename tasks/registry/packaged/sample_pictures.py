@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.util.errors import NonFinite, SettingsError
 from fewstep.util.files import write_atomically
+from fewstep.util.pixel_sizes import size_text
 from tasks.registry.model_registry import Registry, Version
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _at_size(model: Student, size: str, name: str) -> Student:
     from fewstep.students.student import Student  # loads torch
 
     family = model.denoiser.family
-    known = [f"{width}x{height}" for height, width in (family.pixels if family is not None else ())]
+    known = [size_text(pixels) for pixels in (family.pixels if family is not None else ())]
     if size not in known:
         which = f"it was trained for {', '.join(known)}" if known else "it makes samples of one size"
         raise SettingsError(f"--size {size}: {name} has no such size; {which}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fewstep.diffusion.adapters import Adapter, Angle, Preconditioned, Timestep
+from fewstep.diffusion.conditions import TensorTable
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import EDM, Flow, VariancePreserving
 from fewstep.networks.block_features import predict_with_features
@@ -38,6 +39,17 @@ def test_the_network_sees_stock_timesteps_and_labels():
             t = torch.tensor(step / 999, dtype=torch.float32)  # a time that passed through float32
             assert torch.equal(d.predict(x, t, labels).output, raw)
             assert torch.equal(d.predict(x, step / 999, labels).output, raw)
+
+
+def test_any_condition_is_one_that_may_be_asked_for_at_the_denoisers_size():
+    here = torch.device("cpu")
+    assert denoiser(num_classes=0, null_class=None).any_condition(2, here) is None
+    assert denoiser().any_condition(2, here).tolist() == [0, 0]
+    sizes, trained = torch.tensor([0, 1, 1]), torch.tensor([0, 2])
+    found = denoiser(num_classes=0, null_class=None).take(TensorTable({}, torch.arange(3), trained, sizes))
+    assert found.any_condition(1, here).tolist() == [0]
+    found.size = 1
+    assert found.any_condition(2, here).tolist() == [2, 2]
 
 
 def test_a_time_per_sample_equals_one_call_each():

@@ -91,6 +91,14 @@ def test_predictions_are_those_of_the_pipeline(loaded, scale):
             assert min(float((got - some).abs().max()) for some in wanted) < 1e-4
 
 
+def test_decoding_needs_no_encoder_of_texts(loaded):
+    _, pipe, teacher = loaded
+    bare = type(pipe)(**{name: None if name.startswith("text_encoder") else part
+                         for name, part in pipe.components.items()})  # fmt: skip
+    states = torch.randn(2, *teacher.family.state, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Codec(bare, teacher.family).decode(states), Codec(pipe, teacher.family).decode(states))
+
+
 def test_other_images_are_another_condition(loaded):
     _, pipe, teacher = loaded
     images, same = given(teacher), [PROMPTS[0]] * 2

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fewstep.diffusion.adapters import Angle
+from fewstep.diffusion.conditions import TensorTable
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.network_inputs import ExtraInputs
 from fewstep.diffusion.noise_level_settings import UniformTimes
@@ -260,6 +261,18 @@ def test_guided_velocity_mixes_the_students_own_readings_and_leaves_the_null_cla
     step = make_step({"student": own}, n=2, data=samples(8))
     found = built._velocity(step, x, t, torch.tensor([1, 3]), torch.full((2, 2), 5.0))
     torch.testing.assert_close(found, torch.tensor([[2 * 5 + 0.25 * 1 - 1.25 * 3] * 2, [5.0] * 2]))
+
+
+def test_guided_velocity_is_guided_away_from_each_conditions_own_null():
+    class Labelled(TwoTimes):
+        def predict(self, x, t, condition=None, guidance=1.0, *, second=None, scale=None):
+            return self._prediction(x, torch.as_tensor(t).double(), condition.float()[:, None].expand(x.shape))
+
+    own = Labelled(Flow()).take(TensorTable({"text": torch.zeros(6, 1)}, torch.tensor([3, 4, 5])))
+    x, t = torch.zeros(3, 2), torch.full((3,), 0.5)
+    step = make_step({"student": own}, n=3, data=samples(8))
+    found = term(guidance=2.0)._velocity(step, x, t, torch.tensor([1, 2, 4]), torch.full((3, 2), 5.0))
+    torch.testing.assert_close(found, torch.tensor([[2 * 5 - 4.0] * 2, [2 * 5 - 5.0] * 2, [5.0] * 2]))
 
 
 def test_dispersion_is_the_double_sum_zero_at_collapse_and_pushes_apart():

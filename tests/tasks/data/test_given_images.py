@@ -75,7 +75,7 @@ def test_they_travel_with_their_images(tmp_path):
 def test_a_condition_has_them_in_the_place_of_the_image_and_of_a_drawn_mask(tmp_path, names, controls):
     raw, shards = sharded(tmp_path)
     images = {split: load_split(shards, split) for split in SPLITS}
-    conditions = ImageConditions(images, ImageArguments(names, (8, 8), True), seed=0)
+    conditions = ImageConditions(images, [ImageArguments(names, (8, 8), True)], seed=0)
     for split in SPLITS:
         for key, row in zip(images[split].keys(list(range(len(images[split])))), images[split].prompts.tolist(),
                             strict=True):  # fmt: skip

@@ -40,7 +40,7 @@ def world(tmp_path_factory) -> World:
 def seen(world: World) -> tuple[EncodedSet, ImageConditions]:
     encoded = EncodedSet(world.folder("encode"))
     images = {split: load_split(world.folder("shard"), split) for split in ("train", "fit", "test")}
-    return encoded, ImageConditions(images, encoded.family.images, world.settings.seed)
+    return encoded, ImageConditions(images, [encoded.family.images], world.settings.seed)
 
 
 def test_a_row_is_what_the_pipeline_makes_of_text_image_and_mask_and_each_has_a_null(world):
