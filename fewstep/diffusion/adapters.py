@@ -61,12 +61,12 @@ class DiffusersAdapter(Adapter):
 
     def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
         c_in, time, skip, out = self.coefficients(t)
-        dtype = next(network.parameters()).dtype
-        plain = isinstance(self, Timestep)
-        inner = x if plain else like(c_in, x) * x
-        raw = self.call(network, inner.to(dtype), time.float(), labels)
-        raw = raw[:, : x.shape[1]].to(x.dtype)  # a network with learned variances has twice the channels
-        return raw if plain else like(skip, x) * x + like(out, x) * raw
+        raw = self._raw(network, like(c_in, x) * x, time, labels)
+        return like(skip, x) * x + like(out, x) * raw
+
+    def _raw(self, network: nn.Module, x: Tensor, time: Tensor, labels: Labels) -> Tensor:
+        raw = self.call(network, x.to(next(network.parameters()).dtype), time.float(), labels)
+        return raw[:, : x.shape[1]].to(x.dtype)  # a network with learned variances has twice the channels
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,18 @@ class Timestep(DiffusersAdapter):
     kind: ClassVar[str] = "timestep"
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
-        timestep = t * self.scale
-        whole = timestep.round()  # t passed through float32 must not turn timestep 999 into 998.99994
-        near = (timestep - whole).abs() < 1e-6 * self.scale
         zero, one = torch.zeros_like(t), torch.ones_like(t)
-        return one, timestep + torch.where(near, whole - timestep, zero).detach(), zero, one
+        return one, self.timestep(t), zero, one
+
+    def __call__(self, network: nn.Module, process: Process, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
+        return self._raw(network, x, self.timestep(t), labels)
+
+    def timestep(self, t: Tensor) -> Tensor:
+        """What the network is given for native times t, of t's shape: t passed through float32 must not turn timestep
+        999 into 998.99994."""
+        timestep = t * self.scale
+        away = (timestep.round() - timestep).detach()
+        return timestep + torch.where(away.abs() < 1e-6 * self.scale, away, 0.0)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,31 @@ class Process:
         return (self.alpha(t) ** 2 + self.sigma(t) ** 2).sqrt()
 
 
+@dataclass(frozen=True)
+class _Lookup:
+    """The log-SNR of a chain's timesteps on one device, arranged so that a time takes few kernels.
+
+    pairs: (N − 1, 2), each timestep's and the next's. slopes: (N − 1,) their differences. rising: (N,) −log-SNR.
+    """
+
+    pairs: Tensor
+    slopes: Tensor
+    rising: Tensor
+    least: float
+    greatest: float
+
+    @classmethod
+    def of(cls, levels: Tensor) -> _Lookup:
+        """From decreasing log-SNR (N,), float64."""
+        pairs = torch.stack([levels[:-1], levels[1:]], 1)
+        return cls(pairs, levels.diff(), -levels, float(levels[-1]), float(levels[0]))
+
+    def to(self, device: torch.device) -> _Lookup:
+        """The same on a device."""
+        tensors = (tensor.to(device) for tensor in (self.pairs, self.slopes, self.rising))
+        return _Lookup(*tensors, self.least, self.greatest)
+
+
 @dataclass(frozen=True, repr=False)
 class VariancePreserving(Process):
     """DDPM's chain (Ho et al., arXiv 2006.11239) in continuous time: t in [0, 1], timestep = t (N − 1).
@@ -135,8 +160,10 @@ class VariancePreserving(Process):
         object.__setattr__(self, "alphas_cumprod", tuple(table.tolist()))
         # Now, and not when first asked for: a tensor made within a forward derivative stays bound to it.
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
-        object.__setattr__(self, "_tables", {torch.device("cpu"): table.log() - (-table).log1p()})
-        object.__setattr__(self, "_newest", NewestTensors(_NEWEST))
+        levels = table.log() - (-table).log1p()
+        object.__setattr__(self, "_tables", {torch.device("cpu"): _Lookup.of(levels)})
+        for name in ("_newest", "_alphas", "_sigmas"):
+            object.__setattr__(self, name, NewestTensors(_NEWEST))
 
     def __reduce__(self) -> tuple:
         return VariancePreserving, (self.alphas_cumprod,)
@@ -166,15 +193,16 @@ class VariancePreserving(Process):
         """N, the length of the chain."""
         return len(self.alphas_cumprod)
 
-    def _table(self, device: torch.device) -> Tensor:
+    def _lookup(self, device: torch.device) -> _Lookup:
         if device not in self._tables:
             self._tables[device] = self._tables[torch.device("cpu")].to(device)
         return self._tables[device]
 
     def _position(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The timestep at or below t that has one after it, and the way from there to the next, in [0, 1]."""
         position = (t.double() * (self.timesteps - 1)).clamp(0, self.timesteps - 1)
-        low = position.detach().floor().clamp(max=self.timesteps - 2)
-        return low.long(), position - low
+        low = position.detach().long().clamp(max=self.timesteps - 2)
+        return low, position - low
 
     def log_snr(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
@@ -186,30 +214,30 @@ class VariancePreserving(Process):
 
     def _looked_up(self, t: Tensor) -> Tensor:
         low, part = self._position(t)
-        table = self._table(t.device)
-        return (1 - part) * table[low] + part * table[low + 1]
+        here, following = self._lookup(t.device).pairs[low].unbind(-1)
+        return (1 - part) * here + part * following
 
     def time(self, log_snr: Tensor) -> Tensor:
         log_snr = torch.as_tensor(log_snr)
-        table = self._table(log_snr.device)
-        value = log_snr.double().clamp(table[-1], table[0])
-        high = torch.searchsorted(-table, -value.contiguous()).clamp(1, self.timesteps - 1)
-        part = (table[high - 1] - value) / (table[high - 1] - table[high])
-        return ((high - 1 + part) / (self.timesteps - 1)).to(log_snr.dtype)
+        table = self._lookup(log_snr.device)
+        value = log_snr.double().clamp(table.least, table.greatest)
+        low = torch.searchsorted(table.rising, -value.contiguous()).clamp(1, self.timesteps - 1) - 1
+        here, following = table.pairs[low].unbind(-1)
+        part = (here - value) / (here - following)
+        return ((low + part) / (self.timesteps - 1)).to(log_snr.dtype)
 
     def alpha(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return torch.sigmoid(self._log_snr(t)).sqrt().to(t.dtype)
+        return self._alphas.of(t, lambda t: torch.sigmoid(self._log_snr(t)).sqrt().to(t.dtype))
 
     def sigma(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return torch.sigmoid(-self._log_snr(t)).sqrt().to(t.dtype)
+        return self._sigmas.of(t, lambda t: torch.sigmoid(-self._log_snr(t)).sqrt().to(t.dtype))
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t)
         low, _ = self._position(t)
-        table = self._table(t.device)
-        slope = (table[low + 1] - table[low]) * (self.timesteps - 1)
+        slope = self._lookup(t.device).slopes[low] * (self.timesteps - 1)
         there = t.double()
         alpha, sigma = self.alpha(there), self.sigma(there)
         return (alpha * sigma**2 * slope / 2).to(t.dtype), (-sigma * alpha**2 * slope / 2).to(t.dtype)
