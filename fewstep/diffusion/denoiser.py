@@ -18,14 +18,13 @@ from fewstep.diffusion.adapters import Adapter, Labels, adapter_for
 from fewstep.diffusion.conditions import Condition, ConditionTable, joined, require_condition
 from fewstep.diffusion.guidance import calls, is_guided, told
 from fewstep.diffusion.label_groups import Groups, chains, require_groups
+from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.network_inputs import ExtraInputs, Given
-from fewstep.diffusion.newest_tensors import NewestTensors
 from fewstep.diffusion.prediction import PredictionType
 from fewstep.diffusion.processes import Process, like
 from fewstep.util.device import number_on
 from fewstep.util.errors import SettingsError
 
-_AS_DOUBLES = NewestTensors(16)
 Guidance = float | Tensor | Sequence[float]
 """A scale, one per sample (N,), or one per condition."""
 
@@ -425,7 +424,7 @@ class Denoiser(nn.Module):
     def _per_sample(value: Tensor | float, x: Tensor) -> Tensor:
         if not isinstance(value, Tensor) or value.shape != (len(x),) or value.device != x.device:
             return number_on(x.device, value, torch.float64).expand(len(x))
-        return value if value.dtype == torch.float64 else _AS_DOUBLES.of(value, Tensor.double)
+        return as_double(value)
 
     def _labels(self, condition: Tensor | None, count: int, device: torch.device) -> Tensor | None:
         self.require_condition(condition, count, wait=False)  # this runs in every step

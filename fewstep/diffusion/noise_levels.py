@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.made_of_tensors import MadeOfTensors, as_double
 from fewstep.diffusion.noise_level_settings import LogNormalTimes, NativeTimes, Times, UniformTimes
 from fewstep.diffusion.processes import Process
 
@@ -16,6 +17,7 @@ class Levels:
 
     def __init__(self, process: Process, start: float):
         self.process, self._start = process, start
+        self._times = MadeOfTensors()
 
     def ratio(self, t: Tensor) -> Tensor:
         """nu = sigma / alpha at native times t."""
@@ -28,7 +30,7 @@ class Levels:
     def exact_time(self, nu: Tensor) -> Tensor:
         """Native time, float64, of noise ratios, held where they are finite and not zero."""
         low, high = self._log_snr_range
-        return self.process.time((-2 * nu.double().log()).clamp(low, high))
+        return self._times.of(nu, lambda nu: self.process.time((-2 * nu.double().log()).clamp(low, high)))
 
     def time(self, nu: Tensor) -> Tensor:
         """`exact_time` in float32."""
@@ -92,8 +94,8 @@ class Native(_ByShare):
 
     def density(self, t: Tensor) -> Tensor:
         """Density (N,) of log(nu) at native times t (N,)."""
-        alpha, sigma = self.process.alpha(t.double()), self.process.sigma(t.double())
-        slopes = self.process.derivatives(t.double())
+        alpha, sigma = self.process.alpha(as_double(t)), self.process.sigma(as_double(t))
+        slopes = self.process.derivatives(as_double(t))
         return 1 / (slopes[1] / sigma - slopes[0] / alpha).abs() / (self.process.t_max - self.process.t_min)
 
 
@@ -111,7 +113,7 @@ class Uniform(_ByShare):
         return min(max((nu / (1 + nu) - self.low) / self.width, 0.0), 1.0)
 
     def density(self, t: Tensor) -> Tensor:
-        nu = self.levels.ratio(t.double())
+        nu = self.levels.ratio(as_double(t))
         return nu / (1 + nu).square() / self.width
 
 
@@ -132,7 +134,7 @@ class LogNormal:
         return 0.5 * (1 + math.erf((math.log(nu) - self.mean) / self.std / math.sqrt(2)))
 
     def density(self, t: Tensor) -> Tensor:
-        z = (self.levels.ratio(t.double()).log() - self.mean) / self.std
+        z = (self.levels.ratio(as_double(t)).log() - self.mean) / self.std
         return (-0.5 * z.square()).exp() / (self.std * math.sqrt(2 * math.pi))
 
     def _of(self, normal: Tensor) -> Tensor:

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.diffusion.newest_tensors import NewestTensors
+from fewstep.diffusion.made_of_tensors import MadeOfTensors, as_double
 from fewstep.util.device import number_on
 from fewstep.util.errors import SettingsError
 
-_NEWEST = 16    # times whose noise levels are kept
 _FLOOR = 1e-12  # of alphas_cumprod: a schedule rescaled to zero terminal SNR keeps a finite log-SNR
 
 
@@ -44,7 +43,7 @@ class Process:
         raise NotImplementedError
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Factor of the noise, in memory of its own."""
+        """Factor of the noise."""
         raise NotImplementedError
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +75,7 @@ class Process:
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """α(t) x0 + σ(t) noise for x0, noise (N, …) and t (N,) or a scalar."""
-        t = number_on(x0.device, t).double()
+        t = as_double(number_on(x0.device, t))
         return (like(self.alpha(t), x0) * x0) + (like(self.sigma(t), x0) * noise)
 
     def initial(self, noise: Tensor, t: float | None = None) -> Tensor:
@@ -107,8 +106,8 @@ class Process:
         x/√(α²+σ²) is what both have in common. Beyond the ends of `other`, t' is its end.
         """
         t = number_on(x.device, t)
-        there = other.time(self.log_snr(t.double()))
-        factor = other.scale(there) / self.scale(t.double())
+        there = other.time(self.log_snr(as_double(t)))
+        factor = other.scale(there) / self.scale(as_double(t))
         return x * like(factor, x), there.to(t.dtype if t.is_floating_point() else torch.float64)
 
     def scale(self, t: Tensor) -> Tensor:
@@ -162,8 +161,8 @@ class VariancePreserving(Process):
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
         levels = table.log() - (-table).log1p()
         object.__setattr__(self, "_tables", {torch.device("cpu"): _Lookup.of(levels)})
-        for name in ("_newest", "_alphas", "_sigmas"):
-            object.__setattr__(self, name, NewestTensors(_NEWEST))
+        for name in ("_log_snrs", "_alphas", "_sigmas"):
+            object.__setattr__(self, name, MadeOfTensors())
 
     def __reduce__(self) -> tuple:
         return VariancePreserving, (self.alphas_cumprod,)
@@ -199,8 +198,8 @@ class VariancePreserving(Process):
         return self._tables[device]
 
     def _position(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The timestep at or below t that has one after it, and the way from there to the next, in [0, 1]."""
-        position = (t.double() * (self.timesteps - 1)).clamp(0, self.timesteps - 1)
+        """The timestep at or below t (float64) that has one after it, and the way to that, in [0, 1]."""
+        position = (t * (self.timesteps - 1)).clamp(0, self.timesteps - 1)
         low = position.detach().long().clamp(max=self.timesteps - 2)
         return low, position - low
 
@@ -210,7 +209,7 @@ class VariancePreserving(Process):
 
     def _log_snr(self, t: Tensor) -> Tensor:
         """`log_snr` in float64, looked up once for the same times."""
-        return self._newest.of(t, self._looked_up)
+        return self._log_snrs.of(as_double(t), self._looked_up)
 
     def _looked_up(self, t: Tensor) -> Tensor:
         low, part = self._position(t)
@@ -228,17 +227,17 @@ class VariancePreserving(Process):
 
     def alpha(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return self._alphas.of(t, lambda t: torch.sigmoid(self._log_snr(t)).sqrt().to(t.dtype))
+        return self._alphas.of(as_double(t), lambda t: torch.sigmoid(self._log_snr(t)).sqrt()).to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return self._sigmas.of(t, lambda t: torch.sigmoid(-self._log_snr(t)).sqrt().to(t.dtype))
+        return self._sigmas.of(as_double(t), lambda t: torch.sigmoid(-self._log_snr(t)).sqrt()).to(t.dtype)
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t)
-        low, _ = self._position(t)
+        there = as_double(t)
+        low, _ = self._position(there)
         slope = self._lookup(t.device).slopes[low] * (self.timesteps - 1)
-        there = t.double()
         alpha, sigma = self.alpha(there), self.sigma(there)
         return (alpha * sigma**2 * slope / 2).to(t.dtype), (-sigma * alpha**2 * slope / 2).to(t.dtype)
 
@@ -269,7 +268,8 @@ class Flow(Process):
 
     def log_snr(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return (2 * ((-t.double()).log1p() - t.double().log())).to(t.dtype)
+        there = as_double(t)
+        return (2 * ((-there).log1p() - there.log())).to(t.dtype)
 
     def time(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-torch.as_tensor(log_snr) / 2)
@@ -370,7 +370,8 @@ class BrownianBridge(Process):
 
     def log_snr(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return (2 * ((-t.double()).log1p() - self.sigma(t.double()).log())).to(t.dtype)
+        there = as_double(t)
+        return (2 * ((-there).log1p() - self.sigma(there).log())).to(t.dtype)
 
     def time(self, log_snr: Tensor) -> Tensor:
         """t = 2 / (2 + n² w + √(n⁴ w² + 4 e² w)), the root in [0, 1] of (1 − t)² = w σ(t)² with w = exp(λ)."""

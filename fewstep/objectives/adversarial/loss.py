@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.noise_level_settings import Times
 from fewstep.diffusion.processes import like
 from fewstep.networks.block_features import features_at
@@ -195,7 +196,7 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
         """
         states, targets, nu = compared_states(step)
         x, times = states if what == "fake" else targets, step.times(self.settings.times, "compared/times")
-        more = step.levels.ratio(times.double())
+        more = step.levels.ratio(as_double(times))
         t = step.levels.exact_time((nu.square() + more.square()).sqrt())
         x = like((1 + nu.square()).sqrt(), x) * x + like(more, x) * step.draws.normal(f"compared/{what}", like=x)
         x = self._given(step, x * like(step.student.process.alpha(t), x), t, leaf, noise)

@@ -6,12 +6,13 @@ reads as `flow_prediction`.
 
 from torch import Tensor
 
+from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.processes import Process, like
 
 
 def flow_time(process: Process, t: Tensor) -> Tensor:
     """u = sigma / (alpha + sigma), float64, of native times t (N,)."""
-    alpha, sigma = process.alpha(t := t.double()), process.sigma(t)
+    alpha, sigma = process.alpha(t := as_double(t)), process.sigma(t)
     return sigma / (alpha + sigma)
 
 

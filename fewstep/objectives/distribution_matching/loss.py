@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.guidance import Scales, is_guided
+from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.processes import like
 from fewstep.objectives.common.density_ratio import log_ratio
 from fewstep.objectives.common.distances import per_sample, pseudo_huber, squared
@@ -111,7 +112,7 @@ class DistributionMatching(Term[DistributionMatchingSettings]):
         else:
             figures = {"ratio": ratio.mean()}
             weight = weight / WEIGHTS[s.divergence].h(ratio).mean()
-        factor = (process.alpha(at.t.double()) / process.sigma(at.t.double()).square()).float()
+        factor = (process.alpha(as_double(at.t)) / process.sigma(as_double(at.t)).square()).float()
         loss = expanded_divergence(
             at.x0, at.x, teacher, fake, s.alpha, WEIGHTS[s.divergence], ratio, factor
         )  # fmt: skip
@@ -121,7 +122,7 @@ class DistributionMatching(Term[DistributionMatchingSettings]):
     def _corrected(self, step: "Step") -> Loss:
         s, process, chain = self.settings, step.student.process, self.settings.correction
         t, guidance = step.times(s.times, "chain/times"), self._guidance(step)
-        alpha, sigma = process.alpha(t.double()), process.sigma(t.double())
+        alpha, sigma = process.alpha(as_double(t)), process.sigma(as_double(t))
         networks, condition, first = step.networks, step.batch.condition, step.draws.full(step.grid[0])
 
         def generate(z: Tensor) -> Tensor:

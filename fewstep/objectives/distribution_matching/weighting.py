@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.noise_levels import distribution
 from fewstep.util.errors import SettingsError
 
@@ -29,7 +30,7 @@ def level_weight(
     """
     if settings.weighting == "normalised":
         return normaliser(x.detach(), teacher.detach())
-    nu = step.levels.ratio(t.double())
+    nu = step.levels.ratio(as_double(t))
     if settings.weighting == "x0":
         return nu.new_ones(nu.shape).float()
     if settings.weighting == "epsilon":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.networks.block_features import watched_inputs
 from fewstep.networks.network_blocks import last_layer
 from fewstep.networks.output_layers import side_outputs
@@ -116,7 +117,7 @@ class PolicyImitation(Term[PolicyImitationSettings]):
             t = step.levels.of_flow_time(u)
             u = flow_time(process, t)
             y = detached.state(u)
-            scale = per_sample(process.alpha(t.double()) + process.sigma(t.double()), y).to(y.dtype)
+            scale = per_sample(process.alpha(as_double(t)) + process.sigma(as_double(t)), y).to(y.dtype)
             with torch.no_grad():
                 teacher = step.networks["teacher"].predict(scale * y, t, step.batch.condition, s.guidance)
             if s.compared == "x0":

@@ -88,6 +88,7 @@ class PartDraws:
         self.whole, self.part, self.device = whole, part, whole.device
         self.size = len(range(*part.indices(whole.batch)))
         self._shape = sample_shape
+        self._full: dict[float, Tensor] = {}
 
     @cached_property
     def rows(self) -> Tensor:
@@ -95,8 +96,10 @@ class PartDraws:
         return torch.arange(self.size, device=self.device)
 
     def full(self, value: float) -> Tensor:
-        """(size,) float32 of one value, such as one native time."""
-        return torch.full((self.size,), value, device=self.device)
+        """(size,) float32 of one value, such as one native time: of equal values the same tensor."""
+        if value not in self._full:
+            self._full[value] = torch.full((self.size,), value, device=self.device)
+        return self._full[value]
 
     def normal(self, name: str, like: Tensor | None = None) -> Tensor:
         """(size, *sample shape) N(0, I); of the shape of the samples `like` where they are given."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.processes import Process, like
 from fewstep.util.device import sent
 
@@ -36,7 +37,7 @@ def raise_level(process: Process, x: Tensor, s: float, noise: Tensor, t: Tensor)
     """
     start = torch.tensor(s, dtype=torch.float64)
     alpha_s, sigma_s = (sent(factor, x.device) for factor in (process.alpha(start), process.sigma(start)))
-    there = t.double()
+    there = as_double(t)
     alpha, sigma = process.alpha(there), process.sigma(there)
     a = alpha / alpha_s
     b = (sigma.square() - (a * sigma_s).square()).clamp_min(1e-8 * sigma.square()).sqrt()
