@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.diffusion.conditions import Condition
+from fewstep.diffusion.made_of_tensors import MadeOfTensors
 from fewstep.diffusion.network_call import CLASSES, NetworkCall
 from fewstep.diffusion.network_inputs import Given
 from fewstep.diffusion.processes import EDM, Process, VariancePreserving, like
 from fewstep.util.errors import SettingsError
+
+_TIMESTEPS: dict[float, MadeOfTensors] = defaultdict(MadeOfTensors)
 
 Labels = Tensor | Condition | Given | None
 
@@ -91,6 +95,9 @@ class Timestep(DiffusersAdapter):
     def timestep(self, t: Tensor) -> Tensor:
         """What the network is given for native times t, of t's shape: t passed through float32 must not turn timestep
         999 into 998.99994."""
+        return _TIMESTEPS[self.scale].of(t, self._timestep)
+
+    def _timestep(self, t: Tensor) -> Tensor:
         timestep = t * self.scale
         away = (timestep.round() - timestep).detach()
         return timestep + torch.where(away.abs() < 1e-6 * self.scale, away, 0.0)

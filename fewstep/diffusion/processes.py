@@ -6,6 +6,7 @@ loss or a teacher of one process serves another (Kingma et al., arXiv 2107.00630
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -404,10 +405,18 @@ class BrownianBridge(Process):
         return {"kind": self.kind, "end": self.end, "noise": self.noise}
 
 
+_LIKE: dict[tuple[torch.dtype, int], MadeOfTensors] = defaultdict(MadeOfTensors)
+
+
 def like(factor: Tensor, x: Tensor) -> Tensor:
     """`factor` (N,) or a scalar, cast to x's dtype and shaped to multiply x (N, …)."""
-    factor = factor.to(x.dtype)
-    return factor.reshape(factor.shape + (1,) * (x.ndim - 1)) if factor.ndim else factor
+    dtype, further = x.dtype, (1,) * (x.ndim - 1)
+
+    def made(factor: Tensor) -> Tensor:
+        factor = factor.to(dtype)
+        return factor.reshape(factor.shape + further) if factor.ndim else factor
+
+    return made(factor) if factor.dtype == dtype else _LIKE[dtype, len(further)].of(factor, made)
 
 
 def _at_least_one(steps: int) -> None:
