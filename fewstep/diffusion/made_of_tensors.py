@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -10,8 +11,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class MadeOfTensors:
-    """Keeps what `make` made of tensors, each known by which it is: a step asks for the noise levels of its own times
-    again and again, and each answer is a score of small kernels.
+    """Keeps what `make` made of a tensor and others beside it, each known by which it is: a step asks for the noise
+    levels of its own times again and again, and each answer is a score of small kernels.
 
     A tensor that was written to since is another; an answer that was written to is made again. What is bound to its
     surroundings (a graph, a derivative's level, inference mode) is made anew each time.
@@ -20,17 +21,26 @@ class MadeOfTensors:
     def __init__(self) -> None:
         self._kept = WeakTensorKeyDictionary()
 
-    def of(self, tensor: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """`make(tensor)`, or what it was."""
-        if tensor.is_inference():
-            return make(tensor)
-        found, *versions = self._kept.get(tensor, (None,))
-        if found is not None and versions == [tensor._version, found._version]:
+    def of(self, tensor: Tensor, make: Callable[..., Tensor], *beside: Tensor) -> Tensor:
+        """`make(tensor, *beside)`, or what it was."""
+        asked = (tensor, *beside)
+        if any(one.is_inference() for one in asked):
+            return make(*asked)
+        found, others, versions = self._kept.get(tensor, (None, (), ()))
+        if found is not None and versions == _versions(found, *asked) and all(map(_is, others, beside)):
             return found
-        found = make(tensor)
+        found = make(*asked)
         if not (found.requires_grad or found.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(found)):
-            self._kept[tensor] = found, tensor._version, found._version
+            self._kept[tensor] = found, tuple(map(weakref.ref, beside)), _versions(found, *asked)
         return found
+
+
+def _versions(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(tensor._version for tensor in tensors)
+
+
+def _is(reference: weakref.ref, tensor: Tensor) -> bool:
+    return reference() is tensor
 
 
 _DOUBLES = MadeOfTensors()

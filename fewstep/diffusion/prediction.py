@@ -16,9 +16,12 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from fewstep.diffusion.made_of_tensors import MadeOfTensors
 from fewstep.util.errors import SettingsError
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
+_SQUARES = MadeOfTensors()
+
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 
 
@@ -29,7 +32,7 @@ def to_x0(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, kind: Predict
     if kind == "epsilon":
         return (x - sigma * output) / alpha
     if kind == "v_prediction":
-        return (alpha * x - sigma * output) / (alpha**2 + sigma**2)
+        return (alpha * x - sigma * output) / _square(alpha, sigma)
     if kind == "flow_prediction":
         return (x - sigma * output) / (alpha + sigma)
     raise SettingsError(f"unknown prediction type {kind!r}; known: {', '.join(PREDICTION_TYPES)}")
@@ -42,7 +45,7 @@ def to_epsilon(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, kind: Pr
     if kind == "sample":
         return (x - alpha * output) / sigma
     if kind == "v_prediction":
-        return (sigma * x + alpha * output) / (alpha**2 + sigma**2)
+        return (sigma * x + alpha * output) / _square(alpha, sigma)
     if kind == "flow_prediction":
         return (x + alpha * output) / (alpha + sigma)
     raise SettingsError(f"unknown prediction type {kind!r}; known: {', '.join(PREDICTION_TYPES)}")
@@ -69,3 +72,7 @@ def convert(
         return output
     x0, epsilon = (step(output, x, alpha, sigma, source) for step in (to_x0, to_epsilon))
     return from_pair(x0, epsilon, alpha, sigma, target)
+
+
+def _square(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return _SQUARES.of(alpha, lambda alpha, sigma: alpha**2 + sigma**2, sigma)

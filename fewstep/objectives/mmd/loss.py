@@ -17,33 +17,49 @@ if TYPE_CHECKING:
     from fewstep.training.step.step_context import Step
 
 
-def gaussian(x: Tensor, y: Tensor, width: Tensor) -> Tensor:
-    """exp(-|x - y|^2 / (2 width^2)): (N, D), (M, D) -> (N, M)."""
-    return (-_squared_distances(x, y) / (2 * width**2)).exp()
+def squared_distances(x: Tensor) -> Tensor:
+    """|x_i - x_j|^2: (N, D) -> (N, N)."""
+    square = x.square().sum(1)
+    return (square[:, None] + square - 2 * x @ x.T).clamp_min(0)
 
 
-def rational_quadratic(x: Tensor, y: Tensor, width: Tensor) -> Tensor:
-    """1 / (1 + |x - y|^2 / (2 width^2)), whose gradient reaches farther: (N, D), (M, D) -> (N, M)."""
-    return 1 / (1 + _squared_distances(x, y) / (2 * width**2))
+def products(x: Tensor) -> Tensor:
+    """x_i.x_j / D: (N, D) -> (N, N)."""
+    return x @ x.T / x.shape[1]
 
 
-def cubic(x: Tensor, y: Tensor, width: Tensor) -> Tensor:
-    """(x.y / D + 1)^3, the kernel of KID (Binkowski et al., 1801.01401): (N, D), (M, D) -> (N, M)."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+def gaussian(square: Tensor, width: Tensor) -> Tensor:
+    """exp(-|x - y|^2 / (2 width^2))."""
+    return (square / (-2 * width**2)).exp()
 
 
-KERNELS = {"gaussian": gaussian, "rational_quadratic": rational_quadratic, "cubic": cubic}
+def rational_quadratic(square: Tensor, width: Tensor) -> Tensor:
+    """1 / (1 + |x - y|^2 / (2 width^2)), whose gradient reaches farther."""
+    return 1 / (1 + square / (2 * width**2))
 
 
-def unbiased(own: Tensor, real: Tensor, across: Tensor) -> Tensor:
-    """mean over i != j of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i): three (N, N) -> scalar.
+def cubic(product: Tensor, width: Tensor) -> Tensor:
+    """(x.y / D + 1)^3, the kernel of KID (Binkowski et al., 1801.01401)."""
+    return (product + 1) ** 3
+
+
+KERNELS = {"gaussian": (squared_distances, gaussian), "rational_quadratic": (squared_distances, rational_quadratic),
+           "cubic": (products, cubic)}  # fmt: skip
+"""By name: what it is a function of, between all samples, and that function."""
+
+
+def unbiased(kernel: Tensor, alike: Tensor | float = 1.0) -> Tensor:
+    """mean over i != j of a_ij (k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)) -> scalar.
 
     Gretton et al., A Kernel Two-Sample Test (JMLR 2012), eq. 4 with paired samples: x_i and y_i may depend on each
     other, as they do where they share a label. Its expectation is the squared discrepancy, 0 for equal distributions,
     whatever the size of the batch.
+
+    kernel: (2N, 2N), of the x and behind them the y. alike: a (N, N), the kernel of their conditions.
     """
-    count = len(own)
-    total = own + real - across - across.T
+    count = len(kernel) // 2
+    (own, across), (back, real) = (half.split(count, 1) for half in kernel.split(count))
+    total = alike * (own + real - across - back)
     return (total.sum() - total.diagonal().sum()) / (count * (count - 1))
 
 
@@ -67,12 +83,9 @@ class Mmd(Term[MmdSettings]):
         samples, condition = (step.shared.sampled, step.batch.data), step.batch.condition
         x, y = (self._space(step, part).flatten(1) for part in samples)
         alike = 1.0 if condition is None else _alike(step, condition)
-        kernel, scale = KERNELS[self.settings.kernel], _median_distance(y)
-        value = torch.zeros((), device=x.device)
-        for share in self.settings.bandwidths:
-            width = share * scale
-            value = value + unbiased(*(alike * kernel(a, b, width) for a, b in ((x, x), (y, y), (x, y))))
-        return value, {}
+        (between, kernel), scale = KERNELS[self.settings.kernel], _median_distance(y)
+        apart = between(torch.cat([x, y]))
+        return unbiased(sum(kernel(apart, share * scale) for share in self.settings.bandwidths), alike), {}
 
     def _space(self, step: "Step", samples: Tensor) -> Tensor:
         if self.settings.space == "samples":
@@ -88,7 +101,7 @@ def _alike(step: "Step", condition: Tensor) -> Tensor:
     if step.student.table is None:
         return (condition[:, None] == condition).float()
     summary = summary_of(step.student, condition)
-    return gaussian(summary, summary, _median_distance(summary, distinct=True))
+    return gaussian(squared_distances(summary), _median_distance(summary, distinct=True))
 
 
 def _median_distance(y: Tensor, distinct: bool = False) -> Tensor:
@@ -104,8 +117,3 @@ def _median_distance(y: Tensor, distinct: bool = False) -> Tensor:
         apart = apart.masked_fill(again[first] | again[second], torch.nan)
     found = apart.nanmedian()
     return torch.where(found.isnan() & distinct, one, found.clamp_min(1e-6))
-
-
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    square = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
-    return square.clamp_min(0)

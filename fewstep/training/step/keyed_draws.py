@@ -82,13 +82,15 @@ class PartDraws:
 
     Args:
         part: the rows. sample_shape: of what `normal` draws unless told otherwise.
+        filled: what `full` made in steps before, which are not written to.
     """
 
-    def __init__(self, whole: Draws, part: slice, sample_shape: tuple[int, ...]):
+    def __init__(self, whole: Draws, part: slice, sample_shape: tuple[int, ...],
+                 filled: dict[tuple, Tensor] | None = None):  # fmt: skip
         self.whole, self.part, self.device = whole, part, whole.device
         self.size = len(range(*part.indices(whole.batch)))
         self._shape = sample_shape
-        self._full: dict[float, Tensor] = {}
+        self._filled = {} if filled is None else filled
 
     @cached_property
     def rows(self) -> Tensor:
@@ -97,9 +99,10 @@ class PartDraws:
 
     def full(self, value: float) -> Tensor:
         """(size,) float32 of one value, such as one native time: of equal values the same tensor."""
-        if value not in self._full:
-            self._full[value] = torch.full((self.size,), value, device=self.device)
-        return self._full[value]
+        key = value, self.size, self.device
+        if key not in self._filled:
+            self._filled[key] = torch.full((self.size,), value, device=self.device)
+        return self._filled[key]
 
     def normal(self, name: str, like: Tensor | None = None) -> Tensor:
         """(size, *sample shape) N(0, I); of the shape of the samples `like` where they are given."""

@@ -1,7 +1,7 @@
 """What a term sees of one step: the networks by role, keyed draws, the batch, noise levels and shared predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ class StepSetup:
         features: roles whose inner features a term reads. graphs: frozen roles that a term differentiates.
         asked: whether any process has to ask a network that the samples here may have no question for: where each holds
             rows of the networks, all of them take part in a call of one.
+        filled: tensors of one value, which every step has.
     """
 
     networks: Mapping[str, "Denoiser"]
@@ -47,6 +48,7 @@ class StepSetup:
     features: frozenset[str] = frozenset()
     graphs: frozenset[str] = frozenset()
     asked: Callable[[bool], bool] = bool
+    filled: dict[tuple, Tensor] = field(default_factory=dict)
 
 
 class Step:
@@ -76,7 +78,7 @@ class Step:
         self.setup, self.role, self.progress = setup, role, progress
         self.networks, self.grid, self.terms = setup.networks, setup.grid, setup.terms
         self.student = setup.networks["student"]
-        self.draws = PartDraws(draws, part, self.student.sample_shape)
+        self.draws = PartDraws(draws, part, self.student.sample_shape, setup.filled)
         self.batch = StepBatch(setup.sources, self.draws, self.student, labelled_by)
         self._made: dict[tuple, Any] = {}
 
