@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ from fewstep.training.roles.teacher_schedule import teacher_at
 from fewstep.training.round_state import RoundState
 from fewstep.training.run_options import RunOptions
 from fewstep.training.saving.round_checkpoints import RoundCheckpoints
+from fewstep.training.step.ahead import Ahead
 from fewstep.training.step.batches import Source, Sources
 from fewstep.training.step.keyed_draws import Draws
 from fewstep.training.step.step_context import Step, StepSetup
@@ -112,6 +114,7 @@ class RoundTrainer:
             graphs=frozenset(r for r in networks for term in self.terms if term.differentiates(r)),
             asked=self.world.any if self.shards else bool,
         )
+        self._ahead: Ahead | None = None
         with threads(self.threads):
             self._prepare_heads()
         self.state = RoundState(recipe, self.round, networks, copies, self.terms, self.steps, options.averages_apart)
@@ -143,8 +146,24 @@ class RoundTrainer:
         Raises NonFinite (naming step, term and role), SettingsError for a checkpoint of other settings, DataDiffers for
         one whose state is damaged or incomplete.
         """
-        with threads(self.threads), HeldSignals() as held, self.checkpoints:
+        with threads(self.threads), HeldSignals() as held, self.checkpoints, self._making_ahead():
             return self._run(on_progress, held)
+
+    @contextmanager
+    def _making_ahead(self) -> Iterator[None]:
+        """Inside, steps are taken one after the other: where a device works beside this process, the draws of the next
+        one are made ahead."""
+        wanted = self.options.made_ahead
+        if not (self.device.type != "cpu" if wanted is None else wanted):
+            yield
+            return
+        with Ahead(self._draws_of, self._kind_of, self.steps) as self._ahead:
+            yield
+        self._ahead = None
+
+    def _kind_of(self, step: int) -> tuple[str, int]:
+        """By which steps ask for the same: whose turn it is, and the size of the samples."""
+        return self.cycle[step % len(self.cycle)], self.sources.sizes.at(step)[0]
 
     def _run(self, on_progress: OnProgress | None, held: HeldSignals) -> Denoiser:
         figures = Figures(self.where)
@@ -217,7 +236,8 @@ class RoundTrainer:
 
     def _step(self, step: int, role: str, figures: Figures) -> None:
         """One update of `role`: the gradients of its terms' losses, the optimiser, what follows the student."""
-        draws, optimiser = self._draws(step), self.state.optimisers[role]
+        draws = self._draws_of(step) if self._ahead is None else self._ahead.draws(step)
+        optimiser = self.state.optimisers[role]
         self._backward(self._terms_of(role), step, role, draws, figures)
         if self.world.size > 1:
             self._exchange(optimiser.everywhere)
@@ -299,7 +319,7 @@ class RoundTrainer:
             setup = dataclasses.replace(setup, networks=sized)
         return Step(setup, role, draws, part, progress, labelled_by)
 
-    def _draws(self, step: int) -> Draws:
+    def _draws_of(self, step: int) -> Draws:
         return Draws(self.options.seed, self.round_index, step, self.training.batch, self.device, self.dtype)
 
     def _terms_of(self, role: str) -> list[Term]:
@@ -323,7 +343,7 @@ class RoundTrainer:
         """Norm of the gradients of one term alone, computed anew from the same draws; the step's own are given up."""
         optimiser = self.state.optimisers[role]
         optimiser.clear()
-        self._backward([term], step, role, self._draws(step))
+        self._backward([term], step, role, self._draws_of(step))
         norm = optimiser.norm()
         optimiser.clear()
         return norm

@@ -30,6 +30,8 @@ class RunOptions:
             (fewstep.networks.sharded); sums then come in another order than in one process.
         checkpoint_seconds, checkpoint_images: a checkpoint is due after this long, or longer where the training waited
             for the last one for more than `CHECKPOINT_SHARE` of it; or after this many images where they are given.
+        made_ahead: whether a step's random numbers and samples are made in a thread while the device does the one
+            before, which changes no bit; None: where the device is not the CPU.
         warn: told what the user should know, such as another fingerprint.
     """
 
@@ -43,6 +45,7 @@ class RunOptions:
     shards: bool = False
     checkpoint_seconds: float = 20.0
     checkpoint_images: int | None = None
+    made_ahead: bool | None = None
     warn: Callable[[str], None] = warnings.warn
 
     def checkpoint_due(self, seconds: float, images: int, cost: float, busy: bool = False) -> bool:

@@ -59,8 +59,7 @@ class Sources:
         """The real samples of this step's whole batch, on its device."""
         if self.data is None:
             raise SettingsError("this recipe needs real data; give `data`")
-        source, position = self._at(self.data, draws)
-        x, y = source.batch(draws.seed, position, draws.batch)
+        x, y = draws.here("data", lambda draws: self._read(self.data, draws))
         return sent(x, draws.device, draws.dtype), None if y is None else sent(y, draws.device)
 
     def examples(self, seed: int, count: int) -> tuple[Tensor, Tensor | None]:
@@ -73,18 +72,17 @@ class Sources:
         """The pairs of this step's whole batch, on its device."""
         if self.pairs is None:
             raise SettingsError("this recipe needs cached pairs of the teacher")
-        source, position = self._at(self.pairs, draws)
-        batch = source.batch(draws.seed, position, draws.batch)
+        batch = draws.here("pairs", lambda draws: self._read(self.pairs, draws))
         return {
             name: sent(value, draws.device, draws.dtype if value.dtype == torch.float32 else value.dtype)
             for name, value in batch.items()
             if isinstance(value, Tensor)
         }
 
-    def _at(self, source: Any, draws: Draws) -> tuple[Any, int]:
-        """The set of a source that this step reads, and the place in its order where the step begins."""
+    def _read(self, source: Any, draws: Draws) -> Any:
+        """What a step reads of a source, from the set of its size, where its place in the order is."""
         size, before = self.sizes.at(draws.step)
-        return sets_of(source)[size], before * draws.batch
+        return sets_of(source)[size].batch(draws.seed, before * draws.batch, draws.batch)
 
     def digest(self, seed: int, size: int) -> str:
         """SHA-256 of the first batch of each source and size: by it a checkpoint knows that its data have changed."""

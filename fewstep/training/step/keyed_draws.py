@@ -1,6 +1,9 @@
 """Everything random in a step, as a pure function of (seed, round, step, purpose): no generator state to save."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -10,11 +13,18 @@ from torch import Tensor
 from fewstep.diffusion.randomness import generator
 from fewstep.util.device import sent
 
+Make = Callable[["Draws"], Any]
+"""Something of a step on the CPU, as a function of its draws."""
+
 
 class Draws:
     """The random tensors of one step's whole batch, each drawn once and shared by the parts of the batch.
 
     Drawn on the CPU, so that every device trains on the same numbers, and moved to `device`.
+
+    Attributes:
+        asked: what was asked for, by name. made_ahead: what was made of it before it is asked for (see ahead.py).
+        making: held while one thing is made.
     """
 
     def __init__(
@@ -28,7 +38,18 @@ class Draws:
     ):
         self.seed, self.round_index, self.step, self.batch, self.device = seed, round_index, step, batch, device
         self.dtype = dtype
+        self.asked: dict[str, Make] = {}
+        self.made_ahead: dict[str, Any] = {}
+        self.making: AbstractContextManager = nullcontext()
         self._made: dict[str, Any] = {}
+
+    def here(self, key: str, make: Make) -> Any:
+        """What `make` gives of these draws, on the CPU; where it was made ahead, that."""
+        self.asked[key] = make
+        if key in self.made_ahead:
+            return self.made_ahead.pop(key)
+        with self.making:
+            return make(self)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make()` returned the first time this name was asked for."""
@@ -36,25 +57,24 @@ class Draws:
             self._made[name] = make()
         return self._made[name]
 
-    def _draw(self, kind: str, name: str, make: Callable[[torch.Generator], Tensor]) -> Tensor:
+    def _draw(self, kind: str, name: str, make: Callable[[Draws, torch.Generator], Tensor]) -> Tensor:
+        """`make` of these draws and the generator of this name, on the device. It must hold no draws of its own."""
         key = f"{kind}/{name}"
 
-        def drawn() -> Tensor:
-            return sent(make(generator(self.seed, f"training/{key}", self.round_index, self.step)), self.device)
+        def made(draws: Draws) -> Tensor:
+            return make(draws, draws.generator(key))
 
-        return self.once(key, drawn)
+        return self.once(key, lambda: sent(self.here(key, made), self.device))
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """(batch, *shape) N(0, I), drawn in float32, of type `dtype`."""
-
-        def make(source: torch.Generator) -> Tensor:
-            return torch.randn(self.batch, *shape, generator=source).to(self.dtype)
-
-        return self._draw(f"normal {shape}", name, make)
+        return self._draw(f"normal {shape}", name, lambda draws, source: torch.randn(
+            draws.batch, *shape, generator=source).to(draws.dtype))  # fmt: skip
 
     def uniform(self, name: str) -> Tensor:
         """(batch,) uniform in [0, 1), float64: noise levels are computed from it."""
-        return self._draw("uniform", name, lambda g: torch.rand(self.batch, generator=g, dtype=torch.float64))
+        return self._draw("uniform", name, lambda draws, source: torch.rand(
+            draws.batch, generator=source, dtype=torch.float64))  # fmt: skip
 
     def uniform_here(self, name: str) -> Tensor:
         """The same as `uniform` on the CPU, drawn again: its values can be looked at without waiting for a device."""
@@ -62,11 +82,13 @@ class Draws:
 
     def gaussian(self, name: str) -> Tensor:
         """(batch,) N(0, 1), float64."""
-        return self._draw("gaussian", name, lambda g: torch.randn(self.batch, generator=g, dtype=torch.float64))
+        return self._draw("gaussian", name, lambda draws, source: torch.randn(
+            draws.batch, generator=source, dtype=torch.float64))  # fmt: skip
 
     def integers(self, name: str, high: int) -> Tensor:
         """(batch,) uniform in 0 ... high - 1, int64."""
-        return self._draw(f"integers {high}", name, lambda g: torch.randint(high, (self.batch,), generator=g))
+        return self._draw(f"integers {high}", name, lambda draws, source: torch.randint(
+            high, (draws.batch,), generator=source))  # fmt: skip
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh CPU generator of this name, for what is drawn for the whole batch at once."""

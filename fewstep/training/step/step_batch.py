@@ -40,7 +40,8 @@ class StepBatch:
 
     def examples(self, count: int) -> tuple[Tensor, Tensor | None]:
         """The first `count` real samples (count, ...), with labels (count,) or None: the same at every step."""
-        return self._sources.examples(self._draws.whole.seed, count)
+        read = self._sources.examples
+        return self._draws.whole.here(f"examples {count}", lambda draws: read(draws.seed, count))
 
     @cached_property
     def pair(self) -> dict[str, Tensor]:
