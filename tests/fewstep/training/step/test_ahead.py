@@ -53,10 +53,10 @@ def test_all_but_the_first_steps_of_each_turn_are_read_by_the_thread(tmp_path):
     made = trainers_of(job)
     finish(job)
     here = real.threads.count("MainThread")     # the digest of the data, and the first steps of every turn
-    assert here <= 1 + 2 * len(set(made[0].cycle)) and real.threads.count("ahead") == len(real.threads) - here > 12
+    assert here <= 1 + 2 * len(set(made[0].cycle)) and real.threads.count("ahead") == len(real.threads) - here > here
     job = run(tiny("kd"), tmp_path / "pairs", pairs=pairs, made_ahead=True)
     finish(job)
-    assert pairs.threads.count("ahead") >= len(pairs.threads) - 2
+    assert pairs.threads.count("MainThread") <= 3 < pairs.threads.count("ahead")
 
 
 def test_on_the_cpu_nothing_is_made_ahead_unless_asked_for(tmp_path):
