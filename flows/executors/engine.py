@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from typing import Any, Protocol, Self
 from fewstep.util.errors import StageFailed, from_json
 from tasks.engine.events import told_of_unit
 from tasks.engine.unit_work import UnitMessage, UnitWork
+
+_IDLE = 5.0     # seconds without a unit, after which one makes room for who waits for it
 
 
 class Lost(Exception):
@@ -121,51 +122,110 @@ class Doer(Protocol):
 class Kept(Apart):
     """Starts up to `width` who do unit after unit, as they are needed, and keeps them until the run ends.
 
-    A place where two were lost one after the other is given up as long as there is another: its host may be gone.
+    A place where two were lost one after the other is given up as long as there is another: its host may be gone. One
+    who has nothing to do is ended where another one waits for room (in a queue of a cluster), which it may be holding.
     """
 
     def __init__(self):
-        self._free: queue.LifoQueue[int] = queue.LifoQueue()
         self._kept: dict[int, Doer] = {}
-        self._losses, self._given_up = collections.Counter(), threading.Lock()
-        self._places = self.width
-        for place in reversed(range(self.width)):
-            self._free.put(place)
+        self._changed = threading.Condition()   # guards what follows
+        self._free = list(reversed(range(self.width)))      # the last one is the next
+        self._waiting: set[int] = set()         # places where one was started and is not heard of yet
+        self._losses, self._places = collections.Counter(), self.width
+        self._timers: dict[int, threading.Timer] = {}
 
     @abstractmethod
     def start(self, place: int) -> Doer:
         """Start one for the place (from 0 to `width` - 1)."""
 
     def attempt(self, work: Hearer, message: UnitMessage) -> None:
-        place = self._free.get()
+        place = self._taken()
         try:
             doer = self._kept.get(place)
             if doer is None or not doer.alive:
+                self._begins(place)
                 doer = self._kept[place] = self.start(place)
-            doer.do(work, message)
+            doer.do(_Noticed(work, lambda: self._begun(place)), message)
         except Lost as lost:
             if self._give_up(place):
                 raise Lost(f"{lost}, a second time there: nothing more is asked of place {place + 1}") from lost
-            self._free.put(place)
+            self._put_back(place)
             raise
         except BaseException:
-            self._free.put(place)
+            self._put_back(place)
             raise
         self._losses.pop(place, None)
-        self._free.put(place)
+        self._put_back(place)
+
+    def _taken(self) -> int:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free)
+            return self._free.pop()
+
+    def _put_back(self, place: int) -> None:
+        with self._changed:
+            self._waiting.discard(place)
+            self._free.append(place)
+            self._changed.notify()
+            self._watch_idle()
+
+    def _begins(self, place: int) -> None:
+        with self._changed:
+            self._waiting.add(place)
+            self._watch_idle()
+
+    def _begun(self, place: int) -> None:
+        with self._changed:
+            self._waiting.discard(place)
+
+    def _watch_idle(self) -> None:
+        """While one waits, see after a while which of the others have still nothing to do."""
+        if not self._waiting:
+            return
+        for place in self._free:
+            if place in self._kept and place not in self._timers:
+                timer = self._timers[place] = threading.Timer(_IDLE, self._make_room, (place,))
+                timer.daemon = True
+                timer.start()
+
+    def _make_room(self, place: int) -> None:
+        with self._changed:
+            self._timers.pop(place, None)
+            idle = self._kept.pop(place, None) if self._waiting and place in self._free else None
+        if idle is not None:
+            idle.end()
 
     def _give_up(self, place: int) -> bool:
         """Whether nothing more is to be done in this place, where one was lost."""
-        with self._given_up:
+        with self._changed:
+            self._waiting.discard(place)
             self._losses[place] += 1
             given_up = self._losses[place] > 1 and self._places > 1
             self._places -= given_up
             return given_up
 
     def close(self) -> None:
+        with self._changed:
+            timers, self._timers = list(self._timers.values()), {}
+            self._waiting.clear()
+        for timer in timers:
+            timer.cancel()
+        for timer in timers:
+            timer.join()
         for doer in self._kept.values():
             doer.end()
         self._kept.clear()
+
+
+class _Noticed:
+    """Work that hears events, the first of which somebody waits for."""
+
+    def __init__(self, work: Hearer, noticed: Callable[[], None]):
+        self._work, self._noticed = work, noticed
+
+    def hear(self, event: dict[str, Any]) -> None:
+        self._noticed()
+        self._work.hear(event)
 
 
 class Hearer(Protocol):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -21,10 +19,11 @@ from flows.executors.engine import Threads
 from flows.executors.ray_cluster import RayCluster
 from tasks.config.schema import UnitResources
 from tests import netns
+from tests.faults.two_projects import TwoProjects, relayed
 from tests.flows.executors.ray_nodes import ray_nodes
 from tests.flows.executors.test_unit_engines import do, trained, work_of
 from tests.living import with_word
-from tests.project import ROOT, TINY, Project
+from tests.project import ROOT
 
 SSHD = "/usr/sbin/sshd"
 pytestmark = [
@@ -32,33 +31,6 @@ pytestmark = [
     pytest.mark.skipif(not netns.AVAILABLE, reason=netns.WHY_NOT),
     pytest.mark.skipif(not Path(SSHD).exists(), reason="needs Debian's openssh-server: apt-get install openssh-server"),
 ]  # fmt: skip
-SETTINGS = {**TINY, "distill.recipe": "kd", "distill.parts": 2, "distill.checkpoint_images": 32, "compute.processes": 1,
-            "trajectories.record_size": 4}
-
-
-@contextmanager
-def relayed(address: str, url: str) -> Iterator[str]:
-    """Where a server of this machine's loopback is reached by the address of a link."""
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    with closing(socket.create_server((address, 0))) as server:
-
-        def copy(one: socket.socket, other: socket.socket) -> None:
-            with suppress(OSError):
-                while block := one.recv(1 << 16):
-                    other.sendall(block)
-            for end in (one, other):
-                with suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-
-        def accept() -> None:
-            with suppress(OSError):     # it is closed
-                while True:
-                    near, far = server.accept()[0], socket.create_connection((host, int(port)))
-                    for pair in ((near, far), (far, near)):
-                        threading.Thread(target=copy, args=pair, daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://{address}:{server.getsockname()[1]}"
 
 
 @contextmanager
@@ -91,23 +63,13 @@ def ssh_to(host: netns.Host, folder: Path) -> Iterator[str]:
         daemon.wait()
 
 
-class Team:
-    """A project that has all but trajectories and student, another host, and what starts processes of ours there, which
-    see nothing of the project and keep what they need in `cache`."""
+class Team(TwoProjects):
+    """The same, another host, and what starts processes of ours there, which see nothing of the project and keep what
+    they need in `cache`."""
 
     def __init__(self, folder: Path, host: netns.Host, ssh: str, s3, prefix: str, s3_there: str):
-        self.host, self.folder, self.cache = host, folder, folder / "cache"
-        self.environment = {**s3.environment, "FEWSTEP_ADDRESS": host.address}
-        self.undisturbed = Project(folder / "seen" / "here", SETTINGS)
-        dvc(self.undisturbed, "remote", "add", "-q", "-d", "store", prefix)
-        for stage in ("shard", "encode", "teacher"):
-            self.undisturbed.check("stage", "run", stage, **s3.environment)
-        self.project = Project.__new__(Project)
-        self.project.folder = folder / "hidden" / "there"
-        shutil.copytree(self.undisturbed.folder, self.project.folder)
-        dvc(self.undisturbed, "remote", "remove", "-q", "store")
-        for stage in ("trajectories", "distill"):
-            self.undisturbed.check("stage", "run", stage)
+        super().__init__(folder, s3, prefix)
+        self.host, self.environment = host, {**s3.environment, "FEWSTEP_ADDRESS": host.address}
         more = {**s3.environment, "AWS_ENDPOINT_URL": s3_there, "FEWSTEP_UNIT_CACHE": str(self.cache),
                 "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         unit = shlex.join(["env", *(f"{name}={value}" for name, value in more.items()), sys.executable, "-m",
@@ -131,10 +93,6 @@ class Team:
         return found
 
 
-def dvc(project: Project, *words: str) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", *words], cwd=project.folder, env=project.environment(), check=True)
-
-
 @pytest.fixture
 def team(s3_server, s3_prefix, tmp_path) -> Iterator[Team]:
     with netns.host() as host, ssh_to(host, tmp_path / "ssh") as ssh, \
@@ -153,8 +111,7 @@ def test_units_of_a_host_that_is_cut_off_are_done_elsewhere_and_a_training_goes_
     assert run.wait() == 0, said.read_text()
     told = said.read_text().replace("\n", " ")
     assert "the unit is done again" in told and "nothing more is asked of place 1" in told, told
-    assert team.project.digests() == {name: digest for name, digest in team.undisturbed.digests().items()
-                                      if name != "student"}  # fmt: skip
+    assert team.project.digests() == team.digests("student")
     team.host.mend()
 
     team.project.set({"compute.nodes": 2})

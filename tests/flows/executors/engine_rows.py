@@ -16,6 +16,10 @@ FILE = "FEWSTEP_ENGINE_ROWS"
 Engine = Literal["local", "processes", "ray", "pool:NAME", "slurm", "command",
                  "training on nodes, slurm", "training on nodes, command"]  # fmt: skip
 What = Literal["same bytes", "lost process", "cut link", "ends", "progress", "no disk"]
+_ONE_MACHINE = "threads and processes of the run's machine: between them and the run is no link, and they see its disk"
+MEANINGLESS: dict[tuple[Engine, What], str] = {
+    (engine, what): _ONE_MACHINE for engine in ("local", "processes") for what in ("cut link", "no disk")}  # fmt: skip
+"""What can be asked of no such engine, and why."""
 
 
 class Cell(Strict):
@@ -31,6 +35,7 @@ def verified(request) -> Callable[..., None]:
     """Called by a test with an engine and what it has verified of it."""
 
     def tell(engine: Engine, *found: What) -> None:
+        assert not any((engine, what) in MEANINGLESS for what in found)
         if path := os.environ.get(FILE):
             with open(path, "a", encoding="utf-8") as file:
                 file.writelines(Cell(test=request.node.nodeid, engine=engine, what=what).model_dump_json() + "\n"

@@ -1,5 +1,5 @@
 """A Slurm cluster on this machine, of one node or of several, of Debian's packages slurm-wlm and munge; root alone may
-start it. Its nodes n1, n2, … are a daemon each, with a port of its own."""
+start it. Its nodes n1, n2, … are a daemon each, with a port of its own; the last one may be on another host."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from tests import netns
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "scancel", "squeue")
 _READY = 60     # seconds that it may take on a busy machine
+_FAR_PATIENCE = 20      # seconds after which a node that is silent is taken for lost
 _CONFIGURATION = """ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({address})
+SlurmdTimeout={patience}
 SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root
@@ -40,8 +45,22 @@ PartitionName=units Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
+@dataclass(frozen=True)
+class Far:
+    """Another host for the last node, which does not see the folder `hidden`."""
+
+    host: netns.Host
+    hidden: Path
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """A command that the node's daemon is run by."""
+        hide = f'mount -t tmpfs none "{self.hidden}" && exec "$@"'
+        return (*self.host.within, "unshare", "--mount", "sh", "-c", hide, "sh")
+
+
 @contextmanager
-def slurm_node(folder: Path, nodes: int = 1) -> Iterator[dict[str, str]]:
+def slurm_node(folder: Path, nodes: int = 1, far: Far | None = None) -> Iterator[dict[str, str]]:
     """The cluster while the block lasts; yields the environment in which its commands find it."""
     host = socket.gethostname().partition(".")[0]
     (folder / "state").mkdir(parents=True)
@@ -49,10 +68,13 @@ def slurm_node(folder: Path, nodes: int = 1) -> Iterator[dict[str, str]]:
     for name in names:
         (folder / f"spool-{name}").mkdir()
     controller, *ports = _free_ports(1 + nodes)
-    lines = [f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=4000 State=UNKNOWN"
-             for name, port in zip(names, ports, strict=True)]  # fmt: skip
+    here = far.host.address if far else "127.0.0.1"
+    where = {name: far.host.own if far and name == names[-1] else here for name in names}
+    lines = [f"NodeName={name} NodeHostname={host} NodeAddr={where[name]} Port={port} CPUs=2 RealMemory=4000 "
+             "State=UNKNOWN" for name, port in zip(names, ports, strict=True)]  # fmt: skip
     file = folder / "slurm.conf"
-    file.write_text(_CONFIGURATION.format(host=host, folder=folder, controller=controller, nodes="\n".join(lines)))
+    file.write_text(_CONFIGURATION.format(host=host, address=here, folder=folder, controller=controller,
+                                          patience=_FAR_PATIENCE if far else 300, nodes="\n".join(lines)))
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
@@ -61,11 +83,12 @@ def slurm_node(folder: Path, nodes: int = 1) -> Iterator[dict[str, str]]:
     munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in files]
     commands = (["munged", "--foreground", "--force", f"--key-file={key}", *munge],
                 ["slurmctld", "-D", "-f", str(file)],
-                *(["slurmd", "-D", "-f", str(file), "-N", name] for name in names))
+                *([*(far.within if where[name] != here else ()), "slurmd", "-D", "-f", str(file), "-N", name]
+                  for name in names))
     started = []
     try:
         for command in commands:
-            with open(folder / f"{len(started)}-{command[0]}.log", "wb") as log:
+            with open(folder / f"{len(started)}.log", "wb") as log:
                 started.append(subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment},
                                                 start_new_session=True))
         until = time.monotonic() + _READY

@@ -26,8 +26,8 @@ def test_a_cell_has_the_numbers_of_its_tests():
              Cell(test="tests/a.py::one[y]", engine="ray", what="same bytes"),
              Cell(test="tests/b.py::two", engine="ray", what="same bytes")]  # fmt: skip
     told = engines_table.document(cells)
-    assert "| `ray` | 1, 2 |  | 2 |  |  |  |\n" in told and "| `local` |  |  |  |  |  |  |\n" in told
-    assert told.endswith("1. `tests/a.py::one`\n2. `tests/b.py::two`\n")
+    assert "| `ray` | 1, 2 |  | 2 |  |  |  |\n" in told and "| `local` |  |  | – (a) |  |  | – (a) |\n" in told
+    assert "\n\n1. `tests/a.py::one`\n2. `tests/b.py::two`\n\n– (a): threads and processes of the run's machine" in told
 
 
 def test_a_part_of_the_page_is_replaced_and_the_others_stay():

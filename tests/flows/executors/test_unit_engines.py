@@ -1,8 +1,10 @@
 """Units of a stage done apart from the run: the bytes of its own threads, the errors and the ends of any process."""
 
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.runner import prepare
 from tasks.engine.unit_work import UnitWork
+from tests.living import below
 from tests.tasks.stages.evaluation_world import EVALUATE, World, contents
 
 SETTINGS = {
@@ -85,6 +88,52 @@ def test_processes_make_the_bytes_of_threads_and_tell_the_same_progress(stage, w
     assert 1 <= len(children()) <= processes.width and not world.listener.warnings
     verified("local", "same bytes", "progress")
     verified("processes", "same bytes", "progress")
+
+
+class Killed(Threads):
+    """Threads whose process is killed once it has done three units; a file tells what was begun and what done."""
+
+    def __init__(self, journal: Path):
+        super().__init__(2)
+        self._journal, self._lock, self._done = journal, threading.Lock(), 0
+
+    def run(self, work: UnitWork, unit: str) -> None:
+        self._note(f"begun {unit}")
+        super().run(work, unit)
+        self._note(f"done {unit}", 1)
+
+    def _note(self, text: str, done: int = 0) -> None:
+        with self._lock:
+            self._journal.open("a").write(f"{text}\n")
+            self._done += done
+            if self._done == 3:
+                assert not list(below()), "threads alone are the run"
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_killed(root: Path, journal: Path) -> None:
+    """What the run's process does, of units of a world that is made."""
+    torch.set_num_threads(1)
+    world = World(root)
+    world.settings = parse(Settings, SETTINGS, "test")
+    do(Killed(journal), work_of(world, "trajectories", "run-killed"))
+
+
+def test_a_run_that_is_killed_does_again_what_its_threads_were_doing(world, tmp_path, verified):
+    alone, journal = do(Threads(1), work_of(world, "trajectories", "run-alone")), tmp_path / "journal"
+    fresh = work_of(world, "trajectories", "run-fresh")
+    units = set(fresh.stage.units(fresh.context))
+    run = multiprocessing.get_context("spawn").Process(target=is_killed, args=(world.root, journal))
+    run.start()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
+    lines = [line.split() for line in journal.read_text().splitlines()]
+    begun, done = ({unit for what, unit in lines if what == told} for told in ("begun", "done"))
+    assert len(done) == 3 and len(begun - done) <= 1
+    again = work_of(world, "trajectories", "run-killed")
+    assert units - begun <= set(again.stage.units(again.context)) <= units - done
+    assert do(Threads(2), again) == alone
+    verified("local", "lost process", "ends")
 
 
 def test_a_process_that_is_killed_is_named_and_costs_its_unit_alone(world, processes, verified):
@@ -201,6 +250,15 @@ def test_a_place_where_two_were_lost_is_given_up_while_there_is_another(width, n
             engine.run(work, units[1])
             assert any("nothing more is asked of place 1" in text for text in world.listener.warnings)
     assert [int(line) for line in log.read_text().split()] == names
+
+
+def test_one_that_has_nothing_to_do_makes_room_for_one_that_waits_for_it(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.executors.engine._IDLE", 0.2)
+    alone = do(Threads(1), work_of(world, "trajectories", "room-threads"))
+    launch = f"flock {tmp_path}/room {sys.executable} -m tasks.unit"    # as a cluster with room for one
+    with Engines(Settings(compute={"on": "command", "launch": launch, "units": {"most": 3}})) as engines:
+        work = work_of(world, "trajectories", "room")
+        assert do(engines.of(work), work) == alone and not world.listener.warnings
 
 
 def test_a_command_that_starts_no_process_is_named(world, tmp_path):
