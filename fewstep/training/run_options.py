@@ -28,6 +28,7 @@ class RunOptions:
             the device where it is used. It changes no bit.
         shards: whether several processes that train together hold rows of every network each
             (fewstep.networks.sharded); sums then come in another order than in one process.
+        reshard: whether a checkpoint under way of another number of such processes is gone on from, in other bits.
         checkpoint_seconds, checkpoint_images: a checkpoint is due after this long, or longer where the training waited
             for the last one for more than `CHECKPOINT_SHARE` of it; or after this many images where they are given.
         made_ahead: whether a step's random numbers and samples are made in a thread while the device does the one
@@ -43,6 +44,7 @@ class RunOptions:
     gradient_checkpointing: bool = False
     averages_apart: bool = False
     shards: bool = False
+    reshard: bool = False
     checkpoint_seconds: float = 20.0
     checkpoint_images: int | None = None
     made_ahead: bool | None = None

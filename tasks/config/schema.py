@@ -305,6 +305,8 @@ class Compute(Strict):
     parallel: what each of them holds: `replicate`, all networks, in any number the same bits; or `shard`, some rows of
     every parameter, for networks that do not fit on one device. Sums then come in an order that depends on their
     number, which the fingerprint names.
+    reshard: whether a training under way goes on with another number of processes that hold rows (or one that holds
+    all) than the number that its checkpoint is of, which is refused otherwise: the bits are then those of neither.
     on: where the units of encode, trajectories, reference, baselines and evaluate are done: `local` (threads of the
     run), `processes` (one for each GPU, without any one for each core), `ray` (the Ray cluster that this host belongs
     to), `ray://HOST:PORT`, `slurm` or `slurm:PARTITION` (jobs by srun), `pool:NAME` (flow runs of a Prefect work pool),
@@ -321,6 +323,7 @@ class Compute(Strict):
     processes: Annotated[int, Field(ge=1, le=4096)] | None = None
     nodes: Annotated[int, Field(ge=1, le=4096)] = 1
     parallel: Parallel = "replicate"
+    reshard: bool = False
     on: str | None = None
     launch: Annotated[str, Field(min_length=1)] | None = None
     units: UnitResources = UnitResources()

@@ -254,7 +254,7 @@ class StageRun:
             previous_code_equal=previous is not None and previous.made_by(identity.code.digest),
             workers=self.settings.trajectories.workers or cores(), processes=self.settings.compute.processes,
             nodes=Nodes(self.settings.compute) if self.settings.compute.nodes > 1 else None,
-            parallel=self.settings.compute.parallel,
+            parallel=self.settings.compute.parallel, reshard=self.settings.compute.reshard,
             observer=Observers([Watched(claim), self.observer]),
             checkpoint_images=self.settings.distill.checkpoint_images,
             gradient_checkpointing=self.settings.distill.gradient_checkpointing,

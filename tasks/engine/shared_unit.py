@@ -88,7 +88,7 @@ class _Others:
             **ContextMessage.facts(context), key=context.key, unit=unit, size=size, gpus=torch.cuda.is_available(),
             address=self._meeting.address if self._meeting else f"file://{folder / 'store'}",
             mark=context.once(marked) if self._meeting else "", gradient_checkpointing=context.gradient_checkpointing,
-            ema_device=context.ema_device, parallel=context.parallel)  # fmt: skip
+            ema_device=context.ema_device, parallel=context.parallel, reshard=context.reshard)  # fmt: skip
         self._ranks, self._links = Ranks(self.message, range(1, each), folder), []
         if self._meeting:
             try:

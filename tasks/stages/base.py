@@ -51,7 +51,7 @@ class Context(Generic[S]):
         workers: units that may run at once; changes no byte.
         processes: of a node that may share a unit, None: one for each GPU, else for each core; changes no byte.
         nodes: where further processes that share a unit can be started; None: here alone.
-        parallel: what each of these holds, as `compute` has it.
+        parallel, reshard: what each of these holds, and whether that may change on the way, as `compute` has it.
         checkpoint_images: images between two checkpoints, None: by time; changes no byte.
         gradient_checkpointing, ema_device: as `distill` has them; they change no byte of what does not say so itself.
         observer: who is told of progress and warnings.
@@ -73,6 +73,7 @@ class Context(Generic[S]):
     processes: int | None = 1
     nodes: Nodes | None = None
     parallel: Parallel = "replicate"
+    reshard: bool = False
     checkpoint_images: int | None = None
     gradient_checkpointing: bool = False
     ema_device: Literal["cpu"] | None = None

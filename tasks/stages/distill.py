@@ -213,6 +213,7 @@ def _distillation(context: Context[DistillSettings]) -> Distillation:
             gradient_checkpointing=context.settings.gradient_checkpointing or context.gradient_checkpointing,
             averages_apart=context.ema_device == "cpu",
             shards=context.parallel == "shard",
+            reshard=context.reshard,
             warn=context.warn,
         ),
         data=training_data(context) if recipe.needs.data else None,

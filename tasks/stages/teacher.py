@@ -174,6 +174,7 @@ def _trained(context: Context[TrainedTeacher], report: bool = False) -> Denoiser
             folder=context.scratch / "checkpoints",
             device=default_device(),
             shards=context.parallel == "shard",
+            reshard=context.reshard,
             checkpoint_images=context.checkpoint_images,
             warn=context.warn,
         ),

@@ -28,7 +28,7 @@ class RoundCheckpoints:
 
     def __init__(self, where: str, options: RunOptions, identity: dict[str, Any], fingerprint: dict[str, Any],
                  world: World | None = None):  # fmt: skip
-        self.where, self.identity, self._warn = where, identity, options.warn
+        self.where, self.identity, self._warn, self._reshard = where, identity, options.warn, options.reshard
         self._fingerprints, self._world = [fingerprint], world
         self._files: Checkpoints | None = None
         if options.folder is not None:
@@ -78,8 +78,8 @@ class RoundCheckpoints:
         none.
 
         A round that is done is read by any number of processes. Raises SettingsError for a checkpoint of another
-        identity, or of a round under way whose state lies in other shards; DataDiffers for one that is damaged or
-        incomplete.
+        identity, or of a round under way whose state lies in other shards, unless `options.reshard`; DataDiffers for
+        one that is damaged or incomplete.
         """
         found = None if self._files is None else self._files.latest()
         if found is None:
@@ -113,11 +113,16 @@ class RoundCheckpoints:
         if not found.record["done"]:
             was = "one process" if there == 1 else f"{there} processes that hold rows of every tensor each"
             now = "this one holds all" if own == 1 else f"of {own} processes each is to hold its rows"
-            raise SettingsError(
-                f"{self.where}: the checkpoint in {self._files.folder} is of {was}, and {now}",
-                hint=f"set compute.parallel: {'replicate' if there == 1 else 'shard'}, compute.processes: {there} to "
-                "continue, or remove the folder to begin anew",
-            )
+            said = f"{self.where}: the checkpoint in {self._files.folder} is of {was}, and {now}"
+            if not self._reshard:
+                raise SettingsError(
+                    said,
+                    hint=f"set compute.parallel: {'replicate' if there == 1 else 'shard'}, compute.processes: {there} "
+                    "to continue, or compute.reshard: true (--reshard) to continue in other bits, or remove the folder "
+                    "to begin anew",
+                )
+            self._warn(f"{said}; it is laid out anew, as compute.reshard says: from step {found.step} on the bits are "
+                       "not those of a training that stays with either")
         if own == 1:
             return found.tensors
         rows = state.sharded()

@@ -56,6 +56,8 @@ def add(app: typer.Typer) -> None:
         sets: Sets = None,
         params: Params = None,
         on: On = None,
+        reshard: bool = typer.Option(False, "--reshard", help="Let a training in shards go on with another number of "
+                                     "processes, in other bits; as --set compute.reshard=true."),
         isolated: bool = typer.Option(False, "--isolated", help="Leave this checkout alone: work in a git worktree of "
                                       "its present state, over the shared DVC cache."),
         accept: bool = typer.Option(False, "--accept", help="Keep results whose code alone has changed, where a short "
@@ -67,7 +69,8 @@ def add(app: typer.Typer) -> None:
     ) -> None:
         """Run the pipeline; what is done already is skipped, an unfinished run with these settings is continued."""
         workspace = Workspace.find()
-        sets = [*(sets or []), *([f"compute.on={on}"] if on else [])]
+        sets = [*(sets or []), *([f"compute.on={on}"] if on else []),
+                *(["compute.reshard=true"] if reshard else [])]
         if accept != (why is not None):
             raise SettingsError("--accept and --why go together: results are kept for a reason",
                                 hint="fewstep run --accept --why 'renamed a variable'")

@@ -45,6 +45,7 @@ class Message(WorkMessage):
     gradient_checkpointing: bool = False
     ema_device: Literal["cpu"] | None = None
     parallel: Parallel = "replicate"
+    reshard: bool = False
 
     def named(self, rank: int) -> str:
         """A process in words."""
@@ -145,7 +146,8 @@ def main() -> None:
     try:
         stage = graph.stage(message.stage)
         context = message.context(stage, message.key, "shared unit", ema_device=message.ema_device,
-                                  parallel=message.parallel, gradient_checkpointing=message.gradient_checkpointing)
+                                  parallel=message.parallel, reshard=message.reshard,
+                                  gradient_checkpointing=message.gradient_checkpointing)
         from torch import cuda, distributed
 
         from fewstep.util import fingerprint

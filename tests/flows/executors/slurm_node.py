@@ -56,7 +56,8 @@ class Far:
     def within(self) -> tuple[str, ...]:
         """A command that the node's daemon is run by."""
         hide = f'mount -t tmpfs none "{self.hidden}" && exec "$@"'
-        return (*self.host.within, "unshare", "--mount", "sh", "-c", hide, "sh")
+        # not `ip netns exec`, which gives it a /sys of its own, without the cgroups that the daemon wants
+        return ("nsenter", f"--net=/var/run/netns/{self.host.name}", "unshare", "--mount", "sh", "-c", hide, "sh")
 
 
 @contextmanager

@@ -198,6 +198,7 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "database_host": "db.example.com", "pool": "slow", "workers": 9, "storage_gib": 9, "grace_seconds": 999,
         "worker.gpus": 8, "worker.cpus": 9, "worker.memory_gib": 9, "worker.disk_gib": 99}.items()},
     "compute.nodes": (2, ""),                   # changes no byte: Context.nodes
+    "compute.reshard": (True, ""),              # the same, said in the log: Context.reshard
     "compute.parallel": ("shard", ""),          # changes bytes through the fingerprint alone: Context.parallel
     "compute.on": ("processes", ""),            # changes no byte, like what follows: flows.executors
     "compute.side_by_side": (True, ""),         # changes no byte: flows.executors.left_over

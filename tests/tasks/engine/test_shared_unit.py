@@ -1,11 +1,13 @@
 """Units of work that processes share: the bits of one process, the errors and the ends of any of them."""
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError, StageFailed
@@ -45,9 +47,10 @@ def world(tmp_path_factory) -> World:
 
 
 def worked(world: World, name: str, work: str, processes: int | None, observer: Listener | None = None,
-           parallel: str = "replicate") -> dict:
+           parallel: str = "replicate", reshard: bool = False) -> dict:  # fmt: skip
     """What the stage makes with so many processes."""
     context, stage = world.context(name, work), graph.stage(name)
+    context.reshard = reshard
     context.processes, context.checkpoint_images, context.parallel = processes, 128, parallel
     context.observer = observer or context.observer
     for unit in stage.units(context):
@@ -136,6 +139,34 @@ def test_a_whole_checkpoint_is_refused_to_processes_that_would_shard_it(world):
     with pytest.raises(SettingsError, match=words) as refused:
         worked(world, "distill", "whole-first", 2, parallel="shard")
     assert "compute.parallel: replicate" in refused.value.hint
+
+
+def tensors(made: dict[str, bytes]) -> torch.Tensor:
+    """All that the student has learnt."""
+    loaded = [load(content) for name, content in made.items() if name.endswith(".safetensors")]
+    return torch.cat([one[name].double().flatten() for one in loaded for name in sorted(one)])
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_shards_are_laid_out_anew_for_another_number_of_processes_where_that_is_asked_for(world, first, then):
+    """The student is that of one process but for the order of sums, here of float64."""
+    world.settings = parse(Settings, {**SETTINGS, "distill": {**SETTINGS["distill"], "precision": "float64"}}, "test")
+
+    def stop():
+        raise KeyboardInterrupt
+
+    alone = tensors(worked(world, "distill", "anew-alone", 1))
+    begun, work, observer = contents(world.root / "data" / "teacher"), f"anew-{first}-{then}", Listener()
+    with pytest.raises(KeyboardInterrupt):
+        worked(world, "distill", work, first, AtImages(256, stop), parallel="shard")
+    made = worked(world, "distill", work, then, observer, parallel="shard", reshard=True)
+    assert sum("it is laid out anew, as compute.reshard says: from step" in text for text in observer.warnings) == 1
+    assert observer.progress[0][0] > 128, "it goes on"
+    apart, way = (tensors(made) - alone).norm(), (tensors(made) - tensors(begun)).norm()
+    assert apart <= 1e-6 * way, (apart, way)
+    record = sorted((world.root / "work" / work).rglob("step-*.json"))[-1].read_text()
+    known = {1: None, 2: 2}
+    assert [one.get("shards") for one in json.loads(record)["fingerprints"]] == [known[first], known[then]]
 
 
 @pytest.mark.parametrize(("parts", "told"), [(2, False), (1, True)])
