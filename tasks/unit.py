@@ -131,7 +131,7 @@ def done(units: Units, message: UnitMessage, tell: Tell) -> None:
     _told(lambda: units.do(message, tell), message, tell)
 
 
-def _shared(share: Share, hear: Callable[[], str], tell: Tell) -> None:
+def shared(share: Share, hear: Callable[[], str], tell: Tell) -> None:
     """Take part in a unit and tell how it ended."""
     _told(lambda: take_part(share, hear, tell), share.message, tell)
 
@@ -172,7 +172,7 @@ def main() -> None:
         if share is None:
             done(units, UnitMessage.model_validate_json(line), tell)
         else:
-            _shared(Share.model_validate(share), lines.get, tell)
+            shared(Share.model_validate(share), lines.get, tell)
 
 
 def _read(lines: queue.Queue[str]) -> None:

@@ -7,7 +7,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.living import with_word
 
 AVAILABLE = os.getuid() == 0 and shutil.which("ip") is not None
 WHY_NOT = "needs root and Debian's iproute2: apt-get install iproute2"
@@ -28,6 +33,15 @@ class Host:
     def within(self) -> tuple[str, ...]:
         """A command that another one is run by on the host."""
         return ("ip", "netns", "exec", self.name)
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Those on the host with this word in their command."""
+        inode, found = Path(f"/var/run/netns/{self.name}").stat().st_ino, []
+        for process in with_word(word, psutil.process_iter()):
+            with suppress(OSError):     # it has ended
+                if Path(f"/proc/{process.pid}/ns/net").stat().st_ino == inode:
+                    found.append(process)
+        return found
 
     def cut(self) -> None:
         """From now on nothing comes through, and nobody is told."""

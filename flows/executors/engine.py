@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 from fewstep.util.errors import StageFailed, from_json
 from tasks.engine.events import told_of_unit
+from tasks.engine.group.nodes import Link
 from tasks.engine.unit_work import UnitMessage, UnitWork
 
 _IDLE = 5.0     # seconds without a unit, after which one makes room for who waits for it
@@ -103,6 +104,14 @@ class Apart(Engine):
     @abstractmethod
     def attempt(self, work: Hearer, message: UnitMessage) -> None:
         """Have a process do the unit, and take in what it tells of it. Raises what the unit raises, and Lost."""
+
+
+class Cluster(Protocol):
+    """An engine whose nodes can take part in a training."""
+
+    def take_part(self, count: int, each: int) -> list[Link]:
+        """What takes part on `count` nodes but this one, with `each` processes there. Raises SettingsError where there
+        are not so many."""
 
 
 class Doer(Protocol):

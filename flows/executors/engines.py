@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
 from fewstep.util.workers import in_threads
-from flows.executors.engine import Engine, Threads
+from flows.executors.engine import Cluster, Engine, Threads
 from flows.orchestration.prefect_api import adopt, prefect_environment
-from tasks.config.schema import Settings
+from tasks.config.schema import Compute, Settings
+from tasks.engine.group.nodes import LaunchedNodes, Link, Nodes
 from tasks.engine.unit_work import UnitWork
 from tasks.storage.cloneable import cloneable_code
 from tasks.storage.workspace import Workspace
@@ -35,11 +38,23 @@ class Engines(contextlib.AbstractContextManager):
     def of(self, work: UnitWork) -> Engine:
         """Who does the units of this work."""
         if work.stage.apart:
-            if self._chosen is None:
-                self._chosen = self._stack.enter_context(self._open(work.context.workspace))
-            if self._chosen is not self._threads:
-                return self._chosen
+            chosen = self._opened(work.context.workspace)
+            if chosen is not self._threads:
+                return chosen
         return self._threads if work.stage.parallel else Threads(1)
+
+    def nodes(self, workspace: Workspace) -> Nodes | None:
+        """Those that train together, as `compute.nodes` says; None: this one alone."""
+        if self._compute.nodes == 1:
+            return None
+        if self._compute.on.partition(":")[0] in ("slurm", "command"):
+            return LaunchedNodes(self._compute)
+        return _ClusterNodes(self._compute, partial(self._opened, workspace))
+
+    def _opened(self, workspace: Workspace) -> Engine:
+        if self._chosen is None:
+            self._chosen = self._stack.enter_context(self._open(workspace))
+        return self._chosen
 
     def _open(self, workspace: Workspace) -> Engine:
         """The engine that `compute.on` names; each is imported where it is wanted alone."""
@@ -66,6 +81,24 @@ class Engines(contextlib.AbstractContextManager):
         if kind == "command":
             return processes.by_command(self._compute.launch, self._compute.units)
         return processes.Processes()
+
+
+@dataclass(frozen=True)
+class _ClusterNodes:
+    """Nodes of the engine's cluster, which is asked when a training begins."""
+
+    compute: Compute
+    opened: Callable[[], Cluster]
+
+    @property
+    def count(self) -> int:
+        return self.compute.nodes
+
+    def start(self, count: int) -> list[Link]:
+        """See Nodes."""
+        from fewstep.training.distributed import devices  # loads torch
+
+        return self.opened().take_part(count - 1, self.compute.processes or devices())
 
 
 def _default() -> str:

@@ -1,4 +1,6 @@
-"""Units as tasks of a Ray cluster. Nodes get the code of this process; what it imports must be installed on them.
+"""Units as tasks of a Ray cluster, and nodes of it that take part in a training.
+
+Nodes get the code of this process; what it imports must be installed on them.
 
 A node that sees the run's folder works in it. Another finds what a unit needs in the store that hosts share, and leaves
 there what it made (tasks.engine.unit_exchange); its credentials are its own environment's.
@@ -6,7 +8,6 @@ there what it made (tasks.engine.unit_exchange); its credentials are its own env
 
 from __future__ import annotations
 
-import collections
 import itertools
 import logging
 import os
@@ -17,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
 from fewstep.util.source_code import ROOT
 from flows.executors.engine import Apart, Hearer, Lost, heard
+from flows.executors.ray_told import Ear, Telling, first_line, is_alive
 from tasks.config.schema import UnitResources
+from tasks.engine.group.meeting import own_address
+from tasks.engine.group.nodes import Link
 from tasks.engine.unit_work import UnitMessage
 
 if TYPE_CHECKING:
@@ -43,14 +47,14 @@ class RayCluster(Apart):
         except ImportError:
             raise SettingsError(f"compute.on is {address}, and Ray is not installed",
                                 hint="pip install 'fewstep[ray]', on every node too") from None
-        self._ray = ray
+        self._ray, self._address = ray, address
         _require_answer(address)
         modules = [str(ROOT / name) for name in _CODE if (ROOT / name).is_dir()]
         try:
             ray.init("auto" if address == "ray" else address, runtime_env={"py_modules": modules}, log_to_driver=False,
                      logging_level=logging.ERROR)
         except (ConnectionError, ray.exceptions.RayError) as error:
-            raise NotAvailable(f"no Ray cluster answers at {address}: {_first_line(error)}",
+            raise NotAvailable(f"no Ray cluster answers at {address}: {first_line(error)}",
                                hint="`ray status` on a node of it says how it is") from error
         there = ray.cluster_resources()
         gpus = min(1, int(there.get("GPU", 0))) if units.gpus is None else units.gpus
@@ -74,9 +78,9 @@ class RayCluster(Apart):
         try:
             self._attempt(work, message.model_dump_json())
         except (errors.WorkerCrashedError, errors.NodeDiedError) as lost:
-            raise Lost(f"was lost, or its node: {_first_line(lost)}") from lost
+            raise Lost(f"was lost, or its node: {first_line(lost)}") from lost
         except errors.RayError as error:
-            raise StageFailed(f"Ray did not do unit {message.unit}: {_first_line(error)}",
+            raise StageFailed(f"Ray did not do unit {message.unit}: {first_line(error)}",
                               hint="finished units are kept; `ray status` says how the cluster is") from error
 
     def _attempt(self, work: Hearer, message: str) -> None:
@@ -94,25 +98,49 @@ class RayCluster(Apart):
                         heard(work, event)
                 if over:
                     break
-                if node and look % _LOOKS == 0:
-                    self._require_node(node)
+                if node and look % _LOOKS == 0 and not is_alive(node):
+                    raise Lost("was lost, or its node: the cluster hears nothing of it")
             heard(work, end)
         except BaseException:
             ray.cancel(result, force=True)
             raise
 
-    def _require_node(self, node: str) -> None:
-        """Raises Lost where the cluster takes the node for dead: that one fell silent Ray tells who waits for its tasks
-        after seven minutes alone."""
-        if not any(one["NodeID"] == node and one["Alive"] for one in self._ray.nodes()):
-            raise Lost("was lost, or its node: the cluster hears nothing of it")
+    def take_part(self, count: int, each: int) -> list[Link]:
+        """What takes part in a training on `count` nodes but this one, with `each` processes there, a GPU each where
+        this process has one."""
+        import torch
+
+        from flows.executors.ray_share import RayLink
+
+        wanted = {"CPU": each, "GPU": each if torch.cuda.is_available() else 0}
+        links: list[Link] = []
+        try:
+            links += [RayLink(node, wanted, self._ear) for node in self._others(count, wanted)]
+        except BaseException:
+            for link in links:
+                link.end()
+            raise
+        return links
+
+    def _others(self, count: int, wanted: dict[str, int]) -> list[dict[str, Any]]:
+        """So many nodes that are not this host and have what is wanted, taken or not."""
+        found = [node for node in self._ray.nodes() if node["Alive"] and not self._is_here(node)
+                 and all(node["Resources"].get(name, 0) >= amount for name, amount in wanted.items())]
+        if len(found) < count:
+            raise SettingsError(
+                f"compute.nodes is {count + 1}, and of the Ray cluster at {self._address} {len(found)} nodes beside "
+                f"this host have {wanted['CPU']} CPUs and {wanted['GPU']} GPUs each",
+                hint="change compute.nodes or compute.processes; `ray status` says what there is")
+        return sorted(found, key=lambda node: node["NodeID"])[:count]
+
+    def _is_here(self, node: dict[str, Any]) -> bool:
+        """Whether it is the node that this host is: known by its id to a member, by its address to a client."""
+        if self._address == "ray":
+            return node["NodeID"] == self._ray.get_runtime_context().get_node_id()
+        return node["NodeManagerAddress"] == own_address(self._address.removeprefix("ray://").rpartition(":")[0])
 
     def close(self) -> None:
         self._ray.shutdown()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _require_answer(address: str) -> None:
@@ -128,20 +156,6 @@ def _require_answer(address: str) -> None:
                            hint="`ray status` on a node of it says how it is") from error
 
 
-class Ear:
-    """An actor beside the run: keeps what units tell until the run asks."""
-
-    def __init__(self):
-        self._events: dict[str, list[dict]] = collections.defaultdict(list)
-
-    def tell(self, call: str, event: dict[str, Any]) -> None:
-        self._events[call].append(event)
-
-    def take(self, call: str) -> list[dict[str, Any]]:
-        """What was told since it was last asked."""
-        return self._events.pop(call, [])
-
-
 def do_unit(message: str, ear: Any, call: str) -> dict[str, Any]:
     """A task of Ray: does the unit, and returns how it ended. The processes of a node keep what units share."""
     import ray
@@ -149,18 +163,10 @@ def do_unit(message: str, ear: Any, call: str) -> dict[str, Any]:
     from tasks.engine.unit_work import UnitMessage
     from tasks.unit import done
 
-    told, end = [], {}
-
-    def tell(event: dict[str, Any]) -> None:
-        if "done" in event or "error" in event:
-            end.update(event)
-        else:
-            told.append(ear.tell.remote(call, event))
-
+    tell = Telling(ear, call)
     tell({"node": ray.get_runtime_context().get_node_id()})
     done(_units(), UnitMessage.model_validate_json(message), tell)
-    ray.get(told)       # all of it has arrived
-    return end
+    return tell.end()
 
 
 _KEPT: list[Units] = []

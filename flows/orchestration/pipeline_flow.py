@@ -130,7 +130,8 @@ class Session:
                     outcome = processes.stage(stage, observer)
                 else:
                     outcome = run_stage(self.workspace, stage, self.settings, observer=observer,
-                                        execute=prefect_tasks(self._engines), run=self.record.id)
+                                        execute=prefect_tasks(self._engines), nodes=self._engines.nodes(self.workspace),
+                                        run=self.record.id)
         except BaseException:
             self._failed = self._failed or stage
             raise

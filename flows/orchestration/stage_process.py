@@ -201,7 +201,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Engines(settings) as engines, interruptible(lambda: None, lambda: None), working_on(stage=name):
         try:
-            run_stage(workspace, name, settings, observer=_Told(tell), execute=engines.execute, run=run)
+            run_stage(workspace, name, settings, observer=_Told(tell), execute=engines.execute,
+                      nodes=engines.nodes(workspace), run=run)
         except Exception:       # it has been told
             sys.exit(1)
         except KeyboardInterrupt:

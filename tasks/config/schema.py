@@ -300,8 +300,9 @@ class Compute(Strict):
 
     processes: of each node that share the parts of a training batch (teacher.parts, distill.parts); null: one for each
     GPU, without any one for each CPU core.
-    nodes: that train together, the run's own among them: of the Slurm job that it is in (on: slurm), or those where
-    `launch` starts a process by the number in FEWSTEP_NODE (on: command).
+    nodes: that train together, the run's own among them: of the Slurm job that it is in (on: slurm), of the Ray cluster
+    (on: ray), workers of the pool (on: pool:NAME), or those where `launch` starts a process by the number in
+    FEWSTEP_NODE (on: command).
     parallel: what each of them holds: `replicate`, all networks, in any number the same bits; or `shard`, some rows of
     every parameter, for networks that do not fit on one device. Sums then come in an order that depends on their
     number, which the fingerprint names.
@@ -342,8 +343,9 @@ class Compute(Strict):
     def _launched(self) -> Compute:
         if self.on == "command" and self.launch is None:
             raise ValueError("on: command needs launch: what starts `python -m tasks.unit` elsewhere")
-        if self.nodes > 1 and (self.on or "").partition(":")[0] not in ("slurm", "command"):
-            raise ValueError(f"nodes: {self.nodes} needs on: slurm or on: command, which start processes on the others")
+        if self.nodes > 1 and (self.on or "local").partition(":")[0] in ("local", "processes"):
+            raise ValueError(f"nodes: {self.nodes} needs on: slurm, ray, pool:NAME or command, which start processes "
+                             "on the others")
         return self
 
 

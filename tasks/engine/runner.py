@@ -40,12 +40,13 @@ from tasks.storage.workspace import Workspace
 
 
 def run_stage(workspace: Workspace, name: str, settings: Settings, *, observer: Observer | None = None,
-              execute: Execute | None = None, dvc: bool = True, run: str | None = None) -> Outcome:
+              execute: Execute | None = None, nodes: Nodes | None = None, dvc: bool = True,
+              run: str | None = None) -> Outcome:  # fmt: skip
     """Bring the stage's output up to date under `settings` and record it in DVC (unless DVC itself called us).
 
     What another process or host is making is waited for. `execute` runs the units (default: threads of this process);
-    `run` is the pipeline run that others are told of. Raises SettingsError before anything is changed, DiskFull and the
-    stage's own errors with finished work kept.
+    `nodes` share those that are trainings (default: this one alone); `run` is the pipeline run that others are told of.
+    Raises SettingsError before anything is changed, DiskFull and the stage's own errors with finished work kept.
     """
     stage = graph.stage(name)
     observer = observer or Observer()
@@ -53,7 +54,8 @@ def run_stage(workspace: Workspace, name: str, settings: Settings, *, observer: 
         try:
             with _named_disk_errors(workspace, stage):
                 record = dvc and stage.in_dvc and not under_dvc()
-                return StageRun(workspace, stage, settings, observer, execute, table, record, run).bring_up_to_date()
+                return StageRun(workspace, stage, settings, observer, execute, nodes, table, record,
+                                run).bring_up_to_date()
         except Exception as error:
             observer.stage_failed(name, error)
             raise
@@ -87,9 +89,9 @@ class StageRun:
     """One attempt to bring a stage's output up to date; `record`: whether DVC and the other hosts are told of it."""
 
     def __init__(self, workspace: Workspace, stage: Stage, settings: Settings, observer: Observer,
-                 execute: Execute | None, table: StatTable, record: bool, run: str | None):
+                 execute: Execute | None, nodes: Nodes | None, table: StatTable, record: bool, run: str | None):
         self.workspace, self.stage, self.settings = workspace, stage, settings
-        self.observer, self.execute, self.table = observer, execute, table
+        self.observer, self.execute, self.nodes, self.table = observer, execute, nodes, table
         self.record, self.run = record, run
         self.folder = workspace.root / stage.output
 
@@ -253,7 +255,7 @@ class StageRun:
             previous=self.folder if previous else None,
             previous_code_equal=previous is not None and previous.made_by(identity.code.digest),
             workers=self.settings.trajectories.workers or cores(), processes=self.settings.compute.processes,
-            nodes=Nodes(self.settings.compute) if self.settings.compute.nodes > 1 else None,
+            nodes=self.nodes,
             parallel=self.settings.compute.parallel, reshard=self.settings.compute.reshard,
             observer=Observers([Watched(claim), self.observer]),
             checkpoint_images=self.settings.distill.checkpoint_images,

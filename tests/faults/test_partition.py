@@ -15,15 +15,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fewstep.util.errors import StageFailed
 from flows.executors.engine import Threads
+from flows.executors.engines import Engines
 from flows.executors.ray_cluster import RayCluster
-from tasks.config.schema import UnitResources
+from tasks.config.schema import Settings, UnitResources
 from tests import netns
 from tests.faults.two_projects import TwoProjects, relayed
 from tests.flows.executors.ray_nodes import ray_nodes
 from tests.flows.executors.test_unit_engines import do, trained, work_of
-from tests.living import with_word
 from tests.project import ROOT
+from tests.tasks.engine.test_nodes import worked
+from tests.tasks.engine.test_shared_unit import AtImages
+from tests.tasks.engine.test_shared_unit import world as shared  # noqa: F401 (a fixture)
 
 SSHD = "/usr/sbin/sshd"
 pytestmark = [
@@ -82,16 +86,6 @@ class Team(TwoProjects):
         script.chmod(0o755)
         self.launch = str(script)
 
-    def processes_there(self, module: str) -> list[psutil.Process]:
-        """Those on the other host with the module in their command."""
-        inode = Path(f"/var/run/netns/{self.host.name}").stat().st_ino
-        found = []
-        for process in with_word(module, psutil.process_iter()):
-            with suppress(OSError):
-                if Path(f"/proc/{process.pid}/ns/net").stat().st_ino == inode:
-                    found.append(process)
-        return found
-
 
 @pytest.fixture
 def team(s3_server, s3_prefix, tmp_path) -> Iterator[Team]:
@@ -116,14 +110,14 @@ def test_units_of_a_host_that_is_cut_off_are_done_elsewhere_and_a_training_goes_
 
     team.project.set({"compute.nodes": 2})
     run = team.project.start("stage", "run", "distill", log=said, **team.environment)
-    while not (team.processes_there("tasks.engine.group.ranks")
+    while not (team.host.processes("tasks.engine.group.ranks")
                and list((team.project.folder / ".fewstep").rglob("round-1/checkpoints/step-*.json"))):
         assert run.poll() is None, said.read_text()
         time.sleep(0.05)
     team.host.cut()
     assert run.wait() == 1
     assert "what was started on node 2 ended with code 255" in said.read_text().replace("\n", " "), said.read_text()
-    while team.processes_there("tasks.engine.group.ranks"):     # they hear of it there, too
+    while team.host.processes("tasks.engine.group.ranks"):     # they hear of it there, too
         time.sleep(0.5)
     team.host.mend()
     team.project.check("stage", "run", "distill", **team.environment)
@@ -156,3 +150,20 @@ def test_units_of_a_ray_node_that_is_cut_off_are_done_on_the_others(tmp_path, mo
             assert do(cluster, work) == alone
             assert [text for text in world.listener.warnings if "was lost, or its node" in text]
     verified("ray", "cut link")
+
+
+def test_a_training_of_a_ray_node_that_is_cut_off_ends_by_name_and_goes_on(shared, monkeypatch, verified):  # noqa: F811
+    pytest.importorskip("ray", reason="Ray is an optional extra")
+    alone = worked(shared, "distill", "alone", 1)
+    with netns.host() as host, ray_nodes({**os.environ, "OMP_NUM_THREADS": "1"}, (host.address, host.own)) as nodes:
+        nodes.start(0)
+        nodes.start(1, within=host.within)
+        nodes.wait(1)
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+        monkeypatch.setenv("FEWSTEP_ADDRESS", host.address)
+        with Engines(Settings(compute={"on": "ray", "nodes": 2, "processes": 1})) as engines:
+            far = engines.nodes(shared.context("distill").workspace)
+            with pytest.raises(StageFailed, match=f"what was started on {host.own} was lost, or its node: "):
+                worked(shared, "distill", "cut", far, AtImages(256, host.cut))
+    assert worked(shared, "distill", "cut", 1) == alone
+    verified("training on nodes, ray", "cut link")

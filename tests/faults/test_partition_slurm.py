@@ -12,13 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests import netns
 from tests.faults.two_projects import TwoProjects, relayed
 from tests.flows.executors.slurm_node import PROGRAMS, Far, slurm_node
-from tests.living import with_word
 from tests.project import ROOT
 
 pytestmark = [
@@ -81,7 +79,7 @@ def test_units_of_a_node_that_is_cut_off_are_done_on_the_other_and_a_training_is
         asked = ["squeue", "-h", "-o", "%T"]
         return subprocess.run(asked, env={**os.environ, **team.environment}, capture_output=True, text=True).stdout
 
-    while not (with_word(RANKS, psutil.process_iter())
+    while not (team.host.processes(RANKS)
                and list((project.folder / ".fewstep").rglob("round-1/checkpoints/step-*.json"))):
         assert jobs(), team.said()
         time.sleep(0.05)
@@ -94,5 +92,6 @@ def test_units_of_a_node_that_is_cut_off_are_done_on_the_other_and_a_training_is
         time.sleep(0.5)
     assert project.digests() == team.digests() and "student" in project.digests(), team.said()
     assert "distill: 768 of 768 images" in team.said()
-    assert not with_word(RANKS, psutil.process_iter())
+    while team.host.processes(RANKS):
+        time.sleep(0.5)
     verified("training on nodes, slurm", "cut link", "progress", "no disk")

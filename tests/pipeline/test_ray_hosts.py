@@ -1,4 +1,4 @@
-"""A stage on a Ray node that does not see the project's disk: what it needs and makes goes through the object store."""
+"""Stages on a Ray node that does not see the project's disk: what it needs and makes goes through the object store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.engine import graph
 from tests.flows.executors.ray_nodes import ray_nodes
 from tests.project import TINY, Project
 
-STAGES = ("trajectories", "baselines")
+STAGES = ("trajectories", "baselines", "distill")
 
 
 def dvc(project: Project, *words: str) -> None:
@@ -22,10 +22,12 @@ def dvc(project: Project, *words: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_units_of_a_node_that_sees_no_disk_of_ours_are_those_of_this_host(s3_server, s3_prefix, tmp_path, verified):
-    here = Project(tmp_path / "seen" / "here", {**TINY, "distill.recipe": "kd"})
+def test_units_and_a_training_of_a_node_that_sees_no_disk_of_ours_are_those_of_this_host(
+        s3_server, s3_prefix, tmp_path, verified):  # fmt: skip
+    here = Project(tmp_path / "seen" / "here", {**TINY, "distill.recipe": "kd", "distill.parts": 2,
+                                                "compute.processes": 1})  # fmt: skip
     dvc(here, "remote", "add", "-q", "-d", "store", s3_prefix)
-    before = [stage.name for stage in graph.IN_DVC if stage.name not in (*STAGES, "distill", "evaluate")]
+    before = [stage.name for stage in graph.IN_DVC if stage.name not in (*STAGES, "evaluate")]
     for stage in before:
         here.check("stage", "run", stage, **s3_server.environment)
     there = Project.__new__(Project)
@@ -35,7 +37,7 @@ def test_units_of_a_node_that_sees_no_disk_of_ours_are_those_of_this_host(s3_ser
     for stage in STAGES:
         here.check("stage", "run", stage)
 
-    there.set({"compute.on": "ray"})
+    there.set({"compute.on": "ray", "compute.nodes": 2})
     cache = tmp_path / "cache"
     with ray_nodes({**there.environment(), **s3_server.environment, "FEWSTEP_UNIT_CACHE": str(cache)}) as nodes:
         nodes.start(0)      # the run's own host does no unit
@@ -48,6 +50,7 @@ def test_units_of_a_node_that_sees_no_disk_of_ours_are_those_of_this_host(s3_ser
     assert len(list((cache / "inputs").iterdir())) >= 4, "inputs came by content"
     assert not list(cache.glob("work-*")) or _only_of_killed(cache)
     verified("ray", "same bytes", "no disk")
+    verified("training on nodes, ray", "same bytes", "no disk")
 
 
 def _only_of_killed(cache: Path) -> bool:

@@ -62,7 +62,8 @@ def add(app: typer.Typer) -> None:
         validate(workspace.root, settings)
         observer = LogView() if json_log.asked() else Lines()
         with workspace_lock(workspace, f"stage {name}"), Engines(settings) as engines:
-            outcome = run_stage(workspace, name, settings, observer=observer, execute=engines.execute)
+            outcome = run_stage(workspace, name, settings, observer=observer, execute=engines.execute,
+                                nodes=engines.nodes(workspace))
         answer = {"stage": name, "state": outcome.state, "key": outcome.manifest.key, "digest": outcome.manifest.digest,
                   "seconds": round(outcome.seconds, 3), "summary": outcome.manifest.summary,
                   "dvc_refused": outcome.dvc_refused}

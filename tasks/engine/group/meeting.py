@@ -71,14 +71,22 @@ def join(address: str, rank: int, size: int, local_rank: int, store: distributed
         _notice_silence(descriptor)
 
 
-def _use_interface_towards(host: str) -> None:
-    """Have gloo and nccl listen where `host` is reached, instead of at whatever this host's name means to itself."""
+def own_address(host: str) -> str | None:
+    """This host's address towards another one; None where that is of another family, or unknown."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host, 9))    # sends nothing
         except OSError:
-            return      # of another family, or unknown: what follows says so
-        own = probe.getsockname()[0]
+            return None
+        return probe.getsockname()[0]
+
+
+def _use_interface_towards(host: str) -> None:
+    """Have gloo and nccl listen where `host` is reached, instead of at whatever this host's name means to itself."""
+    own = own_address(host)
+    if own is None:
+        return      # what follows says so
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
             try:

@@ -1,4 +1,5 @@
-"""The other nodes of a training: what starts a process on each, and what is said with it through its pipes."""
+"""The other nodes of a training: what is said with each, and what starts a process there that hears and says it through
+its pipes."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
 from fewstep.util.errors import from_json as error_from_json
@@ -27,9 +29,19 @@ _UNIT = (sys.executable, "-m", "tasks.unit")
 _LAST_WORDS = 10.0  # seconds that what started a process gets to end after it
 
 
+class Nodes(Protocol):
+    """As many nodes as train together, this one among them."""
+
+    @property
+    def count(self) -> int: ...
+
+    def start(self, count: int) -> list[Link]:
+        """What takes part on each of `count` nodes but this one. Raises SettingsError where there are not so many."""
+
+
 @dataclass(frozen=True)
-class Nodes:
-    """As many nodes as `compute.nodes` says, this one among them."""
+class LaunchedNodes:
+    """Those of the Slurm job that this run is in, or those where `compute.launch` starts a process."""
 
     compute: Compute
 
@@ -38,7 +50,7 @@ class Nodes:
         return self.compute.nodes
 
     def start(self, count: int) -> list[Link]:
-        """A process on each of `count` nodes but this one. Raises SettingsError where there are not so many."""
+        """See Nodes."""
         if self.compute.on == "command":
             commands = [(f"node {k + 1}", shlex.split(self.compute.launch)) for k in range(1, count)]
         else:
@@ -46,7 +58,7 @@ class Nodes:
         links = []
         try:
             for number, (name, command) in enumerate(commands, 1):
-                links.append(Link(name, command, {NODE: str(number)}))
+                links.append(Process(name, command, {NODE: str(number)}))
         except BaseException:
             for link in links:
                 link.end()
@@ -76,11 +88,56 @@ def _others_of_the_allocation(count: int) -> list[str]:
     return others[: count - 1]
 
 
-class Link:
+class Link(ABC):
+    """What takes part in a unit on the node `name`, as `python -m tasks.unit` does: it is told of its share, and tells
+    events.
+
+    Attributes:
+        done: whether it has ended in good order.
+    """
+
+    def __init__(self, name: str):
+        self.name, self.done = name, False
+        self._error: Exception | None = None
+
+    @abstractmethod
+    def say(self, what: dict[str, Any]) -> None:
+        """Tell it. That it has ended is seen by what it says."""
+
+    @abstractmethod
+    def _next(self) -> dict[str, Any]:
+        """The event that it has told next; {} for nothing. Raises StageFailed when it has ended before it was done."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End it."""
+
+    def heard(self) -> dict[str, Any]:
+        """What it has said next; {} for nothing. Raises the error that it tells of, and StageFailed when it has ended
+        before it was done."""
+        if self._error is not None:
+            raise self._error
+        try:
+            event = {} if self.done else self._next()
+            if "error" in event:
+                raise error_from_json(event["error"])
+        except Exception as error:
+            self._error = error
+            raise
+        self.done = self.done or event.get("done", False)
+        return event
+
+    def _lost(self, how: str) -> StageFailed:
+        """The error of one that has ended before it was done; `how`: in words."""
+        return StageFailed(f"what was started on {self.name} {how}",
+                           hint="finished work is kept; the same command goes on from the last checkpoint")
+
+
+class Process(Link):
     """A `python -m tasks.unit` that `command` started on the node `name`, with `more` in its environment."""
 
     def __init__(self, name: str, command: list[str], more: dict[str, str]):
-        self.name = name
+        super().__init__(name)
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         try:
             self._child = subprocess.Popen(
@@ -91,8 +148,6 @@ class Link:
             raise SettingsError(f"{command[0]}: {error.strerror}; it is to start processes on {name}",
                                 hint="see compute.on and compute.launch in params.yaml") from None
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._error: Exception | None = None
-        self.done = False
         self._ear = threading.Thread(target=self._listen, daemon=True)
         self._ear.start()
 
@@ -106,36 +161,27 @@ class Link:
         self._events.put(None)
 
     def say(self, what: dict[str, Any]) -> None:
-        """Tell it. That it has ended is seen by what it says."""
+        """See Link."""
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.write(json.dumps(what) + "\n")
             self._child.stdin.flush()
 
-    def heard(self) -> dict[str, Any]:
-        """What it has said next; {} for nothing. Raises the error that it tells of, and StageFailed when it has ended
-        before it was done."""
-        if self._error is not None:
-            raise self._error
+    def _next(self) -> dict[str, Any]:
         try:
             event = self._events.get_nowait()
         except queue.Empty:
             return {}
-        if event is None and self.done:
-            return {}
-        if event is None or "error" in event:
-            self._error = self._ended() if event is None else error_from_json(event["error"])
-            raise self._error
-        self.done = event.get("done", False)
+        if event is None:
+            raise self._ended()
         return event
 
-    def _ended(self) -> Exception:
+    def _ended(self) -> StageFailed:
         try:
             code = self._child.wait(timeout=_LAST_WORDS)
         except subprocess.TimeoutExpired:
-            return StageFailed(f"what was started on {self.name} said no more")
+            return self._lost("said no more")
         self._said.seek(0)
-        return StageFailed(f"what was started on {self.name} {how_it_ended(code, self._said.read())}",
-                           hint="finished work is kept; the same command goes on from the last checkpoint")
+        return self._lost(how_it_ended(code, self._said.read()))
 
     def end(self) -> None:
         """Ends it: by its input's end, which it hears, and by the end of what started it."""

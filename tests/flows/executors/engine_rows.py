@@ -14,7 +14,8 @@ from fewstep.util.config import Strict
 FILE = "FEWSTEP_ENGINE_ROWS"
 """Environment variable: where cells are appended; without it tests run as ever."""
 Engine = Literal["local", "processes", "ray", "pool:NAME", "slurm", "command",
-                 "training on nodes, slurm", "training on nodes, command"]  # fmt: skip
+                 "training on nodes, ray", "training on nodes, pool:NAME", "training on nodes, slurm",
+                 "training on nodes, command"]  # fmt: skip
 What = Literal["same bytes", "lost process", "cut link", "ends", "progress", "no disk"]
 _ONE_MACHINE = "threads and processes of the run's machine: between them and the run is no link, and they see its disk"
 MEANINGLESS: dict[tuple[Engine, What], str] = {

@@ -57,7 +57,7 @@ class Nodes:
                                   text=True)
             if done.returncode == 0 and done.stdout.split()[-1:] == [str(cpus)]:
                 return
-            assert all(node.poll() is None for node in self._started), self.logs()
+            assert all(node.poll() in (None, -signal.SIGKILL) for node in self._started), self.logs()
             assert time.monotonic() < until, done.stdout + done.stderr + self.logs()
             time.sleep(1)
 

@@ -101,7 +101,7 @@ SEAMS = {  # outside system: files and folders that may import it
     "boto3": ("tasks/storage/object_store.py",), "botocore": ("tasks/storage/object_store.py",),
     "opentelemetry": ("flows/telemetry/otel_providers.py", "flows/telemetry/otel_observer.py",
                       "flows/telemetry/otel_served.py"),
-    "prefect": ("flows/",), "ray": ("flows/executors/ray_cluster.py",),
+    "prefect": ("flows/",), "ray": ("flows/executors/ray_",),
 }  # fmt: skip
 
 

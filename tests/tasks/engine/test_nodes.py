@@ -12,7 +12,7 @@ import pytest
 from fewstep.util.errors import SettingsError, StageFailed
 from tasks.config.schema import Compute
 from tasks.engine import graph, shared_unit
-from tasks.engine.group.nodes import Nodes
+from tasks.engine.group.nodes import LaunchedNodes, Nodes
 from tests.living import below, with_word
 from tests.tasks.engine.test_shared_unit import AtImages, world  # noqa: F401 (a fixture)
 from tests.tasks.stages.evaluation_world import Listener, World, contents
@@ -20,12 +20,14 @@ from tests.tasks.stages.evaluation_world import Listener, World, contents
 LAUNCH = f"{sys.executable} -m tasks.unit"
 
 
-def worked(world: World, name: str, work: str, nodes: int, observer: Listener | None = None,  # noqa: F811
+def worked(world: World, name: str, work: str, nodes: int | Nodes, observer: Listener | None = None,  # noqa: F811
            parallel: str = "replicate", processes: int | None = 1, launch: str = LAUNCH) -> dict:  # fmt: skip
-    """What the stage makes on so many nodes."""
+    """What the stage makes on so many nodes, or on these."""
     context, stage = world.context(name, work), graph.stage(name)
     context.processes, context.checkpoint_images, context.parallel = processes, 128, parallel
-    context.nodes = Nodes(Compute(on="command", launch=launch, nodes=nodes)) if nodes > 1 else None
+    if isinstance(nodes, int):
+        nodes = LaunchedNodes(Compute(on="command", launch=launch, nodes=nodes))
+    context.nodes = nodes if nodes.count > 1 else None
     context.observer = observer or context.observer
     for unit in stage.units(context):
         shared_unit.run_unit(stage, context, unit)
@@ -93,7 +95,7 @@ def test_a_command_that_starts_nothing_is_named(world, tmp_path):  # noqa: F811
 
 
 def test_nodes_of_slurm_are_those_of_the_job_that_the_run_is_in(tmp_path, monkeypatch):
-    nodes = Nodes(Compute(on="slurm", nodes=3))
+    nodes = LaunchedNodes(Compute(on="slurm", nodes=3))
     monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
     with pytest.raises(SettingsError, match="compute.nodes is 3, and this run is on no node of a Slurm job") as refused:
         nodes.start(3)
@@ -114,6 +116,6 @@ def test_nodes_of_slurm_are_those_of_the_job_that_the_run_is_in(tmp_path, monkey
 def test_as_many_nodes_as_there_are_parts_for(parts, processes, nodes, layout, world, monkeypatch):  # noqa: F811
     context = world.context("teacher", "layout")
     context.settings = context.settings.model_copy(update={"parts": parts})
-    context.processes, context.nodes = processes, Nodes(Compute(on="command", launch="x", nodes=nodes))
+    context.processes, context.nodes = processes, LaunchedNodes(Compute(on="command", launch="x", nodes=nodes))
     monkeypatch.setattr("fewstep.training.distributed.devices", lambda: 2)
     assert shared_unit._layout(graph.stage("teacher"), context) == layout
