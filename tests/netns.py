@@ -34,6 +34,12 @@ class Host:
         """A command that another one is run by on the host."""
         return ("ip", "netns", "exec", self.name)
 
+    def hiding(self, folder: Path) -> tuple[str, ...]:
+        """The same for one that does not see this folder, and sees all else as it is here."""
+        hide = f'mount -t tmpfs none "{folder}" && exec "$@"'
+        # `ip netns exec` would give it a /sys of its own, without cgroups
+        return ("nsenter", f"--net=/var/run/netns/{self.name}", "unshare", "--mount", "sh", "-c", hide, "sh")
+
     def processes(self, word: str) -> list[psutil.Process]:
         """Those on the host with this word in their command."""
         inode, found = Path(f"/var/run/netns/{self.name}").stat().st_ino, []

@@ -16,7 +16,7 @@ import pytest
 
 from tests import netns
 from tests.faults.two_projects import TwoProjects, relayed
-from tests.flows.executors.slurm_node import PROGRAMS, Far, slurm_node
+from tests.flows.executors.slurm_node import PROGRAMS, slurm_node
 from tests.project import ROOT
 
 pytestmark = [
@@ -48,7 +48,7 @@ def team(s3_server, s3_prefix, tmp_path) -> Iterator[Team]:
     made = Team(tmp_path, s3_server, s3_prefix)
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"), "nodes")
     with netns.host() as made.host, relayed(made.host.address, s3_server.url) as store, \
-            slurm_node(folder, nodes=2, far=Far(made.host, made.hidden)) as cluster:  # fmt: skip
+            slurm_node(folder, 2, made.host, made.host.hiding(made.hidden)) as cluster:  # fmt: skip
         made.environment = {**cluster, **s3_server.environment, "AWS_ENDPOINT_URL": store, "PYTHONPATH": str(ROOT),
                             "FEWSTEP_ADDRESS": made.host.address, "FEWSTEP_UNIT_CACHE": str(made.cache)}
         yield made

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.project import TINY, Project
 
@@ -20,7 +21,7 @@ SETTINGS = {**TINY, "distill.recipe": "kd", "distill.parts": 2, "distill.checkpo
 @contextmanager
 def relayed(address: str, url: str) -> Iterator[str]:
     """Where a server of this machine's loopback is reached by the address of a link."""
-    host, _, port = url.removeprefix("http://").rpartition(":")
+    parts = urlsplit(url)
     with closing(socket.create_server((address, 0))) as server:
 
         def copy(one: socket.socket, other: socket.socket) -> None:
@@ -34,12 +35,12 @@ def relayed(address: str, url: str) -> Iterator[str]:
         def accept() -> None:
             with suppress(OSError):     # it is closed
                 while True:
-                    near, far = server.accept()[0], socket.create_connection((host, int(port)))
+                    near, far = server.accept()[0], socket.create_connection((parts.hostname, parts.port))
                     for pair in ((near, far), (far, near)):
                         threading.Thread(target=copy, args=pair, daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
-        yield f"http://{address}:{server.getsockname()[1]}"
+        yield parts._replace(netloc=f"{address}:{server.getsockname()[1]}").geturl()
 
 
 class TwoProjects:

@@ -1,5 +1,5 @@
-"""A stage by flow runs of a Prefect work pool, whose workers see nothing of the project: they clone its commit, and
-what units need and make goes through the object store."""
+"""Stages by flow runs of a Prefect work pool, whose workers see nothing of the project: they clone its commit, and what
+they need and make goes through the object store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.prefect_server import prefect_server
 from tests.project import TINY, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
-STAGE = "trajectories"
+STAGE, RANKS = "trajectories", "tasks.engine.group.ranks"
 FLOW_RUN = "engine"    # in the command line of the process that does a flow run
 
 
@@ -33,9 +33,9 @@ def dvc(project: Project, *words: str) -> None:
     command(project, sys.executable, "-m", "dvc", *words)
 
 
-def doers(worker: Worker) -> list[psutil.Process]:
+def doers(worker: Worker, word: str = FLOW_RUN) -> list[psutil.Process]:
     """The processes of the worker that do flow runs."""
-    return with_word(FLOW_RUN, below(worker.process.pid))
+    return with_word(word, below(worker.process.pid))
 
 
 @pytest.fixture
@@ -50,10 +50,12 @@ def servers(tmp_path, s3_server):
         yield {**s3_server.environment, "MLFLOW_TRACKING_URI": mlflow, "PREFECT_API_URL": prefect.api}, prefect, git
 
 
-def test_units_by_a_pools_workers_are_those_of_this_host_and_a_lost_one_is_done_again(servers, s3_prefix, tmp_path,
-                                                                                        verified):
+def test_what_a_pools_workers_do_is_that_of_this_host_and_what_a_lost_one_did_is_done_again(
+        servers, s3_prefix, tmp_path, verified):  # fmt: skip
     shared, prefect, git = servers
-    here = Project(tmp_path / "seen" / "here", {**TINY, "distill.recipe": "kd", "trajectories.record_size": 4})
+    here = Project(tmp_path / "seen" / "here", {**TINY, "distill.recipe": "kd", "trajectories.record_size": 4,
+                                                "distill.parts": 2, "distill.checkpoint_images": 32,
+                                                "compute.processes": 1})  # fmt: skip
     dvc(here, "remote", "add", "-q", "-d", "store", s3_prefix)
     for stage in graph.IN_DVC:
         if stage.name == STAGE:
@@ -64,6 +66,7 @@ def test_units_by_a_pools_workers_are_those_of_this_host_and_a_lost_one_is_done_
     shutil.copytree(here.folder, there.folder)
     dvc(here, "remote", "remove", "-q", "store")        # or the other would take from the store what this one makes
     here.check("stage", "run", STAGE)
+    here.check("stage", "run", "distill")
 
     there.set({"profile": "server", "compute.on": f"pool:{POOL}", "compute.units.most": 1})
     refused = there.run("stage", "run", STAGE, **shared)
@@ -83,17 +86,34 @@ def test_units_by_a_pools_workers_are_those_of_this_host_and_a_lost_one_is_done_
         for process in doers(worker):
             process.kill()
         assert run.wait() == 0, said.read_text()
-        assert "the unit is done again" in said.read_text()
+        assert "the unit is done again" in said.read_text() and f"{STAGE}: 96 of 96 images" in said.read_text()
         states = [found["state"]["name"] for found in prefect.flow_runs()]
         assert states[0] == "Crashed" and len(states) == 2, states
         while doers(worker):    # it ends by itself once the run has ended
             time.sleep(0.2)
+        assert there.digests()[STAGE] == here.digests()[STAGE]
+
+        there.set({"compute.nodes": 2})
+        run = there.start("stage", "run", "distill", log=said, **shared)
+        while not (doers(worker, RANKS) and list((there.folder / ".fewstep").rglob("round-1/checkpoints/step-*.json"))):
+            assert run.poll() is None and worker.process.poll() is None, said.read_text()
+            time.sleep(0.1)
+        for process in doers(worker):
+            process.kill()
+        assert run.wait() == 1, said.read_text()
+        told = said.read_text().replace("\n", " ")
+        assert "what was started on node 2, by a worker of the pool ended as Crashed" in told, told
+        run = there.start("stage", "run", "distill", log=said, **shared)
+        assert run.wait() == 0 and "distill: 768 of 768 images" in said.read_text(), said.read_text()
+        while doers(worker):
+            time.sleep(0.2)
     finally:
         worker.end()
-    assert there.digests()[STAGE] == here.digests()[STAGE]
+    assert there.digests() == here.digests()
     assert prefect.flow_runs()[-1]["state"]["name"] == "Completed"
     assert not _holds_path(prefect, there.folder), "no deployment names a path of this host"
-    verified("pool:NAME", "same bytes", "lost process", "ends", "no disk")
+    verified("pool:NAME", "same bytes", "lost process", "ends", "progress", "no disk")
+    verified("training on nodes, pool:NAME", "same bytes", "lost process", "ends", "progress", "no disk")
 
 
 def _holds_path(prefect, folder: Path) -> bool:

@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests import netns
@@ -45,32 +44,19 @@ PartitionName=units Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-@dataclass(frozen=True)
-class Far:
-    """Another host for the last node, which does not see the folder `hidden`."""
-
-    host: netns.Host
-    hidden: Path
-
-    @property
-    def within(self) -> tuple[str, ...]:
-        """A command that the node's daemon is run by."""
-        hide = f'mount -t tmpfs none "{self.hidden}" && exec "$@"'
-        # not `ip netns exec`, which gives it a /sys of its own, without the cgroups that the daemon wants
-        return ("nsenter", f"--net=/var/run/netns/{self.host.name}", "unshare", "--mount", "sh", "-c", hide, "sh")
-
-
 @contextmanager
-def slurm_node(folder: Path, nodes: int = 1, far: Far | None = None) -> Iterator[dict[str, str]]:
-    """The cluster while the block lasts; yields the environment in which its commands find it."""
+def slurm_node(folder: Path, nodes: int = 1, far: netns.Host | None = None,
+               within: tuple[str, ...] = ()) -> Iterator[dict[str, str]]:  # fmt: skip
+    """The cluster while the block lasts; yields the environment in which its commands find it. far: the host of the
+    last node, whose daemon is run by the command `within`."""
     host = socket.gethostname().partition(".")[0]
     (folder / "state").mkdir(parents=True)
     names = [f"n{number + 1}" for number in range(nodes)]
     for name in names:
         (folder / f"spool-{name}").mkdir()
     controller, *ports = _free_ports(1 + nodes)
-    here = far.host.address if far else "127.0.0.1"
-    where = {name: far.host.own if far and name == names[-1] else here for name in names}
+    here = far.address if far else "127.0.0.1"
+    where = {name: far.own if far and name == names[-1] else here for name in names}
     lines = [f"NodeName={name} NodeHostname={host} NodeAddr={where[name]} Port={port} CPUs=2 RealMemory=4000 "
              "State=UNKNOWN" for name, port in zip(names, ports, strict=True)]  # fmt: skip
     file = folder / "slurm.conf"
@@ -84,7 +70,7 @@ def slurm_node(folder: Path, nodes: int = 1, far: Far | None = None) -> Iterator
     munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in files]
     commands = (["munged", "--foreground", "--force", f"--key-file={key}", *munge],
                 ["slurmctld", "-D", "-f", str(file)],
-                *([*(far.within if where[name] != here else ()), "slurmd", "-D", "-f", str(file), "-N", name]
+                *([*(within if where[name] != here else ()), "slurmd", "-D", "-f", str(file), "-N", name]
                   for name in names))
     started = []
     try:
