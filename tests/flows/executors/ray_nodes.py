@@ -22,15 +22,21 @@ _READY = 240    # seconds that a node may take on a busy machine
 
 
 class Nodes:
-    """A head and further nodes at these addresses."""
+    """A head and further nodes at these addresses.
+
+    Attributes:
+        address: of the head, for members. client: for who is none.
+    """
 
     def __init__(self, folder: Path, environment: dict[str, str], addresses: Sequence[str]):
         self.folder, self._started, self._addresses = folder, [], addresses
         self.environment = {**environment, "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
                             "RAY_TMPDIR": str(folder)}
-        with socket.socket() as taken:
-            taken.bind((addresses[0], 0))
-            self.address = f"{addresses[0]}:{taken.getsockname()[1]}"
+        with socket.socket() as one, socket.socket() as other:
+            one.bind((addresses[0], 0))
+            other.bind((addresses[0], 0))
+            self.address, client = (f"{addresses[0]}:{taken.getsockname()[1]}" for taken in (one, other))
+        self.client = f"ray://{client}"
 
     def start(self, cpus: int, within: tuple[str, ...] = ()) -> subprocess.Popen:
         """One more node with so many CPUs; `within`: a command that it is run in."""
@@ -39,7 +45,8 @@ class Nodes:
         ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={own}",
                f"--num-cpus={cpus}", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats"]
         port = self.address.partition(":")[2]
-        head = ["--head", f"--port={port}", "--include-dashboard=false"]
+        head = ["--head", f"--port={port}", f"--ray-client-server-port={self.client.rpartition(':')[2]}",
+                "--include-dashboard=false"]
         ray += head if number == 0 else [f"--address={self.address}"]
         log = open(self.folder / f"node-{number}.log", "wb")  # noqa: SIM115 (the node writes it as long as it lives)
         node = subprocess.Popen([*within, *ray], env=self.environment, stdout=log, stderr=log, start_new_session=True)

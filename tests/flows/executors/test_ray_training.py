@@ -18,7 +18,9 @@ RANKS = "tasks.engine.group.ranks"
 
 
 def test_a_node_that_is_killed_ends_a_training_by_name_and_it_goes_on_with_another(world, monkeypatch, verified):  # noqa: F811
-    settings = Settings(compute={"on": "ray", "nodes": 2, "processes": 1})
+    def engines_on(address: str) -> Engines:
+        return Engines(Settings(compute={"on": address, "nodes": 2, "processes": 1}))
+
     world.listener.progress.clear()
     alone = worked(world, "distill", "ray-alone", 1)
     told = world.listener.progress[:]
@@ -27,7 +29,11 @@ def test_a_node_that_is_killed_ends_a_training_by_name_and_it_goes_on_with_anoth
         second = cluster.start(1)
         cluster.wait(1)
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        with Engines(settings) as engines:
+        with engines_on(cluster.client) as engines:     # as a host that is no member
+            nodes = engines.nodes(world.context("distill").workspace)
+            assert worked(world, "distill", "ray-client", nodes) == alone
+        assert not started(RANKS)
+        with engines_on("ray") as engines:
             nodes = engines.nodes(world.context("distill").workspace)
             world.listener.progress.clear()
             assert worked(world, "distill", "ray", nodes) == alone and world.listener.progress == told
