@@ -21,6 +21,7 @@ RUNS = (
     ("bench_trajectories", "--images", "256", "--rounds", "5", "--compile"),
     ("bench_training", "--rounds", "3", "--steps", "2"),
     ("bench_host", "--rounds", "3"),
+    ("bench_ahead", "--rounds", "5"),
     ("bench_features", "--rounds", "5"),
     ("bench_families", "--rounds", "5"),
     ("bench_units", "--rounds", "5"),
