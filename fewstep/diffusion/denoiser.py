@@ -22,7 +22,7 @@ from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.network_inputs import ExtraInputs, Given
 from fewstep.diffusion.prediction import PredictionType
 from fewstep.diffusion.processes import Process, like
-from fewstep.util.device import number_on
+from fewstep.util.device import number_on, sent
 from fewstep.util.errors import SettingsError
 
 Guidance = float | Tensor | Sequence[float]
@@ -370,8 +370,15 @@ class Denoiser(nn.Module):
         return Prediction(x, t, output, self.prediction_type, alpha, sigma, self.process)
 
     def _evaluate(self, x: Tensor, t: Tensor, labels: Labels) -> Tensor:
-        output = self.adapter(self.network, self.process, x, t, labels)
-        return output.to(x.dtype)
+        output = self.adapter(self.network, self.process, x, t, labels).to(x.dtype)
+        call = getattr(self.adapter, "call", None)
+        if call is None or call.still is None:
+            return output
+        known = labels.labels if isinstance(labels, Given) else labels
+        clean = sent(known.tensors[call.still], x.device, x.dtype)
+        tokens, alpha, sigma = clean.shape[1], like(self.process.alpha(t), x), like(self.process.sigma(t), x)
+        exact = prediction.convert(clean, x[:, :tokens], alpha, sigma, "sample", self.prediction_type)
+        return torch.cat([exact.to(x.dtype), output[:, tokens:]], dim=1)
 
     def _guided(
         self, x: Tensor, t: Tensor, condition: Tensor | None, guidance: Guidance, further: Further

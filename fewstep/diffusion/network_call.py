@@ -18,6 +18,8 @@ from fewstep.util.errors import SettingsError
 
 JOINED = "joined"
 """Name, in a condition, of what stands behind the state and has no keyword of its own."""
+STILL = "still"
+"""Name, in a condition, of what stands in the place of a state's first tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +36,10 @@ class NetworkCall:
             `joined_along`.
         guidance: keyword of a guidance scale that the network embeds; `guidance_factor` times the scale is given, by
             default `guidance_scale`.
-        time_shape: sides after N of the time where it is no vector (a time for every token).
+        time_shape: sides after N of the time where it is no vector (a time for every token); with `still` the tokens.
         side: of a second network whose outputs this one is given.
+        still: of `fields`, the tokens (N, n, C) that stand clean, at time 0, in the place of the first n of the state's
+            (a first frame): x0 is known there.
     """
 
     state: str
@@ -50,6 +54,7 @@ class NetworkCall:
     time_shape: tuple[int, ...] = ()
     joined_along: int = 1
     side: SideCall | None = None
+    still: str | None = None
 
     def __call__(
         self, network: nn.Module, x: Tensor, time: Tensor, condition: Condition | Given | Tensor | None
@@ -59,7 +64,8 @@ class NetworkCall:
         condition: what the denoiser resolved: rows alone, rows with tensors, or these with further inputs.
         """
         given: dict[str, Any] = {name: _placed(value, x) for name, value in self.constants.items()}
-        given[self.time] = time.reshape(-1, *(1 for _ in self.time_shape)).expand(-1, *self.time_shape)
+        sides = self.time_shape if self.still is None else x.shape[1:2]
+        given[self.time] = time.reshape(-1, *(1 for _ in sides)).expand(-1, *sides)
         further = condition if isinstance(condition, Given) else None
         known = further.labels if further is not None else condition
         tensors = known.tensors if isinstance(known, Condition) else {}
@@ -70,6 +76,10 @@ class NetworkCall:
             value = sent(tensors[name], x.device, x.dtype if tensors[name].is_floating_point() else None)
             if name == self.joined:
                 state = torch.cat([x, value], dim=self.joined_along)
+            elif name == self.still:
+                tokens = value.shape[1]
+                state, times = torch.cat([value, x[:, tokens:]], dim=1), given[self.time]
+                given[self.time] = torch.cat([torch.zeros_like(times[:, :tokens]), times[:, tokens:]], dim=1)
             else:
                 given[name] = value
         if self.rows is not None:
@@ -98,6 +108,7 @@ class NetworkCall:
             "guidance": self.guidance, "guidance_factor": self.guidance_factor,
             "guidance_scale": self.guidance_scale, "time_shape": list(self.time_shape),
             "joined_along": self.joined_along, **({"side": self.side.to_dict()} if self.side is not None else {}),
+            **({"still": self.still} if self.still is not None else {}),
         }  # fmt: skip
 
     @staticmethod

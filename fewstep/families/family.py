@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.conditions import TensorTable
-from fewstep.diffusion.network_call import JOINED, NetworkCall, from_json, to_json
+from fewstep.diffusion.network_call import JOINED, STILL, NetworkCall, from_json, to_json
 from fewstep.families.image_arguments import ImageArguments, image_inputs
 from fewstep.families.recording import (
     STATES,
@@ -180,7 +180,8 @@ def _recorded(pipe: Any, fixed: dict[str, Any], pixels: tuple[int, int] | None =
     images, plain = tried(pipe, fixed, pixels)
     (first, *_), (second, *_) = (step.calls for step in plain)
     x, time = keyword(STATES, first, "state"), keyword(TIMES, first, "time")
-    state = tuple(plain[0].state.shape[1:])
+    tokens = _still_tokens(pipe, first, x, time)
+    state = tuple((first[x] if tokens else plain[0].state).shape[1:])
     growing = [name for name in per_sample(first, second, COUNTS) if name not in (x, time)]
     constants = {name: _constant(pipe, name, value, second.get(name))
                  for name, value in first.items() if name not in (x, time, *growing)}  # fmt: skip
@@ -188,20 +189,23 @@ def _recorded(pipe: Any, fixed: dict[str, Any], pixels: tuple[int, int] | None =
     scale = embedded_scale(pipe, fixed, growing, images)
     fields = {name: first[name] for name in growing if name not in (rows, scale)}
     joined, along = None, 1
-    if first[x].shape[1:] != plain[0].state.shape[1:]:
+    if tokens:
+        fields[STILL] = first[x][:, :tokens]
+    elif first[x].shape[1:] != plain[0].state.shape[1:]:
         joined, along = JOINED, _along(pipe, first[x], plain[0].state)
         fields[joined] = _beside(first[x], plain[0].state, along)
-    _require_steady(pipe, first, plain[0], (x, time))
-    if isinstance(first[time], Tensor) and len(first[time].unique()) > 1:
+    _require_steady(pipe, first, plain[0], (x, time), tokens)
+    times = first[time]
+    if isinstance(times, Tensor) and len((times[:, tokens:] if tokens else times).unique()) > 1:
         raise SettingsError(f"{type(pipe).__name__}: parts of a sample are at other times than the rest: {time} is "
-                            f"{first[time].unique().tolist()[:3]} in one step")  # fmt: skip
-    factor = float(_first(first[time])) / plain[0].timestep if plain[0].timestep else 1.0
+                            f"{times.unique().tolist()[:3]} in one step")  # fmt: skip
+    factor = float(_last(times)) / plain[0].timestep if plain[0].timestep else 1.0
     given_scale = default_scale(pipe)
     call = NetworkCall(
         x, time, rows, tuple(fields), constants, joined, scale,
         float(_first(first[scale])) / given_scale if scale and given_scale else 1.0, given_scale if scale else None,
-        tuple(first[time].shape[1:]) if isinstance(first[time], Tensor) and first[time].ndim > 1 else (),
-        along, plain[0].side,
+        tuple(times.shape[1:]) if isinstance(times, Tensor) and times.ndim > 1 and not tokens else (),
+        along, plain[0].side, STILL if tokens else None,
     )  # fmt: skip
     classes = 0 if rows is None else int(getattr(pipe, part).config.get("num_embeds_ada_norm") or 0)
     described = {name: Field(tuple(value.shape[1:]), str(value.dtype).removeprefix("torch."))
@@ -315,7 +319,8 @@ def decoding(pipe: Any, family: Family, states: Tensor, output_type: str) -> Any
             arguments[name] = len(states) if name == "batch_size" else arguments[name] * len(states)
     if family.images is not None:
         arguments |= family.images.of(family.images.some(), len(states))
-    return last_step(pipe, arguments, states, zeros(family.prompts, len(states)), output_type)
+    return last_step(pipe, arguments, states, zeros(family.prompts, len(states)), output_type,
+                     whole=family.call.still is not None)  # fmt: skip
 
 
 def _shift(config: Mapping[str, Any], mu: float | None) -> float:
@@ -326,16 +331,33 @@ def _shift(config: Mapping[str, Any], mu: float | None) -> float:
     return 1.0 if found is None else float(found)
 
 
-def _require_steady(pipe: Any, first: Mapping[str, Any], step: FirstStep, changing: tuple[str, str]) -> None:
+def _still_tokens(pipe: Any, call: Mapping[str, Any], x: str, time: str) -> int:
+    """How many of the first tokens of a sample are at time 0 while all others are at the step's, as those of a given
+    first frame; 0 where no such part is."""
+    times = call[time]
+    if not isinstance(times, Tensor) or times.ndim != 2 or times.shape != call[x].shape[:2] or call[x].ndim != 3:
+        return 0
+    clean = times == 0
+    tokens = int(clean[0].sum())
+    known = clean[:, :tokens].all() and not clean[:, tokens:].any() and tokens < times.shape[1]
+    return tokens if known and "callback_on_step_end" in call_parameters(pipe) else 0
+
+
+def _require_steady(pipe: Any, first: Mapping[str, Any], step: FirstStep, changing: tuple[str, str],
+                    tokens: int) -> None:  # fmt: skip
     """Raises SettingsError where more than state and time changes from one step to the next, such as what a second
-    network says of both: a condition is the same in all steps."""
+    network says of both: a condition is the same in all steps, and so are a state's first `tokens`, which stand still.
+    """
     second, (x, _time) = step.second, changing
     given, other = first[x], None if second is None else second[x]
     if second is None:
         return
     seen = [name for name in {**first, **second}
             if name not in changing and not same(first.get(name), second.get(name))]  # fmt: skip
-    if given.shape == other.shape != step.state.shape:
+    if tokens:
+        if not same(given[:, :tokens], other[:, :tokens]):
+            seen.append(f"first {tokens} tokens of {x}")
+    elif given.shape == other.shape != step.state.shape:
         along = _along(pipe, given, step.state)
         if not same(_beside(given, step.state, along), _beside(other, step.state, along)):
             seen.append(f"what stands beside the state in {x}")
@@ -400,6 +422,8 @@ def _of_call(family: Family, call: Mapping[str, Any], state: Tensor, rows: slice
     for name in family.fields:
         if name == family.call.joined:
             found[name] = _beside(call[family.call.state][rows], state, family.call.joined_along)
+        elif name == family.call.still:
+            found[name] = call[family.call.state][rows][:, : family.fields[name].shape[0]].detach().cpu().clone()
         elif name in call:
             found[name] = call[name][rows].detach().cpu().clone()
         else:
@@ -435,3 +459,7 @@ def _constant(pipe: Any, name: str, value: Any, other: Any) -> Any:
 
 def _first(value: Any) -> float:
     return value.flatten()[0].item() if isinstance(value, Tensor) else value
+
+
+def _last(value: Any) -> float:
+    return value.flatten()[-1].item() if isinstance(value, Tensor) else value

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fewstep.diffusion.network_call import JOINED
+from fewstep.diffusion.network_call import JOINED, STILL
 
 _POOLED = ("pool", "text_embeds")
 
@@ -17,7 +17,8 @@ def pooled(condition: Mapping[str, Tensor]) -> Tensor | None:
     sequence, padding left out where a mask says which it is. What has one token beside sequences of several is no text
     (the length of a sound).
     """
-    wide = {name: value for name, value in condition.items() if value.is_floating_point() and name != JOINED}
+    wide = {name: value for name, value in condition.items()
+            if value.is_floating_point() and name not in (JOINED, STILL)}  # fmt: skip
     named = [value for name, value in wide.items() if value.ndim == 2 and any(part in name for part in _POOLED)]
     if named:
         return named[0].float()

@@ -99,15 +99,19 @@ def first_step(pipe: Any, arguments: Mapping[str, Any], count: int, *, second: b
 
 
 @torch.no_grad()
-def last_step(pipe: Any, arguments: Mapping[str, Any], states: Tensor, prompts: Any, output_type: str) -> Any:
+def last_step(pipe: Any, arguments: Mapping[str, Any], states: Tensor, prompts: Any, output_type: str,
+              whole: bool = False) -> Any:  # fmt: skip
     """What the pipeline makes of states (N, …) that its sampler would have ended in.
 
     arguments: of its call, for N samples. prompts: what `encode_prompt` returns then (it is not called); None in a
-    pipeline without it. output_type: as the pipeline takes it.
+    pipeline without it. output_type: as the pipeline takes it. whole: whether the sampler steps a part of the states,
+    which the pipeline is then given behind its step.
     """
-    recorder = _Recorder(pipe, len(states), states, prompts)
-    return _call(pipe, recorder, {"num_inference_steps": 1, "output_type": output_type}, arguments,
-                 range(len(states)))[0]
+    recorder = _Recorder(pipe, len(states), states, prompts, whole=whole)
+    plain: dict[str, Any] = {"num_inference_steps": 1, "output_type": output_type}
+    if whole:
+        plain["callback_on_step_end"] = lambda *_values: {"latents": states}
+    return _call(pipe, recorder, plain, arguments, range(len(states)))[0]
 
 
 def _call(pipe: Any, recorder: _Recorder, plain: dict[str, Any], arguments: Mapping[str, Any],
@@ -127,11 +131,13 @@ class _Recorder:
     """Stands in the place of a pipeline's denoiser and of its scheduler's step.
 
     states: what the scheduler's step returns; None: the pipeline is stopped there, or with `second` at the next call of
-    its denoiser. prompts: what stands in the place of `encode_prompt`'s result.
+    its denoiser. prompts: what stands in the place of `encode_prompt`'s result. whole: see `last_step`.
     """
 
-    def __init__(self, pipe: Any, count: int, states: Tensor | None = None, prompts: Any = None, second: bool = False):
+    def __init__(self, pipe: Any, count: int, states: Tensor | None = None, prompts: Any = None, second: bool = False,
+                 whole: bool = False):  # fmt: skip
         self.pipe, self.count, self.states, self.stand_in, self.goes_on = pipe, count, states, prompts, second
+        self.whole = whole
         self.network = getattr(pipe, part_of(pipe))
         self.calls: list[dict[str, Any]] = []
         self.latents: Tensor | None = None
@@ -240,7 +246,8 @@ class _Recorder:
         self.state, self.timestep = sample, float(timestep)
         if self.states is None and not self.goes_on:
             raise _Stop
-        found = sample / 2 if self.states is None else self.states.to(sample.device, sample.dtype)
+        made = self.states is not None and not self.whole
+        found = self.states.to(sample.device, sample.dtype) if made else sample / 2
         return _Stepped((found, found))
 
     def result(self) -> FirstStep:

@@ -93,6 +93,7 @@ def _scheduled(student: Student, form: Form) -> tuple[Any | None, dict[str, Any]
         "steps": len(times), "kind": student.sampler.kind,
         "rows": [] if scheduler is not None else plan_rows(denoiser, times),
         "initial": float(denoiser.process.initial(one, float(times[0]))), "time_factor": family.time_factor,
+        **({"still": True} if family.call.still is not None else {}),
         "lora": form == "lora",
     }  # fmt: skip
 

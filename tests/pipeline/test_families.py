@@ -114,9 +114,11 @@ def own_samples(project: Project) -> torch.Tensor:
 
 def first_states(pipe, family: Family, asked: list[dict]) -> torch.Tensor:
     """(N, *state) N(0, I), as the pipeline draws it from the seeds 5, 6, … for these arguments of its call: some draw
-    before they pack, and some something else first."""
+    before they pack, and some something else first. Of a family whose first tokens stand still they are the packed
+    ones, of which the pipeline's scheduler steps the others."""
     given = [call_arguments(pipe, {**family.arguments, **one}, guided=False) for one in asked]
-    return torch.cat([first_step(pipe, one, 1, seeds=[seed]).state for seed, one in enumerate(given, 5)])
+    steps = [first_step(pipe, one, 1, seeds=[seed]) for seed, one in enumerate(given, 5)]
+    return torch.cat([step.state if family.call.still is None else step.calls[0][family.call.state] for step in steps])
 
 
 def test_the_student_is_registered_and_promoted(finished):

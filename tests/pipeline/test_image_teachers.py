@@ -25,7 +25,8 @@ from tests.pipeline.test_families import TEXTS, captioned, first_states, setting
 from tests.project import Project
 
 RECIPES = {"inpainting": "dmd2", "upscaler": "kd", "first_frame": "tdm", "controlled": "lcm",
-           "controlled_tokens": "dmd2"}  # fmt: skip
+           "controlled_tokens": "dmd2", "first_tokens": "tdm"}  # fmt: skip
+OF_VIDEOS = ("first_frame", "first_tokens")
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES if kind != "inpainting"]
 
 # what a user of the exported folder writes: nothing of this project
@@ -105,17 +106,17 @@ def test_every_image_is_a_condition_of_its_own(finished):
     kind, project, registered = finished
     assert registered["version"] == 1 and registered["promoted"]
     shards, encoded = project.folder / "data" / "shards", EncodedSet(project.folder / "data" / "encoded")
-    if kind == "first_frame":
+    if kind in OF_VIDEOS:
         assert encoded.description.samples == {}    # what the teacher makes of them is drawn
         document = json.loads((project.folder / "data/evaluation/evaluation.json").read_bytes())
         assert document["medium"] == "videos" and document["drawn"]
     table, images = load_prompts(shards), {split: load_split(shards, split) for split in ("train", "fit", "test")}
     assert len(table) == len(encoded.prompts) == sum(len(some) for some in images.values()) == 160
     assert sorted(row for some in images.values() for row in some.prompts.tolist()) == list(range(160))
-    own = "controlnet.controlnet_cond" if kind.startswith("controlled") else "joined"
+    own = next(name for name in ("controlnet.controlnet_cond", "still", "joined") if name in encoded.family.fields)
     rows = encoded.table().read(torch.arange(160))[own]
     assert len({row.numpy().tobytes() for row in rows}) == 160
-    for split, some in images.items() if kind != "first_frame" else ():
+    for split, some in images.items() if kind not in OF_VIDEOS else ():
         assert encoded.states(split).labels.tolist() == some.prompts.tolist()
     if kind == "upscaler":      # what it begins from is the image itself, smaller
         image, row = images["test"].images([0])[0], int(images["test"].prompts[0])

@@ -73,6 +73,9 @@ def _stepping(pipe, plan):
 
         def scaled(*values, **named):  # pipelines of flows begin at pure noise and scale nothing
             found = made(*values, **named)
+            if plan.get("still"):  # tokens that a mask says stand clean
+                given = found[1].to(found[0])[..., None]
+                return (found[0] * (given + (1 - given) * plan["initial"]), *found[1:])
             if isinstance(found, tuple):
                 return (found[0] * plan["initial"], *found[1:])
             return found * plan["initial"]

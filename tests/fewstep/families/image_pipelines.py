@@ -60,6 +60,11 @@ def image_to_video() -> Any:
         **{**parts, "transformer": transformer}, image_encoder=None, image_processor=None)
 
 
+def first_tokens() -> Any:
+    """The first frame in the place of a video's first tokens, at time 0; the scheduler steps the other frames."""
+    return diffusers.LTXImageToVideoPipeline(**pipelines.ltx().components)
+
+
 def controlled() -> Any:
     """A network beside the denoiser, which sees state and time too."""
     unet = pipelines.text_unet()
@@ -126,6 +131,7 @@ SEEING: dict[str, Kind] = {
     "upscaler": Kind(upscaler),
     "first_frame": Kind(first_frame, _VIDEO),
     "image_to_video": Kind(image_to_video, _VIDEO),
+    "first_tokens": Kind(first_tokens, pipelines.KINDS["ltx"].arguments),
     "controlled": Kind(controlled),
     "controlled_sizes": Kind(controlled_sizes, pipelines.KINDS["sdxl"].arguments),
     "controlled_flow": Kind(controlled_flow, pipelines.KINDS["sd3"].arguments),

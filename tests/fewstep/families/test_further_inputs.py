@@ -28,9 +28,9 @@ from tests.fewstep.families.image_pipelines import SEEING, blended, noised, pict
 from tests.fewstep.families.test_replay import PROMPTS, SCALE, Watched, native, unguided
 
 ROOT = Path(__file__).parents[3]
-WANTED = {"inpainting": ["image", "mask_image"], "editing": ["image"], "upscaler": ["image"], "first_frame": ["image"],
-          "image_to_video": ["image"], "controlled": ["image"], "controlled_sizes": ["image"],
-          "controlled_flow": ["control_image"], "controlled_tokens": ["control_image"]}  # fmt: skip
+WANTED = dict.fromkeys(SEEING, ["image"]) | {
+    "inpainting": ["image", "mask_image"], "controlled_flow": ["control_image"], "controlled_tokens": ["control_image"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(SEEING))
@@ -59,8 +59,10 @@ def test_images_become_a_part_of_the_condition(loaded):
         assert family.call.joined is None and family.call.side.part == "controlnet"
         own = ["controlnet.controlnet_cond"] + ["controlnet.pooled_projections"] * (kind == "controlled_flow")  # zeros
         assert sorted(name for name in family.fields if "." in name) == own
+    elif kind == "first_tokens":
+        assert family.call.still == "still" and family.call.joined is None and family.fields["still"].shape == (64, 8)
     else:
-        assert family.call.joined == "joined" and family.call.side is None
+        assert family.call.joined == "joined" and family.call.side is None and family.call.still is None
     again = Family.from_dict(json.loads(json.dumps(family.to_dict())))
     assert again.to_dict() == family.to_dict() and again.images == family.images
     height, width = Codec(pipe, family).sample_shape[-2:]
@@ -74,7 +76,8 @@ def test_predictions_are_those_of_the_pipeline(loaded, scale):
     if scale != 1.0 and teacher.family.guidance is None:
         assert kind in ("editing", "controlled_tokens")    # three branches; a control that sees one prompt for both
         return
-    images = given(teacher)
+    images, still = given(teacher), teacher.family.call.still
+    tokens = teacher.family.fields[still].shape[0] if still else 0     # of which what the network says is not heard
     teacher.take(table_of(pipe, teacher.family, PROMPTS, images=images, seeds=[5, 6]))
     for place, seed in enumerate((5, 6)):
         image = {name: pair[place] for name, pair in images.items()}
@@ -82,13 +85,13 @@ def test_predictions_are_those_of_the_pipeline(loaded, scale):
         how = unguided(pipe) if scale == 1.0 else {"guidance_scale": scale}
         seen = Watched(pipe, teacher.family.part, seed=seed, **SEEING[kind].arguments, **asked, **how)
         for (state, scaled, timestep), outputs in zip(seen.states, seen.outputs, strict=True):
-            x = (scaled if scaled.shape == state.shape else state)[:1]  # as the scheduler scales it for the network
+            x = (scaled if still or scaled.shape == state.shape else state)[:1]     # as the scheduler scales it
             at = native(teacher, timestep)
-            got = teacher.predict(x, at, torch.tensor([place]), scale).output
+            got = teacher.predict(x, at, torch.tensor([place]), scale).output[:, tokens:]
             branches = [out.chunk(2) for out in outputs] if len(outputs) == 1 and scale != 1 else [outputs]
             wanted = [branches[0][0]] if scale == 1 else [
                 other + scale * (one - other) for one, other in (branches[0], branches[0][::-1])]
-            assert min(float((got - some).abs().max()) for some in wanted) < 1e-4
+            assert min(float((got - some[:, tokens:]).abs().max()) for some in wanted) < 1e-4
 
 
 def test_decoding_needs_no_encoder_of_texts(loaded):
