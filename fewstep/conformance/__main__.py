@@ -10,6 +10,7 @@ from fewstep.conformance import __doc__ as about
 from fewstep.conformance.cells import FOLDER, IMAGES, Cell, make_all
 from fewstep.conformance.conformance_table import line, write_tables
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
+from fewstep.conformance.traces import compared
 from fewstep.recipes import load_recipe, recipe_names
 from fewstep.util.errors import FewstepError
 
@@ -32,7 +33,8 @@ def usual_process(recipe: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes and prints the cells; 1 if one missed the bar, 2 for settings that cannot be."""
+    """Makes and prints the cells, or compares their traces; 1 if one missed the bar or differs, 2 for settings that
+    cannot be."""
     parser = argparse.ArgumentParser("python -m fewstep.conformance", description=about,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
@@ -46,11 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
     add("--images", type=int, default=IMAGES, help="training samples of a run (default %(default)s)")
     add("--workers", type=int, default=1, help="processes of one thread each")
     add("--folder", type=Path, default=FOLDER, help="of the figures (default %(default)s)")
+    add("--traces", type=Path, metavar="FILE", help="train but a short run of each cell, and say whether it gives the "
+        "weights that FILE has of other code on this machine (1 if one differs); what it lacks is added")
     add("--table", action="store_true", help="write docs/conformance.md and docs/recipes.md from the figures")
     options = parser.parse_args(arguments)
     try:
         cells = cells_of(options)
         missed = 0
+        if options.traces is not None:
+            for name, outcome in compared(cells, options.traces, options.workers):
+                print(f"{name:<45} {outcome}", flush=True)
+                missed += outcome == "differs"
+            return int(missed > 0)
         for record in make_all(cells, options.folder, options.workers):
             print(line(record), flush=True)
             missed += bool(record["missed"])

@@ -26,6 +26,11 @@ recipe is about guidance or a reward, its samples must also be nearer to the tar
 are asked without labels, but guided ones, and several that share the classes, for every class. What missed the bar is
 listed as it is, with what was found.
 
+The figures are one machine's and one seed's. Another CPU rounds otherwise: there most differ by some percent, those of
+recipes that train a judge of their own samples on the pair by up to half, and one near its bar may fall on the other
+side. Whether an edit changed any is seen on any one machine: `python -m fewstep.conformance --traces FILE` before and
+after it.
+
 """
 COLUMNS = ("recipe", "target", "problem", "eval.", "distance", "bar", "best solver", "modes", "agreement", "")
 COSTS = ("recipe", "problem", "seconds", "memory, MiB")

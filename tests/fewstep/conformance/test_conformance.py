@@ -7,18 +7,20 @@ import pytest
 import torch
 
 from fewstep.conformance import cells, conformance_table, verdict
-from fewstep.conformance.__main__ import usual_process
+from fewstep.conformance.__main__ import main, usual_process
 from fewstep.conformance.cell_code import code_digest, modules_of
 from fewstep.conformance.cells import Cell, make_all
 from fewstep.conformance.known_misses import DIGITS, known_misses, surprises
 from fewstep.conformance.problems import MIXTURES, PROCESSES, SUITE, Problem
 from fewstep.conformance.targets import target_of
+from fewstep.conformance.traces import FORM
 from fewstep.objectives.consistency import loss as consistency_loss
 from fewstep.recipes import load_recipe, recipe_names
 from fewstep.students.sampler_settings import SamplerSettings
 from fewstep.students.student import Student
 from fewstep.training.roles import fit_network
-from fewstep.util.errors import SettingsError
+from fewstep.util.checked_json import read_checked, write_checked
+from fewstep.util.errors import CorruptData, SettingsError
 from fewstep.util.source_code import ROOT, SourceTree
 
 RECIPES = ROOT / "fewstep" / "recipes"
@@ -186,6 +188,21 @@ def test_figures_outlive_an_edit_that_changes_no_bit_of_a_short_run(tmp_path, qu
             edit.setattr(module, name, lambda *given, before=before: 1.0001 * before(*given))
             assert cell.retraced(tmp_path) is None and cell.figures(tmp_path) is None
     assert cell.retraced(tmp_path) is not None
+
+
+def test_the_traces_of_two_states_of_the_code_are_compared(tmp_path, capsys):
+    file = tmp_path / "traces.json"
+    asked = ["kd", "--problems", "ring", "--traces", str(file)]
+    said = []
+    for code in (0, 0):
+        assert main(asked) == code
+        said += [capsys.readouterr().out.split()[-1]]
+    assert said == ["new", "same"]
+    found = read_checked(file, FORM)["traces"]
+    write_checked(file, FORM, {"traces": dict.fromkeys(found, "of other weights")})
+    assert main(asked) == 1 and capsys.readouterr().out.split()[-1] == "differs"
+    file.write_text("{}")
+    assert main(asked) == CorruptData.exit_code and "traces.json: damaged" in capsys.readouterr().err
 
 
 def test_what_breaks_is_a_line_of_the_table(tmp_path, quick):
