@@ -1,8 +1,8 @@
 """Whether code trains every recipe as other code did on this machine, to the bit, as far as a short run shows it.
 
 Figures of a cell take a minute or more, and on another CPU come out otherwise: rounding differs there, and a recipe
-near its bar may fall on its other side. A trace takes seconds, and those of two states of the code, made on one machine,
-say that an edit changed nothing.
+near its bar may fall on its other side. A trace takes seconds, and those of two states of the code, made on one
+machine, say that an edit changed nothing.
 """
 
 from __future__ import annotations
