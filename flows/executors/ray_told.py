@@ -50,5 +50,6 @@ def is_alive(node: str) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What Ray says, without where."""
-    return str(error).strip().splitlines()[0]
+    """What Ray says, without where; of a traceback that it passes on the last line too."""
+    first, *more = str(error).strip().splitlines()
+    return f"{first} {more[-1].strip()}" if more and first.endswith(":") else first

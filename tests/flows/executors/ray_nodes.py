@@ -31,7 +31,7 @@ class Nodes:
     def __init__(self, folder: Path, environment: dict[str, str], addresses: Sequence[str]):
         self.folder, self._started, self._addresses = folder, [], addresses
         self.environment = {**environment, "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
-                            "RAY_TMPDIR": str(folder)}
+                            "RAY_TMPDIR": str(folder), "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": str(_READY)}
         with socket.socket() as one, socket.socket() as other:
             one.bind((addresses[0], 0))
             other.bind((addresses[0], 0))
