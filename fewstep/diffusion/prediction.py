@@ -20,9 +20,8 @@ from fewstep.diffusion.made_of_tensors import MadeOfTensors
 from fewstep.util.errors import SettingsError
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
-_SQUARES = MadeOfTensors()
-
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
+_SQUARES = MadeOfTensors()
 
 
 def to_x0(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, kind: PredictionType) -> Tensor:

@@ -157,9 +157,11 @@ class RoundTrainer:
         if not (self.device.type != "cpu" if wanted is None else wanted):
             yield
             return
-        with Ahead(self._draws_of, self._kind_of, self.steps) as self._ahead:
-            yield
-        self._ahead = None
+        try:
+            with Ahead(self._draws_of, self._kind_of, self.steps) as self._ahead:
+                yield
+        finally:
+            self._ahead = None
 
     def _kind_of(self, step: int) -> tuple[str, int]:
         """By which steps ask for the same: whose turn it is, and the size of the samples."""

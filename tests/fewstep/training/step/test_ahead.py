@@ -72,8 +72,11 @@ def test_what_cannot_be_read_ends_the_training_with_its_own_error(tmp_path):
                 raise OSError("the disk is gone")
             return super().batch(seed, position, size)
 
+    job = run(tiny("kd"), tmp_path, pairs=Broken(), made_ahead=True)
+    made = trainers_of(job)
     with pytest.raises(OSError, match="the disk is gone"):
-        finish(run(tiny("kd"), tmp_path, pairs=Broken(), made_ahead=True))
+        finish(job)
+    assert made[0]._ahead is None       # whoever takes a step of it by itself has fresh draws
     assert not [one for one in threading.enumerate() if one.name == "ahead"]
 
 
