@@ -3,11 +3,7 @@
 import functools
 import hashlib
 import json
-import os
-import sys
 import tempfile
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,35 +53,6 @@ class Place:
     @property
     def mlflow_uri(self) -> str:
         return f"sqlite:///{self.shared / 'mlflow.db'}"
-
-
-class Forked:
-    """A process of its own that runs `action` and nothing else; it must open its databases itself."""
-
-    def __init__(self, action: Callable[[], object]):
-        handle, self.path = tempfile.mkstemp()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.dup2(handle, 1)
-            os.dup2(handle, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            code = 1
-            try:
-                action()
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        os.close(handle)
-
-    def wait(self) -> tuple[int, str]:
-        """Exit code (minus the signal's number for a killed one) and what it wrote to its terminal."""
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        text = Path(self.path).read_text()
-        os.unlink(self.path)
-        return code, text
 
 
 @functools.lru_cache

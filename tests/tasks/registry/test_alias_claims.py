@@ -15,7 +15,8 @@ from tasks.registry.aliases import AliasMoved, Decision, complete, history, move
 from tasks.registry.audit_log import Entry
 from tasks.registry.gate import pending_approvals, promotion_gate
 from tasks.registry.model_registry import Registry
-from tests.registry_world import MODEL, Forked, Place, with_three_versions
+from tests.children import OtherProcess, replace_in_all
+from tests.registry_world import MODEL, Place, with_three_versions
 
 
 class Elsewhere(Place):
@@ -27,7 +28,7 @@ class Elsewhere(Place):
 @pytest.fixture
 def hosts(tmp_path, monkeypatch):
     """Registries of two hosts, champion 1."""
-    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
+    replace_in_all(monkeypatch, Registry, "pipeline", lambda self, version: None)  # the bytes verify
     (tmp_path / "one").mkdir()
     one, other = with_three_versions(tmp_path / "one"), Elsewhere(tmp_path / "two")
     other.mlflow_uri = one.workspace.mlflow_uri
@@ -117,24 +118,24 @@ def dying(place, number, method):
 
 @pytest.mark.parametrize("method", ["set_alias", "set_tags"])
 def test_what_a_dead_host_began_another_completes(hosts, method):
-    one, two = hosts
-    assert Forked(lambda: dying(one.workspace, 2, method)).wait() == (-signal.SIGKILL, "")
+    one, two = (host.workspace for host in hosts)
+    assert OtherProcess(lambda: dying(one, 2, method)).wait() == (-signal.SIGKILL, "")
 
     def elsewhere():
-        mine = Registry(two.workspace)
+        mine = Registry(two)
         found = complete(mine, MODEL)
         assert (found is not None) == (method == "set_alias") and complete(mine, MODEL) is None
         assert mine.aliases(MODEL) == {"champion": 2, "previous": 1}
         move(mine, mine.get(MODEL, 3), 2)
 
     def back_again():
-        mine = Registry(one.workspace)
+        mine = Registry(one)
         assert complete(mine, MODEL).to == 2 and complete(mine, MODEL) is None
         assert mine.aliases(MODEL) == {"champion": 3, "previous": 2}, "what came after stands"
         assert history(mine, MODEL)[-1].event == "promoted"
 
-    assert Forked(elsewhere).wait() == (0, "")
-    assert Forked(back_again).wait() == (0, "")
+    assert OtherProcess(elsewhere).wait() == (0, "")
+    assert OtherProcess(back_again).wait() == (0, "")
 
 
 def test_an_intent_that_was_never_claimed_yields_to_another_host(hosts, monkeypatch):

@@ -13,12 +13,13 @@ from tasks.registry.audit_log import Entry
 from tasks.registry.gate import champion_test, promotion_checks, promotion_gate
 from tasks.registry.gate.promotion_checks import check_floors
 from tasks.registry.model_registry import Registry
-from tests.registry_world import GOOD, MODEL, Forked, with_three_versions
+from tests.children import Gate, OtherProcess, replace_in_all
+from tests.registry_world import GOOD, MODEL, with_three_versions
 
 
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
-    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
+    replace_in_all(monkeypatch, Registry, "pipeline", lambda self, version: None)  # the bytes verify
     return with_three_versions(tmp_path)
 
 
@@ -142,20 +143,19 @@ def test_the_loser_of_a_race_decides_again(registry, monkeypatch):
     assert history(registry, MODEL)[-1].event == "refused"
 
 
-def test_of_three_promotions_at_once_one_wins(registry):
-    start, go = os.pipe()
+def test_of_three_promotions_at_once_one_wins(registry, tmp_path):
+    place, gate = registry.workspace, Gate(tmp_path)
 
     def try_it(number):
-        os.close(go)
-        os.read(start, 1)
-        mine = Registry(registry.workspace)
+        gate.wait()
+        mine = Registry(place)
         try:
             move(mine, mine.get(MODEL, number), None)
         except AliasMoved:
             print("too late", flush=True)
 
-    children = [Forked(lambda number=number: try_it(number)) for number in (1, 2, 3)]
-    os.close(go)
+    children = [OtherProcess(lambda number=number: try_it(number)) for number in (1, 2, 3)]
+    gate.open()
     assert sorted(child.wait() for child in children) == [(0, ""), (0, "too late\n"), (0, "too late\n")]
     assert len(registry.aliases(MODEL)) == 1
     assert [entry.event for entry in history(registry, MODEL)] == ["intent", "promoted"]
@@ -185,9 +185,9 @@ def completed(workspace, number):
 def test_a_kill_in_the_move_is_completed_by_the_next_command(registry):
     place = registry.workspace
     for number, method, nth in ((1, "set_alias", 1), (2, "set_alias", 1), (3, "set_tags", 1), (1, "set_alias", 2)):
-        child = Forked(lambda number=number, method=method, nth=nth: dying_move(place, number, method, nth))
+        child = OtherProcess(lambda number=number, method=method, nth=nth: dying_move(place, number, method, nth))
         assert child.wait() == (-signal.SIGKILL, "")
-        assert Forked(lambda number=number: completed(place, number)).wait() == (0, "")
+        assert OtherProcess(lambda number=number: completed(place, number)).wait() == (0, "")
     assert [entry.event for entry in history(registry, MODEL)] == ["intent", "promoted"] * 4
     assert registry.aliases(MODEL) == {"champion": 1, "previous": 3}
 

@@ -12,8 +12,9 @@ from tasks.registry.gate import pending_approvals
 from tasks.registry.model_registry import Registry
 from tasks.registry.record import FileRecord
 from tasks.registry.shared_record import SharedRecord
+from tests.children import Gate, OtherProcess, replace_in_all
 from tests.mlflow_server import mlflow_server
-from tests.registry_world import MODEL, Forked, with_database
+from tests.registry_world import MODEL, with_database
 from tests.tasks.registry.test_alias_claims import Elsewhere
 from tests.tasks.registry.test_webhooks import Receiver, receiver  # noqa: F401
 
@@ -30,7 +31,7 @@ def mlflow(tmp_path_factory):
 @pytest.fixture
 def hosts(tmp_path, mlflow, s3_prefix, monkeypatch):
     """Two checkouts on one MLflow server whose DVC remote is a folder: each keeps a record of its own."""
-    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
+    replace_in_all(monkeypatch, Registry, "pipeline", lambda self, version: None)  # the bytes verify
     made = [Elsewhere(tmp_path / name) for name in ("one", "two")]
     for host in made:
         host.mlflow_uri = mlflow
@@ -116,24 +117,23 @@ def test_who_dies_at_it_writes_nothing_twice(hosts, decided, s3_prefix, monkeypa
         SharedRecord.write_behind = write_behind
         history(Registry(one), MODEL)
 
-    assert Forked(dying).wait() == (-signal.SIGKILL, "")
+    assert OtherProcess(dying).wait() == (-signal.SIGKILL, "")
     assert told(one) == [(entry.event, entry.id) for entry in decided]
 
 
-def test_hosts_that_carry_at_once_lose_nothing(hosts, decided, s3_prefix):
+def test_hosts_that_carry_at_once_lose_nothing(hosts, decided, s3_prefix, tmp_path):
     one, two = hosts
     move(Registry(two), Registry(two).get(MODEL, 3), 1, who="dan")
-    theirs, (start, go) = told(two), os.pipe()
+    theirs, gate = told(two), Gate(tmp_path)
     for host in hosts:
         remote_of(host, s3_prefix)
 
     def opens(host):
-        os.close(go)
-        os.read(start, 1)
+        gate.wait()
         history(Registry(host), MODEL)
 
-    children = [Forked(lambda host=host: opens(host)) for host in hosts for _ in range(2)]
-    os.close(go)
+    children = [OtherProcess(lambda host=host: opens(host)) for host in hosts for _ in range(2)]
+    gate.open()
     assert [child.wait() for child in children] == [(0, "")] * 4
     ours = [(entry.event, entry.id) for entry in decided]
     found = told(one)

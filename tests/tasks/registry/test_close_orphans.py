@@ -4,7 +4,8 @@ import os
 import signal
 
 from tasks.registry.close_orphans import close_orphans
-from tests.registry_world import Forked, with_database
+from tests.children import OtherProcess
+from tests.registry_world import with_database
 from tests.tasks.tracking.test_mlflow_logger import observer, runs, workspace
 
 
@@ -18,7 +19,7 @@ def test_reconcile_closes_what_dead_runs_left_open_and_nothing_else(tmp_path):
         os.kill(os.getpid(), signal.SIGKILL)
 
     for name in ("dead", "failed", "alive"):
-        assert Forked(lambda name=name: die_in_a_stage(name)).wait()[0] == -signal.SIGKILL
+        assert OtherProcess(lambda name=name: die_in_a_stage(name)).wait()[0] == -signal.SIGKILL
     place, states = workspace(tmp_path), {"dead": "killed", "failed": "failed", "alive": "running"}
     done = close_orphans(place, is_abandoned=lambda name: name != "alive", states=states)
     assert len(done) == 4 and close_orphans(place, is_abandoned=lambda name: name != "alive", states=states) == []

@@ -19,7 +19,8 @@ from tasks.registry.packaged import pyfunc_model
 from tasks.storage.sharing import lease
 from tasks.storage.sharing.host import owner
 from tasks.storage.sharing.shared_store import shared_store
-from tests.registry_world import Forked, Place, save_student, with_database
+from tests.children import OtherProcess
+from tests.registry_world import Place, save_student, with_database
 from tests.registry_world import registration as what
 
 
@@ -156,13 +157,13 @@ def test_killed_anywhere_it_ends_in_one_version(student, tmp_path):
     place = Place(tmp_path)
     killed = (-signal.SIGKILL, "")
     for count in range(4):
-        assert Forked(lambda count=count: registering(place, student, count)).wait() == killed
+        assert OtherProcess(lambda count=count: registering(place, student, count)).wait() == killed
     # in the upload: what stays pending in MLflow is set right by reconcile, and by registering again
-    assert Forked(lambda: registering(place, student, inside=(pyfunc_model, "package"))).wait() == killed
-    assert Forked(lambda: lines_of_tidy(place, 3)).wait()[0] == 0
-    assert Forked(lambda: registering(place, student, inside=(pyfunc_model, "package"))).wait() == killed
+    assert OtherProcess(lambda: registering(place, student, inside=(pyfunc_model, "package"))).wait() == killed
+    assert OtherProcess(lambda: lines_of_tidy(place, 3)).wait()[0] == 0
+    assert OtherProcess(lambda: registering(place, student, inside=(pyfunc_model, "package"))).wait() == killed
     for count in range(4, len(register_model.STEPS) + 1):
-        assert Forked(lambda count=count: registering(place, student, count)).wait() == killed
+        assert OtherProcess(lambda count=count: registering(place, student, count)).wait() == killed
     version, made = register_model.register(what(place, student))
     assert not made
     registry = Registry(place)
@@ -203,10 +204,10 @@ def hosts(tmp_path):
 
 def test_where_hosts_share_no_store_only_its_own_host_tidies_a_registration(hosts, student):
     one, two = hosts
-    killed = Forked(lambda: registering(one, student, inside=(pyfunc_model, "package"))).wait()
+    killed = OtherProcess(lambda: registering(one, student, inside=(pyfunc_model, "package"))).wait()
     assert killed == (-signal.SIGKILL, "")
     for host, lines in ((two, 0), (one, 3)):
-        code, said = Forked(lambda host=host, lines=lines: lines_of_tidy(host, lines)).wait()
+        code, said = OtherProcess(lambda host=host, lines=lines: lines_of_tidy(host, lines)).wait()
         assert code == 0, said
 
 
@@ -217,11 +218,11 @@ def test_another_host_tidies_a_registration_once_its_lease_is_gone(hosts, studen
         (host.root / ".dvc" / "config").write_text(
             f"[core]\n    remote = store\n['remote \"store\"']\n    url = {s3_prefix}\n")
     monkeypatch.setenv(lease.SECONDS, "3600")
-    killed = Forked(lambda: registering(one, student, inside=(pyfunc_model, "package"))).wait()
+    killed = OtherProcess(lambda: registering(one, student, inside=(pyfunc_model, "package"))).wait()
     assert killed == (-signal.SIGKILL, "")
-    code, said = Forked(lambda: lines_of_tidy(two, 0)).wait()
+    code, said = OtherProcess(lambda: lines_of_tidy(two, 0)).wait()
     assert code == 0, said
     dead = lease.Holder(owner=owner(one), host="one", pid=1)
     lease.take(shared_store(one), "models/fewstep-toy", dead, alone_here=True).give_back()
-    code, said = Forked(lambda: lines_of_tidy(two, 2)).wait()
+    code, said = OtherProcess(lambda: lines_of_tidy(two, 2)).wait()
     assert code == 0, said

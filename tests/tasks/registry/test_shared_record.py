@@ -12,7 +12,8 @@ from tasks.registry.aliases import AliasMoved, Decision, history, move
 from tasks.registry.gate import pending_approvals
 from tasks.registry.model_registry import Registry
 from tasks.registry.shared_record import SharedRecord
-from tests.registry_world import MODEL, Forked, with_three_versions
+from tests.children import Gate, OtherProcess, replace_in_all
+from tests.registry_world import MODEL, with_three_versions
 from tests.s3_server import BUCKET
 from tests.tasks.registry.test_alias_claims import Elsewhere
 from tests.tasks.registry.test_webhooks import Receiver, receiver  # noqa: F401
@@ -21,8 +22,8 @@ from tests.tasks.registry.test_webhooks import Receiver, receiver  # noqa: F401
 @pytest.fixture
 def places(tmp_path, s3_prefix, monkeypatch):
     """Checkouts of two hosts with one MLflow store and one object store; version 1 is champion."""
-    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
-    monkeypatch.setattr(Registry, "_is_shared", True)  # both hosts are this machine: a file serves them
+    replace_in_all(monkeypatch, Registry, "pipeline", lambda self, version: None)  # the bytes verify
+    replace_in_all(monkeypatch, Registry, "_is_shared", True)  # both hosts are this machine: a file serves them
     (tmp_path / "one").mkdir()
     one, two = with_three_versions(tmp_path / "one").workspace, Elsewhere(tmp_path / "two")
     two.mlflow_uri = one.mlflow_uri
@@ -30,7 +31,7 @@ def places(tmp_path, s3_prefix, monkeypatch):
         (place.root / ".dvc").mkdir(parents=True)
         remote = f"['remote \"s\"']\n    url = {s3_prefix}\n[core]\n    remote = s\n"
         (place.root / ".dvc" / "config").write_text(remote)
-    assert Forked(lambda: move(Registry(one), Registry(one).get(MODEL, 1), None, who="ann")).wait() == (0, "")
+    assert OtherProcess(lambda: move(Registry(one), Registry(one).get(MODEL, 1), None, who="ann")).wait() == (0, "")
     return one, two
 
 
@@ -54,13 +55,12 @@ def test_what_waits_on_one_host_is_decided_on_another_and_all_read_one_history(p
     assert history(one, MODEL) == history(two, MODEL) and not list(places[0].root.rglob("record.jsonl"))
 
 
-def test_of_four_decisions_on_two_hosts_at_once_one_counts_and_the_others_are_told_whose(places):
-    identity, (start, go) = propose(places[0]), os.pipe()
+def test_of_four_decisions_on_two_hosts_at_once_one_counts_and_the_others_are_told_whose(places, tmp_path):
+    identity, gate = propose(places[0]), Gate(tmp_path)
 
     def deciding(place, decide, who):
         registry = Registry(place)
-        os.close(go)
-        os.read(start, 1)
+        gate.wait()
         try:
             decide(registry, identity, who=who)
         except FewstepError as error:
@@ -68,8 +68,8 @@ def test_of_four_decisions_on_two_hosts_at_once_one_counts_and_the_others_are_to
 
     who = {"eve": (places[0], pending_approvals.approve), "ann": (places[1], pending_approvals.approve),
            "bob": (places[0], pending_approvals.reject), "dan": (places[1], pending_approvals.reject)}  # fmt: skip
-    children = {name: Forked(lambda name=name, work=work: deciding(*work, name)) for name, work in who.items()}
-    os.close(go)
+    children = {name: OtherProcess(lambda name=name, work=work: deciding(*work, name)) for name, work in who.items()}
+    gate.open()
     said = {name: child.wait() for name, child in children.items()}
     winner = next(name for name, (_, text) in said.items() if not text)
     registry = Registry(places[0])
@@ -98,8 +98,8 @@ def test_what_a_host_that_died_had_decided_another_carries_out(places, before):
         assert [entry.event for entry in history(registry, MODEL)][-3:] == ["pending", "intent", "promoted"]
         assert aliases.complete(registry, MODEL) is None
 
-    assert Forked(dying).wait() == (-signal.SIGKILL, "")
-    assert Forked(elsewhere).wait() == (0, "")
+    assert OtherProcess(dying).wait() == (-signal.SIGKILL, "")
+    assert OtherProcess(elsewhere).wait() == (0, "")
 
 
 def test_an_intent_that_another_host_helped_to_its_end_ends_once(places, monkeypatch):

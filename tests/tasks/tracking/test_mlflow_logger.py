@@ -11,7 +11,8 @@ from tasks.engine.events import Observer, Observers
 from tasks.tracking import mlflow_logger
 from tasks.tracking.mlflow_client import Tracking
 from tasks.tracking.mlflow_logger import MlflowObserver
-from tests.registry_world import Forked, with_database
+from tests.children import Gate, OtherProcess
+from tests.registry_world import with_database
 
 SETTINGS = {"name": "digits", "seed": 0, "distill": {"recipe": "kd"}}
 
@@ -75,10 +76,10 @@ def train(folder, first, last, die):
 
 def test_killed_and_resumed_every_point_is_there_once(tmp_path):
     with_database(tmp_path)
-    assert Forked(lambda: train(tmp_path, 1, 31, die=True)).wait() == (-signal.SIGKILL, "")
+    assert OtherProcess(lambda: train(tmp_path, 1, 31, die=True)).wait() == (-signal.SIGKILL, "")
     # the checkpoint lay at 25: 26 to 30 are computed again, what the kill left undelivered below 25 is not;
     # MLflow's noise stays out of the terminal
-    assert Forked(lambda: train(tmp_path, 26, 41, die=False)).wait() == (0, "")
+    assert OtherProcess(lambda: train(tmp_path, 26, 41, die=False)).wait() == (0, "")
     watcher = observer(tmp_path)
     watcher.start()
     assert points(watcher)["loss"] == [(step, 1 / step) for step in range(1, 41)]
@@ -96,8 +97,7 @@ def test_a_changed_stage_key_gets_a_run_of_its_own(tmp_path):
     assert all(run.info.status == "FAILED" and run.data.tags["fewstep.error"] == "boom" for run in found.values())
 
 
-def use(folder, number, start):
-    os.read(start, 1)  # returns in all of them when the pipe is closed
+def use(folder, number):
     address = f"sqlite:///{folder}/mlflow.db"
     watcher = observer(folder, run=f"run-{number}", uri=address)
     watcher.stage_started("shard", "key")
@@ -107,15 +107,14 @@ def use(folder, number, start):
 
 
 def test_ten_processes_start_on_an_empty_database_at_once(tmp_path):
-    start, go = os.pipe()
-    os.set_inheritable(go, False)
+    gate = Gate(tmp_path)
 
     def wait_and_use(number):
-        os.close(go)
-        use(tmp_path, number, start)
+        gate.wait()
+        use(tmp_path, number)
 
-    children = [Forked(lambda number=number: wait_and_use(number)) for number in range(10)]
-    os.close(go)
+    children = [OtherProcess(lambda number=number: wait_and_use(number)) for number in range(10)]
+    gate.open()
     assert [child.wait() for child in children] == [(0, "")] * 10
     watcher = observer(tmp_path)
     watcher.start()

@@ -14,12 +14,13 @@ from tasks.registry.aliases import AliasMoved, Decision, history, move
 from tasks.registry.gate import pending_approvals, promotion_gate
 from tasks.registry.model_registry import Registry
 from tasks.registry.record import FileRecord
-from tests.registry_world import MODEL, Forked, with_three_versions
+from tests.children import Gate, OtherProcess, replace_in_all
+from tests.registry_world import MODEL, with_three_versions
 
 
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
-    monkeypatch.setattr(Registry, "pipeline", lambda self, version: None)  # the bytes verify
+    replace_in_all(monkeypatch, Registry, "pipeline", lambda self, version: None)  # the bytes verify
     found = with_three_versions(tmp_path)
     move(found, found.get(MODEL, 1), None, who="ann")
     return found
@@ -123,25 +124,23 @@ def approving(place, identity, before=None):
         print("too late" if "closed" in str(error) or "moved" in str(error) else error, flush=True)
 
 
-def test_of_an_approval_and_a_rejection_at_once_one_counts(registry):
+def test_of_an_approval_and_a_rejection_at_once_one_counts(registry, tmp_path):
     identity = propose(registry)
-    place, (start, go) = registry.workspace, os.pipe()
+    place, gate = registry.workspace, Gate(tmp_path)
 
     def rejecting():
-        os.close(go)
-        os.read(start, 1)
+        gate.wait()
         try:
             pending_approvals.reject(Registry(place), identity)
         except FewstepError:
             print("too late", flush=True)
 
     def approve():
-        os.close(go)
-        os.read(start, 1)
+        gate.wait()
         approving(place, identity)
 
-    children = [Forked(approve), Forked(approve), Forked(rejecting)]
-    os.close(go)
+    children = [OtherProcess(approve), OtherProcess(approve), OtherProcess(rejecting)]
+    gate.open()
     assert sorted(child.wait() for child in children) == [(0, ""), (0, "too late\n"), (0, "too late\n")]
     ends = [entry.event for entry in history(registry, MODEL) if entry.closes == identity]
     assert ends in (["intent", "promoted"], ["rejected"])
@@ -151,7 +150,8 @@ def test_of_an_approval_and_a_rejection_at_once_one_counts(registry):
 @pytest.mark.parametrize("before", [(FileRecord, "append"), (Moves, "claim"), (aliases, "_point"), (aliases, "tag")])
 def test_a_kill_in_an_approval_leaves_it_waiting_or_done_after_the_next_command(registry, before):
     identity = propose(registry)
-    assert Forked(lambda: approving(registry.workspace, identity, before)).wait() == (-signal.SIGKILL, "")
+    place = registry.workspace
+    assert OtherProcess(lambda: approving(place, identity, before)).wait() == (-signal.SIGKILL, "")
     assert registry.aliases(MODEL)["champion"] in (1, 2)
     try:
         pending_approvals.approve(registry, identity)
