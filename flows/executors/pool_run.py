@@ -26,10 +26,12 @@ class PoolRun:
 
     Attributes:
         busy: whether it does something that it was told, and hears nothing meanwhile.
+        over: whether it was told to end, or seen to have ended: it needs no pulse.
     """
 
     def __init__(self, client: SyncPrefectClient, flow_run: UUID):
-        self._client, self._flow_run, self.busy, self._looks = client, flow_run, False, count()
+        self._client, self._flow_run, self._looks = client, flow_run, count()
+        self.busy = self.over = False
         self._asked, self._pulse, self._told = (
             Inputs(client, flow_run, name) for name in (TO_WORKER, PULSE, FROM_WORKER))  # fmt: skip
 
@@ -53,6 +55,7 @@ class PoolRun:
         if any("done" in event or "error" in event for event in events):
             self.busy = False       # it waits for what comes next after either
         if ended is not None and not events:
+            self.over = True
             raise Lost(ended)
         return events
 
@@ -68,6 +71,7 @@ class PoolRun:
     def end(self) -> None:
         """Ends it by its next look at its inputs; one that has not begun, or is in the middle of a unit, by its
         worker."""
+        self.over = True
         try:
             state = self._client.read_flow_run(self._flow_run).state
         except ObjectNotFound:

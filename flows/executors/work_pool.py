@@ -59,7 +59,7 @@ class WorkPool(Kept):
     def take_part(self, count: int, each: int) -> list[Link]:
         """See Cluster. What a flow run gets of a machine is the pool's matter, and so is how many are on one."""
         links = [PoolLink(f"node {number + 2}, by a worker of the pool", self.start(number)) for number in range(count)]
-        self._sharing += [link.run for link in links]
+        self._sharing = [run for run in self._sharing if not run.over] + [link.run for link in links]
         return links
 
     def close(self) -> None:
@@ -72,6 +72,8 @@ class WorkPool(Kept):
         """Tell those who do units that this run lives."""
         while not self._over.wait(PULSE_SECONDS):
             for run in [*self._kept.values(), *self._sharing]:
+                if run.over:
+                    continue
                 with suppress(httpx.HTTPError):     # the server is away, or the flow run: said where a unit waits
                     run.pulse()
 
