@@ -49,9 +49,9 @@ class Reader:
         return done.stdout
 
     def workspace(self, name: str) -> ApartWorkspace:
-        """A workspace that was made in the home."""
+        """A workspace that was made as the pages say, outside the clone."""
         found = ApartWorkspace.__new__(ApartWorkspace)
-        found.folder, found.code = self.home / name, self.code
+        found.folder, found.code = self.home / "experiments" / name, self.code
         return found
 
 
@@ -62,8 +62,8 @@ def reader(tmp_path_factory) -> Reader:
 
 @pytest.fixture(scope="module")
 def digits(reader) -> ApartWorkspace:
-    """The workspace of the quick start, followed to its end."""
-    said = reader.follow("quick-start.md", reader.home)
+    """The workspace of the quick start, followed to its end from where `make run` was called."""
+    said = reader.follow("quick-start.md", reader.code.folder)
     assert "every byte verified" in said and "digits is a workspace" in said
     return reader.workspace("digits")
 
@@ -112,14 +112,14 @@ def test_the_tutorial_of_own_images(reader):
         path = reader.home / "pictures" / "cdf"[number % 3] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), (number * 4, 255 - number, number)).save(path)
-    said = reader.follow("tutorials/own-images.md", reader.home)
+    said = reader.follow("tutorials/own-images.md", reader.code.folder)
     assert "make  never made" in said
-    assert _git(reader.home / "our-pictures", "status", "--short") == ""
+    assert _git(reader.workspace("pictures").folder, "status", "--short") == ""
 
 
 def test_the_tutorial_of_an_own_teacher(reader):
     KINDS["sd"].save(reader.home / "models" / "teacher")
     table = captioned(reader.home / "captions", 32, 24)
     table.rename(table.with_name("captions.csv"))
-    said = reader.follow("tutorials/own-teacher.md", reader.home)
+    said = reader.follow("tutorials/own-teacher.md", reader.code.folder)
     assert "StableDiffusionPipeline" in said and "encode" in said
