@@ -99,8 +99,8 @@ def _complete(
 ) -> None:
     writer = SetWriter(work / "out", work / "scratch", plan, previous)
     writer.sweep()
-    total = plan.records * plan.settings.record_size
-    done = total - len(writer.missing()) * plan.settings.record_size
+    total = plan.records * plan.record_size
+    done = total - len(writer.missing()) * plan.record_size
     lock = threading.Lock()
 
     def on_record(samples: int) -> None:

@@ -11,6 +11,7 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.guidance import is_guided, told
 from fewstep.diffusion.solvers import is_stochastic, network_evaluations
 from fewstep.trajectories.keyed_labels import EACH_ONCE, UNIFORM
+from fewstep.trajectories.record_size import auto_record_size
 from fewstep.trajectories.set_identity import code_digest
 from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.compiling import pays
@@ -26,8 +27,9 @@ class SetPlan:
     """A set to be made.
 
     Attributes:
-        settings: with ``compile`` resolved to true or false: from themselves alone, so that a set that is gone on with
-            is the same set.
+        settings: with ``compile`` resolved to true or false, and ``record_size`` to a number: from themselves and the
+            shape alone, so that a set that is gone on with is the same set.
+        record_size: samples per record.
         seed: of noise and conditions.
         shape: (C, H, W) of a sample.
         num_classes: 0 for an unconditional teacher.
@@ -38,6 +40,7 @@ class SetPlan:
     """
 
     settings: TrajectorySettings
+    record_size: int
     seed: int
     shape: tuple[int, ...]
     num_classes: int
@@ -54,7 +57,7 @@ class SetPlan:
     @property
     def records(self) -> int:
         """Number of records; the last is as long as the others, its samples beyond ``count`` wait for a larger set."""
-        return -(-self.settings.count // self.settings.record_size)
+        return -(-self.settings.count // self.record_size)
 
     @property
     def shards(self) -> int:
@@ -68,8 +71,8 @@ class SetPlan:
 
     def indices_of(self, record: int) -> Tensor:
         """Sample indices in record number ``record``, (record_size,) int64."""
-        first = record * self.settings.record_size
-        return torch.arange(first, first + self.settings.record_size)
+        first = record * self.record_size
+        return torch.arange(first, first + self.record_size)
 
 
 def plan_set(
@@ -121,7 +124,11 @@ def plan_set(
         compiled = weights and pays(evaluations * settings.count * operations(denoiser))
     elif compiled and not weights:
         raise SettingsError("trajectories.compile: true needs a teacher with weights")
-    resolved = settings.model_copy(update={"compile": compiled})
+    size = settings.record_size
+    if size == "auto":
+        states = settings.steps if settings.keep == "all" else len(settings.keep or ())
+        size = auto_record_size(denoiser.sample_shape, states, settings.dtype)
+    resolved = settings.model_copy(update={"compile": compiled, "record_size": size})
     fields = {
         "content": _CONTENT,
         "teacher": teacher_digest,
@@ -137,7 +144,7 @@ def plan_set(
     }
     place = device_of(denoiser) if device is None else indexed(device)
     among = denoiser.trained_rows if classes else None
-    return SetPlan(resolved, seed, tuple(denoiser.sample_shape), classes, among, place, fields,
+    return SetPlan(resolved, size, seed, tuple(denoiser.sample_shape), classes, among, place, fields,
                    automatic=settings.compile == "auto")  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from fewstep.util.files import sweep_tree
 from fewstep.util.fingerprint import fingerprint
 from fewstep.util.torch_threads import one_thread
 
-_STORED = {"float32": torch.float32, "float16": torch.float16}
+_STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class SetWriter:
@@ -157,7 +157,7 @@ class SetWriter:
                     pending.result()
                 pending = writer.submit(self.loose.write, record, payload)
                 if on_record:
-                    on_record(self.plan.settings.record_size)
+                    on_record(self.plan.record_size)
             if pending is not None:
                 pending.result()
 
@@ -167,7 +167,7 @@ class SetWriter:
         with ShardWriter(self.out / set_description.shard_name(shard)) as writer:
             for record in records:
                 payload = self.loose.read(record, loose[record]) if record in loose else self.previous.payload(record)
-                writer.add_bytes(set_description.record_name(record), payload, self.plan.settings.record_size)
+                writer.add_bytes(set_description.record_name(record), payload, self.plan.record_size)
         for record in records:
             if record in loose:
                 loose[record].unlink()

@@ -73,7 +73,7 @@ def _compile(teacher: Denoiser, plan: SetPlan) -> str | None:
 
     # The whole network or an error: a part that fell back to the interpreter would give other bits.
     teacher.network = torch.compile(teacher.network, dynamic=False, fullgraph=True)
-    size = plan.settings.record_size
+    size = plan.record_size
     # One thread, as the workers have: the number is compiled into the kernels. Folding the weights into them is worth a
     # tenth on a CPU; CUDA graphs would be tied to one thread. The input is made in inference mode, as the workers' is,
     # or they would compile again.

@@ -184,9 +184,9 @@ class Trajectories(Strict):
     steps: Count = 16
     guidance: SampledScales = 1.0
     keep: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    record_size: Count = 256
+    record_size: Count | Literal["auto"] = 256                   # samples, the teacher's batch; auto: by their bytes
     records_per_shard: Count = 8
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: Literal["auto"] | bool = "auto"                     # auto: where the set is long enough to pay for it
     workers: Annotated[int, Field(ge=1, le=256)] | None = None   # null: one per CPU core; changes no byte

@@ -68,7 +68,8 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
     def shortened(self, settings: NeededSet | NothingNeeded) -> NeededSet | NothingNeeded:
         if isinstance(settings, NothingNeeded):
             return settings
-        return settings.model_copy(update={"count": min(settings.count, settings.record_size)})
+        least = 1 if settings.record_size == "auto" else settings.record_size     # a record is whole whatever the count
+        return settings.model_copy(update={"count": min(settings.count, least)})
 
     def check(self, context: Context[NeededSet | NothingNeeded]) -> None:
         """Refuse settings that the teacher cannot serve."""
@@ -79,15 +80,16 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
         if isinstance(context.settings, NothingNeeded):
             return []
         opened, settings, names = context.once(_OpenSet), context.settings, []
-        to_make = reused = 0
+        to_make = reused = samples = 0
         for size in opened.plans:
             writer = opened.writer(size)
             writer.sweep()
-            to_make += len(writer.missing())
+            missing = len(writer.missing())
+            to_make, samples = to_make + missing, samples + missing * opened.plans[size].record_size
             reused += len(writer.previous.records)
             names += [f"{size}-{shard:05d}" if size else f"{shard:05d}" for shard in writer.missing_shards()]
         context.record_cost({"records_reused": reused, "records_to_make": to_make})
-        context.expect(settings.count, max(0, settings.count - to_make * settings.record_size))
+        context.expect(settings.count, max(0, settings.count - samples))
         return names
 
     def run_unit(self, context: Context[NeededSet | NothingNeeded], unit: str) -> None:

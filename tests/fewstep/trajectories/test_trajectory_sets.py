@@ -14,9 +14,18 @@ from fewstep.data.records import verify_shard
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import integers, noise
 from fewstep.diffusion.sampling import sample
-from fewstep.trajectories import SetWriter, TrajectorySettings, open_set, plan_set, set_description, set_key
+from fewstep.trajectories import (
+    SetWriter,
+    TrajectorySettings,
+    open_set,
+    plan_set,
+    record_size,
+    set_description,
+    set_key,
+)
 from fewstep.trajectories.backend_log import Backends
 from fewstep.trajectories.generate import in_threads
+from fewstep.trajectories.record_size import auto_record_size
 from fewstep.trajectories.set_plan import operations
 from fewstep.trajectories.teacher_runtime import prepare
 from fewstep.util import compiling
@@ -77,10 +86,38 @@ def test_states_and_times(tmp_path):
     assert torch.equal(some["states"], got["states"][:, [0, 2]]) and torch.equal(some["x"], got["x"])
 
 
+def test_states_are_stored_in_bfloat16_too(tmp_path):
+    exact = make(tmp_path / "exact", changed(keep="all")).samples(range(18))
+    brief = make(tmp_path / "brief", changed(keep="all", dtype="bfloat16")).samples(range(18))
+    assert torch.equal(brief["states"], exact["states"].bfloat16().float())
+    assert torch.equal(brief["times"], exact["times"])
+
+
+@pytest.mark.parametrize(("shape", "states", "dtype", "expected"), [
+    ((1, 28, 28), 0, "float32", 256), ((1, 28, 28), 16, "float32", 64),
+    ((4, 128, 128), 0, "float32", 16), ((4, 128, 128), 0, "bfloat16", 32), ((16, 128, 128), 0, "bfloat16", 8),
+    ((16, 21, 60, 104), 0, "bfloat16", 1), ((16, 21, 60, 104), 50, "float32", 1),
+])  # fmt: skip
+def test_the_size_of_a_record_that_is_left_open_is_decided_by_the_bytes_of_a_sample(shape, states, dtype, expected):
+    assert auto_record_size(shape, states, dtype) == expected
+
+
+def test_a_set_whose_record_size_is_left_open_is_the_set_of_that_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_size, "AUTO_BYTES", 4 * 3 * 64 * 4 + 1000)    # four samples with two states each
+    chosen = changed(record_size=4, keep="all")
+    left_open = changed(record_size="auto", keep="all")
+    assert key_of(left_open, small_unet()) == key_of(chosen, small_unet())
+    make(tmp_path / "chosen", chosen)
+    make(tmp_path / "open", left_open)
+    assert files(tmp_path / "open") == files(tmp_path / "chosen")
+
+
 def test_half_precision(tmp_path, made):
     exact = open_set(made).samples(range(18))["x"]
     stored = make(tmp_path / "stored", changed(dtype="float16")).samples(range(18))["x"]
     assert torch.equal(stored, exact.half().float())
+    brief = make(tmp_path / "brief", changed(dtype="bfloat16")).samples(range(18))["x"]
+    assert brief.dtype == torch.float32 and torch.equal(brief, exact.bfloat16().float())
     rough = make(tmp_path / "rough", changed(precision="bfloat16")).samples(range(18))["x"]
     relative = (rough - exact).norm() / exact.norm()
     assert 0 < relative < 0.05
@@ -114,6 +151,13 @@ def test_what_the_teacher_cannot_do_is_refused_before_any_work(tmp_path, setting
 
 
 # Identity
+
+
+def test_the_default_settings_stand_in_keys_as_they_always_did():
+    assert TrajectorySettings().model_dump(mode="json") == {
+        "count": 8192, "solver": "dpmsolver++", "steps": 16, "guidance": 1.0, "keep": None, "record_size": 256,
+        "records_per_shard": 8, "dtype": "float32", "precision": "float32", "compile": "auto",
+    }  # fmt: skip
 
 
 def key_of(settings: TrajectorySettings, teacher: Denoiser, **more) -> str:

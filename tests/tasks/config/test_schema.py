@@ -166,8 +166,8 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "arguments": {"clip_skip": 1}, "dtype": "bfloat16", "batch": 9, "max_truncated_share": 0.5,
         "max_bytes": 9}.items()},
     **{f"trajectories.{name}": (value, "trajectories") for name, value in {
-        "count": 99, "solver": "ddim", "steps": 9, "guidance": 2.0, "keep": "all", "record_size": 9,
-        "records_per_shard": 9, "dtype": "float16", "precision": "bfloat16", "compile": False}.items()},
+        "count": 99, "solver": "ddim", "steps": 9, "guidance": 2.0, "keep": "all", "record_size": "auto",
+        "records_per_shard": 9, "dtype": "bfloat16", "precision": "bfloat16", "compile": False}.items()},
     **{f"distill.{name}": (value, "distill") for name, value in {
         "steps": 1, "batch": 9, "parts": 2, "accumulate": 2, "lr": 0.5, "schedule": "cosine", "warmup": 0.5,
         "clip": 3.0,

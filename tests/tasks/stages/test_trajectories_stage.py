@@ -7,7 +7,7 @@ import pytest
 
 from fewstep.families.encoded_set import Description
 from fewstep.teachers import load_teacher, save_teacher
-from fewstep.trajectories import TrajectorySettings, open_set, plan_set
+from fewstep.trajectories import TrajectorySettings, open_set, plan_set, record_size
 from fewstep.util.errors import SettingsError
 from tasks.config.schema import Settings, Trajectories
 from tasks.engine import graph
@@ -78,6 +78,14 @@ def test_the_stage_makes_the_set(tmp_path, teacher):
     assert found == {**plan.fields, "code": "of the manifest"}  # the stage's own manifest names the code
     assert not one.observer.warnings
     assert one.cost == {"records_reused": 0, "records_to_make": 5}
+
+
+def test_the_record_size_may_be_left_open_and_samples_be_stored_in_bfloat16(tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr(record_size, "AUTO_BYTES", 4 * 64 * 2)      # four samples of 8 x 8 in bfloat16
+    ctx = context(tmp_path / "work", teacher, record_size="auto", dtype="bfloat16")
+    assert run(ctx)["records"] == 5 and open_set(ctx.out).fields["record_size"] == 4
+    assert ctx.observer.seen[-1] == 18 and ctx.observer.seen == sorted(ctx.observer.seen)
+    assert STAGE.shortened(ctx.settings).count == 1     # one whole record
 
 
 def test_a_larger_count_makes_only_the_new_records(tmp_path, teacher):
