@@ -66,11 +66,10 @@ def kernels_of(name: str, index: int, folder: Path, batch: int) -> float:
     with known_to_torch():
         made = list(trainers(recipe, own, data, folder, images, [index]))[0]
         once = len(made.cycle)
-        made.steps = once   # the replay is of one cycle
-        minimal = Minimal(made)
+        cycle = range(once, 2 * once)   # the same for both: how many calls a step makes may be drawn
+        minimal = Minimal(made, cycle)
         minimal.run()
-        made.steps = CYCLES * once
-        ours = kernels(lambda: [made.turn(once + k, Figures(made.where)) for k in range(once)])
+        ours = kernels(lambda: [made.turn(k, Figures(made.where)) for k in cycle])
         return (ours - kernels(minimal.run)) / once
 
 

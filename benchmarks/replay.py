@@ -73,12 +73,12 @@ class Call:
 
 
 class Minimal:
-    """The replay of a trainer's whole run, which it takes once to record."""
+    """The replay of a trainer's whole run, or of these steps of it, which it takes once to record."""
 
-    def __init__(self, trainer: RoundTrainer):
+    def __init__(self, trainer: RoundTrainer, steps: range | None = None):
         self.trainer = trainer
-        roles = [trainer.cycle[k % len(trainer.cycle)] for k in range(trainer.steps)]
-        self.turns = [(role, self._recorded(k, role)) for k, role in enumerate(roles)]
+        roles = {k: trainer.cycle[k % len(trainer.cycle)] for k in steps or range(trainer.steps)}
+        self.turns = [(role, self._recorded(k, role)) for k, role in roles.items()]
         self.optimisers = {role: self._optimiser(own.parameters) for role, own in trainer.state.optimisers.items()}
         self.student = [p for p in trainer.state.networks["student"].parameters() if p.is_floating_point()]
         self.average = [copy.deepcopy(p.detach()) for p in self.student]

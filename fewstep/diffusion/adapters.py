@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fewstep.diffusion.conditions import Condition
 from fewstep.diffusion.made_of_tensors import MadeOfTensors
@@ -100,7 +101,7 @@ class Timestep(DiffusersAdapter):
     def _timestep(self, t: Tensor) -> Tensor:
         timestep = t * self.scale
         away = (timestep.round() - timestep).detach()
-        return timestep + torch.where(away.abs() < 1e-6 * self.scale, away, 0.0)
+        return timestep + (away - functional.hardshrink(away, 1e-6 * self.scale))   # what is far away is left there
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,20 @@ from fewstep.diffusion.made_of_tensors import MadeOfTensors, as_double
 from fewstep.diffusion.noise_level_settings import LogNormalTimes, NativeTimes, Times, UniformTimes
 from fewstep.diffusion.processes import Process
 
+_UNIT_SCALES = MadeOfTensors()
+
+
+def unit_scale(nu: Tensor) -> Tensor:
+    """sqrt(1 + nu^2) (N,): the scale of x / alpha at noise ratios nu (N,), for data of unit variance."""
+    return _UNIT_SCALES.of(nu, lambda nu: (1 + nu.square()).sqrt())
+
 
 class Levels:
     """Native times and noise ratios of `process`, whose sampling starts at the native time `start`."""
 
     def __init__(self, process: Process, start: float):
         self.process, self._start = process, start
-        self._times = MadeOfTensors()
+        self._times, self._arrivals = MadeOfTensors(), MadeOfTensors()
 
     def ratio(self, t: Tensor) -> Tensor:
         """nu = sigma / alpha at native times t."""
@@ -31,6 +38,11 @@ class Levels:
         """Native time, float64, of noise ratios, held where they are finite and not zero."""
         low, high = self._log_snr_range
         return self._times.of(nu, lambda nu: self.process.time((-2 * nu.double().log()).clamp(low, high)))
+
+    def arrival_time(self, nu: Tensor) -> Tensor:
+        """Native time, float64, that a prediction leads to at noise ratios nu: `exact_time`, and for 0 the process's
+        clean end."""
+        return self._arrivals.of(nu, lambda nu: self.exact_time(nu).masked_fill(nu <= 0, self.process.t_min))
 
     def time(self, nu: Tensor) -> Tensor:
         """`exact_time` in float32."""

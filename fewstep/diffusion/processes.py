@@ -120,24 +120,30 @@ class Process:
 class _Lookup:
     """The log-SNR of a chain's timesteps on one device, arranged so that a time takes few kernels.
 
-    pairs: (N − 1, 2), each timestep's and the next's. slopes: (N − 1,) their differences. rising: (N,) −log-SNR.
+    pairs: (N, 2), each timestep's and the next's; after the last the line goes on. slopes: (N,) their differences.
+    falls: (N − 1, 2), each timestep's and by how much the next's is less. inner: (N − 2,) −log-SNR of all timesteps but
+    the first and the last.
     """
 
     pairs: Tensor
     slopes: Tensor
-    rising: Tensor
+    falls: Tensor
+    inner: Tensor
     least: float
     greatest: float
 
     @classmethod
     def of(cls, levels: Tensor) -> _Lookup:
         """From decreasing log-SNR (N,), float64."""
-        pairs = torch.stack([levels[:-1], levels[1:]], 1)
-        return cls(pairs, levels.diff(), -levels, float(levels[-1]), float(levels[0]))
+        slopes = levels.diff()
+        slopes = torch.cat([slopes, slopes[-1:]])
+        pairs = torch.stack([levels, torch.cat([levels[1:], levels[-1:] + slopes[-1:]])], 1)
+        falls = torch.stack([levels[:-1], levels[:-1] - levels[1:]], 1)
+        return cls(pairs, slopes, falls, -levels[1:-1], float(levels[-1]), float(levels[0]))
 
     def to(self, device: torch.device) -> _Lookup:
         """The same on a device."""
-        tensors = (tensor.to(device) for tensor in (self.pairs, self.slopes, self.rising))
+        tensors = (tensor.to(device) for tensor in (self.pairs, self.slopes, self.falls, self.inner))
         return _Lookup(*tensors, self.least, self.greatest)
 
 
@@ -162,7 +168,7 @@ class VariancePreserving(Process):
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
         levels = table.log() - (-table).log1p()
         object.__setattr__(self, "_tables", {torch.device("cpu"): _Lookup.of(levels)})
-        for name in ("_log_snrs", "_alphas", "_sigmas"):
+        for name in ("_log_snrs", "_pairs", "_alphas", "_sigmas"):
             object.__setattr__(self, name, MadeOfTensors())
 
     def __reduce__(self) -> tuple:
@@ -199,9 +205,9 @@ class VariancePreserving(Process):
         return self._tables[device]
 
     def _position(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The timestep at or below t (float64) that has one after it, and the way to that, in [0, 1]."""
+        """The timestep at or below t (float64), and the way to the next, in [0, 1)."""
         position = (t * (self.timesteps - 1)).clamp(0, self.timesteps - 1)
-        low = position.detach().long().clamp(max=self.timesteps - 2)
+        low = position.detach().long()
         return low, position - low
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -221,18 +227,22 @@ class VariancePreserving(Process):
         log_snr = torch.as_tensor(log_snr)
         table = self._lookup(log_snr.device)
         value = log_snr.double().clamp(table.least, table.greatest)
-        low = torch.searchsorted(table.rising, -value.contiguous()).clamp(1, self.timesteps - 1) - 1
-        here, following = table.pairs[low].unbind(-1)
-        part = (here - value) / (here - following)
+        low = torch.searchsorted(table.inner, -value.contiguous())
+        here, fall = table.falls[low].unbind(-1)
+        part = (here - value) / fall
         return ((low + part) / (self.timesteps - 1)).to(log_snr.dtype)
 
     def alpha(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return self._alphas.of(as_double(t), lambda t: torch.sigmoid(self._log_snr(t)).sqrt()).to(t.dtype)
+        return self._alphas.of(as_double(t), lambda t: self._scales(t).select(0, 0)).to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t)
-        return self._sigmas.of(as_double(t), lambda t: torch.sigmoid(-self._log_snr(t)).sqrt()).to(t.dtype)
+        return self._sigmas.of(as_double(t), lambda t: self._scales(t).select(0, 1)).to(t.dtype)
+
+    def _scales(self, t: Tensor) -> Tensor:
+        """α and σ, (2, …), of t in float64."""
+        return self._pairs.of(t, lambda t: torch.stack([log_snr := self._log_snr(t), -log_snr]).sigmoid().sqrt())
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t)

@@ -8,6 +8,7 @@ from torch.nn.functional import relu, softplus
 
 from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.noise_level_settings import Times
+from fewstep.diffusion.noise_levels import unit_scale
 from fewstep.diffusion.processes import like
 from fewstep.networks.block_features import features_at
 from fewstep.networks.state_layout import layout_of
@@ -198,7 +199,7 @@ class Adversarial(Term[AdversarialSettings], EstimatesDensityRatio):
         x, times = states if what == "fake" else targets, step.times(self.settings.times, "compared/times")
         more = step.levels.ratio(as_double(times))
         t = step.levels.exact_time((nu.square() + more.square()).sqrt())
-        x = like((1 + nu.square()).sqrt(), x) * x + like(more, x) * step.draws.normal(f"compared/{what}", like=x)
+        x = like(unit_scale(nu), x) * x + like(more, x) * step.draws.normal(f"compared/{what}", like=x)
         x = self._given(step, x * like(step.student.process.alpha(t), x), t, leaf, noise)
         return self._read(step, x, t), [x]
 

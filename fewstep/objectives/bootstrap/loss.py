@@ -9,7 +9,7 @@ from fewstep.diffusion.processes import like
 from fewstep.objectives.bootstrap.settings import BootstrapSettings
 from fewstep.objectives.common.distances import squared
 from fewstep.objectives.consistency.level_pairs import pair
-from fewstep.objectives.consistency.states import State, chosen, predict, second_time_of, towards
+from fewstep.objectives.consistency.states import State, chosen, predict, towards
 from fewstep.objectives.term import Loss, Term
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class Bootstrap(Term[BootstrapSettings]):
         x = step.shared.start(step.draws.normal("noise"))
         start = State(x / like(student.process.scale(t), x) * like((1 + top.square()).sqrt(), x), top)
         with torch.no_grad():
-            now = predict(step, student, start, second=second_time_of(step, nu), **step.batch.scale_input)
+            now = predict(step, student, start, second=step.levels.arrival_time(nu), **step.batch.scale_input)
             now = State(chosen(nu < top, towards(now, nu).x, start.x), nu)
             teacher = predict(step, step.networks["teacher"], now, guidance=step.batch.guidance(self.settings.guidance))
             after = towards(teacher, nu_after)
             target = chosen(held, teacher.x0, signal(after, State(start.x, torch.where(held, 2 * top, top))))
-        found = predict(step, student, start, second=second_time_of(step, nu_after), **step.batch.scale_input).x0
+        found = predict(step, student, start, second=step.levels.arrival_time(nu_after), **step.batch.scale_input).x0
         return squared(found, target).mean(), {}

@@ -6,14 +6,16 @@ reads as `flow_prediction`.
 
 from torch import Tensor
 
-from fewstep.diffusion.made_of_tensors import as_double
+from fewstep.diffusion.made_of_tensors import MadeOfTensors, as_double
 from fewstep.diffusion.processes import Process, like
+
+_FLOW_TIMES = MadeOfTensors()
 
 
 def flow_time(process: Process, t: Tensor) -> Tensor:
     """u = sigma / (alpha + sigma), float64, of native times t (N,)."""
     alpha, sigma = process.alpha(t := as_double(t)), process.sigma(t)
-    return sigma / (alpha + sigma)
+    return _FLOW_TIMES.of(sigma, lambda sigma, alpha: sigma / (alpha + sigma), alpha)
 
 
 def tangent(process: Process, x: Tensor, t: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ def cells(levels: Grid, progress: float) -> int:
 def _gap(step: "Step", s: Gap) -> tuple[Tensor, Tensor]:
     nu = step.levels.ratio(step.times(s.times)).double()
     r = nearer(nu, min(int(step.progress * s.stages), s.stages - 1), s.q, s.k, s.b, s.ratio_cap)
-    return nu, torch.where(r > step.levels.least, r, torch.zeros_like(r))
+    return nu, r.masked_fill(r <= step.levels.least, 0.0)
 
 
 def _grid(step: "Step", s: Grid) -> tuple[Tensor, Tensor]:
@@ -66,8 +66,8 @@ def _grid(step: "Step", s: Grid) -> tuple[Tensor, Tensor]:
     lower = upper - 1
     if s.reach > 1:
         lower = (upper - 1 - step.draws.integers("reach", s.reach)).clamp_min(0)
-    r = _level(step, s, lower / n)
-    return _level(step, s, upper / n), torch.where(lower > 0, r, torch.zeros_like(r))
+    nu, r = _level(step, s, torch.stack([upper, lower]) / n).unbind()
+    return nu, r.masked_fill(lower <= 0, 0.0)
 
 
 def _level(step: "Step", s: Grid, place: Tensor) -> Tensor:

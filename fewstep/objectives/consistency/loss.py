@@ -11,7 +11,7 @@ from fewstep.objectives.common.distances import pseudo_huber, squared
 from fewstep.objectives.consistency.level_pairs import between, cells, pair
 from fewstep.objectives.consistency.point_pairs import Pair, noised, stored
 from fewstep.objectives.consistency.settings import ConsistencySettings
-from fewstep.objectives.consistency.states import State, chosen, predict, second_time_of, towards
+from fewstep.objectives.consistency.states import State, chosen, predict, towards
 from fewstep.objectives.term import Loss, Term
 from fewstep.objectives.term_settings import START
 
@@ -103,7 +103,7 @@ class Consistency(Term[ConsistencySettings], ComparesStates):
         """The network's map of `state` to the levels `edge` (N,), where it is compared: (N, ...)."""
         inputs = _scaled(scale)
         if self.settings.to == "any":
-            inputs["second"] = second_time_of(step, edge)
+            inputs["second"] = step.levels.arrival_time(edge)
         arrived = towards(predict(step, network, state, **inputs), edge)
         return self._carried(step, arrived, scale) if self.settings.carry else arrived.unit
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.guidance import Scales
+from fewstep.diffusion.noise_levels import unit_scale
 from fewstep.diffusion.processes import like
 from fewstep.objectives.consistency.level_pairs import between
 from fewstep.objectives.consistency.settings import DataPoints, TeacherPoints, TrajectoryPoints
@@ -100,4 +101,4 @@ def stored_state(step: "Step", index: Tensor) -> State:
     """The stored states of these numbers (N,); noise beyond the student's start counts as lying there."""
     x, t = step.batch.pair["states"][step.draws.rows, index], step.batch.pair["times"][index].double()
     nu = step.levels.ratio(t).clamp_max(step.levels.start)
-    return State(x * like((1 + nu.square()).sqrt() / step.student.process.scale(t), x), nu)
+    return State(x * like(unit_scale(nu) / step.student.process.scale(t), x), nu)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.noise_levels import unit_scale
 from fewstep.diffusion.processes import like
 
 if TYPE_CHECKING:
@@ -32,17 +33,12 @@ class State:
     @property
     def unit(self) -> Tensor:
         """The state scaled as a variance-preserving process has it: x / sqrt(1 + nu^2)."""
-        return self.x / like((1 + self.nu.square()).sqrt(), self.x)
+        return self.x / like(unit_scale(self.nu), self.x)
 
 
 def time_of(step: "Step", nu: Tensor) -> Tensor:
     """Native time (N,) float64 of noise ratios, held where they are finite and not zero in the student's process."""
     return step.levels.exact_time(nu)
-
-
-def second_time_of(step: "Step", nu: Tensor) -> Tensor:
-    """Native time (N,) that a prediction leads to; the process's clean end for nu = 0."""
-    return torch.where(nu > 0, time_of(step, nu), torch.full_like(nu, step.student.process.t_min))
 
 
 def predict(step: "Step", denoiser: "Denoiser", state: State, **inputs: Tensor | float | None) -> "Prediction":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.made_of_tensors import as_double
 from fewstep.diffusion.prediction import to_epsilon, to_x0
 from fewstep.diffusion.processes import like
 from fewstep.networks.block_features import predict_with_features
@@ -84,7 +85,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
             prediction, features = student.predict(x_t, t, condition, second=r), []
         target = self._target(step, x_t, t, r, condition, velocity)
         error = squared(prediction.as_type("flow_prediction"), target)
-        power = torch.where(r < t, s.power, s.point_power)
+        power = torch.full_like(error, s.point_power).masked_fill(r < t, s.power)
         loss = adaptive(error, power, s.offset).mean()
         statistics = {"error": error.mean().detach()}
         if s.dispersion:
@@ -153,7 +154,7 @@ class MeanVelocity(Term[MeanVelocitySettings]):
             moving = torch.arange(1, device=t.device)
         given = None if condition is None else condition[moving]
         rule = self._by_derivative if self.settings.identity == "derivative" else self._by_splitting
-        found = rule(step, x[moving], t[moving].double(), r[moving].double(), given, velocity[moving], moving)
+        found = rule(step, x[moving], as_double(t)[moving], as_double(r)[moving], given, velocity[moving], moving)
         return velocity if still else velocity.index_copy(0, moving, found.to(velocity.dtype))
 
     def _moving(self, step: "Step", t: Tensor, r: Tensor) -> Tensor:
@@ -196,14 +197,14 @@ class MeanVelocity(Term[MeanVelocitySettings]):
         process, width = step.student.process, self.settings.difference
         here = flow_time(process, t)
         sides = torch.stack((torch.maximum(here - width, flow_time(process, r)), (here + width).clamp(max=1.0)))
-        times = step.levels.exact_time(sides / (1 - sides))
+        times = step.levels.exact_time((sides / (1 - sides)).flatten())
         alpha, sigma = (like(factor, x) for factor in (process.alpha(t), process.sigma(t)))
         x0, epsilon = (part(velocity, x, alpha, sigma, "flow_prediction") for part in (to_x0, to_epsilon))
-        states = [process.add_noise(x0, epsilon, time) for time in times]
+        states = process.add_noise(torch.cat([x0, x0]), torch.cat([epsilon, epsilon]), times)
         both = None if condition is None else condition.repeat(2)
         with torch.autocast(x.device.type, enabled=False):  # a difference of numbers rounded to bfloat16 is noise
-            before, after = mean(torch.cat(states), times.flatten(), r.repeat(2), both).chunk(2)
-        before_time, after_time = flow_time(process, times)
+            before, after = mean(states, times, r.repeat(2), both).chunk(2)
+        before_time, after_time = flow_time(process, times).chunk(2)
         return (after - before) / per_sample(after_time - before_time, x)
 
     def _by_splitting(

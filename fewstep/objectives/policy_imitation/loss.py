@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Flow times u (N,) along a policy with what is computed of them alone, in the states' type: `share` u / start
+    (N,), `weights` and `hats` (N, K)."""
+
+    u: Tensor
+    share: Tensor
+    weights: Tensor
+    hats: Tensor
+
+    def chunk(self, count: int) -> list["Places"]:
+        """In `count` equal parts."""
+        return [Places(*each) for each in zip(*(one.chunk(count) for one in vars(self).values()), strict=True)]
+
+
+@dataclass(frozen=True)
 class Policy:
     """A path from y (N, ...) at flow time `start` to `end` < start with dy/du = (y - x(u)) / u and no network.
 
@@ -34,18 +49,22 @@ class Policy:
     start: float
     end: float
 
-    def prediction(self, u: Tensor) -> Tensor:
-        """x(u) (N, ...) at flow times u (N,)."""
-        return _mixed(self.anchors, hats(u, self.start, self.end, self.anchors.shape[1]))
+    def places(self, u: Tensor) -> Places:
+        """Flow times u (N,), 0 < u <= start, float64, prepared for the methods below."""
+        piece = u, self.start, self.end, self.anchors.shape[1]
+        return Places(*(one.to(self.y.dtype) for one in (u, u / self.start, weights(*piece), hats(*piece))))
 
-    def state(self, u: Tensor) -> Tensor:
-        """y (N, ...) at flow times u (N,), 0 < u <= start: y_u = (u / start) y + sum_k w_k(u) x_k, see `weights`."""
-        part = _mixed(self.anchors, weights(u, self.start, self.end, self.anchors.shape[1]))
-        return per_sample(u / self.start, self.y).to(self.y.dtype) * self.y + part
+    def prediction(self, at: Places) -> Tensor:
+        """x(u) (N, ...)."""
+        return _mixed(self.anchors, at.hats)
 
-    def velocity(self, u: Tensor, y: Tensor) -> Tensor:
+    def state(self, at: Places) -> Tensor:
+        """y (N, ...): y_u = (u / start) y + sum_k w_k(u) x_k, see `weights`."""
+        return per_sample(at.share, self.y) * self.y + _mixed(self.anchors, at.weights)
+
+    def velocity(self, at: Places, y: Tensor) -> Tensor:
         """(y - x(u)) / u, (N, ...)."""
-        return (y - self.prediction(u)) / per_sample(u, y).to(y.dtype)
+        return (y - self.prediction(at)) / per_sample(at.u, y)
 
 
 def hats(u: Tensor, start: float, end: float, count: int) -> Tensor:
@@ -112,18 +131,19 @@ class PolicyImitation(Term[PolicyImitationSettings]):
         policy = self._policy(step)
         detached = Policy(policy.y, policy.anchors.detach(), policy.start, policy.end)
         total, low = torch.zeros((), device=policy.y.device), max(policy.end, s.least)
-        for k in range(s.states):
-            u = low + (policy.start - low) * step.draws.uniform(f"policy/{k}")
-            t = step.levels.of_flow_time(u)
-            u = flow_time(process, t)
-            y = detached.state(u)
-            scale = per_sample(process.alpha(as_double(t)) + process.sigma(as_double(t)), y).to(y.dtype)
+        share = torch.cat([step.draws.uniform(f"policy/{k}") for k in range(s.states)])
+        times = step.levels.of_flow_time(low + (policy.start - low) * share)
+        scales = (process.alpha(as_double(times)) + process.sigma(as_double(times))).to(policy.y.dtype)
+        places = policy.places(flow_time(process, times)).chunk(s.states)
+        for t, at, scale in zip(times.chunk(s.states), places, scales.chunk(s.states), strict=True):
+            y = detached.state(at)
+            x = per_sample(scale, y) * y
             with torch.no_grad():
-                teacher = step.networks["teacher"].predict(scale * y, t, step.batch.condition, s.guidance)
+                teacher = step.networks["teacher"].predict(x, t, step.batch.condition, s.guidance)
             if s.compared == "x0":
-                total = total + squared(policy.prediction(u), teacher.x0).mean()
+                total = total + squared(policy.prediction(at), teacher.x0).mean()
             else:
-                total = total + squared(policy.velocity(u, y), teacher.as_type("flow_prediction")).mean()
+                total = total + squared(policy.velocity(at, y), teacher.as_type("flow_prediction")).mean()
         return total / s.states, {"deviation": _deviation(detached)}
 
     def _policy(self, step: "Step") -> Policy:

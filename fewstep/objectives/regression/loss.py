@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fewstep.diffusion.noise_levels import unit_scale
 from fewstep.networks.block_features import features_at
 from fewstep.objectives.common.distances import high_frequency_error, per_sample, perceptual, pseudo_huber, squared
 from fewstep.objectives.common.pixel_features import given
@@ -63,7 +64,7 @@ class Regression(Term[RegressionSettings]):
         if s.weighting == "snr_trunc":
             distance = distance * snr_trunc(nu)
         elif s.weighting == "alpha":
-            distance = distance / (1 + nu.square()).sqrt()
+            distance = distance / unit_scale(nu)
         return 0.5 * distance.mean(), {}
 
     def _noise(self, step: "Step") -> Compared:

@@ -29,9 +29,9 @@ def policy(count=4, start=0.9, end=0.3):
 def test_the_closed_path_solves_its_ode():
     made, small = policy(), 1e-5
     u = torch.full((7,), 0.61, dtype=torch.float64) - 0.03 * torch.arange(7, dtype=torch.float64)
-    slope = (made.state(u + small) - made.state(u - small)) / (2 * small)
-    torch.testing.assert_close(slope, made.velocity(u, made.state(u)), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(made.state(torch.full((7,), 0.9, dtype=torch.float64)), made.y)
+    slope = (made.state(made.places(u + small)) - made.state(made.places(u - small))) / (2 * small)
+    torch.testing.assert_close(slope, made.velocity(made.places(u), made.state(made.places(u))), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(made.state(made.places(torch.full((7,), 0.9, dtype=torch.float64))), made.y)
     torch.testing.assert_close(weights(TIMES, 0.9, 0.3, 5).sum(1), 1 - TIMES / 0.9)
     torch.testing.assert_close(hats(TIMES, 0.9, 0.3, 7), torch.eye(7, dtype=torch.float64).flip(0))
 
@@ -42,7 +42,7 @@ def test_the_path_ends_where_one_ddim_step_with_the_mean_anchor_does(end):
     last = torch.full((7,), max(end, 1e-7), dtype=torch.float64)
     x = (mean_weights(0.9, end, 4)[None, :, None] * made.anchors).sum(1)
     expected = end / 0.9 * made.y + (1 - end / 0.9) * x
-    torch.testing.assert_close(made.state(last), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.state(made.places(last)), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(mean_weights(0.9, end, 4).sum(), torch.tensor(1.0, dtype=torch.float64))
 
 
@@ -115,7 +115,7 @@ def test_a_policy_of_either_network_lands_on_the_students_own_next_state(number,
     end = torch.full((6,), max(made.end, 1e-7), dtype=torch.float64)
     assert (made.anchors.std(1) > 1e-3).any()
     there = process.add_noise(prediction.x0, prediction.epsilon, step.draws.full(made.end))
-    torch.testing.assert_close(made.state(end), there, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(made.state(made.places(end)), there, rtol=1e-3, atol=1e-3)
 
 
 def _head_input(term, own):
