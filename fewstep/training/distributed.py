@@ -20,6 +20,18 @@ from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
 
 
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+"""What carries the tensors of a kind of device from process to process."""
+
+
+def backends(gpus: bool) -> str:
+    """Those of a group whose processes train on GPUs, or on the CPU, as `init_process_group` takes them.
+
+    Figures and objects lie on the CPU in either case; what is asked of all processes by it waits for no GPU.
+    """
+    return ",".join(f"{device}:{backend}" for device, backend in BACKENDS.items()) if gpus else BACKENDS["cpu"]
+
+
 def devices() -> int:
     """On how many devices processes of this machine can train: GPUs, without any the cores."""
     return torch.cuda.device_count() or cores()
@@ -43,7 +55,7 @@ class World:
     def apart(self) -> "World":
         """The same processes with ways of their own for what threads ask (`of_each`) while the others compute; all of
         them ask for it at the same time."""
-        return self if self.size == 1 else replace(self, group=distributed.new_group(backend="gloo"))
+        return self if self.size == 1 else replace(self, group=distributed.new_group(backend=BACKENDS["cpu"]))
 
     def shares(self, parts: int) -> bool:
         """Whether the processes can share so many parts: each takes 1, 2, 4, … of them, one alone any number."""

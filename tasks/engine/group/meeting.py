@@ -46,11 +46,12 @@ def join(address: str, rank: int, size: int, local_rank: int, store: distributed
     import torch
     from torch import distributed
 
+    from fewstep.training.distributed import backends
+
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(local_rank)
-    begin = partial(distributed.init_process_group, "nccl" if gpu else "gloo", rank=rank, world_size=size,
-                    timeout=_PATIENCE)
+    begin = partial(distributed.init_process_group, backends(gpu), rank=rank, world_size=size, timeout=_PATIENCE)
     if address.startswith("file:"):
         begin(init_method=address)
         return
