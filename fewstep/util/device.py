@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,25 @@ from torch import Tensor, nn
 
 def default_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if torch.version.cuda is not None:
+        settle_arithmetic()
+    return torch.device("cuda")
+
+
+@cache
+def settle_arithmetic() -> None:
+    """For all that this process computes on GPUs: the same bits when it is computed again, and float32 without TF32's
+    mantissas of 10 bits in the place of 23; who wants speed asks for bfloat16.
+
+    An operation that has no deterministic form is done nevertheless, and warns.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # what cuBLAS needs to be deterministic
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False     # a debugging aid that costs a kernel a tensor
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def device_of(module: nn.Module) -> torch.device:
