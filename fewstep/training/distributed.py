@@ -19,7 +19,6 @@ from fewstep.training.gradient_sums import Gradients, sum_in_order
 from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
 
-
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 """What carries the tensors of a kind of device from process to process."""
 

@@ -20,7 +20,8 @@ CACHE = typer.Option(None, metavar="DIR", help="DVC cache to share with other wo
 def add(app: typer.Typer) -> None:
     """Adds the command to `app`."""
 
-    @app.command(epilog=examples("fewstep init ~/experiments/digits", "fewstep init ~/experiments/sdxl --from sdxl-dmd2",
+    @app.command(epilog=examples("fewstep init ~/experiments/digits",
+                                 "fewstep init ~/experiments/sdxl --from sdxl-dmd2",
                                  "fewstep init ~/experiments/again --from ~/old/params.yaml --cache /data/dvc-cache"))
     def init(
         folder: Path = FOLDER, settings: str | None = FROM, cache: Path | None = CACHE,
