@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from fewstep.recipes.training_settings import Inputs
 from fewstep.util.config import Strict
 from fewstep.util.number_types import Positive
 
@@ -14,9 +15,12 @@ Preset = Literal["small", "published"]
 class Published(Strict):
     """What the paper sets; None, or nothing: as in the recipe.
 
-    steps: of the student. guidance: of the teacher, wherever a term guides it or could by one scale. weights: of the
-    terms of this name. turns: that a role takes in a cycle, in the rounds where it has one. role_lr: learning rate of a
-    network beside the student. notes: for the reader alone.
+    steps: of the student. inputs: of every round. guidance: of the teacher, wherever a term guides it or could by one
+    scale; not of a round whose teacher is a student. weights: of the terms of this name. turns: that a role takes in a
+    cycle, in the rounds where it has one. role_lr: learning rate of a network beside the student.
+    student: over the recipe's own section, and terms: over the terms of this name, setting by setting (times, a range
+    of guidance, the decay of a target, the rank of adapters). What has a `kind` is replaced as a whole. Their types are
+    those of what they are put over (parse_recipe). notes: for the reader alone.
     """
 
     optimiser: Literal["adamw", "radam"] | None = None
@@ -25,7 +29,10 @@ class Published(Strict):
     batch: Annotated[int, Field(ge=1)] | None = None
     ema: Annotated[float, Field(ge=0, lt=1)] | None = None
     steps: Annotated[int, Field(ge=1, le=64)] | None = None
+    inputs: Inputs | None = None
     guidance: float | None = None
+    student: dict[str, Any] = {}
+    terms: dict[str, dict[str, Any]] = {}
     weights: dict[str, Positive] = {}
     turns: dict[str, Annotated[int, Field(ge=1)]] = {}
     role_lr: dict[str, Positive] = {}
@@ -48,7 +55,13 @@ class Published(Strict):
         ):  # fmt: skip
             if value is not None:
                 recipe[section][key] = value
+        _put(recipe["student"], self.student)
+        for own in recipe["rounds"] if self.inputs is not None else ():
+            own["inputs"] = self.inputs
         terms = [term for own in recipe["rounds"] for term in own["terms"]]
+        for name, changes in self.terms.items():
+            for term in _some((term for term in terms if term["term"] == name), f"terms.{name}"):
+                _put(term, changes)
         for name, weight in self.weights.items():
             for term in _some((term for term in terms if term["term"] == name), f"weights.{name}"):
                 term["weight"] = weight
@@ -59,8 +72,24 @@ class Published(Strict):
             for term in _some((term for term in terms if isinstance(term.get(role), dict)), f"role_lr.{role}"):
                 term[role]["lr_scale"] = rate / recipe["optimiser"]["lr"]
         if self.guidance is not None:
-            for term in _some((term for term in terms if "guidance" in term), "guidance"):
-                term["guidance"] = self.guidance
+            rounds = [own for own in recipe["rounds"] if own["teacher"] != "previous"]
+            guided = (part for own in rounds for term in own["terms"] for part in _guided(term))
+            for part in _some(guided, "guidance"):
+                part["guidance"] = self.guidance
+
+
+def _guided(term: dict[str, Any]) -> list[dict[str, Any]]:
+    """The term, or the part of it that lets the teacher take steps, where either is guided by one scale."""
+    parts = [term, term.get("points"), term.get("hop") if term.get("at") == "hops" else None]
+    return [part for part in parts if isinstance(part, dict) and "guidance" in part]
+
+
+def _put(over: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(over.get(key), dict) and "kind" not in value:
+            _put(over[key], value)
+        else:
+            over[key] = value
 
 
 def _some(found: Any, what: str) -> list[Any]:

@@ -18,10 +18,15 @@ def recipe_names() -> list[str]:
 
 
 def parse_recipe(data: Any, source: str) -> Recipe:
-    """A recipe from plain data; `source` names it. Raises SettingsError (an unknown key: with the nearest)."""
+    """A recipe from plain data; `source` names it. Raises SettingsError (an unknown key: with the nearest).
+
+    That its paper's settings fit is looked at here: later they may be under other ones, which they need not go with.
+    """
     if not isinstance(data, dict):
         raise SettingsError(f"{source}: expected a mapping with `rounds`, got {type(data).__name__}")
-    return parse(Recipe, data, source)
+    recipe = parse(Recipe, data, source)
+    recipe.preset("published")
+    return recipe
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

@@ -9,4 +9,4 @@ from tasks.config.schema import Settings
 
 def recipe_needs(settings: Settings) -> Needs:
     """What round 1 of the chosen recipe needs: data, pairs, states, teacher. Raises SettingsError for a bad recipe."""
-    return load_recipe(settings.distill.recipe).needs
+    return load_recipe(settings.distill.recipe).preset(settings.distill.preset).needs
