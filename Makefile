@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test docs browser postgres emoji emoji-font test-slow test-faults conformance families scale memory bench lint constraints \
+.PHONY: run test docs browser compiler postgres emoji emoji-font test-slow test-faults conformance families scale memory bench lint constraints \
         environment clean dvc.yaml
 
 environment: $(STAMP)
@@ -26,7 +26,7 @@ run: $(STAMP)
 # PROFILE=server: whole projects again, on servers of their own (Prefect and MLflow on PostgreSQL, S3) in place of files.
 PROFILE ?= local
 TESTS_server := -m "both_profiles and not (local or slow or faults)"
-test: $(STAMP) browser emoji-font postgres
+test: $(STAMP) browser emoji-font postgres compiler
 	$(BIN)/ruff check .
 	FEWSTEP_TEST_PROFILE=$(PROFILE) $(BIN)/python -m pytest -n auto --durations 25 $(TESTS_$(PROFILE))
 
@@ -61,6 +61,14 @@ postgres:
 	    echo "installing postgresql (Prefect and MLflow are tested on it)"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; \
 	} || echo "no PostgreSQL here and no right to install it: the tests on it will be skipped"
+
+# A GPU that is not there is compiled (tests/emulated_gpu), and so are networks. Where no compiler can be installed, those
+# tests are skipped.
+compiler:
+	@command -v g++ >/dev/null || { \
+	    echo "installing g++ (networks and an emulated GPU are compiled by it)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq g++ >/dev/null; \
+	} || echo "no g++ here and no right to install it: the tests that compile will be skipped"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

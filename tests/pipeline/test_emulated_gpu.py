@@ -1,0 +1,71 @@
+"""The pipeline on a GPU that is not there (tests/emulated_gpu): nothing that belongs on it stays behind, and what is
+killed ends in the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+
+import pytest
+
+from tests.fewstep.families.pipelines import KINDS
+from tests.killing import Commands
+from tests.pipeline.test_families import SIZES, captioned, settings
+from tests.project import ROOT, TINY, Project
+
+pytestmark = [pytest.mark.timeout(0),
+              pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the GPU")]
+
+
+class OnGpu(Project):
+    """A project whose commands find a GPU."""
+
+    python = (sys.executable, "-m", "tests.emulated_gpu")
+
+    def environment(self, **more: str) -> dict[str, str]:
+        found = super().environment(**more)
+        return {**found, "PYTHONPATH": f"{found['PYTHONPATH']}:{ROOT}"}
+
+
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    project = OnGpu(tmp_path_factory.mktemp("gpu") / "undisturbed", TINY)
+    project.check("run")
+    return project
+
+
+def test_the_pipeline_runs_on_it_to_a_registered_student(undisturbed):
+    assert "fewstep-digits/1" in undisturbed.check("lineage", "fewstep-digits/1")
+    for name in ("teacher", "trajectories", "student", "baselines", "evaluation", "reference"):
+        assert '"gpu": "emulated GPU"' in (undisturbed.folder / "data" / name / "manifest.json").read_text()
+    drawn = undisturbed.folder.parent / "drawn.png"
+    undisturbed.check("sample", "fewstep-digits/1", "--n", "4", "--out", str(drawn))
+    assert drawn.stat().st_size
+
+
+def test_what_is_killed_on_it_ends_in_the_same_bytes(undisturbed, tmp_path):
+    commands = Commands(OnGpu(tmp_path / "killed", TINY))
+    try:
+        for stage, event in (("shard", None), ("encode", None), ("teacher", 40), ("trajectories", 20), ("distill", 40)):
+            if event is not None:
+                assert commands.run("stage", "run", stage, fatal=(stage, event)).code == -signal.SIGKILL
+            commands.check("stage", "run", stage)
+        found = commands.project.digests()
+        assert {"teacher", "trajectories", "student"} <= found.keys()
+        assert found == {name: digest for name, digest in undisturbed.digests().items() if name in found}
+    finally:
+        commands.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["dmd2", "lcm-lora"])
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_given_teacher_is_distilled_on_it(tmp_path, kind, recipe):
+    KINDS[kind].save(tmp_path / "teacher")
+    project = OnGpu(tmp_path / "project", settings(kind, tmp_path / "teacher") | {"distill.recipe": recipe})
+    project.check("data", "add", str(captioned(tmp_path / "images", SIZES[kind])))
+    project.check("run", "--set", "data.source=raw")
+    assert f"fewstep-{kind}/1" in project.check("lineage", f"fewstep-{kind}/1")
