@@ -1,9 +1,10 @@
 """A process that does units of work: `python -m tasks.unit`.
 
 Each line of standard input is a `UnitMessage`; each line of standard output is an event of the unit under way, as
-`UnitWork.hear` takes it, and at its end `{"done": true}` or `{"error": …}`. A line `{"share": …}` asks for this node's
-part of a unit that several share (tasks.engine.group.share), and ends in the same way. Whatever else is printed goes to
-standard error. The process ends with its input, in the middle of a unit too: finished work lies on disk.
+`UnitWork.hear` takes it, before the first one `{"begun": HOST}`, and at its end `{"done": true}` or `{"error": …}`. A
+line `{"share": …}` asks for this node's part of a unit that several share (tasks.engine.group.share), and ends in the
+same way. Whatever else is printed goes to standard error. The process ends with its input, in the middle of a unit too:
+finished work lies on disk.
 """
 
 from __future__ import annotations
@@ -54,11 +55,15 @@ class Units:
 
     def __init__(self):
         self._work: _Work | None = None
+        self._told = False      # that there is somebody
 
     def do(self, message: UnitMessage, tell: Tell) -> None:
         """Do one unit. Raises what it raises."""
         from fewstep.util.torch_threads import threads  # torch
 
+        if not self._told:
+            tell({"begun": socket.gethostname()})
+            self._told = True
         with threads(message.threads):
             if self._work is None or self._work.of != message.work_of:
                 self.close()

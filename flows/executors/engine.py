@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from fewstep.util.errors import StageFailed, from_json
+from flows.executors.long_waits import LongWaits
 from tasks.engine.events import told_of_unit
 from tasks.engine.group.nodes import Link
 from tasks.engine.unit_work import UnitMessage, UnitWork
@@ -46,6 +47,10 @@ class Engine(ABC):
     def side_by_side(self) -> Iterator[Callable[[], None]]:
         """Around units that are done at once; each thread calls what this yields before its first one."""
         yield lambda: None
+
+    def make_room(self) -> None:  # noqa: B027 (an engine that keeps nobody has nobody to end)
+        """End who is kept for further units and does none now: they hold memory of devices, or places of a cluster,
+        that a training here needs."""
 
     def close(self) -> None:  # noqa: B027 (an engine that starts nothing has nothing to end)
         """End what was started."""
@@ -129,7 +134,7 @@ class Doer(Protocol):
 
 
 class Kept(Apart):
-    """Starts up to `width` who do unit after unit, as they are needed, and keeps them until the run ends.
+    """Starts up to `width` who do unit after unit, as they are needed, and keeps them until the run ends, or trains.
 
     A place where two were lost one after the other is given up as long as there is another: its host may be gone. One
     who has nothing to do is ended where another one waits for room (in a queue of a cluster), which it may be holding.
@@ -142,18 +147,25 @@ class Kept(Apart):
         self._waiting: set[int] = set()         # places where one was started and is not heard of yet
         self._losses, self._places = collections.Counter(), self.width
         self._timers: dict[int, threading.Timer] = {}
+        self._long_waits = LongWaits(self.waits_for)
 
     @abstractmethod
     def start(self, place: int) -> Doer:
         """Start one for the place (from 0 to `width` - 1)."""
+
+    @abstractmethod
+    def waits_for(self) -> str:
+        """What who was started may be waiting for, in words."""
 
     def attempt(self, work: Hearer, message: UnitMessage) -> None:
         place = self._taken()
         try:
             doer = self._kept.get(place)
             if doer is None or not doer.alive:
-                self._begins(place)
+                self._begins(place, work)
                 doer = self._kept[place] = self.start(place)
+            else:
+                self._begun(place)
             doer.do(_Noticed(work, lambda: self._begun(place)), message)
         except Lost as lost:
             if self._give_up(place):
@@ -172,18 +184,21 @@ class Kept(Apart):
             return self._free.pop()
 
     def _put_back(self, place: int) -> None:
+        self._long_waits.over(place)
         with self._changed:
             self._waiting.discard(place)
             self._free.append(place)
             self._changed.notify()
             self._watch_idle()
 
-    def _begins(self, place: int) -> None:
+    def _begins(self, place: int, work: Hearer) -> None:
+        self._long_waits.begins(place, work)
         with self._changed:
             self._waiting.add(place)
             self._watch_idle()
 
     def _begun(self, place: int) -> None:
+        self._long_waits.at_work(place)
         with self._changed:
             self._waiting.discard(place)
 
@@ -193,11 +208,11 @@ class Kept(Apart):
             return
         for place in self._free:
             if place in self._kept and place not in self._timers:
-                timer = self._timers[place] = threading.Timer(_IDLE, self._make_room, (place,))
+                timer = self._timers[place] = threading.Timer(_IDLE, self._end_idle, (place,))
                 timer.daemon = True
                 timer.start()
 
-    def _make_room(self, place: int) -> None:
+    def _end_idle(self, place: int) -> None:
         with self._changed:
             self._timers.pop(place, None)
             idle = self._kept.pop(place, None) if self._waiting and place in self._free else None
@@ -206,6 +221,7 @@ class Kept(Apart):
 
     def _give_up(self, place: int) -> bool:
         """Whether nothing more is to be done in this place, where one was lost."""
+        self._long_waits.over(place)
         with self._changed:
             self._waiting.discard(place)
             self._losses[place] += 1
@@ -213,7 +229,14 @@ class Kept(Apart):
             self._places -= given_up
             return given_up
 
+    def make_room(self) -> None:
+        with self._changed:
+            idle = [self._kept.pop(place) for place in self._free if place in self._kept]
+        for doer in idle:
+            doer.end()
+
     def close(self) -> None:
+        self._long_waits.close()
         with self._changed:
             timers, self._timers = list(self._timers.values()), {}
             self._waiting.clear()
@@ -234,7 +257,8 @@ class _Noticed:
 
     def hear(self, event: dict[str, Any]) -> None:
         self._noticed()
-        self._work.hear(event)
+        if "begun" not in event:
+            self._work.hear(event)
 
 
 class Hearer(Protocol):

@@ -41,6 +41,8 @@ class Engines(contextlib.AbstractContextManager):
             chosen = self._opened(work.context.workspace)
             if chosen is not self._threads:
                 return chosen
+        elif self._chosen is not None:
+            self._chosen.make_room()
         return self._threads if work.stage.parallel else Threads(1)
 
     def nodes(self, workspace: Workspace) -> Nodes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -94,12 +95,16 @@ class PoolRun:
 
 
 class PoolLink(Link):
-    """A flow run that takes part in a training."""
+    """A flow run that takes part in a training. waits_for: what runs of the pool may be waiting for, in words."""
 
-    def __init__(self, name: str, run: PoolRun):
+    def __init__(self, name: str, run: PoolRun, waits_for: Callable[[], str]):
         super().__init__(name)
-        self.run, self._again = run, 0.0
+        self.run, self._again, self._waits_for = run, 0.0, waits_for
         self._events: list[dict[str, Any]] = []
+
+    @property
+    def awaited(self) -> str:
+        return f"{self.name} ({self._waits_for()})"
 
     def say(self, what: dict[str, Any]) -> None:
         """See Link."""

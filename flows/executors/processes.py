@@ -44,6 +44,9 @@ class Processes(Kept):
     def width(self) -> int:
         return len(self._gpus) or cores()
 
+    def waits_for(self) -> str:
+        return "processes of this machine, which begin slowly"
+
     def start(self, place: int) -> UnitProcess:
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place]} if self._gpus else {}
         return UnitProcess([sys.executable, *UNIT], gpu)
@@ -66,6 +69,9 @@ class Launched(Processes):
     @property
     def width(self) -> int:
         return self._most
+
+    def waits_for(self) -> str:
+        return f"they begin when `{shlex.join(self._command)}` has started a process"
 
     def start(self, place: int) -> UnitProcess:
         try:

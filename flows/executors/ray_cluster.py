@@ -1,4 +1,4 @@
-"""Units as tasks of a Ray cluster, and nodes of it that take part in a training.
+"""Units by actors of a Ray cluster, and nodes of it that take part in a training.
 
 Nodes get the code of this process; what it imports must be installed on them.
 
@@ -8,31 +8,26 @@ there what it made (tasks.engine.unit_exchange); its credentials are its own env
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-import secrets
 import socket
 from typing import TYPE_CHECKING, Any
 
-from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
+from fewstep.util.errors import NotAvailable, SettingsError
 from fewstep.util.source_code import ROOT
-from flows.executors.engine import Apart, Hearer, Lost, heard
-from flows.executors.ray_told import Ear, Telling, first_line, is_alive
+from flows.executors.engine import Kept
+from flows.executors.ray_told import Ear, first_line
 from tasks.config.schema import UnitResources
 from tasks.engine.group.meeting import own_address
 from tasks.engine.group.nodes import Link
-from tasks.engine.unit_work import UnitMessage
 
 if TYPE_CHECKING:
-    from tasks.unit import Units
+    from flows.executors.ray_doer import RayDoer
 
 _CODE = ("fewstep", "tasks", "flows", "infra")
-_PAUSE = 0.5    # seconds between two looks at what a unit tells
-_LOOKS = 10     # at what is told, to one at whether its node is alive
 
 
-class RayCluster(Apart):
+class RayCluster(Kept):
     """The cluster at `address`: `ray://HOST:PORT`, or `ray` for the one that this host belongs to (or RAY_ADDRESS).
 
     Raises SettingsError without Ray, NotAvailable without the cluster.
@@ -56,54 +51,38 @@ class RayCluster(Apart):
         except (ConnectionError, ray.exceptions.RayError) as error:
             raise NotAvailable(f"no Ray cluster answers at {address}: {first_line(error)}",
                                hint="`ray status` on a node of it says how it is") from error
-        there = ray.cluster_resources()
-        gpus = min(1, int(there.get("GPU", 0))) if units.gpus is None else units.gpus
-        wanted = {name: amount for name, amount in (("CPU", units.cpus), ("GPU", gpus)) if amount}
-        self._width = min([units.most, *(int(there.get(name, 0) // amount) for name, amount in wanted.items())])
+        self._units = {"CPU": units.cpus, "GPU": self._gpus_of(units)}
+        self._width = min(units.most, sum(_places(node, self._units) for node in ray.nodes() if node["Alive"]))
         if self._width < 1:
-            self.close()
-            raise SettingsError(f"a unit asks for {units.cpus} CPUs and {gpus} GPUs, the Ray cluster at {address} has "
-                                f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}", hint="change compute.units")
+            most = [max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
+                    for name in self._units]  # fmt: skip
+            ray.shutdown()
+            raise SettingsError(f"a unit asks for {units.cpus} CPUs and {self._units['GPU']} GPUs of one node, and no "
+                                f"node of the Ray cluster at {address} has both (the most: {most[0]:g} and "
+                                f"{most[1]:g})", hint="change compute.units")
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False)    # what listens must not be lost with a node
         self._ear = ray.remote(Ear).options(num_cpus=0, scheduling_strategy=here).remote()
-        self._do = ray.remote(do_unit).options(num_cpus=units.cpus, num_gpus=gpus, max_retries=0)
+        super().__init__()
+
+    def _gpus_of(self, units: UnitResources) -> int:
+        """Null: one where there are any."""
+        return int(self._ray.cluster_resources().get("GPU", 0) > 0) if units.gpus is None else units.gpus
 
     @property
     def width(self) -> int:
         return self._width
 
-    def attempt(self, work: Hearer, message: UnitMessage) -> None:
-        errors = self._ray.exceptions
-        try:
-            self._attempt(work, message.model_dump_json())
-        except (errors.WorkerCrashedError, errors.NodeDiedError) as lost:
-            raise Lost(f"was lost, or its node: {first_line(lost)}") from lost
-        except errors.RayError as error:
-            raise StageFailed(f"Ray did not do unit {message.unit}: {first_line(error)}",
-                              hint="finished units are kept; `ray status` says how the cluster is") from error
+    def start(self, place: int) -> RayDoer:
+        from flows.executors.ray_doer import RayDoer  # loads Ray
 
-    def _attempt(self, work: Hearer, message: str) -> None:
-        ray, call = self._ray, secrets.token_hex(8)
-        result = self._do.remote(message, self._ear, call)
-        try:
-            node = None
-            for look in itertools.count(1):
-                over = bool(ray.wait([result], timeout=_PAUSE)[0])
-                end = ray.get(result) if over else {}
-                for event in ray.get(self._ear.take.remote(call)):
-                    if "node" in event:
-                        node = event["node"]
-                    else:
-                        heard(work, event)
-                if over:
-                    break
-                if node and look % _LOOKS == 0 and not is_alive(node):
-                    raise Lost("was lost, or its node: the cluster hears nothing of it")
-            heard(work, end)
-        except BaseException:
-            ray.cancel(result, force=True)
-            raise
+        return RayDoer(self._units, self._ear)
+
+    def waits_for(self) -> str:
+        """See Kept: what is free of the cluster."""
+        free = self._ray.available_resources()
+        return (f"a unit waits for {_words(self._units)} of one node of the Ray cluster at {self._address}, of which "
+                f"{_words(free)} are free on all nodes together")
 
     def take_part(self, count: int, each: int) -> list[Link]:
         """What takes part in a training on `count` nodes but this one, with `each` processes there, a GPU each where
@@ -125,7 +104,7 @@ class RayCluster(Apart):
     def _others(self, count: int, wanted: dict[str, int]) -> list[dict[str, Any]]:
         """So many nodes that are not this host and have what is wanted, taken or not."""
         found = [node for node in self._ray.nodes() if node["Alive"] and not self._is_here(node)
-                 and all(node["Resources"].get(name, 0) >= amount for name, amount in wanted.items())]
+                 and _places(node, wanted)]
         if len(found) < count:
             raise SettingsError(
                 f"compute.nodes is {count + 1}, and of the Ray cluster at {self._address} {len(found)} nodes beside "
@@ -140,6 +119,7 @@ class RayCluster(Apart):
         return node["NodeManagerAddress"] == own_address(self._address.removeprefix("ray://").rpartition(":")[0])
 
     def close(self) -> None:
+        super().close()
         self._ray.shutdown()
 
 
@@ -156,25 +136,10 @@ def _require_answer(address: str) -> None:
                            hint="`ray status` on a node of it says how it is") from error
 
 
-def do_unit(message: str, ear: Any, call: str) -> dict[str, Any]:
-    """A task of Ray: does the unit, and returns how it ended. The processes of a node keep what units share."""
-    import ray
-
-    from tasks.engine.unit_work import UnitMessage
-    from tasks.unit import done
-
-    tell = Telling(ear, call)
-    tell({"node": ray.get_runtime_context().get_node_id()})
-    done(_units(), UnitMessage.model_validate_json(message), tell)
-    return tell.end()
+def _places(node: dict[str, Any], wanted: dict[str, int]) -> int:
+    """How many times a node, as `ray.nodes` has it, has what is wanted."""
+    return min(int(node["Resources"].get(name, 0) // amount) for name, amount in wanted.items() if amount)
 
 
-_KEPT: list[Units] = []
-
-
-def _units() -> Units:
-    from tasks.unit import Units
-
-    if not _KEPT:
-        _KEPT.append(Units())
-    return _KEPT[0]
+def _words(resources: dict[str, float]) -> str:
+    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"

@@ -28,12 +28,17 @@ class RayLink(Link):
     def __init__(self, node: dict[str, Any], wanted: dict[str, float], ear: ActorHandle):
         super().__init__(node["NodeManagerAddress"])
         self._node, self._ear, self._call = node["NodeID"], ear, secrets.token_hex(8)
+        self._wanted = wanted
         self._events: list[dict[str, Any]] = []
         self._result, self._looks = None, itertools.count(1)
         there = NodeAffinitySchedulingStrategy(self._node, soft=False)
         self._actor = ray.remote(Participant).options(
             num_cpus=wanted["CPU"], num_gpus=wanted["GPU"], max_restarts=0, max_concurrency=2,
             scheduling_strategy=there).remote()
+
+    @property
+    def awaited(self) -> str:
+        return f"{self.name} (until {self._wanted['CPU']} CPUs and {self._wanted['GPU']} GPUs are free there)"
 
     def say(self, what: dict[str, Any]) -> None:
         """See Link."""

@@ -12,12 +12,13 @@ import threading
 from contextlib import ExitStack, suppress
 
 import httpx
+import prefect.runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from flows.executors.engine import Kept
 from flows.executors.pool_run import PoolLink, PoolRun
 from flows.executors.pool_worker import ENTRYPOINT, NAME, PULSE_SECONDS
-from flows.orchestration.pools import clone_step, created, require_pool
+from flows.orchestration.pools import clone_step, created, how_it_stands, require_pool
 from flows.orchestration.silent_runs import TAG, ensure_automations
 from tasks.config.schema import UnitResources
 from tasks.engine.group.nodes import Link
@@ -33,10 +34,11 @@ class WorkPool(Kept):
     attempts = 3
 
     def __init__(self, name: str, units: UnitResources, source: Cloneable):
-        self._width, self._over, self._stack = units.most, threading.Event(), ExitStack()
+        self._name, self._width, self._over, self._stack = name, units.most, threading.Event(), ExitStack()
         self._sharing: list[PoolRun] = []
         self._client: SyncPrefectClient = self._stack.enter_context(get_client(sync_client=True))
         super().__init__()
+        self._own = prefect.runtime.flow_run.id
         try:
             require_pool(self._client, name)
             ensure_automations()    # one whose host is gone says nothing more, and its state would stay as it is
@@ -56,9 +58,17 @@ class WorkPool(Kept):
         run = self._client.create_flow_run_from_deployment(self._deployment, tags=[TAG])
         return PoolRun(self._client, run.id)
 
+    def waits_for(self) -> str:
+        """See Kept: how the pool stands."""
+        try:
+            return how_it_stands(self._client, self._name, self._own)
+        except httpx.HTTPError as error:
+            return f"the Prefect server does not answer: {error}"
+
     def take_part(self, count: int, each: int) -> list[Link]:
         """See Cluster. What a flow run gets of a machine is the pool's matter, and so is how many are on one."""
-        links = [PoolLink(f"node {number + 2}, by a worker of the pool", self.start(number)) for number in range(count)]
+        links = [PoolLink(f"node {number + 2}, by a worker of the pool", self.start(number), self.waits_for)
+                 for number in range(count)]  # fmt: skip
         self._sharing = [run for run in self._sharing if not run.over] + [link.run for link in links]
         return links
 

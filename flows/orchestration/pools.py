@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import WorkerStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from fewstep.util.errors import FewstepError, NotAvailable
@@ -23,6 +24,21 @@ def require_pool(client: SyncPrefectClient, name: str) -> None:
     except ObjectNotFound:
         raise NotAvailable(f"the Prefect server has no work pool {name!r}",
                            hint=f"`prefect work-pool create {name} --type process` makes it") from None
+
+
+def how_it_stands(client: SyncPrefectClient, name: str, own: str | None) -> str:
+    """Why flow runs of a pool may not begin, in words. `own`: id of a flow run that is waiting for them."""
+    pool = client.read_work_pool(name)
+    if pool.is_paused:
+        return f"work pool {name!r} is paused: `prefect work-pool resume {name}`"
+    if not any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(name)):
+        return f"work pool {name!r} has no worker that is online: `prefect worker start --pool {name}`"
+    if pool.concurrency_limit is None:
+        return f"work pool {name!r} has workers, which have not begun what they were given (see their logs)"
+    inside = own is not None and client.read_flow_run(UUID(own)).work_pool_name == name
+    return (f"work pool {name!r} does {pool.concurrency_limit} flow runs at once"
+            + (", this run itself among them" if inside else "")
+            + f": `prefect work-pool set-concurrency-limit {name} …` raises it")  # fmt: skip
 
 
 def clone_step(source: Cloneable, folder: str | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ stand. How many there are changes no bit (fewstep.training.gradient_sums) unless
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 import time
@@ -120,7 +121,7 @@ class _Others:
             distributed.destroy_process_group()
 
     def _wait_until_ready(self) -> None:
-        waiting = set(self._links)
+        waiting, long = set(self._links), time.monotonic() + nodes.LONG_WAIT
         while waiting or not self._ranks.ready:
             self._ranks.require_alive()
             for link in list(waiting):
@@ -130,6 +131,11 @@ class _Others:
                     case {"ready": fingerprint}:
                         work_fingerprints.note(self.context, fingerprint | self._shards)
                         waiting.remove(link)
+            if waiting and time.monotonic() > long:
+                long = math.inf
+                names = ", ".join(link.awaited for link in self._links if link in waiting)
+                self.context.warn(f"'{self.message.unit}' has waited for {nodes.LONG_WAIT:.0f} s, and begins when all "
+                                  f"nodes take part; not yet there: {names}")
             time.sleep(0.02)
 
     @property

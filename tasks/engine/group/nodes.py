@@ -25,6 +25,8 @@ from tasks.storage.workspace import child_environment
 NODE = "FEWSTEP_NODE"
 """Environment variable of `compute.launch`, from 1: number of the node that it is to start a process on, or of the
 process where units are to be done."""
+LONG_WAIT = 60.0
+"""Seconds after which it is said what is waited for: longer than a process takes to begin."""
 _UNIT = (sys.executable, "-m", "tasks.unit")
 _LAST_WORDS = 10.0  # seconds that what started a process gets to end after it
 
@@ -99,6 +101,11 @@ class Link(ABC):
     def __init__(self, name: str):
         self.name, self.done = name, False
         self._error: Exception | None = None
+
+    @property
+    def awaited(self) -> str:
+        """What is waited for until it begins, in words."""
+        return self.name
 
     @abstractmethod
     def say(self, what: dict[str, Any]) -> None:

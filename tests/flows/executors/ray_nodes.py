@@ -82,7 +82,7 @@ class Nodes:
     def doers(self) -> list[psutil.Process]:
         """The processes of live nodes that did or do units."""
         return [worker for node in self._started if node.poll() is None for worker in self._workers(node)
-                if worker.name() in ("ray::IDLE", "ray::do_unit", "ray::Ear")]
+                if worker.name() in ("ray::IDLE", "ray::UnitActor", "ray::Ear")]
 
     @staticmethod
     def _workers(node: subprocess.Popen) -> list[psutil.Process]:

@@ -1,14 +1,16 @@
 """Units on a real Ray cluster of two nodes: the bytes of threads, and a node that is killed costs its units alone."""
 
 import os
+import re
 
 import psutil
 import pytest
 
 from fewstep.util.errors import NotAvailable, SettingsError
 from flows.executors.engine import Threads
+from flows.executors.engines import Engines
 from flows.executors.ray_cluster import RayCluster
-from tasks.config.schema import UnitResources
+from tasks.config.schema import Settings, UnitResources
 from tests.flows.executors.ray_nodes import ray_nodes
 from tests.flows.executors.test_unit_engines import do, work_of, world  # noqa: F401 (a fixture)
 
@@ -51,9 +53,25 @@ def test_a_node_that_is_killed_costs_its_units_alone(world, nodes, monkeypatch, 
         assert left
     psutil.wait_procs(left)     # the cluster goes on, and what did units ends with the run
     verified("ray", "same bytes", "lost process", "ends", "progress")
-    asks = "a unit asks for 64 CPUs and 0 GPUs, the Ray cluster at ray has [12] and 0"
+    asks = r"a unit asks for 2 CPUs and 0 GPUs of one node, and no node .* at ray has both \(the most: 1 and 0\)"
     with pytest.raises(SettingsError, match=asks):
-        RayCluster("ray", UnitResources(cpus=64))
+        RayCluster("ray", UnitResources(cpus=2))    # two nodes have one each: it would wait for ever
+
+
+def test_actors_make_room_for_a_training_and_what_waits_for_a_node_is_said(world, nodes, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    work = work_of(world, "trajectories", "ray-room")
+    first, second, *_ = work.stage.units(work.context)
+    with Engines(Settings(compute={"on": "ray"})) as engines:
+        cluster = engines.of(work)
+        cluster.run(work, first)
+        assert re.fullmatch(r"a unit waits for 1 CPUs and 0 GPUs of one node of the Ray cluster at ray, .*",
+                            cluster.waits_for())  # fmt: skip
+        actors = [one for one in nodes.doers() if "UnitActor" in one.name()]
+        assert len(actors) == 1
+        engines.of(work_of(world, "teacher", "ray-training"))
+        psutil.wait_procs(actors)
+        cluster.run(work, second)   # by another one
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch):

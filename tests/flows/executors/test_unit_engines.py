@@ -261,6 +261,36 @@ def test_one_that_has_nothing_to_do_makes_room_for_one_that_waits_for_it(world, 
         assert do(engines.of(work), work) == alone and not world.listener.warnings
 
 
+def test_who_did_units_ends_before_a_training(world):
+    with Engines(Settings(compute={"on": "processes"})) as engines:
+        work = work_of(world, "trajectories", "before-training")
+        first, second, *_ = work.stage.units(work.context)
+        engines.of(work).run(work, first)
+        (kept,) = children()
+        engines.of(work_of(world, "teacher", "training"))
+        assert not children(), "it would hold a teacher's memory of a GPU"
+        engines.of(work).run(work, second)
+        assert children() != [kept] and not world.listener.warnings
+
+
+def test_what_units_wait_for_is_said_where_none_begins(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.executors.long_waits.LONG_WAIT", 0.01)
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    launch = f"sh -c 'read line < {go}; exec {sys.executable} -m tasks.unit'"
+    work, said = work_of(world, "trajectories", "long-wait"), []
+
+    def warn(text: str) -> None:
+        said.append(text)
+        go.write_text("go\n")
+
+    monkeypatch.setattr(work.context, "warn", warn, raising=False)
+    with Engines(Settings(compute={"on": "command", "launch": launch, "units": {"most": 1}})) as engines:
+        engines.of(work).run(work, work.stage.units(work.context)[0])
+    (text,) = said
+    assert "units have waited for 0 s, and none has begun: they begin when `sh -c" in text
+
+
 def test_a_command_that_starts_no_process_is_named(world, tmp_path):
     work = work_of(world, "trajectories", "command")
     unit = work.stage.units(work.context)[0]

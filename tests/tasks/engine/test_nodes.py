@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -92,6 +94,19 @@ def test_a_command_that_starts_nothing_is_named(world, tmp_path):  # noqa: F811
     if os.getuid() == 0:
         with pytest.raises(SettingsError, match=told.partition(".* ")[2]):
             worked(world, "distill", "none", 2, launch=hidden)
+
+
+def test_nodes_that_are_long_in_coming_are_named(monkeypatch):
+    monkeypatch.setattr("tasks.engine.group.nodes.LONG_WAIT", 0.0)
+    monkeypatch.setattr(shared_unit.work_fingerprints, "note", lambda *_: None)
+    said, others = [], object.__new__(shared_unit._Others)
+    late = Mock(awaited="node 2 (no worker)", heard=lambda: {"ready": {}} if said else {})
+    others._links, others.context = [late], SimpleNamespace(warn=said.append)
+    others._ranks = SimpleNamespace(ready=True, require_alive=lambda: None)
+    others.message = SimpleNamespace(unit="round-1", parallel="replicate")
+    others._wait_until_ready()
+    assert said == ["'round-1' has waited for 0 s, and begins when all nodes take part; not yet there: "
+                    "node 2 (no worker)"]  # fmt: skip
 
 
 def test_nodes_of_slurm_are_those_of_the_job_that_the_run_is_in(tmp_path, monkeypatch):
