@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import IO
 
@@ -22,6 +22,7 @@ from fewstep.util.errors import SettingsError
 from flows.executors.engine import Hearer, Kept, Lost, heard
 from flows.executors.visible_gpus import visible_gpus
 from tasks.config.schema import UnitResources
+from tasks.engine.group import slurm
 from tasks.engine.group.nodes import NODE
 from tasks.engine.group.ranks import how_it_ended
 from tasks.engine.unit_work import UnitMessage
@@ -49,7 +50,7 @@ class Processes(Kept):
 
     def start(self, place: int) -> UnitProcess:
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place]} if self._gpus else {}
-        return UnitProcess([sys.executable, *UNIT], gpu)
+        return UnitProcess([sys.executable, *UNIT], os.environ | gpu)
 
 
 class Launched(Processes):
@@ -62,8 +63,8 @@ class Launched(Processes):
     far = True
     attempts = 3
 
-    def __init__(self, command: Sequence[str], most: int):
-        self._command, self._most = list(command), most
+    def __init__(self, command: Sequence[str], most: int, environment: Mapping[str, str]):
+        self._command, self._most, self._environment = list(command), most, dict(environment)
         super().__init__()
 
     @property
@@ -75,53 +76,49 @@ class Launched(Processes):
 
     def start(self, place: int) -> UnitProcess:
         try:
-            return UnitProcess(self._command, {NODE: str(place + 1)})
+            return UnitProcess(self._command, self._environment | {NODE: str(place + 1)})
         except OSError as error:
             raise SettingsError(f"{self._command[0]}: {error.strerror}; it is to start the processes that do units",
                                 hint="see compute.on and compute.launch in params.yaml") from None
 
 
 def by_slurm(partition: str | None, units: UnitResources) -> Launched:
-    """Processes on the nodes of a Slurm cluster, each a job of its own, of the Python of this process on a disk that
-    nodes share."""
-    command = ["srun", "--quiet", "--job-name=fewstep-units", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1",
-               f"--cpus-per-task={units.cpus}"]
-    command += [f"--partition={partition}"] if partition else []
-    command += [f"--gpus={units.gpus}"] if units.gpus else []
-    return Launched([*command, sys.executable, *UNIT], min(units.most, _room_in_the_job(units)))
+    """Processes on the nodes of a Slurm cluster, of the Python of this process on a disk that nodes share: steps of the
+    job that this process is in, else each a job of its own."""
+    gpus, most = units.gpus, units.most
+    if slurm.in_job():
+        gpus = min(1, slurm.gpus_here()) if gpus is None else gpus
+        most = min(most, _room_in_the_job(units.cpus, gpus))
+    options = [f"--partition={partition}"] if partition else []
+    command = [*slurm.srun("fewstep-units", units.cpus, gpus, *options), sys.executable, *UNIT]
+    return Launched(command, most, slurm.environment())
 
 
-def _room_in_the_job(units: UnitResources) -> int:
-    """How many units the Slurm job has room for that this process is in, as its steps: more would wait for ever. In no
-    job each is one of its own, which waits for its turn."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return units.most
-    gives = [(int(os.environ.get("SLURM_CPUS_ON_NODE", "1")), units.cpus)]
-    if units.gpus:
-        gives.append((int(os.environ.get("SLURM_GPUS_ON_NODE", "0")), units.gpus))
-    each = min(there // wanted for there, wanted in gives)
+def _room_in_the_job(cpus: int, gpus: int) -> int:
+    """How many units the Slurm job has room for that this process is in, as its steps: more would wait for ever."""
+    each = slurm.cpus_here() // cpus
+    each = min(each, slurm.gpus_here() // gpus) if gpus else each
     if not each:
-        raise SettingsError(f"a unit asks for {units.cpus} CPUs and {units.gpus or 0} GPUs, a node of Slurm job "
-                            f"{os.environ['SLURM_JOB_ID']} has {gives[0][0]} and "
-                            f"{os.environ.get('SLURM_GPUS_ON_NODE', 0)}", hint="change compute.units")
+        raise SettingsError(f"a unit asks for {cpus} CPUs and {gpus} GPUs, a node of Slurm job "
+                            f"{os.environ['SLURM_JOB_ID']} has {slurm.cpus_here()} and {slurm.gpus_here()}",
+                            hint="change compute.units")
     return each * int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
 
 
 def by_command(launch: str, units: UnitResources) -> Launched:
     """Processes that a command of the user's starts, given as in a shell."""
-    return Launched(shlex.split(launch), units.most)
+    return Launched(shlex.split(launch), units.most, os.environ)
 
 
 class UnitProcess:
-    """One `python -m tasks.unit`, started by `command` with `more` in its environment."""
+    """One `python -m tasks.unit`, started by `command` with this environment."""
 
-    def __init__(self, command: Sequence[str], more: dict[str, str]):
-        environment = child_environment(os.environ, **more)
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         # a process group of its own: Ctrl-C in the terminal is for the run, which ends it; so does the run's death, as
         # its input ends then
         self._child = subprocess.Popen(
-            command, env=environment, process_group=0, text=True,
+            command, env=child_environment(environment), process_group=0, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)  # fmt: skip
 
     @property

@@ -287,8 +287,8 @@ warnings.filterwarnings("ignore", message='Field name "register".*shadows')
 
 
 class UnitResources(Strict):
-    """What an engine of several machines gives each unit: CPU cores, GPUs (null: with Ray one if there are any, with
-    Slurm what the partition gives), and how many units it does at once at most."""
+    """What an engine of several machines gives each unit: CPU cores, GPUs (null: with Ray and in a Slurm job one if
+    there are any, in a Slurm job of its own what the partition gives), and how many units it does at once at most."""
 
     cpus: Annotated[int, Field(ge=1, le=1024)] = 1
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None

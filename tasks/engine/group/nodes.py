@@ -16,9 +16,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
-from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
+from fewstep.util.errors import SettingsError, StageFailed
 from fewstep.util.errors import from_json as error_from_json
 from tasks.config.schema import Compute
+from tasks.engine.group import slurm
 from tasks.engine.group.ranks import how_it_ended
 from tasks.storage.workspace import child_environment
 
@@ -55,12 +56,14 @@ class LaunchedNodes:
         """See Nodes."""
         if self.compute.on == "command":
             commands = [(f"node {k + 1}", shlex.split(self.compute.launch)) for k in range(1, count)]
+            environment = dict(os.environ)
         else:
-            commands = [(name, _by_slurm(name)) for name in _others_of_the_allocation(count)]
+            commands = [(name, _by_slurm(name, cpus)) for name, cpus in _others_of_the_allocation(count)]
+            environment = slurm.environment()
         links = []
         try:
             for number, (name, command) in enumerate(commands, 1):
-                links.append(Process(name, command, {NODE: str(number)}))
+                links.append(Process(name, command, environment | {NODE: str(number)}))
         except BaseException:
             for link in links:
                 link.end()
@@ -68,26 +71,22 @@ class LaunchedNodes:
         return links
 
 
-def _by_slurm(node: str) -> list[str]:
-    """A step of this job on the node. It may use what steps that do units there hold: they wait meanwhile."""
-    return ["srun", "--quiet", "--job-name=fewstep-ranks", "--nodes=1", "--ntasks=1", f"--nodelist={node}", "--overlap",
-            "--kill-on-bad-exit=1", *_UNIT]
+def _by_slurm(node: str, cpus: int) -> list[str]:
+    """A step of this job on the node, of as many GPUs as there are here. It may use what steps that do units there
+    hold: they wait meanwhile."""
+    return [*slurm.srun("fewstep-ranks", cpus, slurm.gpus_here(), f"--nodelist={node}", "--overlap"), *_UNIT]
 
 
-def _others_of_the_allocation(count: int) -> list[str]:
-    """The names of as many nodes of this Slurm job as make `count` with this one."""
-    listed, own = os.environ.get("SLURM_JOB_NODELIST"), os.environ.get("SLURMD_NODENAME")
+def _others_of_the_allocation(count: int) -> list[tuple[str, int]]:
+    """As many nodes of this Slurm job as make `count` with this one, and the job's CPUs on each."""
+    nodes, own = slurm.nodes(), os.environ.get("SLURMD_NODENAME")
     how = f"sbatch --nodes={count} run.sbatch --on slurm --set compute.nodes={count} (fewstep stack render slurm)"
-    if listed is None or own is None:
+    if not nodes or own is None:
         raise SettingsError(f"compute.nodes is {count}, and this run is on no node of a Slurm job", hint=how)
-    try:
-        said = subprocess.run(["scontrol", "show", "hostnames", listed], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise NotAvailable(f"scontrol did not tell the nodes of this Slurm job: {error}") from error
-    others = [name for name in said.stdout.split() if name != own]
-    if len(others) < count - 1:
-        raise SettingsError(f"compute.nodes is {count}, and this Slurm job has {len(others) + 1}: {listed}", hint=how)
-    return others[: count - 1]
+    if len(nodes) < count:
+        raise SettingsError(f"compute.nodes is {count}, and this Slurm job has {len(nodes)}: "
+                            f"{os.environ['SLURM_JOB_NODELIST']}", hint=how)
+    return [(name, cpus) for name, cpus in nodes.items() if name != own][: count - 1]
 
 
 class Link(ABC):
@@ -141,14 +140,14 @@ class Link(ABC):
 
 
 class Process(Link):
-    """A `python -m tasks.unit` that `command` started on the node `name`, with `more` in its environment."""
+    """A `python -m tasks.unit` that `command`, with this environment, started on the node `name`."""
 
-    def __init__(self, name: str, command: list[str], more: dict[str, str]):
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]):
         super().__init__(name)
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         try:
             self._child = subprocess.Popen(
-                command, env=child_environment(os.environ, **more), process_group=0, text=True,
+                command, env=child_environment(environment), process_group=0, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)  # fmt: skip
         except OSError as error:
             self._said.close()

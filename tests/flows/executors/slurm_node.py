@@ -26,7 +26,7 @@ SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=30
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -36,7 +36,9 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=500
+GresTypes=gpu
 ReturnToService=2
 MpiDefault=none
 {nodes}
@@ -58,10 +60,13 @@ def slurm_node(folder: Path, nodes: int = 1, far: netns.Host | None = None,
     here = far.address if far else "127.0.0.1"
     where = {name: far.own if far and name == names[-1] else here for name in names}
     lines = [f"NodeName={name} NodeHostname={host} NodeAddr={where[name]} Port={port} CPUs=2 RealMemory=4000 "
-             "State=UNKNOWN" for name, port in zip(names, ports, strict=True)]  # fmt: skip
+             "Gres=gpu:2 State=UNKNOWN" for name, port in zip(names, ports, strict=True)]  # fmt: skip
     file = folder / "slurm.conf"
     file.write_text(_CONFIGURATION.format(host=host, address=here, folder=folder, controller=controller,
                                           patience=_FAR_PATIENCE if far else 300, nodes="\n".join(lines)))
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
+    for number in range(2):
+        (folder / f"gpu{number}").touch()
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)

@@ -120,6 +120,7 @@ def test_nodes_of_slurm_are_those_of_the_job_that_the_run_is_in(tmp_path, monkey
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "2(x2)")
     monkeypatch.setenv("SLURMD_NODENAME", "n2")
     with pytest.raises(SettingsError, match=r"compute.nodes is 3, and this Slurm job has 2: n\[1-2\]"):
         nodes.start(3)

@@ -56,10 +56,19 @@ def test_a_training_on_two_nodes_goes_on_after_one_is_killed_and_ends_in_the_byt
         path = both.folder / "said.log"
         return path.read_text() if path.exists() else "nothing"
 
+    def training() -> None:
+        while not (ranks() and list((both.folder / ".fewstep").rglob("round-1/checkpoints/step-*.json"))):
+            assert job.poll() is None, said()
+            time.sleep(0.1)
+
     job = submitted()
-    while not (ranks() and list((both.folder / ".fewstep").rglob("round-1/checkpoints/step-*.json"))):
+    training()
+    subprocess.run(["scancel", "--batch", "--signal=USR1", "--user=root"], env={**os.environ, **cluster},
+                   check=True)      # as Slurm does before the time is up
+    while ranks():
         assert job.poll() is None, said()
         time.sleep(0.1)
+    training()      # the job was queued again, and goes on
     ranks()[0].kill()
     assert job.wait() != 0
     assert "process 2 of 2 that share 'round-1' of stage 'distill' was ended by SIGKILL" in said().replace("\n", " ")
