@@ -36,7 +36,7 @@ class Services:
         self.folder, self.postgres, self.secrets = folder, postgres, secrets
         self.services = yaml.safe_load(file.read_text())["services"]
         self.databases = (file.parent / "databases.sql").read_text()
-        wanted = [("s3", "8333"), ("s3", "9333"), ("prefect", "4200"), ("mlflow", "5000")]
+        wanted = [("s3", "8333"), ("s3", "9333"), ("prefect", "4200"), ("mlflow", "5000"), ("worker", "8080")]
         self.ports = dict(zip(wanted, free_ports(len(wanted)), strict=True)) | {("postgres", "5432"): postgres.port}
         self.environment = self._environment("worker")
         self._running: dict[str, subprocess.Popen] = {}
@@ -107,7 +107,8 @@ class Services:
     def _environment(self, name: str) -> dict[str, str]:
         clean = {key: value for key, value in os.environ.items()
                  if not key.startswith(("PREFECT_", "MLFLOW_", "AWS_", "FEWSTEP_", "OTEL_"))}  # fmt: skip
-        own = {key: self._text(str(value)) for key, value in self.services[name]["environment"].items()}
+        said = self.services[name]["environment"]
+        own = dict(zip(said, self._translated(list(map(str, said.values()))), strict=True))
         own = {key: value.replace("/work", str(self.folder / name)) for key, value in own.items() if value}
         path = f"{Path(sys.executable).parent}:{binary('pg_isready').parent}:{os.environ['PATH']}"
         return {**clean, "PATH": path, "OMP_NUM_THREADS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **own}

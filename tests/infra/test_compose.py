@@ -35,6 +35,7 @@ def test_services_name_services_volumes_and_files_that_are_there(tmp_path):
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             assert (tmp_path / source).is_file() if source.startswith(".") else source in compose["volumes"]
+        assert name == "bucket" or "healthcheck" in service, "the image's own looks at the clone that it holds"
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), "open to the network"
         assert re.fullmatch(r"[\w./-]+(:\d+)?[\w./-]*:[\w.-]+", service["image"]) and "latest" not in service["image"]
     assert {services[name]["image"] for name in ("bucket", "prefect", "mlflow", "worker")} == {IMAGE}
@@ -48,6 +49,7 @@ def test_gpus_are_asked_for_where_there_are_some(tmp_path):
     with_gpu = yaml.safe_load((write("compose", tmp_path) / "compose.yaml").read_text())
     without = yaml.safe_load((write("compose", tmp_path, worker={"gpus": 0}) / "compose.yaml").read_text())
     devices = with_gpu["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert with_gpu["services"]["worker"]["shm_size"] == "8192m", "64 MB for NCCL"
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
     assert "reservations" not in without["services"]["worker"]["deploy"]["resources"]
 

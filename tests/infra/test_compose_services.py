@@ -75,6 +75,7 @@ def test_a_scheduled_run_goes_through_every_service(tmp_path, services):
         person.git("commit", "-q", "-a", "-m", "a store for all")
         person.git("remote", "add", "origin", f"{git}/project.git")
         person.git("push", "-q", "origin", "main")
+        services.wait_until_healthy("worker")
         while not ask(services, "work_pools/filter", {}):
             assert worker.poll() is None, services.log("worker")
             time.sleep(0.5)     # the worker makes its pool

@@ -1,9 +1,11 @@
 """The manifests: built by kustomize, valid by Kubernetes' schemas, and by rules of ours."""
 
+import asyncio
 import json
 import re
 import shutil
 import subprocess
+import uuid
 
 import kubernetes_validate
 import pytest
@@ -95,7 +97,8 @@ def test_pods_keep_to_the_restricted_standard_and_hold_no_secret(built, folder):
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["requests"] and "latest" not in container["image"]
             for variable in container.get("env", []):
-                assert not re.search("PASSWORD|SECRET|AUTH", variable["name"]) or "valueFrom" in variable
+                named = variable["name"].startswith("PREFECT_INTEGRATIONS_")     # where one is, not what
+                assert named or not re.search("PASSWORD|SECRET|AUTH", variable["name"]) or "valueFrom" in variable
             checked += 1
         volumes = pod.get("volumes", [])
         assert all(set(volume) & {"emptyDir", "ephemeral", "configMap"} for volume in volumes), "a disk that is shared"
@@ -106,6 +109,8 @@ def test_the_network_lets_in_what_is_listened_on_and_nothing_else(built):
     policies = {item["metadata"]["name"]: item["spec"] for item in built["self-hosted"]
                 if item["kind"] == "NetworkPolicy"}  # fmt: skip
     assert policies.pop("nothing-comes-in") == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    runs = {"podSelector": {"matchLabels": {"app": "run"}}}
+    assert policies.pop("among-runs") == {**runs, "policyTypes": ["Ingress"], "ingress": [{"from": [runs]}]}
     listened = {name: port["containerPort"] for name, pod in pods(built["self-hosted"])
                 for container in pod["containers"] for port in container.get("ports", [])}  # fmt: skip
     assert {name.removeprefix("to-"): spec["ingress"][0]["ports"][0]["port"] for name, spec in policies.items()} \
@@ -123,7 +128,53 @@ def test_jobs_of_runs_ask_for_gpus_and_get_time_to_stop(tmp_path, gpus):
         pod = job["spec"]["template"]["spec"]
         assert pod["terminationGracePeriodSeconds"] == 600 and pod["restartPolicy"] == "Never"
         assert pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", 0) == gpus
+        assert job["spec"]["template"]["metadata"]["labels"]["app"] == "run"
+        mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert {"name": mounts["/dev/shm"], "emptyDir": {"medium": "Memory"}} in pod["volumes"], "64 MB for NCCL"
         disk = pod["volumes"][0]["ephemeral"]["volumeClaimTemplate"]["spec"]
         assert disk["resources"]["requests"]["storage"] == "50Gi"
     assert seeds["spec"]["completionMode"] == "Indexed" and seeds["spec"]["completions"] == 3
     assert of_pool["spec"]["backoffLimit"] == 0, "Prefect gives a run to the next worker"
+    (address,) = (one for one in of_pool["spec"]["template"]["spec"]["containers"][0]["env"]
+                  if one["name"] == "FEWSTEP_ADDRESS")  # fmt: skip
+    assert address["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}, "no pod resolves another's name"
+
+
+def environment_of_the_worker(built) -> dict[str, str]:
+    """What its Deployment says in words."""
+    (pod,) = (pod for name, pod in pods(built["self-hosted"]) if name == "worker")
+    return {one["name"]: one["value"] for one in pod["containers"][0]["env"] if "value" in one}
+
+
+def test_the_worker_keeps_to_its_namespace_and_its_password_out_of_jobs(built):
+    given = environment_of_the_worker(built)
+    assert given["PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"] == "team"
+    assert given["PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET_NAME"] == "fewstep"
+    rights = {(kind, verb) for item in built["self-hosted"] if item["kind"] == "Role" for rule in item["rules"]
+              for kind in rule["resources"] for verb in rule["verbs"]}  # fmt: skip
+    assert not [item for item in built["self-hosted"] if item["kind"].startswith("Cluster")]
+    assert rights >= {("jobs", "create"), ("jobs", "delete"), ("jobs", "list"), ("jobs", "watch"), ("pods", "list"),
+                      ("pods", "watch"), ("pods/log", "get")}  # fmt: skip
+
+
+def test_the_library_of_prefects_worker_takes_the_template_and_its_settings(built, folder, monkeypatch):
+    pytest.importorskip("prefect_kubernetes", reason="needs the extra `kubernetes`: pip install -e '.[kubernetes]'")
+    from prefect.client.schemas.objects import Flow, FlowRun
+    from prefect_kubernetes.settings import KubernetesSettings
+    from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+
+    for name, value in environment_of_the_worker(built).items():
+        monkeypatch.setenv(name, value)
+    settings = KubernetesSettings()
+    assert settings.observer.namespaces == {"team"}
+    assert settings.worker.api_auth_string_secret_key == "PREFECT_API_AUTH_STRING"
+    template, flow = json.loads((folder / "jobs/work-pool.json").read_text()), Flow(id=uuid.uuid4(), name="schedule")
+    filled = asyncio.run(KubernetesWorkerJobConfiguration.from_template_and_values(template, {"gpus": 4},
+                                                                                   client=object()))
+    filled.prepare_for_flow_run(FlowRun(id=uuid.uuid4(), flow_id=flow.id, name="Loud run!"), flow=flow)
+    job = filled.job_manifest
+    kubernetes_validate.validate(job, VERSION, strict=True)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 4 and container["args"][0] == "prefect"
+    assert {"FEWSTEP_ADDRESS", "PREFECT__FLOW_RUN_ID"} <= {one["name"] for one in container["env"]}
+    assert job["spec"]["template"]["metadata"]["labels"]["app"] == "run"
