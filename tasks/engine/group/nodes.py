@@ -73,7 +73,7 @@ class LaunchedNodes:
 
 def _by_slurm(node: str, cpus: int) -> list[str]:
     """A step of this job on the node, of as many GPUs as there are here. It may use what steps that do units there
-    hold: they wait meanwhile."""
+    still hold."""
     return [*slurm.srun("fewstep-ranks", cpus, slurm.gpus_here(), f"--nodelist={node}", "--overlap"), *_UNIT]
 
 
