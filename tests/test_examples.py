@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tasks.config import params_file
 from tests.fewstep.families.pipelines import KINDS
 from tests.pipeline.test_families import captioned
 from tests.project import ROOT, Project
@@ -20,6 +21,16 @@ EXAMPLES = {  # the family of its teacher, and what its data are
 
 def test_every_example_is_tried():
     assert sorted(path.stem for path in (ROOT / "examples").glob("*.yaml")) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_given_teacher_is_trained_at_a_rate_and_in_batches_that_were_chosen_for_it(name):
+    settings = params_file.load(ROOT / "examples" / f"{name}.yaml")
+    chosen = settings.distill.model_fields_set
+    assert settings.teacher.given and chosen & {"preset", "lr"} and "batch" in chosen
+    if name != "emoji":     # whose teacher is small
+        assert settings.distill.preset == "published"
+        assert settings.trajectories.record_size in ("auto", 32, 128) and settings.evaluate.batch <= 100
 
 
 @pytest.fixture(scope="module")

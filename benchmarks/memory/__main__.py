@@ -9,20 +9,22 @@ import argparse
 import json
 from pathlib import Path
 
+from benchmarks.memory.largest_round import KINDS, largest_round
 from benchmarks.memory.models import Model, models
 from fewstep.recipes import Overrides, load_recipe
-from fewstep.training.rehearsal.rounds import Machine, rehearse
+from fewstep.training.rehearsal.rounds import Machine
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "memory.md"
+TOLD = ("sdxl", "sd3", "flux", "wan")
+"""Models of the table; the others serve the tests of examples/."""
 RECIPES = ("dmd2", "lcm-lora", "tdm")
 SETTINGS = {
     "as the recipe is": (Machine(gpu=True), Overrides()),
     "saving": (Machine(gpu=True, gradient_checkpointing=True, averages_apart=True), Overrides(frozen="bfloat16")),
 }
 """What a cell is measured with, by name."""
-KINDS = ("weights", "gradients", "moments", "average", "activations", "other")
 HEAD = """# Memory of a run on one device
 
 What `fewstep estimate` tells of networks that people have, in GB (10⁹ bytes) on a GPU, computing in bfloat16.
@@ -48,17 +50,9 @@ def cell(model: Model, recipe: str, settings: str) -> dict[str, float] | str:
     chosen = load_recipe(recipe).override(
         overrides.model_copy(update={"batch": model.batch, "accumulate": 1, "precision": "bfloat16"}))
     try:
-        found = [rehearse(chosen, model.denoiser(blocks), machine) for blocks in (1, 2)]
+        return largest_round(model, chosen, machine)
     except SettingsError as error:
         return str(error)
-    rounds = [{**{kind: _deep(one.kinds[kind], two.kinds[kind], model.depth) for kind in KINDS},
-               "apart": _deep(one.apart, two.apart, model.depth)} for one, two in zip(*found, strict=True)]
-    return max(rounds, key=lambda own: sum(own[kind] for kind in KINDS))
-
-
-def _deep(one: int, two: int, depth: int) -> int:
-    """Bytes for `depth` blocks, of those for one and for two."""
-    return one + (depth - 1) * (two - one)
 
 
 def row(model: Model, recipe: str, settings: str, found: dict[str, float] | str) -> str:
@@ -77,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     keep = parser.parse_args(arguments).keep
     lines = keep.read_text().splitlines() if keep and keep.is_file() else []
     cells = {tuple(entry[:3]): entry[3] for entry in map(json.loads, lines)}
-    known = models()
+    known = {name: models()[name] for name in TOLD}
     wanted = [(name, recipe, settings) for settings in reversed(SETTINGS) for name in known for recipe in RECIPES]
     for place in wanted:
         if place not in cells:

@@ -24,10 +24,10 @@ class Model(Strict):
     """A network and how it is called.
 
     config: of the network's class in diffusers, over its defaults. shallow: further configuration of one block, and of
-    two, in each place of `depth` of them. state: shape of one. call: keywords of state, time
-    and an embedded guidance scale. fields: shapes of one condition's tensors by keyword; constants: of what all have
-    alike. guided: whether there is a null condition. flow: whether it is a flow, else a chain of noise levels.
-    batch: for which its memory is told.
+    two, in each place of `depth` of them. state: shape of one. call: keywords of state, time, classes and an embedded
+    guidance scale. fields: shapes of one condition's tensors by keyword; constants: of what all have alike. classes:
+    that the network embeds itself. guided: whether there is a null condition. flow: whether it is a flow, else a chain
+    of noise levels. batch: for which its memory is told.
     """
 
     name: str
@@ -38,8 +38,9 @@ class Model(Strict):
     depth: int
     state: tuple[int, ...]
     call: dict[str, Any]
-    fields: dict[str, list[int]]
+    fields: dict[str, list[int]] = {}
     constants: dict[str, list[int]] = {}
+    classes: int = 0
     guided: bool
     flow: bool
     batch: int
@@ -52,7 +53,10 @@ class Model(Strict):
         call = NetworkCall(**self.call, fields=tuple(self.fields), constants=constants)
         process = Flow() if self.flow else VariancePreserving.cosine()
         kind = "flow_prediction" if self.flow else "epsilon"
-        denoiser = Denoiser(network, process, kind, self.state, adapter=Timestep(999.0, call))
+        denoiser = Denoiser(network, process, kind, self.state, self.classes, self.classes or None,
+                            Timestep(999.0, call))  # fmt: skip
+        if self.classes:
+            return denoiser.requires_grad_(False).eval()
         fields = {name: Field(tuple(shape), "float32") for name, shape in self.fields.items()}
         return denoiser.take(Conditions(fields, self.guided)).requires_grad_(False).eval()
 

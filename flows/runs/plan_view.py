@@ -45,10 +45,20 @@ def _hint(items: Sequence[PlanItem], out: Console) -> None:
 
 def show_memory(networks: tuple[str, int, int, str] | None, items: Sequence[PlanItem], out: Console) -> None:
     """A line on the memory of a training that is still to be done: recipe, parameters of the given teacher, bytes."""
-    if networks is not None and any(item.stage == "distill" and item.state in ("missing", "stale") for item in items):
+    if networks is not None and _trains(items):
         recipe, count, needed, where = networks
         say(out, f"memory: the networks of {recipe} take {size(needed)} of {where}, with a teacher of "
                  f"{parameters(count)} parameters; `fewstep estimate` tells the rest")
+
+
+def show_advice(lines: Sequence[str], items: Sequence[PlanItem], out: Console) -> None:
+    """A line for everything that is worth knowing of a training that is still to be done."""
+    for line in lines if _trains(items) else ():
+        say(out, Text("warning: ", style="yellow").append(line, style="default"))
+
+
+def _trains(items: Sequence[PlanItem]) -> bool:
+    return any(item.stage == "distill" and item.state in ("missing", "stale") for item in items)
 
 
 def show_plan(items: Sequence[PlanItem], out: Console) -> None:

@@ -21,6 +21,7 @@ from fewstep.trajectories.trajectory_settings import TrajectorySettings
 from fewstep.util.config import Strict, parse
 from fewstep.util.errors import SettingsError, laid_at
 from fewstep.util.files import write_atomically
+from tasks.config.advice import rate_of_small_networks
 from tasks.config.chosen_recipe import chosen_recipe, overrides_of
 from tasks.config.schema import Settings
 from tasks.stages.base import Context, Stage
@@ -30,7 +31,6 @@ from tasks.stages.base import Context, Stage
 if TYPE_CHECKING:
     from fewstep.training import Distillation
 
-_LARGE = 50_000_000     # parameters of a teacher
 _SHORT_BATCHES = 8      # of each round, at the least
 
 
@@ -102,10 +102,10 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
 
         recipe = context.settings.recipe
         teacher = inspect_teacher(context.inputs["teacher"])
-        if context.settings.preset == "small" and teacher.parameters > _LARGE:
-            context.warn(f"recipe {recipe.name} is set up for small networks, and this teacher has "
-                         f"{teacher.parameters:,} parameters: set distill.preset: published where its paper tells more "
-                         f"(`fewstep recipes show {recipe.name} --preset published`), or distill.lr and distill.batch")
+        chosen = context.settings.preset == "published" or context.settings.lr is not None
+        told = rate_of_small_networks(recipe, chosen, teacher.parameters)
+        if told is not None:
+            context.warn(told)
         if context.parallel == "shard":
             self._check_shards(context, teacher)
         with laid_at("distill.export"):

@@ -2,9 +2,16 @@
 
 import pytest
 
+from benchmarks.memory.largest_round import KINDS, largest_round
 from benchmarks.memory.models import models
+from fewstep.recipes import Overrides
+from fewstep.training.rehearsal.rounds import Machine
+from tasks.config import params_file
+from tasks.config.chosen_recipe import chosen_recipe
+from tests.project import ROOT
 
-PARAMETERS = {"sdxl": 2_567_463_684, "sd3": 2_028_328_000, "flux": 11_901_408_320, "wan": 1_418_996_800}
+PARAMETERS = {"sd15": 859_520_964, "dit": 749_826_464, "sdxl": 2_567_463_684, "sd3": 2_028_328_000,
+              "flux": 11_901_408_320, "wan": 1_418_996_800}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -16,3 +23,19 @@ def test_a_network_told_from_one_block_and_two_has_as_many_parameters_as_are_pub
 
 def test_every_model_of_the_table_is_here():
     assert models().keys() == PARAMETERS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("example", "name", "devices"), [
+    ("captioned-images", "sd15", 1), ("dit-dmd2", "dit", 1), ("sd3-tdm", "sd3", 1), ("wan-phased-dmd", "wan", 1),
+    ("sdxl-dmd2", "sdxl", 1), ("sdxl-lcm-lora", "sdxl", 1), ("flux-pi-flow", "flux", 8),
+])
+def test_an_example_trains_on_gpus_of_80_gb(example, name, devices):
+    distill = params_file.load(ROOT / "examples" / f"{example}.yaml").distill
+    recipe = chosen_recipe(distill)
+    training = recipe.training
+    at_a_time = training.batch // training.accumulate // training.parts
+    machine = Machine(True, distill.gradient_checkpointing, distill.ema_device == "cpu", devices)
+    found = largest_round(models()[name], recipe.override(Overrides(batch=at_a_time, accumulate=1, parts=1)), machine,
+                          sharded=devices > 1)
+    assert sum(found[kind] for kind in KINDS) < 80e9

@@ -16,10 +16,18 @@ from flows.runs import isolated as isolated_runs
 from flows.runs import profiles
 from flows.runs.attempt import execute
 from flows.runs.new_run import new_here, preview, unfinished_here
-from flows.runs.plan_view import show_memory, show_nothing_to_do, show_plan, show_work, warn_of_false_records
+from flows.runs.plan_view import (
+    show_advice,
+    show_memory,
+    show_nothing_to_do,
+    show_plan,
+    show_work,
+    warn_of_false_records,
+)
 from flows.runs.results_view import show_finished, show_results
 from flows.runs.storage_ready import require_storage
 from tasks.config import params_file
+from tasks.config.advice import advice
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
 from tasks.engine.accept import accept as accept_outputs
@@ -79,12 +87,14 @@ def add(app: typer.Typer) -> None:
         if dry_run:
             settings = _previewed(workspace, sets, params)
             items, networks = plan(workspace, settings), networks_at_start(workspace.root, settings)
+            told = advice(workspace.root, settings)
 
             def show(out: Console) -> None:
                 show_plan(items, out)
                 show_memory(networks, items, out)
+                show_advice(told, items, out)
 
-            emit({"stages": [item.to_dict() for item in items]}, as_json, show)
+            emit({"stages": [item.to_dict() for item in items], "advice": told}, as_json, show)
             return
         if isolated and accept:
             raise SettingsError("--isolated leaves this checkout alone, --accept changes it: give one of them")
@@ -121,6 +131,7 @@ def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: 
         warn_of_false_records(items, console(stderr=True))
         show_work(items, out)
         show_memory(networks_at_start(workspace.root, settings), items, out)
+        show_advice(advice(workspace.root, settings), items, out)
         return finished(execute(workspace, record or new_here(workspace, settings, run), json_mode=as_json))
 
 
@@ -134,6 +145,7 @@ def _isolated(workspace: Workspace, sets: list[str], params: Path | None, as_jso
         emit(answer.data, as_json, answer.show)
         return
     show_work(items, console(stderr=as_json))
+    show_advice(advice(workspace.root, settings), items, console(stderr=as_json))
     record = isolated_runs.start(workspace, settings, text)
     show_isolated(workspace, isolated_runs.execute(workspace, record, json_mode=as_json), as_json)
 
