@@ -3,13 +3,17 @@ killed ends in the same bytes."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
 
+from fewstep.recipes import recipe_names
 from tests.fewstep.families.pipelines import KINDS
+from tests.fewstep.families.recipe_matrix import NAMES
 from tests.killing import Commands
 from tests.pipeline.test_families import SIZES, captioned, settings
 from tests.project import ROOT, TINY, Project
@@ -58,6 +62,14 @@ def test_what_is_killed_on_it_ends_in_the_same_bytes(undisturbed, tmp_path):
         assert found == {name: digest for name, digest in undisturbed.digests().items() if name in found}
     finally:
         commands.close()
+
+
+@pytest.mark.parametrize("kind", ["unet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in NAMES if kind != "unet")])
+def test_every_recipe_trains_on_it(kind):
+    command = [*OnGpu.python, "tests.fewstep.families.recipe_matrix", "--device", "cuda", "--only", kind]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
+    assert len(done.stdout.splitlines()) == len(recipe_names())
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from fewstep.training.recipe_fit import require_recipe
 from fewstep.training.run_options import RunOptions
 from fewstep.training.step.batches import TensorData
 from fewstep.trajectories import TrajectorySettings
+from fewstep.util.device import device_of
 from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
 from tests.fewstep.families.pipelines import KINDS
@@ -57,8 +58,10 @@ def quick(name: str) -> Recipe:
     return Recipe.model_validate(data).override(Overrides(batch=BATCH, accumulate=1, precision="float32"))
 
 
-def distilled(name: str, kind: str) -> None:
-    """Distils by a few steps a round. Raises SettingsError where the recipe is refused; AssertionError unless the
+def distilled(name: str, kind: str, device: str = "cpu") -> None:
+    """Distils by a few steps a round, on this device.
+
+    Raises SettingsError where the recipe is refused; AssertionError unless the
     student's weights have changed and its samples are finite."""
     own, recipe = teacher_of(kind), quick(name)
     source = torch.Generator().manual_seed(0)
@@ -66,12 +69,12 @@ def distilled(name: str, kind: str) -> None:
     data = TensorData(x, torch.arange(2 * BATCH) % (own.num_classes if own.num_classes < BATCH else 2))
     before = {name: value.clone() for name, value in own.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
-        options = RunOptions(STEPS * len(recipe.rounds) * BATCH, 0, Path(folder), "cpu", keep_checkpoints=False)
+        options = RunOptions(STEPS * len(recipe.rounds) * BATCH, 0, Path(folder), device, keep_checkpoints=False)
         pairs = TrajectorySettings(count=2 * BATCH, steps=2, record_size=BATCH)
         student = Distillation(recipe, own, options, data=data, trajectories=pairs).student()
-    noise = torch.randn(2, *own.sample_shape, generator=source)
-    assert student.sample(noise, condition=torch.arange(2)).isfinite().all()
-    after = student.denoiser.state_dict()
+    noise, where = torch.randn(2, *own.sample_shape, generator=source), device_of(student.denoiser)
+    assert student.sample(noise.to(where), condition=torch.arange(2).to(where)).isfinite().all()
+    after = {name: value.cpu() for name, value in student.denoiser.state_dict().items()}
     assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
     assert any(name not in before or before[name].shape != value.shape or not torch.equal(before[name], value)
                for name, value in after.items())  # fmt: skip
@@ -111,6 +114,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", type=Path, help="JSON lines of finished cells, to continue from")
     parser.add_argument("--only", nargs="*", default=list(NAMES), help="families to run; with it nothing is written")
+    parser.add_argument("--device", default="cpu", help="where to train; with another nothing is written")
     chosen = parser.parse_args(arguments)
     kept = chosen.keep.read_text().splitlines() if chosen.keep and chosen.keep.is_file() else []
     cells = {(name, kind): reason for name, kind, reason in map(json.loads, kept)}
@@ -120,12 +124,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
                 continue
             cells[name, kind] = refusal(name, kind)
             if cells[name, kind] is None:
-                distilled(name, kind)
+                distilled(name, kind, chosen.device)
             print(f"{NAMES[kind]:14s} {name:24s} {cells[name, kind] or 'ok'}", flush=True)
             if chosen.keep:
                 with chosen.keep.open("a") as file:
                     file.write(json.dumps([name, kind, cells[name, kind]]) + "\n")
-    if chosen.only == list(NAMES):
+    if chosen.only == list(NAMES) and chosen.device == "cpu":
         write_atomically(DOCUMENT, document(cells))
 
 
