@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 
 from tests.project import ROOT, Project
@@ -36,7 +37,7 @@ class Commands:
         settings = project.environment(**environment)
         settings["PYTHONPATH"] += f"{os.pathsep}{ROOT}"     # for this folder of tests: the rest is the project's own
         with open(project.folder.with_name(f"{project.folder.name}-server.log"), "wb") as log:
-            self._server = subprocess.Popen([*project.python, "tests.kill_server"], cwd=project.folder, text=True,
+            self._server = subprocess.Popen([sys.executable, "-m", "tests.kill_server"], cwd=project.folder, text=True,
                                             env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
 
     def run(self, *arguments: str, fatal: tuple[str, int] | None = None, **environment: str) -> Done:

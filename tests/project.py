@@ -48,11 +48,9 @@ class Project:
 
     Attributes:
         servers: what the environment says of those that it uses; none under the profile `local`.
-        python: what runs a module.
     """
 
     servers: dict[str, str] = {}
-    python: tuple[str, ...] = (sys.executable, "-m")
 
     def __init__(self, folder: Path, settings: dict[str, object] | None = None):
         self.folder = folder
@@ -88,7 +86,7 @@ class Project:
                 "COLUMNS": "100", **self.servers, **more}
 
     def command(self, *args: str) -> list[str]:
-        return [*self.python, "flows.cli", *args]
+        return [sys.executable, "-m", "flows.cli", *args]
 
     def run(self, *args: str, **environment: str) -> subprocess.CompletedProcess:
         """Runs `fewstep *args` to its end."""

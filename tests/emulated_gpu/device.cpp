@@ -18,11 +18,20 @@ using c10::IValue;
 
 namespace {
 
+c10::DeviceIndex current = 0;
+
+c10::DeviceIndex devices() {
+  const char* told = getenv("EMULATED_GPUS");
+  return told ? atoi(told) : 1;
+}
+
+c10::Device here() { return {c10::kCUDA, current}; }
+
 struct Memory final : c10::Allocator {
   static void release(void* data) { free(data); }
   c10::DataPtr allocate(size_t bytes) override {
     void* data = bytes ? aligned_alloc(64, (bytes + 63) / 64 * 64) : nullptr;
-    return {data, data, &release, c10::Device(c10::kCUDA, 0)};
+    return {data, data, &release, here()};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
@@ -46,8 +55,7 @@ Tensor on_device(const Tensor& tensor) {
   auto plain = tensor.resolve_conj().resolve_neg();
   size_t bytes = at::detail::computeStorageNbytes(plain.sizes(), plain.strides(), plain.itemsize());
   auto held = new Tensor(plain);
-  c10::DataPtr data(plain.data_ptr(), held, [](void* kept) { delete static_cast<Tensor*>(kept); },
-                    c10::Device(c10::kCUDA, 0));
+  c10::DataPtr data(plain.data_ptr(), held, [](void* kept) { delete static_cast<Tensor*>(kept); }, here());
   c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, std::move(data), &memory, true);
   auto made = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), keys, plain.dtype());
   made.unsafeGetTensorImpl()->set_sizes_and_strides(plain.sizes(), plain.strides());
@@ -131,6 +139,14 @@ void on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       for (std::optional<Tensor> one : value.toOptionalTensorList())
         all.push_back(one ? std::optional<Tensor>(lower(*one, written)) : one);
       value = IValue(all);
+    } else if (value.isList() && value.toListRef().size() && value.toListRef()[0].isTensorList()) {
+      c10::List<c10::List<Tensor>> all;
+      for (const auto& list : value.toListRef()) {
+        c10::List<Tensor> row;
+        for (const auto& one : list.toTensorVector()) row.push_back(lower(one, written));
+        all.push_back(row);
+      }
+      value = IValue(all);
     } else if (value.isDevice()) {
       value = IValue(c10::Device(c10::kCPU));
     }
@@ -169,26 +185,26 @@ struct CUDAHooks final : at::CUDAHooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  c10::DeviceIndex current_device() const override { return 0; }
-  c10::DeviceIndex deviceCount() const override { return 1; }
-  c10::DeviceIndex getCurrentDevice() const override { return 0; }
-  int getNumGPUs() const override { return 1; }
+  c10::DeviceIndex current_device() const override { return current; }
+  c10::DeviceIndex deviceCount() const override { return devices(); }
+  c10::DeviceIndex getCurrentDevice() const override { return current; }
+  int getNumGPUs() const override { return devices(); }
   bool isPinnedPtr(const void*) const override { return false; }
 };
 using at::CUDAHooksRegistry;
 using at::RegistererCUDAHooksRegistry;
 REGISTER_CUDA_HOOKS(CUDAHooks)
 
-// One device, one stream, and nothing to wait for.
+// A process uses one of the devices, with one stream, and has nothing to wait for.
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return c10::kCUDA; }
   c10::Device exchangeDevice(c10::Device) const override { return getDevice(); }
-  c10::Device getDevice() const override { return {c10::kCUDA, 0}; }
+  c10::Device getDevice() const override { return here(); }
   void setDevice(c10::Device) const override {}
   void uncheckedSetDevice(c10::Device) const noexcept override {}
-  c10::Stream getStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, getDevice()); }
-  c10::Stream exchangeStream(c10::Stream) const override { return getStream(getDevice()); }
-  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  c10::Stream getStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  c10::Stream exchangeStream(c10::Stream stream) const override { return getStream(stream.device()); }
+  c10::DeviceIndex deviceCount() const noexcept override { return devices(); }
   void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
@@ -215,4 +231,14 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&on_cpu>());
 }
 
+// What processes say to each other goes by the CPU's backend.
+TORCH_LIBRARY_IMPL(c10d, CUDA, m) {
+  for (const char* name : {"allreduce_", "allreduce_coalesced_", "broadcast_", "allgather_", "_allgather_base_",
+                           "allgather_into_tensor_coalesced_", "reduce_scatter_", "_reduce_scatter_base_", "scatter_",
+                           "reduce_scatter_tensor_coalesced_", "alltoall_", "alltoall_base_", "gather_", "reduce_"})
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&on_cpu>());
+}
+
 }  // namespace
+
+extern "C" void use_device(int index) { current = index; }

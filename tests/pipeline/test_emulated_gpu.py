@@ -1,4 +1,4 @@
-"""The pipeline on a GPU that is not there (tests/emulated_gpu): nothing that belongs on it stays behind, and what is
+"""The pipeline on GPUs that are not there (tests/emulated_gpu): nothing that belongs on them stays behind, and what is
 killed ends in the same bytes."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from fewstep.recipes import recipe_names
+from tests.emulated_gpu import environment
 from tests.fewstep.families.pipelines import KINDS
 from tests.fewstep.families.recipe_matrix import NAMES
 from tests.killing import Commands
@@ -20,18 +21,22 @@ from tests.project import ROOT, TINY, Project
 
 pytestmark = [pytest.mark.timeout(0),
               pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the GPU")]
+SLOW = pytest.mark.slow
 
 
 class OnGpu(Project):
-    """A project whose commands find a GPU."""
+    """A project whose commands find GPUs."""
 
-    python = (sys.executable, "-m", "tests.emulated_gpu")
+    gpus = 1
 
     def environment(self, **more: str) -> dict[str, str]:
-        found = super().environment(**more)
-        return {**found, "PYTHONPATH": f"{found['PYTHONPATH']}:{ROOT}"}
+        return environment(super().environment(**more), self.gpus)
 
 
+class OnTwo(OnGpu):
+    """Two of them."""
+
+    gpus = 2
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +69,30 @@ def test_what_is_killed_on_it_ends_in_the_same_bytes(undisturbed, tmp_path):
         commands.close()
 
 
-@pytest.mark.parametrize("kind", ["unet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in NAMES if kind != "unet")])
+PARTS = TINY | {"distill.parts": 2, "teacher.parts": 2, "distill.recipe": "dmd2"}
+
+
+def test_two_of_them_hold_shards_of_what_they_train(tmp_path):
+    project = OnTwo(tmp_path / "project", PARTS)
+    project.check("run", "--set", "compute.parallel=shard")
+    assert '"shards": 2' in (project.folder / "data/student/manifest.json").read_text()
+    assert "fewstep-digits/1" in project.check("lineage", "fewstep-digits/1")
+
+
+@pytest.mark.slow
+def test_two_of_them_make_the_bytes_of_one(tmp_path):
+    projects = [OnGpu(tmp_path / "one", PARTS), OnTwo(tmp_path / "two", PARTS)]
+    for project in projects:
+        project.check("run")
+    one, two = (project.digests() for project in projects)
+    assert all(one[name] == two[name] for name in ("teacher", "trajectories", "student"))
+
+
+@pytest.mark.parametrize("kind", ["unet", *(pytest.param(kind, marks=SLOW) for kind in NAMES if kind != "unet")])
 def test_every_recipe_trains_on_it(kind):
-    command = [*OnGpu.python, "tests.fewstep.families.recipe_matrix", "--device", "cuda", "--only", kind]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.fewstep.families.recipe_matrix", "--device", "cuda", "--only", kind]
+    done = subprocess.run(command, cwd=ROOT, env=environment({**os.environ, "OMP_NUM_THREADS": "1"}),
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
     assert len(done.stdout.splitlines()) == len(recipe_names())
 
