@@ -118,7 +118,7 @@ class Services:
         for (name, port), ours in self.ports.items():
             text = re.sub(rf"\b(?:{name}|localhost|127\.0\.0\.1):{port}\b", f"127.0.0.1:{ours}", text)
             text = text.replace(f".port={port}", f".port={ours}")
-        return text.replace("0.0.0.0", "127.0.0.1")
+        return text.replace("0.0.0.0", "127.0.0.1").replace("$$", "$")
 
     def _first_start_of_postgres(self) -> None:
         given = self._environment("postgres")

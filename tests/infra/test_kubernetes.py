@@ -66,7 +66,7 @@ def test_objects_are_valid_in_one_namespace_and_refer_to_each_other(built, overl
     objects = built[overlay]
     for item in objects:
         kubernetes_validate.validate(item, VERSION, strict=True)
-        assert item["kind"] == "Namespace" or item["metadata"]["namespace"] == "team"
+        assert item["kind"] in ("Namespace", "StorageClass") or item["metadata"]["namespace"] == "team"
         assert item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "fewstep"
     named = {(item["kind"], item["metadata"]["name"]) for item in objects}
     for name, pod in pods(objects):
@@ -76,6 +76,13 @@ def test_objects_are_valid_in_one_namespace_and_refer_to_each_other(built, overl
         assert all(("ConfigMap", one) in named for one in maps), name
     assert {"prefect", "mlflow", "postgres"} <= {name for kind, name in named if kind == "Service"}
     assert (("StatefulSet", "postgres") in named) == (overlay == "self-hosted")
+    classes = [item["metadata"]["annotations"] for item in objects if item["kind"] == "StorageClass"]
+    assert classes == [{"storageclass.kubernetes.io/is-default-class": "true"}] * (overlay == "aws")
+
+
+def test_images_of_a_registry_with_a_login_are_pulled(built):
+    accounts = [item for item in built["aws"] if item["kind"] == "ServiceAccount"]
+    assert [item["imagePullSecrets"] for item in accounts] == [[{"name": "registry"}]] * 3
 
 
 def test_a_wrong_field_would_be_found(built):

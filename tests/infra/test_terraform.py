@@ -51,7 +51,7 @@ def test_it_is_valid(terraform):
 @pytest.mark.slow
 def test_a_plan_is_what_its_tests_say(terraform):
     said = terraform("test", "-no-color")
-    assert "4 passed, 0 failed" in said
+    assert "5 passed, 0 failed" in said
 
 
 def test_what_is_rendered_are_variables_that_there_are(tmp_path):

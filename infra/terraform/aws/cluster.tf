@@ -47,7 +47,7 @@ resource "aws_eks_addon" "addons" {
   addon_name   = each.key
   # the cluster comes with add-ons that nobody manages
   resolve_conflicts_on_create = "OVERWRITE"
-  depends_on                  = [aws_eks_node_group.servers]
+  depends_on                  = [aws_eks_node_group.servers, aws_eks_pod_identity_association.disks]
   configuration_values        = each.key == "vpc-cni" ? jsonencode({ enableNetworkPolicy = "true" }) : null
 }
 
@@ -67,10 +67,7 @@ resource "aws_iam_role" "nodes" {
 }
 
 resource "aws_iam_role_policy_attachment" "nodes" {
-  for_each = toset([
-    "AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy", "AmazonEC2ContainerRegistryPullOnly",
-    "service-role/AmazonEBSCSIDriverPolicy",
-  ])
+  for_each   = toset(["AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy", "AmazonEC2ContainerRegistryPullOnly"])
   role       = aws_iam_role.nodes.name
   policy_arn = "arn:aws:iam::aws:policy/${each.key}"
 }

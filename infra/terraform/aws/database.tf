@@ -1,4 +1,6 @@
-# PostgreSQL behind Prefect and MLflow. AWS makes the password and keeps it in Secrets Manager: it is in no file and no state.
+# PostgreSQL behind Prefect and MLflow. AWS makes the administrator's password, keeps it in Secrets Manager and changes it
+# each week: it is in no file and no state, and no server uses it. They log in as the role `fewstep`, which
+# overlays/aws/databases.sql makes with a password of ours, as a step of docs/operate.md.
 resource "aws_db_subnet_group" "database" {
   name       = var.name
   subnet_ids = var.subnet_ids
@@ -26,8 +28,8 @@ resource "aws_db_instance" "database" {
   allocated_storage            = 20
   max_allocated_storage        = 200
   storage_encrypted            = true
-  db_name                      = "prefect" # `CREATE DATABASE mlflow` is a step of docs/operate.md
-  username                     = "fewstep"
+  db_name                      = "prefect"
+  username                     = "administrator"
   manage_master_user_password  = true
   db_subnet_group_name         = aws_db_subnet_group.database.name
   vpc_security_group_ids       = [aws_security_group.database.id]

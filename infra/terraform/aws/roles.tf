@@ -50,3 +50,21 @@ resource "aws_eks_pod_identity_association" "pods" {
   service_account = each.value.account
   role_arn        = aws_iam_role.pods[each.key].arn
 }
+
+# The driver of disks makes and attaches those of volume claims. Pods do not reach the role of their node.
+resource "aws_iam_role" "disks" {
+  name               = "${var.name}-disks"
+  assume_role_policy = data.aws_iam_policy_document.assumed_by_pods.json
+}
+
+resource "aws_iam_role_policy_attachment" "disks" {
+  role       = aws_iam_role.disks.name
+  policy_arn = "arn:aws:iam::aws:policy/service-role/AmazonEBSCSIDriverPolicy"
+}
+
+resource "aws_eks_pod_identity_association" "disks" {
+  cluster_name    = aws_eks_cluster.cluster.name
+  namespace       = "kube-system"
+  service_account = "ebs-csi-controller-sa"
+  role_arn        = aws_iam_role.disks.arn
+}

@@ -53,6 +53,26 @@ run "nothing_is_open" {
   }
 }
 
+run "pods_have_what_they_need" {
+  command = plan
+  assert {
+    condition     = aws_eks_pod_identity_association.disks.service_account == "ebs-csi-controller-sa" && aws_eks_pod_identity_association.disks.namespace == "kube-system"
+    error_message = "the driver of disks has no rights: volume claims stay pending"
+  }
+  assert {
+    condition     = !contains(keys(aws_iam_role_policy_attachment.nodes), "service-role/AmazonEBSCSIDriverPolicy")
+    error_message = "each node may make disks"
+  }
+  assert {
+    condition     = aws_db_instance.database.username != "fewstep"
+    error_message = "the servers' password would change each week"
+  }
+  assert {
+    condition     = aws_ecr_repository.image.image_tag_mutability == "IMMUTABLE"
+    error_message = "an image may be replaced by another of its name"
+  }
+}
+
 run "gpus_come_and_go" {
   command = plan
   variables { gpu_spot = false }
