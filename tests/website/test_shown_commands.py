@@ -17,10 +17,10 @@ from tests.project import ROOT
 from tests.website.shell_blocks import PAGES, Block, blocks
 from website import commands
 
-OTHERS = {"cd", "git", "dvc", "prefect", "systemctl"}    # programs that are not ours
+OTHERS = {"cd", "git", "dvc", "prefect", "ray", "systemctl"}    # programs that are not ours
 TARGETS = set(re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 DVC = {"checkout", "repro", "remote", "status", "metrics", "plots"}
-PREFECT = {"worker", "deployment", "deploy"}
+PREFECT = {"worker", "work-pool", "deployment", "deploy"}
 
 
 def parse_fewstep(words: list[str]) -> None:
