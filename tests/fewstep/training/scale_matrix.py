@@ -2,7 +2,7 @@
 rows of them.
 
     python -m tests.fewstep.training.scale_matrix            # writes its part of docs/scale.md
-    python -m tests.fewstep.training.scale_matrix --only "shard 2/LoRA/dmd2/sd"
+    python -m tests.fewstep.training.scale_matrix --only "shard 2/LoRA/dmd2/sd"     # or all arrangements: LoRA/dmd2/sd
 
 The processes of a cell are forked from this one, which has loaded libraries and teachers; they speak gloo.
 """
@@ -246,16 +246,19 @@ def document(cells: dict[str, str | None]) -> str:
         "  the same bytes whether or not there was a kill;",
         "* *replicate* makes the student of one process bit for bit; *shard* the same but for the order of sums:",
         f"  trained in float64, the students differ by less than {CLOSE:g} of the way that they went.", "",
-        "`make test-slow` holds every cell to it. Nothing is said of quality, nor of GPUs.",
+        "`make test-slow` holds every cell to it. Nothing is said of quality, nor of GPUs. A row alone:",
+        "`python -m tests.fewstep.training.scale_matrix` with what stands at its end.",
         *(["A letter: it is refused before any work, for the reason below."] if reasons else []), "",
-        f"| network | weights | recipe | {' | '.join(ARRANGEMENTS)} |", f"|---|---|---|{'---|' * len(ARRANGEMENTS)}",
+        f"| network | weights | recipe | {' | '.join(ARRANGEMENTS)} | command |",
+        f"|---|---|---|{'---|' * len(ARRANGEMENTS)}---|",
     ]  # fmt: skip
     for kind, network in FAMILIES.items():
         for weights in WEIGHTS:
             for recipe in RECIPES:
                 found = (cells[f"{arrangement}/{weights}/{recipe}/{kind}"] for arrangement in ARRANGEMENTS)
                 marks = [reasons.get(reason, "✓") for reason in found]
-                lines.append(f"| {network} | {weights} | {recipe} | {' | '.join(marks)} |")
+                row = f"{weights}/{recipe}/{kind}"
+                lines.append(f"| {network} | {weights} | {recipe} | {' | '.join(marks)} | `--only {row}` |")
     lines += ["", *(f"* {letter}: {reason}" for reason, letter in reasons.items())]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -264,6 +267,11 @@ def names() -> list[str]:
     """All cells: arrangement/weights/recipe/family."""
     return [f"{arrangement}/{weights}/{recipe}/{kind}" for kind in FAMILIES for weights in WEIGHTS for recipe in RECIPES
             for arrangement in ARRANGEMENTS]  # fmt: skip
+
+
+def chosen_cells(only: list[str]) -> list[str]:
+    """The cells of these names; a name without its arrangement is all three."""
+    return [name for name in names() if {name, name.partition("/")[2]} & set(only)]
 
 
 def main() -> None:
@@ -275,7 +283,9 @@ def main() -> None:
     torch.set_num_threads(1)
     kept = chosen.keep.read_text().splitlines() if chosen.keep and chosen.keep.is_file() else []
     cells: dict[str, str | None] = dict(map(json.loads, kept))
-    wanted = chosen.only or names()
+    wanted = chosen_cells(chosen.only) if chosen.only else names()
+    if not wanted:
+        parser.error(f"no such cell: {', '.join(chosen.only)}")
     failed: list[str] = []
     groups = dict.fromkeys(name.partition("/")[2] for name in wanted if name not in cells)
     for group in groups:

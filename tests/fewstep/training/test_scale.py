@@ -35,4 +35,7 @@ def test_the_table_is_of_all_cells():
     told = (ROOT / "docs" / "scale.md").read_text().partition("\n# ")[0]
     rows = [line for line in told.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(rows) * len(scale_matrix.ARRANGEMENTS) == len(scale_matrix.names())
-    assert all(mark == "✓" for row in rows for mark in row.split(" | ")[3:5])
+    assert all(mark == "✓" for row in rows for mark in row.split(" | ")[3:6])
+    commands = [re.search(r"`--only (\S+)` \|$", row)[1] for row in rows]
+    assert scale_matrix.chosen_cells(commands) == scale_matrix.names()
+    assert scale_matrix.chosen_cells(commands[:1]) == scale_matrix.names()[: len(scale_matrix.ARRANGEMENTS)]

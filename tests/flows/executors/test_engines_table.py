@@ -11,7 +11,7 @@ from tests.scale_document import DOCUMENT, replaced
 
 def test_every_test_of_the_table_is_there_and_every_engine_has_a_row():
     told = DOCUMENT.read_text().partition("\n# Engines\n")[2]
-    named = re.findall(r"^\d+\. `(.+?)::(.+?)`$", told, re.MULTILINE)
+    named = re.findall(rf"^\d+\. `{re.escape(engines_table.COMMAND)} (.+?)::(.+?)`$", told, re.MULTILINE)
     assert named
     for file, test in named:
         text = (ROOT / file).read_text()
@@ -27,7 +27,8 @@ def test_a_cell_has_the_numbers_of_its_tests():
              Cell(test="tests/b.py::two", engine="ray", what="same bytes")]  # fmt: skip
     told = engines_table.document(cells)
     assert "| `ray` | 1, 2 |  | 2 |  |  |  |\n" in told and "| `local` |  |  | – (a) |  |  | – (a) |\n" in told
-    assert "\n\n1. `tests/a.py::one`\n2. `tests/b.py::two`\n\n– (a): threads and processes of the run's machine" in told
+    one, two = (f"`{engines_table.COMMAND} tests/{test}`" for test in ("a.py::one", "b.py::two"))
+    assert f"\n\n1. {one}\n2. {two}\n\n– (a): threads and processes of the run's machine" in told
 
 
 def test_a_part_of_the_page_is_replaced_and_the_others_stay():
