@@ -54,11 +54,22 @@ def show_memory(networks: tuple[str, int, int, str] | None, items: Sequence[Plan
 def show_advice(lines: Sequence[str], items: Sequence[PlanItem], out: Console) -> None:
     """A line for everything that is worth knowing of a training that is still to be done."""
     for line in lines if _trains(items) else ():
-        say(out, Text("warning: ", style="yellow").append(line, style="default"))
+        _warn(line, out)
 
 
 def _trains(items: Sequence[PlanItem]) -> bool:
     return any(item.stage == "distill" and item.state in ("missing", "stale") for item in items)
+
+
+def show_idle_devices(said: dict[str, list[str]], items: Sequence[PlanItem], out: Console) -> None:
+    """A line for every training that is still to be done and leaves devices idle, or has none (`said`: by stage)."""
+    for item in items:
+        for text in said.get(item.stage, ()) if item.state in ("missing", "stale") else ():
+            _warn(text, out)
+
+
+def _warn(text: str, out: Console) -> None:
+    say(out, Text("warning: ", style="yellow").append(text, style="default"))
 
 
 def show_plan(items: Sequence[PlanItem], out: Console) -> None:

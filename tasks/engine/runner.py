@@ -18,7 +18,7 @@ from fewstep.util.files import disk_full, is_disk_full, sweep_tree, write_atomic
 from fewstep.util.source_code import Code
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Settings
-from tasks.engine import graph, half_made, publish, shared_unit, stage_code, work_fingerprints
+from tasks.engine import graph, half_made, idle_devices, publish, shared_unit, stage_code, work_fingerprints
 from tasks.engine import manifest as manifests
 from tasks.engine.environment_fingerprint import fingerprint, versions
 from tasks.engine.events import Observer, Observers, Outcome
@@ -215,6 +215,8 @@ class StageRun:
         left = half_made.left_for_its_code(self.workspace, identity)
         if left:
             self.observer.stage_warned(stage.name, left)
+        for text in idle_devices.said_of(stage, self.workspace.root, self.settings):
+            self.observer.stage_warned(stage.name, text)
         with claim.working_in(context.work):
             prepare(stage, context)
             half_made.note(context.work, identity)

@@ -69,9 +69,17 @@ def _layout(stage: Stage, context: Context, unit: str | None = None) -> tuple[in
     most = 1 if context.nodes is None else context.nodes.count
     if parts == 1 or (context.processes == 1 and most == 1):
         return 1, 1
-    from fewstep.training.distributed import World, devices  # loads torch
+    from fewstep.training.distributed import devices  # loads torch
 
-    room = context.processes or devices()
+    return layout(parts, most, context.processes or devices())
+
+
+def layout(parts: int, most: int, room: int) -> tuple[int, int]:
+    """On how many of `most` nodes, with room for so many processes each, how many processes each share the parts."""
+    if parts == 1 or most * room == 1:
+        return 1, 1
+    from fewstep.training.distributed import World  # loads torch
+
     found = [(places, each) for places in range(1, most + 1) for each in range(1, min(parts, room) + 1)
              if World(0, places * each).shares(parts)]  # fmt: skip
     return max(found, key=lambda one: (one[0] * one[1], -one[0]))

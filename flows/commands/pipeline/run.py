@@ -18,6 +18,7 @@ from flows.runs.attempt import execute
 from flows.runs.new_run import new_here, preview, unfinished_here
 from flows.runs.plan_view import (
     show_advice,
+    show_idle_devices,
     show_memory,
     show_nothing_to_do,
     show_plan,
@@ -30,6 +31,7 @@ from tasks.config import params_file
 from tasks.config.advice import advice
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
+from tasks.engine import idle_devices
 from tasks.engine.accept import accept as accept_outputs
 from tasks.engine.accept import require_reason
 from tasks.engine.plan import PlanItem, nothing_to_do, plan
@@ -88,13 +90,15 @@ def add(app: typer.Typer) -> None:
             settings = _previewed(workspace, sets, params)
             items, networks = plan(workspace, settings), networks_at_start(workspace.root, settings)
             told = advice(workspace.root, settings)
+            said = idle_devices.said(workspace.root, settings)
 
             def show(out: Console) -> None:
                 show_plan(items, out)
                 show_memory(networks, items, out)
                 show_advice(told, items, out)
+                show_idle_devices(said, items, out)
 
-            emit({"stages": [item.to_dict() for item in items], "advice": told}, as_json, show)
+            emit({"stages": [item.to_dict() for item in items], "advice": told, "devices": said}, as_json, show)
             return
         if isolated and accept:
             raise SettingsError("--isolated leaves this checkout alone, --accept changes it: give one of them")
@@ -132,6 +136,7 @@ def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: 
         show_work(items, out)
         show_memory(networks_at_start(workspace.root, settings), items, out)
         show_advice(advice(workspace.root, settings), items, out)
+        show_idle_devices(idle_devices.said(workspace.root, settings), items, out)
         return finished(execute(workspace, record or new_here(workspace, settings, run), json_mode=as_json))
 
 
