@@ -50,6 +50,10 @@ class Stream:
         """Whether all is done."""
         return True
 
+    def is_capturing(self) -> bool:
+        """Whether a graph of kernels is recorded."""
+        return False
+
 
 def say(torch: ModuleType, gpus: ctypes.CDLL) -> None:
     """What the parts of torch that are written in Python would ask a driver."""
@@ -60,7 +64,8 @@ def say(torch: ModuleType, gpus: ctypes.CDLL) -> None:
         gpus.use_device(used[0])
 
     cuda.is_available, cuda.device_count, cuda.current_device = lambda: True, lambda: count, lambda: used[0]
-    cuda._lazy_init, cuda.is_initialized = lambda: None, lambda: False
+    cuda._lazy_init, cuda.is_initialized = lambda: None, lambda: True
+    cuda.memory_allocated, cuda.max_memory_allocated = lambda device=None: 0, lambda device=None: 0
     cuda.get_device_name = lambda device=None: "emulated GPU"
     cuda.is_bf16_supported = lambda including_emulation=True: True
     cuda.set_device, cuda.synchronize = set_device, lambda device=None: None
