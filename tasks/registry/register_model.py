@@ -20,6 +20,7 @@ from fewstep.util.files import write_atomically
 from fewstep.util.hashing import sha256_file
 from tasks.registry.model_registry import CANDIDATE, SNAPSHOT, Registry, Version, folder_digest
 from tasks.registry.version_tags import VersionTags
+from tasks.report.card_pictures import FILES
 from tasks.report.model_card import CARD, in_registry
 from tasks.storage import git
 from tasks.storage.file_io import clone_or_copy, list_files
@@ -146,8 +147,9 @@ def store_model(registration: Registration) -> None:
     logged = tracking.client.create_logged_model(experiment, name="student", source_run_id=registration.run_id,
                                                  tags=registration.mlflow_tags)  # fmt: skip
     package(pipeline, registration.tags.weights, folder, run_id=registration.run_id, model_id=logged.model_id)
-    if CARD in registration.snapshot:
-        clone_or_copy(registration.snapshot[CARD], folder / CARD)
+    for name in (CARD, *FILES):     # beside the pipeline, whose digest is the identity of the weights
+        if name in registration.snapshot:
+            clone_or_copy(registration.snapshot[name], folder / name)
     tracking.client.log_model_artifacts(logged.model_id, str(folder))
     tracking.client.finalize_logged_model(logged.model_id, "READY")
     registration.model_id = logged.model_id

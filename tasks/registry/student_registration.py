@@ -22,6 +22,7 @@ from tasks.registry.register_model import Registration
 from tasks.registry.registration_result import RegistrationResult
 from tasks.registry.version_tags import StageOutput, VersionTags
 from tasks.report import FOLDER, PAGE
+from tasks.report.card_pictures import FILES
 from tasks.report.model_card import CARD
 from tasks.storage import git
 from tasks.storage.code_state import sources
@@ -127,7 +128,7 @@ def _snapshot(outputs: StudentOutputs, stages: tuple[str, ...]) -> dict[str, Pat
     for path in sorted(outputs.evaluate.rglob("*")):
         if path.name in KEPT_OF_EVALUATION:
             kept.setdefault(path.name, path)
-    for name in (PAGE, CARD):
+    for name in (PAGE, CARD, *FILES):
         path = workspace.data / FOLDER / name
         if path.is_file():
             kept[name] = path

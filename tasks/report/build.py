@@ -12,6 +12,7 @@ from tasks.config.outside import outside_paths
 from tasks.engine import graph
 from tasks.engine import manifest as manifests
 from tasks.report import FOLDER, PAGE
+from tasks.report.card_pictures import pictures_of
 from tasks.report.model_card import CARD, model_card
 from tasks.report.page import render
 from tasks.report.report_data import Material, of_checkout, of_version
@@ -22,7 +23,8 @@ from tasks.tracking.run_records import RunStore
 
 
 def make(workspace: Workspace, label: str | None = None) -> Path:
-    """Writes data/report (page, model card and material) of what is published in a checkout and returns the folder.
+    """Writes data/report (page, model card with its pictures, and material) of what is published in a checkout and
+    returns the folder.
 
     Raises NotAvailable when nothing was evaluated yet.
     """
@@ -31,6 +33,8 @@ def make(workspace: Workspace, label: str | None = None) -> Path:
     material.store(folder)
     write(folder / PAGE, [material])
     student = workspace.root / graph.stage("distill").output
+    for name, (_, content) in pictures_of(material).items():
+        write_if_other(folder / name, content)
     write_if_other(folder / CARD, model_card(material, student, _given_teacher(workspace)))
     return folder
 

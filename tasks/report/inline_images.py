@@ -1,4 +1,4 @@
-"""Arrays of small images as PNG inside the page: one picture per grid, enlarged without smoothing."""
+"""Arrays of small images as PNG, inside the page or beside it: one picture per grid, enlarged without smoothing."""
 
 import base64
 import io
@@ -16,7 +16,13 @@ def scale_of(size: int) -> int:
 
 
 def atlas(rows: list[np.ndarray]) -> tuple[str, int, int]:
-    """A grid of images as a data URI, and its width and height in pixels.
+    """`picture` as a data URI, and its width and height in pixels."""
+    made = picture(rows)
+    return data_uri(made), made.width, made.height
+
+
+def picture(rows: list[np.ndarray]) -> Image.Image:
+    """A grid of images.
 
     Args:
         rows: each (columns, C, H, W) uint8, C 1 or 3; all images of one size. Gaps, and the ends of short rows, are
@@ -33,12 +39,16 @@ def atlas(rows: list[np.ndarray]) -> tuple[str, int, int]:
             cell = canvas[i * step_y : i * step_y + height * scale, j * step_x : j * step_x + width * scale]
             cell[..., :3], cell[..., 3] = pixels, 255
     grey = bool((canvas[..., 0] == canvas[..., 1]).all() and (canvas[..., 1] == canvas[..., 2]).all())
-    picture = Image.fromarray(canvas[..., [0, 3]] if grey else canvas, "LA" if grey else "RGBA")
-    return data_uri(picture), picture.width, picture.height
+    return Image.fromarray(canvas[..., [0, 3]] if grey else canvas, "LA" if grey else "RGBA")
 
 
-def data_uri(picture: Image.Image) -> str:
-    """PNG bytes as a data URI."""
+def png(image: Image.Image) -> bytes:
+    """Its PNG bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(image: Image.Image) -> str:
+    """PNG bytes as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()

@@ -13,14 +13,15 @@ from fewstep.teachers.inspection import TeacherInfo, inspect_teacher
 from fewstep.util.errors import SettingsError
 from fewstep.util.plain_data import from_yaml, to_yaml
 from tasks.report import results_table
+from tasks.report.card_pictures import pictures_of
+from tasks.report.card_usage import usage
 from tasks.report.report_data import Material
 
 CARD = "README.md"
 _LICENCE = ("license", "license_name", "license_link")
 _HEAD = "---\n"
 _MOST = 4_900
-_ATTRIBUTE = {"images": "images", "videos": "frames", "sound": "audios"}
-"""Of what diffusers' pipelines return, by medium."""
+_PICTURES = "Pictures"
 
 
 def model_card(material: Material, student: Path, given: Path | None) -> str:
@@ -36,8 +37,9 @@ def model_card(material: Material, student: Path, given: Path | None) -> str:
         f"{_HEAD}{to_yaml(head)}{_HEAD}",
         f"# fewstep-{material.label}\n",
         _what(material, info, recipe),
-        f"## Sample\n\n{_how(material, info)}",
+        f"## Sample\n\n{usage(f'fewstep-{material.label}', info, material.document.medium)}",
         f"## Figures\n\n{results_table.markdown(material.result)}",
+        *([f"## {_PICTURES}\n\n{_shown(material)}"] if pictures_of(material) else []),
         f"## Where it comes from\n\n{_origin(material)}",
         f"## Licence\n\n{_terms(licence, given)}",
     ]
@@ -48,6 +50,8 @@ def in_registry(card: str) -> str:
     """As many sections of the card as MLflow keeps in a description (5,000 characters), without the YAML head."""
     kept, *sections = card.split(_HEAD, 2)[2].lstrip().split("\n## ")
     for section in sections:
+        if section.startswith(_PICTURES):   # files beside the card
+            continue
         if len(kept) + len(section) > _MOST:
             return f"{kept}\n…\n\nMore in the model's own {CARD}.\n"
         kept += f"\n## {section}"
@@ -88,24 +92,8 @@ def _what(material: Material, info: TeacherInfo, recipe: Mapping[str, Any]) -> s
             f"{counted(material.document.teacher.evaluations, 'network evaluation')}.\n")  # fmt: skip
 
 
-def _how(material: Material, info: TeacherInfo) -> str:
-    name = f"fewstep-{material.label}"
-    if info.textual:
-        words, rows, command = '"a red apple"', '{"prompt": ["a red apple"]}', ' --prompt "a red apple"'
-    elif info.num_classes:
-        words, rows, command = "4, class_labels=[0, 1, 2, 3]", '{"class": [0, 1, 2, 3]}', ""
-    else:
-        words, rows, command = "4", '{"seed": [0, 1, 2, 3]}', ""
-    return (
-        f"```python\nimport mlflow, pandas\nmodel = mlflow.pyfunc.load_model(\"models:/{name}@champion\")\n"
-        f"samples = model.predict(pandas.DataFrame({rows}))\n```\n\n"
-        f"or, with diffusers alone, from the folder `artifacts/pipeline` of that model:\n\n"
-        f"```python\nfrom diffusers import DiffusionPipeline\n"
-        f"pipe = DiffusionPipeline.from_pretrained(\"artifacts/pipeline\", trust_remote_code=True)\n"
-        f"samples = pipe({words}).{_ATTRIBUTE[material.document.medium]}\n```\n\n"
-        f"or in a checkout of the pipeline: `fewstep sample {name}@champion{command}`. Steps and guidance are the "
-        f"student's own.\n"
-    )  # fmt: skip
+def _shown(material: Material) -> str:
+    return "".join(f"![{told}]({name})\n\n{told}\n\n" for name, (told, _) in pictures_of(material).items())
 
 
 def _origin(material: Material) -> str:

@@ -53,19 +53,23 @@ def _teacher_grid(material: Material) -> str:
 
 
 def _grid(material: Material, name: str, title: str, note: str) -> str:
-    images, classes = material.pictures[name], material.pictures.get("shown.classes")
-    height, width = images.shape[-2:]
-    columns = _WIDE_COLUMNS if width > _WIDE * height else _COLUMNS if width <= 32 else _LARGE_COLUMNS
-    if classes is None:
-        rows = [images[i : i + columns] for i in range(0, min(len(images), columns * 10), columns)]
-    else:
-        rows = [images[classes == label][:columns] for label in np.unique(classes)]
+    rows, classes = grid_rows(material, name), material.pictures.get("shown.classes")
     source, width, height = atlas(rows)
     texts = "" if classes is None else _texts(material, np.unique(classes).tolist())
     return (f'<figure class="grid" data-rows="{len(rows)}" data-columns="{max(map(len, rows))}"><figcaption><b>'
             f'{escape(title)}</b> <span class="dim">{escape(note)}</span></figcaption><div class="cells"><img '
             f'src="{source}" width="{width}" height="{height}" alt="{escape(title, quote=True)} samples"></div>'
             f"{texts}</figure>")
+
+
+def grid_rows(material: Material, name: str) -> list[np.ndarray]:
+    """The rows of a grid of samples, (columns, C, H, W) each: by class or prompt, where there are some."""
+    images, classes = material.pictures[name], material.pictures.get("shown.classes")
+    height, width = images.shape[-2:]
+    columns = _WIDE_COLUMNS if width > _WIDE * height else _COLUMNS if width <= 32 else _LARGE_COLUMNS
+    if classes is None:
+        return [images[i : i + columns] for i in range(0, min(len(images), columns * 10), columns)]
+    return [images[classes == label][:columns] for label in np.unique(classes)]
 
 
 def _texts(material: Material, rows: list[int]) -> str:

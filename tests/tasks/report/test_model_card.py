@@ -1,13 +1,25 @@
 """The model card: what it tells of a student, and what a registry shows of it."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
+import mlflow
 import pytest
+import torch
+from PIL import Image
 
+from fewstep.students.export import export_student
+from fewstep.students.student import make_student
+from fewstep.students.student_settings import StudentSettings
+from fewstep.teachers import load_teacher
 from fewstep.util.plain_data import from_yaml
+from tasks.registry.packaged.pyfunc_model import package, tree_digest
 from tasks.report import build, report_data
 from tasks.report.model_card import CARD, in_registry, licence_of, model_card
 from tasks.report.report_data import Material
+from tests.fewstep.families.image_pipelines import SEEING
+from tests.fewstep.families.pipelines import KINDS
 from tests.project import checkout_in
 from tests.tasks.stages.evaluation_world import World
 
@@ -42,12 +54,48 @@ def test_it_has_the_head_that_hubs_read_and_every_figure_with_its_protocol(made)
     assert model_card(made.material, made.world.folder("distill"), None) == made.card
 
 
-def test_the_python_that_it_shows_samples_the_student(made, monkeypatch):
-    code = made.card.split("```python\n")[2].split("```")[0]
-    monkeypatch.chdir(made.world.root)
+def exported(kind: str, folder: Path) -> Path:
+    """A student of this tiny pipeline, as it leaves."""
+    one = {**KINDS, **SEEING}[kind]
+    one.save(folder / "teacher")
+    teacher = load_teacher(folder / "teacher", arguments=one.arguments)
+    with torch.no_grad():
+        student = make_student(teacher, StudentSettings(steps=2))
+        export_student(student, folder / "student", teacher=folder / "teacher")
+    return folder / "student"
+
+
+@pytest.mark.parametrize(("kind", "count", "options"), [
+    ("digits", 4, "@champion`"), ("dit", 4, "@champion`"), ("sd", 1, '@champion --prompt "a red apple"`'),
+    ("inpainting", 1, '@champion --prompt "a red apple" --image image.png --mask mask_image.png`'),
+])
+def test_the_python_that_it_shows_samples_the_student(made, tmp_path, monkeypatch, kind, count, options):
+    student = made.world.folder("distill") if kind == "digits" else exported(kind, tmp_path)
+    card = model_card(made.material, student, None)
+    assert options in card
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(student, "artifacts/pipeline", ignore=shutil.ignore_patterns("manifest.json"))
+    for name in ("image", "mask_image"):
+        Image.new("RGB", (20, 30), (200, 40, 40)).save(f"{name}.png")
+    registered, alone = (code.split("```")[0] for code in card.split("```python\n")[1:])
     shown = {}
-    exec(code.replace("artifacts/pipeline", str(made.world.folder("distill"))), shown)
-    assert len(shown["samples"]) == 4
+    exec(alone, shown)
+    assert len(shown["samples"]) == count
+    package(Path("artifacts/pipeline"), tree_digest(Path("artifacts/pipeline")), Path("model"), run_id="", model_id="")
+    with monkeypatch.context() as patch:
+        load = mlflow.pyfunc.load_model
+        patch.setattr(mlflow.pyfunc, "load_model", lambda uri: load("model"))
+        exec(registered, shown)
+    assert len(shown["samples"]) == count
+
+
+def test_its_pictures_lie_beside_it(made):
+    for name, told in (("student.png", "The student, 1 step"), ("teacher.png", "The teacher from the same noise")):
+        assert f"]({name})" in made.card and told in made.card
+        assert min(Image.open(made.folder / name).size) >= 32
+    assert ".png" not in in_registry(made.card)
+    bare = made.material.model_copy(update={"pictures": {}})
+    assert ".png" not in model_card(bare, made.world.folder("distill"), None)
 
 
 @pytest.mark.parametrize(("text", "found"), [
