@@ -25,6 +25,7 @@ from flows.orchestration.next_worker import leave_to_next_worker, note_run, note
 from flows.orchestration.served_root import served_workspace
 from flows.orchestration.silent_runs import ALREADY_RUNNING
 from flows.runs import isolated, profiles
+from flows.runs.extractors_ready import require_extractors
 from flows.runs.signals import EXIT_CODE
 from flows.scheduling.changed_settings import Changes, assignments, changes
 from flows.scheduling.one_of_a_kind import AlreadyRunning, one_of_a_kind
@@ -81,9 +82,11 @@ def run_isolated(workspace: Workspace, name: str, sets: list[str]) -> dict | Sta
     profiles.check(settings.profile)
     validate(workspace.root, settings)
     log = get_run_logger()
-    if isolated.nothing_to_do(workspace, plan(workspace, settings)):
+    items = plan(workspace, settings)
+    if isolated.nothing_to_do(workspace, items):
         _say(log, name, "nothing to do: everything is known with these settings")
         return {"state": "current", "run": None}
+    require_extractors(workspace, settings, items)
     if prefect.runtime.flow_run.run_count > _BEGINNINGS:
         raise StageFailed(f"begun {_BEGINNINGS} times, and its process was gone each time",
                           hint=f"the run is {former}; `fewstep resume` continues it by hand")

@@ -15,6 +15,7 @@ from flows.output import console, emit, examples, say
 from flows.runs import isolated as isolated_runs
 from flows.runs import profiles
 from flows.runs.attempt import execute
+from flows.runs.extractors_ready import require_extractors
 from flows.runs.new_run import new_here, preview, unfinished_here
 from flows.runs.plan_view import (
     show_advice,
@@ -89,6 +90,7 @@ def add(app: typer.Typer) -> None:
         if dry_run:
             settings = _previewed(workspace, sets, params)
             items, networks = plan(workspace, settings), networks_at_start(workspace.root, settings)
+            require_extractors(workspace, settings, items)
             told = advice(workspace.root, settings)
             said = idle_devices.said(workspace.root, settings)
 
@@ -120,7 +122,9 @@ def _previewed(workspace: Workspace, sets: list[str], params: Path | None) -> Se
 def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: str | None, as_json: bool) -> Answer:
     """Run in this checkout. `accepted`: why results whose code alone has changed are accepted; None: they are not."""
     settings = _previewed(workspace, sets, params)
-    if not nothing_to_do(plan(workspace, settings)):    # raises for inputs that are missing, before anything is changed
+    items = plan(workspace, settings)       # raises for inputs that are missing, before anything is changed
+    if not nothing_to_do(items):
+        require_extractors(workspace, settings, items)
         require_storage(workspace)
     record = unfinished_here(workspace, settings)
     run = record.id if record else RunStore.new_id(settings.name)
@@ -149,6 +153,7 @@ def _isolated(workspace: Workspace, sets: list[str], params: Path | None, as_jso
         answer = nothing_done(workspace, settings, items, {})
         emit(answer.data, as_json, answer.show)
         return
+    require_extractors(workspace, settings, items)
     show_work(items, console(stderr=as_json))
     show_advice(advice(workspace.root, settings), items, console(stderr=as_json))
     record = isolated_runs.start(workspace, settings, text)

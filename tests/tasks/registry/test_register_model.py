@@ -62,6 +62,18 @@ def test_a_registered_version_has_lineage_snapshot_and_alias(registered, tmp_pat
     assert not list((place.shared / "registry/fewstep-toy").glob("upload-*"))
 
 
+def test_the_card_and_its_pictures_lie_beside_the_pipeline(student, tmp_path):
+    place = Place(tmp_path)
+    registration, files = what(place, student), ("README.md", "student.png", "teacher.png")
+    for name in files:
+        (tmp_path / name).write_text(f"---\n---\n# {name}")
+        registration.snapshot[name] = tmp_path / name
+    version, _ = register_model.register(registration)
+    folder = Registry(place).pipeline(version)
+    assert not any((folder / name).exists() for name in files)      # whose digest is the identity of the weights
+    assert all((folder.parents[1] / name).read_text().endswith(name) for name in files)
+
+
 def test_registering_the_same_again_makes_nothing(registered, student):
     place, version = registered
     again, made = register_model.register(what(place, student))

@@ -60,7 +60,8 @@ def made(world, workspace, tmp_path_factory) -> Material:
         curves = {"student/regression": curve, "learning_rate": curve}
         patch.setattr(materials, "curves", lambda workspace, distill: curves)
         folder = making.make(workspace, "digits-run")
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", PAGE, "report.json", "report.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", PAGE, "report.json", "report.safetensors", "student.png", "teacher.png"]
     return Material.load(folder)
 
 
