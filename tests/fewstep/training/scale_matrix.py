@@ -3,8 +3,10 @@ rows of them.
 
     python -m tests.fewstep.training.scale_matrix            # writes its part of docs/scale.md
     python -m tests.fewstep.training.scale_matrix --only "shard 2/LoRA/dmd2/sd"     # or all arrangements: LoRA/dmd2/sd
+    python -m tests.fewstep.training.scale_matrix --device cuda     # on two GPUs; the page stays as it is
 
-The processes of a cell are forked from this one, which has loaded libraries and teachers; they speak gloo.
+The processes of a cell are forked from this one, which has loaded libraries and teachers and leaves GPUs alone; they
+speak gloo, and on GPUs nccl too.
 """
 
 from __future__ import annotations
@@ -37,10 +39,12 @@ from fewstep.students.export_form import Form, require_form
 from fewstep.students.student_settings import StudentSettings
 from fewstep.teachers import load_teacher
 from fewstep.training.distillation import Distillation
+from fewstep.training.distributed import backends
 from fewstep.training.recipe_fit import require_recipe, require_shardable
 from fewstep.training.run_options import RunOptions
 from fewstep.training.step.batches import TensorData
 from fewstep.trajectories import TrajectorySettings
+from fewstep.util.device import default_device
 from fewstep.util.errors import SettingsError
 from tests.fewstep.families.pipelines import KINDS, LINES
 from tests.fewstep.families.recipe_matrix import quick
@@ -57,11 +61,11 @@ CLOSE = 1e-6
 
 
 class Cell:
-    """A recipe on a family: what all arrangements of it have in common. `folder` holds its runs."""
+    """A recipe on a family: what all arrangements of it have in common. `folder` holds its runs, made on `device`."""
 
-    def __init__(self, weights: str, recipe: str, kind: str, folder: Path):
+    def __init__(self, weights: str, recipe: str, kind: str, folder: Path, device: str = "cpu"):
         teacher(kind)   # before processes are forked, of which each would learn a tokenizer of its own
-        self.kind, self.folder = kind, folder
+        self.kind, self.folder, self.device = kind, folder, device
         data = quick(recipe).model_dump(mode="json")
         data["student"] |= WEIGHTS[weights]
         self.recipe = Recipe.model_validate(data).override(Overrides(batch=BATCH, parts=2))
@@ -84,7 +88,8 @@ class Cell:
         last of them kills itself on its way, and the others are killed."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        ends = together(size, lambda rank: self._train(folder, rank, shards, precision, dies and rank == size - 1))
+        ends = together(size, lambda rank: self._train(folder, rank, shards, precision, dies and rank == size - 1),
+                        self.device)  # fmt: skip
         if dies:
             assert ends[-1] == -signal.SIGKILL and not (folder / "student.safetensors").exists(), ends
             assert list(folder.rglob("step-*.json")), "nothing was saved before the kill"
@@ -100,7 +105,8 @@ class Cell:
         data = TensorData(x, torch.arange(2 * BATCH) % classes)
         recipe = self.recipe.override(Overrides(precision=precision))
         cycles = CYCLES * max(sum(one.turns.values()) for one in recipe.rounds)
-        options = RunOptions(recipe.images_for(cycles), 0, folder, "cpu", checkpoint_images=BATCH, shards=shards)
+        options = RunOptions(recipe.images_for(cycles), 0, folder, self.device, checkpoint_images=BATCH,
+                             shards=shards)  # fmt: skip
         pairs = TrajectorySettings(count=2 * BATCH, steps=2, record_size=BATCH)
         job, told = Distillation(recipe, own, options, data=data, trajectories=pairs), []
 
@@ -115,6 +121,7 @@ class Cell:
             job.student_after(index, on_progress)
         student = job.student()
         if rank == 0:
+            student.denoiser.to("cpu")
             save_file(student.denoiser.state_dict(), folder / "student.safetensors")
             export_student(student, folder / "export", self.form, saved(self.kind))
 
@@ -167,11 +174,11 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def together(size: int, work: Callable[[int], None]) -> list[int]:
-    """How so many processes ended that did `work(rank)`, forked from this one: 0, or minus a signal. When one fails
-    the others are killed."""
+def together(size: int, work: Callable[[int], None], device: str = "cpu") -> list[int]:
+    """How so many processes ended that did `work(rank)`, each on its own device of this kind, forked from this
+    one: 0, or minus a signal. When one fails the others are killed."""
     with tempfile.TemporaryDirectory() as meeting:
-        running = {rank: forked(lambda rank=rank: in_group(rank, size, Path(meeting) / "store", work))
+        running = {rank: forked(lambda rank=rank: in_group(rank, size, Path(meeting) / "store", work, device))
                    for rank in range(size)}  # fmt: skip
         ends: dict[int, int] = {}
         while len(ends) < size:
@@ -201,11 +208,14 @@ def forked(work: Callable[[], None]) -> int:
         os._exit(1)
 
 
-def in_group(rank: int, size: int, store: Path, work: Callable[[int], None]) -> None:
+def in_group(rank: int, size: int, store: Path, work: Callable[[int], None], device: str) -> None:
     """Does the work as one of a group, or alone."""
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+        default_device()    # settles the arithmetic of GPUs
     if size > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size,
-                                       timeout=timedelta(seconds=300))  # fmt: skip
+        distributed.init_process_group(backends(device == "cuda"), init_method=f"file://{store}", rank=rank,
+                                       world_size=size, timeout=timedelta(seconds=300))  # fmt: skip
     work(rank)
     if size > 1:
         distributed.barrier()
@@ -279,7 +289,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keep", type=Path, help="JSON lines of finished cells, to continue from")
     parser.add_argument("--only", nargs="*", help="cells to run; with it nothing is written")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: a GPU for each process")
     chosen = parser.parse_args()
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"   # to look for GPUs would keep forks from using them
     torch.set_num_threads(1)
     kept = chosen.keep.read_text().splitlines() if chosen.keep and chosen.keep.is_file() else []
     cells: dict[str, str | None] = dict(map(json.loads, kept))
@@ -290,7 +302,7 @@ def main() -> None:
     groups = dict.fromkeys(name.partition("/")[2] for name in wanted if name not in cells)
     for group in groups:
         with tempfile.TemporaryDirectory(prefix="fewstep-cell-") as folder:
-            cell = Cell(*group.split("/"), Path(folder))
+            cell = Cell(*group.split("/"), Path(folder), chosen.device)
             for name in wanted:
                 arrangement, _, rest = name.partition("/")
                 if rest != group or name in cells:
@@ -310,7 +322,7 @@ def main() -> None:
                         file.write(json.dumps([name, cells[name]]) + "\n")
     if failed:
         sys.exit(f"{len(failed)} cells failed")
-    if not chosen.only:
+    if not chosen.only and chosen.device == "cpu":
         write_part(document(cells))
 
 

@@ -17,11 +17,22 @@ def tried(*names: str) -> None:
     done = subprocess.run([sys.executable, "-m", "tests.fewstep.training.scale_matrix", "--only", *names], cwd=ROOT,
                           text=True, capture_output=True)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    assert re.findall(r"^(.*?)\s+ok$", done.stdout, re.MULTILINE) == list(names)
+    assert sorted(re.findall(r"^(.*?)\s+ok$", done.stdout, re.MULTILINE)) == sorted(names)
 
 
 def test_shards_resume_after_sigkill_bit_for_bit_and_make_the_student_of_one_process():
     tried(*HERE)
+
+
+def test_cells_on_gpus_have_one_for_each_process_and_a_group_for_it_and_the_cpu(monkeypatch, tmp_path):
+    opened, taken = [], []
+    monkeypatch.setattr(scale_matrix.torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(scale_matrix, "default_device", lambda: taken.append("settled"))
+    monkeypatch.setattr(scale_matrix.distributed, "init_process_group", lambda backend, **_: opened.append(backend))
+    monkeypatch.setattr(scale_matrix.distributed, "barrier", lambda: None)
+    scale_matrix.in_group(1, 2, tmp_path / "store", taken.append, "cuda")
+    scale_matrix.in_group(1, 2, tmp_path / "store", taken.append, "cpu")
+    assert opened == ["cpu:gloo,cuda:nccl", "gloo"] and taken == [1, "settled", 1, 1]
 
 
 @pytest.mark.slow
