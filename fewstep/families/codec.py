@@ -20,7 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fewstep.data.medium import SOUND, VIDEOS, medium_of
 from fewstep.families.family import Family, decoding
+from fewstep.families.parts_placement import place_for_decoding
 from fewstep.families.recording import call_parameters
+from fewstep.util.at_once import at_once
 from fewstep.util.errors import SettingsError
 
 FRAME_RATE, SOUND_RATE = 16.0, 16_000.0
@@ -67,13 +69,24 @@ class Codec:
         self._map: StateMap | None = None
         self._shape: tuple[int, ...] | None = None
 
+    def to(self, device: torch.device) -> Codec:
+        """The codec, with all that decodes and encodes on the device."""
+        place_for_decoding(self.pipe, device)
+        return self
+
     @torch.no_grad()
     def decode(self, states: Tensor) -> Tensor:
-        """Samples in [-1, 1] of states (N, *state): images (N, C, H, W), videos (N, F, C, H, W), sound (N, C, L)."""
+        """Samples in [-1, 1], on the CPU, of states (N, *state) on any device: images (N, C, H, W), videos
+        (N, F, C, H, W), sound (N, C, L).
+
+        A GPU is given as many at once as `at_once` says. A CPU is given all: its results have always been made so, and
+        another number would change their last bits.
+        """
         if self.autoencoder is None:
-            return states
-        with self._lock:
-            return _signed(decoding(self.pipe, self.family, states, "pt"), self.pipe)
+            return states.cpu()
+        together = len(states) if self._device.type == "cpu" else at_once(self.sample_shape)
+        parts = [self._decoded(some) for some in states.split(together)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @torch.no_grad()
     def encode(self, samples: Tensor) -> Tensor:
@@ -103,7 +116,7 @@ class Codec:
         """Of one sample: (C, H, W) of images, (F, C, H, W) of videos, (C, L) of sound."""
         if self._shape is None:
             state = torch.zeros((1, *self.family.state))
-            self._shape = tuple(self.decode(state.to(self._device)).shape[1:])
+            self._shape = tuple((state if self.autoencoder is None else self._decoded(state)).shape[1:])
         return self._shape
 
     @property
@@ -130,6 +143,10 @@ class Codec:
     @property
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.autoencoder is None else next(self.autoencoder.parameters()).device
+
+    def _decoded(self, states: Tensor) -> Tensor:
+        with self._lock, torch.no_grad():
+            return _signed(decoding(self.pipe, self.family, states.to(self._device), "pt"), self.pipe).cpu()
 
     def _probed(self) -> StateMap:
         state = self.family.state
@@ -180,7 +197,7 @@ class SampleDecoder:
         self.autoencoder = codec.autoencoder.requires_grad_(False).eval()
         states = torch.randn((1, *codec.family.state), generator=torch.Generator().manual_seed(0)).to(codec._device)
         with torch.no_grad():
-            own, known = self(states), codec.decode(states)
+            own, known = self(states).cpu(), codec.decode(states)
         if own.shape != known.shape or not torch.allclose(own, known.clamp(-1, 1), atol=_SAME):
             raise SettingsError(f"{codec.family.pipeline}: its autoencoder is called with more than its latents, so "
                                 "its samples have no gradients here",

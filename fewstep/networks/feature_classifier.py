@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewstep.diffusion.randomness import generator
+from fewstep.util.device import device_of
 from fewstep.util.errors import NonFinite, SettingsError
 
 _SMALLEST = 4  # images are halved until a side is at most this many pixels
@@ -105,6 +106,7 @@ def train_classifier(
     learning_rate: float = 3e-3,
     features: int = 16,
     width: int = 32,
+    device: torch.device | str = "cpu",
     on_step: Callable[[int, int], None] | None = None,
 ) -> Classifier:
     """Trains a `Classifier`; equal arguments give equal weights, bit for bit, on one machine.
@@ -115,6 +117,7 @@ def train_classifier(
     Args:
         images: (N, C, H, W) in [-1, 1].
         labels: (N,) int64 in [0, num_classes).
+        device: where it is trained, and lies then; images and labels are taken from where they are.
         on_step: called with (steps done, steps in all) after every 20th step.
 
     Raises:
@@ -129,19 +132,25 @@ def train_classifier(
         )
     model = Classifier(tuple(images.shape[1:]), num_classes, features, width)
     model.initialise(generator(seed, "classifier-init"))
-    fit_network(model, images, lambda x, rows: functional.cross_entropy(model(x), labels[rows],
-                                                                        label_smoothing=LABEL_SMOOTHING),
-                seed=seed, steps=steps, batch=batch, learning_rate=learning_rate, on_step=on_step)  # fmt: skip
+
+    def loss_of(x: Tensor, rows: Tensor) -> Tensor:
+        return functional.cross_entropy(model(x), labels[rows].to(x.device), label_smoothing=LABEL_SMOOTHING)
+
+    fit_network(model.to(device), images, loss_of, seed=seed, steps=steps, batch=batch, learning_rate=learning_rate,
+                on_step=on_step)  # fmt: skip
     return model
 
 
 def fit_network(model: ConvolutionalFeatures, images: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], *, seed: int,
                 steps: int, batch: int, learning_rate: float,
                 on_step: Callable[[int, int], None] | None = None) -> None:  # fmt: skip
-    """Trains `model` and fits its components; equal arguments give equal weights, bit for bit, on one machine.
+    """Trains `model` where it lies and fits its components; equal arguments give equal weights, bit for bit, on one
+    machine.
+
+    Everything random is drawn on the CPU, so that it is the same for every device.
 
     Args:
-        images: (N, C, H, W) in [-1, 1].
+        images: (N, C, H, W) in [-1, 1], on the CPU.
         loss_of: (augmented images (B, C, H, W), their numbers (B,)) → loss.
         on_step: called with (steps done, steps in all) after every 20th step.
 
@@ -151,12 +160,13 @@ def fit_network(model: ConvolutionalFeatures, images: Tensor, loss_of: Callable[
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02)
     warm = 0.2 if steps == 10 else 0.1      # torch divides by the steps of the warm-up less one
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=warm)
+    device = device_of(model)
     for step in range(steps):
         source = generator(seed, "classifier-step", step)
         rows = torch.randint(len(images), (batch,), generator=source)
         x = _shifted(images[rows], SHIFT, source)
         x = x + 0.05 * torch.randn(x.shape, generator=source)
-        loss = loss_of(x, rows)
+        loss = loss_of(x.to(device), rows)
         if not torch.isfinite(loss):
             raise NonFinite(f"classifier: the loss is {loss.item()} at step {step}; lower its learning rate")
         optimiser.zero_grad(set_to_none=True)
@@ -166,7 +176,7 @@ def fit_network(model: ConvolutionalFeatures, images: Tensor, loss_of: Callable[
         if on_step is not None and (step + 1) % 20 == 0:
             on_step(step + 1, steps)
     model.eval().requires_grad_(False)
-    _fit_components(model, torch.cat([model.hidden(some) for some in images.split(256)]))
+    _fit_components(model, torch.cat([model.hidden(some.to(device)) for some in images.split(256)]))
 
 
 def _fit_components(model: nn.Module, points: Tensor) -> None:
@@ -177,7 +187,7 @@ def _fit_components(model: nn.Module, points: Tensor) -> None:
             f"{features} features need more than {features} images and dimensions, got {len(points)} images of "
             f"{points.shape[1]} dimensions; add images, raise data.split.fit or lower evaluate.classifier.features"
         )
-    fitted = PCA(features, svd_solver="full").fit(points.double().numpy())
+    fitted = PCA(features, svd_solver="full").fit(points.double().cpu().numpy())
     scale = max(float(fitted.explained_variance_.mean()) ** 0.5, 1e-12)
     model.mean.copy_(torch.from_numpy(fitted.mean_))
     model.components.copy_(torch.from_numpy(fitted.components_ / scale))
@@ -198,9 +208,9 @@ def _shifted(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
 @torch.no_grad()
 def accuracy(model: Classifier, images: Tensor, labels: Tensor, batch: int = 256) -> float:
     """Share of (N, C, H, W) images that the classifier gives their label."""
-    right = sum(
-        int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(batch), labels.split(batch), strict=True)
-    )
+    device = device_of(model)
+    right = sum(int((model(x.to(device)).argmax(1).cpu() == y).sum())
+                for x, y in zip(images.split(batch), labels.split(batch), strict=True))
     return right / len(images)
 
 

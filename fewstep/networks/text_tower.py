@@ -64,6 +64,7 @@ class TextTower(ConvolutionalFeatures):
 
 def fit_text_tower(images: Tensor, rows: Tensor, embedding: Tensor, *, seed: int, steps: int = 600, batch: int = 64,
                    learning_rate: float = 3e-3, features: int = 16, width: int = 32,
+                   device: torch.device | str = "cpu",
                    on_step: Callable[[int, int], None] | None = None) -> TextTower:  # fmt: skip
     """Trains a `TextTower` by the contrast of every image with the texts of the others in its batch, both ways.
 
@@ -73,6 +74,7 @@ def fit_text_tower(images: Tensor, rows: Tensor, embedding: Tensor, *, seed: int
         images: (N, C, H, W) in [-1, 1].
         rows: (N,) int64 in [0, P): which text each image shows.
         embedding: (P, D) of the texts, not trained.
+        device: where it is trained, and lies then; all that is given is taken from the CPU.
         on_step: called with (steps done, steps in all) after every 20th step.
 
     Raises:
@@ -91,17 +93,17 @@ def fit_text_tower(images: Tensor, rows: Tensor, embedding: Tensor, *, seed: int
     scale = np.sqrt(np.maximum(fitted.explained_variance_, 1e-6 * fitted.explained_variance_[0]))
     model.text_mean.copy_(torch.from_numpy(fitted.mean_))
     model.text_components.copy_(torch.from_numpy(fitted.components_ / scale[:, None]))
-    white = model._white(embedding)
+    white = model._white(embedding).to(device)
 
     def loss_of(x: Tensor, numbers: Tensor) -> Tensor:
-        own = rows[numbers]
+        own = rows[numbers].to(device)
         texts = functional.normalize(white[own] @ model.text_head, dim=1)
         logits = model.embed(x) @ texts.T / TEMPERATURE
-        same = (own[:, None] == own[None]) & ~torch.eye(len(own), dtype=torch.bool)
+        same = (own[:, None] == own[None]) & ~torch.eye(len(own), dtype=torch.bool, device=device)
         logits = logits.masked_fill(same, -torch.inf)
-        target = torch.arange(len(own))
+        target = torch.arange(len(own), device=device)
         return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
-    fit_network(model, images, loss_of, seed=seed, steps=steps, batch=batch, learning_rate=learning_rate,
+    fit_network(model.to(device), images, loss_of, seed=seed, steps=steps, batch=batch, learning_rate=learning_rate,
                 on_step=on_step)  # fmt: skip
     return model

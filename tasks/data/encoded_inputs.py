@@ -11,8 +11,10 @@ from fewstep.data.states import StateSet
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import EncodedSet
+from fewstep.families.parts_placement import TEXT_ENCODERS
 from fewstep.teachers import inspect_teacher, load_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
+from fewstep.util.device import default_device
 from tasks.stages.base import Context
 
 
@@ -53,7 +55,7 @@ def stage_codec(context: Context[Any]) -> Codec | None:
 
 
 def codec_of(folder: Path, encoded: EncodedSet) -> Codec:
-    """The codec of a pipeline's folder."""
+    """The codec of a pipeline's folder, on the device."""
     info = inspect_teacher(folder)
-    without = [name for name in info.parts if name.startswith("text_encoder")]
-    return Codec(load_pipeline(info, without=without), encoded.family)
+    without = [name for name in info.parts if name.startswith(TEXT_ENCODERS)]
+    return Codec(load_pipeline(info, without=without), encoded.family).to(default_device())

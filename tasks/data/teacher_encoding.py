@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewstep.data.images import ImageSet, load_prompts, load_split, sizes_of
 from fewstep.data.medium import IMAGES, medium_of
@@ -18,6 +18,7 @@ from fewstep.data.states import ROW, STATE
 from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import CONDITIONS, Description, of_size, size_of
 from fewstep.families.family import Family, record_conditions, record_family, record_nulls
+from fewstep.families.parts_placement import OF_IMAGES, TEXT_ENCODERS, place
 from fewstep.families.sized_fields import SizedFields
 from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.pipeline_loading import load_pipeline
@@ -25,9 +26,15 @@ from fewstep.util.device import default_device
 from fewstep.util.errors import NonFinite, SettingsError
 from fewstep.util.pixel_sizes import size_text
 from tasks.config.schema import Encode
+from tasks.data.encoding_limits import (
+    condition_bytes,
+    count_truncated,
+    require_bytes,
+    require_negatives,
+    require_own_size,
+    state_bytes,
+)
 from tasks.data.image_conditions import ImageConditions, require_conditions
-
-_NAMED = 5
 
 
 class TeacherEncoding:
@@ -45,7 +52,7 @@ class TeacherEncoding:
         self.settings, self.warn = settings, warn
         self.pipe = load_pipeline(info)
         self.sizes = sizes_of(shards)
-        self._require_own_size()
+        require_own_size(settings, self.sizes)
         self.family: Family = record_family(self.pipe, settings.of_call, self.sizes)
         self._families = [self.family.at(k) for k in range(max(len(self.sizes), 1))]
         self._codecs = [Codec(self.pipe, family) for family in self._families]
@@ -76,40 +83,33 @@ class TeacherEncoding:
                 f"{self.family.pipeline} is conditional on texts, and there are neither prompts nor captions",
                 hint="set data.prompts to a file of prompts, or bring them: `fewstep data add prompts.txt`",
             )
-        self._check_prompts()
+        require_negatives(self.settings, self.family, self.table.prompts)
+        self._check_sizes()
         if self.textual:
             self.table.require("train", "test")
             if self.sizes and not any(self._size_of(row) == 0 for row in self.table.splits["test"]):
                 raise SettingsError(f"no prompt of the test split is of the first of data.sizes, "
                                     f"{size_text(self.sizes[0])}, at which students are judged",
                                     hint="name another size first")  # fmt: skip
-        if self.settings.negative_prompt and self.family.guidance is None:
-            raise SettingsError(f"encode.negative_prompt: {self.family.pipeline} has no guidance that would read it")
         if self.textual and not self._nulls and self._encodes_images:
             bare = sum(int((images.prompts < 0).sum()) for images in self.images.values())
             if bare:
                 raise SettingsError(f"{bare} images have no caption; {self.family.pipeline} has no empty condition",
                                     hint="give them captions, or leave them out")  # fmt: skip
-        self._check_lengths()
+        self.truncated = count_truncated(self.pipe, self.family, self.prompts, self.settings.max_truncated_share,
+                                         self.warn)  # fmt: skip
         if self._encodes_images:
             for codec, images in self._first_of_sizes():
                 codec.encode(images.images([0]).to(self._autoencoder_device()))
-        needed = self.bytes
-        if needed > self.settings.max_bytes:
-            raise SettingsError(
-                f"the encoded set would take {needed / 1e9:.3g} GB, encode.max_bytes allows "
-                f"{self.settings.max_bytes / 1e9:.3g} GB",
-                hint="raise encode.max_bytes, set encode.dtype to bfloat16, or lower encode.max_sequence_length",
-            )
+        require_bytes(self.bytes, self.settings)
 
     @property
     def bytes(self) -> int:
         """What the set takes on disk, but for a few hundred bytes per file."""
-        of_row = sum(self._fields.numbers(name) * self._width(one.dtype) for name, one in self.family.fields.items())
         counts = self.rows()
-        return counts.pop(CONDITIONS, 0) * of_row + sum(
-            count * torch.Size(self._families[size_of(name)].state).numel() * self._width("float32")
-            for name, count in counts.items())
+        of_rows = counts.pop(CONDITIONS, 0) * condition_bytes(self.family, self.settings)
+        return of_rows + sum(count * state_bytes(self._families[size_of(name)], self.settings)
+                             for name, count in counts.items())
 
     def rows(self) -> dict[str, int]:
         """How many there are of each kind: conditions, and states by split and size."""
@@ -124,7 +124,7 @@ class TeacherEncoding:
         Raises NonFinite, naming the text or image, for a NaN or an infinite number.
         """
         if kind == CONDITIONS:
-            self._place("text_encoder", *(() if self.seen is None else ("vae", "image_encoder")))
+            place(self.pipe, default_device(), TEXT_ENCODERS, *(() if self.seen is None else OF_IMAGES))
             rows = range(first, min(first + count, len(self.prompts) + len(self.negatives)))
             batches = [rows[k : k + self.settings.batch] for k in range(0, len(rows), self.settings.batch)]
             parts = [self._conditions(batch) for batch in batches]
@@ -195,20 +195,10 @@ class TeacherEncoding:
             if found:
                 yield codec, found[0]
 
-    def _require_own_size(self) -> None:
-        """Raises SettingsError for a size of the settings that is not the first of the data's sizes."""
-        told = self.settings.height, self.settings.width
-        if self.sizes and any(one not in (None, side) for one, side in zip(told, self.sizes[0], strict=True)):
-            raise SettingsError(f"encode.height and encode.width are not those of the first of data.sizes, "
-                                f"{size_text(self.sizes[0])}", hint="leave them out: data.sizes says the same")
-
-    def _check_prompts(self) -> None:
-        """Raises SettingsError for a prompt's negative text that nothing reads, or a size that is not the teacher's."""
+    def _check_sizes(self) -> None:
+        """Raises SettingsError for a prompt that asks for a size that is not the teacher's."""
         sides = [(shape[-2], shape[-1]) for shape in (codec.sample_shape for codec in self._codecs) if len(shape) > 2]
         for prompt in self.table.prompts:
-            if prompt.negative is not None and not self._nulls:
-                raise SettingsError(f"prompt {prompt.text[:60]!r} has a negative one, and {self.family.pipeline} has "
-                                    "no guidance that would read it", hint="take the column negative out")  # fmt: skip
             _require_size(prompt, sides)
 
     def _conditions(self, rows: range) -> dict[str, Tensor]:
@@ -242,39 +232,12 @@ class TeacherEncoding:
         rows = images.prompts[numbers]      # the plain negative text of each size stands first
         return torch.where(rows < 0, len(self.prompts) + size, rows) if self._nulls else rows
 
-    def _check_lengths(self) -> None:
-        tokenizers = [part for name, part in self.pipe.components.items() if name.startswith("tokenizer") and part]
-        most = self.family.arguments.get("max_sequence_length")
-        limits = [(tokenizer, most or tokenizer.model_max_length) for tokenizer in tokenizers]
-        long = [text for text in self.prompts
-                if limits and all(len(tokenizer(text).input_ids) > limit for tokenizer, limit in limits)]  # fmt: skip
-        self.truncated = len(long)
-        if not long:
-            return
-        tokens = max(limit for _, limit in limits)
-        told = f"{len(long)} of {len(self.prompts)} prompts are longer than the {tokens} tokens"
-        named = "; ".join(f"{text[:60]!r}" for text in long[:_NAMED])
-        if len(long) > self.settings.max_truncated_share * len(self.prompts):
-            raise SettingsError(f"{told} that the teacher reads: {named}",
-                                hint="shorten them, or raise encode.max_truncated_share")  # fmt: skip
-        self.warn(f"{told} that the teacher reads, the rest is cut off: {named}")
-
-    def _place(self, *prefixes: str) -> None:
-        """Puts the parts of some kinds on the device, the others on the CPU."""
-        for name, part in self.pipe.components.items():
-            if isinstance(part, nn.Module) and not any(p.is_meta for p in part.parameters()):
-                part.to(default_device() if name.startswith(prefixes) else "cpu")
-
     def _autoencoder_device(self) -> torch.device:
-        self._place("vae")
+        place(self.pipe, default_device(), "vae")
         return default_device()
 
     def _stored(self, value: Tensor) -> Tensor:
         return value.to(getattr(torch, self.settings.dtype)) if value.is_floating_point() else value
-
-    def _width(self, dtype: str) -> int:
-        kind: Any = getattr(torch, dtype)
-        return getattr(torch, self.settings.dtype).itemsize if kind.is_floating_point else kind.itemsize
 
 
 def _require_size(prompt: Prompt, known: Sequence[tuple[int, int]]) -> None:

@@ -9,6 +9,7 @@ from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import EncodedSet
 from fewstep.metrics.evaluator import Examination
 from fewstep.metrics.extractors.extractor import Extractor, load_extractor
+from fewstep.util.device import default_device
 from fewstep.util.errors import SettingsError
 from tasks.data import extractor_files
 from tasks.data.encoded_inputs import encoded_set, stage_codec
@@ -38,7 +39,7 @@ def examination(shards: Path, classifier: Path, *, samples: int, seed: int, batc
                             f"{tuple(test.shape)} (channels, height, width)",
                             hint="give images of that shape, or prompts alone")  # fmt: skip
     return Examination(
-        load_extractor(classifier), test, load_split(shards, "train"), samples=samples, seed=seed,
+        load_extractor(classifier, default_device()), test, load_split(shards, "train"), samples=samples, seed=seed,
         batch=batch, reference_digest=digest, num_classes=num_classes, more=more, cache=cache,
         shape=None if encoded is None or encoded.family is None else encoded.family.state,
         prompts=None if encoded is None else encoded.prompt_table(), decode=None if codec is None else codec.decode,

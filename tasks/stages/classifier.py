@@ -70,11 +70,14 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         return [] if (context.out / _FILES[-1]).is_file() else ["all"]
 
     def run_unit(self, context: Context[Classifier], unit: str) -> None:
+        from torch.backends import cudnn  # loads torch
+
         from fewstep.networks.feature_files import save_features  # loads torch
         from fewstep.util.torch_threads import threads
 
-        with threads(1):  # gradients summed over several threads differ in their last bits
-            model = _fitted(context)
+        # gradients summed over several threads, or by whichever of cuDNN's kernels, differ in their last bits
+        with threads(1), cudnn.flags(enabled=True, deterministic=True):
+            model = _fitted(context).cpu()
         folder = context.scratch / unit
         folder.mkdir(parents=True, exist_ok=True)
         context.out.mkdir(parents=True, exist_ok=True)
@@ -89,9 +92,10 @@ class ClassifierStage(Stage[Classifier, ClassifierResult]):
         from fewstep.networks.feature_classifier import Classifier, accuracy
         from fewstep.networks.feature_files import load_features
         from fewstep.networks.text_tower import TextTower
+        from fewstep.util.device import default_device
         from tasks.data.reference_folder import reference_images
 
-        model, features = load_features(context.out), context.settings.features
+        model, features = load_features(context.out).to(default_device()), context.settings.features
         test = load_split(reference_images(context), "test")
         fitted = len(load_split(reference_images(context), "fit"))
         if isinstance(model, TextTower):
@@ -118,18 +122,19 @@ def _fitted(context: Context[Classifier]) -> Features:
     from fewstep.metrics.extractors.media import fitted_to
     from fewstep.networks.feature_classifier import fit_components, train_classifier
     from fewstep.networks.text_tower import fit_text_tower
+    from fewstep.util.device import default_device
     from tasks.data.reference_folder import reference_images
 
     settings, images = context.settings, load_split(reference_images(context), "fit")
     batch, texts = settings.batch, _texts(context)
     how = {"seed": context.seed, "batch": batch, "steps": max(1, settings.images // batch),
-           "features": settings.features, "learning_rate": settings.lr,
+           "features": settings.features, "learning_rate": settings.lr, "device": default_device(),
            "on_step": lambda step, steps: context.progress(step * batch, steps * batch)}
     if texts is not None:
         told = (images.prompts >= 0).nonzero().flatten()
         pictures, owners = fitted_to(images.images(told), images.medium, images.rate)
         return fit_text_tower(pictures, images.prompts[told[owners]], torch.from_numpy(texts.embedding), **how)
-    if not images.num_classes:
+    if not images.num_classes:  # no training: principal components are found on the CPU
         return fit_components(fitted_to(images.images(), images.medium, images.rate)[0], settings.features)
     return train_classifier(images.images(), images.labels, images.num_classes, **how)
 
@@ -154,13 +159,15 @@ def _retrieval(context: Context[Classifier], test: ImageSet) -> float | None:
     from fewstep.metrics.distances.text_alignment import AMONG, found
     from fewstep.metrics.extractors.extractor import load_extractor
     from fewstep.metrics.extractors.media import seen_as
+    from fewstep.util.device import default_device
 
     told = (test.prompts >= 0).nonzero().flatten()
     prompts = EncodedSet(context.inputs["encode"]).prompt_table()
     distinct = len({prompts.texts[row] for row in test.prompts[told].tolist()})
     if distinct < 2:
         return None
-    extractor = seen_as(load_extractor(context.out), test.medium, test.shape, test.rate, by_spectrum=True)
+    extractor = seen_as(load_extractor(context.out, default_device()), test.medium, test.shape, test.rate,
+                        by_spectrum=True)  # fmt: skip
     images = np.concatenate([extractor.embed(test.images(rows)) for rows in told.split(256)])
     hits = found(images, extractor.texts(prompts), test.prompts[told].numpy(), prompts.texts, context.seed)
     share = float(hits.mean())

@@ -129,7 +129,7 @@ class ReferenceStage(Stage[DrawnReference | NothingToDraw, ReferenceResult]):
         device = device_of(teacher)
         states = sample(teacher, start.to(device), solver=settings.solver, steps=settings.steps,
                         condition=asked.to(device), guidance=settings.guidance).x  # fmt: skip
-        images = context.once(_codec).decode(states).detach().float().cpu()
+        images = context.once(_codec).decode(states)
         fine = torch.isfinite(images.flatten(1)).all(dim=1)
         if not fine.all():
             raise NonFinite(f"teacher: {1 - float(fine.float().mean()):.1%} of its samples with {settings.solver} at "

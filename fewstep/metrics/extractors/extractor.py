@@ -59,17 +59,17 @@ class Extractor:
     @torch.no_grad()
     def classify(self, images: Tensor) -> np.ndarray:
         """(N,) int64: the most probable class of each image. Only with `num_classes` > 0."""
-        return self.model(images).argmax(1).numpy()
+        return self.model(images.to(self.place)).argmax(1).cpu().numpy()
 
 
-def load_extractor(folder: Path) -> Extractor:
-    """The extractor that the classifier stage published in `folder`.
+def load_extractor(folder: Path, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor that the classifier stage published in `folder`, on the device.
 
     Raises:
         SettingsError: there is none.
         DataDiffers: its files do not fit each other.
     """
-    model = load_features(folder)
+    model = load_features(folder).to(device)
     digest = hashlib.sha256((Path(folder) / "features.safetensors").read_bytes()).hexdigest()
     dimensions = len(model.components)
     if isinstance(model, TextTower):

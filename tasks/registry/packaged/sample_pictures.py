@@ -36,6 +36,8 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
     side by side, a WAV sounds one after the other. The registered bytes are verified first and no code among them is
     run. size: WIDTHxHEIGHT, one of those that the version was trained for; None: that at which it was judged.
 
+    As many are drawn and decoded together as `at_once` says, on a GPU where there is one.
+
     Raises:
         SettingsError: the class or the size does not exist; prompts, images or masks are missing or not asked for; an
             image cannot be read; or the file is none that the samples can be written to, in a folder that exists.
@@ -49,23 +51,28 @@ def draw(registry: Registry, version: Version, out: Path, *, count: int, steps: 
 
     from fewstep.data.medium import medium_of, to_stored  # loads torch
     from fewstep.students.export import load_student
+    from fewstep.util.at_once import at_once
+    from fewstep.util.device import default_device
 
     folder = registry.pipeline(version)
     model = load_student(folder)
     if size is not None:
         model = _at_size(model, size, version.name)
-    codec = _of_prompts(folder, model, prompts, {"--image": images, "--mask": masks}, version.name)
+    device = default_device()
+    codec = _of_prompts(folder, model, prompts, {"--image": images, "--mask": masks}, version.name, device)
+    model.denoiser.to(device)
     classes = model.denoiser.num_classes
     if label is not None and (prompts or label >= classes):
         known = f"its classes are 0 to {classes - 1}" if classes and not prompts else "it takes no class"
         raise SettingsError(f"--class {label}: {version.name} has no such class; {known}")
-    medium = medium_of(model.denoiser.sample_shape if codec is None else codec.sample_shape)
+    shape = model.denoiser.sample_shape if codec is None else codec.sample_shape
+    medium = medium_of(shape)
     if _PLAYED.get(out.suffix.lower(), medium) != medium:
         raise SettingsError(f"--out {out}: {version.name} makes {medium}, which are no {out.suffix} file")
     parts = []
-    for indices in torch.arange(count).split(_BATCH):
+    for indices in torch.arange(count).split(min(_BATCH, at_once(shape))):
         states = _samples(model, indices, steps, label, seed)
-        samples = (states if codec is None else codec.decode(states)).cpu()
+        samples = states.cpu() if codec is None else codec.decode(states)
         if not torch.isfinite(samples).all():
             raise NonFinite(f"{version.name}: samples are NaN or infinite", role="student")
         parts.append(to_stored(samples))
@@ -112,11 +119,13 @@ def _at_size(model: Student, size: str, name: str) -> Student:
 
 
 def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], files: Mapping[str, Sequence[Path]],
-                name: str) -> Codec | None:  # fmt: skip
+                name: str, device: torch.device) -> Codec | None:  # fmt: skip
     """Gives the student the conditions of the prompts and images, in turn; returns what makes samples of its states,
-    None where they are the samples. files: of images, by the option that names them."""
+    None where they are the samples. files: of images, by the option that names them. device: where the text encoders
+    are first, and what decodes then."""
     from fewstep.families.codec import Codec  # loads torch
     from fewstep.families.family import table_of
+    from fewstep.families.parts_placement import OF_IMAGES, TEXT_ENCODERS, place
     from fewstep.teachers.inspection import inspect_teacher
     from fewstep.teachers.pipeline_loading import load_pipeline
 
@@ -133,6 +142,7 @@ def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], files: Map
     if family is None:
         return None
     pipe = load_pipeline(inspect_teacher(folder))
+    place(pipe, device, TEXT_ENCODERS, *(() if family.images is None else OF_IMAGES))
     if textual and family.images is None:
         model.denoiser.take(table_of(pipe, family, list(prompts)))
     elif textual:
@@ -141,7 +151,7 @@ def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], files: Map
         texts = [prompts[k % len(prompts)] for k in range(count)]
         shown = {key: [some[k % len(some)] for k in range(count)] for key, some in pictures.items()}
         model.denoiser.take(table_of(pipe, family, texts, images=shown))
-    return Codec(pipe, family)
+    return Codec(pipe, family).to(device)
 
 
 def _pictures(wanted: ImageArguments, files: Mapping[str, Sequence[Path]], name: str) -> dict[str, list[Image.Image]]:
@@ -161,7 +171,7 @@ def _pictures(wanted: ImageArguments, files: Mapping[str, Sequence[Path]], name:
 
 
 def _samples(model: Student, indices: torch.Tensor, steps: int | None, label: int | None, seed: int) -> torch.Tensor:
-    """States (N, …) number `indices` (N,) of `seed`, float32 on the CPU."""
+    """States (N, …) number `indices` (N,) of `seed`, float32 on the student's device."""
     import torch  # loads torch
 
     from fewstep.diffusion.randomness import noise  # loads torch
@@ -171,7 +181,7 @@ def _samples(model: Student, indices: torch.Tensor, steps: int | None, label: in
     condition = None
     if classes:
         condition = (indices % classes if label is None else torch.full_like(indices, label)).to(device)
-    return model.sample(start, steps=steps, condition=condition, seed=seed, indices=indices.tolist()).float().cpu()
+    return model.sample(start, steps=steps, condition=condition, seed=seed, indices=indices.tolist()).float()
 
 
 def _columns(count: int, classes: int) -> int:

@@ -12,6 +12,7 @@ from fewstep.families.codec import Codec
 from fewstep.families.family import record_family
 from fewstep.teachers import inspect_teacher, load_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
+from fewstep.util import at_once
 from fewstep.util.errors import SettingsError
 from tests.fewstep.families.pipelines import KINDS
 
@@ -83,3 +84,17 @@ def test_samples_of_another_size_are_refused_by_both_shapes(tmp_path):
     codec = Codec(pipe, load_teacher(tmp_path).family)
     with pytest.raises(SettingsError, match=r"\(3, 16, 16\) become latents of \(4, 8, 8\); its states.*\(4, 16, 16\)"):
         codec.encode(torch.zeros(1, 3, 16, 16))
+
+
+def test_a_cpu_decodes_a_whole_batch_in_one_call_as_always(tmp_path, monkeypatch):
+    """Results in people's stores were made so: a call of another number of states changes their last bits."""
+    codec = Codec(KINDS["sd"].save(tmp_path), load_teacher(tmp_path).family)
+    seen, decode = [], codec.autoencoder.decode
+    monkeypatch.setattr(codec.autoencoder, "decode", lambda z, **how: seen.append(len(z)) or decode(z, **how))
+    monkeypatch.setattr(at_once, "BYTES", 1)
+    codec.decode(torch.zeros(7, *codec.family.state))
+    assert seen == [7]
+
+
+def test_how_many_are_decoded_at_once_is_a_matter_of_bytes():
+    assert [at_once.at_once((3, side, side)) for side in (64, 512, 1024, 4096)] == [341, 5, 1, 1]

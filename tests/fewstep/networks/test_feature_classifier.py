@@ -4,9 +4,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from fewstep.metrics.extractors.extractor import Extractor
 from fewstep.networks.feature_classifier import accuracy, fit_components, train_classifier
 from fewstep.networks.feature_files import load_features, save_features
+from fewstep.util.device import device_of
 from fewstep.util.errors import DataDiffers, SettingsError
+from tests.fake_device import FakeCuda
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +90,14 @@ def test_bad_input_is_refused(model, tmp_path):
     described.write_text(described.read_text().replace('"features": 16', '"features": 8'))
     with pytest.raises(DataDiffers, match="do not fit"):
         load_features(tmp_path)
+
+
+def test_it_is_trained_and_asked_on_the_gpu(digits, monkeypatch):
+    images, labels = digits[0][:64], digits[1][:64]
+    monkeypatch.setattr(torch.Tensor, "backward", lambda _loss: None)      # a PyTorch without CUDA aborts there
+    monkeypatch.setattr(torch, "isfinite", lambda values: torch.ones(values.shape, dtype=torch.bool))
+    with FakeCuda() as gpu, torch.no_grad():
+        model = train_classifier(images, labels, 10, seed=0, steps=2, features=4, width=8, device="cuda")
+        share, seen = accuracy(model, images, labels), Extractor(model, "classifier-4", "", 4, 10)
+        assert seen.classify(images).shape == (64,) and seen(images).shape == (64, 4)
+    assert device_of(model).type == "cuda" and gpu.moved and 0 <= share <= 1
