@@ -32,6 +32,7 @@ from tasks.config import params_file
 from tasks.config.advice import advice
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
+from tasks.data.encoding_preview import require_encodable
 from tasks.engine import idle_devices
 from tasks.engine.accept import accept as accept_outputs
 from tasks.engine.accept import require_reason
@@ -90,7 +91,7 @@ def add(app: typer.Typer) -> None:
         if dry_run:
             settings = _previewed(workspace, sets, params)
             items, networks = plan(workspace, settings), networks_at_start(workspace.root, settings)
-            require_extractors(workspace, settings, items)
+            _require_inputs(workspace, settings, items)
             told = advice(workspace.root, settings)
             said = idle_devices.said(workspace.root, settings)
 
@@ -119,12 +120,20 @@ def _previewed(workspace: Workspace, sets: list[str], params: Path | None) -> Se
     return settings
 
 
+def _require_inputs(workspace: Workspace, settings: Settings, items: list[PlanItem]) -> None:
+    """Raises, before anything is changed, for what the stages that are to be made would refuse of what they are given:
+    files of extractors, and texts and sizes that the teacher cannot encode."""
+    require_extractors(workspace, settings, items)
+    if any(item.stage == "encode" and item.state in ("stale", "missing") for item in items):
+        require_encodable(workspace.root, settings)
+
+
 def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: str | None, as_json: bool) -> Answer:
     """Run in this checkout. `accepted`: why results whose code alone has changed are accepted; None: they are not."""
     settings = _previewed(workspace, sets, params)
     items = plan(workspace, settings)       # raises for inputs that are missing, before anything is changed
     if not nothing_to_do(items):
-        require_extractors(workspace, settings, items)
+        _require_inputs(workspace, settings, items)
         require_storage(workspace)
     record = unfinished_here(workspace, settings)
     run = record.id if record else RunStore.new_id(settings.name)
@@ -153,7 +162,7 @@ def _isolated(workspace: Workspace, sets: list[str], params: Path | None, as_jso
         answer = nothing_done(workspace, settings, items, {})
         emit(answer.data, as_json, answer.show)
         return
-    require_extractors(workspace, settings, items)
+    _require_inputs(workspace, settings, items)
     show_work(items, console(stderr=as_json))
     show_advice(advice(workspace.root, settings), items, console(stderr=as_json))
     record = isolated_runs.start(workspace, settings, text)
