@@ -306,8 +306,8 @@ class Denoiser(nn.Module):
             return
         shown = "per sample" if isinstance(guidance, Tensor) else told(guidance)
         if not self.num_classes or self.null_class is None:
-            raise SettingsError(f"guidance {shown} needs a network that was trained with classes and a null class",
-                                hint="set guidance to 1.0")  # fmt: skip
+            raise SettingsError(f"guidance {shown} needs a network with conditions, classes or texts, and one that "
+                                "stands for none (a null condition)", hint="set guidance to 1.0")  # fmt: skip
         if isinstance(guidance, Sequence) and len(guidance) != (wanted := self.conditions):
             raise SettingsError(f"guidance {shown} is {len(guidance)} scales; labels of this network have {wanted} "
                                 f"condition{'s' * (wanted > 1)}, each with a scale")  # fmt: skip

@@ -107,7 +107,7 @@ def test_conditions_that_do_not_fit_are_refused():
     x, t, labels = batch()
     with pytest.raises(SettingsError, match="needs a condition: a class of 0 … 2"):
         denoiser(null_class=None).predict(x, t)
-    with pytest.raises(SettingsError, match="null class"):
+    with pytest.raises(SettingsError, match="null condition"):
         denoiser(null_class=None).predict(x, t, labels, 2.0)
     with pytest.raises(SettingsError, match="guidance needs a condition"):
         denoiser().predict(x, t, None, 2.0)
