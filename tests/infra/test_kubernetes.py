@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import uuid
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tests.infra.rendering import write
+from tests.website.test_shown_commands import check
 
 VERSION = "1.33"    # of infra/terraform/aws
 OVERLAYS = ("self-hosted", "aws")
@@ -61,6 +63,28 @@ def job_of_the_pool(folder) -> dict:
     return fill(template["job_configuration"]["job_manifest"])
 
 
+def ranks(folder) -> list[dict]:
+    """The Service and the Job of nodes that train together."""
+    return list(yaml.safe_load_all((folder / "jobs/ranks.yaml").read_text()))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_nodes_that_train_together_find_each_other_by_name(tmp_path, workers):
+    service, job = ranks(write("kubernetes", tmp_path, workers=workers))
+    kubernetes_validate.validate(service, VERSION, strict=True)
+    count, spec = max(workers, 2), job["spec"]
+    assert service["spec"]["clusterIP"] == "None" and service["spec"]["selector"] == {"job-name": "ranks"}
+    assert spec["completions"] == spec["parallelism"] == count and spec["completionMode"] == "Indexed"
+    assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}, "the others serve for ever"
+    pod = spec["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"] == job["metadata"]["name"]
+    words = shlex.split(pod["containers"][0]["command"][2].replace("\\\n", " "))
+    check(words[words.index("fewstep", words.index("exec", words.index("clone"))) :])
+    assert f"compute.nodes={count}" in words and f"compute.units.most={count - 1}" in words
+    (launch,) = (word for word in words if word.startswith("compute.launch="))
+    assert launch.split()[-2:] == [f"{pod['subdomain']}-NODE.{pod['subdomain']}", words[words.index("serve") + 1]]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_objects_are_valid_in_one_namespace_and_refer_to_each_other(built, overlay):
     objects = built[overlay]
@@ -94,7 +118,7 @@ def test_a_wrong_field_would_be_found(built):
 
 def test_pods_keep_to_the_restricted_standard_and_hold_no_secret(built, folder):
     seeds = yaml.safe_load((folder / "jobs/seeds.yaml").read_text())
-    everything = [*built["self-hosted"], *built["aws"], seeds, job_of_the_pool(folder)]
+    everything = [*built["self-hosted"], *built["aws"], seeds, ranks(folder)[1], job_of_the_pool(folder)]
     checked = 0
     for name, pod in pods(everything):
         safe = pod["securityContext"]
@@ -130,7 +154,7 @@ def test_the_network_lets_in_what_is_listened_on_and_nothing_else(built):
 def test_jobs_of_runs_ask_for_gpus_and_get_time_to_stop(tmp_path, gpus):
     folder = write("kubernetes", tmp_path, grace_seconds=600, workers=3, worker={"gpus": gpus, "disk_gib": 50})
     of_pool, seeds = job_of_the_pool(folder), yaml.safe_load((folder / "jobs/seeds.yaml").read_text())
-    for job in (of_pool, seeds):
+    for job in (of_pool, seeds, ranks(folder)[1]):
         kubernetes_validate.validate(job, VERSION, strict=True)
         pod = job["spec"]["template"]["spec"]
         assert pod["terminationGracePeriodSeconds"] == 600 and pod["restartPolicy"] == "Never"

@@ -69,7 +69,7 @@ def join(address: str, rank: int, size: int, local_rank: int, store: distributed
     before = _sockets()
     begin(store=store)
     for descriptor in _sockets() - before:
-        _notice_silence(descriptor)
+        notice_silence(descriptor)
 
 
 def own_address(host: str) -> str | None:
@@ -111,7 +111,7 @@ def _sockets() -> set[int]:
     return found
 
 
-def _notice_silence(descriptor: int) -> None:
+def notice_silence(descriptor: int) -> None:
     """Have a connection break whose other end has gone without a word, which torch waits for."""
     with socket.socket(fileno=os.dup(descriptor)) as connection:
         if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
