@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -64,7 +65,7 @@ class Ranks:
 
     def __init__(self, message: Message, ranks: Iterable[int], meeting: Path, first: int = 0):
         self.message, self.meeting, self._first = message, meeting, first
-        self._files = contextlib.ExitStack()
+        self._files, self._logged = contextlib.ExitStack(), set[int]()
         text = message.model_dump_json().encode()
         self.running = {rank: self._start(rank, text) for rank in ranks}
 
@@ -109,6 +110,10 @@ class Ranks:
         return None if failed is None else self._error_of(failed)
 
     def _error_of(self, rank: int) -> Exception:
+        if rank not in self._logged:    # where it failed is said nowhere else
+            self._logged.add(rank)
+            said = self._said(rank).read_text(encoding="utf-8", errors="replace").strip()
+            logging.getLogger(__name__).error("%s said:\n%s", self.message.named(rank), said or "nothing")
         told = self.meeting / f"error-{rank}"
         if told.exists():
             return error_from_json(told.read_text(encoding="utf-8"))

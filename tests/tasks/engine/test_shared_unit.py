@@ -91,6 +91,18 @@ def test_a_process_that_is_killed_ends_the_unit_by_name_and_its_checkpoint_is_go
     assert worked(world, "distill", "kill-2", 2) == alone
 
 
+def test_where_a_further_process_failed_is_in_the_log(world, monkeypatch, caplog):
+    """Told of another stage, whose settings these are not."""
+    context, stage = world.context("teacher", "nowhere"), graph.stage("teacher")
+    context.processes = 2
+    message = shared_unit.Message
+    monkeypatch.setattr(shared_unit, "Message", lambda **given: message(**{**given, "stage": "shard"}))
+    with pytest.raises(SettingsError, match="images: unknown key"):
+        shared_unit.run_unit(stage, context, "train")
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "tasks.engine.group.ranks"]
+    assert "said:" in said and "Traceback" in said
+
+
 def test_what_a_further_process_raises_is_what_the_unit_raises(world, monkeypatch):
     """Told another seed, it sees that it is about to train something else."""
     context, stage = world.context("teacher", "error"), graph.stage("teacher")
