@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fewstep.util.errors import SettingsError
 from tasks.config import params_file
+from tasks.config.settings_source import source_of
 from tests.fewstep.families.pipelines import KINDS
 from tests.pipeline.test_families import captioned
 from tests.project import ROOT, Project
@@ -31,6 +33,16 @@ def test_a_given_teacher_is_trained_at_a_rate_and_in_batches_that_were_chosen_fo
     if name != "emoji":     # whose teacher is small
         assert settings.distill.preset == "published"
         assert settings.trajectories.record_size in ("auto", 32, 128) and settings.evaluate.batch <= 100
+
+
+def test_an_example_is_found_by_its_name_and_by_its_place_in_the_code_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sd3-tdm", "sd3-tdm.yaml", "examples/sd3-tdm.yaml"):
+        assert source_of(name, "--params") == ROOT / "examples" / "sd3-tdm.yaml"
+    Path("sd3-tdm.yaml").write_text("name: own\n")
+    assert source_of("sd3-tdm.yaml", "--params") == Path("sd3-tdm.yaml")
+    with pytest.raises(SettingsError, match="--params sd3-tmd: no such file.*did you mean 'sd3-tdm'"):
+        source_of("sd3-tmd", "--params")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +78,6 @@ def test_a_dry_run_takes_it_and_says_what_would_be_made(project, teachers, tmp_p
         given = classes(tmp_path / "images") if data == "classes" else captioned(tmp_path / "images", 32, 24)
         project.check("data", "add", "--replace", str(given))
     words = [word for one in sets for word in ("--set", one)]
-    told = project.check("run", "--dry-run", "--params", str(ROOT / "examples" / f"{name}.yaml"), *words)
+    told = project.check("run", "--dry-run", "--params", name, *words)
     assert all(stage in told for stage in ("encode", "teacher", "trajectories", "distill")), told
     assert not (project.folder / "data" / "encoded").exists()

@@ -8,17 +8,16 @@ from pathlib import Path
 
 from configobj import ConfigObj
 
-from fewstep.util.config import unknown
-from fewstep.util.errors import NotAvailable, SettingsError
+from fewstep.util.errors import SettingsError
 from fewstep.util.files import write_atomically
 from fewstep.util.source_code import ROOT
 from tasks.config import params_file
+from tasks.config.settings_source import source_of
 from tasks.storage import git
 from tasks.storage.code_state import CodeOrigin, sources
 from tasks.storage.dvc import cache_users, dvc_config, dvc_yaml
 from tasks.storage.workspace import Workspace, require_importable
 
-EXAMPLES = "examples"
 GITIGNORE = """\
 /.fewstep/
 /data/*
@@ -65,25 +64,6 @@ def default_cache() -> Path:
     given = os.environ.get("FEWSTEP_CACHE")
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given).expanduser() if given else Path(caches) / "fewstep" / "dvc"
-
-
-def source_of(name: str | None) -> Path:
-    """The file of settings that a new workspace begins with: params.yaml of the code for None, a file by its path, or
-    an example of the code by its name. Raises SettingsError for an unknown one, NotAvailable where the code has none.
-    """
-    if name is None:
-        found = ROOT / "params.yaml"
-        if not found.is_file():
-            raise NotAvailable(f"the installed code, {ROOT}, has no params.yaml to begin with",
-                               hint="give settings by --from FILE, or install a checkout: pip install -e FOLDER")
-        return found
-    bare = name.removeprefix(f"{EXAMPLES}/").removesuffix(".yaml").removesuffix(".yml")
-    known = sorted(path.stem for path in (ROOT / EXAMPLES).glob("*.yaml"))
-    for path in (Path(name).expanduser(), ROOT / EXAMPLES / f"{bare}.yaml"):
-        if path.is_file():
-            return path
-    raise SettingsError(f"--from {name}: no such file; {unknown('example', bare, known)}",
-                        hint=f"examples: {', '.join(known)}" if known else "give the path of a params.yaml")
 
 
 def make(folder: Path, settings: str | None = None, cache: Path | None = None) -> NewWorkspace:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fewstep.training.memory import RoundMemory
 from fewstep.util.errors import SettingsError
-from flows.commands.pipeline.run import Params, Sets
+from flows.commands.pipeline.run import Params, Sets, given_settings
 from flows.output import count, emit, examples, grid, say, size
 from flows.runs.new_run import preview
 from tasks.config.preflight import validate
@@ -29,7 +29,7 @@ def add(app: typer.Typer) -> None:
     """Adds the command to `app`."""
 
     @app.command(epilog=examples("fewstep estimate", "fewstep estimate --memory 24GiB --set distill.recipe=lcm-lora",
-                                 "fewstep estimate --params examples/sdxl-dmd2.yaml --memory 80GiB --json",
+                                 "fewstep estimate --params sdxl-dmd2 --memory 80GiB --json",
                                  "fewstep estimate --devices 8 --set distill.parts=8 --set compute.parallel=shard"))
     def estimate(
         sets: Sets = None,
@@ -48,7 +48,7 @@ def add(app: typer.Typer) -> None:
         """
         limit = None if memory is None else _bytes(memory)
         workspace = Workspace.find()
-        settings, _ = preview(workspace, sets or [], params)
+        settings, _ = preview(workspace, sets or [], given_settings(params))
         validate(workspace.root, settings)
         import torch  # seconds: after what can be refused without it
 

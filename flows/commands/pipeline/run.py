@@ -32,6 +32,7 @@ from tasks.config import params_file
 from tasks.config.advice import advice
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
+from tasks.config.settings_source import source_of
 from tasks.data.encoding_preview import require_encodable
 from tasks.engine import idle_devices
 from tasks.engine.accept import accept as accept_outputs
@@ -48,7 +49,8 @@ from tasks.tracking.run_records import RunStore
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change params.yaml first.")]
 On = Annotated[str | None, typer.Option(metavar="ENGINE", help="Where units of work are done: local, processes, ray, "
                                         "ray://HOST:PORT, slurm:PARTITION, pool:NAME; as --set compute.on=ENGINE.")]
-Params = Annotated[Path | None, typer.Option(metavar="FILE", help="Take this file as params.yaml first.")]
+Params = Annotated[str | None, typer.Option(metavar="NAME", help="Take an example (sdxl-dmd2) or a file as params.yaml "
+                                            "first.")]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def add(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print the result as JSON; progress goes to stderr."),
     ) -> None:
         """Run the pipeline; what is done already is skipped, an unfinished run with these settings is continued."""
-        workspace = Workspace.find()
+        workspace, source = Workspace.find(), given_settings(params)
         sets = [*(sets or []), *([f"compute.on={on}"] if on else []),
                 *(["compute.reshard=true"] if reshard else [])]
         if accept != (why is not None):
@@ -89,7 +91,7 @@ def add(app: typer.Typer) -> None:
         if why is not None:
             require_reason(why)
         if dry_run:
-            settings = _previewed(workspace, sets, params)
+            settings = _previewed(workspace, sets, source)
             items, networks = plan(workspace, settings), networks_at_start(workspace.root, settings)
             _require_inputs(workspace, settings, items)
             told = advice(workspace.root, settings)
@@ -106,10 +108,15 @@ def add(app: typer.Typer) -> None:
         if isolated and accept:
             raise SettingsError("--isolated leaves this checkout alone, --accept changes it: give one of them")
         if isolated:
-            _isolated(workspace, sets, params, as_json)
+            _isolated(workspace, sets, source, as_json)
         else:
-            answer = _here(workspace, sets, params, why, as_json)
+            answer = _here(workspace, sets, source, why, as_json)
             emit(answer.data, as_json, answer.show)
+
+
+def given_settings(params: str | None) -> Path | None:
+    """The file that `--params` names, where it is given."""
+    return None if params is None else source_of(params, "--params")
 
 
 def _previewed(workspace: Workspace, sets: list[str], params: Path | None) -> Settings:
