@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from tasks.engine.graph import STAGES
 from tests.closure import ROOT
 
 PROFILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "infra/profiles").iterdir())
@@ -27,6 +28,11 @@ def read(name: str) -> str:
     """A document without its blocks of code, patterns and addresses."""
     text = (ROOT / name).read_text(encoding="utf-8")
     return re.sub(r"```.*?```|\S*<[a-z ]+>[\w./-]*|https?://\S+", "", text, flags=re.DOTALL)
+
+
+def test_the_folder_of_every_stage_is_told_of_where_it_lies():
+    told = re.findall(r"^\| `(\w+)/` \| (\w+) \|", (ROOT / "data" / "README.md").read_text(), re.MULTILINE)
+    assert sorted(told) == sorted((stage.output.removeprefix("data/"), stage.name) for stage in STAGES)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

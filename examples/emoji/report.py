@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from examples.emoji.compositions import COLOURS, LAYOUTS, OBJECTS, Composition
+from examples.emoji.limits import ABOVE_FLOOR, FASTER, above_floor, best_solver, limits, with_error
 from examples.emoji.measure import Measured, Measuring
 from examples.emoji.settings import STUDENT_STEPS, EmojiSettings
 from fewstep.metrics.distances.intervals import wilson
@@ -35,7 +36,8 @@ def write_report(measuring: Measuring, models: Sequence[Measured], folder: Path,
     lines += ["", f"Shares of {own.samples:,} pictures, with intervals at 95 % (Wilson); FD (extrapolated to "
               f"infinitely many samples) and KID in {len(measuring.parts.judge.components)} features of that "
               "classifier, with standard errors. All models are asked for the same captions, from the same noise.",
-              "", "![pictures](emoji.png)", "", "## Aims", "", *_aims(models), *_limit(models), "",
+              "", "![pictures](emoji.png)", "", "## Aims", "", *_aims(models),
+              *limits(models, own.student_images, own.student_batch), "",
               "## What was run", "", *_cost(measuring, size), ""]  # fmt: skip
     write_atomically(folder / "emoji.md", "\n".join(lines))
     with replacing(folder / "emoji.png") as temporary:
@@ -51,7 +53,7 @@ def _row(one: Measured, held_out: torch.Tensor) -> str:
     cells = [one.name, str(one.evaluations or "–")]
     cells += [_share(shares[name], count) for name in ("colour", "object", "all")]
     cells += [_share(one.verdict.shares(held_out)["all"], int(held_out.sum()))]
-    cells += [_with_error(one), f"{1e3 * one.kernel[0]:.1f} ± {1e3 * one.kernel[1]:.1f}"]
+    cells += [with_error(one), f"{1e3 * one.kernel[0]:.1f} ± {1e3 * one.kernel[1]:.1f}"]
     return "| " + " | ".join([*cells, f"{one.images_per_second:.1f}" if one.images_per_second else "–"]) + " |"
 
 
@@ -67,7 +69,7 @@ def _aims(models: Sequence[Measured]) -> list[str]:
     by_name = {one.name: one for one in models}
     real, teacher = by_name["real pictures"], by_name["teacher"]
     students = [one for one in models if one.name.startswith("`")]
-    best, floor = _best_solver(models), real.frechet[0]
+    best = best_solver(models)
 
     def object_share(one: Measured) -> float:
         return one.verdict.shares()["object"]
@@ -83,37 +85,18 @@ def _aims(models: Sequence[Measured]) -> list[str]:
     ]
     for one in students:
         own, share = one.verdict.shares(), object_share(one) / max(object_share(teacher), 1e-9)
-        above = (one.frechet[0] - floor) / max(teacher.frechet[0] - floor, 1e-9)
+        above = above_floor(one, models)
         faster = one.images_per_second / teacher.images_per_second
         lines += [
             told(f"{one.name}, colour right at least 95 %", own["colour"], 0.95, f"{own['colour']:.1%}"),
             told(f"{one.name}, objects at least 0.9 of the teacher's", share, 0.9, f"{share:.2f}"),
-            told(f"{one.name}, FD above the floor at most 1.5 times the teacher's", above, 1.5, f"{above:.2f}", True),
-            told(f"{one.name}, at least 8 times as fast", faster, 8.0, f"{faster:.1f}"),
+            told(f"{one.name}, FD above the floor at most 1.5 times the teacher's", above,
+                 ABOVE_FLOOR, f"{above:.2f}", True),
+            told(f"{one.name}, at least 8 times as fast", faster, FASTER, f"{faster:.1f}"),
             told(f"{one.name}, FD below that of every solver at {STUDENT_STEPS} evaluations", one.frechet[0],
-                 best.frechet[0], f"{_with_error(one)}, {best.name} {_with_error(best)}", True),
+                 best.frechet[0], f"{with_error(one)}, {best.name} {with_error(best)}", True),
         ]  # fmt: skip
     return lines
-
-
-def _best_solver(models: Sequence[Measured]) -> Measured:
-    """The training-free solver that comes closest in as many evaluations as a student takes."""
-    return min((one for one in models if one.evaluations == STUDENT_STEPS and not one.name.startswith("`")),
-               key=lambda one: one.frechet[0])  # fmt: skip
-
-
-def _limit(models: Sequence[Measured]) -> list[str]:
-    """What keeps students from being ahead of the solvers, where it is the teacher that they imitate."""
-    teacher, best = next(one for one in models if one.name == "teacher"), _best_solver(models)
-    if best.frechet[0] - teacher.frechet[0] > teacher.frechet[1] + best.frechet[1]:
-        return []
-    return ["", f"In {STUDENT_STEPS} evaluations {best.name}, is as close to real pictures ({_with_error(best)}) as "
-            f"the teacher at its full steps ({_with_error(teacher)}): in FD these pictures leave a student nothing to "
-            "be ahead in, and how near it comes is what the table shows."]  # fmt: skip
-
-
-def _with_error(one: Measured) -> str:
-    return f"{one.frechet[0]:.2f} ± {one.frechet[1]:.2f}"
 
 
 def _cost(measuring: Measuring, size: str) -> list[str]:
