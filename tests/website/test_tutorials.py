@@ -1,9 +1,10 @@
-"""The tutorials as their reader runs them, on tiny settings: every block that is marked as tried, in a shell."""
+"""The pages as their reader runs them, on tiny settings: every block that is marked as tried, in a shell."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,13 @@ case " $* " in *" --from "*) ;; *" init "*) set -- "$@" --from "{tiny}" ;; esac
 exec "{python}" -m flows.cli "$@"
 """
 IDENTITY = {f"GIT_{who}_{what}": "reader@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+HOW_TO = {  # pages whose commands the digits' workspace can run, and what these say
+    "recipes": "my-recipe", "workspaces": "sdxl is a workspace", "machines": "each of 8",
+}  # fmt: skip
+FILE = re.compile(r"^```yaml\n(?:# ([\w-]+\.yaml)[^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+"""A file that a page shows, by its first line."""
 
 
 class Reader:
@@ -71,7 +79,7 @@ def digits(reader) -> ApartWorkspace:
 def test_what_is_tried_is_tried():
     tried = {path.relative_to(ROOT / "docs").as_posix() for path in PAGES if any(block.tried for block in blocks(path))}
     assert tried == {"quick-start.md", "tutorials/own-images.md", "tutorials/own-teacher.md",
-                     "tutorials/nightly-run.md", "tutorials/promotion.md"}
+                     "tutorials/nightly-run.md", "tutorials/promotion.md", *(f"how-to/{name}.md" for name in HOW_TO)}
 
 
 def test_the_quick_start_ends_with_a_version_that_leads_to_the_commits_of_workspace_and_code(digits):
@@ -105,6 +113,13 @@ def test_an_isolated_run_works_in_worktrees_of_both_and_says_that_the_code_was_c
 @pytest.mark.parametrize(("page", "said"), [("nightly-run", "schedule nightly"), ("promotion", "champion")])
 def test_tutorials_that_go_on_with_the_digits(reader, digits, page, said):
     assert said in reader.follow(f"tutorials/{page}.md", digits.folder)
+
+
+@pytest.mark.parametrize(("page", "said"), HOW_TO.items())
+def test_commands_of_the_how_tos(reader, digits, page, said):
+    for name, text in FILE.findall((ROOT / "docs" / "how-to" / f"{page}.md").read_text()):
+        (digits.folder / name).write_text(text)
+    assert said in reader.follow(f"how-to/{page}.md", digits.folder)
 
 
 def test_the_tutorial_of_own_images(reader):
