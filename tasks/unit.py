@@ -29,10 +29,9 @@ from tasks.engine.events import Observer
 from tasks.engine.group.ranks import Message
 from tasks.engine.group.share import Share, take_part
 from tasks.engine.unit_exchange import UnitCache, brought, unseen, upload
+from tasks.engine.unit_logs import Tell, logs_told
 from tasks.engine.unit_work import UnitMessage
 from tasks.stages.base import Context
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 class UnitContext(Context):
@@ -132,8 +131,9 @@ def fingerprint_here() -> dict:
 
 
 def done(units: Units, message: UnitMessage, tell: Tell) -> None:
-    """Do a unit and tell how it ended."""
-    _told(lambda: units.do(message, tell), message, tell)
+    """Do a unit, and tell what is logged meanwhile and how it ended."""
+    with logs_told(tell) as telling:
+        _told(lambda: units.do(message, telling), message, telling)
 
 
 def shared(share: Share, hear: Callable[[], str], tell: Tell) -> None:

@@ -11,6 +11,7 @@ from tasks.engine import work_fingerprints
 from tasks.engine.context_message import ContextMessage, WorkMessage, marked
 from tasks.engine.shared_unit import run_unit
 from tasks.engine.unit_exchange import Offer, download, offer
+from tasks.engine.unit_logs import log_again
 from tasks.stages.base import Context, Stage
 from tasks.storage.sharing.shared_work import SharedFile
 
@@ -70,6 +71,8 @@ class UnitWork:
                 self.context.advance(count)
             case {"warning": text}:
                 self.context.warn(text)
+            case {"log": told}:
+                log_again(told)
             case {"cost": figures}:
                 self.context.record_cost(figures)
             case {"fingerprint": known}:
