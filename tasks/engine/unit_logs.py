@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Tell = Callable[[dict[str, Any]], None]
+_APART = ("diffusers", "transformers", "huggingface_hub")   # whose loggers pass nothing on once they are imported
 
 
 @contextlib.contextmanager
 def logs_told(tell: Tell) -> Iterator[Tell]:
     """Inside, what is logged in this process is told too. Yields `tell` for whoever else tells something meanwhile: one
     event at a time, whatever thread it comes from."""
-    handler, root = _Telling(tell), logging.getLogger()
-    root.addHandler(handler)
+    handler, loggers = _Telling(tell), [logging.getLogger(), *map(logging.getLogger, _APART)]
+    for logger in loggers:
+        logger.addHandler(handler)
     logging.captureWarnings(True)
     try:
         yield handler.tell
     finally:
         logging.captureWarnings(False)
-        root.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def log_again(told: dict[str, Any]) -> None:
@@ -45,5 +48,7 @@ class _Telling(logging.Handler):
                 self._telling = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._telling:       # else it is what telling itself logs
+        seen = getattr(record, "told", False)       # by a logger below the root
+        if not seen and not self._telling:      # else it is what telling itself logs
+            record.told = True
             self.tell({"log": {"level": record.levelno, "logger": record.name, "message": self.format(record)}})
