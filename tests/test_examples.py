@@ -80,4 +80,6 @@ def test_a_dry_run_takes_it_and_says_what_would_be_made(project, teachers, tmp_p
     words = [word for one in sets for word in ("--set", one)]
     told = project.check("run", "--dry-run", "--params", name, *words)
     assert all(stage in told for stage in ("encode", "teacher", "trajectories", "distill")), told
+    assert "memory of " in told and "activations" in told and "`fewstep estimate`" in told, told
+    assert ("texts, encoded" in told) == (data != "classes") and ("images, as states" in told) == (data != "prompts")
     assert not (project.folder / "data" / "encoded").exists()

@@ -43,9 +43,14 @@ def _hint(items: Sequence[PlanItem], out: Console) -> None:
                  "--why TEXT` (or `fewstep run --accept --why TEXT`) keeps the results")
 
 
+def trains_anew(items: Sequence[PlanItem]) -> bool:
+    """Whether a training is still to be done."""
+    return any(item.stage == "distill" and item.state in ("missing", "stale") for item in items)
+
+
 def show_memory(networks: tuple[str, int, int, str] | None, items: Sequence[PlanItem], out: Console) -> None:
     """A line on the memory of a training that is still to be done: recipe, parameters of the given teacher, bytes."""
-    if networks is not None and _trains(items):
+    if networks is not None and trains_anew(items):
         recipe, count, needed, where = networks
         say(out, f"memory: the networks of {recipe} take {size(needed)} of {where}, with a teacher of "
                  f"{parameters(count)} parameters; `fewstep estimate` tells the rest")
@@ -53,12 +58,8 @@ def show_memory(networks: tuple[str, int, int, str] | None, items: Sequence[Plan
 
 def show_advice(lines: Sequence[str], items: Sequence[PlanItem], out: Console) -> None:
     """A line for everything that is worth knowing of a training that is still to be done."""
-    for line in lines if _trains(items) else ():
+    for line in lines if trains_anew(items) else ():
         _warn(line, out)
-
-
-def _trains(items: Sequence[PlanItem]) -> bool:
-    return any(item.stage == "distill" and item.state in ("missing", "stale") for item in items)
 
 
 def show_idle_devices(said: dict[str, list[str]], items: Sequence[PlanItem], out: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fewstep.training.memory import RoundMemory
 from fewstep.util.config import Strict
@@ -61,6 +61,17 @@ class RunEstimate(Strict):
     def total(self) -> int:
         """Bytes of the device that the run needs; on a CPU that of what lies apart too, since it is the same memory."""
         return total_of(self.rounds, self.device, self.parallel)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON, with the totals."""
+        data = self.model_dump(mode="json") | {"total": self.total, "fits": self.fits}
+        for entry, one in zip(data["rounds"], self.rounds, strict=True):
+            entry |= {"kinds": one.kinds, "total": one.total}
+            if one.shards is not None:
+                entry["shards"] |= {"kinds": one.shards.kinds, "total": one.shards.total}
+        for entry, one in zip(data["sets"], self.sets, strict=True):
+            entry["bytes"] = one.bytes
+        return data
 
     @property
     def fits(self) -> bool:

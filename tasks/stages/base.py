@@ -131,6 +131,11 @@ class Context(Generic[S]):
         with self._lock:
             self.observer.stage_warned(self.stage, text)
 
+    def note(self, text: str) -> None:
+        """Tell the observer what the stage is about to do, beside its progress."""
+        with self._lock:
+            self.observer.stage_noted(self.stage, text)
+
     def record_cost(self, figures: dict) -> None:
         """Add figures to data/cost/<stage>.json, which is outside every digest and key."""
         with self._lock:

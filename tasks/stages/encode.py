@@ -87,6 +87,7 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
             there = _loose(context, kind).find()
             blocks += [(kind, number) for number in range(-(-count // UNIT)) if number not in there]
         left = sum(min(UNIT, rows[kind] - number * UNIT) for kind, number in blocks)
+        context.note(_told(rows, encoding.bytes, context.settings.max_bytes))
         context.expect(sum(rows.values()), sum(rows.values()) - left, "rows")
         return [f"{kind}-{number:05d}" for kind, number in blocks]
 
@@ -124,6 +125,17 @@ class EncodeStage(Stage[EncodedTeacher | NothingToEncode, EncodeResult]):
 def _encoding(context: Context[EncodedTeacher | NothingToEncode]) -> TeacherEncoding | None:
     """What is encoded, shared by all units; None for a teacher of pixels."""
     return context.once(_opened)
+
+
+def _told(rows: dict[str, int], size: int, most: int) -> str:
+    """What the set will hold and take on disk."""
+    from fewstep.families.encoded_set import CONDITIONS  # loads torch
+
+    texts, states = rows.get(CONDITIONS, 0), sum(count for kind, count in rows.items() if kind != CONDITIONS)
+    known = ((texts, "rows of conditions"), (states, "images as states"))
+    parts = [f"{count} {what}" for count, what in known if count]
+    return f"{' and '.join(parts) or 'nothing'}: {size / 1e9:.3g} GB on disk, of {most / 1e9:.3g} GB that " \
+        "encode.max_bytes allows"
 
 
 def _opened(context: Context[EncodedTeacher | NothingToEncode]) -> TeacherEncoding | None:

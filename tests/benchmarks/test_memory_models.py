@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.memory.__main__ import DOCUMENT, RECIPES, SETTINGS, TOLD
 from benchmarks.memory.largest_round import KINDS, largest_round
 from benchmarks.memory.models import models
 from fewstep.recipes import Overrides
@@ -39,3 +40,11 @@ def test_an_example_trains_on_gpus_of_80_gb(example, name, devices):
     found = largest_round(models()[name], recipe.override(Overrides(batch=at_a_time, accumulate=1, parts=1)), machine,
                           sharded=devices > 1)
     assert sum(found[kind] for kind in KINDS) < 80e9
+
+
+def test_every_cell_of_the_document_has_figures():
+    """Each of these networks serves these recipes (docs/families.md), FLUX too, which true_cfg_scale guides."""
+    rows = [line.strip("| ").split(" | ") for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(TOLD) * len(RECIPES) * len(SETTINGS)
+    for row in rows:
+        assert len(row) == 10 and all(cell == "–" or float(cell) > 0 for cell in row[3:]), row

@@ -15,6 +15,7 @@ from flows.output import console, emit, examples, say
 from flows.runs import isolated as isolated_runs
 from flows.runs import profiles
 from flows.runs.attempt import execute
+from flows.runs.estimate_view import show_in_short
 from flows.runs.extractors_ready import require_extractors
 from flows.runs.new_run import new_here, preview, unfinished_here
 from flows.runs.plan_view import (
@@ -24,12 +25,14 @@ from flows.runs.plan_view import (
     show_nothing_to_do,
     show_plan,
     show_work,
+    trains_anew,
     warn_of_false_records,
 )
 from flows.runs.results_view import show_finished, show_results
 from flows.runs.storage_ready import require_storage
 from tasks.config import params_file
 from tasks.config.advice import advice
+from tasks.config.outside import outside_paths
 from tasks.config.preflight import validate
 from tasks.config.schema import Settings
 from tasks.config.settings_source import source_of
@@ -40,6 +43,7 @@ from tasks.engine.accept import require_reason
 from tasks.engine.plan import PlanItem, nothing_to_do, plan
 from tasks.engine.runner import settle
 from tasks.estimate.at_start import networks_at_start
+from tasks.estimate.run_estimate import RunEstimate
 from tasks.registry.audit_log import author
 from tasks.storage.locks import workspace_lock
 from tasks.storage.workspace import Workspace
@@ -92,18 +96,22 @@ def add(app: typer.Typer) -> None:
             require_reason(why)
         if dry_run:
             settings = _previewed(workspace, sets, source)
-            items, networks = plan(workspace, settings), networks_at_start(workspace.root, settings)
+            items = plan(workspace, settings)
             _require_inputs(workspace, settings, items)
             told = advice(workspace.root, settings)
             said = idle_devices.said(workspace.root, settings)
+            found = _estimated(workspace, settings) if trains_anew(items) else None
 
             def show(out: Console) -> None:
                 show_plan(items, out)
-                show_memory(networks, items, out)
+                if found is not None:
+                    show_in_short(out, found)
                 show_advice(told, items, out)
                 show_idle_devices(said, items, out)
 
-            emit({"stages": [item.to_dict() for item in items], "advice": told, "devices": said}, as_json, show)
+            memory = {} if found is None else {"memory": found.plain()}
+            stages = [item.to_dict() for item in items]
+            emit({"stages": stages, "advice": told, "devices": said, **memory}, as_json, show)
             return
         if isolated and accept:
             raise SettingsError("--isolated leaves this checkout alone, --accept changes it: give one of them")
@@ -133,6 +141,15 @@ def _require_inputs(workspace: Workspace, settings: Settings, items: list[PlanIt
     require_extractors(workspace, settings, items)
     if any(item.stage == "encode" and item.state in ("stale", "missing") for item in items):
         require_encodable(workspace.root, settings)
+
+
+def _estimated(workspace: Workspace, settings: Settings) -> RunEstimate | None:
+    """What the run would take of this machine; None for a teacher that is trained here, which is small."""
+    if outside_paths(settings, workspace.root)["teacher"] is None:
+        return None
+    from tasks.estimate.here import estimate_here  # loads torch
+
+    return estimate_here(workspace.root, settings)
 
 
 def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: str | None, as_json: bool) -> Answer:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
+from flows.runs.estimate_view import show_in_short
+from flows.runs.new_run import preview
+from tasks.estimate import here
+from tasks.storage.workspace import Workspace
 from tests.fewstep.families.pipelines import KINDS
 from tests.project import Project
 
@@ -44,6 +50,29 @@ def test_a_pipeline_of_texts_that_does_not_fit_and_what_makes_it_fit(project, tm
     assert "distill.frozen=bfloat16" in [assignment for one in savings for assignment in one["sets"]]
     totals = [found["total"], *(one["total"] for one in savings)]
     assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals) > 4
+
+
+def test_a_dry_run_tells_it_in_short_of_a_given_teacher(project, tmp_path, monkeypatch):
+    KINDS["sd3"].save(tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("".join(f"a red apple, number {number}\n" for number in range(40)))
+    sets = [f"teacher.source={tmp_path / 'teacher'}", f"data.prompts={tmp_path / 'prompts.txt'}",
+            "encode.max_sequence_length=16", "distill.recipe=vsd", "distill.batch=4"]
+    words = [word for one in sets for word in ("--set", one)]
+    whole = json.loads(project.check("estimate", *words, "--device", "cpu", "--json"))
+    told = json.loads(project.check("run", "--dry-run", *words, "--json"))["memory"]
+    assert (told["total"], told["rounds"], told["sets"]) == (whole["total"], whole["rounds"], whole["sets"])
+    assert told["fits"] and told["limit"] > 1e6
+    assert "memory" not in json.loads(project.check("run", "--dry-run", "--json"))      # a teacher that is trained here
+    assert not list((project.folder / "data").glob("*/*"))
+
+    monkeypatch.setattr(here, "free_memory", lambda: 1000)
+    found = here.estimate_here(project.folder, preview(Workspace(project.folder), sets, None)[0])
+    out = io.StringIO()
+    show_in_short(Console(file=out, width=200), found)
+    lines = out.getvalue()
+    assert lines.startswith("memory of vsd on the CPU: teacher ") and ", fake_score " in lines.splitlines()[0]
+    assert ", activations " in lines and "; together " in lines and "on disk: 41 texts, encoded" in lines
+    assert "does not fit as it is" in lines and "--set distill.gradient_checkpointing=true" in lines
 
 
 @pytest.mark.parametrize("memory", ["much", "-3GiB", "0"])

@@ -29,10 +29,14 @@ EVALUATE = {"samples": 150, "batch": 64, "steps": [1, 2], "baseline_steps": [1, 
 @dataclass
 class Listener(Observer):
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     progress: list[tuple[int, int]] = field(default_factory=list)
 
     def stage_warned(self, stage, text):
         self.warnings.append(text)
+
+    def stage_noted(self, stage, text):
+        self.notes.append(text)
 
     def stage_progress(self, stage, done, total, unit, metrics, step):
         self.progress.append((done, total))

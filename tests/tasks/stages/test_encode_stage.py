@@ -87,6 +87,20 @@ def test_rows_are_what_the_pipeline_makes_of_each_text_and_the_null_row_follows(
     assert all(torch.equal(rows[name][4:], value) for name, value in null.items())
 
 
+def test_its_bytes_are_told_before_any_work(world):
+    listener = world.listener = type(world.listener)()
+    context = world.context("encode", "told")
+    ENCODE.units(context)
+    encoded = EncodedSet(world.folder("encode"))
+    states = sum(len(encoded.states(split)) for split in encoded.description.samples)
+    (told,) = listener.notes
+    assert told.startswith(f"5 rows of conditions and {states} images as states: ")
+    assert " GB on disk, of 64 GB that encode.max_bytes allows" in told
+    size = float(told.partition(": ")[2].split()[0]) * 1e9
+    assert size < world.summary["bytes"] < 1.5 * size       # files, indices and texts beside the tensors
+    assert not listener.progress
+
+
 def test_states_are_the_encoded_images_with_the_rows_of_their_captions(world):
     encoded, pipe = EncodedSet(world.folder("encode")), load_pipeline(inspect_teacher(world.outside["teacher"]))
     images, states = load_split(world.folder("shard"), "train"), encoded.states("train")
