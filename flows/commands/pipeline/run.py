@@ -104,12 +104,14 @@ def add(app: typer.Typer) -> None:
 
             def show(out: Console) -> None:
                 show_plan(items, out)
-                if found is not None:
+                if isinstance(found, RunEstimate):
                     show_in_short(out, found)
+                elif found is not None:
+                    say(out, found, "yellow")
                 show_advice(told, items, out)
                 show_idle_devices(said, items, out)
 
-            memory = {} if found is None else {"memory": found.plain()}
+            memory = {} if found is None else {"memory": found.plain() if isinstance(found, RunEstimate) else found}
             stages = [item.to_dict() for item in items]
             emit({"stages": stages, "advice": told, "devices": said, **memory}, as_json, show)
             return
@@ -143,13 +145,17 @@ def _require_inputs(workspace: Workspace, settings: Settings, items: list[PlanIt
         require_encodable(workspace.root, settings)
 
 
-def _estimated(workspace: Workspace, settings: Settings) -> RunEstimate | None:
-    """What the run would take of this machine; None for a teacher that is trained here, which is small."""
+def _estimated(workspace: Workspace, settings: Settings) -> RunEstimate | str | None:
+    """What the run would take of this machine, or why that is not told; None for a teacher that is trained here, which
+    is small."""
     if outside_paths(settings, workspace.root)["teacher"] is None:
         return None
     from tasks.estimate.here import estimate_here  # loads torch
 
-    return estimate_here(workspace.root, settings)
+    try:
+        return estimate_here(workspace.root, settings)
+    except RuntimeError as error:   # of torch: a network need not compute on tensors without values to be trained
+        return f"memory: not told, as a step on tensors without values fails: {str(error).strip().splitlines()[0]}"
 
 
 def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: str | None, as_json: bool) -> Answer:
