@@ -159,8 +159,9 @@ def _check_parts(folder: Path, parts: dict[str, Any], variant: str | None) -> No
     for name, (module, _kind, *_) in parts.items():
         code = folder / name / f"{module}.py"
         if name not in UNUSED and os.path.isfile(code):     # False for what is no name of a file, where Path raises
-            raise SettingsError(f"{code}: code in a teacher's folder is never executed",
-                                hint="take a pipeline whose parts are all of diffusers and transformers")  # fmt: skip
+            raise SettingsError(f"{code}: code in a teacher's folder is never executed, and no setting changes that",
+                                hint="take a pipeline whose parts are all of diffusers and transformers; where such a "
+                                     "class has this one's weights, load them into it and save that")  # fmt: skip
         if name not in UNUSED and not os.path.isdir(folder / name):
             raise SettingsError(f"{folder / name}: missing; {folder / 'model_index.json'} names it as a part")
         if name not in UNUSED and os.path.isfile(folder / name / "config.json"):

@@ -135,7 +135,8 @@ def test_code_in_the_folder_is_refused_and_not_executed(folder):
     edit(folder / "model_index.json", helper=["helper", "Helper"])
     (folder / "helper").mkdir()
     (folder / "helper" / "helper.py").write_text("raise SystemExit('executed')")
-    refused(folder, str(folder / "helper" / "helper.py"), "never executed")
+    error = refused(folder, str(folder / "helper" / "helper.py"), "never executed", "no setting changes that")
+    assert "of diffusers and transformers" in error.hint
 
 
 def test_unknown_schedulers_predictions_and_labels_are_refused(folder):
