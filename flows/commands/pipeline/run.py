@@ -155,7 +155,8 @@ def _estimated(workspace: Workspace, settings: Settings) -> RunEstimate | str | 
     try:
         return estimate_here(workspace.root, settings)
     except RuntimeError as error:   # of torch: a network need not compute on tensors without values to be trained
-        return f"memory: not told, as a step on tensors without values fails: {str(error).strip().splitlines()[0]}"
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"memory: not told, as a step on tensors without values fails: {first}"
 
 
 def _here(workspace: Workspace, sets: list[str], params: Path | None, accepted: str | None, as_json: bool) -> Answer:
