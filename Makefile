@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test docs browser compiler postgres emoji emoji-font test-slow test-faults conformance families scale memory bench lint constraints \
+.PHONY: run test docs browser compiler postgres emoji emoji-font test-slow test-gpu test-faults conformance families scale memory bench lint constraints \
         environment clean dvc.yaml
 
 environment: $(STAMP)
@@ -25,7 +25,7 @@ run: $(STAMP)
 
 # PROFILE=server: whole projects again, on servers of their own (Prefect and MLflow on PostgreSQL, S3) in place of files.
 PROFILE ?= local
-TESTS_server := -m "both_profiles and not (local or slow or faults)"
+TESTS_server := -m "both_profiles and not (local or slow or faults or gpu)"
 test: $(STAMP) browser emoji-font postgres compiler
 	$(BIN)/ruff check .
 	FEWSTEP_TEST_PROFILE=$(PROFILE) $(BIN)/python -m pytest -n auto --durations 25 $(TESTS_$(PROFILE))
@@ -72,6 +72,10 @@ compiler:
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Whole runs, bfloat16, compiled networks, exact resume and nccl on the GPUs of this machine; skipped where there are none.
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -n 0 -m gpu -rs tests/gpu
 
 # Servers that stop, disks that fill up, processes that are killed at FEWSTEP_KILLS events: docs/faults.md (20 minutes).
 test-faults: $(STAMP) postgres

@@ -85,6 +85,8 @@ def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-if __name__ == "__main__":  # a process to be killed: recipe, folder
+if __name__ == "__main__":  # a process to be killed: recipe, folder, device
     torch.set_num_threads(1)
-    finish(run(tiny(sys.argv[1]), Path(sys.argv[2])), lambda done, *_: print(done, flush=True))
+    name, folder, device = [*sys.argv[1:], "cpu"][:3]
+    torch.use_deterministic_algorithms(device != "cpu")     # kernels of a GPU may add in any order
+    finish(run(tiny(name), Path(folder), device=device), lambda done, *_: print(done, flush=True))
