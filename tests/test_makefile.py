@@ -66,7 +66,7 @@ def test_the_profile_that_is_tested_is_chosen_by_one_variable():
     assert command() == "FEWSTEP_TEST_PROFILE=local .venv/bin/python -m pytest -n auto --durations 25"
     server = command("PROFILE=server")
     assert server.startswith("FEWSTEP_TEST_PROFILE=server .venv/bin/python -m pytest ")
-    assert server.endswith('-m "both_profiles and not (local or slow or faults)"')
+    assert server.endswith('-m "both_profiles and not (local or slow or faults or gpu)"')
     refused = subprocess.run([sys.executable, "-m", "pytest", "--co", "-q", __file__], cwd=ROOT, capture_output=True,
                              text=True, env=dict(outside, FEWSTEP_TEST_PROFILE="cluster"))  # fmt: skip
     assert refused.returncode == 4 and "PROFILE=cluster: expected local or server" in refused.stderr
