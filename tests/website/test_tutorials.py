@@ -27,7 +27,9 @@ IDENTITY = {f"GIT_{who}_{what}": "reader@example.org" for who in ("AUTHOR", "COM
 
 
 HOW_TO = {  # pages whose commands the digits' workspace can run, and what these say
-    "recipes": "my-recipe", "workspaces": "sdxl is a workspace", "machines": "each of 8",
+    "run-and-continue": "report", "use-a-student": "every byte verified", "promote": "champion", "backup": "monday",
+    "change-code": "nothing to accept", "recipes": "my-recipe", "workspaces": "sdxl is a workspace",
+    "machines": "each of 8",
 }  # fmt: skip
 FILE = re.compile(r"^```yaml\n(?:# ([\w-]+\.yaml)[^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """A file that a page shows, by its first line."""
