@@ -17,7 +17,8 @@ from tests.pipeline.test_families import captioned
 from tests.pipeline.test_kill import KILLED, check_bytes, leftovers
 from tests.project import Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]     # busy machines are slow, and every wait here ends with a process
+# Busy machines are slow, and every wait here ends with a process.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 IMAGES = 700        # three blocks of them, of 256 at most; of texts there is one
 
 
