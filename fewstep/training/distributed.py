@@ -19,6 +19,8 @@ from fewstep.training.gradient_sums import Gradients, sum_in_order
 from fewstep.util.cores import cores
 from fewstep.util.errors import SettingsError
 
+BUCKET = 2**26
+"""Gradients, in numbers, that cross the wire at a time: 256 MiB in float32."""
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 """What carries the tensors of a kind of device from process to process."""
 
@@ -29,6 +31,29 @@ def backends(gpus: bool) -> str:
     Figures and objects lie on the CPU in either case; what is asked of all processes by it waits for no GPU.
     """
     return ",".join(f"{device}:{backend}" for device, backend in BACKENDS.items()) if gpus else BACKENDS["cpu"]
+
+
+def _buckets(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """Neighbours whose sizes come to at most `most`, or one that is larger alone."""
+    first, total = 0, 0
+    for place, size in enumerate(sizes):
+        if place > first and total + size > most:
+            yield slice(first, place)
+            first, total = place, 0
+        total += size
+    if sizes:
+        yield slice(first, len(sizes))
+
+
+def in_transit(sizes: Sequence[int]) -> int:
+    """Numbers that cross the wire at a time of gradients of these sizes."""
+    return max((sum(sizes[bucket]) for bucket in _buckets(sizes, BUCKET)), default=0)
+
+
+@torch.no_grad()
+def _filled(gradient: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor:
+    """These values, in the memory of `gradient` where there is one."""
+    return values.clone() if gradient is None else gradient.copy_(values)
 
 
 def devices() -> int:
@@ -68,13 +93,19 @@ class World:
         return slice(first, first + size)
 
     def sum_gradients(self, own: Gradients, shapes: Sequence[torch.Tensor]) -> Gradients:
-        """The sums over the processes of their gradients, one per tensor of `shapes`, None where nobody has one.
+        """The sums over the processes of their gradients, one per tensor of `shapes`, None where nobody has one. What
+        one has here is written to.
 
         Each process sums an equal slice of all, in the order of the processes, and the others take it over: what
-        crosses the wire is that of a ring, and the order is ours.
+        crosses the wire is that of a ring, and the order is ours. They go in buckets, so that copies of some are
+        held at a time.
         """
-        if not shapes:
-            return own
+        found: Gradients = []
+        for bucket in _buckets([like.numel() for like in shapes], BUCKET):
+            found += self._sum_bucket(own[bucket], shapes[bucket])
+        return found
+
+    def _sum_bucket(self, own: Gradients, shapes: Sequence[torch.Tensor]) -> Gradients:
         sizes = [like.numel() for like in shapes]
         used = sum(sizes) + len(sizes)
         mine = torch.tensor([gradient is not None for gradient in own]).to(shapes[0])
@@ -88,7 +119,8 @@ class World:
         *places, known, _ = whole.split([*sizes, len(sizes), len(whole) - used])
         # what is here is in the sum; only whoever lacks one has to wait for the device to hear of the others
         there = [True] * len(own) if all(one is not None for one in own) else known.tolist()
-        return [place.view_as(like) if one else None for place, like, one in zip(places, shapes, there, strict=True)]
+        return [_filled(gradient, place.view_as(like)) if one else None
+                for gradient, place, like, one in zip(own, places, shapes, there, strict=True)]
 
     def average_figures(self, figures: dict[str, float]) -> dict[str, float]:
         """Means over the processes, which have figures of the same names."""

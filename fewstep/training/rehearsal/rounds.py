@@ -19,6 +19,7 @@ from fewstep.networks.sharded import units
 from fewstep.recipes import Overrides, Recipe
 from fewstep.students.student import Student
 from fewstep.training.distillation import Distillation
+from fewstep.training.distributed import in_transit
 from fewstep.training.loss_meter import Figures
 from fewstep.training.memory import RoleMemory, RoundMemory
 from fewstep.training.precision import resolve
@@ -53,6 +54,9 @@ def rehearse(recipe: Recipe, teacher: Denoiser, machine: Machine, states: int = 
     if recipe.training.precision == "auto":
         precision = "bfloat16" if machine.gpu else resolve("auto", torch.device("cpu"))
         recipe = recipe.override(Overrides(precision=precision))
+    if recipe.training.parts % machine.devices == 0:    # one device's parts, whose sums it holds
+        batch, parts = (number // machine.devices for number in (recipe.training.batch, recipe.training.parts))
+        recipe = recipe.override(Overrides(batch=batch, parts=parts))
     memory = TensorMemory()
     with tempfile.TemporaryDirectory(prefix="fewstep-") as folder, memory, without_values(machine.gpu):
         weights = FakeWeights()
@@ -117,8 +121,8 @@ def _measured(index: int, trainer: RoundTrainer, memory: TensorMemory, devices: 
     _, role, activations, rest = max(found)
     known = sum(one.weights + one.moments + one.average for one in roles)
     other = max(rest - known - apart, 0)
-    gradients = next(one.gradients for one in roles if one.role == role)
-    sent = 2 * gradients if devices > 1 else 0      # once a backward pass is over: all, and what the others send
+    sizes = [parameter.numel() for parameter in trainer.state.optimisers[role].parameters]
+    sent = 2 * 4 * in_transit(sizes) if devices > 1 else 0      # once a backward pass is over, as much as the others'
     whole = RoundMemory(round=index + 1, roles=tuple(roles), activations=max(activations, sent), turn=role,
                         other=other, apart=apart, checkpoint=_checkpoint(trainer, _Rows(trainer, 1)))  # fmt: skip
     if devices == 1:

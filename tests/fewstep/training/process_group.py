@@ -15,6 +15,7 @@ from fewstep.conformance.problems import Problem
 from fewstep.networks.sharded import here, is_sharded, rows_of, whole
 from fewstep.recipes import Overrides, Recipe, load_recipe, parse_recipe, recipe_names
 from fewstep.training import Distillation, RunOptions
+from fewstep.training import distributed as groups
 from fewstep.training.loss_meter import Figures
 from fewstep.training.roles import fit_network
 from fewstep.training.round_trainer import RoundTrainer
@@ -157,6 +158,7 @@ def main(folder: Path, rank: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    groups.BUCKET = 2000        # numbers: gradients of these networks go in several
     folder, rank, count, meeting, *every = sys.argv[1:]
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=int(count),
                                    timeout=timedelta(seconds=120))  # fmt: skip

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fewstep.objectives.continuous_consistency import loss as continuous_consistency
 from fewstep.objectives.self_adversarial import loss as self_adversarial
 from fewstep.recipes import parse_recipe
+from fewstep.training import distributed
 from fewstep.training.distributed import World
 from fewstep.training.gradient_sums import add_gradients, sum_in_order
 from fewstep.training.recipe_fit import require_shardable
@@ -205,3 +206,11 @@ def test_processes_that_cannot_share_the_parts_are_refused(alone, monkeypatch, t
     monkeypatch.setattr(World, "current", staticmethod(lambda: World(0, 3)))
     with pytest.raises(SettingsError, match="3 processes cannot share 2 parts of a batch"):
         process_group.distillation("ct", tmp_path).trainer(0)
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [
+    ([], []), ([3], [(0, 1)]), ([3, 4, 3], [(0, 2), (2, 3)]), ([9, 1, 1], [(0, 1), (1, 3)]),
+    ([1, 9, 1], [(0, 1), (1, 2), (2, 3)]),
+])
+def test_gradients_cross_the_wire_in_buckets(sizes, expected):
+    assert [(bucket.start, bucket.stop) for bucket in distributed._buckets(sizes, 7)] == expected
