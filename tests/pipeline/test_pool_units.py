@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.executors.pool_worker import PAUSE
 from tasks.engine import graph
 from tests.flows.scheduling.pool_team import POOL, Worker
 from tests.git_daemon import git_daemon
@@ -83,7 +84,11 @@ def test_what_a_pools_workers_do_is_that_of_this_host_and_what_a_lost_one_did_is
         while not doers(worker) or not list((tmp_path / "cache").glob("work-*/work/scratch/**/*.*")):
             assert run.poll() is None and worker.process.poll() is None, said.read_text()
             time.sleep(0.2)
-        for process in doers(worker):
+        lost = doers(worker)
+        for process in lost:    # held first: between two units it has the next one by then, and loses that
+            process.suspend()
+        time.sleep(20 * PAUSE)
+        for process in lost:
             process.kill()
         assert run.wait() == 0, said.read_text()
         assert "the unit is done again" in said.read_text() and f"{STAGE}: 96 of 96 images" in said.read_text()
