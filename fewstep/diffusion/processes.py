@@ -168,7 +168,7 @@ class VariancePreserving(Process):
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
         levels = table.log() - (-table).log1p()
         object.__setattr__(self, "_tables", {torch.device("cpu"): _Lookup.of(levels)})
-        for name in ("_log_snrs", "_pairs", "_alphas", "_sigmas"):
+        for name in ("_log_snrs", "_both", "_alphas", "_sigmas"):
             object.__setattr__(self, name, MadeOfTensors())
 
     def __reduce__(self) -> tuple:
@@ -242,7 +242,7 @@ class VariancePreserving(Process):
 
     def _scales(self, t: Tensor) -> Tensor:
         """α and σ, (2, …), of t in float64."""
-        return self._pairs.of(t, lambda t: torch.stack([log_snr := self._log_snr(t), -log_snr]).sigmoid().sqrt())
+        return self._both.of(t, lambda t: torch.stack([log_snr := self._log_snr(t), -log_snr]).sigmoid().sqrt())
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t)

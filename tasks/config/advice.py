@@ -10,7 +10,8 @@ from tasks.config.chosen_recipe import chosen_recipe
 from tasks.config.outside import outside_paths, with_recipe_below
 from tasks.config.schema import Settings
 
-_LARGE = 50_000_000     # parameters of a teacher
+LARGE = 50_000_000
+"""Parameters of a teacher above which settings and machines for small networks do not serve."""
 
 
 def advice(root: Path, settings: Settings) -> list[str]:
@@ -29,7 +30,7 @@ def advice(root: Path, settings: Settings) -> list[str]:
 def rate_of_small_networks(recipe: Recipe, chosen: bool, parameters: int) -> str | None:
     """That a teacher of so many parameters is distilled at a recipe's own rate, which is for small networks; None where
     it is small itself, or another rate was chosen."""
-    if chosen or parameters <= _LARGE:
+    if chosen or parameters <= LARGE:
         return None
     return (f"recipe {recipe.name} is set up for small networks, and this teacher has {parameters:,} parameters: set "
             f"distill.preset: published where its paper tells more (`fewstep recipes show {recipe.name} --preset "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from fewstep.teachers.inspection import inspect_teacher
+from tasks.config.advice import LARGE
 from tasks.config.outside import outside_paths
 from tasks.config.schema import Compute, Settings
 from tasks.engine import graph
@@ -15,7 +17,6 @@ from tasks.stages.distill import DistillSettings
 from tasks.stages.teacher import TrainedTeacher
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-_LARGE = 50_000_000     # parameters of a teacher that nobody distils on a CPU
 PAGE = "docs/how-to/machines.md"
 
 
@@ -47,7 +48,7 @@ def said_of(stage: Stage, root: Path, settings: Settings) -> list[str]:
     here = gpus()
     texts = [_idle(stage.name, stage.parts(own), batch, passes, settings.compute, here), None]
     given = outside_paths(settings, root)["teacher"]
-    if not here and given is not None and inspect_teacher(given, settings.teacher.variant).parameters >= _LARGE:
+    if not here and given is not None and inspect_teacher(given, settings.teacher.variant).parameters >= LARGE:
         texts[1] = _elsewhere(stage.name, settings.compute)
     return [text for text in texts if text is not None]
 
@@ -57,12 +58,12 @@ def _idle(stage: str, parts: int, batch: int, passes: int, compute: Compute, her
     nodes, room = compute.nodes, compute.processes or here or 1
     if nodes * room == 1:
         return None
-    used = _shared(parts, nodes, room)
+    used = math.prod(layout(parts, nodes, room))
     if used == nodes * room:
         return None
     places = f"{nodes * room} {'GPUs' if here else 'processes'}" + (f" of {nodes} nodes" if nodes > 1 else "")
     better = next((more for more in range(nodes * room, used, -1)
-                   if batch % more == 0 and _shared(more, nodes, room) == more), None)  # fmt: skip
+                   if batch % more == 0 and math.prod(layout(more, nodes, room)) == more), None)  # fmt: skip
     if better is None:
         how = f"a batch of another size (now {batch}) can be shared by more"
     else:
@@ -72,12 +73,6 @@ def _idle(stage: str, parts: int, batch: int, passes: int, compute: Compute, her
         how = f"{stage}.parts={better}{beside} has {better} of them share it, which makes another result by another key"
     return (f"'{stage}' trains on {used} of the {places} that compute has: its batch has {parts} "
             f"part{'s' if parts > 1 else ''} ({stage}.parts); {how}")
-
-
-def _shared(parts: int, nodes: int, room: int) -> int:
-    """By how many processes so many parts are shared."""
-    places, each = layout(parts, nodes, room)
-    return places * each
 
 
 def _elsewhere(stage: str, compute: Compute) -> str | None:

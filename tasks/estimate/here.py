@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 
-from fewstep.training.distributed import World
 from fewstep.util.host_memory import free_memory
 from tasks.config.chosen_recipe import chosen_recipe
 from tasks.config.outside import with_recipe_below
 from tasks.config.schema import Settings
+from tasks.engine.shared_unit import layout
 from tasks.estimate.estimate import estimate
 from tasks.estimate.run_estimate import RunEstimate
 
@@ -22,6 +23,5 @@ def estimate_here(root: Path, settings: Settings) -> RunEstimate:
     if not gpus:
         return estimate(root, settings, "cpu", free_memory())
     parts = chosen_recipe(with_recipe_below(settings, root).distill).training.parts
-    room = min(parts, (settings.compute.processes or gpus) * settings.compute.nodes)
-    devices = max(count for count in range(1, room + 1) if World(0, count).shares(parts))
+    devices = math.prod(layout(parts, settings.compute.nodes, settings.compute.processes or gpus))
     return estimate(root, settings, "gpu", torch.cuda.get_device_properties(0).total_memory, devices)

@@ -22,7 +22,7 @@ def told(root: Path, **distill) -> list[str]:
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     teacher(tmp_path / "teacher", None)
-    monkeypatch.setattr("tasks.config.advice._LARGE", 0)
+    monkeypatch.setattr("tasks.config.advice.LARGE", 0)
     (tmp_path / "silent.yaml").write_text(RECIPE)
     return tmp_path
 
