@@ -68,7 +68,7 @@ def test_the_preset_is_in_the_key_where_it_is_the_papers_and_a_large_teacher_is_
     silent, telling = world.outside["recipe"], world.root / "paper.yaml"
     telling.write_text("published: {lr: 1.0e-5}\n" + RECIPE)
     assert warned(telling, "small") == []
-    monkeypatch.setattr("tasks.config.advice._LARGE", 1000)
+    monkeypatch.setattr("tasks.config.advice.LARGE", 1000)
     assert ["distill.preset: published" in text for text in warned(telling, "small")] == [True]
     assert warned(telling, "published") == []
     assert len(warned(silent, "published")) == 1  # its own settings, where the paper's are not told
