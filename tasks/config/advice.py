@@ -16,7 +16,8 @@ LARGE = 50_000_000
 
 def advice(root: Path, settings: Settings) -> list[str]:
     """A line for everything that the user of a given teacher would rather know now than when it is trained on."""
-    given = outside_paths(settings, root)["teacher"]
+    outside = outside_paths(settings, root)
+    given = outside["teacher"]
     if given is None:
         return []
     distill = with_recipe_below(settings, root).distill
@@ -24,7 +25,11 @@ def advice(root: Path, settings: Settings) -> list[str]:
     published = distill.preset == "published" and bool(recipe.published.sets)
     line = rate_of_small_networks(recipe, published or distill.lr is not None,
                                   inspect_teacher(given, settings.teacher.variant).parameters)
-    return [] if line is None else [line]
+    lines = [] if line is None else [line]
+    if recipe.needs.data and outside["prompts"] is not None and outside["images"] is None:
+        lines.append(f"recipe {recipe.name} trains on data, and there are prompts and no images: "
+                     f"{settings.trajectories.count:,} samples of the teacher stand for them (trajectories.count)")
+    return lines
 
 
 def rate_of_small_networks(recipe: Recipe, chosen: bool, parameters: int) -> str | None:

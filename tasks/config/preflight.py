@@ -57,7 +57,7 @@ def validate(root: Path, settings: Settings) -> None:
         classes = len(listing.classes)
         alone = not listing.items or not images_made
     if alone:
-        _prompts_alone(recipe, teacher, "no images" if images_made else "no samples of what it makes")
+        _prompts_alone(teacher)
         _require_splits(prompts, settings.data.split.model_dump())
     if teacher is not None:
         _fits(teacher, settings.data, classes)
@@ -111,8 +111,8 @@ def _require_recording(teacher: TeacherInfo, settings: Settings) -> None:
     require_conditions(teacher.pipeline, images, settings.data.conditions == "image")
 
 
-def _prompts_alone(recipe: Recipe, teacher: TeacherInfo | None, without: str) -> None:
-    """What has prompts and no images needs a given teacher of texts, and a recipe without real data."""
+def _prompts_alone(teacher: TeacherInfo | None) -> None:
+    """What has prompts and no images needs a given teacher of texts, whose samples then stand for data."""
     bring = "bring captioned images: `fewstep data add PATH`, then data.source=raw"
     if teacher is None:
         raise SettingsError("there are prompts and no images: nothing can train a teacher",
@@ -121,9 +121,6 @@ def _prompts_alone(recipe: Recipe, teacher: TeacherInfo | None, without: str) ->
         raise SettingsError(f"there are prompts and no images, and the teacher {teacher.folder} takes no texts",
                             hint="take a teacher of texts, or bring images: `fewstep data add PATH`, then "
                                  "data.source=raw")  # fmt: skip
-    if recipe.needs.data:
-        raise SettingsError(f"recipe {recipe.name} needs real data, and there are prompts and {without}",
-                            hint=f"take another recipe (`fewstep recipes` says what each needs), or {bring}")
 
 
 def _require_splits(prompts: Sequence[Prompt], shares: dict[str, float]) -> None:

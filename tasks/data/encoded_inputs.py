@@ -38,6 +38,12 @@ def encodes_data(context: Context[Any], split: str = "train") -> bool:
     return bool(encoded.description.samples.get(split))
 
 
+def lacks_samples(context: Context[Any]) -> bool:
+    """Whether there are prompts alone: nothing to train on that is like the teacher's samples."""
+    encoded = context.once(encoded_set)
+    return encoded.family is not None and not encoded.description.samples.get("train")
+
+
 def ready(context: Context[Any], denoiser: Denoiser) -> Denoiser:
     """The denoiser with the conditions of the encoded set, if it has some."""
     return context.once(encoded_set).given_to(denoiser)

@@ -173,6 +173,7 @@ def _to_be_trained(root: Path, settings: Settings) -> Denoiser:
 def _sets(root: Path, settings: Settings, source: _Teacher, recipe: Recipe) -> list[SetSize]:
     """The sets on disk that the run would make."""
     state, found, paths = math.prod(source.shape), [], outside_paths(settings, root)
+    needs, images = recipe.rounds[0].needs, 0
     if source.family is not None:
         width = _itemsize(settings.encode.dtype)
         images = 0 if paths["images"] is None else len(list_images(paths["images"]).items)
@@ -184,9 +185,10 @@ def _sets(root: Path, settings: Settings, source: _Teacher, recipe: Recipe) -> l
             found.append(SetSize(what="texts, encoded", count=rows, of_each=each))
         if images:
             found.append(SetSize(what="images, as states", count=images, of_each=state * width))
-    needs = recipe.rounds[0].needs
-    if needs.pairs or needs.states:
-        kept = needs.states if settings.trajectories.keep is None else settings.trajectories.keep
+    paired = needs.pairs or needs.states
+    if paired or (recipe.needs.data and source.family is not None and not images):
+        chosen = settings.trajectories.keep if paired else ()
+        kept = needs.states if chosen is None else chosen
         states = settings.trajectories.steps if kept == "all" else len(kept or ())
         each = state * (1 + states) * _itemsize(settings.trajectories.dtype)
         found.append(SetSize(what="trajectories of the teacher", count=settings.trajectories.count, of_each=each))

@@ -30,6 +30,7 @@ from tasks.stages.base import Context, Stage
 
 if TYPE_CHECKING:
     from fewstep.training import Distillation
+    from fewstep.training.step.batches import DataSource
 
 _SHORT_BATCHES = 8      # of each round, at the least
 
@@ -111,11 +112,8 @@ class DistillStage(Stage[DistillSettings, DistillResult]):
         with laid_at("distill.export"):
             require_form(context.settings.export, recipe.student)
         made = context.manifests["trajectories"].settings
-        check_needs(
-            recipe,
-            data=not recipe.needs.data or encodes_data(context),
-            pairs=made.get("needs") != "nothing",
-        )
+        there = made.get("needs") != "nothing"
+        check_needs(recipe, data=not recipe.needs.data or encodes_data(context) or there, pairs=there)
         if recipe.needs.states and not made.get("keep"):
             raise SettingsError(f"recipe {recipe.name} needs states along the trajectories; set trajectories.keep: all")
 
@@ -188,12 +186,24 @@ def _result_file(context: Context[DistillSettings], unit: str) -> Path:
     return context.scratch / unit / "round.json"
 
 
+def data_of(context: Context[DistillSettings]) -> DataSource:
+    """The user's samples; where there are prompts alone, the teacher's."""
+    from fewstep.data.sized import by_size  # loads torch
+    from fewstep.trajectories.sized_sets import open_sets
+    from fewstep.trajectories.teacher_samples import TeacherSamples
+    from tasks.data.encoded_inputs import lacks_samples, training_data
+
+    if lacks_samples(context):
+        return by_size(TeacherSamples, open_sets(context.inputs["trajectories"]))
+    return training_data(context)
+
+
 def _distillation(context: Context[DistillSettings]) -> Distillation:
     from fewstep.families.codec import SampleDecoder  # loads torch
     from fewstep.training import Distillation, RunOptions
     from fewstep.trajectories.sized_sets import open_sets
     from fewstep.util.device import default_device
-    from tasks.data.encoded_inputs import stage_codec, stage_teacher, training_data
+    from tasks.data.encoded_inputs import stage_codec, stage_teacher
 
     recipe, made = context.settings.recipe, context.manifests["trajectories"].settings
     chosen = {key: made[key] for key in TrajectorySettings.model_fields if key in made}
@@ -216,7 +226,7 @@ def _distillation(context: Context[DistillSettings]) -> Distillation:
             reshard=context.reshard,
             warn=context.warn,
         ),
-        data=training_data(context) if recipe.needs.data else None,
+        data=data_of(context) if recipe.needs.data else None,
         pairs=open_sets(context.inputs["trajectories"]) if recipe.rounds[0].needs.pairs else None,
         trajectories=parse(TrajectorySettings, chosen, "trajectories"),
         on_pairs=lambda done, total: context.progress(done, total, unit="pairs"),

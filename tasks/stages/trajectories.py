@@ -24,15 +24,21 @@ CODE = "of the manifest"
 
 
 class NothingNeeded(Strict):
-    """The recipe trains on no outputs of the teacher that could be made before."""
+    """The recipe trains on no outputs of the teacher that could be made before, nor on data that a given teacher's
+    would stand for."""
 
     needs: Literal["nothing"] = "nothing"
 
 
 class NeededSet(TrajectorySettings):
-    """A set of pairs (noise, sample), or of trajectories with states along the way."""
+    """A set of pairs (noise, sample), or of trajectories with states along the way.
 
-    needs: Literal["pairs", "trajectories"]
+    samples: the recipe asks for data alone. Where there are prompts and nothing like the teacher's samples, what it
+    draws stands for them, as in latent adversarial diffusion distillation (Sauer et al., 2403.12015, section 3.2);
+    else nothing is made.
+    """
+
+    needs: Literal["pairs", "trajectories", "samples"]
 
 
 class TrajectoriesResult(Strict, extra="allow"):
@@ -56,9 +62,10 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
 
     def resolve(self, settings: Settings) -> NeededSet | NothingNeeded:
         needs = recipe_needs(settings)
-        if not needs.pairs and not needs.states:
-            return NothingNeeded()
         chosen = settings.trajectories.model_dump(exclude={"workers", "keep"})
+        if not needs.pairs and not needs.states:
+            drawn = needs.data and settings.teacher.given is not None
+            return NeededSet(needs="samples", keep=None, **chosen) if drawn else NothingNeeded()
         keep = needs.states if settings.trajectories.keep is None else settings.trajectories.keep
         return NeededSet(needs="trajectories" if keep else "pairs", keep=keep, **chosen)
 
@@ -73,11 +80,11 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
 
     def check(self, context: Context[NeededSet | NothingNeeded]) -> None:
         """Refuse settings that the teacher cannot serve."""
-        if isinstance(context.settings, NeededSet):
+        if context.once(_needed):
             context.once(_OpenSet)
 
     def units(self, context: Context[NeededSet | NothingNeeded]) -> list[str]:
-        if isinstance(context.settings, NothingNeeded):
+        if not context.once(_needed):
             return []
         opened, settings, names = context.once(_OpenSet), context.settings, []
         to_make = reused = samples = 0
@@ -100,7 +107,7 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
 
     def finish(self, context: Context[NeededSet | NothingNeeded]) -> TrajectoriesResult:
         """Verify every shard and write the description of the set, or of one for each size, the first size's last."""
-        if isinstance(context.settings, NothingNeeded):
+        if not context.once(_needed):
             empty = {"count": 0, "fields": {}, "backends": [], "key": "", "shards": []}
             set_description.write(context.out, empty)
             return TrajectoriesResult(samples=0, needs="nothing")
@@ -111,6 +118,17 @@ class TrajectoriesStage(Stage[NeededSet | NothingNeeded, TrajectoriesResult]):
             return TrajectoriesResult(**made)
         sizes = {str(size): one for size, one in {0: made, **further}.items()}
         return TrajectoriesResult(samples=sum(one["samples"] for one in sizes.values()), sizes=sizes)
+
+
+def _needed(context: Context[NeededSet | NothingNeeded]) -> bool:
+    """Whether a set is made: always for pairs and states; as data, where there are no others."""
+    if isinstance(context.settings, NothingNeeded):
+        return False
+    if context.settings.needs != "samples":
+        return True
+    from tasks.data.encoded_inputs import lacks_samples  # loads torch
+
+    return lacks_samples(context)
 
 
 class _OpenSet:

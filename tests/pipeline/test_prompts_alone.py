@@ -1,4 +1,4 @@
-"""Prompts and no images, from a teacher's folder to a registered student: the reference is what the teacher draws."""
+"""Prompts and no images, from a teacher's folder to a registered student: the teacher draws reference and data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thin
 
 
 def sets(teacher: Path, prompts: Path, **more: object) -> list[str]:
-    chosen = {**settings("sd", teacher), "distill.recipe": "tdm", "data.prompts": prompts, **more}
+    chosen = {**settings("sd", teacher), "distill.recipe": "dmd2", "data.prompts": prompts, **more}
     return [word for name, value in chosen.items() for word in ("--set", f"{name}={value}")]
 
 
@@ -34,7 +34,6 @@ def given(tmp_path_factory) -> tuple[Project, Path, Path]:
 
 
 @pytest.mark.parametrize(("changed", "words"), [
-    ({"distill.recipe": "dmd2"}, "recipe dmd2 needs real data, and there are prompts and no images"),
     ({"teacher.source": "train"}, "there are prompts and no images: nothing can train a teacher"),
 ])
 def test_what_needs_images_is_refused_before_any_work(given, changed, words):
@@ -55,7 +54,7 @@ def test_too_few_prompts_to_keep_some_apart_are_refused_before_any_work(given, t
 
 @pytest.fixture(scope="module")
 def finished(given) -> tuple[Project, str]:
-    """The project after a run of the recipe tdm, and what it printed. The default floor of copies stands."""
+    """The project after a run of the recipe dmd2, and what it printed. The default floor of copies stands."""
     project, teacher, prompts = given
     return project, project.check("run", *sets(teacher, prompts, **{"register.floors.max_copies": 0.3}))
 
@@ -76,6 +75,13 @@ def test_the_reference_is_drawn_for_the_prompts_of_each_split_from_noise_of_its_
         assert images.drawn == "the teacher's samples at 4 steps (DPM-Solver++)"
         seen += [image.numpy().tobytes() for image in images.images()]
     assert len(set(seen)) == len(seen)
+
+
+def test_samples_of_the_teacher_stand_for_the_data_of_the_recipe(finished):
+    project, printed = finished
+    assert read(project, "trajectories/set.json")["count"] == 32
+    told = "recipe dmd2 trains on data, and there are prompts and no images: 32 samples of the teacher stand for them"
+    assert told in " ".join(printed.split())
 
 
 def test_no_figure_of_the_teacher_is_called_real_and_no_copies_are_counted(finished):

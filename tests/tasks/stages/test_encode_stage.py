@@ -22,6 +22,7 @@ from fewstep.util.config import parse
 from fewstep.util.errors import NonFinite, SettingsError
 from tasks.config.schema import Settings
 from tasks.engine import graph
+from tasks.stages.distill import data_of
 from tests.fewstep.families.pipelines import KINDS
 from tests.tasks.stages.evaluation_world import World, contents
 
@@ -121,6 +122,16 @@ def test_the_teacher_is_linked_and_its_trajectories_are_of_every_prompt_alike(wo
     batch = pairs.batch(0, 0, 16)
     assert batch["x"].shape == (16, 4, 16, 16)
     assert torch.bincount(batch["condition"], minlength=4).tolist() == [4, 4, 4, 4]
+
+
+def test_nothing_stands_for_the_data_where_there_are_images(world, monkeypatch):
+    data_alone = parse(Settings, world.settings.model_dump() | {"distill": {"recipe": "dmd2"}}, "test")
+    monkeypatch.setattr(world, "settings", data_alone)
+    context, stage = world.context("trajectories", "for-data"), graph.stage("trajectories")
+    assert context.settings.needs == "samples" and stage.units(context) == []
+    assert stage.finish(context).samples == 0
+    data, images = data_of(world.context("distill")), load_split(world.folder("shard"), "train")
+    assert len(data) == len(images)
 
 
 def test_a_killed_encoding_continues_with_the_same_bytes(world):

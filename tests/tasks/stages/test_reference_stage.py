@@ -10,11 +10,13 @@ import torch
 
 from fewstep.families.encoded_set import EncodedSet
 from fewstep.metrics.comparison.prompt_contrasts import prompt_contrasts
+from fewstep.trajectories import open_set
 from fewstep.util.config import parse
 from tasks.config.schema import Gate, Settings
 from tasks.data.reference_folder import is_drawn
 from tasks.engine import graph
 from tasks.evaluation.examination_setup import stage_examination
+from tasks.stages.distill import data_of
 from tests.fewstep.families.pipelines import KINDS
 from tests.tasks.stages.evaluation_world import World, contents
 
@@ -78,3 +80,30 @@ def test_the_gate_asks_for_no_copies_and_compares_with_the_champion_alone(world)
     assert np.isfinite([value.value for value in values.values()]).all()
     assert not [name for name in (*values, *test.floor()) if name.startswith("nearest")]
     assert {value.subject for value in test.floor().values()} == {"teacher again"}
+
+
+def of_recipe(world: World, recipe: str, **trajectories: object) -> World:
+    """The world's settings with another recipe, in place."""
+    chosen = {"count": 8, **world.settings.trajectories.model_dump(exclude_unset=True), **trajectories}
+    world.settings = parse(Settings, {**world.settings.model_dump(mode="json", exclude_unset=True),
+                                      "trajectories": chosen, "distill": {"recipe": recipe}}, "test")  # fmt: skip
+    return world
+
+
+def test_a_recipe_that_trains_on_data_is_given_samples_of_the_teacher(world):
+    of_recipe(world, "dmd2", keep="all")
+    assert world.run("trajectories")["samples"] == 8
+    data, made = data_of(world.context("distill")), open_set(world.folder("trajectories"))
+    states, rows = data.batch(3, 0, 8)
+    pairs = made.batch(3, 0, 8)
+    assert "states" not in pairs and not torch.equal(states, pairs["x"])            # in an order of its own
+    assert all(any(torch.equal(state, x) and row == asked for x, asked in zip(pairs["x"], pairs["condition"],
+                                                                               strict=True))
+               for state, row in zip(states, rows, strict=True))  # fmt: skip
+    train = EncodedSet(world.folder("encode")).prompt_table().rows("train")
+    assert set(rows.tolist()) <= set(train.tolist())
+
+
+def test_a_recipe_that_needs_no_data_is_given_none(world):
+    of_recipe(world, "tdm")
+    assert world.run("trajectories") == {"samples": 0, "needs": "nothing"}
