@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m examples.emoji", description=__doc__)
     parser.add_argument("part", nargs="?", default="all",
-                        help="all, autoencoder, teacher, judge, student:RECIPE, report")  # fmt: skip
+                        help="all, autoencoder, pipeline, teacher, judge, student:RECIPE, report")  # fmt: skip
     parser.add_argument("--size", default="full", choices=sorted(SIZES))
     parser.add_argument("--work", type=Path, help="folder of what is made (default .fewstep/emoji-SIZE)")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of emoji.md (default docs)")
@@ -37,7 +37,7 @@ def _run(given: argparse.Namespace, work: Path) -> None:
 
     parts = Parts(work, SIZES[given.size])
     kind, _, recipe = given.part.partition(":")
-    if kind in ("autoencoder", "teacher", "judge") and not recipe:
+    if kind in ("autoencoder", "pipeline", "teacher", "judge") and not recipe:
         getattr(parts, kind)
     elif kind == "student" and recipe:
         parts.student(recipe)

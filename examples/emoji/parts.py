@@ -105,14 +105,28 @@ class Parts:
         return load_file(self.folder / "latents.safetensors")["latents"], rows
 
     @cached_property
+    def pipeline(self) -> Path:
+        """A pipeline whose UNet has random weights, which the teacher stage can train (examples/emoji.yaml)."""
+        place = self.folder / "pipeline"
+
+        def make() -> None:
+            shutil.rmtree(place, ignore_errors=True)
+            new_pipeline(self.settings.teacher, self.autoencoder, self.encoder, SIZE).save_pretrained(place)
+
+        _ = self.autoencoder
+        self._made("pipeline", make)
+        return place
+
+    @cached_property
     def teacher(self) -> Denoiser:
         """Trained; its condition k is caption k."""
+        _ = self.pipeline
 
         def make() -> None:
             place = self.folder / "teacher"
             if not (self.folder / "teacher-checkpoints").exists():
                 shutil.rmtree(place, ignore_errors=True)
-                new_pipeline(self.settings.teacher, self.autoencoder, self.encoder, SIZE).save_pretrained(place)
+                shutil.copytree(self.pipeline, place)
             train_teacher(self.settings.teacher, place, *self.data, self.captions,
                           checkpoints=self.folder / "teacher-checkpoints", on_progress=_told("teacher"))  # fmt: skip
 

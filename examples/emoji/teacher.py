@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,9 @@ from fewstep.recipes import Recipe, parse_recipe
 from fewstep.teachers.inspection import inspect_teacher
 from fewstep.teachers.loading import load_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
-from fewstep.training.round_trainer import RoundTrainer
 from fewstep.training.run_options import RunOptions
-from fewstep.training.step.batches import Sources, TensorData
+from fewstep.training.step.batches import TensorData
+from fewstep.training.teacher_training import train_further
 from fewstep.util.config import Strict
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -108,16 +107,11 @@ def train_teacher(
     """Train the UNet of the pipeline in `folder` on scaled latents (N, C, H, W) whose caption is `captions[rows[k]]`,
     from the newest checkpoint, and put the averaged weights in its place.
 
-    The loop, keyed draws and exact checkpoints are fewstep's (`RoundTrainer`). options: further ones of `RunOptions`.
+    It is trained as the teacher stage trains a given one. options: further ones of `RunOptions`.
     """
-    denoiser = teacher_of(folder, captions).requires_grad_(True)
-    recipe = settings.recipe
     run = RunOptions(settings.images, derive(settings.seed, "emoji-teacher"), checkpoints, **options)
-    run = dataclasses.replace(run, images=recipe.images_of(0, run.images))
-    sources = Sources(data=TensorData(latents, rows))
-    trainer = RoundTrainer(recipe, 0, {"student": denoiser}, [denoiser.process.t_max], sources, run)
-    trained = trainer.run(on_progress)
-    save_unet(trained, folder)
+    data = TensorData(latents, rows)
+    save_unet(train_further(settings.recipe, teacher_of(folder, captions), data, run, on_progress), folder)
 
 
 def save_unet(denoiser: Denoiser, folder: Path) -> None:

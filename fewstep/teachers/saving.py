@@ -28,15 +28,18 @@ def save_teacher(denoiser: Denoiser, folder: str | os.PathLike) -> None:
     write_pipeline(denoiser, folder, scheduler, {"role": "teacher"})
 
 
-def link_pipeline(info: TeacherInfo, target: str | os.PathLike, teacher: Denoiser) -> None:
+def link_pipeline(info: TeacherInfo, target: str | os.PathLike, teacher: Denoiser, trained: bool = False) -> None:
     """Write a teacher that was loaded from an inspected pipeline folder as a folder of its own.
 
     Its files are those that are read, under a further name (`link_parts`): no second copy on the disk where both
     folders lie on one file system, and weights of one variant under plain names. fewstep.json holds what was recorded
-    of the pipeline, so that loading the folder records nothing again.
+    of the pipeline, so that loading the folder records nothing again. trained: the network's weights are not those of
+    the folder any more, and are written.
     """
-    target = Path(target)
-    write_json(target / "model_index.json", link_parts(info, target))
+    target, own = Path(target), {info.part} if trained else ()
+    write_json(target / "model_index.json", link_parts(info, target, without=own))
+    if trained:
+        save_network(teacher.network, target / info.part)
     write_json(target / DESCRIPTION, description_of(teacher, {"role": "teacher"}))
 
 
@@ -66,7 +69,7 @@ def write_pipeline(denoiser: Denoiser, folder: str | os.PathLike, scheduler: Any
 
 
 def save_network(network: Any, folder: Path) -> None:
-    """A UNet2DModel beside the pipeline's own."""
+    """A network of diffusers as a part of a pipeline's folder."""
     network.save_pretrained(folder, safe_serialization=True)
     _name_no_origin(folder)
 

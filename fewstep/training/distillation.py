@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fewstep.data.sized import Sized, by_size, sets_of
+from fewstep.data.sized import Sized, by_size
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
 from fewstep.networks.folding import fold_additions
@@ -32,7 +32,7 @@ from fewstep.training.roles.teacher_schedule import way_back
 from fewstep.training.round_trainer import RoundTrainer
 from fewstep.training.run_options import RunOptions
 from fewstep.training.step.batches import DataSource, MixedPairs, PairSource, Sources
-from fewstep.training.step.size_cycle import SizeCycle
+from fewstep.training.step.size_cycle import size_cycle
 from fewstep.trajectories import TrajectorySettings, make_set
 from fewstep.trajectories.sized_sets import settings_by_size
 from fewstep.util.errors import SettingsError
@@ -183,21 +183,8 @@ class Distillation:
             labels = tuple(k for k, own in enumerate(route(self.teacher, students)) if own == this.student - 1)
             data, pairs = (source and by_size(lambda own: Sifted(own, labels, 4 * students), source)
                            for source in (data, pairs))  # fmt: skip
-        return Sources(data, pairs, 0.5 if self.closed_form else 0.0, labels, self._sizes(index, data, pairs))
-
-    def _sizes(self, index: int, data: DataSource | None, pairs: PairSource | None) -> SizeCycle:
-        """The sizes of samples that a round trains on: those of all that it reads; of prompts alone, theirs."""
-        teacher, turns = self.teacher, sum(self.recipe.rounds[index].turns.values())
-        if teacher.family is None or not teacher.family.sizes:
-            return SizeCycle()
-        numbers = range(len(teacher.family.sizes) + 1)
-        rows = [teacher.sized(k).trained_rows for k in numbers]
-        counts = [1 if some is None else len(some) for some in rows]
-        for source in (data, pairs):
-            if source is not None:
-                sets = (*sets_of(source), *(None for _ in numbers))
-                counts = [len(sets[k]) if sets[k] is not None and counts[k] else 0 for k in numbers]
-        return SizeCycle(counts, turns)
+        sizes = size_cycle(self.teacher, sum(this.turns.values()), data, pairs)
+        return Sources(data, pairs, 0.5 if self.closed_form else 0.0, labels, sizes)
 
     def _source(self, role: str, settings: RoleSettings, student: Student, index: int) -> Denoiser:
         """What the network of this role starts from."""

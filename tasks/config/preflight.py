@@ -58,6 +58,10 @@ def validate(root: Path, settings: Settings) -> None:
         alone = not listing.items or not images_made
     if alone:
         _prompts_alone(teacher)
+        if settings.teacher.finetune is not None:
+            raise SettingsError("teacher.finetune: there are prompts, and no samples to train the teacher on",
+                                hint="leave it out, or bring captioned images: `fewstep data add PATH`, then "
+                                     "data.source=raw")  # fmt: skip
         _require_splits(prompts, settings.data.split.model_dump())
     if teacher is not None:
         _fits(teacher, settings.data, classes)

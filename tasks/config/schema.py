@@ -120,12 +120,32 @@ class TeacherTraining(Strict):
         return self
 
 
+class FineTuning(Strict):
+    """How a given teacher is trained further on the data, by denoising score matching, before it is distilled."""
+
+    images: Count = 100_000
+    batch: Count = 32
+    parts: Count = 1                                # of a batch, which processes may share
+    lr: Positive = 1e-5
+    dropout: Share = 0.1                            # of samples that go without their text or class, for guidance
+    ema: Share = 0.02                               # half-life of the average, as a share of the images; 0: none
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self):
+        if self.batch % self.parts:
+            raise ValueError(f"parts: {self.parts} do not divide the batch of {self.batch}")
+        return self
+
+
 class Teacher(TeacherTraining):
-    """A network trained here, or `source`: the folder of a saved diffusers pipeline (`path` says the same)."""
+    """A network trained here, or `source`: the folder of a saved diffusers pipeline (`path` says the same), which is
+    taken as it is or, with `finetune`, trained further first."""
 
     source: str = "train"
     path: str | None = None
     variant: str | None = None                                   # of a given teacher's weights: fp16; null: plain
+    finetune: FineTuning | None = None
 
     @field_validator("source", "path")
     @classmethod
@@ -138,6 +158,12 @@ class Teacher(TeacherTraining):
     def _one_source(self):
         if self.path is not None and self.source not in ("train", self.path):
             raise ValueError(f"source is {self.source!r} and path is {self.path!r}: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _a_given_one_is_trained_further(self):
+        if self.finetune is not None and self.given is None:
+            raise ValueError("finetune: goes with a given teacher, and source is train; set source to its folder")
         return self
 
     @property

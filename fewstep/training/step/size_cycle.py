@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fewstep.data.sized import sets_of
+
+if TYPE_CHECKING:
+    from fewstep.diffusion.denoiser import Denoiser
 
 _LENGTH = 64    # of a cycle, beyond the number of sizes: shares are met to so fine a part
 
@@ -50,3 +56,18 @@ class SizeCycle:
             order.append(size)
         first = order.index(held[0])
         return order[first:] + order[:first]
+
+
+def size_cycle(denoiser: Denoiser, turns: int, *sources: Any) -> SizeCycle:
+    """The cycle of a denoiser's sizes that all sources have samples of; where there are none (None), of those that it
+    has conditions of. turns: steps until all roles have had theirs."""
+    if denoiser.family is None or not denoiser.family.sizes:
+        return SizeCycle()
+    numbers = range(len(denoiser.family.sizes) + 1)
+    rows = [denoiser.sized(k).trained_rows for k in numbers]
+    counts = [1 if some is None else len(some) for some in rows]
+    for source in sources:
+        if source is not None:
+            sets = (*sets_of(source), *(None for _ in numbers))
+            counts = [len(sets[k]) if sets[k] is not None and counts[k] else 0 for k in numbers]
+    return SizeCycle(counts, turns)

@@ -42,7 +42,7 @@ def test_the_example_runs_to_its_report_and_again_without_work(command, tmp_path
     with Image.open(tmp_path / "docs/emoji.png") as picture:
         assert picture.width > 200 and picture.height > 200
     costs = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "work/costs").iterdir()}
-    assert set(costs) == {"autoencoder", "teacher", "judge", *(f"student-{recipe}" for recipe in STUDENTS)}
+    assert set(costs) == {"autoencoder", "pipeline", "teacher", "judge", *(f"student-{recipe}" for recipe in STUDENTS)}
     assert all(cost["done"] for cost in costs.values())
 
     def refused(*_arguments, **_named):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import get_args
 
 import pytest
 
@@ -159,6 +161,8 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "images": 999, "batch": 9, "lr": 0.5, "channels": [8], "layers": 3, "class_dropout": 0.5, "groups": [[0, 1]],
         "ema": 0.5, "check.samples": 99, "check.steps": 9, "check.max_distance_ratio": 9.0,
         "check.max_terminal_snr": 0.5, }.items()},
+    **{f"teacher.finetune.{name}": (value, "teacher") for name, value in {
+        "images": 999, "batch": 9, "parts": 2, "lr": 0.5, "dropout": 0.5, "ema": 0.5, "precision": "bfloat16"}.items()},
     "teacher.source": ("saved", "encode teacher reference"), "teacher.path": ("saved", "encode teacher reference"),
     "teacher.variant": ("fp16", "encode teacher"),      # of a given teacher, as all of encode
     **{f"encode.{name}": (value, "encode") for name, value in {
@@ -215,6 +219,8 @@ def leaves(model: type[Strict], prefix: str = "") -> list[str]:
     names = []
     for name, field in model.model_fields.items():
         kind = field.annotation
+        if isinstance(kind, UnionType) and len(set(get_args(kind)) - {NoneType}) == 1:
+            (kind,) = set(get_args(kind)) - {NoneType}
         nested = isinstance(kind, type) and issubclass(kind, Strict) and kind is not schema.Split
         names += leaves(kind, f"{prefix}{name}.") if nested else [prefix + name]
     return names
@@ -223,6 +229,8 @@ def leaves(model: type[Strict], prefix: str = "") -> list[str]:
 def plain(name: str) -> dict:
     """The settings that a key is changed in: with a given teacher where it is about one, both sides where it is one, a
     recipe whose paper sets something where that is asked for."""
+    if name.startswith("teacher.finetune."):
+        return {"teacher": {"source": "saved", "finetune": {}}}
     if name == "distill.preset":
         return {"distill": {"recipe": "dmd2"}}
     if name == "teacher.variant" or name.startswith("encode."):
