@@ -6,7 +6,7 @@ INSTALL_LOG := .venv/install.log
 # DVC and lineage need it.
 GIT := { command -v git || { apt-get update && apt-get install -y git; }; }
 
-.PHONY: run test docs browser compiler postgres emoji emoji-font test-slow test-gpu test-faults conformance families scale memory bench lint constraints \
+.PHONY: run test docs browser compiler torchao postgres emoji emoji-font test-slow test-gpu test-faults conformance families scale memory bench lint constraints \
         environment clean dvc.yaml
 
 environment: $(STAMP)
@@ -26,7 +26,7 @@ run: $(STAMP)
 # PROFILE=server: whole projects again, on servers of their own (Prefect and MLflow on PostgreSQL, S3) in place of files.
 PROFILE ?= local
 TESTS_server := -m "both_profiles and not (local or slow or faults or gpu)"
-test: $(STAMP) browser emoji-font postgres compiler
+test: $(STAMP) browser emoji-font postgres compiler torchao
 	$(BIN)/ruff check .
 	FEWSTEP_TEST_PROFILE=$(PROFILE) $(BIN)/python -m pytest -n auto --durations 25 $(TESTS_$(PROFILE))
 
@@ -70,7 +70,13 @@ compiler:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq g++ >/dev/null; \
 	} || echo "no g++ here and no right to install it: the tests that compile will be skipped"
 
-test-slow: $(STAMP)
+# In a folder of its own: where torchao is in the environment, diffusers loads it with every command, and it says so.
+torchao: .venv/apart/torchao
+.venv/apart/torchao: $(STAMP)
+	@$(BIN)/pip install --quiet --no-deps --constraint constraints.txt --target $@ torchao >>$(INSTALL_LOG) 2>&1 \
+	    || echo "torchao cannot be installed: the tests of moments in 8 bits will be skipped"
+
+test-slow: $(STAMP) torchao
 	$(BIN)/python -m pytest -m slow
 
 # Whole runs, bfloat16, compiled networks, exact resume and nccl on the GPUs of this machine; skipped where there are none.

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fewstep.diffusion.guidance import Scales
 from fewstep.util.config import Strict
@@ -23,6 +23,14 @@ class OptimiserSettings(Strict):
     """Share of the round over which the rate rises from zero."""
     clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm of one role; 0: no clipping."""
+    moments: Literal["float32", "8bit"] = Field(default="float32", exclude_if=lambda value: value == "float32")
+    """Format of AdamW's two moments. 8bit takes a quarter of their memory, needs torchao, and is for GPUs."""
+
+    @model_validator(mode="after")
+    def _moments_are_of_adamw(self) -> "OptimiserSettings":
+        if self.moments == "8bit" and self.kind != "adamw":
+            raise ValueError(f"moments: 8bit goes with kind: adamw, not with {self.kind}")
+        return self
 
 
 class TrainingSettings(Strict):
@@ -85,3 +93,4 @@ class Overrides(Strict):
     precision: Literal["auto", "float32", "bfloat16", "float64"] | None = None
     frozen: Literal["float32", "bfloat16"] | None = Field(default=None, exclude_if=lambda value: value is None)
     guided_calls: Literal["joint", "sequential"] | None = Field(default=None, exclude_if=lambda value: value is None)
+    moments: Literal["float32", "8bit"] | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -10,6 +10,7 @@ PRECISION = "float32"
 """Of weights, gradients, moments and averages; `training.precision` is that of the computations only."""
 _WIDTH = 4
 _MOMENTS = 2  # of AdamW and of RAdam
+_WIDTH_8BIT = 1 + 4 / 256   # of a moment in 8 bits: 256 numbers share a float32 scale
 
 
 class RoleMemory(Strict):
@@ -67,11 +68,11 @@ class RoundMemory(Strict):
         return sum(self.kinds.values())
 
 
-def memory_of(role: str, frozen: int, trained: int, averaged: bool = False) -> RoleMemory:
-    """Memory of a role with so many parameters that rest and that are trained."""
+def memory_of(role: str, frozen: int, trained: int, averaged: bool = False, moment: float = _WIDTH) -> RoleMemory:
+    """Memory of a role with so many parameters that rest and that are trained. moment: bytes of a number of it."""
     once = _WIDTH * trained
     return RoleMemory(role=role, trained=trained, weights=_WIDTH * frozen + once, gradients=once,
-                      moments=_MOMENTS * once, average=once if averaged else 0)  # fmt: skip
+                      moments=round(_MOMENTS * moment * trained), average=once if averaged else 0)  # fmt: skip
 
 
 def memory_of_run(parameters: int, adapters: int) -> list[RoleMemory]:
@@ -97,10 +98,11 @@ def memory_of_networks(recipe: Recipe, parameters: int, apart: bool = False) -> 
     further copies are left out, and a smaller student counts as the teacher.
     """
     resting = parameters * (2 if recipe.training.frozen == "bfloat16" else _WIDTH)
-    whole = [memory_of("student", 0, parameters, averaged=not apart)] if recipe.student.lora is None else []
+    moment = _WIDTH if recipe.optimiser.moments == "float32" else _WIDTH_8BIT
+    whole = [memory_of("student", 0, parameters, not apart, moment)] if recipe.student.lora is None else []
     found = []
     for own in recipe.rounds:
-        beside = [memory_of(role, 0, parameters) for role, settings in own.roles.items()
+        beside = [memory_of(role, 0, parameters, moment=moment) for role, settings in own.roles.items()
                   if isinstance(settings, RoleSettings) and settings.lora is None]  # fmt: skip
         trained = [*whole, *beside]
         found.append(resting + sum(one.total - one.gradients for one in trained)

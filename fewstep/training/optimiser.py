@@ -1,6 +1,7 @@
 """One role's optimiser: fused AdamW or RAdam, learning-rate schedule, clipping, and its state as named tensors."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from fewstep.networks.sharded import here, is_sharded
 from fewstep.recipes.training_settings import OptimiserSettings
 from fewstep.training.distributed import World
 from fewstep.training.gradient_sums import Gradients
+from fewstep.training.moments_8bit import adamw_8bit, eagerly, moment_of, parts_of
 from fewstep.training.roles.trainable import trained_parameters
 
 
@@ -35,7 +37,10 @@ class RoleOptimiser:
         self.parameters = [parameter for own in trained.values() for _, parameter in own]
         self.stepped = [nn.Parameter(here(p), requires_grad=False) if is_sharded(p) else p for p in self.parameters]
         common = {"lr": self.peak, "betas": settings.betas, "weight_decay": settings.weight_decay}
-        if settings.kind == "adamw":
+        self.compact = settings.moments == "8bit"
+        if self.compact:
+            self.optimiser: torch.optim.Optimizer = adamw_8bit(self.stepped, **common)
+        elif settings.kind == "adamw":
             self.optimiser = torch.optim.AdamW(self.stepped, fused=True, **common)
         else:
             self.optimiser = torch.optim.RAdam(self.stepped, decoupled_weight_decay=True, foreach=True, **common)
@@ -76,9 +81,11 @@ class RoleOptimiser:
         """One update at this share of the round, from the gradients there are, whose `norm()` this is."""
         if self.settings.clip:
             nn.utils.clip_grads_with_norm_(self.stepped, self.settings.clip, norm)
+        now = self.peak * rate(self.settings, progress)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.peak * rate(self.settings, progress)
-        self.optimiser.step()
+            group["lr"] = group["lr"].fill_(now) if self.compact else now
+        with eagerly(self.stepped[0]) if self.compact else nullcontext():
+            self.optimiser.step()
         self.clear()
 
     def begin(self) -> None:
@@ -95,24 +102,30 @@ class RoleOptimiser:
     def state(self) -> dict[str, Tensor]:
         """The moments, by parameter and name."""
         return {
-            f"{name}/{key}": torch.as_tensor(value)
+            f"{name}/{key}{part}": plain
             for name, parameter in zip(self.names, self.stepped, strict=True)
             for key, value in self.optimiser.state[parameter].items()
+            for part, plain in parts_of(value).items()
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes the moments of `state()`; raises ValueError if they are not this optimiser's."""
-        keys = {"exp_avg", "exp_avg_sq", "step"}
         places = dict(zip(self.names, self.stepped, strict=True))
+        found: dict[str, dict[str, dict[str, Tensor]]] = {}
         for full, value in state.items():
             name, _, key = full.rpartition("/")
-            if name not in places or key not in keys or (key != "step" and value.shape != places[name].shape):
+            key, dot, part = key.partition(".")
+            if name not in places or key not in ("exp_avg", "exp_avg_sq", "step"):
                 raise ValueError(f"optimiser state '{full}' of shape {tuple(value.shape)} fits no parameter")
-        for name, parameter in places.items():
-            own = {key: state[f"{name}/{key}"] for key in keys if f"{name}/{key}" in state}
-            if own and own.keys() != keys:
+            found.setdefault(name, {}).setdefault(key, {})[dot + part] = value
+        fused = self.settings.kind == "adamw" and not self.compact
+        for name, own in found.items():
+            parameter = places[name]
+            if own.keys() != {"exp_avg", "exp_avg_sq", "step"}:
                 raise ValueError(f"optimiser state of '{name}' is incomplete")
-            if own:
-                steps = own["step"].cpu() if self.settings.kind == "radam" else own["step"].to(parameter.device)
-                moments = {key: own[key].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
-                self.optimiser.state[parameter] = {"step": steps, **moments}
+            try:
+                moments = {key: moment_of(own[key], parameter, key == "exp_avg") for key in ("exp_avg", "exp_avg_sq")}
+            except ValueError as error:
+                raise ValueError(f"optimiser state of '{name}' does not fit: {error}") from error
+            steps = own["step"][""].to(parameter.device) if fused else own["step"][""].cpu()
+            self.optimiser.state[parameter] = {"step": steps, **moments}

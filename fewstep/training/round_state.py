@@ -94,8 +94,14 @@ class RoundState:
                     found |= {f"optimiser/{role}/{part}.{name}/{key}" for key in ("exp_avg", "exp_avg_sq")}
         return frozenset(found)
 
-    def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Takes what `tensors` gave after `step` steps. Raises ValueError if it is not of this round or incomplete."""
+    @property
+    def compact(self) -> bool:
+        """Whether moments are in 8 bits, which are laid out for the rows of this process and cannot be for others."""
+        return any(optimiser.compact for optimiser in self.optimisers.values())
+
+    def load(self, tensors: dict[str, Tensor], step: int, moments: bool = True) -> None:
+        """Takes what `tensors` gave after `step` steps, with moments or, of a round that is done, without. Raises
+        ValueError if it is not of this round or incomplete."""
         groups: dict[str, dict[str, Tensor]] = {
             "weights": {}, "average": {}, "target": {}, "recorded": {}, "optimiser": {}
         }  # fmt: skip
@@ -111,10 +117,10 @@ class RoundState:
             self.recorder.load(groups["recorded"], step)
         for role, optimiser in self.optimisers.items():
             prefix = f"{role}/"
-            moments = {n.removeprefix(prefix): v for n, v in groups["optimiser"].items() if n.startswith(prefix)}
-            if not moments and self.turns_before(step, role):
+            own = {n.removeprefix(prefix): v for n, v in groups["optimiser"].items() if n.startswith(prefix)}
+            if not own and moments and self.turns_before(step, role):
                 raise ValueError(f"the optimiser state of role '{role}' is missing")
-            optimiser.load(moments)
+            optimiser.load(own)
 
     def finished_student(self, placement: Placement) -> Denoiser:
         """The student with averaged weights, frozen, in float32, given back by what placed it."""

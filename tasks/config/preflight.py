@@ -28,6 +28,11 @@ def validate(root: Path, settings: Settings) -> None:
     recipe = load_recipe(_recipe(root, settings)).preset(settings.distill.preset)
     with laid_at("distill.export"):
         require_form(settings.distill.export, recipe.student)
+    if settings.distill.moments == "8bit":
+        from fewstep.training.moments_8bit import require_torchao  # loads torch
+
+        with laid_at("distill.moments"):
+            require_torchao()
     _states(settings, recipe)
     _solvers(settings)
     _conditions(settings.data)

@@ -19,6 +19,7 @@ from fewstep.teachers.loading import require_whole, teacher_of
 from fewstep.teachers.pipeline_loading import load_pipeline, probe_network
 from fewstep.training.distributed import World
 from fewstep.training.memory import RoundMemory
+from fewstep.training.moments_8bit import torchao_is_here
 from fewstep.training.rehearsal.rounds import Machine, rehearse
 from fewstep.training.rehearsal.stand_ins import Conditions
 from fewstep.util.errors import SettingsError
@@ -64,10 +65,12 @@ def estimate(root: Path, settings: Settings, device: Device, limit: int | None =
 def _savings(settings: Settings, source: _Teacher, device: Device, limit: int, devices: int) -> list[Saving]:
     """Settings that take less, one after the other, until the run fits; without those that save nothing."""
     found, distill = [], settings.distill
-    training = chosen_recipe(distill).training
+    recipe = chosen_recipe(distill)
+    training, compact = recipe.training, device == "gpu" and recipe.optimiser.kind == "adamw" and torchao_is_here()
     together = training.batch // (training.accumulate * training.parts)     # samples in the network at a time
     shares = [share for share in (2, 4, 8, 16, 32, 64, 128) if together % share == 0]
-    tried = [*_SAVINGS, *(f"accumulate={training.accumulate * share}" for share in shares)]
+    less = ["moments=8bit"] if compact else []
+    tried = [*_SAVINGS, *less, *(f"accumulate={training.accumulate * share}" for share in shares)]
     least = total_of(_rounds(distill, source, device, settings, devices), device, settings.compute.parallel)
     for assignment in tried:
         changed = _set(distill, assignment, device)

@@ -22,6 +22,7 @@ from fewstep.training.distillation import Distillation
 from fewstep.training.distributed import in_transit
 from fewstep.training.loss_meter import Figures
 from fewstep.training.memory import RoleMemory, RoundMemory
+from fewstep.training.moments_8bit import parts_of
 from fewstep.training.precision import resolve
 from fewstep.training.rehearsal.fake_weights import FakeWeights, without_values
 from fewstep.training.rehearsal.stand_ins import Outputs, Samples
@@ -213,8 +214,9 @@ def _roles(trainer: RoundTrainer, rows: _Rows) -> tuple[list[RoleMemory], int]:
         modules += [one for one in (getattr(state.networks.get(role), "beside", None),) if one is not None]
         trained = optimiser.stepped if optimiser else []
         weights = bytes_of((value, value) for module in modules for value in (*module.parameters(), *module.buffers()))
-        moments = bytes_of((torch.as_tensor(value), parameter) for parameter in trained
-                           for value in optimiser.optimiser.state[parameter].values())  # fmt: skip
+        moments = bytes_of((plain, parameter) for parameter in trained
+                           for value in optimiser.optimiser.state[parameter].values()
+                           for plain in parts_of(value).values())  # fmt: skip
         found.append(RoleMemory(
             role=role, trained=sum(one.numel() for one in trained), weights=weights,
             gradients=round(sum(one.numel() * one.element_size() * rows.share(one) for one in trained)),

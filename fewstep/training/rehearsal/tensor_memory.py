@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 
@@ -31,8 +31,10 @@ class TensorMemory(TorchDispatchMode):
         return result
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        """Counts tensors that were there before."""
+        """Counts tensors that were there before; those that others make up are these."""
         for tensor in tensors:
+            if is_traceable_wrapper_subclass(tensor):
+                continue
             storage = tensor.untyped_storage()
             key, size = id(storage), storage.nbytes()
             if key not in self._seen:

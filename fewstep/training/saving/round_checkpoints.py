@@ -99,7 +99,7 @@ class RoundCheckpoints:
             self._warn(f"{self.where} continues on another machine or library, not bit for bit the same: {changed}")
             self._fingerprints = [*earlier, *self._fingerprints]
         try:
-            state.load(tensors, found.step)
+            state.load(tensors, found.step, moments=not found.record["done"])
             figures.load(found.record.get("figures", {}))
         except ValueError as error:
             raise DataDiffers(f"{self.where}: checkpoint of step {found.step} does not fit: {error}") from error
@@ -114,6 +114,10 @@ class RoundCheckpoints:
             was = "one process" if there == 1 else f"{there} processes that hold rows of every tensor each"
             now = "this one holds all" if own == 1 else f"of {own} processes each is to hold its rows"
             said = f"{self.where}: the checkpoint in {self._files.folder} is of {was}, and {now}"
+            if state.compact:
+                raise SettingsError(f"{said}; moments in 8 bits cannot be laid out anew",
+                                    hint=f"set compute.processes: {there} to continue, or remove the folder to begin "
+                                         "anew")  # fmt: skip
             if not self._reshard:
                 raise SettingsError(
                     said,
@@ -123,8 +127,11 @@ class RoundCheckpoints:
                 )
             self._warn(f"{said}; it is laid out anew, as compute.reshard says: from step {found.step} on the bits are "
                        "not those of a training that stays with either")
+        tensors = found.tensors
+        if state.compact:   # of a round that is done: nobody takes its moments up again
+            tensors = {name: value for name, value in tensors.items() if not name.startswith("optimiser/")}
         if own == 1:
-            return found.tensors
+            return tensors
         rows = state.sharded()
         return {name: rows_of(value, self._world.rank, own) if name in rows else value
-                for name, value in found.tensors.items()}  # fmt: skip
+                for name, value in tensors.items()}  # fmt: skip

@@ -104,9 +104,10 @@ def test_every_override_changes_the_recipe_and_is_validated():
     recipe = load_recipe("ect")
     values = {"steps": 2, "batch": 64, "parts": 2, "accumulate": 2, "lr": 0.5, "schedule": "linear", "warmup": 0.5,
               "clip": 0.25, "ema": 0.5, "precision": "bfloat16",
-              "frozen": "bfloat16", "guided_calls": "sequential"}  # fmt: skip
+              "frozen": "bfloat16", "guided_calls": "sequential", "moments": "8bit"}  # fmt: skip
     assert values.keys() == Overrides.model_fields.keys()
     for key, value in values.items():
+        recipe = load_recipe("kd" if key == "moments" else "ect")    # which AdamW trains
         assert recipe.override(Overrides(**{key: value})) != recipe, key
     with pytest.raises(SettingsError, match="single step"):
         load_recipe("kd").override(Overrides(steps=2))

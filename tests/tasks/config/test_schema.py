@@ -176,7 +176,8 @@ OTHER_VALUES = {  # of every key of params.yaml, and which stages' resolved sett
         "steps": 1, "batch": 9, "parts": 2, "accumulate": 2, "lr": 0.5, "schedule": "cosine", "warmup": 0.5,
         "clip": 3.0,
         "ema": 0.5, "precision": "float32", "recipe": "ect", "images": 999, "export": "network",
-        "preset": "published", "frozen": "bfloat16", "guided_calls": "sequential"}.items()},
+        "preset": "published", "frozen": "bfloat16", "guided_calls": "sequential",
+        "moments": "8bit"}.items()},
     **{f"evaluate.{name}": (value, "baselines evaluate") for name, value in {
         "samples": 99, "batch": 9, "seed": 9, "extractors": {"clip": "0" * 64}}.items()},
     "evaluate.guidance": (2.0, "baselines"),

@@ -11,7 +11,7 @@ from tests.tasks.stages.evaluation_world import World
 from tests.tasks.stages.test_training_stages import set_to
 
 BY_RECIPE = {"steps", "batch", "parts", "accumulate", "lr", "schedule", "warmup", "clip", "ema", "precision",
-             "frozen", "guided_calls"}
+             "frozen", "guided_calls", "moments"}
 """Of distill: overrides, which are read when they are laid over the recipe (tests/tasks/config/test_schema.py)."""
 # they tell two kinds of settings apart
 TAGS = {"TrainedTeacher.source", "NeededSet.needs", "NothingToEncode.encodes", "NothingToDraw.draws"}
