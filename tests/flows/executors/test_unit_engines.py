@@ -1,10 +1,14 @@
 """Units of a stage done apart from the run: the bytes of its own threads, the errors and the ends of any process."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import sys
+import termios
 import threading
+import time
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,6 +62,24 @@ def children() -> list[int]:
     found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     return [int(child) for path in found for child in path.read_text().split()
             if b"tasks.unit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def kill_with_a_unit(stopped: list[int]) -> None:
+    """Kills stopped unit processes once one of them has been sent a unit, which lies unread in its standard input."""
+    while not any(unread(process) for process in stopped):
+        time.sleep(0.01)
+    for process in stopped:
+        os.kill(process, signal.SIGKILL)
+
+
+def unread(process: int) -> int:
+    """Bytes that wait in a process's standard input."""
+    place, found = os.open(f"/proc/{process}/fd/0", os.O_RDONLY | os.O_NONBLOCK), array("i", [0])
+    try:
+        fcntl.ioctl(place, termios.FIONREAD, found)
+    finally:
+        os.close(place)
+    return found[0]
 
 
 def work_of(world: World, stage: str, work: str) -> UnitWork:
@@ -145,8 +167,7 @@ def test_a_process_that_is_killed_is_named_and_costs_its_unit_alone(world, proce
         os.kill(child, signal.SIGSTOP)      # it will be in the middle of the next unit
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(processes.run, work, second)
-        for child in children():
-            os.kill(child, signal.SIGKILL)
+        kill_with_a_unit(children())
         with pytest.raises(StageFailed, match=f"did unit {second} of stage 'trajectories' was ended by SIGKILL"):
             future.result()
     again = work_of(world, "trajectories", "killed")
@@ -202,7 +223,7 @@ def test_jobs_of_slurm_do_units_and_one_that_is_lost_is_started_again(world, slu
         os.kill(child, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(engine.run, work, second)
-            os.kill(child, signal.SIGKILL)
+            kill_with_a_unit([child])
             future.result()     # by another job
         assert ["was ended by SIGKILL" in text for text in world.listener.warnings] == [True]
         assert do(engine, work_of(world, "trajectories", "slurm")) == alone
@@ -225,8 +246,7 @@ def test_processes_that_a_command_starts_do_units_and_one_that_is_lost_is_starte
             os.kill(child, signal.SIGSTOP)      # it will be in the middle of the next unit
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(engine.run, work, work.stage.units(work.context)[0])
-            for child in children():
-                os.kill(child, signal.SIGKILL)
+            kill_with_a_unit(children())
             future.result()
         assert any("was ended by SIGKILL; the unit is done again" in text for text in world.listener.warnings)
         assert do(engine, work) == alone and children()
