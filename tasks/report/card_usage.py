@@ -9,6 +9,8 @@ from fewstep.teachers.inspection import TeacherInfo
 
 _ATTRIBUTE = {"images": "images", "videos": "frames", "sound": "audios"}
 """Of what diffusers' pipelines return, by medium."""
+_SHOWN = 4
+"""Samples that are asked for where a row needs no words; of as many classes, where there are so many."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,14 @@ def usage(name: str, info: TeacherInfo, medium: str) -> str:
 def _call_of(info: TeacherInfo) -> _Call:
     if info.textual:
         return _with_images(info)
+    # a recorded pipeline has the student's steps as its default and makes one sample for each class that is given
+    steps = ((info.description or {}).get("sampler") or {}).get("steps", 1)
+    told = "" if info.recorded or steps == 1 else f", num_inference_steps={steps}"
     if not info.num_classes:
-        return _Call("4", '"seed": [0, 1, 2, 3]')
-    count = "" if info.recorded else "4, "      # a stock pipeline of classes makes one sample for each that is given
-    return _Call(f"{count}class_labels=[0, 1, 2, 3]", '"class": [0, 1, 2, 3]')
+        return _Call(f"{_SHOWN}{told}", f'"seed": {list(range(_SHOWN))}')
+    labels = list(range(min(_SHOWN, info.num_classes)))
+    count = "" if info.recorded else f"{len(labels)}, "
+    return _Call(f"{count}class_labels={labels}{told}", f'"class": {labels}')
 
 
 def _with_images(info: TeacherInfo) -> _Call:

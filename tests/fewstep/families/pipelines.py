@@ -258,6 +258,25 @@ def stable_audio() -> Any:
         projection_model=durations)
 
 
+def pixel_unet(**more: Any) -> Any:
+    """A UNet2DModel of two resolutions."""
+    return diffusers.UNet2DModel(
+        sample_size=16, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=_BLOCKS,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, attention_head_dim=4, **more)
+
+
+def ddpm() -> Any:
+    """Pixels without conditions, as the oldest pipelines make them."""
+    return diffusers.DDPMPipeline(unet=pixel_unet(), scheduler=diffusers.DDPMScheduler())
+
+
+def labelled() -> Any:
+    """Pixels of three classes."""
+    scheduler = diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
+    return diffusers.DDIMPipeline(unet=pixel_unet(num_class_embeds=3), scheduler=scheduler)
+
+
 _SHORT = {"max_sequence_length": LENGTH}
 _IMAGE = {"height": 32, "width": 32, **_SHORT}
 KINDS: dict[str, Kind] = {
@@ -274,3 +293,8 @@ KINDS: dict[str, Kind] = {
     "cogvideox": Kind(cogvideox, {"height": 16, "width": 16, "num_frames": 9, **_SHORT}),
     "stable_audio": Kind(stable_audio),
 }
+PIXELS: dict[str, Kind] = {
+    "ddpm": Kind(ddpm, conditions="batch_size"),
+    "unet": Kind(labelled, conditions="class_labels"),
+}
+"""Of a UNet2DModel, whose states are the samples: nothing of their pipelines is recorded."""

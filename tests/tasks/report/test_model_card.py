@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.students.export import export_student
+from fewstep.students.export import export_student, load_student
 from fewstep.students.student import make_student
 from fewstep.students.student_settings import StudentSettings
 from fewstep.teachers import load_teacher
@@ -19,7 +19,7 @@ from tasks.report import build, report_data
 from tasks.report.model_card import CARD, in_registry, licence_of, model_card
 from tasks.report.report_data import Material
 from tests.fewstep.families.image_pipelines import SEEING
-from tests.fewstep.families.pipelines import KINDS
+from tests.fewstep.families.pipelines import KINDS, PIXELS
 from tests.project import checkout_in
 from tests.tasks.stages.evaluation_world import World
 
@@ -56,7 +56,7 @@ def test_it_has_the_head_that_hubs_read_and_every_figure_with_its_protocol(made)
 
 def exported(kind: str, folder: Path) -> Path:
     """A student of this tiny pipeline, as it leaves."""
-    one = {**KINDS, **SEEING}[kind]
+    one = {**KINDS, **SEEING, **PIXELS}[kind]
     one.save(folder / "teacher")
     teacher = load_teacher(folder / "teacher", arguments=one.arguments)
     with torch.no_grad():
@@ -67,6 +67,7 @@ def exported(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize(("kind", "count", "options"), [
     ("digits", 4, "@champion`"), ("dit", 4, "@champion`"), ("sd", 1, '@champion --prompt "a red apple"`'),
+    ("unet", 3, "@champion`"), ("ddpm", 4, "@champion`"),
     ("inpainting", 1, '@champion --prompt "a red apple" --image image.png --mask mask_image.png`'),
 ])
 def test_the_python_that_it_shows_samples_the_student(made, tmp_path, monkeypatch, kind, count, options):
@@ -78,9 +79,14 @@ def test_the_python_that_it_shows_samples_the_student(made, tmp_path, monkeypatc
     for name in ("image", "mask_image"):
         Image.new("RGB", (20, 30), (200, 40, 40)).save(f"{name}.png")
     registered, alone = (code.split("```")[0] for code in card.split("```python\n")[1:])
-    shown = {}
-    exec(alone, shown)
+    *loading, asking = alone.rstrip().splitlines()
+    shown, steps = {}, []
+    exec("\n".join(loading), shown)
+    network = getattr(shown["pipe"], "unet", None) or shown["pipe"].transformer
+    network.register_forward_hook(lambda *_: steps.append(1))
+    exec(asking, shown)
     assert len(shown["samples"]) == count
+    assert len(steps) == load_student(student).sampler.steps
     package(Path("artifacts/pipeline"), tree_digest(Path("artifacts/pipeline")), Path("model"), run_id="", model_id="")
     with monkeypatch.context() as patch:
         load = mlflow.pyfunc.load_model
