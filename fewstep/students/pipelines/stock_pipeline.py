@@ -68,17 +68,13 @@ def _stepping(pipe, plan):
         yield
         return
     stock, made = pipe.scheduler, getattr(pipe, "prepare_latents", None)
-    replaced = {"scheduler": PlannedSteps(stock, plan)}
-    if made is not None and not hasattr(stock, "init_noise_sigma") and plan["initial"] != 1:
+    steps = PlannedSteps(stock, plan)
+    replaced = {"scheduler": steps}
+    if made is not None and plan["initial"] != 1:
 
-        def scaled(*values, **named):  # pipelines of flows begin at pure noise and scale nothing
+        def scaled(*values, **named):
             found = made(*values, **named)
-            if plan.get("still"):  # tokens that a mask says stand clean
-                given = found[1].to(found[0])[..., None]
-                return (found[0] * (given + (1 - given) * plan["initial"]), *found[1:])
-            if isinstance(found, tuple):
-                return (found[0] * plan["initial"], *found[1:])
-            return found * plan["initial"]
+            return found if steps.asked else steps.begun(found)
 
         replaced["prepare_latents"] = scaled
     pipe.__dict__ |= replaced
@@ -98,13 +94,30 @@ class PlannedSteps:
 
     def __init__(self, stock, plan):
         self.stock, self.rows, self.kind, self.at = stock, plan["rows"], plan["kind"], 0
-        self.init_noise_sigma = plan["initial"]
+        self.begins = self.initial = plan["initial"]
+        self.still, self.asked = plan.get("still"), False
         times = [row["timestep"] / plan["time_factor"] for row in self.rows]
         whole = all(time == round(time) for time in times) and not stock.timesteps.is_floating_point()
         self.timesteps = torch.tensor(times, dtype=torch.int64 if whole else torch.float32)
 
     def __getattr__(self, name):
         return getattr(self.stock, name)
+
+    @property
+    def init_noise_sigma(self):
+        self.asked = True
+        return self.initial
+
+    def begun(self, prepared):
+        """What `prepare_latents` returned, scaled as sampling begins: some pipelines, those of flows, do not ask for it
+        whatever their scheduler knows. Who asks later gets 1."""
+        self.initial = 1.0
+        if self.still:  # tokens that a mask says stand clean
+            given = prepared[1].to(prepared[0])[..., None]
+            return (prepared[0] * (given + (1 - given) * self.begins), *prepared[1:])
+        if isinstance(prepared, tuple):
+            return (prepared[0] * self.begins, *prepared[1:])
+        return prepared * self.begins
 
     def set_timesteps(self, num_inference_steps=None, device=None, sigmas=None, mu=None, timesteps=None):
         count = next(len(one) if one is not None else None for one in (sigmas, timesteps, self.rows) if one is not None)

@@ -114,11 +114,13 @@ CASES = {
     "renoise-3": {"steps": 3, "sampler": "renoise"},
     "angle-3": {"steps": 3, "spacing": "angle"},
     "late-renoise-2": {"steps": 2, "sampler": "renoise", "max_noise_ratio": 2.5},
+    "late-angle-2": {"steps": 2, "spacing": "angle", "max_noise_ratio": 2.5},
 }
 PLANNED = {  # by no stock scheduler: it adds no noise, takes no times of its own, or begins at pure noise only
     "renoise-3": {"stable_audio"},
     "angle-3": {"stable_audio", "dit", "wan", "ltx"},
     "late-renoise-2": {"stable_audio", "sd3", "flux", "sana", "wan", "ltx"},
+    "late-angle-2": {"stable_audio", "sd3", "flux", "sana", "wan", "ltx", "dit"},
 }
 
 
@@ -137,6 +139,8 @@ def test_the_exported_pipeline_samples_the_student_with_nothing_to_say(taught, t
     assert calls == len(seen) == student.sampler.steps
     assert bool(fresh) == (student.sampler.kind == "renoise")
     start = float(student.denoiser.process.initial(torch.ones(1).double(), student.start))
+    noise = torch.randn(seen[0].numel(), generator=torch.Generator().manual_seed(1))     # some are packed: in any order
+    assert torch.allclose(seen[0].flatten().sort().values, start * noise.sort().values, rtol=1e-5, atol=1e-5 * start)
     wanted = sampled(student, seen[0] / start, condition, fresh)
     assert torch.allclose(end, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
     again = load_student(tmp_path)
