@@ -11,7 +11,7 @@ from fewstep.util.errors import SettingsError
 from tasks.config import params_file
 from tasks.config.settings_source import source_of
 from tests.fewstep.families.pipelines import KINDS
-from tests.pipeline.test_families import captioned
+from tests.pipeline.tiny_runs import captioned
 from tests.project import ROOT, Project
 
 EXAMPLES = {  # the family of its teacher, and what its data are

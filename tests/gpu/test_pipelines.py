@@ -7,7 +7,7 @@ import pytest
 from tasks.engine import graph
 from tests.fewstep.families.pipelines import KINDS
 from tests.gpu.needs import DEVICE, GPU, TWO_GPUS, devices
-from tests.pipeline.test_families import captioned, settings
+from tests.pipeline.tiny_runs import captioned, settings
 from tests.project import TINY, Project
 
 ASKED = ("classifier", "trajectories", "distill", "baselines", "evaluate")

@@ -16,7 +16,7 @@ from tests.emulated_gpu import environment
 from tests.fewstep.families.pipelines import KINDS
 from tests.fewstep.families.recipe_matrix import NAMES
 from tests.killing import Commands
-from tests.pipeline.test_families import SIZES, captioned, settings
+from tests.pipeline.tiny_runs import SIZES, captioned, settings
 from tests.project import ROOT, TINY, Project
 
 pytestmark = [pytest.mark.timeout(0),

@@ -1,214 +1,151 @@
-"""Teachers of the kinds that people have, from their folder to a registered, promoted student, by `fewstep run`.
+"""Teachers of the kinds that people have, from their folder to a registered, promoted student, by `fewstep run`: it is
+loaded by the model card's own words in plain diffusers and in MLflow, and all draw what `Student.sample` does.
 
-One family in `make test`, the others in `make test-slow`.
+One kind of texts and one of pixels in `make test`, the others in `make test-slow`.
 """
 
 from __future__ import annotations
 
-import csv
 import json
+import shutil
 import subprocess
 import sys
+import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fewstep.diffusion.randomness import generator
-from fewstep.families.codec import Codec
-from fewstep.families.family import Family, table_of
-from fewstep.families.recording import first_step
-from fewstep.families.trial import call_arguments
-from fewstep.students.export import load_student
-from fewstep.teachers import inspect_teacher
-from fewstep.teachers.pipeline_loading import load_pipeline
-from tests.fewstep.families.pipelines import KINDS
-from tests.project import TINY, Project
+from fewstep.data.medium import IMAGES, SOUND, VIDEOS
+from fewstep.util.image_grid import sheet
+from tests.fewstep.families.pipelines import KINDS, PIXELS
+from tests.pipeline.alone import CARD_OF_DIFFUSERS, CARD_OF_MLFLOW, alone, shown_python
+from tests.pipeline.own_samples import Own, count
+from tests.pipeline.tiny_runs import MEDIA, TEXTS, Finished, finished_run, kind_of
 
-CAPTIONS = ["a red apple", "two blue cars on a road", "a small green tree", "person running"]
-TEXTS = ["a red apple", "person running"]
-SIZES = {"sd": 32, "sdxl": 32, "sd3": 32, "flux": 32, "sana": 32, "pixart": 16}
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in SIZES if kind != "sd"]
-TRAINED = {"teacher.images", "teacher.batch", "teacher.channels"}
-NAMED = {"height", "width", "num_frames", "max_sequence_length"}
-
-# what a user of the exported folder writes: nothing of this project, nothing but the prompt
-PLAIN = """
-import sys, numpy, torch
-from diffusers import DiffusionPipeline
-folder, out = sys.argv[1:]
-code = bool(__import__("pathlib").Path(folder, "pipeline.py").is_file())
-pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
-drawn = pipe(["a red apple", "person running"], generator=[torch.Generator().manual_seed(k) for k in (5, 6)],
-             output_type="np", return_dict=False)[0]
-numpy.save(out, numpy.asarray(drawn))
-assert "fewstep" not in sys.modules
-"""
-REGISTERED = """
-import sys, mlflow, numpy, pandas
-mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model(sys.argv[2])
-try:
-    model.predict(pandas.DataFrame({"seed": [1]}))
-except Exception as error:
-    assert "prompt" in str(error), error
-else:
-    raise SystemExit("a row without a prompt was accepted")
-asked = pandas.DataFrame({"prompt": ["a red apple", "person running"], "seed": [5, 6]})
-numpy.save(sys.argv[3], model.predict(asked))
-"""
+QUICK = ("sd", "unet")
+CASES = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in (*KINDS, *PIXELS)]
+LABELS = {"dit": [0, 1, 2, 3], "unet": [0, 1, 2]}
+"""That the card's words ask for: the first four classes, or all three."""
+TWO = {"prompt": {"prompt": TEXTS}, "class_labels": {"class_labels": [1, 2]}, "batch_size": {"batch_size": 2}}
+WORDS = {"prompt": ("--prompt", TEXTS[0]), "class_labels": ("--class", "1"), "batch_size": ()}
+"""Of `fewstep sample`."""
+ROUNDED = 0.5 / 255 + 1e-4
 
 
-def captioned(folder: Path, size: int, count: int = 160) -> Path:
-    """A table of random images, with captions in turn."""
-    folder.mkdir()
-    pixels = torch.randint(0, 256, (count, size, size, 3), generator=generator(0, "images"), dtype=torch.uint8)
-    with (folder / "table.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["name", "caption"])
-        for number, image in enumerate(pixels):
-            Image.fromarray(image.numpy()).save(folder / f"{number}.png")
-            rows.writerow([f"{number}.png", CAPTIONS[number % len(CAPTIONS)]])
-    return folder / "table.csv"
+@pytest.fixture(scope="module", params=CASES)
+def finished(request, tmp_path_factory) -> Finished:
+    return finished_run(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def settings(kind: str, teacher: Path, known: dict[str, object] | None = None) -> dict[str, object]:
-    """Settings of a run of seconds with this teacher; known: arguments of its call, of a kind that is none of KINDS."""
-    known = KINDS[kind].arguments if known is None else known
-    more = {name: value for name, value in known.items() if name not in NAMED}
-    return {
-        **{name: value for name, value in TINY.items() if name not in TRAINED},
-        "name": kind, "teacher.source": teacher, "teacher.check.max_distance_ratio": 1e9, "distill.images": 96,
-        "distill.batch": 16, "trajectories.count": 32, "evaluate.samples": 32, "evaluate.batch": 16,
-        "evaluate.classifier.images": 256, "evaluate.classifier.features": 4, "encode.max_truncated_share": 1.0,
-        **{f"encode.{name}": value for name, value in known.items() if name in NAMED},
-        "encode.arguments": json.dumps(more),
-    }  # fmt: skip
+@pytest.fixture
+def asked(finished) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the card asks for, and two samples: arguments of the pipeline's call."""
+    conditions = kind_of(finished.kind).conditions
+    one = {"prompt": TEXTS[:1], "class_labels": LABELS.get(finished.kind), "batch_size": 4}
+    return {conditions: one[conditions]}, TWO[conditions]
 
 
-@pytest.fixture(scope="module", params=["sd", *SLOW])
-def finished(request, tmp_path_factory) -> tuple[str, Project, dict]:
-    """A project whose run with a tiny pipeline of this family has ended, and what it printed."""
-    root = tmp_path_factory.mktemp(request.param)
-    KINDS[request.param].save(root / "teacher")
-    project = Project(root / "project")
-    project.check("data", "add", str(captioned(root / "images", SIZES[request.param])))
-    chosen = settings(request.param, root / "teacher")
-    sets = [word for name, value in {**chosen, "data.source": "raw"}.items() for word in ("--set", f"{name}={value}")]
-    project.check("run", *sets)
-    registered = json.loads((project.folder / "data/registration/registration.json").read_bytes())
-    return request.param, project, registered
+def medium(finished: Finished) -> str:
+    return MEDIA.get(finished.kind, IMAGES)
 
 
-def own_samples(project: Project) -> torch.Tensor:
-    """What our own loader draws of the exported student for the prompts and seeds of PLAIN, in [0, 1]."""
-    folder = project.folder / "data" / "student"
-    student, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
-    student.denoiser.take(table_of(pipe, student.denoiser.family, TEXTS))
-    noise = first_states(pipe, student.denoiser.family, [{"prompt": [text]} for text in TEXTS])
-    states = student.sample(noise, condition=torch.arange(2))
-    return Codec(pipe, student.denoiser.family).decode(states) / 2 + 0.5
-
-
-def first_states(pipe, family: Family, asked: list[dict]) -> torch.Tensor:
-    """(N, *state) N(0, I), as the pipeline draws it from the seeds 5, 6, … for these arguments of its call: some draw
-    before they pack, and some something else first. Of a family whose first tokens stand still they are the packed
-    ones, of which the pipeline's scheduler steps the others."""
-    given = [call_arguments(pipe, {**family.arguments, **one}, guided=False) for one in asked]
-    steps = [first_step(pipe, one, 1, seeds=[seed]) for seed, one in enumerate(given, 5)]
-    return torch.cat([step.state if family.call.still is None else step.calls[0][family.call.state] for step in steps])
-
-
-def test_the_student_is_registered_and_promoted(finished):
-    kind, project, registered = finished
-    assert registered["version"] == 1 and f"fewstep-{kind}" == registered["model"]
-    assert "champion" in project.run("lineage", kind).stdout
-
-
-def test_the_folder_samples_in_plain_diffusers_what_the_student_does(finished, tmp_path):
-    _, project, _ = finished
-    folder = project.folder / "data" / "student"
-    done = subprocess.run([sys.executable, "-P", "-c", PLAIN, str(folder), "drawn.npy"], capture_output=True, text=True,
-                          cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    drawn = torch.from_numpy(np.load(tmp_path / "drawn.npy")).movedim(-1, -3)
-    assert torch.allclose(drawn, own_samples(project), atol=1e-4)
-
-
-def test_mlflow_loads_it_and_samples_by_prompt(finished, tmp_path):
-    _, project, registered = finished
-    uri = f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}"
-    model = f"models:/{registered['model']}/{registered['version']}"
-    done = subprocess.run([sys.executable, "-P", "-c", REGISTERED, uri, model, "drawn.npy"], capture_output=True,
-                          text=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    drawn = np.load(tmp_path / "drawn.npy")
-    assert drawn.shape[0] == 2 and np.isfinite(drawn).all()
-    assert np.allclose(np.moveaxis(drawn, -1, -3), own_samples(project).numpy(), atol=1e-4)
-
-
-def test_sample_takes_prompts_and_asks_for_them(finished, tmp_path):
-    kind, project, _ = finished
-    out = tmp_path / "apples.png"
-    project.check("sample", kind, "--prompt", "a red apple", "--n", "4", "--out", str(out))
-    assert Image.open(out).size[0] > 0
-    missing = project.run("sample", kind, "--out", str(out))
-    assert missing.returncode == 2 and '--prompt "a red apple"' in missing.stderr
-
-
-def test_sample_loads_neither_orchestration_nor_versioning(finished, tmp_path):
-    kind, project, _ = finished
-    code = ("import sys; from flows.cli import app; "
-            "app(['sample', sys.argv[1], '--prompt', 'a red apple', '--n', '1', '--out', sys.argv[2]], "
-            "standalone_mode=False); "
-            "print([name for name in ('prefect', 'dvc', 'ray', 'torchvision', 'matplotlib') if name in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code, kind, str(tmp_path / "one.png")], cwd=project.folder,
-                          env=project.environment(), capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]" and (tmp_path / "one.png").is_file()
-
-
-def test_lineage_reaches_encoders_and_prompts(finished):
-    kind, project, _ = finished
-    told = project.run("lineage", kind)
-    assert all(word in told.stdout for word in ("encode", "encoders", "given teacher", "trajectories")), told.stdout
-
-
-# what a user of a class-conditional folder writes
-OF_CLASSES = """
-import sys, numpy, torch
-from diffusers import DiffusionPipeline
-folder, out = sys.argv[1:]
-pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=True)
-drawn = pipe([1, 2], generator=[torch.Generator().manual_seed(k) for k in (5, 6)], output_type="np").images
-numpy.save(out, drawn)
-assert "fewstep" not in sys.modules
-"""
-
-
-@pytest.mark.slow
-def test_a_teacher_of_classes_on_latents_becomes_a_promoted_student(tmp_path):
-    KINDS["dit"].save(tmp_path / "teacher")
-    pixels = torch.randint(0, 256, (160, 16, 16, 3), generator=generator(0, "images"), dtype=torch.uint8)
-    for number, image in enumerate(pixels):
-        path = tmp_path / "images" / "abc"[number % 3] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.numpy()).save(path)
-    project = Project(tmp_path / "project")
-    project.check("data", "add", str(tmp_path / "images"))
-    chosen = {**settings("dit", tmp_path / "teacher"), "data.source": "raw"}
-    project.check("run", *[word for name, value in chosen.items() for word in ("--set", f"{name}={value}")])
-    registered = json.loads((project.folder / "data/registration/registration.json").read_bytes())
+def test_the_student_is_registered_and_promoted_with_all_that_it_came_from(finished):
+    registered = finished.registered
     assert registered["version"] == 1 and registered["promoted"]
-    project.check("sample", "dit", "--class", "1", "--n", "2", "--out", str(tmp_path / "ones.png"))
-    folder = project.folder / "data" / "student"
-    done = subprocess.run([sys.executable, "-P", "-c", OF_CLASSES, str(folder), "drawn.npy"], capture_output=True,
-                          text=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    student, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
-    noise = torch.stack([torch.randn(student.denoiser.sample_shape, generator=torch.Generator().manual_seed(seed))
-                         for seed in (5, 6)])  # fmt: skip
-    own = Codec(pipe, student.denoiser.family).decode(student.sample(noise, condition=torch.tensor([1, 2]))) / 2 + 0.5
-    assert torch.allclose(torch.from_numpy(np.load(tmp_path / "drawn.npy")).movedim(-1, -3), own, atol=1e-4)
+    assert registered["model"] == f"fewstep-{finished.name}"
+    told = finished.project.check("lineage", finished.name)
+    encoded = () if finished.kind in PIXELS else ("encode", "encoders")
+    assert all(word in told for word in ("champion", "given teacher", *encoded)), told
+
+
+def test_plain_diffusers_samples_what_the_student_does(finished, asked, tmp_path):
+    shutil.copytree(finished.package / "artifacts", tmp_path / "artifacts")
+    _, code = shown_python((finished.package / "README.md").read_text())
+    (one, two), own = asked, Own(finished.student)
+    # nothing but the conditions is said to a recorded pipeline; a UNet2DModel's is told steps, as the card does
+    said = {"batch_size": 2, "num_inference_steps": own.student.sampler.steps} if finished.kind in PIXELS else {}
+    alone(CARD_OF_DIFFUSERS, code, json.dumps({**two, **said}), "card.npy", "two.npy", project=finished.project,
+          folder=tmp_path)  # fmt: skip
+    rounded = 1e-4 if medium(finished) == SOUND else ROUNDED
+    check_alike(tmp_path / "card.npy", own.drawn(one, [5], together=True), rounded)
+    check_alike(tmp_path / "two.npy", own.drawn(two, [5, 6]))
+
+
+def test_mlflow_samples_what_the_student_does(finished, asked, tmp_path):
+    code, _ = shown_python((finished.package / "README.md").read_text())
+    one, two = asked
+    columns = {name.removesuffix("_labels"): value for name, value in two.items() if name != "batch_size"}
+    bad, word = ({"seed": [1]}, "prompt") if "prompt" in one else ({"class": [1000]}, "class 1000")
+    said = alone(CARD_OF_MLFLOW, code, finished.tracking, json.dumps(columns), json.dumps(bad), "card.npy", "two.npy",
+                 project=finished.project, folder=tmp_path)  # fmt: skip
+    assert word in said
+    own = Own(finished.student)
+    check_alike(tmp_path / "card.npy", own.drawn(one, range(count(one))))
+    check_alike(tmp_path / "two.npy", own.drawn(two, [5, 6]))
+
+
+def check_alike(path: Path, own: torch.Tensor, most: float = 1e-4) -> None:
+    """The samples of a file are these, and no two are alike."""
+    found = np.load(path)
+    assert found.shape == own.shape and np.allclose(found, own.numpy(), atol=most, rtol=0)
+    assert all(float((own[0] - other).abs().max()) > 4 * most for other in own[1:])
+
+
+SAMPLE = """
+import sys
+from flows.cli import app
+app(["sample", *sys.argv[1:]], standalone_mode=False)
+print([name for name in ("prefect", "dvc", "ray", "torchvision", "matplotlib") if name in sys.modules])
+"""
+
+
+def test_fewstep_sample_writes_what_the_student_samples_and_loads_no_orchestration(finished, asked, tmp_path):
+    _, two = asked
+    alike = {name: [value[0]] * 2 if isinstance(value, list) else value for name, value in two.items()}
+    out = tmp_path / f"out.{'wav' if medium(finished) == SOUND else 'png'}"
+    words = [finished.name, *WORDS[kind_of(finished.kind).conditions], "--n", "2", "--seed", "3", "--out"]
+    done = subprocess.run([sys.executable, "-c", SAMPLE, *words, str(out)], cwd=finished.project.folder,
+                          env=finished.project.environment(), capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    own = Own(finished.student).stored(alike, 3)
+    if medium(finished) == SOUND:
+        with wave.open(str(out)) as file:
+            found = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+        wanted = torch.cat(list(own), dim=-1).T.numpy()     # one after the other
+    else:
+        videos = medium(finished) == VIDEOS     # a row each, of all frames
+        found = np.asarray(Image.open(out).convert("RGB"))
+        wanted = np.asarray(sheet(own.flatten(0, 1) if videos else own, own.shape[1] if videos else 2))
+    assert found.shape == wanted.shape and np.abs(found.astype(int) - wanted.astype(int)).max() <= 1
+
+
+def test_videos_play(finished, tmp_path):
+    if medium(finished) != VIDEOS:
+        words = [finished.name, *WORDS[kind_of(finished.kind).conditions], "--out", str(tmp_path / "out.gif")]
+        refused = finished.project.run("sample", *words)
+        assert refused.returncode == 2 and "no .gif file" in refused.stderr
+        return
+    finished.project.check("sample", finished.name, *WORDS["prompt"], "--n", "2", "--out", str(tmp_path / "out.gif"))
+    with Image.open(tmp_path / "out.gif") as file:
+        assert file.n_frames == Own(finished.student).codec.sample_shape[0]
+
+
+def test_what_is_no_image_is_measured_and_shown_as_what_it_is(finished):
+    document = json.loads((finished.project.folder / "data/evaluation/evaluation.json").read_bytes())
+    assert document.get("medium", IMAGES) == medium(finished)
+    assert (document.get("rate", 0) > 0) == (medium(finished) != IMAGES)
+    page = (finished.project.folder / "data/report/report.html").read_text()
+    assert ("data:audio/wav" in page) == (medium(finished) == SOUND)
+    assert ("data:image/gif" in page) == (medium(finished) == VIDEOS)
+
+
+def test_sample_asks_for_what_is_missing(finished):
+    textual = kind_of(finished.kind).conditions == "prompt"
+    refused = finished.project.run("sample", finished.name, *(() if textual else WORDS["prompt"]), "--out", "out.png")
+    assert refused.returncode == 2, refused.stderr
+    assert ('--prompt "a red apple"' if textual else "takes no prompts") in refused.stderr

@@ -4,8 +4,6 @@ and in MLflow and samples what `Student.sample` does: inpainting and an upscaler
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,11 @@ import torch
 from PIL import Image
 
 from fewstep.data.images import load_prompts, load_split
-from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import EncodedSet
-from fewstep.families.family import table_of
-from fewstep.students.export import load_student
-from fewstep.teachers import inspect_teacher
-from fewstep.teachers.pipeline_loading import load_pipeline
 from tests.fewstep.families.image_pipelines import SEEING, picture
-from tests.pipeline.test_families import TEXTS, captioned, first_states, settings
+from tests.pipeline.alone import alone
+from tests.pipeline.own_samples import Own
+from tests.pipeline.tiny_runs import TEXTS, Finished, captioned, sets, settings
 from tests.project import Project
 
 RECIPES = {"inpainting": "dmd2", "upscaler": "kd", "first_frame": "tdm", "controlled": "lcm",
@@ -35,13 +30,11 @@ import sys, numpy, torch
 from PIL import Image
 from diffusers import DiffusionPipeline
 folder, out, *names = sys.argv[1:]
-code = bool(__import__("pathlib").Path(folder, "pipeline.py").is_file())
-pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
+pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=True)
 drawn = [pipe(prompt=[text], generator=[torch.Generator().manual_seed(5 + k)], output_type="np", return_dict=False,
               **{name: Image.open(f"{name}-{k}.png") for name in names})[0]
          for k, text in enumerate(["a red apple", "person running"])]   # some take one image alone
 numpy.save(out, numpy.concatenate(drawn))
-assert "fewstep" not in sys.modules
 """
 REGISTERED = """
 import sys, mlflow, numpy, pandas, pathlib
@@ -60,35 +53,23 @@ else:
 
 
 @pytest.fixture(scope="module", params=["inpainting", *SLOW])
-def finished(request, tmp_path_factory) -> tuple[str, Project, dict]:
-    """A project whose run with a tiny pipeline of this kind has ended, and its registration."""
+def finished(request, tmp_path_factory) -> Finished:
     root = tmp_path_factory.mktemp(request.param)
     SEEING[request.param].save(root / "teacher")
     project = Project(root / "project")
     project.check("data", "add", str(captioned(root / "images", 32)))
     chosen = settings(request.param, root / "teacher", SEEING[request.param].arguments)
-    chosen |= {"name": request.param.replace("_", "-"), "data.source": "raw", "distill.recipe": RECIPES[request.param]}
-    refused = project.run("run", *_sets(chosen))
+    chosen |= {"data.source": "raw", "distill.recipe": RECIPES[request.param]}
+    refused = project.run("run", *sets(chosen))
     assert refused.returncode == 2 and "data.conditions=image" in refused.stderr, refused.stderr
     assert not (project.folder / "data" / "shards").exists()
-    project.check("run", *_sets({**chosen, "data.conditions": "image"}))
-    return request.param, project, json.loads((project.folder / "data/registration/registration.json").read_bytes())
+    project.check("run", *sets({**chosen, "data.conditions": "image"}))
+    return Finished(request.param, project)
 
 
-def _sets(chosen: dict[str, object]) -> list[str]:
-    return [word for name, value in chosen.items() for word in ("--set", f"{name}={value}")]
-
-
-def own_samples(project: Project, images: dict[str, list[Image.Image]]) -> torch.Tensor:
+def own_samples(finished: Finished, images: dict[str, list[Image.Image]]) -> np.ndarray:
     """What our own loader draws of the exported student for TEXTS, these images and the seeds 5 and 6, in [0, 1]."""
-    folder = project.folder / "data" / "student"
-    student, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
-    family = student.denoiser.family
-    student.denoiser.take(table_of(pipe, family, TEXTS, images=images, seeds=[5, 6]))
-    asked = [{"prompt": [text], **family.images.of({name: some[k] for name, some in images.items()}, 1)}
-             for k, text in enumerate(TEXTS)]  # fmt: skip
-    noise = first_states(pipe, family, asked)
-    return Codec(pipe, family).decode(student.sample(noise, condition=torch.arange(2))) / 2 + 0.5
+    return Own(finished.student).drawn({"prompt": TEXTS, **images}, [5, 6]).numpy()
 
 
 def pictures(project: Project, folder: Path) -> dict[str, list[Image.Image]]:
@@ -103,7 +84,7 @@ def pictures(project: Project, folder: Path) -> dict[str, list[Image.Image]]:
 
 
 def test_every_image_is_a_condition_of_its_own(finished):
-    kind, project, registered = finished
+    kind, project, registered = finished.kind, finished.project, finished.registered
     assert registered["version"] == 1 and registered["promoted"]
     shards, encoded = project.folder / "data" / "shards", EncodedSet(project.folder / "data" / "encoded")
     if kind in OF_VIDEOS:
@@ -126,40 +107,30 @@ def test_every_image_is_a_condition_of_its_own(finished):
 
 
 def test_the_folder_samples_in_plain_diffusers_what_the_student_does(finished, tmp_path):
-    _, project, _ = finished
-    images = pictures(project, tmp_path)
-    folder = project.folder / "data" / "student"
-    done = subprocess.run([sys.executable, "-P", "-c", PLAIN, str(folder), "drawn.npy", *images], capture_output=True,
-                          text=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    drawn = torch.from_numpy(np.load(tmp_path / "drawn.npy")).movedim(-1, -3)
-    assert torch.allclose(drawn, own_samples(project, images), atol=1e-4)
+    images = pictures(finished.project, tmp_path)
+    alone(PLAIN, finished.student, "drawn.npy", *images, project=finished.project, folder=tmp_path)
+    assert np.allclose(np.load(tmp_path / "drawn.npy"), own_samples(finished, images), atol=1e-4)
 
 
 def test_mlflow_loads_it_and_samples_by_prompt_and_image(finished, tmp_path):
-    _, project, registered = finished
-    images = pictures(project, tmp_path)
-    uri = f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}"
+    images = pictures(finished.project, tmp_path)
+    registered = finished.registered
     model = f"models:/{registered['model']}/{registered['version']}"
-    done = subprocess.run([sys.executable, "-P", "-c", REGISTERED, uri, model, "drawn.npy", *images], text=True,
-                          capture_output=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    drawn = np.moveaxis(np.load(tmp_path / "drawn.npy"), -1, -3)
-    assert np.allclose(drawn, own_samples(project, images).numpy(), atol=1e-4)
+    alone(REGISTERED, finished.tracking, model, "drawn.npy", *images, project=finished.project, folder=tmp_path)
+    assert np.allclose(np.load(tmp_path / "drawn.npy"), own_samples(finished, images), atol=1e-4)
 
 
 def test_sample_takes_images_and_asks_for_them(finished, tmp_path):
-    kind, project, _ = finished
+    project = finished.project
     images, out = pictures(project, tmp_path), tmp_path / "out.png"
     words = ["--prompt", "a red apple", "--out", str(out), "--n", "2"]
     first = next(iter(images))
     shown = [word for number in (0, 1) for word in ("--image", str(tmp_path / f"{first}-{number}.png"))]
     masks = ["--mask", str(tmp_path / "mask_image-0.png")] if len(images) > 1 else []
-    kind = kind.replace("_", "-")
-    project.check("sample", kind, *words, *shown, *masks)
+    project.check("sample", finished.name, *words, *shown, *masks)
     assert Image.open(out).size[0] > 0
-    missing = project.run("sample", kind, *words, *masks)
+    missing = project.run("sample", finished.name, *words, *masks)
     assert missing.returncode == 2 and "--image FILE" in missing.stderr, missing.stderr
     (tmp_path / "broken.png").write_text("no picture")
-    broken = project.run("sample", kind, *words, "--image", str(tmp_path / "broken.png"), *masks)
+    broken = project.run("sample", finished.name, *words, "--image", str(tmp_path / "broken.png"), *masks)
     assert broken.returncode == 2 and "broken.png" in broken.stderr, broken.stderr

@@ -13,8 +13,8 @@ import pytest
 
 from tests.fewstep.families.pipelines import KINDS
 from tests.killing import Commands
-from tests.pipeline.test_families import captioned
 from tests.pipeline.test_kill import KILLED, check_bytes, leftovers
+from tests.pipeline.tiny_runs import captioned
 from tests.project import Project
 
 # Busy machines are slow, and every wait here ends with a process.

@@ -14,15 +14,14 @@ from tasks.registry.aliases import history
 from tasks.registry.model_registry import Registry
 from tasks.storage.workspace import Workspace
 from tests.fewstep.families.pipelines import KINDS
-from tests.pipeline.test_families import settings
+from tests.pipeline import tiny_runs
+from tests.pipeline.tiny_runs import PROMPTS, settings
 from tests.project import Project
-
-PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("apple", "car", "tree", "door")]
 
 
 def sets(teacher: Path, prompts: Path, **more: object) -> list[str]:
     chosen = {**settings("sd", teacher), "distill.recipe": "dmd2", "data.prompts": prompts, **more}
-    return [word for name, value in chosen.items() for word in ("--set", f"{name}={value}")]
+    return tiny_runs.sets(chosen)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import EncodedSet
-from fewstep.families.family import table_of
-from fewstep.students.export import load_student
-from fewstep.students.student import Student
-from fewstep.teachers import inspect_teacher
-from fewstep.teachers.pipeline_loading import load_pipeline
 from tests.fewstep.families.image_pipelines import SEEING, picture
-from tests.pipeline.test_families import TEXTS, first_states, settings
-from tests.pipeline.test_sizes import CAPTIONS, PIXELS, SHAPES, SIZES
+from tests.pipeline.alone import alone
+from tests.pipeline.own_samples import Own
+from tests.pipeline.test_sizes import PIXELS, SHAPES, SIZES
+from tests.pipeline.tiny_runs import CAPTIONS, TEXTS, Finished, sets, settings
 from tests.project import Project
 
 RECIPES = {"inpainting": "dmd2", "controlled_tokens": "dmd2", "upscaler": "kd", "editing": "tdm"}
@@ -61,9 +55,9 @@ def finished(request, tmp_path_factory) -> tuple[str, Project]:
     own = {"encode.height": "null", "encode.width": "null", "data.size": "null"}
     chosen = settings(kind, root / "teacher", SEEING[kind].arguments) | own | {
         "data.source": "raw", "data.sizes": json.dumps(SIZES), "data.conditions": "image", "distill.images": 640,
-        "distill.recipe": RECIPES[kind], "trajectories.count": 96, "name": kind.replace("_", "-"),
+        "distill.recipe": RECIPES[kind], "trajectories.count": 96,
     }  # fmt: skip
-    project.check("run", *(word for name, value in chosen.items() for word in ("--set", f"{name}={value}")))
+    project.check("run", *sets(chosen))
     return kind, project
 
 
@@ -94,8 +88,7 @@ import sys, inspect, numpy, torch
 from PIL import Image
 from diffusers import DiffusionPipeline
 folder, out, *names = sys.argv[1:]
-code = bool(__import__("pathlib").Path(folder, "pipeline.py").is_file())
-pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
+pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=True)
 wide = {"height": 32, "width": 48} if "height" in inspect.signature(type(pipe).__call__).parameters else {}
 drawn = [pipe(prompt=[text], generator=[torch.Generator().manual_seed(5 + k)], output_type="np", return_dict=False,
               **wide, **{name: Image.open(f"{name}-{k}.png") for name in names})[0]
@@ -114,32 +107,22 @@ numpy.save(sys.argv[3], model.predict(asked, params={"size": "48x32"}))
 
 def test_another_size_is_sampled_alike_by_all_that_load_the_student(finished, tmp_path):
     kind, project = finished
-    folder = project.folder / "data" / "student"
-    model, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
-    family, wide = model.denoiser.family.at(1), model.denoiser.sized(1)
-    images = {name: [picture(family.images.size, seed, "L" if "mask" in name else "RGB") for seed in (0, 1)]
-              for name in family.images.names}  # fmt: skip
+    own = Own(project.folder / "data" / "student", size=1)
+    images = {name: [picture(own.family.images.size, seed, "L" if "mask" in name else "RGB") for seed in (0, 1)]
+              for name in own.family.images.names}  # fmt: skip
     for name, some in images.items():
         for number, image in enumerate(some):
             image.save(tmp_path / f"{name}-{number}.png")
-    wide.take(table_of(pipe, family, TEXTS, images=images, seeds=[5, 6]))
-    asked = [{"prompt": [text], **family.images.of({name: some[k] for name, some in images.items()}, 1)}
-             for k, text in enumerate(TEXTS)]  # fmt: skip
-    noise = first_states(pipe, family, asked)
-    own = Codec(pipe, family).decode(Student(wide, model.sampler).sample(noise, condition=torch.arange(2))) / 2 + 0.5
-    assert own.shape == (2, 3, 32, 48)
-    name = kind.replace("_", "-")
-    database = f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}"
-    for code, words in ((WIDE, [str(folder)]), (REGISTERED, [database, f"models:/fewstep-{name}/1"])):
-        done = subprocess.run([sys.executable, "-P", "-c", code, *words, "drawn.npy", *images], capture_output=True,
-                              text=True, cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        drawn = torch.from_numpy(np.load(tmp_path / "drawn.npy")).movedim(-1, -3)
-        assert torch.allclose(drawn, own, atol=1e-4)
+    wanted = own.drawn({"prompt": TEXTS, **images}, [5, 6]).numpy()
+    assert wanted.shape == (2, 32, 48, 3)
+    run = Finished(kind, project)
+    for code, words in ((WIDE, [run.student]), (REGISTERED, [run.tracking, f"models:/fewstep-{run.name}/1"])):
+        alone(code, *words, "drawn.npy", *images, project=project, folder=tmp_path)
+        assert np.allclose(np.load(tmp_path / "drawn.npy"), wanted, atol=1e-4)
     shown = ["--image", str(tmp_path / f"{next(iter(images))}-0.png")]
     shown += ["--mask", str(tmp_path / "mask_image-0.png")] if "mask_image" in images else []
     for out, size in (("usual.png", []), ("wide.png", ["--size", "48x32"])):
-        project.check("sample", name, "--prompt", "a red apple", "--n", "1", *size, *shown, "--out",
+        project.check("sample", run.name, "--prompt", "a red apple", "--n", "1", *size, *shown, "--out",
                       str(tmp_path / out))  # fmt: skip
     (width, height), wider = (Image.open(tmp_path / out).size for out in ("usual.png", "wide.png"))
     assert wider[0] - wider[1] == 16 + width - height     # a sheet has margins, which a square's tells

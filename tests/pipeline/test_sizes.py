@@ -7,33 +7,27 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fewstep.data.images import load_split, sizes_of
 from fewstep.data.sized import Sized
-from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import EncodedSet
-from fewstep.families.family import table_of
 from fewstep.students.export import load_student
-from fewstep.students.student import Student
-from fewstep.teachers import inspect_teacher
-from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.trajectories.sized_sets import open_sets
 from tests.fewstep.families.pipelines import KINDS
-from tests.pipeline.test_families import TEXTS, first_states, settings
+from tests.pipeline import tiny_runs
+from tests.pipeline.alone import alone
+from tests.pipeline.own_samples import Own
+from tests.pipeline.tiny_runs import CAPTIONS, TEXTS, Finished, settings
 from tests.project import Project
 
 SIZES = ["32x32", "48x32", "32x48"]     # width x height
 PIXELS = [(32, 32), (32, 48), (48, 32)]
 SHAPES = [(64, 64), (90, 60), (64, 64), (50, 80)]   # width and height of the files, in turn
-CAPTIONS = ["a red apple", "two blue cars on a road", "a small green tree", "person running"]
 KIND = [pytest.param(("sdxl", "dmd2"), id="sdxl"), pytest.param(("flux", "lcm"), id="flux", marks=pytest.mark.slow),
         pytest.param(("sd3", "instaflow"), id="sd3", marks=pytest.mark.slow)]  # fmt: skip
 
@@ -71,7 +65,7 @@ def sets(kind: str, teacher: Path, recipe: str, **more: object) -> list[str]:
         "data.source": "raw", "data.sizes": json.dumps(SIZES), "distill.recipe": recipe, "trajectories.count": 96,
         "distill.images": 640, **more,
     }  # fmt: skip
-    return [word for name, value in chosen.items() for word in ("--set", f"{name}={value}")]
+    return tiny_runs.sets(chosen)
 
 
 def test_each_image_gets_the_size_nearest_to_its_shape(finished):
@@ -111,8 +105,7 @@ WIDE = """
 import sys, numpy, torch
 from diffusers import DiffusionPipeline
 folder, out = sys.argv[1:]
-code = bool(__import__("pathlib").Path(folder, "pipeline.py").is_file())
-pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=code)
+pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, trust_remote_code=True)
 drawn = pipe(["a red apple", "person running"], height=32, width=48, output_type="np", return_dict=False,
              generator=[torch.Generator().manual_seed(k) for k in (5, 6)])[0]
 numpy.save(out, numpy.asarray(drawn))
@@ -122,16 +115,9 @@ numpy.save(out, numpy.asarray(drawn))
 def test_plain_diffusers_samples_another_size_as_the_student_does(finished, tmp_path):
     _, project = finished
     folder = project.folder / "data" / "student"
-    done = subprocess.run([sys.executable, "-P", "-c", WIDE, str(folder), "drawn.npy"], capture_output=True, text=True,
-                          cwd=tmp_path, env=project.environment(PYTHONPATH=""))  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    drawn = torch.from_numpy(np.load(tmp_path / "drawn.npy")).movedim(-1, -3)
-    model, pipe = load_student(folder), load_pipeline(inspect_teacher(folder))
-    family, wide = model.denoiser.family.at(1), model.denoiser.sized(1)
-    wide.take(table_of(pipe, family, TEXTS))
-    noise = first_states(pipe, family, [{"prompt": [text]} for text in TEXTS])
-    own = Codec(pipe, family).decode(Student(wide, model.sampler).sample(noise, condition=torch.arange(2))) / 2 + 0.5
-    assert drawn.shape == (2, 3, 32, 48) and torch.allclose(drawn, own, atol=1e-4)
+    alone(WIDE, folder, "drawn.npy", project=project, folder=tmp_path)
+    drawn, own = np.load(tmp_path / "drawn.npy"), Own(folder, size=1).drawn({"prompt": TEXTS}, [5, 6]).numpy()
+    assert drawn.shape == own.shape == (2, 32, 48, 3) and np.allclose(drawn, own, atol=1e-4)
 
 
 def test_sample_and_mlflow_draw_the_size_that_is_asked_for(finished, tmp_path):
@@ -143,14 +129,11 @@ def test_sample_and_mlflow_draw_the_size_that_is_asked_for(finished, tmp_path):
     assert taller[1] - taller[0] == 16 + height - width     # a sheet has margins, which a square's tells
     refused = project.run("sample", kind, "--prompt", "a red apple", "--size", "64x64", "--out", str(out))
     assert refused.returncode == 2 and "trained for 32x32, 48x32, 32x48" in " ".join(refused.stderr.split())
-    code = ("import sys, mlflow, numpy, pandas; mlflow.set_tracking_uri(sys.argv[1]); "
+    code = ("import mlflow, pandas; mlflow.set_tracking_uri(sys.argv[1]); "
             "model = mlflow.pyfunc.load_model(sys.argv[2]); asked = pandas.DataFrame({'prompt': ['a red apple']}); "
             "print(model.predict(asked, params={'size': '48x32'}).shape, model.predict(asked).shape)")
-    done = subprocess.run([sys.executable, "-P", "-c", code, f"sqlite:///{project.folder / '.fewstep' / 'mlflow.db'}",
-                           f"models:/fewstep-{kind}/1"], capture_output=True, text=True, cwd=tmp_path,
-                          env=project.environment(PYTHONPATH=""))  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("\n")[-2] == "(1, 32, 48, 3) (1, 32, 32, 3)"
+    told = alone(code, Finished(kind, project).tracking, f"models:/fewstep-{kind}/1", project=project, folder=tmp_path)
+    assert told.split("\n")[-2] == "(1, 32, 48, 3) (1, 32, 32, 3)"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.apart import ApartWorkspace
 from tests.fewstep.families.pipelines import KINDS
-from tests.pipeline.test_families import captioned
+from tests.pipeline.tiny_runs import captioned
 from tests.project import ROOT, TINY, Project, _git
 from tests.website.shell_blocks import PAGES, blocks
 
