@@ -190,7 +190,8 @@ class StudentModel(mlflow.pyfunc.PythonModel):
         taken = inspect.signature(type(self.pipeline).__call__).parameters
         with torch.no_grad():
             drawn = self.pipeline(**{name: value for name, value in given.items() if name in taken}, return_dict=False)
-        return np.asarray(drawn[0])
+        samples = np.asarray(drawn[0])
+        return samples[:, None] if samples.ndim == 2 else samples  # some pipelines leave a sound's only channel out
 
 
 def _given(row: dict, name: str) -> bool:

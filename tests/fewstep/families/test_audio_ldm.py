@@ -32,8 +32,8 @@ def roberta_tokenizer() -> Any:
                                          model_max_length=20)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pipe() -> Any:
+def audio_ldm() -> Any:
+    """The pipeline, with random weights that are the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = diffusers.UNet2DConditionModel(
@@ -58,6 +58,11 @@ def pipe() -> Any:
         if isinstance(part, torch.nn.Module):
             part.eval()
     return made
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return audio_ldm()
 
 
 def test_a_text_is_no_class_and_sound_has_one_channel(pipe, tmp_path):
