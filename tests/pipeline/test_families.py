@@ -1,7 +1,7 @@
 """Teachers of the kinds that people have, from their folder to a registered, promoted student, by `fewstep run`: it is
 loaded by the model card's own words in plain diffusers and in MLflow, and all draw what `Student.sample` does.
 
-One kind of texts and one of pixels in `make test`, the others in `make test-slow`.
+One kind in `make test`, the others in `make test-slow`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.pipeline.alone import CARD_OF_DIFFUSERS, CARD_OF_MLFLOW, alone, shown
 from tests.pipeline.own_samples import Own, count
 from tests.pipeline.tiny_runs import MEDIA, TEXTS, Finished, finished_run, kind_of
 
-QUICK = ("sd", "unet")
+QUICK = ("sd",)
 CASES = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in (*KINDS, *PIXELS)]
 LABELS = {"dit": [0, 1, 2, 3], "unet": [0, 1, 2]}
 """That the card's words ask for: the first four classes, or all three."""
