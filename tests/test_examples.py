@@ -1,4 +1,7 @@
-"""Every file in examples/ is checked by `fewstep run --dry-run` on a tiny pipeline of its kind, as its user would."""
+"""Every file in examples/ is checked by `fewstep run --dry-run` on a tiny pipeline of its kind, as its user would.
+
+Three of them in `make test`, the others in `make test-slow`.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,13 @@ def classes(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES, key=lambda name: (EXAMPLES[name][1], name)))
+QUICK = ("captioned-images", "dit-dmd2", "sd3-tdm")
+"""One of each kind of data; `make test-slow` tries the others."""
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in sorted(EXAMPLES, key=lambda name: (EXAMPLES[name][1], name))])
 def test_a_dry_run_takes_it_and_says_what_would_be_made(project, teachers, tmp_path, name):
     kind, data = EXAMPLES[name]
     sets = [f"teacher.source={teachers[kind]}"]

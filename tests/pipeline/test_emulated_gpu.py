@@ -72,6 +72,7 @@ def test_what_is_killed_on_it_ends_in_the_same_bytes(undisturbed, tmp_path):
 PARTS = TINY | {"distill.parts": 2, "teacher.parts": 2, "distill.recipe": "dmd2"}
 
 
+@pytest.mark.slow
 def test_two_of_them_hold_shards_of_what_they_train(tmp_path):
     project = OnTwo(tmp_path / "project", PARTS)
     project.check("run", "--set", "compute.parallel=shard")

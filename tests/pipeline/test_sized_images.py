@@ -1,5 +1,5 @@
 """Samples of several sizes of teachers that are given images too: from a table of images of several shapes, with masks
-or controls, to a student that makes all sizes. One kind in `make test`, the others in `make test-slow`."""
+or controls, to a student that makes all sizes. In `make test` test_sizes.py and test_image_teachers.py have a kind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.pipeline.tiny_runs import CAPTIONS, TEXTS, Finished, sets, settings
 from tests.project import Project
 
 RECIPES = {"inpainting": "dmd2", "controlled_tokens": "dmd2", "upscaler": "kd", "editing": "tdm"}
-KIND = [pytest.param(kind, marks=() if kind == "inpainting" else pytest.mark.slow) for kind in RECIPES]
+KIND = [pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES]
 COLUMN = {"inpainting": "mask", "controlled_tokens": "control"}
 
 

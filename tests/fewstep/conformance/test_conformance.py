@@ -190,6 +190,7 @@ def test_figures_outlive_an_edit_that_changes_no_bit_of_a_short_run(tmp_path, qu
     assert cell.retraced(tmp_path) is not None
 
 
+@pytest.mark.slow
 def test_the_traces_of_two_states_of_the_code_are_compared(tmp_path, capsys):
     file = tmp_path / "traces.json"
     asked = ["kd", "--problems", "ring", "--traces", str(file)]

@@ -17,6 +17,7 @@ pytest.importorskip("ray", reason="Ray is an optional extra")
 RANKS = "tasks.engine.group.ranks"
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_ends_a_training_by_name_and_it_goes_on_with_another(world, monkeypatch, verified):  # noqa: F811
     def engines_on(address: str) -> Engines:
         return Engines(Settings(compute={"on": address, "nodes": 2, "processes": 1}))
