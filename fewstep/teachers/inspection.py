@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ class TeacherInfo:
     @property
     def textual(self) -> bool:
         """Whether its conditions are texts."""
-        return any(name.startswith("text_encoder") for name in self.parts)
+        return _textual(self.parts)
 
     @property
     def groups(self) -> list[list[int]]:
@@ -135,6 +137,13 @@ def _denoiser(folder: Path, parts: dict[str, Any]) -> str:
             f"{folder / 'model_index.json'}: the parts are {', '.join(sorted(parts)) or 'none'}; "
             f"a teacher has a scheduler and one denoiser ({' or '.join(DENOISERS)})"
         )
+    further = sorted(name for name in parts if re.fullmatch(rf"{found[0]}_\d+", name))
+    if further:
+        raise SettingsError(
+            f"{folder / 'model_index.json'}: {found[0]} is one of several denoisers, beside {', '.join(further)}, "
+            "which take turns by the level of the noise; a teacher has one",
+            hint="take a pipeline whose one denoiser was trained at all levels",
+        )
     if parts[found[0]] not in NETWORKS and parts[found[0]][0] != "diffusers":
         raise SettingsError(f"{folder / 'model_index.json'}: the denoiser is a {'.'.join(parts[found[0]])}; "
                             f"a teacher's is a network of diffusers, such as UNet2DModel")  # fmt: skip
@@ -144,7 +153,12 @@ def _denoiser(folder: Path, parts: dict[str, Any]) -> str:
 def _classes(path: Path, parts: dict[str, Any], config: dict[str, Any]) -> int:
     """Classes of a transformer that embeds them itself; configurations of text-conditional ones name a number too."""
     counted = _count(path, config, "num_embeds_ada_norm")
-    return 0 if any(name.startswith("text_encoder") for name in parts) else counted
+    return 0 if _textual(parts) else counted
+
+
+def _textual(parts: Iterable[str]) -> bool:
+    """Whether a pipeline of these parts reads texts: not every encoder of them is named so."""
+    return any(word in name for name in parts for word in ("text_encoder", "tokenizer"))
 
 
 def _count(path: Path, config: dict[str, Any], key: str) -> int:

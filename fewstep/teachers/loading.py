@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from collections.abc import Mapping
@@ -10,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from torch import nn
 
@@ -19,7 +17,7 @@ from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.family import Family, record_family
 from fewstep.networks.routed import RoutedUNet
 from fewstep.teachers.inspection import DESCRIPTION, TeacherInfo, inspect_teacher
-from fewstep.teachers.pipeline_loading import load_pipeline, network_class, probe_network
+from fewstep.teachers.pipeline_loading import load_pipeline, network_class, probe_network, require_known
 from fewstep.teachers.schedulers import read_scheduler
 from fewstep.teachers.weight_files import check_weights, read_json, tensor_shapes, weights_variant
 from fewstep.util.errors import SettingsError, laid_at
@@ -60,7 +58,8 @@ def teacher_of(info: TeacherInfo, network: nn.Module, family: Family | None = No
     """
     if info.description is not None:
         return described_denoiser(info, network).requires_grad_(False).eval()
-    found = read_scheduler(info) if family is None else read_scheduler(info, family.call, family.time_factor)
+    found = read_scheduler(info) if family is None else read_scheduler(info, family.call, family.time_factor,
+                                                                       family.time_offset)  # fmt: skip
     process, prediction_type, adapter = found
     shape = info.sample_shape if family is None else family.state
     with laid_at(str(info.folder)):
@@ -154,7 +153,7 @@ def load_network(folder: Path, variant: str | None = None) -> nn.Module:
     if wrong:
         raise SettingsError(f"{folder}: {len(wrong)} weights do not fit the configuration, such as {wrong[0]}")
     with laid_at(str(folder / "config.json")):
-        _require_known(config, type(network))
+        require_known(config, type(network))
     return network.eval()
 
 
@@ -178,15 +177,6 @@ def _require_size(kind: type[nn.Module], config: Mapping[str, Any], shapes: list
     held = sum(math.prod(shape) for shape in shapes)
     if wanted > held + max(held, 10**7):
         raise SettingsError(f"a {kind.__name__} of this configuration has {wanted} weights, the files hold {held}")
-
-
-def _require_known(config: Mapping[str, Any], kind: type[nn.Module]) -> None:
-    """Raises SettingsError for a key that diffusers would ignore, though it says something."""
-    known = inspect.signature(kind.__init__).parameters
-    for key, value in config.items():
-        if key not in known and not key.startswith("_") and value is not None and value is not False:
-            raise SettingsError(f"{key}: {kind.__name__} of diffusers {diffusers.__version__} knows no such key, and "
-                                "what it says would be lost", hint="a newer diffusers may know it")  # fmt: skip
 
 
 __all__ = ["TeacherInfo", "described_denoiser", "inspect_teacher", "load_network", "load_teacher"]

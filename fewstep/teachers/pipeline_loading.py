@@ -3,8 +3,9 @@ runs, and only safetensors are read."""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from fewstep.networks.routed import RoutedUNet
 from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.linking import stock_view
 from fewstep.teachers.weight_files import read_json
-from fewstep.util.errors import SettingsError
+from fewstep.util.errors import SettingsError, laid_at
 
-UNNEEDED = ("safety_checker", "feature_extractor")
-"""Parts that are left out where the pipeline allows it: they judge images, or serve inputs that are not given."""
-_OF_IMAGES = "image_encoder"     # left out where no image is given
+UNNEEDED = ("safety_checker",)
+"""Parts that are left out where the pipeline allows it: they judge images."""
+_EXTRACTOR = "feature_extractor"    # of the images that the safety checker judges, or that an image encoder encodes
+_OF_IMAGES = "image_encoder"        # left out where no image is given
 
 
 def network_class(name: str) -> type[nn.Module]:
@@ -35,8 +37,24 @@ def network_class(name: str) -> type[nn.Module]:
 def probe_network(folder: Path, name: str) -> nn.Module:
     """The network of a part's folder without weights (on meta): it has the configuration that pipelines ask for."""
     config = read_json(folder / "config.json", "save_pretrained writes it")
+    kind = network_class(name)
+    with laid_at(str(folder / "config.json")):
+        require_known(config, kind)
     with torch.device("meta"):
-        return network_class(name).from_config(config)
+        return kind.from_config(config)
+
+
+def require_known(config: Mapping[str, Any], kind: type[nn.Module]) -> None:
+    """Raises SettingsError for a key that diffusers would ignore, though it says something, and for weights that are
+    stored as a few bits of themselves."""
+    if config.get("quantization_config"):
+        raise SettingsError(f"quantization_config: the weights of this {kind.__name__} are quantised, and a teacher's "
+                            "are plain numbers", hint="take the pipeline's plain weights")  # fmt: skip
+    known = inspect.signature(kind.__init__).parameters
+    for key, value in config.items():
+        if key not in known and not key.startswith("_") and value is not None and value is not False:
+            raise SettingsError(f"{key}: {kind.__name__} of diffusers {diffusers.__version__} knows no such key, and "
+                                "what it says would be lost", hint="a newer diffusers may know it")  # fmt: skip
 
 
 def load_pipeline(info: TeacherInfo, network: nn.Module | None = None, without: Iterable[str] = ()) -> Any:
@@ -52,8 +70,11 @@ def load_pipeline(info: TeacherInfo, network: nn.Module | None = None, without: 
                             f"{diffusers.__version__}")  # fmt: skip
     denoiser = probe_network(info.folder / info.part, info.network) if network is None else network
     given: dict[str, Any] = {info.part: denoiser}
-    unneeded = UNNEEDED if image_inputs(kind) else (*UNNEEDED, _OF_IMAGES)
+    seen = bool(image_inputs(kind))
+    needless = () if seen and _OF_IMAGES in info.parts else (_EXTRACTOR,)
+    unneeded = (*UNNEEDED, *needless, *(() if seen else (_OF_IMAGES,)))
     given |= {name: None for name in (*unneeded, *without) if name in info.parts}
+    given |= {name: None for name in _left_out(info)}
     if "safety_checker" in info.parts:
         given["requires_safety_checker"] = False
     # building networks may draw from the global generator
@@ -66,3 +87,10 @@ def load_pipeline(info: TeacherInfo, network: nn.Module | None = None, without: 
         except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
             told = " ".join(str(error).split()) or type(error).__name__
             raise SettingsError(f"{info.folder}: the {info.pipeline} cannot be loaded: {told}") from error
+
+
+def _left_out(info: TeacherInfo) -> list[str]:
+    """Parts that the folder says it has not, such as an encoder of several that was too large: some pipelines take none
+    for them, but ask for it by name."""
+    index = read_json(info.folder / "model_index.json", "every saved diffusers pipeline has this file")
+    return [name for name, value in index.items() if value == [None, None]]
