@@ -19,7 +19,7 @@ from fewstep.diffusion.network_inputs import Given
 from fewstep.diffusion.processes import EDM, Process, VariancePreserving, like
 from fewstep.util.errors import SettingsError
 
-_TIMESTEPS: dict[float, MadeOfTensors] = defaultdict(MadeOfTensors)
+_TIMESTEPS: dict[tuple[float, float], MadeOfTensors] = defaultdict(MadeOfTensors)
 
 Labels = Tensor | Condition | Given | None
 
@@ -37,6 +37,8 @@ class Adapter:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description."""
         described = {"kind": self.kind, **{one.name: getattr(self, one.name) for one in fields(self)}}
+        if not described.get("offset", 1.0):
+            del described["offset"]
         call = described.pop("call", CLASSES)
         return described if call is CLASSES else described | {"call": call.to_dict()}
 
@@ -76,14 +78,15 @@ class DiffusersAdapter(Adapter):
 
 @dataclass(frozen=True)
 class Timestep(DiffusersAdapter):
-    """A network of diffusers that takes x as it is and the timestep t · scale.
+    """A network of diffusers that takes x as it is and the timestep t · scale + offset.
 
     scale: N − 1 for a chain of N timesteps, num_train_timesteps (1000) for flow matching, 1 where a pipeline
-        divides it.
+        divides it, −1 with the offset 1 where its network's time runs from noise to data.
     """
 
     scale: float
     call: NetworkCall = CLASSES
+    offset: float = 0.0
     kind: ClassVar[str] = "timestep"
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
@@ -96,12 +99,13 @@ class Timestep(DiffusersAdapter):
     def timestep(self, t: Tensor) -> Tensor:
         """What the network is given for native times t, of t's shape: t passed through float32 must not turn timestep
         999 into 998.99994."""
-        return _TIMESTEPS[self.scale].of(t, self._timestep)
+        return _TIMESTEPS[self.scale, self.offset].of(t, self._timestep)
 
     def _timestep(self, t: Tensor) -> Tensor:
         timestep = t * self.scale
         away = (timestep.round() - timestep).detach()
-        return timestep + (away - functional.hardshrink(away, 1e-6 * self.scale))   # what is far away is left there
+        near = 1e-6 * abs(self.scale)
+        return timestep + (away - functional.hardshrink(away, near)) + self.offset  # what is far away is left there
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fewstep.data.medium import SOUND, VIDEOS, medium_of
 from fewstep.families.family import Family, decoding
-from fewstep.families.parts_placement import place_for_decoding
+from fewstep.families.parts_placement import autoencoder_of, place_for_decoding
 from fewstep.families.recording import call_parameters
 from fewstep.util.at_once import at_once
 from fewstep.util.errors import SettingsError
@@ -35,13 +35,15 @@ _SAME = 1e-2    # of values in [-1, 1]: a pipeline may round on its way
 class StateMap:
     """z = factor · x[place] + shift: what the autoencoder is given, of a state x.
 
-    place: for every number of z (flat) its place in x (flat). factor, shift: of z's shape without the batch.
+    place: for every number of z (flat) its place in x (flat). factor, shift: of z's shape without the batch. frames:
+    of a video whose autoencoder is one of images, which is given them one behind the other: z is (frames, C, H, W).
     """
 
     shape: tuple[int, ...]
     place: Tensor
     factor: Tensor
     shift: Tensor
+    frames: int | None = None
 
     def to_latents(self, states: Tensor) -> Tensor:
         """The autoencoder's latents (N, *shape) of states (N, ...)."""
@@ -64,7 +66,7 @@ class Codec:
 
     def __init__(self, pipe: Any, family: Family):
         self.pipe, self.family = pipe, family
-        self.autoencoder: nn.Module | None = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
+        self.autoencoder = autoencoder_of(pipe)
         self._lock = threading.RLock()  # a call of the pipeline replaces some of its methods for a while
         self._map: StateMap | None = None
         self._shape: tuple[int, ...] | None = None
@@ -96,13 +98,19 @@ class Codec:
         """
         if self.autoencoder is None:
             return samples
+        wanted = self.state_map
         given = samples.transpose(1, 2) if samples.ndim == 5 else samples  # frames behind channels
+        if wanted.frames is not None:
+            given = samples.flatten(0, 1)
+        elif given.ndim == 4 and len(wanted.shape) == 4:  # an autoencoder of videos, of which an image is one frame
+            given = given.unsqueeze(2)
         found = self.autoencoder.encode(given.to(next(self.autoencoder.parameters())))
         if hasattr(found, "latent_dist"):
             latents = found.latent_dist.mean
         else:
             latents = found.latent if hasattr(found, "latent") else found.latents
-        wanted = self.state_map
+        if wanted.frames is not None:
+            latents = latents.unflatten(0, (len(samples), -1))
         if tuple(latents.shape[1:]) != wanted.shape:
             raise SettingsError(
                 f"{self.family.pipeline}: samples of shape {tuple(samples.shape[1:])} become latents of "
@@ -169,6 +177,8 @@ class Codec:
         flat = place.flatten()
         if flat.numel() != size or not torch.equal(flat.sort().values, torch.arange(size)):
             raise SettingsError(f"{self.family.pipeline}: its autoencoder is not given every number of a state once")
+        if len(shift) > 1:
+            return StateMap(tuple(shift.shape), flat, factor, shift, len(shift))
         return StateMap(tuple(shift.shape[1:]), flat, factor[0], shift[0])
 
     @torch.no_grad()
@@ -219,7 +229,13 @@ class SampleDecoder:
         return self
 
     def _decoded(self, states: Tensor) -> Tensor:
-        found = self.autoencoder.decode(self.map.to_latents(states), return_dict=False)[0]
+        latents = self.map.to_latents(states)
+        if self.map.frames is not None:
+            found = self.autoencoder.decode(latents.flatten(0, 1), return_dict=False)[0]
+            return found.unflatten(0, (len(states), -1)).clamp(-1, 1)
+        found = self.autoencoder.decode(latents, return_dict=False)[0]
+        if found.ndim == 5 and len(self.codec.sample_shape) == 3:   # of an image as a video of one frame
+            found = found[:, :, 0]
         return (found.transpose(1, 2) if found.ndim == 5 else found).clamp(-1, 1)   # frames before channels
 
 

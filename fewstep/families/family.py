@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.conditions import TensorTable
-from fewstep.diffusion.network_call import JOINED, STILL, NetworkCall, from_json, to_json
+from fewstep.diffusion.network_call import JOINED, LENGTH, STILL, NetworkCall, from_json, to_json
+from fewstep.diffusion.text_padding import is_mask
+from fewstep.families.call_forms import CallForms
 from fewstep.families.image_arguments import ImageArguments, image_inputs
 from fewstep.families.recording import (
     STATES,
     TIMES,
+    UNGUIDED,
     FirstStep,
     call_parameters,
     first_step,
@@ -26,6 +29,8 @@ from fewstep.families.recording import (
     structure,
     zeros,
 )
+from fewstep.families.text_lengths import own_rows, text_lengths
+from fewstep.families.time_relation import time_relation
 from fewstep.families.trial import (
     COUNTS,
     call_arguments,
@@ -36,12 +41,15 @@ from fewstep.families.trial import (
     same,
     told_size,
     tried,
+    unguided_scale,
 )
 from fewstep.util.config import unknown
 from fewstep.util.errors import SettingsError
 from fewstep.util.pixel_sizes import size_text
 
 Form = Literal["joint", "sequential"]
+SCHEDULE = frozenset({"num_inference_steps", "device", "sigmas", "mu"})
+"""What a pipeline may tell its scheduler of the steps: their number, and even noise levels."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Family:
         pipeline: class of the pipeline. part: its denoiser, `unet` or `transformer`.
         state: shape of one state, in the sampler's own layout.
         call: how the denoiser is called.
-        time_factor: what the denoiser is given is the scheduler's timestep times this.
+        time_factor: what the denoiser is given is the scheduler's timestep times this, plus `time_offset`.
         fields: of a condition, by keyword; empty where conditions are labels.
         guidance: how the pipeline evaluates both branches; None for one without a null condition.
         classes: labels of a class-conditional denoiser, 0 for others; the label after them is the null one.
@@ -88,6 +96,7 @@ class Family:
         sizes: further sizes of samples, beside the one that all else tells of (aspect buckets).
         own_pixels: (height, width) of samples of its own size, where there are further ones and the pipeline's call is
             told the size by an image alone.
+        unguided: guidance scale of the pipeline's call that means none, or under which the fields are recorded.
     """
 
     pipeline: str
@@ -105,6 +114,8 @@ class Family:
     images: ImageArguments | None = None
     sizes: tuple[SampleSize, ...] = ()
     own_pixels: tuple[int, int] | None = None
+    time_offset: float = 0.0
+    unguided: float = UNGUIDED
 
     def at(self, number: int) -> Family:
         """The family as it is at one size: number k ≥ 1 is `sizes[k − 1]`, 0 its own."""
@@ -134,6 +145,8 @@ class Family:
             "shift": self.shift, "images": None if self.images is None else self.images.to_dict(),
             **({"sizes": [_size_to_dict(size) for size in self.sizes]} if self.sizes else {}),
             **({"own_pixels": list(self.own_pixels)} if self.own_pixels else {}),
+            **({"time_offset": self.time_offset} if self.time_offset else {}),
+            **({"unguided": self.unguided} if self.unguided != UNGUIDED else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -178,39 +191,61 @@ def _recorded(pipe: Any, fixed: dict[str, Any], pixels: tuple[int, int] | None =
             raise SettingsError(unknown(f"argument of {type(pipe).__name__}", name, tuple(call_parameters(pipe))))
     part = part_of(pipe)
     images, plain = tried(pipe, fixed, pixels)
+    forms = CallForms.seen(plain[0].calls[0], plain[1].calls[0], COUNTS)
+    _require_one_branch(pipe, forms)
+    plain = [forms.of_step(step) for step in plain]
     (first, *_), (second, *_) = (step.calls for step in plain)
     x, time = keyword(STATES, first, "state"), keyword(TIMES, first, "time")
+    asked = call_arguments(pipe, {**fixed, **probe(pipe, COUNTS[0], images)}, guided=False)
+    added = _added(first[x], plain[0].state)
+    given_state = first[x] if added is None else first[x].squeeze(added)
     tokens = _still_tokens(pipe, first, x, time)
     state = tuple((first[x] if tokens else plain[0].state).shape[1:])
+    longest = text_lengths(pipe, asked, first, forms, x)
+    _require_plain_schedule(pipe, plain[0].schedule)
     growing = [name for name in per_sample(first, second, COUNTS) if name not in (x, time)]
+    growing = [name for name in growing if not name.endswith(LENGTH) or name in longest]
+    growing += [name for name in longest if name not in growing]
+    unsaid = {name + LENGTH for name in forms.listed} - set(growing)
     constants = {name: _constant(pipe, name, value, second.get(name))
-                 for name, value in first.items() if name not in (x, time, *growing)}  # fmt: skip
+                 for name, value in first.items() if name not in (x, time, *growing, *unsaid)}  # fmt: skip
+    each = tuple(name for name, value in constants.items() if _one_each(value, second.get(name)))
+    constants |= {name: constants[name][:1] for name in each}
     rows = next((name for name in ("class_labels",) if name in growing and name in call_parameters(pipe)), None)
     scale = embedded_scale(pipe, fixed, growing, images)
-    fields = {name: first[name] for name in growing if name not in (rows, scale)}
+    embedding = scale is not None and first[scale].ndim > 1     # which is then recorded as it is at the pipeline's own
+    scale = None if embedding else scale
+    fields = {name: longest.get(name, first.get(name)) for name in growing if name not in (rows, scale)}
     joined, along = None, 1
     if tokens:
         fields[STILL] = first[x][:, :tokens]
-    elif first[x].shape[1:] != plain[0].state.shape[1:]:
-        joined, along = JOINED, _along(pipe, first[x], plain[0].state)
-        fields[joined] = _beside(first[x], plain[0].state, along)
-    _require_steady(pipe, first, plain[0], (x, time), tokens)
+    elif given_state.shape[1:] != plain[0].state.shape[1:]:
+        joined, along = JOINED, _along(pipe, given_state, plain[0].state)
+        fields[joined] = _beside(given_state, plain[0].state, along)
+    _require_steady(pipe, first, plain[0], (x, time), tokens, added)
     times = first[time]
     if isinstance(times, Tensor) and len((times[:, tokens:] if tokens else times).unique()) > 1:
         raise SettingsError(f"{type(pipe).__name__}: parts of a sample are at other times than the rest: {time} is "
                             f"{times.unique().tolist()[:3]} in one step")  # fmt: skip
-    factor = float(_last(times)) / plain[0].timestep if plain[0].timestep else 1.0
+    factor, offset = time_relation(pipe, asked, plain[0], time, COUNTS[0])
+    if plain[0].output is None and not tokens:
+        raise SettingsError(f"{type(pipe).__name__}: what its scheduler is given is no multiple of what its denoiser "
+                            "says, unguided")  # fmt: skip
     given_scale = default_scale(pipe)
     call = NetworkCall(
         x, time, rows, tuple(fields), constants, joined, scale,
         float(_first(first[scale])) / given_scale if scale and given_scale else 1.0, given_scale if scale else None,
         tuple(times.shape[1:]) if isinstance(times, Tensor) and times.ndim > 1 and not tokens else (),
         along, plain[0].side, STILL if tokens else None,
+        output=1.0 if plain[0].output is None else plain[0].output, listed=forms.listed, added=added,
+        lists=tuple(name for name in plain[0].lists if name not in forms.listed), repeated=forms.repeated,
+        each=each, ragged=tuple(longest),
     )  # fmt: skip
     classes = 0 if rows is None else int(getattr(pipe, part).config.get("num_embeds_ada_norm") or 0)
     described = {name: Field(tuple(value.shape[1:]), str(value.dtype).removeprefix("torch."))
                  for name, value in fields.items()}  # fmt: skip
     guided = guided_step(pipe, fixed, COUNTS[0], images)
+    guided = None if guided is None else forms.of_step(guided)
     form: Form | None = None
     if guided is not None and len(guided.calls) > 1:
         # FLUX's control network is asked once a step, of the condition: its branch without one is no row of its own
@@ -219,11 +254,15 @@ def _recorded(pipe: Any, fixed: dict[str, Any], pixels: tuple[int, int] | None =
     elif guided is not None and len(guided.calls[0][x]) == 2 * COUNTS[0]:
         form = "joint"
     prompts = structure(plain[0].prompts, plain[1].prompts, COUNTS)
-    return Family(
+    family = Family(
         type(pipe).__name__, part, state, call, factor, described, form, classes, fixed, prompts,
         plain[0].schedule.get("sigmas") is not None, _shift(pipe.scheduler.config, plain[0].schedule.get("mu")),
-        images,
+        images, time_offset=offset,
+        unguided=(default_scale(pipe) or UNGUIDED) if embedding else unguided_scale(pipe),
     )  # fmt: skip
+    if fields and images is None:   # is one prompt alone given the same?
+        record_conditions(pipe, family, probe(pipe, 1), 1)
+    return family
 
 
 def record_conditions(pipe: Any, family: Family, prompts: Mapping[str, list[Any]], count: int,
@@ -234,7 +273,7 @@ def record_conditions(pipe: Any, family: Family, prompts: Mapping[str, list[Any]
     default 0 … count − 1: what a pipeline draws of an image (its place in the autoencoder's distribution) is drawn from
     there, behind the noise.
     """
-    if family.images is not None:  # one by one: not every pipeline takes several
+    if family.images is not None or family.call.ragged:  # not every pipeline takes several images
         return _one_by_one(_conditions, pipe, family, prompts, count, seeds)
     return _conditions(pipe, family, prompts, count, seeds)
 
@@ -246,7 +285,7 @@ def record_nulls(pipe: Any, family: Family, prompts: Mapping[str, list[Any]], co
     condition's."""
     if family.guidance is None:
         return None
-    if family.images is not None:
+    if family.images is not None or family.call.ragged:
         return _one_by_one(_nulls, pipe, family, prompts, count, seeds)
     return _nulls(pipe, family, prompts, count, seeds)
 
@@ -282,9 +321,10 @@ def _one_by_one(record: Any, pipe: Any, family: Family, prompts: Mapping[str, li
                 seeds: Sequence[int] | None) -> dict[str, Tensor]:  # fmt: skip
     parts = []
     for k, seed in enumerate(range(count) if seeds is None else seeds):
-        image = {name: prompts[name][k] for name in family.images.names}
+        image = {} if family.images is None else {name: prompts[name][k] for name in family.images.names}
         texts = {name: [value[k]] for name, value in prompts.items() if name not in image}
-        parts.append(record(pipe, family, {**texts, **family.images.of(image, 1)}, 1, [seed]))
+        images = family.images.of(image, 1) if image else {}
+        parts.append(record(pipe, family, {**texts, **images}, 1, [seed]))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -344,7 +384,7 @@ def _still_tokens(pipe: Any, call: Mapping[str, Any], x: str, time: str) -> int:
 
 
 def _require_steady(pipe: Any, first: Mapping[str, Any], step: FirstStep, changing: tuple[str, str],
-                    tokens: int) -> None:  # fmt: skip
+                    tokens: int, added: int | None) -> None:  # fmt: skip
     """Raises SettingsError where more than state and time changes from one step to the next, such as what a second
     network says of both: a condition is the same in all steps, and so are a state's first `tokens`, which stand still.
     """
@@ -357,7 +397,7 @@ def _require_steady(pipe: Any, first: Mapping[str, Any], step: FirstStep, changi
     if tokens:
         if not same(given[:, :tokens], other[:, :tokens]):
             seen.append(f"first {tokens} tokens of {x}")
-    elif given.shape == other.shape != step.state.shape:
+    elif added is None and given.shape == other.shape != step.state.shape:
         along = _along(pipe, given, step.state)
         if not same(_beside(given, step.state, along), _beside(other, step.state, along)):
             seen.append(f"what stands beside the state in {x}")
@@ -418,17 +458,64 @@ def _fields_from_dict(data: Mapping[str, Any]) -> dict[str, Field]:
 
 
 def _of_call(family: Family, call: Mapping[str, Any], state: Tensor, rows: slice) -> dict[str, Tensor]:
+    call = CallForms(family.call.listed, family.call.repeated).of(call)
+    masks = {name: call[name][rows].detach().cpu() for name in family.call.ragged if is_mask(name) and name in call}
+    whole = max((call[name].shape[1] for name in family.call.ragged if name in call and call[name].ndim > 1), default=0)
     found: dict[str, Tensor] = {}
-    for name in family.fields:
+    for name, one in family.fields.items():
         if name == family.call.joined:
-            found[name] = _beside(call[family.call.state][rows], state, family.call.joined_along)
+            found[name] = _beside(_sampled(family, call), state, family.call.joined_along)[rows]
         elif name == family.call.still:
-            found[name] = call[family.call.state][rows][:, : family.fields[name].shape[0]].detach().cpu().clone()
+            found[name] = call[family.call.state][rows][:, : one.shape[0]].detach().cpu().clone()
         elif name in call:
-            found[name] = call[name][rows].detach().cpu().clone()
+            value = call[name][rows].detach().cpu().clone()
+            ragged = name in family.call.ragged and len(one.shape) > 0
+            found[name] = own_rows(name, value, one.shape[0], masks) if ragged else value
+        elif name in family.call.ragged and is_mask(name):   # left out where all tokens are a text's own
+            own = torch.ones((len(call[family.call.state][rows]), whole), dtype=getattr(torch, one.dtype))
+            found[name] = own_rows(name, own, one.shape[0], {})
         else:
             raise SettingsError(f"{family.pipeline}: its denoiser was given no {name!r} this time")
+        if tuple(found[name].shape[1:]) != one.shape:
+            raise SettingsError(f"{family.pipeline}: its denoiser is given {name!r} of shape "
+                                f"{tuple(found[name].shape[1:])} now and {one.shape} in another call, by its texts or "
+                                "their number", hint="where its call takes an argument that pads texts to one length, "
+                                "or masks them, set it in encode.arguments")  # fmt: skip
     return found
+
+
+def _sampled(family: Family, call: Mapping[str, Any]) -> Tensor:
+    """The denoiser's state with the sampler's sides."""
+    state = call[family.call.state]
+    return state if family.call.added is None else state.squeeze(family.call.added)
+
+
+def _added(x: Tensor, state: Tensor) -> int | None:
+    """The dimension, of length 1, that the denoiser's state x has and the sampler's has not; None where x has none."""
+    found = [dim for dim in range(1, x.ndim) if x.ndim == state.ndim + 1 and x.shape[dim] == 1
+             and x.shape[1:dim] + x.shape[dim + 1 :] == state.shape[1:]]  # fmt: skip
+    return found[0] if found else None
+
+
+def _require_one_branch(pipe: Any, forms: CallForms) -> None:
+    """Raises SettingsError where the denoiser is given more states than there are samples, unguided."""
+    branches = next((forms.repeated[name] for name in STATES if name in forms.repeated), 1)
+    if branches > 1:
+        raise SettingsError(f"{type(pipe).__name__}: without guidance its denoiser is given {branches} states for "
+                            "every sample, as where a second guidance has a branch of its own",
+                            hint="where its call has a scale of that, turn it off by encode.arguments, such as "
+                                 '{"pag_scale": 0.0}')  # fmt: skip
+
+
+def _require_plain_schedule(pipe: Any, schedule: Mapping[str, Any]) -> None:
+    """Raises SettingsError where the pipeline tells its scheduler more of its steps: then it would not sample a student
+    at the times that this was trained at."""
+    further = sorted(schedule.keys() - SCHEDULE)
+    if further:
+        raise SettingsError(f"{type(pipe).__name__}: it tells its scheduler {', '.join(further)} of its own, so "
+                            "that it would not step as a student does",
+                            hint="save its parts as a pipeline of the same family that leaves the steps to its "
+                                 "scheduler")  # fmt: skip
 
 
 def _along(pipe: Any, x: Tensor, state: Tensor) -> int:
@@ -457,9 +544,11 @@ def _constant(pipe: Any, name: str, value: Any, other: Any) -> Any:
     raise SettingsError(f"{type(pipe).__name__}: the denoiser is given {name!r}, a {type(value).__name__}")
 
 
+def _one_each(value: Any, other: Any) -> bool:
+    """Whether a constant is a list of one item for every sample, all alike."""
+    return (isinstance(value, list) and isinstance(other, list) and (len(value), len(other)) == COUNTS
+            and all(item == value[0] for item in [*value, *other]))  # fmt: skip
+
+
 def _first(value: Any) -> float:
     return value.flatten()[0].item() if isinstance(value, Tensor) else value
-
-
-def _last(value: Any) -> float:
-    return value.flatten()[-1].item() if isinstance(value, Tensor) else value

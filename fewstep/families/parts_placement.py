@@ -10,8 +10,19 @@ from torch import nn
 
 TEXT_ENCODERS = "text_encoder"
 """What the names of a pipeline's text encoders begin with."""
-OF_IMAGES = ("vae", "image_encoder")
+AUTOENCODERS = ("vae", "vqvae", "movq", "vqgan")
+"""Names of the part that encodes and decodes samples."""
+OF_IMAGES = (*AUTOENCODERS, "image_encoder")
 """As of what works beside them where conditions hold images."""
+
+
+def autoencoder_of(pipe: Any) -> nn.Module | None:
+    """The part of a pipeline that decodes its states: by its name, else the one that encodes and decodes; None in a
+    pipeline whose states are its samples."""
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    named = [parts[name] for name in AUTOENCODERS if name in parts]
+    both = [part for part in parts.values() if hasattr(part, "encode") and hasattr(part, "decode")]
+    return next(iter([*named, *both]), None)
 
 
 def place(pipe: Any, device: torch.device, *kinds: str) -> None:

@@ -4,6 +4,7 @@ constants. No family is named here; see FAMILIES in docs/architecture.md."""
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.diffusion.network_call import flattened
+from fewstep.diffusion.network_call import flattened, sequences
 from fewstep.diffusion.side_call import SideCall
+from fewstep.families.parts_placement import autoencoder_of
 from fewstep.util.errors import SettingsError
 
 STATES = ("sample", "hidden_states", "x")
@@ -25,6 +27,9 @@ SIDES = ("controlnet",)
 ENCODINGS = ("encode_prompt", "_encode_prompt")
 """Methods that make embeddings of texts; the later ones in older pipelines alone."""
 UNGUIDED = 1.0
+_NUMBERS = 251  # different ones in a denoiser's output, a prime, so that no side of it repeats them
+_ROUNDING = 1e-4
+_FULL = 0.99    # a strength above means all steps: diffusers has 0.9999 for one that keeps the image's latents
 
 
 class _Stop(Exception):
@@ -46,8 +51,10 @@ class FirstStep:
     calls: arguments of each call of the denoiser, by path (`flattened`). state: what the scheduler steps (N, …).
     timestep: the scheduler's own. prompts: what `encode_prompt` returned, None in a pipeline without it. schedule: what
     the pipeline told the scheduler of its steps: arguments of `set_timesteps`, by name. second: the first call of the
-    next step, where that was asked for. side: the call of a network beside the denoiser, whose own arguments stand
-    among the denoiser's as `part.keyword`.
+    next step, where that was asked for, second_timestep the scheduler's there. side: the call of a network beside the
+    denoiser, whose own arguments stand among the denoiser's as `part.keyword`. lists: paths of the first call's
+    sequences that are lists. output: what the scheduler is given is the first call's output times this; None where it
+    is something else, or of another size.
     """
 
     calls: list[dict[str, Any]]
@@ -57,6 +64,9 @@ class FirstStep:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     second: Mapping[str, Any] | None = None
     side: SideCall | None = None
+    second_timestep: float | None = None
+    lists: tuple[str, ...] = ()
+    output: float | None = None
 
 
 def part_of(pipe: Any) -> str:
@@ -84,18 +94,27 @@ class _Stepped(_Output):
 
 
 @torch.no_grad()
-def first_step(pipe: Any, arguments: Mapping[str, Any], count: int, *, second: bool = False,
+def first_step(pipe: Any, arguments: Mapping[str, Any], count: int, *, second: bool = False, steps: int = 2,
                seeds: Sequence[int] | None = None) -> FirstStep:  # fmt: skip
-    """Calls the pipeline and stops it after its first step, or in its `second`; the denoiser itself is never run.
+    """Calls the pipeline and stops it in its first step, or in its `second`; the denoiser itself is never run.
 
-    arguments: of the pipeline's call, for `count` samples. seeds: of the samples' generators, 0, 1, … where none are
-    given: some pipelines draw what they add to an image. Raises SettingsError where the pipeline refuses the arguments,
-    or makes no step that can be recorded.
+    arguments: of the pipeline's call, for `count` samples. steps: that it is asked for, more where its call takes but a
+    share of them by default (its strength). seeds: of the samples' generators, 0, 1, … where none are given: some
+    pipelines draw what they add to an image. Raises SettingsError where the pipeline refuses the arguments, or makes no
+    step that can be recorded.
     """
     recorder = _Recorder(pipe, count, second=second)
+    plain = {"num_inference_steps": math.ceil(steps / _share(pipe, arguments)), "output_type": "latent"}
     with suppress(_Stop):
-        _call(pipe, recorder, {"num_inference_steps": 2, "output_type": "latent"}, arguments, seeds or range(count))
+        _call(pipe, recorder, plain, arguments, seeds or range(count))
     return recorder.result()
+
+
+def _share(pipe: Any, arguments: Mapping[str, Any]) -> float:
+    """The share of the steps that a call makes: all, unless it has a strength, of which images are noised."""
+    parameter = call_parameters(pipe).get("strength")
+    found = arguments.get("strength", None if parameter is None else parameter.default)
+    return found if isinstance(found, int | float) and 0 < found < _FULL else 1.0
 
 
 @torch.no_grad()
@@ -120,7 +139,8 @@ def _call(pipe: Any, recorder: _Recorder, plain: dict[str, Any], arguments: Mapp
     with recorder.installed(), _silent(pipe):
         try:
             known = {name: value for name, value in plain.items() if name in call_parameters(pipe)}
-            return pipe(**known, **arguments)
+            own = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
+            return pipe(**known, **own)     # some write into the lists that they are given
         except NameError as error:      # a package that this pipeline alone wants, and that diffusers goes without
             raise SettingsError(f"{type(pipe).__name__}: {error}", hint=f"pip install {error.name}") from error
         except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
@@ -146,6 +166,10 @@ class _Recorder:
         self.prompts: Any = None
         self.schedule: dict[str, Any] = {}
         self.second: dict[str, Any] | None = None
+        self.second_timestep: float | None = None
+        self.lists: tuple[str, ...] = ()
+        self.output: float | None = None
+        self._made: Tensor | None = None
         self.side: SideCall | None = None
         self._beside: tuple[str, dict[str, Any], tuple[Tensor, Tensor]] | None = None
 
@@ -162,8 +186,9 @@ class _Recorder:
         for name in SIDES:
             if isinstance(getattr(pipe, name, None), nn.Module):
                 replace(getattr(pipe, name), "forward", self._called_beside(name))
-        if isinstance(getattr(pipe, "vae", None), nn.Module):
-            replace(pipe.vae, "encode", _steady(pipe.vae.encode))
+        autoencoder = autoencoder_of(pipe)
+        if autoencoder is not None:
+            replace(autoencoder, "encode", _steady(autoencoder.encode))
         replace(pipe.scheduler, "step", self._step)
         replace(pipe.scheduler, "set_timesteps", self._scheduling(pipe.scheduler.set_timesteps))
         if hasattr(kind, "prepare_latents"):
@@ -230,20 +255,36 @@ class _Recorder:
         given, arguments = _arguments(self.network, values, named)
         given = self._with_side(given)
         if self.state is not None and self.states is None:
-            self.second = given
-            raise _Stop
-        self.calls.append(given)
+            self.second = self.second or given
+        else:
+            self.calls.append(given)
+            self.lists = self.lists or sequences(arguments, list)
         x = next((arguments[name] for name in STATES if name in arguments), None)
         if x is None:
             raise SettingsError(f"{type(self.network).__name__} takes {', '.join(arguments)}; none of them is a state")
+        if isinstance(x, list | tuple):     # a tensor for every sample
+            return _Output(([*self._said(torch.stack(list(x)))],))
         shape = list(x.shape if self.latents is None else (len(x), *self.latents.shape[1:]))
         config = self.network.config
         if config.get("out_channels") == 2 * shape[1]:  # learned variances, which the pipeline cuts off
             shape[1] *= 2
-        return _Output((x.new_zeros(shape),))
+        return _Output((self._said(x.new_zeros(shape)),))
 
-    def _step(self, _output: Any, timestep: Any, sample: Tensor, *_more: Any, **_named: Any) -> Any:
+    def _said(self, zeros: Tensor) -> Tensor:
+        """What stands for the denoiser's output: numbers that are known again at the scheduler; 0 in a decoding."""
+        if self.states is not None:
+            return zeros
+        numbers = torch.arange(zeros.numel(), device=zeros.device) % _NUMBERS + 1
+        found = zeros + (numbers / _NUMBERS).reshape(zeros.shape)
+        self._made = found if self._made is None else self._made
+        return found
+
+    def _step(self, output: Any, timestep: Any, sample: Tensor, *_more: Any, **_named: Any) -> Any:
+        if self.second is not None:
+            self.second_timestep = float(timestep)
+            raise _Stop
         self.state, self.timestep = sample, float(timestep)
+        self.output = None if self._made is None else _multiple(output, self._made)
         if self.states is None and not self.goes_on:
             raise _Stop
         made = self.states is not None and not self.whole
@@ -258,7 +299,24 @@ class _Recorder:
             )
         if len(self.state) != self.count:  # samples that the scheduler steps in both halves of a guided batch
             self.state = self.state[: self.count]
-        return FirstStep(self.calls, self.state, self.timestep, self.prompts, self.schedule, self.second, self.side)
+        return FirstStep(self.calls, self.state, self.timestep, self.prompts, self.schedule, self.second, self.side,
+                         self.second_timestep, self.lists, self.output)  # fmt: skip
+
+
+def _multiple(output: Any, made: Tensor) -> float | None:
+    """The number times which `made` is the output, whatever sides of length 1 either has; None where there is none. Of
+    learned variances, which stand in the second half of the channels, the output may be without."""
+    if not isinstance(output, Tensor) or len(output) > len(made):
+        return None
+    found, wanted = output.float().flatten(), made[: len(output)]
+    if wanted.numel() == 2 * found.numel() and wanted.ndim > 1 and wanted.shape[1] % 2 == 0:
+        wanted = wanted.chunk(2, dim=1)[0]
+    wanted = wanted.float().flatten()
+    if wanted.shape != found.shape:
+        return None
+    number = float(found[0] / wanted[0])
+    number = float(round(number)) if abs(number - round(number)) < _ROUNDING else number
+    return number if torch.allclose(found, number * wanted, rtol=_ROUNDING, atol=_ROUNDING) else None
 
 
 class _Steady:
@@ -337,17 +395,22 @@ def _on_device_of(kind: type, first: str) -> type:
 def structure(first: Any, second: Any, counts: tuple[int, int]) -> Any:
     """What `encode_prompt` returned for two numbers of prompts, as JSON: tensors by shape and dtype, without the batch
     where it grew with it."""
-    if isinstance(first, Tensor):
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
         grew = first.ndim > 0 and (len(first), len(second)) == counts
         shape = list(first.shape[1:] if grew else first.shape)
         return {"shape": shape, "dtype": str(first.dtype).removeprefix("torch."), "per_sample": grew}
-    if isinstance(first, list | tuple):
-        return [structure(one, other, counts) for one, other in zip(first, second, strict=True)]
-    return None
+    if not isinstance(first, list | tuple) or not isinstance(second, list | tuple):
+        return None
+    if (len(first), len(second)) == counts and isinstance(first[0], Tensor):
+        return {"each": {"shape": list(first[0].shape), "dtype": str(first[0].dtype).removeprefix("torch."),
+                         "per_sample": False}}  # fmt: skip
+    return [structure(one, other, counts) for one, other in zip(first, second, strict=True)]
 
 
 def zeros(described: Any, count: int) -> Any:
     """Zeros of a `structure` for `count` prompts."""
+    if isinstance(described, Mapping) and "each" in described:
+        return [zeros(described["each"], count) for _ in range(count)]
     if isinstance(described, Mapping):
         shape = ([count] if described["per_sample"] else []) + list(described["shape"])
         return torch.zeros(shape, dtype=getattr(torch, described["dtype"]))

@@ -63,7 +63,7 @@ def embedded_scale(pipe: Any, fixed: Mapping[str, Any], growing: list[str],
         return None
     given = call_arguments(pipe, {**fixed, **probe(pipe, COUNTS[0], images)}, guided=False)
     calls = [first_step(pipe, {**given, "guidance_scale": scale}, COUNTS[0]).calls[0] for scale in (2.0, 4.0)]
-    changed = [name for name in growing if not torch.equal(calls[0][name], calls[1][name])]
+    changed = [name for name in growing if not same(calls[0].get(name), calls[1].get(name))]
     if len(changed) > 1:
         raise SettingsError(f"{type(pipe).__name__}: {', '.join(changed)} follow the guidance scale; one is understood")
     return changed[0] if changed else None
@@ -94,6 +94,23 @@ def probe(pipe: Any, count: int, images: ImageArguments | None = None,
     return {"batch_size": count} | further
 
 
+def unguided_scale(pipe: Any) -> float:
+    """The guidance scale at which the pipeline's call is not guided: 1, but 0 where a pipeline adds the scale to 1, as
+    it says itself of a scale that it was given."""
+    known = getattr(type(pipe), "do_classifier_free_guidance", None)
+    if not isinstance(known, property):
+        return UNGUIDED
+    before, guided = getattr(pipe, "_guidance_scale", None), {}
+    try:
+        for pipe._guidance_scale in (0.0, UNGUIDED):
+            guided[pipe._guidance_scale] = bool(pipe.do_classifier_free_guidance)
+    except AttributeError:      # it looks at more of a call than the scale
+        return UNGUIDED
+    finally:
+        pipe._guidance_scale = before
+    return 0.0 if guided[UNGUIDED] and not guided[0.0] else UNGUIDED
+
+
 def call_arguments(pipe: Any, arguments: Mapping[str, Any], guided: bool) -> dict[str, Any]:
     """Arguments of a call that is guided or not; an embedded scale keeps its default."""
     known = call_parameters(pipe)
@@ -106,7 +123,7 @@ def call_arguments(pipe: Any, arguments: Mapping[str, Any], guided: bool) -> dic
         else:
             found |= {"true_cfg_scale": UNGUIDED}
     elif "guidance_scale" in known and not embeds_guidance(pipe):
-        found["guidance_scale"] = _SCALE if guided else UNGUIDED
+        found["guidance_scale"] = _SCALE if guided else unguided_scale(pipe)
     if not guided:
         found = {name: value for name, value in found.items() if not name.startswith("negative")}
     return found

@@ -37,7 +37,7 @@ def export_family_student(student: Student, folder: Path, teacher: TeacherInfo, 
     class than the pipeline's, and for adapters beside other weights than the teacher's.
     """
     denoiser, family = student.denoiser, student.denoiser.family
-    if form == "lora" and not has_loader(family.pipeline):
+    if form == "lora" and not has_loader(family.pipeline, type(denoiser.network)):
         form = "pipeline"
     extra: dict[str, Any] = {"role": "student", "export": form, "sampler": _pinned(student)}
     if form == "lora":
@@ -68,10 +68,11 @@ def export_family_student(student: Student, folder: Path, teacher: TeacherInfo, 
     return form
 
 
-def has_loader(pipeline: str) -> bool:
-    """Whether diffusers loads adapters into this pipeline."""
+def has_loader(pipeline: str, network: type) -> bool:
+    """Whether diffusers loads adapters into this pipeline, and into this class of its denoiser."""
     kind = getattr(diffusers, pipeline, None)
-    return hasattr(kind, "load_lora_weights") and hasattr(kind, "save_lora_weights")
+    whole = hasattr(kind, "load_lora_weights") and hasattr(kind, "save_lora_weights")
+    return whole and hasattr(network, "load_lora_adapter")
 
 
 def _pinned(student: Student) -> dict[str, Any]:
@@ -93,15 +94,16 @@ def _scheduled(student: Student, form: Form) -> tuple[Any | None, dict[str, Any]
         "steps": len(times), "kind": student.sampler.kind,
         "rows": [] if scheduler is not None else plan_rows(denoiser, times),
         "initial": float(denoiser.process.initial(one, float(times[0]))), "time_factor": family.time_factor,
+        **({"time_offset": family.time_offset} if family.time_offset else {}),
         **({"still": True} if family.call.still is not None else {}),
         "lora": form == "lora",
     }  # fmt: skip
 
 
 def _scale(denoiser: Denoiser) -> float:
-    """What the pipeline is told of guidance: none, or the scale that the network embeds."""
+    """What the pipeline is told of guidance: what means none to it, or the scale that the network embeds."""
     if denoiser.family.call.guidance is None:
-        return 1.0
+        return denoiser.family.unguided
     return denoiser.family.call.guidance_scale if denoiser.default_scale is None else denoiser.default_scale
 
 

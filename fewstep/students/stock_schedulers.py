@@ -45,13 +45,14 @@ class SampledNetwork:
     time_factor: float
     own_sigmas: bool
     shift: float
+    time_offset: float = 0.0
 
     @staticmethod
     def of(denoiser: Denoiser) -> SampledNetwork:
         """Of a denoiser of a recorded family."""
         family = denoiser.family
         return SampledNetwork(denoiser.process, denoiser.prediction_type, denoiser.adapter, family.time_factor,
-                              family.own_sigmas, family.shift)  # fmt: skip
+                              family.own_sigmas, family.shift, family.time_offset)  # fmt: skip
 
 
 def scheduler_times(denoiser: Denoiser, kind: Kind, steps: int, start: float | None = None) -> Tensor | None:
@@ -183,7 +184,7 @@ def _is_faithful(
     steps, plan = len(times), factors(network.process, network.prediction_type, network.adapter, times)
     if not _set_steps(scheduler, network, steps, told) or len(scheduler.timesteps) != steps:
         return False
-    given = scheduler.timesteps.double() * network.time_factor
+    given = scheduler.timesteps.double() * network.time_factor + network.time_offset
     if not torch.allclose(given, plan["timestep"], rtol=1e-6, atol=1e-6):
         return False
     first = float(network.process.initial(torch.ones(1, dtype=torch.float64), float(times[0])))

@@ -20,26 +20,33 @@ from fewstep.teachers.scheduler_config import (
 )
 from fewstep.util.errors import SettingsError, laid_at
 
+_SAME_TIME = 1e-6  # of a factor: a time went through float32
+
 
 def read_scheduler(
-    info: TeacherInfo, call: NetworkCall = CLASSES, factor: float = 1.0
+    info: TeacherInfo, call: NetworkCall = CLASSES, factor: float = 1.0, offset: float = 0.0
 ) -> tuple[Process, PredictionType, Adapter]:
     """What the scheduler of an inspected folder says about the network's training.
 
-    call: how the network is called. factor: of the scheduler's timestep, as the pipeline hands it on.
+    call: how the network is called. factor, offset: the scheduler's timestep times factor plus offset is what the
+    pipeline hands on.
     """
     with laid_at(str(info.folder / "scheduler" / "scheduler_config.json")):
-        return _read(info, call, factor)
+        return _read(info, call, factor, offset)
 
 
-def _read(info: TeacherInfo, call: NetworkCall, factor: float) -> tuple[Process, PredictionType, Adapter]:
+def _read(info: TeacherInfo, call: NetworkCall, factor: float,
+          offset: float) -> tuple[Process, PredictionType, Adapter]:
     name = info.scheduler
     if info.process == "flow":
         steps = info.scheduler_config.get("num_train_timesteps", 1000)
-        return Flow(), info.prediction_type, Timestep(steps * factor, call)
+        return Flow(), info.prediction_type, Timestep(steps * factor, call, offset)
     stock = _stock(info)
     if name in EDM_SCHEDULERS | COSINE_SCHEDULERS | CONSISTENCY_SCHEDULERS:
         config = stock.config
+        if offset or abs(factor - 1.0) > _SAME_TIME:
+            raise SettingsError(f"the pipeline gives its denoiser {factor:g} times the scheduler's time plus "
+                                f"{offset:g}, and the preconditioning of {name} is known at that time itself")
         process = EDM(config.sigma_min, config.sigma_max, getattr(config, "rho", 7.0))
         if name in CONSISTENCY_SCHEDULERS:
             return process, "sample", Preconditioned("consistency", config.sigma_data, config.sigma_min, call=call)
@@ -49,7 +56,7 @@ def _read(info: TeacherInfo, call: NetworkCall, factor: float) -> tuple[Process,
     # of the betas: some schedulers put another number at the end of alphas_cumprod where the SNR there is zero
     table = stock.alphas_cumprod if name in SHIFTED_SCHEDULERS else torch.cumprod(1.0 - stock.betas, dim=0)
     process = VariancePreserving(tuple(table.double().tolist()))
-    return process, info.prediction_type, Timestep((process.timesteps - 1) * factor, call)
+    return process, info.prediction_type, Timestep((process.timesteps - 1) * factor, call, offset)
 
 
 def _stock(info: TeacherInfo) -> Any:

@@ -18,7 +18,7 @@ from fewstep.data.states import ROW, STATE
 from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import CONDITIONS, Description, of_size, size_of
 from fewstep.families.family import Family, record_conditions, record_family, record_nulls
-from fewstep.families.parts_placement import OF_IMAGES, TEXT_ENCODERS, place
+from fewstep.families.parts_placement import AUTOENCODERS, OF_IMAGES, TEXT_ENCODERS, place
 from fewstep.families.sized_fields import SizedFields
 from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.pipeline_loading import load_pipeline
@@ -233,7 +233,7 @@ class TeacherEncoding:
         return torch.where(rows < 0, len(self.prompts) + size, rows) if self._nulls else rows
 
     def _autoencoder_device(self) -> torch.device:
-        place(self.pipe, default_device(), "vae")
+        place(self.pipe, default_device(), *AUTOENCODERS)
         return default_device()
 
     def _stored(self, value: Tensor) -> Tensor:

@@ -58,7 +58,12 @@ def _student_of(name, base):
         with _stepping(self, plan):
             return base.__call__(self, *values, **named, **own)
 
-    return type(name, (base,), {"__init__": __init__, "__call__": __call__, "__module__": __name__})
+    wanted = [one for one, told in parts.parameters.items() if one != "self" and told.default is told.empty]
+    return type(name, (base,), {
+        "__init__": __init__, "__call__": __call__, "__module__": __name__,
+        # the teacher's folder may lack one that is asked for, such as a third encoder
+        "_optional_components": list(dict.fromkeys([*base._optional_components, *wanted])),
+    })  # fmt: skip
 
 
 @contextmanager
@@ -96,7 +101,7 @@ class PlannedSteps:
         self.stock, self.rows, self.kind, self.at = stock, plan["rows"], plan["kind"], 0
         self.begins = self.initial = plan["initial"]
         self.still, self.asked = plan.get("still"), False
-        times = [row["timestep"] / plan["time_factor"] for row in self.rows]
+        times = [(row["timestep"] - plan.get("time_offset", 0)) / plan["time_factor"] for row in self.rows]
         whole = all(time == round(time) for time in times) and not stock.timesteps.is_floating_point()
         self.timesteps = torch.tensor(times, dtype=torch.int64 if whole else torch.float32)
 
