@@ -23,6 +23,11 @@ SCALE = 4.0
 STEPS = 3
 
 
+def batch(tensors: Tensor | list[Tensor]) -> Tensor:
+    """Of a list with a tensor for every sample (N, …)."""
+    return tensors if isinstance(tensors, Tensor) else torch.stack(list(tensors))
+
+
 class Watched:
     """Every evaluation of a pipeline's denoiser: the scheduler's state (N, …), what of it the denoiser is given, and
     time; raw outputs by branch."""
@@ -35,9 +40,9 @@ class Watched:
 
         def after(module: Any, values: Any, named: Any, output: Any) -> None:
             taken = inspect.signature(module.forward).bind(*values, **named).arguments
-            given.append(next(taken[name] for name in STATES if name in taken).clone())
+            given.append(batch(next(taken[name] for name in STATES if name in taken)).clone())
             self.outputs.append([]) if len(self.outputs) == len(self.states) else None
-            self.outputs[-1].append((output[0] if isinstance(output, tuple) else output.sample).detach().clone())
+            self.outputs[-1].append(batch(output[0] if isinstance(output, tuple) else output.sample).detach().clone())
 
         def stepped(output: Tensor, timestep: Any, sample: Tensor, *more: Any, **named: Any) -> Any:
             self.states.append((sample.clone(), given[-1][: len(sample)], float(timestep)))
