@@ -38,9 +38,9 @@ def loaded(request, tmp_path_factory) -> tuple[str, Any, Any]:
     """Name, pipeline, and the teacher that was loaded from its folder."""
     with pytest.MonkeyPatch.context() as patch:     # a package that this pipeline cannot go without
         patch.setattr(pipeline_wan_i2v, "ftfy", SimpleNamespace(fix_text=str), raising=False)
-        pipe = SEEING[request.param].save(tmp_path_factory.mktemp(request.param))
-        teacher = load_teacher(tmp_path_factory.getbasetemp() / f"{request.param}0",
-                               arguments=SEEING[request.param].arguments)
+        folder = tmp_path_factory.mktemp(request.param)
+        pipe = SEEING[request.param].save(folder)
+        teacher = load_teacher(folder, arguments=SEEING[request.param].arguments)
         yield request.param, pipe, teacher
 
 
