@@ -35,7 +35,7 @@ from fewstep.data.records import encode_record
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.network_call import nested
 from fewstep.families.encoded_set import CONDITIONS
-from fewstep.families.family import table_of
+from fewstep.families.recorded_conditions import table_of
 from fewstep.teachers import inspect_teacher, load_teacher
 from fewstep.util.quiet_libraries import quiet_libraries
 from tasks.config.schema import Encode

@@ -14,7 +14,7 @@ from torch import Tensor
 from examples.emoji.text_encoder import load_encoder
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.randomness import derive
-from fewstep.families.family import table_of
+from fewstep.families.recorded_conditions import table_of
 from fewstep.recipes import Recipe, parse_recipe
 from fewstep.teachers.inspection import inspect_teacher
 from fewstep.teachers.loading import load_teacher

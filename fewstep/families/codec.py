@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fewstep.data.medium import SOUND, VIDEOS, medium_of
-from fewstep.families.family import Family, decoding
+from fewstep.families.decoding import decoding
+from fewstep.families.family import Family
 from fewstep.families.parts_placement import autoencoder_of, place_for_decoding
 from fewstep.families.recording import call_parameters
 from fewstep.util.at_once import at_once
@@ -154,7 +155,8 @@ class Codec:
 
     def _decoded(self, states: Tensor) -> Tensor:
         with self._lock, torch.no_grad():
-            return _signed(decoding(self.pipe, self.family, states.to(self._device), "pt"), self.pipe).cpu()
+            found = decoding(self.pipe, self.family, states.to(self._device), _output_type(self.pipe))
+            return _signed(found, self.pipe).cpu()
 
     def _probed(self) -> StateMap:
         state = self.family.state
@@ -254,6 +256,13 @@ def _watched(autoencoder: nn.Module, seen: list[Tensor]) -> Iterator[None]:
         yield
     finally:
         del autoencoder.__dict__["decode"]
+
+
+def _output_type(pipe: Any) -> str:
+    """In which form a pipeline is asked for samples: as tensors, where a processor of its own gives all forms the same
+    numbers, or sound has but these; pipelines that scale images themselves do so for numpy alone (Kandinsky 3)."""
+    processed = hasattr(pipe, "image_processor") or hasattr(pipe, "video_processor")
+    return "pt" if processed or _sound(pipe) else "np"
 
 
 def _signed(result: Any, pipe: Any) -> Tensor:

@@ -14,7 +14,8 @@ from torch import nn
 
 from fewstep.diffusion.adapters import DiffusersAdapter
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.families.family import Family, record_family
+from fewstep.families.family import Family
+from fewstep.families.recorded_family import record_family
 from fewstep.networks.routed import RoutedUNet
 from fewstep.teachers.inspection import DESCRIPTION, TeacherInfo, inspect_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline, network_class, probe_network, require_known

@@ -103,8 +103,9 @@ def _require_recording(teacher: TeacherInfo, settings: Settings) -> None:
     """A pipeline whose call has images is tried now: most of them cannot go without, and the others are few."""
     import diffusers  # as torch: only where it is needed
 
-    from fewstep.families.family import Family, record_family
+    from fewstep.families.family import Family
     from fewstep.families.image_arguments import image_inputs
+    from fewstep.families.recorded_family import record_family
     from fewstep.teachers.pipeline_loading import load_pipeline
     from fewstep.util.quiet_libraries import quiet_libraries
     from tasks.data.image_conditions import require_conditions

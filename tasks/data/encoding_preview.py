@@ -25,7 +25,7 @@ def require_encodable(root: Path, settings: Settings) -> None:
     info = None if folder is None else inspect_teacher(folder, settings.teacher.variant)
     if info is None or not info.recorded:
         return
-    from fewstep.families.family import record_family  # loads torch
+    from fewstep.families.recorded_family import record_family  # loads torch
     from fewstep.teachers.pipeline_loading import load_pipeline
     from fewstep.util.quiet_libraries import quiet_libraries
     from tasks.data.encoding_limits import count_truncated, require_bytes, require_negatives, require_own_size

@@ -17,8 +17,10 @@ from fewstep.data.prompts import PromptTable
 from fewstep.data.states import ROW, STATE
 from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import CONDITIONS, Description, of_size, size_of
-from fewstep.families.family import Family, record_conditions, record_family, record_nulls
+from fewstep.families.family import Family
 from fewstep.families.parts_placement import AUTOENCODERS, OF_IMAGES, TEXT_ENCODERS, place
+from fewstep.families.recorded_conditions import record_conditions, record_nulls
+from fewstep.families.recorded_family import record_family
 from fewstep.families.sized_fields import SizedFields
 from fewstep.teachers.inspection import TeacherInfo
 from fewstep.teachers.pipeline_loading import load_pipeline

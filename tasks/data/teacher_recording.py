@@ -11,7 +11,9 @@ import torch
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.codec import Codec
-from fewstep.families.family import Family, record_family, table_of
+from fewstep.families.family import Family
+from fewstep.families.recorded_conditions import table_of
+from fewstep.families.recorded_family import record_family
 from fewstep.networks.extra_inputs import embeds_scale
 from fewstep.networks.lora import adapter_parameters
 from fewstep.recipes import load_recipe, recipe_names

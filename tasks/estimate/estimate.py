@@ -11,7 +11,8 @@ import torch
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.diffusion.processes import VariancePreserving
 from fewstep.families.encoded_set import DESCRIPTION, EncodedSet
-from fewstep.families.family import Family, record_family
+from fewstep.families.family import Family
+from fewstep.families.recorded_family import record_family
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.recipes import Recipe
 from fewstep.teachers.inspection import TeacherInfo, inspect_teacher

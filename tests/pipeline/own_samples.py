@@ -12,7 +12,8 @@ from torch import Tensor
 from fewstep.data.medium import SOUND, medium_of, to_stored
 from fewstep.diffusion.randomness import noise as keyed_noise
 from fewstep.families.codec import Codec
-from fewstep.families.family import Family, table_of
+from fewstep.families.family import Family
+from fewstep.families.recorded_conditions import table_of
 from fewstep.families.recording import first_step
 from fewstep.families.trial import call_arguments
 from fewstep.students.export import load_student

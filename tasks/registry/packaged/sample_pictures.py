@@ -124,8 +124,8 @@ def _of_prompts(folder: Path, model: Student, prompts: Sequence[str], files: Map
     None where they are the samples. files: of images, by the option that names them. device: where the text encoders
     are first, and what decodes then."""
     from fewstep.families.codec import Codec  # loads torch
-    from fewstep.families.family import table_of
     from fewstep.families.parts_placement import OF_IMAGES, TEXT_ENCODERS, place
+    from fewstep.families.recorded_conditions import table_of
     from fewstep.teachers.inspection import inspect_teacher
     from fewstep.teachers.pipeline_loading import load_pipeline
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from fewstep.data.sized import Sized
 from fewstep.diffusion.conditions import TensorTable
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.families.family import record_conditions, record_family, record_nulls, table_of
+from fewstep.families.recorded_conditions import record_conditions, record_nulls, table_of
+from fewstep.families.recorded_family import record_family
 from fewstep.teachers import inspect_teacher, load_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.training.step.batches import TensorData

@@ -13,7 +13,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from fewstep.families.codec import Codec, SampleDecoder
-from fewstep.families.family import Family, Field, record_conditions, table_of
+from fewstep.families.family import Family, Field
+from fewstep.families.recorded_conditions import record_conditions, table_of
 from fewstep.teachers import load_teacher
 from fewstep.util.errors import SettingsError
 from tests.fewstep.families import pipelines

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fewstep.families.codec import Codec
-from fewstep.families.family import record_family
+from fewstep.families.recorded_family import record_family
 from fewstep.teachers import inspect_teacher, load_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.util import at_once

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.families.family import table_of
+from fewstep.families.recorded_conditions import table_of
 from fewstep.recipes import Overrides, load_recipe
 from fewstep.teachers import load_teacher
 from fewstep.training.distillation import Distillation, network_digest

@@ -10,7 +10,7 @@ import torch
 
 from fewstep.diffusion.randomness import noise
 from fewstep.families.codec import Codec, SampleDecoder
-from fewstep.families.family import record_family
+from fewstep.families.recorded_family import record_family
 from fewstep.recipes import parse_recipe
 from fewstep.training.distillation import Distillation
 from fewstep.training.run_options import RunOptions

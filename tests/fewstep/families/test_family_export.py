@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.families.codec import Codec
-from fewstep.families.family import table_of
+from fewstep.families.recorded_conditions import table_of
 from fewstep.students import student as student_module
 from fewstep.students.export import export_student, load_student
 from fewstep.students.student import Student, make_student

@@ -15,7 +15,7 @@ import torch
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.codec import Codec
-from fewstep.families.family import table_of
+from fewstep.families.recorded_conditions import table_of
 from fewstep.students.export import export_student
 from fewstep.students.student import StudentSettings, make_student
 from fewstep.teachers import load_teacher

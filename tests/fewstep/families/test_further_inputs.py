@@ -16,8 +16,10 @@ import torch
 from diffusers.pipelines.wan import pipeline_wan_i2v
 
 from fewstep.families.codec import Codec
-from fewstep.families.family import Family, record_family, table_of
+from fewstep.families.family import Family
 from fewstep.families.image_arguments import image_inputs
+from fewstep.families.recorded_conditions import table_of
+from fewstep.families.recorded_family import record_family
 from fewstep.teachers import load_teacher
 from fewstep.util.config import parse
 from fewstep.util.errors import SettingsError

@@ -12,8 +12,9 @@ import torch
 from fewstep.diffusion.adapters import Adapter
 from fewstep.diffusion.network_call import LENGTH
 from fewstep.families.codec import Codec, SampleDecoder
-from fewstep.families.family import Family, table_of
+from fewstep.families.family import Family
 from fewstep.families.pooled import pooled
+from fewstep.families.recorded_conditions import table_of
 from fewstep.families.recording import call_parameters
 from fewstep.families.trial import unguided_scale
 from fewstep.teachers import load_teacher
@@ -113,6 +114,17 @@ def test_samples_are_decoded_by_its_autoencoder_and_encoded_to_their_states(load
             SampleDecoder(codec)
     else:
         assert torch.allclose(SampleDecoder(codec)(states), samples.clamp(-1, 1), atol=1e-4)
+
+
+def test_decoded_samples_are_those_that_users_of_the_pipeline_see(loaded):
+    kind, pipe, teacher = loaded
+    images = teacher.family.images
+    image = {} if images is None else images.of({name: picture(images.size, 0) for name in images.names}, 1)
+    asked = {**FURTHER[kind].arguments, **image, "num_inference_steps": 2, "return_dict": False}
+    states, seen = (pipe(**asked, prompt=[PROMPTS[0]], output_type=form, generator=torch.Generator().manual_seed(0))[0]
+                    for form in ("latent", "np"))    # a list of its own for each: some pipelines write into it
+    wanted = torch.from_numpy(seen).movedim(-1, -3) * 2 - 1
+    assert torch.allclose(Codec(pipe, teacher.family).decode(states).clamp(-1, 1), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

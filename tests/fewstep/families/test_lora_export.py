@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fewstep.diffusion.adapters import DiffusersAdapter
-from fewstep.families.family import table_of
+from fewstep.families.recorded_conditions import table_of
 from fewstep.networks.lora_files import LORA_FILE
 from fewstep.students.export import export_student, load_student
 from fewstep.students.export_form import require_form

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fewstep.diffusion.guidance import calls
 from fewstep.diffusion.processes import EDM, VariancePreserving, like
-from fewstep.families.family import Family, table_of
+from fewstep.families.family import Family
+from fewstep.families.recorded_conditions import table_of
 from fewstep.families.recording import STATES
 from fewstep.teachers import load_teacher
 from tests.fewstep.families.pipelines import KINDS

@@ -13,7 +13,9 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 
 from fewstep.diffusion.denoiser import Denoiser
 from fewstep.families.codec import Codec
-from fewstep.families.family import Family, record_conditions, record_family, record_nulls, table_of
+from fewstep.families.family import Family
+from fewstep.families.recorded_conditions import record_conditions, record_nulls, table_of
+from fewstep.families.recorded_family import record_family
 from fewstep.families.sized_fields import SizedFields
 from fewstep.teachers import load_teacher
 from fewstep.util.errors import SettingsError

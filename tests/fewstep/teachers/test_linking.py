@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import fewstep.teachers.loading
-from fewstep.families.family import table_of
+from fewstep.families.recorded_conditions import table_of
 from fewstep.teachers import inspect_teacher, load_teacher
 from fewstep.teachers.saving import link_pipeline
 from tests.fewstep.families.pipelines import KINDS

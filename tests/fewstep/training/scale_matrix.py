@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
 from fewstep.diffusion.denoiser import Denoiser
-from fewstep.families.family import table_of
+from fewstep.families.recorded_conditions import table_of
 from fewstep.recipes import Overrides, Recipe
 from fewstep.students.export import export_student, load_student
 from fewstep.students.export_form import Form, require_form

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from safetensors import safe_open
 
-from fewstep.families.family import record_conditions
+from fewstep.families.recorded_conditions import record_conditions
 from fewstep.networks.unet_mlp import new_unet
 from fewstep.recipes import recipe_names
 from fewstep.students.export import export_student

@@ -10,7 +10,7 @@ import torch
 
 from fewstep.data.images import load_split
 from fewstep.families.encoded_set import EncodedSet
-from fewstep.families.family import record_conditions, record_nulls
+from fewstep.families.recorded_conditions import record_conditions, record_nulls
 from fewstep.teachers import inspect_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.util.config import parse

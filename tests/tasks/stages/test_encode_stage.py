@@ -14,7 +14,7 @@ from fewstep.data.images import load_split
 from fewstep.diffusion.randomness import generator
 from fewstep.families.codec import Codec
 from fewstep.families.encoded_set import EncodedSet
-from fewstep.families.family import record_conditions, record_nulls
+from fewstep.families.recorded_conditions import record_conditions, record_nulls
 from fewstep.teachers import inspect_teacher
 from fewstep.teachers.pipeline_loading import load_pipeline
 from fewstep.trajectories import open_set

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fewstep.data.images import load_split
 from fewstep.families.encoded_set import EncodedSet
-from fewstep.families.family import record_conditions
+from fewstep.families.recorded_conditions import record_conditions
 from fewstep.metrics.comparison.noninferiority import judge
 from fewstep.metrics.comparison.prompt_contrasts import prompt_contrasts
 from fewstep.teachers import inspect_teacher
