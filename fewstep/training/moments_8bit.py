@@ -39,7 +39,7 @@ def torchao_is_here() -> bool:
 def require_torchao() -> None:
     """Raises SettingsError where moments cannot be in 8 bits."""
     if not torchao_is_here():
-        raise SettingsError("moments: 8bit needs the package torchao, which is not here",
+        raise SettingsError("8bit needs the package torchao, which is not here",
                             hint="pip install 'fewstep[8bit]', or leave distill.moments at float32")  # fmt: skip
 
 
