@@ -10,7 +10,10 @@ PRECISION = "float32"
 """Of weights, gradients, moments and averages; `training.precision` is that of the computations only."""
 _WIDTH = 4
 _MOMENTS = 2  # of AdamW and of RAdam
-_WIDTH_8BIT = 1 + 4 / 256   # of a moment in 8 bits: 256 numbers share a float32 scale
+BLOCK_8BIT = 256
+"""Numbers of a moment in 8 bits that share a scale, in float32."""
+WIDTH_8BIT = 1 + _WIDTH / BLOCK_8BIT
+"""Bytes of such a number, its share of the scale with it."""
 
 
 class RoleMemory(Strict):
@@ -98,7 +101,7 @@ def memory_of_networks(recipe: Recipe, parameters: int, apart: bool = False) -> 
     further copies are left out, and a smaller student counts as the teacher.
     """
     resting = parameters * (2 if recipe.training.frozen == "bfloat16" else _WIDTH)
-    moment = _WIDTH if recipe.optimiser.moments == "float32" else _WIDTH_8BIT
+    moment = _WIDTH if recipe.optimiser.moments == "float32" else WIDTH_8BIT
     whole = [memory_of("student", 0, parameters, not apart, moment)] if recipe.student.lora is None else []
     found = []
     for own in recipe.rounds:

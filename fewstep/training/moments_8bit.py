@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 
+from fewstep.training.memory import BLOCK_8BIT
 from fewstep.util.errors import SettingsError
 
-_BLOCK = 256
-"""Numbers that share a scale."""
 CODES, SCALE = ".codes", ".scale"
-BYTES = 1 + 4 / _BLOCK
-"""Of a number of a moment, its share of a float32 scale with it."""
 
 
 def adamw_8bit(parameters: Iterable[nn.Parameter], lr: float, **settings: Any) -> Optimizer:
@@ -28,7 +25,7 @@ def adamw_8bit(parameters: Iterable[nn.Parameter], lr: float, **settings: Any) -
     require_torchao()
     with _quiet():
         from torchao.optim import AdamW8bit
-    return AdamW8bit(list(parameters), lr=torch.tensor(lr), block_size=_BLOCK, **settings)
+    return AdamW8bit(list(parameters), lr=torch.tensor(lr), block_size=BLOCK_8BIT, **settings)
 
 
 def torchao_is_here() -> bool:
@@ -65,11 +62,11 @@ def moment_of(parts: dict[str, Tensor], parameter: Tensor, signed: bool) -> Tens
         return parts[""].to(parameter.device)
     if parts.keys() != {CODES, SCALE} or parts[CODES].shape != parameter.shape:
         raise ValueError("no moment of this parameter")
-    if len(parts[SCALE]) * _BLOCK != parameter.numel() or parts[CODES].dtype != torch.uint8:
+    if len(parts[SCALE]) * BLOCK_8BIT != parameter.numel() or parts[CODES].dtype != torch.uint8:
         raise ValueError("codes and scales do not fit each other")
     with _quiet():
         from torchao.optim.subclass_8bit import OptimState8bit
-    made = OptimState8bit.zeros(parameter.shape, signed, _BLOCK, parameter.device, dtype=parameter.dtype)
+    made = OptimState8bit.zeros(parameter.shape, signed, BLOCK_8BIT, parameter.device, dtype=parameter.dtype)
     made.codes.copy_(parts[CODES])
     made.scale.copy_(parts[SCALE])
     return made

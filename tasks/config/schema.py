@@ -93,6 +93,13 @@ class TeacherCheck(Strict):
     max_terminal_snr: Positive = 0.01
 
 
+def _with_equal_parts(training):
+    """Raises ValueError unless the parts of a training's batch are of equal size."""
+    if training.batch % training.parts:
+        raise ValueError(f"parts: {training.parts} do not divide the batch of {training.batch}")
+    return training
+
+
 class TeacherTraining(Strict):
     """The network of a teacher that is trained here, and how it is trained."""
 
@@ -107,11 +114,7 @@ class TeacherTraining(Strict):
     ema: Share = 0.02                               # half-life of the average, as a share of the images; 0: none
     check: TeacherCheck = TeacherCheck()
 
-    @model_validator(mode="after")
-    def _parts_are_equal(self):
-        if self.batch % self.parts:
-            raise ValueError(f"parts: {self.parts} do not divide the batch of {self.batch}")
-        return self
+    _parts_are_equal = model_validator(mode="after")(_with_equal_parts)
 
     @model_validator(mode="after")
     def _groups_are_learnt(self):
@@ -131,11 +134,7 @@ class FineTuning(Strict):
     ema: Share = 0.02                               # half-life of the average, as a share of the images; 0: none
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
 
-    @model_validator(mode="after")
-    def _parts_are_equal(self):
-        if self.batch % self.parts:
-            raise ValueError(f"parts: {self.parts} do not divide the batch of {self.batch}")
-        return self
+    _parts_are_equal = model_validator(mode="after")(_with_equal_parts)
 
 
 class Teacher(TeacherTraining):

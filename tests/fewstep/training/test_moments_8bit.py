@@ -11,7 +11,8 @@ from fewstep.diffusion.processes import VariancePreserving
 from fewstep.recipes.training_settings import OptimiserSettings
 from fewstep.teachers import new_unet
 from fewstep.training import moments_8bit
-from fewstep.training.moments_8bit import BYTES, parts_of, torchao_is_here
+from fewstep.training.memory import WIDTH_8BIT
+from fewstep.training.moments_8bit import parts_of, torchao_is_here
 from fewstep.training.optimiser import RoleOptimiser
 from fewstep.training.rehearsal.rounds import Machine, rehearse
 from fewstep.util.errors import SettingsError
@@ -68,7 +69,7 @@ def test_updates_are_near_those_of_float32_and_the_moments_take_a_quarter():
     assert 0 < apart < 0.05 * moved
     large = compact.optimiser.state[compact.stepped[0]]
     taken = sum(one.nbytes for key in ("exp_avg", "exp_avg_sq") for one in parts_of(large[key]).values())
-    assert taken == 2 * BYTES * 128 * 64
+    assert taken == 2 * WIDTH_8BIT * 128 * 64
 
 
 @pytest.mark.usefixtures("torchao")
