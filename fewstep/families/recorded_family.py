@@ -111,7 +111,8 @@ def _recorded(pipe: Any, fixed: dict[str, Any], pixels: tuple[int, int] | None =
         raise SettingsError(f"{type(pipe).__name__}: parts of a sample are at other times than the rest: {time} is "
                             f"{times.unique().tolist()[:3]} in one step")  # fmt: skip
     factor, offset = time_relation(pipe, asked, plain[0], time, COUNTS[0])
-    if plain[0].output is None and not tokens:
+    output = plain[0].output
+    if output is None and not tokens:
         raise SettingsError(f"{type(pipe).__name__}: what its scheduler is given is no multiple of what its denoiser "
                             "says, unguided")  # fmt: skip
     given_scale = default_scale(pipe)
@@ -120,7 +121,7 @@ def _recorded(pipe: Any, fixed: dict[str, Any], pixels: tuple[int, int] | None =
         float(_first(first[scale])) / given_scale if scale and given_scale else 1.0, given_scale if scale else None,
         tuple(times.shape[1:]) if isinstance(times, Tensor) and times.ndim > 1 and not tokens else (),
         along, plain[0].side, STILL if tokens else None,
-        output=1.0 if plain[0].output is None else plain[0].output, listed=forms.listed, added=added,
+        output=1.0 if output is None else output, listed=forms.listed, added=added,
         lists=tuple(name for name in plain[0].lists if name not in forms.listed), repeated=forms.repeated,
         each=each, ragged=tuple(longest),
     )  # fmt: skip

@@ -53,8 +53,7 @@ class FirstStep:
     the pipeline told the scheduler of its steps: arguments of `set_timesteps`, by name. second: the first call of the
     next step, where that was asked for, second_timestep the scheduler's there. side: the call of a network beside the
     denoiser, whose own arguments stand among the denoiser's as `part.keyword`. lists: paths of the first call's
-    sequences that are lists. output: what the scheduler is given is the first call's output times this; None where it
-    is something else, or of another size.
+    sequences that are lists. stepped: what the scheduler was given, and what stood for the denoiser's first output.
     """
 
     calls: list[dict[str, Any]]
@@ -66,7 +65,13 @@ class FirstStep:
     side: SideCall | None = None
     second_timestep: float | None = None
     lists: tuple[str, ...] = ()
-    output: float | None = None
+    stepped: tuple[Any, Tensor] | None = None
+
+    @property
+    def output(self) -> float | None:
+        """What the scheduler is given is the first call's output times this; None where it is something else, or of
+        another size. Reads values: on a GPU it waits for them."""
+        return None if self.stepped is None else _multiple(*self.stepped)
 
 
 def part_of(pipe: Any) -> str:
@@ -168,7 +173,7 @@ class _Recorder:
         self.second: dict[str, Any] | None = None
         self.second_timestep: float | None = None
         self.lists: tuple[str, ...] = ()
-        self.output: float | None = None
+        self.stepped: tuple[Any, Tensor] | None = None
         self._made: Tensor | None = None
         self.side: SideCall | None = None
         self._beside: tuple[str, dict[str, Any], tuple[Tensor, Tensor]] | None = None
@@ -284,7 +289,7 @@ class _Recorder:
             self.second_timestep = float(timestep)
             raise _Stop
         self.state, self.timestep = sample, float(timestep)
-        self.output = None if self._made is None else _multiple(output, self._made)
+        self.stepped = None if self._made is None else (output, self._made)
         if self.states is None and not self.goes_on:
             raise _Stop
         made = self.states is not None and not self.whole
@@ -300,7 +305,7 @@ class _Recorder:
         if len(self.state) != self.count:  # samples that the scheduler steps in both halves of a guided batch
             self.state = self.state[: self.count]
         return FirstStep(self.calls, self.state, self.timestep, self.prompts, self.schedule, self.second, self.side,
-                         self.second_timestep, self.lists, self.output)  # fmt: skip
+                         self.second_timestep, self.lists, self.stepped)  # fmt: skip
 
 
 def _multiple(output: Any, made: Tensor) -> float | None:
