@@ -6,6 +6,7 @@ import tempfile
 import pytest
 
 from tests.faults.rows import seen  # noqa: F401  (fixtures of every test)
+from tests.first_start import first_start  # noqa: F401  (fixtures of every test)
 from tests.flows.executors.engine_rows import verified  # noqa: F401  (fixtures of every test)
 from tests.postgres import postgres  # noqa: F401  (fixtures of every test)
 from tests.profiles import servers_end  # noqa: F401  (fixtures of every test)

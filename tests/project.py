@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tasks.storage.workspace import CODE, Workspace
+from tests.first_start import started
 from tests.profiles import servers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +65,7 @@ class Project:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
         self.servers = servers.join(folder)
+        started(folder)
         _git(folder, "init", "-q", "-b", "main")
         if settings is not None:
             self.set(settings)

@@ -7,6 +7,7 @@ later, is refused here, where the text is read.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import sys
@@ -62,9 +63,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def from_yaml(text: bytes | str) -> Any:
     """The plain data in a YAML 1.2 text, where an alias has become a copy. Raises NotPlain."""
+    return checked(_parsed(text), _MOST)
+
+
+@functools.lru_cache(maxsize=32)    # a run reads its few files again and again: 10 ms for params.yaml
+def _parsed(text: bytes | str) -> Any:
     from ruamel.yaml import YAML  # commands that read JSON alone do not load it
 
-    return checked(loaded(YAML(typ="safe", pure=True), text), _MOST)
+    return loaded(YAML(typ="safe", pure=True), text)
 
 
 def to_yaml(data: Any, width: int = 120) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from fewstep.util.files import write_atomically
 from tasks.engine.graph import STAGES
+from tests.first_start import started
 from tests.profiles import servers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +83,7 @@ def make_project(root: Path) -> Project:
     (root / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "/control.json\n/journal.txt\n")
     project = Project(root)
     project.servers = servers.join(root)
+    started(root)
     project.git("init", "-q", "-b", "main", ".")
     project.git("config", "user.email", "test@localhost")
     project.git("config", "user.name", "test")
