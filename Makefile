@@ -23,12 +23,14 @@ $(STAMP): constraints.txt pyproject.toml
 run: $(STAMP)
 	$(BIN)/fewstep run
 
+# A test that hangs ends its process with every thread's stack: CI ends at 90 minutes without a word.
+HANGS := --timeout 1500 --timeout-method thread
 # PROFILE=server: whole projects again, on servers of their own (Prefect and MLflow on PostgreSQL, S3) in place of files.
 PROFILE ?= local
 TESTS_server := -m "both_profiles and not (local or slow or faults or gpu)"
 test: $(STAMP) browser emoji-font postgres compiler torchao
 	$(BIN)/ruff check .
-	FEWSTEP_TEST_PROFILE=$(PROFILE) $(BIN)/python -m pytest -n auto --durations 25 $(TESTS_$(PROFILE))
+	FEWSTEP_TEST_PROFILE=$(PROFILE) $(BIN)/python -m pytest -n auto --durations 25 $(HANGS) $(TESTS_$(PROFILE))
 
 # The site of docs/, in build/site: strictly, so that a link that leads nowhere fails. A test does the same.
 docs: $(STAMP)

@@ -55,6 +55,7 @@ def test_the_pipeline_runs_on_it_to_a_registered_student(undisturbed):
     assert drawn.stat().st_size
 
 
+@pytest.mark.slow
 def test_what_is_killed_on_it_ends_in_the_same_bytes(undisturbed, tmp_path):
     commands = Commands(OnGpu(tmp_path / "killed", TINY))
     try:
@@ -89,7 +90,8 @@ def test_two_of_them_make_the_bytes_of_one(tmp_path):
     assert all(one[name] == two[name] for name in ("teacher", "trajectories", "student"))
 
 
-@pytest.mark.parametrize("kind", ["unet", *(pytest.param(kind, marks=SLOW) for kind in NAMES if kind != "unet")])
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.slow
 def test_every_recipe_trains_on_it(kind):
     command = [sys.executable, "-m", "tests.fewstep.families.recipe_matrix", "--device", "cuda", "--only", kind]
     done = subprocess.run(command, cwd=ROOT, env=environment({**os.environ, "OMP_NUM_THREADS": "1"}),

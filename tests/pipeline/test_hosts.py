@@ -47,7 +47,8 @@ def shared(store: Store) -> list[str]:
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("stage", [pytest.param("trajectories", marks=pytest.mark.slow), "distill"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["trajectories", "distill"])
 def test_a_stage_killed_on_one_host_ends_on_another_alike(undisturbed, stage, s3_server, s3_prefix, tmp_path):
     reference, before = undisturbed
     hosts, store = [], Store(f"{s3_prefix}/fewstep")

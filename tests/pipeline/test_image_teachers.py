@@ -22,7 +22,7 @@ from tests.project import Project
 RECIPES = {"inpainting": "dmd2", "upscaler": "kd", "first_frame": "tdm", "controlled": "lcm",
            "controlled_tokens": "dmd2", "first_tokens": "tdm"}  # fmt: skip
 OF_VIDEOS = ("first_frame", "first_tokens")
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES if kind != "inpainting"]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES]
 
 # what a user of the exported folder writes: nothing of this project
 PLAIN = """
@@ -52,7 +52,7 @@ else:
 """
 
 
-@pytest.fixture(scope="module", params=["inpainting", *SLOW])
+@pytest.fixture(scope="module", params=SLOW)
 def finished(request, tmp_path_factory) -> Finished:
     root = tmp_path_factory.mktemp(request.param)
     SEEING[request.param].save(root / "teacher")

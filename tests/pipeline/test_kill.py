@@ -143,6 +143,7 @@ def check_flow(project: Project, digests: dict[str, str]) -> None:
     assert leftovers(project) == []
 
 
+@pytest.mark.slow
 def test_killed_flow_is_continued_in_the_same_run(undisturbed, killed, seen):
     _, digests, events = undisturbed
     generator = random.Random(SEED + 10)

@@ -98,6 +98,7 @@ def test_no_figure_of_the_teacher_is_called_real_and_no_copies_are_counted(finis
         assert told in plain and "real images" not in plain.replace("There are no real images", "")
 
 
+@pytest.mark.slow
 def test_the_student_is_registered_promoted_and_held_against_a_champion(finished, given):
     project, teacher, prompts = given
     assert read(project, "registration/registration.json")["promoted"]

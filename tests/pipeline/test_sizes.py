@@ -1,6 +1,6 @@
 """Samples of several sizes (aspect buckets), from images and prompts of several shapes to a student that makes all.
 
-One family in `make test`, the others in `make test-slow`.
+Whole runs are in `make test-slow`, what is refused in `make test`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tests.project import Project
 SIZES = ["32x32", "48x32", "32x48"]     # width x height
 PIXELS = [(32, 32), (32, 48), (48, 32)]
 SHAPES = [(64, 64), (90, 60), (64, 64), (50, 80)]   # width and height of the files, in turn
-KIND = [pytest.param(("sdxl", "dmd2"), id="sdxl"), pytest.param(("flux", "lcm"), id="flux", marks=pytest.mark.slow),
-        pytest.param(("sd3", "instaflow"), id="sd3", marks=pytest.mark.slow)]  # fmt: skip
+KIND = [pytest.param(pair, id=pair[0], marks=pytest.mark.slow)
+        for pair in (("sdxl", "dmd2"), ("flux", "lcm"), ("sd3", "instaflow"))]
 
 
 def pictures(folder: Path, count: int = 240) -> Path:

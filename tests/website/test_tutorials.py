@@ -98,6 +98,7 @@ def test_the_quick_start_ends_with_a_version_that_leads_to_the_commits_of_worksp
     assert code in (digits.folder / "data" / "report" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_isolated_run_works_in_worktrees_of_both_and_says_that_the_code_was_changed(digits):
     edited = digits.code.folder / "fewstep" / "recipes" / "own.yaml"
     edited.write_text((edited.parent / "kd.yaml").read_text())
@@ -134,6 +135,7 @@ def test_the_tutorial_of_own_images(reader):
     assert _git(reader.workspace("pictures").folder, "status", "--short") == ""
 
 
+@pytest.mark.slow
 def test_the_tutorial_of_an_own_teacher(reader):
     KINDS["sd"].save(reader.home / "models" / "teacher")
     table = captioned(reader.home / "captions", 32, 24)

@@ -29,6 +29,7 @@ def command(font, encoder, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_example_runs_to_its_report_and_again_without_work(command, tmp_path, monkeypatch):
     assert command("report") == 0
     text = (tmp_path / "docs/emoji.md").read_text()

@@ -98,7 +98,7 @@ def test_a_run_that_is_interrupted_ends_in_the_same_bits_and_in_others_than_with
 
 
 @pytest.mark.usefixtures("torchao")
-@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("gpu", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_estimate_tells_what_they_take(gpu):
     plain, compact = (rehearse(tiny("dmd2", moments=moments), teacher(), Machine(gpu=gpu))[0].kinds
                       for moments in ("float32", "8bit"))  # fmt: skip

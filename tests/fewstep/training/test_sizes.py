@@ -97,7 +97,7 @@ def test_a_family_of_several_sizes_is_described_and_read_again():
     assert again.at(2).arguments["height"] == 48
 
 
-@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize("shards", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_processes_make_the_student_of_one(shards, tmp_path):
     sized_teacher("sd")     # before processes are forked, of which each would learn a tokenizer of its own
 

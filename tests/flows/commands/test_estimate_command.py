@@ -52,6 +52,7 @@ def test_a_pipeline_of_texts_that_does_not_fit_and_what_makes_it_fit(project, tm
     assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals) > 4
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_it_in_short_of_a_given_teacher(project, tmp_path, monkeypatch):
     KINDS["sd3"].save(tmp_path / "teacher")
     (tmp_path / "prompts.txt").write_text("".join(f"a red apple, number {number}\n" for number in range(40)))

@@ -442,6 +442,7 @@ def test_a_promotion_into_another_registry_outlives_this_one(project, fewstep, t
 @pytest.mark.local  # servers' databases and stores: tests/tasks/backup
 def test_a_backup_restored_to_an_empty_project_has_lineage_and_promotes(project, tmp_path):
     backup, fresh, hidden = tmp_path / "backup", Project(tmp_path / "fresh", TINY), tmp_path / "hidden"
+    shutil.rmtree(fresh.folder / ".fewstep")        # no database of its own
     made = json.loads(project.check("backup", str(backup), "--json"))
     assert made["databases"][0] == "mlflow" and made["needed"]
     assert made["absent"] == [] and (backup / "backup.json").is_file()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.living import below
+from tests.living import below, stop
 
 _READY = 240    # seconds that a node may take on a busy machine
 
@@ -76,7 +76,7 @@ class Nodes:
         """
         workers = self._workers(node)
         for worker in workers:
-            worker.suspend()
+            stop(worker.pid)
         return len(workers)
 
     def doers(self) -> list[psutil.Process]:

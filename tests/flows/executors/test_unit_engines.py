@@ -24,7 +24,7 @@ from tasks.config.schema import Settings
 from tasks.engine import graph
 from tasks.engine.runner import prepare
 from tasks.engine.unit_work import UnitWork
-from tests.living import below
+from tests.living import below, stop
 from tests.tasks.stages.evaluation_world import EVALUATE, World, contents
 
 SETTINGS = {
@@ -164,7 +164,7 @@ def test_a_process_that_is_killed_is_named_and_costs_its_unit_alone(world, proce
     first, second, *_ = work.stage.units(work.context)
     processes.run(work, first)
     for child in children():
-        os.kill(child, signal.SIGSTOP)      # it will be in the middle of the next unit
+        stop(child)      # it will be in the middle of the next unit
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(processes.run, work, second)
         kill_with_a_unit(children())
@@ -220,7 +220,7 @@ def test_jobs_of_slurm_do_units_and_one_that_is_lost_is_started_again(world, slu
         first, second, *_ = work.stage.units(work.context)
         engine.run(work, first)
         (child,) = children()
-        os.kill(child, signal.SIGSTOP)
+        stop(child)
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(engine.run, work, second)
             kill_with_a_unit([child])
@@ -243,7 +243,7 @@ def test_processes_that_a_command_starts_do_units_and_one_that_is_lost_is_starte
         assert sorted(world.listener.progress) == sorted(told) and not world.listener.warnings
         work = work_of(world, "trajectories", "by-command-killed")
         for child in children():
-            os.kill(child, signal.SIGSTOP)      # it will be in the middle of the next unit
+            stop(child)      # it will be in the middle of the next unit
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(engine.run, work, work.stage.units(work.context)[0])
             kill_with_a_unit(children())

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from urllib.parse import quote
 
+import pytest
+
 from tests.postgres import PASSWORD
 
 MARK = "6f1e0b"     # in every secret of tests.postgres and tests.s3_server, too
 LOGIN = f"admin:canary-{MARK}-prefect"
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_terminal_logs_databases_records_or_store(project, postgres, s3_server):
     dvc = [sys.executable, "-m", "dvc", "remote", "add", "-q"]
     subprocess.run([*dvc, "-f", "-d", "store", "s3://fewstep/secrets"], cwd=project.root, check=True)

@@ -64,6 +64,7 @@ def test_two_at_once_are_recorded_fail_end_and_continue_as_one_after_the_other(p
 
 
 @pytest.mark.local
+@pytest.mark.slow
 def test_a_stage_whose_process_is_killed_is_a_failure_in_words(project):
     project.control(distill={"seconds": 3600}, baselines={"seconds": 3600})
     process = project.start("run", *TOGETHER)

@@ -43,6 +43,7 @@ def test_a_store_that_refuses_stops_a_run_before_any_stage(remote, store, fault,
     seen(fault=fault, code=2, lost="nothing: no stage begins", message=line_with(done.stderr, words))
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_at_the_push_leaves_it_to_the_next_run(remote, store, seen):
     remote.control(evaluate={"seconds": 4})
     environment = store.environment | {"FEWSTEP_PUSH_ATTEMPTS": "2"}

@@ -159,6 +159,7 @@ def test_the_first_host_takes_over_what_the_other_made(continued, hosts):
         assert one.output(stage) == two.output(stage)
 
 
+@pytest.mark.slow
 def test_a_host_that_slept_beyond_its_lease_ends_and_leaves_the_run_to_who_took_it_over(hosts, mlflow_url, continued,
                                                                                         seen):
     one, two = hosts
@@ -183,6 +184,7 @@ def test_a_host_that_slept_beyond_its_lease_ends_and_leaves_the_run_to_who_took_
          message=line_with(err, "was taken over by run"), resume="`fewstep resume` on another host: 0")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_is_continued_elsewhere_at_once(hosts):
     one, two = hosts
     one.control(distill={"seconds": 1})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fewstep.recipes import Overrides, Recipe, recipe_names
+from fewstep.recipes import Overrides, Recipe
 from fewstep.training.distillation import Distillation
 from fewstep.training.loss_meter import Figures
 from fewstep.training.memory import RoundMemory, memory_of_networks
@@ -19,6 +19,7 @@ from fewstep.training.run_options import RunOptions
 from fewstep.training.step.batches import TensorData
 from fewstep.trajectories import TrajectorySettings
 from tests.fewstep.families.recipe_matrix import quick, refusal, teacher_of
+from tests.fewstep.training.each_recipe import EACH_RECIPE
 
 BATCH = 16
 
@@ -102,12 +103,7 @@ def test_adapters_lie_over_the_teachers_weights_and_frozen_ones_take_half():
     assert parts["student"].weights == roles["student"].weights and half.apart > 0 == whole.apart
 
 
-# of several rounds; a target and a start; path and forward derivative; a guide; fresh networks; a classifier
-SOME = ["progressive", "tcm", "disback", "plug-and-play", "ct", "mmd-ddm", "pi-flow", "meanflow", "add"]
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow)
-                                  for name in recipe_names()])  # fmt: skip
+@pytest.mark.parametrize("name", EACH_RECIPE)
 def test_every_recipe_can_be_rehearsed(name):
     kind = "unet"
     if refusal(name, kind) is not None:

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from benchmarks.made_up_device import DEVICE, NoWaiting, known_to_torch, trainers
-from fewstep.recipes import recipe_names
 from fewstep.training.loss_meter import Figures
 from fewstep.util.device import number_on, sent
+from tests.fewstep.training.each_recipe import EACH_RECIPE
 from tests.fewstep.training.small import data, teacher, tiny
 
 CYCLES = 8
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", EACH_RECIPE)
 def test_a_step_in_every_role_s_turn_early_and_late_in_every_round(name, tmp_path):
     recipe = tiny(name, precision="float32")
     images = recipe.images_for(CYCLES * max(sum(own.turns.values()) for own in recipe.rounds))
