@@ -124,6 +124,9 @@ class _Heard:
             case "unit_finished", [unit, began, ended, text]:
                 error = None if text is None else StageFailed(text)
                 self.observer.unit_finished(self.name, unit, began, ended, error)
+            case "rank_finished", [unit, rank, place, began, ended, text]:
+                error = None if text is None else StageFailed(text)
+                self.observer.rank_finished(self.name, unit, rank, place, began, ended, error)
             case _:
                 getattr(self.observer, call)(self.name, *given)
 
@@ -159,6 +162,10 @@ class _Told(Observer):
 
     def unit_finished(self, stage, unit, began, ended, error):
         self._tell("unit_finished", [unit, began, ended, error and redact(f"{type(error).__name__}: {error}")])
+
+    def rank_finished(self, stage, unit, rank, place, began, ended, error):
+        told = error and redact(f"{type(error).__name__}: {error}")
+        self._tell("rank_finished", [unit, rank, place, began, ended, told])
 
     def stage_aside(self, stage, folder):
         self._tell("stage_aside", [str(folder)])

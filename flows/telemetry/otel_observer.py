@@ -1,4 +1,5 @@
-"""A run as OpenTelemetry's metrics and traces: run → stage → unit. docs/observability.md lists names and meanings.
+"""A run as OpenTelemetry's metrics and traces: run → stage → unit → process. docs/observability.md lists names and
+meanings.
 
 A run is a batch job, whose process ends: its figures are gauges, each the last that was measured, and no counters,
 which a collector would see once.
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -24,6 +26,16 @@ from tasks.tracking.run_record import FINISHED, RUNNING
 _NANO = 1_000_000_000
 
 
+@dataclass(frozen=True)
+class _Rank:
+    """A process that shared a unit; times: seconds since 1970 at which it had joined and left."""
+
+    number: int
+    place: str
+    times: tuple[float, float]
+    error: BaseException | None
+
+
 class OtelObserver(Observer):
     """Safe to call from several threads. `waiting` tells how many points wait for MLflow, `champion` how many seconds
     ago the champion was registered, None without one; both are asked at every export."""
@@ -35,6 +47,7 @@ class OtelObserver(Observer):
         self._state = RUNNING
         self._rates: dict[str, Rate] = {}
         self._spans: dict[str, tuple[Span, float]] = {}     # by stage, with the monotonic time of its start
+        self._ranks: dict[tuple[str, str], list[_Rank]] = {}    # by stage and unit, until the unit's span is there
         meter = providers.meter
         meter.create_observable_gauge("fewstep.run.state", [self._run_state], "", "1 for the run's state")
         meter.create_observable_gauge("fewstep.tracking.queue", [self._queue], "{point}", "Points that wait for MLflow")
@@ -95,11 +108,16 @@ class OtelObserver(Observer):
         self._units.record(ended - began, {"stage": stage})
         with self._lock:
             parent = self._spans[stage][0] if stage in self._spans else self._run
-        span = self.providers.tracer.start_span(unit, set_span_in_context(parent, Context()), attributes={
-            "fewstep.stage": stage, "fewstep.unit": unit}, start_time=int(began * _NANO))  # fmt: skip
-        if error is not None:
-            span.set_status(_error(error))
-        span.end(int(ended * _NANO))
+            ranks = self._ranks.pop((stage, unit), [])
+        facts = {"fewstep.stage": stage, "fewstep.unit": unit}
+        span = self._done(unit, parent, facts, began, ended, error)
+        for rank in ranks:
+            own = {"fewstep.rank": rank.number, "fewstep.place": rank.place}
+            self._done(f"process {rank.number + 1}", span, facts | own, *rank.times, rank.error)
+
+    def rank_finished(self, stage, unit, rank, place, began, ended, error):
+        with self._lock:
+            self._ranks.setdefault((stage, unit), []).append(_Rank(rank, place, (began, ended), error))
 
     def stage_finished(self, stage, outcome, cost):
         with self._lock:
@@ -114,6 +132,16 @@ class OtelObserver(Observer):
             self._end(stage, "interrupted")
 
     # details
+
+    def _done(self, name: str, parent: Span, facts: dict, began: float, ended: float,
+              error: BaseException | None) -> Span:  # fmt: skip
+        """The span of what has ended."""
+        span = self.providers.tracer.start_span(name, set_span_in_context(parent, Context()), attributes=facts,
+                                                start_time=int(began * _NANO))
+        if error is not None:
+            span.set_status(_error(error))
+        span.end(int(ended * _NANO))
+        return span
 
     def _end(self, stage: str, outcome: str, error: BaseException | None = None, digest: str | None = None) -> None:
         if stage not in self._spans:    # it failed before it began

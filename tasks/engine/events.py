@@ -53,6 +53,11 @@ class Observer:
     def unit_finished(self, stage: str, unit: str, began: float, ended: float, error: BaseException | None) -> None:
         """A unit of work was done, or ended with `error`; the moments in seconds since 1970."""
 
+    def rank_finished(self, stage: str, unit: str, rank: int, place: str, began: float, ended: float,
+                      error: BaseException | None) -> None:  # fmt: skip
+        """Of the processes that shared a unit, number `rank` on the machine `place` had joined them and left, or ended
+        with `error`; it comes before the unit's end."""
+
     def stage_aside(self, stage: str, folder: Path) -> None:
         """What stands beside the stage's output was made, or is there: the report of an evaluation.
 
@@ -102,6 +107,10 @@ class Observers(Observer):
     def unit_finished(self, stage, unit, began, ended, error):
         for observer in self.observers:
             observer.unit_finished(stage, unit, began, ended, error)
+
+    def rank_finished(self, stage, unit, rank, place, began, ended, error):
+        for observer in self.observers:
+            observer.rank_finished(stage, unit, rank, place, began, ended, error)
 
     def stage_aside(self, stage, folder):
         failed = None

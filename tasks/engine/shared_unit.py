@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ class _Others:
     def __init__(self, context: Context, unit: str, places: int, each: int, folder: Path):
         import torch  # whoever shares a unit has loaded it
 
-        self.context, size = context, places * each
+        self.context, self._each, size = context, each, places * each
         self._meeting = Meeting(size) if places > 1 else None
         self.message = Message(
             **ContextMessage.facts(context), key=context.key, unit=unit, size=size, gpus=torch.cuda.is_available(),
@@ -117,6 +118,7 @@ class _Others:
 
         self._wait_until_ready()
         join(self.message.address, 0, self.message.size, 0, self._meeting and self._meeting.store)
+        began, failed = time.time(), None
         try:
             yield
             distributed.barrier()
@@ -124,9 +126,11 @@ class _Others:
                 self._hear()
                 time.sleep(0.02)
         except Exception as error:
-            raise self._cause(error) from error
+            failed = self._cause(error)
+            raise failed from error
         finally:
             distributed.destroy_process_group()
+            self._tell_ranks(began, failed)
 
     def _wait_until_ready(self) -> None:
         waiting, long = set(self._links), time.monotonic() + nodes.LONG_WAIT
@@ -158,6 +162,18 @@ class _Others:
                                 hint="give the nodes one disk, or set compute.parallel: replicate")
         there = required_offer(self.context, host)
         return Begun(offer=there, scratch=upload(there.store, self.context.key, self.context.scratch))
+
+    def _tell_ranks(self, began: float, failed: Exception | None) -> None:
+        """Of each process that took part, how it ended; `failed` is the unit's error, the first one's own where no
+        other has one."""
+        here, ended, errors = socket.gethostname(), time.time(), self._ranks.errors()
+        for number, link in enumerate(self._links, 1):
+            errors |= {rank: link.error for rank in range(number * self._each, (number + 1) * self._each) if link.error}
+        errors = errors or ({0: failed} if failed else {})
+        for rank in range(self.message.size):
+            place = self._links[rank // self._each - 1].name if rank >= self._each else here
+            self.context.observer.rank_finished(self.context.stage, self.message.unit, rank, place, began, ended,
+                                                errors.get(rank))
 
     def _hear(self) -> None:
         """Raises the error of a process that has failed, as far as it is known."""

@@ -95,11 +95,12 @@ class Link(ABC):
 
     Attributes:
         done: whether it has ended in good order.
+        error: that it told of, or that it has ended with; None while there is none.
     """
 
     def __init__(self, name: str):
         self.name, self.done = name, False
-        self._error: Exception | None = None
+        self.error: Exception | None = None
 
     @property
     def awaited(self) -> str:
@@ -121,14 +122,14 @@ class Link(ABC):
     def heard(self) -> dict[str, Any]:
         """What it has said next; {} for nothing. Raises the error that it tells of, and StageFailed when it has ended
         before it was done."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         try:
             event = {} if self.done else self._next()
             if "error" in event:
                 raise error_from_json(event["error"])
         except Exception as error:
-            self._error = error
+            self.error = error
             raise
         self.done = self.done or event.get("done", False)
         return event

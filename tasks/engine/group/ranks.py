@@ -106,8 +106,11 @@ class Ranks:
 
     def error(self) -> Exception | None:
         """That of a process that has failed."""
-        failed = next((rank for rank, child in self.running.items() if child.poll()), None)
-        return None if failed is None else self._error_of(failed)
+        return next(iter(self.errors().values()), None)
+
+    def errors(self) -> dict[int, Exception]:
+        """Those of the processes that have failed, by their numbers."""
+        return {rank: self._error_of(rank) for rank, child in self.running.items() if child.poll()}
 
     def _error_of(self, rank: int) -> Exception:
         if rank not in self._logged:    # where it failed is said nowhere else

@@ -6,9 +6,13 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from fewstep.util.errors import NotAvailable, SettingsError
+from fewstep.util.errors import NotAvailable, SettingsError, StageFailed
 from flows.telemetry import otel_settings
+from flows.telemetry.otel_observer import OtelObserver
+from flows.telemetry.otel_providers import Providers
 from tasks.storage.workspace import Workspace
 from tasks.tracking.run_record import FAILED, RunRecord, now, settings_digest
 from tasks.tracking.run_records import RunStore
@@ -64,6 +68,26 @@ def test_a_run_and_its_second_attempt_are_one_trace_with_figures(project, collec
         assert span.end_time_unix_nano <= distill.end_time_unix_nano
     (failed,) = (span for span in spans if span.name == "distill" and span.parent_span_id == runs[0].span_id)
     assert failed.status.code == 2 and failed.status.message == "StageFailed: no gradient today"
+
+
+def test_processes_that_share_a_unit_stand_below_it_each_with_its_place_and_its_error():
+    kept = InMemorySpanExporter()
+    providers = Providers("a-run", "m", readers=[], processors=[SimpleSpanProcessor(kept)])
+    observer = OtelObserver(providers, "a-run", 1, lambda: 0, lambda: None)
+    observer.stage_started("distill", "k" * 64)
+    for rank, place, error in ((0, "here", None), (1, "there", StageFailed("was ended by SIGKILL"))):
+        observer.rank_finished("distill", "round-1", rank, place, 20.0, 30.0, error)
+    observer.unit_finished("distill", "round-1", 10.0, 31.0, StageFailed("was ended by SIGKILL"))
+    observer.unit_finished("distill", "round-1", 32.0, 33.0, None)      # by itself
+    observer.finish("failed")
+    spans = kept.get_finished_spans()
+    first, again = (span for span in spans if span.name == "round-1")
+    below = {span.name: span for span in spans if span.parent and span.parent.span_id == first.context.span_id}
+    assert {name: span.attributes["fewstep.place"] for name, span in below.items()} == {
+        "process 1": "here", "process 2": "there"}  # fmt: skip
+    assert below["process 1"].status.is_ok and below["process 1"].start_time == 20_000_000_000
+    assert below["process 2"].status.description == "StageFailed: was ended by SIGKILL"
+    assert not [span for span in spans if span.parent and span.parent.span_id == again.context.span_id]
 
 
 def test_a_collector_that_is_away_costs_no_run(project):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def worked(world: World, name: str, work: str, processes: int | None, observer: 
     return contents(context.out)
 
 
+class HearsRanks(AtImages):
+    """Keeps what is told of each process: the unit, its number, where, and its error."""
+
+    def __init__(self, images: int = 0, act=None):
+        super().__init__(images, act)
+        self.ranks = []
+
+    def rank_finished(self, stage, unit, rank, place, began, ended, error):
+        assert 0 < began <= ended
+        self.ranks.append((unit, rank, place, error and str(error)))
+
+    def unit_finished(self, stage, unit, began, ended, error):
+        self.ranks.append((unit, "all", None, error and str(error)))
+
+
 def further() -> list[int]:
     """Process ids of the further processes of this one."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
@@ -84,11 +100,16 @@ def test_a_stage_of_two_processes_makes_the_bytes_of_one_and_each_continues_the_
 
 
 def test_a_process_that_is_killed_ends_the_unit_by_name_and_its_checkpoint_is_gone_on_from(world):
-    alone = worked(world, "distill", "kill-1", 1)
-    with pytest.raises(StageFailed, match="process 2 of 2 that share 'round-1' .*'distill' was ended by SIGKILL"):
-        worked(world, "distill", "kill-2", 2, AtImages(256, lambda: os.kill(further()[0], signal.SIGKILL)))
+    alone, here = worked(world, "distill", "kill-1", 1), socket.gethostname()
+    killed, undisturbed = HearsRanks(256, lambda: os.kill(further()[0], signal.SIGKILL)), HearsRanks()
+    with pytest.raises(StageFailed, match="process 2 of 2 that share 'round-1' .*'distill' was ended by SIGKILL") as e:
+        worked(world, "distill", "kill-2", 2, killed)
+    assert killed.ranks == [("round-1", 0, here, None), ("round-1", 1, here, str(e.value)),
+                            ("round-1", "all", None, str(e.value))]  # fmt: skip
     assert sorted((world.root / "work" / "kill-2").rglob("step-*.json"))
-    assert worked(world, "distill", "kill-2", 2) == alone
+    assert worked(world, "distill", "kill-2", 2, undisturbed) == alone
+    assert undisturbed.ranks == [("round-1", 0, here, None), ("round-1", 1, here, None),
+                                 ("round-1", "all", None, None)]  # fmt: skip
 
 
 def test_where_a_further_process_failed_is_in_the_log(world, monkeypatch, caplog):
