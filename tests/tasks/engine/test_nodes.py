@@ -16,7 +16,7 @@ from tasks.config.schema import Compute
 from tasks.engine import graph, shared_unit
 from tasks.engine.group.nodes import LaunchedNodes, Nodes
 from tests.living import below, with_word
-from tests.tasks.engine.test_shared_unit import AtImages, world  # noqa: F401 (a fixture)
+from tests.tasks.engine.test_shared_unit import AtImages, HearsRanks, world  # noqa: F401 (a fixture)
 from tests.tasks.stages.evaluation_world import Listener, World, contents
 
 LAUNCH = f"{sys.executable} -m tasks.unit"
@@ -69,8 +69,11 @@ def test_nodes_make_the_bytes_of_one_process_and_one_continues_their_work(name, 
 def test_a_node_that_is_killed_ends_the_unit_by_name_and_the_nodes_go_on_bit_for_bit(
         module, told, world, verified):  # noqa: F811
     alone, work = worked(world, "distill", "alone", 1), f"killed-{module}"
+    observer = HearsRanks(256, lambda: started(module)[0].kill())
     with pytest.raises(StageFailed, match=told):
-        worked(world, "distill", work, 2, AtImages(256, lambda: started(module)[0].kill()))
+        worked(world, "distill", work, 2, observer)
+    there = next(rank for rank in observer.ranks if rank[1] == 1)
+    assert there[2] == "node 2" and told in there[3]
     assert sorted((world.root / "work" / work).rglob("step-*.json")) and not started("tasks.engine.group.ranks")
     assert worked(world, "distill", work, 2) == alone
     verified("training on nodes, command", "lost process")
