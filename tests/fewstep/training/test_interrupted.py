@@ -93,7 +93,8 @@ def records(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("what", "number", "at"),
-    [("dmd2", signal.SIGINT, 1), ("dmd2", signal.SIGTERM, 7), ("kd", signal.SIGHUP, 0), ("teacher", signal.SIGTERM, 2)],
+    [pytest.param("dmd2", signal.SIGINT, 1, marks=pytest.mark.slow), ("dmd2", signal.SIGTERM, 7),
+     ("kd", signal.SIGHUP, 0), pytest.param("teacher", signal.SIGTERM, 2, marks=pytest.mark.slow)],
 )
 def test_the_step_under_way_is_saved_and_resumed_as_if_undisturbed(what, number, at, tmp_path, monkeypatch):
     from fewstep.training import round_trainer

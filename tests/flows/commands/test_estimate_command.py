@@ -82,6 +82,7 @@ def test_a_size_that_is_none_is_refused(project, memory):
     assert done.returncode == 2 and "expected a size, such as 24GiB" in done.stderr
 
 
+@pytest.mark.slow
 def test_each_of_several_devices(project):
     sets = ["--device", "cpu", "--devices", "2", "--set", "distill.recipe=kd", "--set"]
     found = json.loads(project.check("estimate", *sets, "distill.parts=2", "--json"))

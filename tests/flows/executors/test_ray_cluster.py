@@ -27,6 +27,7 @@ def nodes():
         yield started
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_costs_its_units_alone(world, nodes, monkeypatch, verified):  # noqa: F811
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     threads = do(Threads(1), work_of(world, "trajectories", "ray-threads"))

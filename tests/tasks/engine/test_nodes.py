@@ -42,7 +42,7 @@ def started(module: str) -> list[psutil.Process]:
     return with_word(module, below())
 
 
-@pytest.mark.parametrize("name", ["teacher", "distill"])
+@pytest.mark.parametrize("name", [pytest.param("teacher", marks=pytest.mark.slow), "distill"])
 def test_nodes_make_the_bytes_of_one_process_and_one_continues_their_work(name, world, verified):  # noqa: F811
     seen = []
 
@@ -64,7 +64,7 @@ def test_nodes_make_the_bytes_of_one_process_and_one_continues_their_work(name, 
 
 @pytest.mark.parametrize(("module", "told"), [
     ("tasks.engine.group.ranks", "process 2 of 2 that share 'round-1' of stage 'distill' was ended by SIGKILL"),
-    ("tasks.unit", "what was started on node 2 was ended by SIGKILL"),
+    pytest.param("tasks.unit", "what was started on node 2 was ended by SIGKILL", marks=pytest.mark.slow),
 ])
 def test_a_node_that_is_killed_ends_the_unit_by_name_and_the_nodes_go_on_bit_for_bit(
         module, told, world, verified):  # noqa: F811

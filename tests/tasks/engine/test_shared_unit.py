@@ -82,7 +82,7 @@ def further() -> list[int]:
             if b"tasks.engine.group.ranks" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-@pytest.mark.parametrize("name", ["teacher", "distill"])
+@pytest.mark.parametrize("name", [pytest.param("teacher", marks=pytest.mark.slow), "distill"])
 def test_a_stage_of_two_processes_makes_the_bytes_of_one_and_each_continues_the_other_s_work(name, world):
     seen = []
 

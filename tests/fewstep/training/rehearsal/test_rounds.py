@@ -69,8 +69,9 @@ def told(recipe: Recipe, kind: str, **options) -> RoundMemory:
 @pytest.mark.parametrize(("name", "kind", "options", "overrides"), [
     ("kd", "unet", {}, {}), ("dmd2", "unet", {}, {"frozen": "bfloat16", "precision": "bfloat16"}),
     ("cd", "unet", {"averages_apart": True}, {}), ("lcm-lora", "sdxl", {"gradient_checkpointing": True}, {}),
-    ("tdm", "sd3", {}, {"accumulate": 2}), ("dmd2", "flux", {"gradient_checkpointing": True}, {}),
-    ("tdm", "wan", {}, {}), ("lcm", "sd", {}, {"guided_calls": "sequential"}),
+    ("tdm", "sd3", {}, {"accumulate": 2}), ("lcm", "sd", {}, {"guided_calls": "sequential"}),
+    pytest.param("dmd2", "flux", {"gradient_checkpointing": True}, {}, marks=pytest.mark.slow),
+    pytest.param("tdm", "wan", {}, {}, marks=pytest.mark.slow),
 ], ids=lambda value: value if isinstance(value, str) else "-".join(value))  # fmt: skip
 def test_what_is_told_is_within_a_tenth_of_what_is_taken(tmp_path, name, kind, options, overrides):
     recipe = settings(name, **overrides)
