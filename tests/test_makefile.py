@@ -63,7 +63,8 @@ def test_the_profile_that_is_tested_is_chosen_by_one_variable():
         return subprocess.run(["make", "-n", "test", *arguments], cwd=ROOT, capture_output=True, text=True,
                               check=True, env=outside).stdout.splitlines()[-1].strip()  # fmt: skip
 
-    assert command() == "FEWSTEP_TEST_PROFILE=local .venv/bin/python -m pytest -n auto --durations 25"
+    assert command() == ("FEWSTEP_TEST_PROFILE=local .venv/bin/python -m pytest -n auto --durations 25 --timeout 1500 "
+                         "--timeout-method thread")
     server = command("PROFILE=server")
     assert server.startswith("FEWSTEP_TEST_PROFILE=server .venv/bin/python -m pytest ")
     assert server.endswith('-m "both_profiles and not (local or slow or faults or gpu)"')
