@@ -121,12 +121,9 @@ class _Heard:
                     self.observer.stage_aside(self.name, Path(folder))
                 except FewstepError as error:   # no failure: the output is valid without it
                     self.observer.stage_warned(self.name, f"the report is here, and not kept everywhere: {error}")
-            case "unit_finished", [unit, began, ended, text]:
+            case "unit_finished" | "rank_finished", [*told, text]:
                 error = None if text is None else StageFailed(text)
-                self.observer.unit_finished(self.name, unit, began, ended, error)
-            case "rank_finished", [unit, rank, place, began, ended, text]:
-                error = None if text is None else StageFailed(text)
-                self.observer.rank_finished(self.name, unit, rank, place, began, ended, error)
+                getattr(self.observer, call)(self.name, *told, error)
             case _:
                 getattr(self.observer, call)(self.name, *given)
 
@@ -161,11 +158,10 @@ class _Told(Observer):
         self._tell("stage_noted", [text])
 
     def unit_finished(self, stage, unit, began, ended, error):
-        self._tell("unit_finished", [unit, began, ended, error and redact(f"{type(error).__name__}: {error}")])
+        self._tell("unit_finished", [unit, began, ended, error and _in_words(error)])
 
     def rank_finished(self, stage, unit, rank, place, began, ended, error):
-        told = error and redact(f"{type(error).__name__}: {error}")
-        self._tell("rank_finished", [unit, rank, place, began, ended, told])
+        self._tell("rank_finished", [unit, rank, place, began, ended, error and _in_words(error)])
 
     def stage_aside(self, stage, folder):
         self._tell("stage_aside", [str(folder)])
@@ -175,7 +171,7 @@ class _Told(Observer):
 
     def stage_failed(self, stage, error):
         if is_transient(error):
-            self._tell("stage_failed", ["passing", redact(f"{type(error).__name__}: {error}")])
+            self._tell("stage_failed", ["passing", _in_words(error)])
             return
         if not isinstance(error, FewstepError):
             traceback.print_exception(error)
@@ -184,6 +180,10 @@ class _Told(Observer):
 
     def stage_interrupted(self, stage):
         self._tell("stage_interrupted", [])
+
+
+def _in_words(error: BaseException) -> str:
+    return redact(f"{type(error).__name__}: {error}")
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ from tests.project import ROOT, TINY, Project
 
 pytestmark = [pytest.mark.timeout(0),
               pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the GPU")]
-SLOW = pytest.mark.slow
 
 
 class OnGpu(Project):
